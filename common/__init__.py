@@ -1,0 +1,1 @@
+"""What the coordinator and the stage workers both speak. Imports neither of them."""

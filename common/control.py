@@ -1,0 +1,151 @@
+"""The control channel: the handful of calls that the coordinator makes to the stages, over torch.distributed.rpc.
+
+    measure    stage 0 times the model's blocks             → list of BlockCost
+    configure  build the stage and its edges                → addresses that the stage listens on
+    train      run the ticks up to `last`, then report "done"
+    stop_at    change `last`, while the ticks run
+    evaluate   run the frames of a phase through frozen weights, then report "done"
+    results    the top stage's sums of an evaluation
+    export     the stage's parameters and buffers, under the whole model's names
+    quit       end the process
+
+Each call has a deadline. No tensor of the tick's path comes this way. A stage's answer is a value or the sentence of
+an error, so that no exception class has to be known on both sides.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.distributed import rpc
+
+from common.config import Config
+from common.errors import ConfigError, PeerError, SidewaysError
+from common.group import stage_name
+from common.partition import BlockCost
+
+
+_POLL = 0.005  # seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a stage must know to build itself."""
+
+    config: Config
+    classes: int
+    split: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a stage listens; empty where it does not."""
+
+    frames: str
+    targets: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation's sums: per clip the sum over its frames of the softmax, or of the squared error.
+
+    clips int64 [n]; labels int64 [n]; frames int64 [n]; sums float64 [n, classes], or [n, 1] for the mean squared error.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    frames: Tensor
+    sums: Tensor
+
+
+class Service(Protocol):
+    """What a stage worker does with each call. Called in RPC threads."""
+
+    def handle(self, method: str, arguments: tuple[Any, ...]) -> Any: ...
+
+
+_service: Service | None = None
+
+
+def serve(service: Service) -> None:
+    """Answer the coordinator's calls with `service` (stage workers)."""
+    global _service
+    _service = service
+
+
+def _answer(method: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
+    """Runs in the stage worker."""
+    if _service is None:
+        return "error", f"{method} came before the stage was ready"
+    try:
+        return "value", _service.handle(method, arguments)
+    except ConfigError as error:
+        return "config", str(error)
+    except Exception as error:
+        return "error", str(error) if isinstance(error, SidewaysError) else f"{type(error).__name__}: {error}"
+
+
+class Stages:
+    """The coordinator's handle on all stages."""
+
+    def __init__(self, count: int, deadline: float, meanwhile: Callable[[], None]) -> None:
+        """`deadline` in seconds, for each call; `meanwhile` runs while one is waited for, and may raise."""
+        self.count, self.deadline, self._meanwhile = count, deadline, meanwhile
+
+    def measure(self, config: Config, classes: int) -> list[BlockCost]:
+        """Block costs, timed in stage 0's process: the device and threads that will do the work."""
+        return self._call([0], "measure", config, classes)[0]
+
+    def configure(self, plan: Plan) -> list[Addresses]:
+        """Build every stage. Edges are agreed between neighbours; a disagreement names both."""
+        return self._call(range(self.count), "configure", plan)
+
+    def train(self, first: int, last: int) -> None:
+        """Start ticks first … last - 1 on every stage; each reports "done" afterwards."""
+        self._call(range(self.count), "train", first, last)
+
+    def stop_at(self, last: int) -> None:
+        """Change where the running training ends. `last` must lie beyond every stage's current tick."""
+        self._call(range(self.count), "stop_at", last)
+
+    def evaluate(self, phase: int) -> None:
+        """Start an evaluation phase on every stage; each reports "done" after the frame marked as the last."""
+        self._call(range(self.count), "evaluate", phase)
+
+    def results(self) -> Scores:
+        """What the last evaluation found, from the top stage."""
+        return self._call([self.count - 1], "results")[0]
+
+    def export(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the whole model, on the CPU, under its own names and in its order."""
+        parts = self._call(range(self.count), "export")
+        return {name: tensor for part in parts for name, tensor in part.items()}
+
+    def quit(self) -> None:
+        """Let every stage worker end."""
+        self._call(range(self.count), "quit")
+
+    def _call(self, stages: Sequence[int], method: str, *arguments: Any) -> list[Any]:
+        pending = [
+            rpc.rpc_async(stage_name(stage), _answer, args=(method, arguments), timeout=self.deadline)
+            for stage in stages
+        ]
+        return [self._result(stage, method, future) for stage, future in zip(stages, pending, strict=True)]
+
+    def _result(self, stage: int, method: str, future: Any) -> Any:
+        while not future.done():  # it ends at the deadline at the latest
+            self._meanwhile()
+            time.sleep(_POLL)
+        try:
+            kind, value = future.wait()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise PeerError(
+                f"stage {stage} did not answer {method} within {self.deadline:.0f} s or is gone ({reason}): "
+                f"look at its own message; raise network.deadline if it was only slow"
+            ) from error
+        if kind == "value":
+            return value
+        raise (ConfigError if kind == "config" else PeerError)(f"stage {stage}, {method}: {value}")

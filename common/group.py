@@ -1,0 +1,160 @@
+"""Who is who in a run, and the groups they form.
+
+Every process is started by torch's elastic launcher with a rank. Its role is told on its command line, and the ranks
+exchange their roles through the launcher's store: stages are numbered in the order of their ranks, so nothing depends
+on which host got which rank.
+"""
+
+import os
+import socket
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch.distributed import rpc
+
+from common.errors import PeerError, SidewaysError
+
+Role = Literal["coordinator", "stage"]
+
+JOIN_DEADLINE = 120.0  # seconds for every process of the run to appear
+COORDINATOR = "coordinator"
+
+
+def stage_name(stage: int) -> str:
+    """The RPC name of a stage worker."""
+    return f"stage{stage}"
+
+
+@dataclass(frozen=True)
+class Membership:
+    """This process's place in the run."""
+
+    role: Role
+    rank: int
+    world: int
+    stage: int  # of a stage worker; -1 for the coordinator
+    stages: int
+    local_stage: int  # number of this stage among those of its host; -1 for the coordinator
+    local_stages: int  # stage workers on this host
+    own_devices: bool  # every stage of the run has a CUDA device of its own
+    store: dist.Store
+
+
+def join(role: Role) -> Membership:
+    """Meet the other processes of the run. Raises SidewaysError when the launcher's environment or a peer is missing."""
+    rank, world, store = _connect()
+    host, devices = socket.gethostname(), torch.cuda.device_count()
+    store.set(f"member/{rank}", f"{role} {devices} {host}")
+    members = [_member(store, other) for other in range(world)]
+    coordinators = [other for other, member in enumerate(members) if member[0] == "coordinator"]
+    if len(coordinators) != 1 or world < 2:
+        raise SidewaysError(
+            f"{world} processes joined, {len(coordinators)} of them as coordinator: a run needs exactly one coordinator "
+            f"and at least one stage worker (torchrun --nproc-per-node STAGES+1, see the README)"
+        )
+    stage_ranks = [other for other, member in enumerate(members) if member[0] == "stage"]
+    local = [other for other in stage_ranks if members[other][2] == host]
+    per_host = {members[other][2]: int(members[other][1]) for other in stage_ranks}
+    crowded = any(sum(members[other][2] == name for other in stage_ranks) > count for name, count in per_host.items())
+    return Membership(
+        role=role,
+        rank=rank,
+        world=world,
+        stage=stage_ranks.index(rank) if role == "stage" else -1,
+        stages=len(stage_ranks),
+        local_stage=local.index(rank) if role == "stage" else -1,
+        local_stages=len(local),
+        own_devices=not crowded,
+        store=store,
+    )
+
+
+def _member(store: dist.Store, rank: int) -> tuple[str, str, str]:
+    try:
+        role, devices, host = store.get(f"member/{rank}").decode().split(" ", 2)
+    except (dist.DistError, RuntimeError) as error:
+        raise PeerError(
+            f"process {rank} of the run did not appear within {JOIN_DEADLINE:.0f} s: look at its own messages, "
+            f"and check that every torchrun agent was started"
+        ) from error
+    return role, devices, host
+
+
+def _connect() -> tuple[int, int, dist.Store]:
+    """The store that the launcher announces in the environment, under a name of this attempt."""
+    try:
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except KeyError as error:
+        raise SidewaysError(
+            f"{error} is not set: this process is started by `sideways train` or by torchrun, not by hand"
+        ) from error
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    loopback = _is_loopback(address)
+    if loopback:  # torch's own sockets would otherwise listen on the address of the host's name
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("TP_SOCKET_IFNAME", "lo")
+    listener = {"master_listen_fd": _listen(address, port)} if serves and loopback else {}
+    try:
+        store = dist.TCPStore(
+            address, port, world, serves, timedelta(seconds=JOIN_DEADLINE), multi_tenant=True, **listener
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise PeerError(f"cannot reach the launcher's store at {address}:{port}: {error}") from error
+    return rank, world, dist.PrefixStore(f"sideways/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(socket.gethostbyname(address)).is_loopback
+    except (OSError, ValueError):
+        return False
+
+
+def _listen(address: str, port: int) -> int:
+    """A listening socket on loopback alone: left to itself torch's store listens on every interface."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((socket.gethostbyname(address), port))
+    except OSError as error:
+        raise SidewaysError(f"port {port} on {address} is in use: stop what holds it or start the run again") from error
+    listener.listen(1024)
+    return listener.detach()
+
+
+def start_rpc(me: Membership) -> None:
+    """Open the control channel. Every process of the run must call it."""
+    name = COORDINATOR if me.role == "coordinator" else stage_name(me.stage)
+    # over TCP alone: the shared-memory transport polls, and does not notice that the other side has died
+    options = rpc.TensorPipeRpcBackendOptions(
+        num_worker_threads=4, rpc_timeout=JOIN_DEADLINE, init_method="env://", _transports=["uv"]
+    )
+    warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)  # torch's own use, inside init_rpc
+    try:
+        rpc.init_rpc(name, rank=me.rank, world_size=me.world, rpc_backend_options=options)
+    except (dist.DistError, RuntimeError) as error:
+        raise PeerError(f"{name}: the control channel did not come up: {error}") from error
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A stage's process groups: activations and gradients have one each, so neither waits behind the other."""
+
+    forward: dist.ProcessGroup
+    backward: dist.ProcessGroup
+
+
+def start_groups(me: Membership, backend: Literal["gloo", "nccl"]) -> Groups:
+    """Form the stages' groups; a stage's rank in them is its number."""
+    limit = timedelta(seconds=JOIN_DEADLINE)
+    store = dist.PrefixStore("tensors", me.store)
+    dist.init_process_group(backend, store=store, rank=me.stage, world_size=me.stages, timeout=limit)
+    everyone = list(range(me.stages))
+    groups = [dist.new_group(everyone, timeout=limit, backend=backend) for _ in range(2)]
+    return Groups(*groups)

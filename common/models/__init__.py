@@ -1,0 +1,100 @@
+"""The model zoo: a model is an nn.Sequential of named blocks, one tensor between them.
+
+`build` makes any of them, or the user's own, with weights fixed by the seed; `part` takes a stage's blocks out of it.
+"""
+
+import importlib.util
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.config import Config
+from common.errors import ConfigError
+from common.models.autoencoder import autoencoder
+from common.models.vgg8 import vgg8
+
+_ZOO: dict[str, Callable[..., nn.Sequential]] = {"vgg8": vgg8, "autoencoder": autoencoder}
+
+
+def build(config: Config, classes: int) -> nn.Sequential:
+    """The whole model of a run, on the CPU. The same seed gives the same weights in every process.
+
+    `classes` and `channels` are passed to a factory that has such parameters and whose `model_args` do not set them.
+
+    Raises:
+        ConfigError: the model or an argument is unknown, or what the factory returns is no sequence of blocks.
+    """
+    factory = _factory(config.model)
+    accepted = inspect.signature(factory).parameters
+    given = {"classes": classes, "channels": config.data.channels}
+    arguments = {**{key: value for key, value in given.items() if key in accepted}, **config.model_args}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            model = factory(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"model = {config.model!r} cannot be built with model_args = {config.model_args}: {error}. "
+                f"Its parameters: {', '.join(accepted)}"
+            ) from error
+    if not isinstance(model, nn.Sequential) or len(model) == 0:
+        raise ConfigError(
+            f"model = {config.model!r} returned {type(model).__name__}: it must return an nn.Sequential of the blocks "
+            f"to be split, with one tensor between them"
+        )
+    return model
+
+
+def part(model: nn.Sequential, split: Sequence[int], stage: int) -> nn.Sequential:
+    """The blocks of one stage, under the names that they have in the whole model."""
+    first = sum(split[:stage])
+    return nn.Sequential(OrderedDict(list(model.named_children())[first : first + split[stage]]))
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if name in _ZOO:
+        return _ZOO[name]
+    file, colon, attribute = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ConfigError(
+            f"model = {name!r} is unknown. Allowed: {', '.join(_ZOO)}, or path/to/file.py:factory for a model of your own"
+        )
+    path = Path(file).resolve()
+    spec = importlib.util.spec_from_file_location(f"sideways_user_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"model = {name!r}: there is no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"model = {name!r}: {path} does not load: {type(error).__name__}: {error}") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ConfigError(f"model = {name!r}: {path} has no function {attribute}")
+    return factory
+
+
+def activation_shapes(
+    parts: Sequence[nn.Module], frame_shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> list[tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of each part's output for a batch of frames, found by running them once on zeros."""
+    result = []
+    training = [part.training for part in parts]
+    with torch.no_grad():
+        x = torch.zeros(tuple(frame_shape), dtype=dtype, device=_device_of(parts))
+        for part in parts:
+            part.eval()  # leaves no trace in running statistics
+            x = part(x)
+            result.append((x.shape, x.dtype))
+    for part, mode in zip(parts, training, strict=True):
+        part.train(mode)
+    return result
+
+
+def _device_of(parts: Sequence[nn.Module]) -> torch.device:
+    return next((parameter.device for part in parts for parameter in part.parameters()), torch.device("cpu"))

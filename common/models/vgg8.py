@@ -1,0 +1,48 @@
+"""A plain convolutional network of 8 weight layers, in the manner of the paper's VGG-8: no skips, strides for pooling."""
+
+from collections import OrderedDict
+from typing import Literal
+
+from torch import nn
+
+Norm = Literal["group", "batch", "none"]
+
+# (channels as a multiple of the width, stride) of the seven convolutions; the eighth layer is the classifier
+_LAYERS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (4, 1))
+
+
+def normalisation(norm: Norm, channels: int) -> nn.Module:
+    """GroupNorm by default: BatchNorm would see B correlated rows a tick."""
+    if norm == "group":
+        return nn.GroupNorm(max(1, channels // 8), channels)
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "none":
+        return nn.Identity()
+    raise ValueError(f"norm = {norm!r} is unknown. Allowed: 'group', 'batch', 'none'")
+
+
+def vgg8(classes: int, channels: int = 3, width: int = 32, norm: Norm = "group") -> nn.Sequential:
+    """Eight named blocks, conv1 … conv7 and head. Input [B, channels, H, W], H and W ≥ 8 → logits [B, classes].
+
+    Args:
+        width: channels of the first convolution; the widest has 4 × as many.
+        norm: after each convolution.
+    """
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    incoming = channels
+    for number, (multiple, stride) in enumerate(_LAYERS, start=1):
+        outgoing = multiple * width
+        convolution = nn.Conv2d(incoming, outgoing, 3, stride, padding=1, bias=norm == "none")
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
+        blocks[f"conv{number}"] = nn.Sequential(
+            OrderedDict(conv=convolution, norm=normalisation(norm, outgoing), act=nn.ReLU(inplace=True))
+        )
+        incoming = outgoing
+    classifier = nn.Linear(incoming, classes)
+    nn.init.kaiming_normal_(classifier.weight, nonlinearity="linear")
+    nn.init.zeros_(classifier.bias)
+    blocks["head"] = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=classifier))
+    return nn.Sequential(blocks)

@@ -1,0 +1,67 @@
+"""All stages in one process, one tick of delay between them: the oracle that the distributed run must equal bit for bit.
+
+It runs the workers' own `Stage` and `Packet`; only the transport is missing: what a stage packs at tick k into the
+packets of parity k % 2 its neighbours read at tick k + 1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.models import activation_shapes
+from common.packet import Packet
+from common.schedule import Schedule
+from common.stage import Stage
+
+
+class Reference:
+    """A whole pipeline, advanced a tick at a time."""
+
+    def __init__(self, stages: list[Stage], frame_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+        """`stages` from input to top; `frame_shape` is [slots, channels, height, width] of the input."""
+        self.stages = stages
+        self.schedule = Schedule(len(stages))
+        self.tick_number = 0
+        shapes = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
+        self._frame = Packet(frame_shape, dtype)
+        # [parity][stage]: activations go up into stage i + 1, gradients go down into stage i - 1
+        self._up = [[Packet(shape, kind) for shape, kind in shapes] for _ in range(2)]
+        below = [(torch.Size(frame_shape), dtype), *shapes[:-1]]
+        self._down = [[Packet(shape, kind) for shape, kind in below] for _ in range(2)]
+        self._targets: dict[int, Tensor] = {}
+
+    def tick(self, frame: Packet, target: Tensor | None = None) -> Tensor | None:
+        """One tick of every stage. Returns the top stage's loss, None while it has no input.
+
+        Args:
+            frame: the frame batch of this tick; `frame.frame` must be the tick's number.
+            target: for autoencoding, what the loss on this very frame compares with; kept until the top holds it.
+        """
+        if target is not None:
+            self._targets[frame.frame] = target.clone()
+        for stage in self.stages:
+            self._tick_stage(stage, frame)
+        self.tick_number += 1
+        top = self.stages[-1]
+        return top.loss if self.schedule.frame(top.index, self.tick_number - 1) is not None else None
+
+    def _tick_stage(self, stage: Stage, frame: Packet) -> None:
+        tick, i = self.tick_number, stage.index
+        now, before = tick % 2, (tick - 1) % 2
+        if self.schedule.frame(i, tick) is None:
+            return
+        x = frame if stage.is_first else self._up[before][i - 1]
+        y = stage.forward(x)
+        if stage.is_top:
+            source = x
+            r = stage.backward_from_loss(x, self._targets.pop(x.frame, None))
+        else:
+            self._up[now][i].pack(tick, x, y)
+            if self.schedule.gradient(i, tick) is None:
+                return
+            source = self._down[before][i + 1]
+            r = stage.backward(x, source)
+        if r is not None:
+            self._down[now][i].pack(tick, source, r)
+        stage.update()

@@ -1,0 +1,58 @@
+"""Messages over ZeroMQ: the envelope of a frame batch to stage 0, reports to the coordinator. msgpack, read strictly."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from common.errors import PeerError
+
+
+def encode_frames(
+    phase: int, frame: int, last: bool, clips: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> bytes:
+    """The envelope of a frame batch; the raw uint8 frames follow as a message part of their own."""
+    envelope = {
+        "phase": phase,
+        "frame": frame,
+        "last": last,
+        "clips": clips.astype("<i8", copy=False).tobytes(),
+        "labels": labels.astype("<i8", copy=False).tobytes(),
+    }
+    return msgpack.packb(envelope)
+
+
+class Envelope:
+    """A decoded, checked frame envelope."""
+
+    __slots__ = ("clips", "frame", "labels", "last", "phase")
+
+    def __init__(self, data: bytes | memoryview, rows: int) -> None:
+        """Raises PeerError where `data` is not an envelope of `rows` rows."""
+        fields = decode(data)
+        try:
+            self.phase, self.frame, self.last = fields["phase"], fields["frame"], fields["last"]
+            self.clips = np.frombuffer(fields["clips"], dtype="<i8")
+            self.labels = np.frombuffer(fields["labels"], dtype="<i8")
+        except (KeyError, TypeError, ValueError) as error:
+            raise PeerError(f"a frame's envelope is malformed ({error!r}): is something else sending here?") from error
+        scalars = type(self.phase) is int and type(self.frame) is int and type(self.last) is bool
+        if not scalars or len(self.clips) != rows or len(self.labels) != rows:
+            raise PeerError(f"a frame's envelope is malformed: expected {rows} clips and labels, got {len(self.clips)}")
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A report, as msgpack."""
+    return msgpack.packb(message)
+
+
+def decode(data: bytes | memoryview) -> dict[str, Any]:
+    """A msgpack map with string keys, decoded strictly. Raises PeerError for anything else."""
+    size = len(data)
+    try:
+        message = msgpack.unpackb(data, strict_map_key=True)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise PeerError(f"a message of {size} bytes is not msgpack ({error}): is something else sending here?") from error
+    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
+        raise PeerError(f"a message of {size} bytes is no map with names for keys: is something else sending here?")
+    return message

@@ -1,0 +1,1 @@
+"""Reads the video, feeds the pipeline, watches it."""

@@ -1,0 +1,71 @@
+"""Frames into the pipeline: one batch a tick to stage 0, and, for frame-sized targets, the same batch to the top stage.
+
+    consumes   batches that the slots have decoded ahead
+    produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH
+    waits for  room in the socket's queue; unblocked by stage 0's ticks: a slow pipeline slows the reader
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from common.control import Addresses
+from common.errors import PeerError
+from common.wire import encode_frames
+
+_QUEUE = 4  # batches waiting on this side
+_RETRY_MS = 200
+
+
+class Batch:
+    """One tick's frames, reused. frames: uint8 [slots, channels, size, size]; clips, labels: int64 [slots]."""
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        self.frames: NDArray[np.uint8] = np.zeros(shape, np.uint8)
+        self.clips: NDArray[np.int64] = np.zeros(shape[0], np.int64)
+        self.labels: NDArray[np.int64] = np.zeros(shape[0], np.int64)
+
+
+class Feeder:
+    """Pushes batches; while it waits for room it lets `meanwhile` look after the run."""
+
+    def __init__(self, addresses: list[Addresses], deadline: float, meanwhile: Callable[[], None]) -> None:
+        """`addresses` of all stages; `deadline` in seconds for a batch to be taken."""
+        self._deadline, self._meanwhile = deadline, meanwhile
+        self._frames = _connect(addresses[0].frames)
+        self._targets = _connect(addresses[-1].targets) if addresses[-1].targets else None
+
+    def push(self, phase: int, frame: int, last: bool, batch: Batch) -> None:
+        """Send a batch. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
+        parts = [encode_frames(phase, frame, last, batch.clips, batch.labels), batch.frames]
+        self._send(self._frames, parts, f"stage 0 has taken no frame since frame {frame - 1}")
+        if self._targets is not None:
+            self._send(self._targets, parts, f"the top stage has taken no target since frame {frame - 1}")
+
+    def close(self) -> None:
+        """Drop what was not taken."""
+        for socket in (self._frames, self._targets):
+            if socket is not None:
+                socket.close(0)
+
+    def _send(self, socket: "zmq.Socket[bytes]", parts: list[object], complaint: str) -> None:
+        start = time.monotonic()
+        while True:
+            try:
+                socket.send_multipart(parts)  # copies, so the batch can be reused
+                return
+            except zmq.Again:
+                self._meanwhile()
+            if time.monotonic() - start > self._deadline:
+                raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
+
+
+def _connect(address: str) -> "zmq.Socket[bytes]":
+    socket = zmq.Context.instance().socket(zmq.PUSH)
+    socket.setsockopt(zmq.SNDHWM, _QUEUE)
+    socket.setsockopt(zmq.SNDTIMEO, _RETRY_MS)
+    socket.connect(address)
+    return socket

@@ -1,0 +1,57 @@
+"""A run on this machine: torch's elastic launcher starts one coordinator and D stage workers and supervises them."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from common.process import complain
+
+
+def launch(stages: int, arguments: list[str]) -> int:
+    """Run `sideways join *arguments` in stages + 1 processes. Returns the exit code of the run.
+
+    The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
+    """
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a restart finds the dead group's addresses
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="sideways-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=stages + 1,
+            run_id="sideways",
+            rdzv_backend="c10d",
+            rdzv_endpoint=str(Path(folder) / "rendezvous"),
+            rdzv_configs={"store_type": "file"},
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "coordinator", "join", *arguments)
+        except SignalException as stopped:
+            return 128 + stopped.sigval
+        except ChildFailedError as failed:
+            return _explain(failed.failures)
+    return 0
+
+
+def _explain(failures: dict[int, ProcessFailure]) -> int:
+    """Say which process ended the run, unless it has said so itself, and pass its exit code on."""
+    rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
+    who = "the coordinator" if rank == 0 else f"stage {rank - 1}"
+    if first.exitcode < 0:
+        complain(
+            f"{who} (pid {first.pid}) was killed by {signal.Signals(-first.exitcode).name}, so the run ended; "
+            f"start it again, with more memory if nobody killed it on purpose"
+        )
+        return 1
+    return first.exitcode

@@ -1,0 +1,90 @@
+"""What the person at the terminal sees: the split, a progress bar, warnings, the result."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from common.partition import BlockCost
+from coordinator.monitor.totals import Totals
+
+_PLAIN_EVERY = 5.0  # seconds between lines where the output is no terminal
+
+
+class Display:
+    """Progress and messages go to standard error, the result to standard output."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("", total=1, figures="")
+        self._last_plain = 0.0
+
+    def say(self, text: str) -> None:
+        """A plain message."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should look at."""
+        self._console.print("warning:", text, style="yellow", markup=False, soft_wrap=True)
+
+    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        """The table of blocks and the stages that they went to."""
+        stages = [stage for stage, blocks in enumerate(split) for _ in range(blocks)]
+        table = Table(title="The split")
+        for column in ("block", "forward + backward ms", "activation KiB", "stage"):
+            table.add_column(column, justify="left" if column == "block" else "right")
+        for cost, stage in zip(costs, stages, strict=True):
+            table.add_row(cost.name, f"{cost.milliseconds:.2f}", f"{cost.activation_kib:.0f}", str(stage))
+        self._console.print(table)
+
+    def begin(self, what: str, total: int | None) -> None:
+        """Start the bar of a phase; `total` ticks if known."""
+        self._progress.reset(self._task, description=what, total=total, figures="")
+        self._progress.start()
+
+    def trained(self, totals: Totals, total: int) -> None:
+        """Show the state of the training."""
+        figures = _figures(totals)
+        self._progress.update(self._task, completed=totals.tick, figures=figures)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_plain >= _PLAIN_EVERY:
+            self._last_plain = now
+            self.say(f"tick {totals.tick}/{total}  {figures}")
+
+    def evaluated(self, ticks: int) -> None:
+        """Show how far an evaluation is."""
+        self._progress.update(self._task, completed=ticks, figures=f"{ticks} ticks")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def result(self, rows: dict[str, Any]) -> None:
+        """The last table."""
+        table = Table(title="The result", show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        Console(highlight=False).print(table)
+
+
+def _figures(totals: Totals) -> str:
+    tick_ms = totals.tick_ms
+    rate = 1e3 / tick_ms if tick_ms else 0.0
+    waits = "/".join(f"{100 * stage.recent_wait:.0f}" for stage in totals.stages)
+    parts = [f"{rate:.1f} ticks/s", f"{rate * totals.slots:.0f} frames/s"]
+    if totals.loss is not None:
+        parts.append(f"loss {totals.loss:.4f}")
+    if totals.accuracy is not None:
+        parts.append(f"accuracy {totals.accuracy:.3f}")
+    return ", ".join([*parts, f"waiting {waits} %"])

@@ -1,0 +1,93 @@
+"""The stages' reports come in here: progress is passed on, a failure or a lost stage ends the run."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from common.errors import PeerError
+from common.wire import decode
+
+_MAX_REPORT = 1 << 20  # bytes
+_GRACE = 1.5  # seconds for a lost stage's neighbours to tell what they saw
+_KINDS = {"progress", "done", "failed", "signal"}
+
+Report = dict[str, Any]
+
+
+class Inbox:
+    """A PULL socket that every stage connects to."""
+
+    def __init__(self, host: str, on_progress: Callable[[Report], None], on_signal: Callable[[int], None]) -> None:
+        """`on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent."""
+        self._on_progress, self._on_signal = on_progress, on_signal
+        self._done: set[int] = set()
+        self._failure: str | None = None
+        self._heard = time.monotonic()
+        self._leaving = False
+        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        port = self._socket.bind_to_random_port(f"tcp://{host}")
+        self.address = f"tcp://{host}:{port}"
+
+    def expect_done(self) -> None:
+        """A phase begins: nobody is done with it."""
+        self._done.clear()
+        self._heard = time.monotonic()
+
+    def poll(self, milliseconds: int = 0) -> None:
+        """Take in what has arrived, waiting at most so long for a first report. Raises PeerError for a lost stage."""
+        if milliseconds and not self._socket.poll(milliseconds):
+            self._check()
+            return
+        while True:
+            try:
+                self._take(decode(self._socket.recv(zmq.NOBLOCK)))
+            except zmq.Again:
+                break
+        self._check()
+
+    def wait_done(self, stages: int, deadline: float) -> None:
+        """Wait until every stage has ended the phase. Raises PeerError when none reports for `deadline` seconds."""
+        self._heard = time.monotonic()
+        while len(self._done) < stages:
+            self.poll(100)
+            if time.monotonic() - self._heard > deadline:
+                missing = sorted(set(range(stages)) - self._done)
+                raise PeerError(f"stages {missing} did not end the phase and reported nothing for {deadline:g} s")
+
+    def leave(self) -> None:
+        """From now on stages may go."""
+        self._leaving = True
+
+    def _take(self, report: Report) -> None:
+        kind, stage = report.get("kind"), report.get("stage")
+        if kind not in _KINDS or type(stage) is not int:
+            raise PeerError(f"a report of kind {kind!r} from stage {stage!r} came: is something else sending here?")
+        self._heard = time.monotonic()
+        if kind == "progress":
+            self._on_progress(report)
+        elif kind == "done":
+            self._done.add(stage)
+        elif kind == "signal":
+            self._on_signal(int(report["signal"]))
+        elif self._failure is None:
+            self._failure = str(report["message"])
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise PeerError(self._failure)
+        if self._monitor.poll(0) and not self._leaving:
+            recv_monitor_message(self._monitor)
+            self._hear_witnesses()
+
+    def _hear_witnesses(self) -> None:
+        """A stage's connection is gone. It, or its neighbours, may have said why."""
+        end = time.monotonic() + _GRACE
+        while self._failure is None and time.monotonic() < end:
+            if self._socket.poll(50):
+                self._take(decode(self._socket.recv()))
+        raise PeerError(self._failure or "a stage worker is gone without a word: it was probably killed")

@@ -1,0 +1,89 @@
+"""The run directory: the resolved configuration, metrics.jsonl, the exported model, summary.json."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.config import Config
+from common.errors import SidewaysError
+
+CONFIG, METRICS, MODEL, SUMMARY = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json"
+
+
+class RunDirectory:
+    """Everything that a run leaves behind. Raises SidewaysError where the disk refuses."""
+
+    def __init__(self, config: Config, origin: str) -> None:
+        """Create the directory. `origin` is the run file's name, used where the run has none of its own."""
+        self.path = _create(config, origin)
+        try:
+            self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
+    def save_config(self, config: Config) -> None:
+        """Write every setting, defaults and the measured split included: training it again repeats this run."""
+        tree = config.model_dump(mode="json", exclude_none=True, exclude={"name"})
+        self._write(CONFIG, tomli_w.dumps(tree))
+
+    def metric(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        try:
+            self._metrics.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
+    def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> Path:
+        """Write the whole model, and beside the tensors what is needed to use it."""
+        about = {
+            "format": "pt",
+            "model": config.model,
+            "model_args": json.dumps(config.model_args),
+            "task": config.task,
+            "classes": json.dumps(classes),
+            "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride"}),
+        }
+        target, part = self.path / MODEL, self.path / f"{MODEL}.part"
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
+            os.replace(part, target)
+        except Exception as error:  # safetensors wraps what the disk says in an error of its own
+            raise _refusal(self.path, error) from error
+        return target
+
+    def save_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json."""
+        self._write(SUMMARY, json.dumps(summary) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
+        try:
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, self.path / name)
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
+
+def _create(config: Config, origin: str) -> Path:
+    name = config.name or f"{Path(origin).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for attempt in range(100):
+        path = config.runs / (name if attempt == 0 else f"{name}-{attempt}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if config.name:
+                raise SidewaysError(f"the run directory {path} exists: choose another name or remove it") from None
+        except OSError as error:
+            raise _refusal(path, error) from error
+    raise SidewaysError(f"{config.runs} has a hundred runs named {name}: choose another name")
+
+
+def _refusal(path: Path, error: Exception) -> SidewaysError:
+    return SidewaysError(f"cannot write to {path}: {error}. Make room there, or set runs to another folder")

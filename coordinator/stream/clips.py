@@ -1,0 +1,122 @@
+"""What there is to play: labelled folders of video files, probed before the run."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+import av
+
+from common.errors import DataError
+
+SUFFIXES = {".mp4", ".avi", ".webm", ".mkv", ".mov"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file, its label, and its number of frames at the run's stride (the container's word, not counted)."""
+
+    path: Path
+    label: int
+    frames: int
+
+
+@dataclass
+class Clips:
+    """The readable clips of a folder, its class names, and the files that cannot be read, with their reasons."""
+
+    root: Path
+    classes: list[str]
+    clips: list[Clip]
+    bad: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """Frames of all clips, at the run's stride."""
+        return sum(clip.frames for clip in self.clips)
+
+    def warnings(self, mismatch: int) -> list[str]:
+        """What the user should know before training, with `mismatch` the bottom stage's, in frames."""
+        notes = [f"{path} cannot be read and is left out: {reason}" for path, reason in list(self.bad.items())[:10]]
+        if len(self.bad) > 10:
+            notes.append(f"… and {len(self.bad) - 10} more files in {self.root} cannot be read")
+        counts = Counter(clip.label for clip in self.clips)
+        single = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 1]
+        empty = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 0]
+        if single:
+            notes.append(f"only one clip in {self.root} for {_some(single)}: the model can hardly learn such a class")
+        if empty:
+            notes.append(f"no readable clip in {self.root} for {_some(empty)}")
+        short = sum(clip.frames <= mismatch for clip in self.clips)
+        if short:
+            notes.append(
+                f"{short} of {len(self.clips)} clips in {self.root} have at most {mismatch} frames: with "
+                f'boundary = "gate" their gradients never reach the bottom stage; use fewer stages or a smaller stride'
+            )
+        return notes
+
+
+def find(root: Path, include: str, stride: int, classes: Sequence[str] | None = None, threads: int = 4) -> Clips:
+    """The clips below root/<class>/, in a fixed order. `classes` are the labels to use, by default the folders' names.
+
+    Raises:
+        DataError: there is no such folder, no class, no video, or none that can be read.
+    """
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}: set data.train and data.val to folders of <class>/<clip>.mp4")
+    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = list(classes) if classes is not None else found
+    unknown = sorted(set(found) - set(names))
+    files = [(path, names.index(folder)) for folder in found if folder in names for path in _videos(root / folder)]
+    files = [(path, label) for path, label in files if fnmatch(path.relative_to(root).as_posix(), include)]
+    if classes is not None and unknown:
+        raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
+    if not files:
+        raise DataError(
+            f"no videos in {root}: expected {root}/<class>/<clip> with an ending of {', '.join(sorted(SUFFIXES))}"
+            + ("" if include == "*" else f" and a path matching {include!r}")
+        )
+    clips, bad = [], {}
+    with ThreadPoolExecutor(threads) as pool:
+        for (path, label), outcome in zip(files, pool.map(_count_frames, [path for path, _ in files]), strict=True):
+            if isinstance(outcome, int):
+                clips.append(Clip(path, label, -(-outcome // stride)))
+            else:
+                bad[path] = outcome
+    if not clips:
+        path, reason = next(iter(bad.items()))
+        raise DataError(f"none of the {len(bad)} videos in {root} can be read; the first: {path}: {reason}")
+    return Clips(root, names, clips, bad)
+
+
+def _videos(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _count_frames(path: Path) -> int | str:
+    """Number of frames as the container states or implies it, or the reason why there is none."""
+    try:
+        if path.stat().st_size == 0:
+            return "the file is empty"
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                return "it has no video stream"
+            stream = container.streams.video[0]
+            if stream.frames:
+                return stream.frames
+            seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+            seconds = seconds or (container.duration or 0) / av.time_base
+            return max(1, round(seconds * float(stream.average_rate or 25)))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,0 +1,42 @@
+"""Decoding: a video file becomes chunks of uint8 frames, resized as they are decoded (PyAV, its own FFmpeg)."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import DataError
+
+CHUNK = 16  # frames decoded at a time
+
+
+def read(path: Path, stride: int, short_side: int, channels: int) -> Iterator[Tensor]:
+    """Chunks [n ≤ CHUNK, channels, height, width] of uint8, every `stride`-th frame, the short side resized.
+
+    Raises:
+        DataError: the file cannot be decoded, from the start or from some frame on; what came before was good.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DataError(f"{path}: it has no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # decoding is parallel over slots
+            frames = islice(container.decode(stream), 0, None, stride)
+            while chunk := [_pixels(frame, short_side, channels) for frame in islice(frames, CHUNK)]:
+                yield torch.from_numpy(np.stack(chunk))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _pixels(frame: av.VideoFrame, short_side: int, channels: int) -> np.ndarray:  # type: ignore[type-arg]
+    """[channels, height, width] uint8."""
+    scale = short_side / min(frame.width, frame.height)
+    width, height = (max(short_side, round(side * scale)) for side in (frame.width, frame.height))
+    kind = "gray" if channels == 1 else "rgb24"
+    pixels = frame.reformat(width=width, height=height, format=kind, interpolation="AREA").to_ndarray()
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

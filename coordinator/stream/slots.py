@@ -1,0 +1,176 @@
+"""Who plays what: B slots, each an endless sequence of clips, or each its share of them once.
+
+Slot s plays the entries s, s + B, s + 2B, … of the play list: the epochs' permutations of the clips, one after another.
+So what a slot plays depends on the seed alone, not on how fast anything was decoded, and the slots need no common
+clock. An entry's number is the clip id that rides with its rows, and with the seed it fixes the clip's augmentation.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import Data
+from common.errors import DataError
+from coordinator.stream.augment import Augment
+from coordinator.stream.clips import Clip
+from coordinator.stream.reader import read
+
+
+@dataclass
+class Mishaps:
+    """What went wrong while playing, counted, with the first few reasons. Written by decoding threads."""
+
+    skipped: int = 0
+    broken: int = 0
+    short: int = 0
+    reasons: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, kind: str, reason: str) -> None:
+        """Count a clip as `skipped` (nothing decoded), `broken` (ended early) or `short` (under the mismatch)."""
+        with self._lock:
+            setattr(self, kind, getattr(self, kind) + 1)
+            if kind != "short" and reason not in self.reasons and len(self.reasons) < 20:
+                self.reasons.append(reason)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Successive frames of one clip. frames: uint8 [n, channels, size, size]."""
+
+    clip: int
+    label: int
+    frames: NDArray[np.uint8]
+
+
+class PlayList:
+    """The order of the clips: shuffled anew in each epoch, or once through in their own order."""
+
+    def __init__(self, clips: list[Clip], seed: int, endless: bool) -> None:
+        self.clips, self.seed, self.endless = clips, seed, endless
+        self._permutation = lru_cache(maxsize=4)(self._shuffle)  # slots differ by an epoch or two at most
+
+    def entry(self, number: int) -> Clip | None:
+        """The clip that entry `number` plays; None beyond the end."""
+        epoch, position = divmod(number, len(self.clips))
+        if not self.endless:
+            return self.clips[position] if epoch == 0 else None
+        return self.clips[self._permutation(epoch)[position]]
+
+    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
+
+
+class Slots:
+    """Plays the clips into batches, decoding ahead in background threads."""
+
+    def __init__(
+        self, clips: list[Clip], data: Data, seed: int, train: bool, mismatch: int = 0, patience: float = 60.0
+    ) -> None:
+        """`train`: shuffled, augmented and endless; else each clip once.
+
+        Args:
+            mismatch: of the bottom stage, in frames; clips no longer than it are counted as short.
+            patience: seconds that `fill` waits for a decoder before it gives up.
+        """
+        self.mishaps = Mishaps()
+        self._list = PlayList(clips, seed, endless=train)
+        self._data, self._seed, self._mismatch, self._patience = data, seed, mismatch, patience
+        self._augment = Augment(data.size, data.flip, train)
+        self._pool = ThreadPoolExecutor(data.threads, thread_name_prefix="decode")
+        self._slots = [_Slot(self._pool, self._chunks(slot)) for slot in range(data.slots)]
+
+    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
+        """Write the next frame of every slot. Rows of slots that have run out get zeros and the id -1.
+
+        Args:
+            frames: uint8 [slots, channels, size, size]; clips, labels: int64 [slots].
+
+        Returns:
+            False, with nothing written, when every slot has run out.
+
+        Raises:
+            DataError: no clip of a whole epoch could be decoded, or a decoder is stuck.
+        """
+        heads = [slot.head(self._patience) for slot in self._slots]
+        if not any(heads):
+            return False
+        for row, (slot, head) in enumerate(zip(self._slots, heads, strict=True)):
+            if head is None:
+                frames[row], clips[row], labels[row] = 0, -1, -1
+            else:
+                frames[row] = slot.pop()
+                clips[row], labels[row] = head.clip, head.label
+        return True
+
+    def close(self) -> None:
+        """Stop decoding."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _chunks(self, slot: int) -> Iterator[Chunk]:
+        """All that a slot plays. Runs in the decoding threads, one step at a time."""
+        failures = 0
+        for number in count(slot, self._data.slots):
+            clip = self._list.entry(number)
+            if clip is None:
+                return
+            played = 0
+            for chunk in self._play(number, clip):
+                played += len(chunk.frames)
+                yield chunk
+            failures = 0 if played else failures + 1
+            if failures >= len(self._list.clips):
+                raise DataError(f"not one of the {failures} clips could be decoded; the last: {self.mishaps.reasons[-1:]}")
+            if 0 < played <= self._mismatch:
+                self.mishaps.add("short", str(clip.path))
+
+    def _play(self, number: int, clip: Clip) -> Iterator[Chunk]:
+        data, draw, played = self._data, None, False
+        try:
+            for frames in read(clip.path, data.stride, data.short_side, data.channels):
+                draw = draw or self._augment.draw(frames, _seed_of(self._seed, number))
+                yield Chunk(number, clip.label, draw(frames).contiguous().numpy())
+                played = True
+        except DataError as error:
+            self.mishaps.add("broken" if played else "skipped", str(error))
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """A seed for one entry of the play list, unlike its neighbours'."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+class _Slot:
+    """One slot's place: the chunk being played, and the next one, on its way."""
+
+    def __init__(self, pool: ThreadPoolExecutor, chunks: Iterator[Chunk]) -> None:
+        self._pool, self._chunks = pool, chunks
+        self._chunk: Chunk | None = None
+        self._position = 0
+        self._next: Future[Chunk | None] | None = pool.submit(next, chunks, None)
+
+    def head(self, patience: float) -> Chunk | None:
+        """The chunk whose frame comes next; None when the slot has run out."""
+        if self._chunk is not None and self._position < len(self._chunk.frames):
+            return self._chunk
+        if self._next is None:
+            return None
+        try:
+            self._chunk = self._next.result(patience)
+        except TimeoutError:
+            raise DataError(f"a clip took longer than {patience:g} s to decode: is the disk or the stream stuck?") from None
+        self._position = 0
+        self._next = self._pool.submit(next, self._chunks, None) if self._chunk is not None else None
+        return self._chunk
+
+    def pop(self) -> NDArray[np.uint8]:
+        """Take the next frame."""
+        assert self._chunk is not None
+        self._position += 1
+        return self._chunk.frames[self._position - 1]

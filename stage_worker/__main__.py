@@ -1,0 +1,56 @@
+"""A stage worker's process. Started by `sideways join` under torch's elastic launcher, never by hand."""
+
+import signal
+import traceback
+from types import FrameType
+
+from torch.distributed import rpc
+
+from common import control
+from common.errors import SidewaysError
+from common.group import join, start_rpc
+from common.process import complain, exit_now, watch_parent
+from stage_worker.reports import Reporter
+from stage_worker.service import StageService
+
+
+def main() -> None:
+    """Join the run, serve the coordinator until it says quit."""
+    watch_parent("a stage worker")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it waits for the others there is nothing to keep
+    try:
+        me = join("stage")
+        reporter = Reporter(me.store.get("reports").decode(), me.stage)
+    except SidewaysError as error:
+        complain(str(error))
+        exit_now(1)
+    _pass_on_signals(reporter)
+    try:
+        service = StageService(me, reporter)
+        control.serve(service)
+        start_rpc(me)
+        service.run()
+        reporter.leave()
+        rpc.shutdown(graceful=True, timeout=10)
+    except BaseException as error:
+        told = isinstance(error, SidewaysError)
+        message = str(error) if told else f"stage {me.stage}: {type(error).__name__}: {error}"
+        complain(message if told else f"{message}\n{traceback.format_exc()}")
+        reporter.send("failed", message=message)
+        reporter.leave()
+        exit_now(1)
+    exit_now(0)
+
+
+def _pass_on_signals(reporter: Reporter) -> None:
+    """Stopping is the coordinator's to decide, so that the model so far is kept: tell it, and go on."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        reporter.stop_signal = number
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Evaluation in a stage: frames go forward through the same pipeline, weights frozen, nothing comes back.
+
+    consumes   x from the stage below (stage 0: the coordinator's frames), until the frame marked as the last
+    produces   y for the stage above; in the top stage sums per clip
+    waits for  the stage below only
+"""
+
+import torch
+import torch.nn.functional as F
+
+from common.control import Scores
+from common.packet import NO_CLIP, Packet
+from common.stage import Stage
+from stage_worker.intake import TargetIntake
+from stage_worker.links import Sender, Source
+
+
+def run(stage: Stage, inputs: Source, outputs: Sender | None, targets: TargetIntake | None) -> "Tally":
+    """Run one evaluation phase. The returned tally is empty but in the top stage."""
+    tally = Tally()
+    stage.evaluating(True)
+    tick, last = 0, False
+    while not last:
+        x = inputs.receive(tick)
+        if x is not None:
+            last = x.last
+            y = stage.infer(x)
+            if outputs is not None:
+                outputs.send(tick, x, y)
+                outputs.release()
+            else:
+                tally.add(x, y, targets.target(x.frame, tick) if targets else None)
+        tick += 1
+    if outputs is not None:
+        outputs.settle(tick - 1)
+    stage.evaluating(False)
+    return tally
+
+
+class Tally:
+    """Sums over each clip's frames: of the softmax, or of the mean squared error against the target."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, torch.Tensor] = {}
+        self._frames: dict[int, int] = {}
+        self._labels: dict[int, int] = {}
+
+    def add(self, held: Packet, y: torch.Tensor, target: torch.Tensor | None) -> None:
+        """Add a tick's rows. y: logits [rows, classes], or a reconstruction the shape of `target`."""
+        if target is None:
+            values = F.softmax(y.double(), dim=1).cpu()
+        else:
+            values = F.mse_loss(y, target, reduction="none").double().flatten(1).mean(1, keepdim=True).cpu()
+        for row, (clip, label) in enumerate(zip(held.clips.tolist(), held.labels.tolist(), strict=True)):
+            if clip != NO_CLIP:
+                self._sums[clip] = self._sums[clip] + values[row] if clip in self._sums else values[row].clone()
+                self._frames[clip] = self._frames.get(clip, 0) + 1
+                self._labels[clip] = label
+
+    def scores(self) -> Scores:
+        """The sums, in the order of clip ids."""
+        clips = sorted(self._sums)
+        return Scores(
+            clips=torch.tensor(clips, dtype=torch.int64),
+            labels=torch.tensor([self._labels[clip] for clip in clips], dtype=torch.int64),
+            frames=torch.tensor([self._frames[clip] for clip in clips], dtype=torch.int64),
+            sums=torch.stack([self._sums[clip] for clip in clips]) if clips else torch.zeros(0, 1),
+        )

@@ -1,0 +1,107 @@
+"""Where frames enter the pipeline: uint8 over ZeroMQ, bounded, checked, normalised into the stage's input buffer.
+
+FrameIntake feeds stage 0. TargetIntake feeds the top stage with frame-sized targets: they arrive D - 1 ticks before
+the top holds their frame and wait, as uint8, in the socket's queue.
+
+    consumes  (envelope, raw frames) that the coordinator pushes
+    waits for the coordinator's next batch; unblocked by its reader; gives up after the deadline
+    produces  a packet, or a target tensor, on the stage's device
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+
+import torch
+import zmq
+from torch import Tensor
+
+from common.errors import PeerError
+from common.packet import Packet, normalise
+from common.wire import Envelope
+
+
+class Inlet:
+    """A listening PULL socket that yields checked batches of frames."""
+
+    def __init__(
+        self, host: str, queue: int, shape: Sequence[int], max_message: int, deadline: float, what: str
+    ) -> None:
+        """`queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s."""
+        self._shape, self._what, self._deadline = tuple(shape), what, deadline
+        self._size = torch.Size(shape).numel()
+        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket.setsockopt(zmq.RCVHWM, queue)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_message)
+        self._socket.setsockopt(zmq.RCVTIMEO, int(deadline * 1000))
+        port = self._socket.bind_to_random_port(f"tcp://{host}")
+        self.address = f"tcp://{host}:{port}"
+
+    def take(self, tick: int, due: tuple[int, int]) -> tuple[Envelope, Tensor, float]:
+        """The next batch, which must be of the phase and frame that are due, and the seconds spent waiting for it.
+
+        The tensor is uint8 and read-only. Raises PeerError.
+        """
+        start = time.perf_counter()
+        try:
+            parts = self._socket.recv_multipart(copy=False)
+        except zmq.Again:
+            raise PeerError(
+                f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the reader stuck "
+                f"on a slow disk or stream? Raise network.deadline if that is expected"
+            ) from None
+        waited = time.perf_counter() - start
+        if len(parts) != 2 or len(parts[1]) != self._size:
+            sizes = [len(part) for part in parts]
+            raise PeerError(
+                f"{self._what}, tick {tick}: a message of parts {sizes} bytes came where an envelope and a frame batch "
+                f"{list(self._shape)} of {self._size} bytes were due: is something else sending here?"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the message is read-only, and only read
+            frames = torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
+        envelope = Envelope(parts[0].buffer, self._shape[0])
+        if (envelope.phase, envelope.frame) != due:
+            raise PeerError(
+                f"{self._what}, tick {tick}: frame {envelope.frame} of phase {envelope.phase} came where frame {due[1]} "
+                f"of phase {due[0]} was due: a message was lost, start the run again"
+            )
+        return envelope, frames, waited
+
+
+class FrameIntake:
+    """Stage 0's source of inputs."""
+
+    def __init__(self, inlet: Inlet, packet: Packet, mean: float, std: float) -> None:
+        """`packet` is overwritten at each tick."""
+        self.phase = 0
+        self.waited = 0.0
+        self._inlet, self._packet, self._mean, self._std = inlet, packet, mean, std
+
+    def receive(self, tick: int) -> Packet:
+        """The frame batch of this tick, normalised. Valid until the next receive."""
+        envelope, frames, waited = self._inlet.take(tick, (self.phase, tick))
+        self.waited += waited
+        packet = self._packet
+        packet.label(tick - 1, envelope.frame, envelope.last)
+        packet.clips[:] = envelope.clips
+        packet.labels[:] = envelope.labels
+        normalise(packet.tensor, frames.to(packet.tensor.device), self._mean, self._std)
+        return packet
+
+
+class TargetIntake:
+    """The top stage's source of frame-sized targets."""
+
+    def __init__(self, inlet: Inlet, out: Tensor, mean: float, std: float) -> None:
+        """`out` is overwritten at each tick."""
+        self.phase = 0
+        self.waited = 0.0
+        self._inlet, self._out, self._mean, self._std = inlet, out, mean, std
+
+    def target(self, frame: int, tick: int) -> Tensor:
+        """The target of a frame, normalised. Frames are asked for in order."""
+        _, frames, waited = self._inlet.take(tick, (self.phase, frame))
+        self.waited += waited
+        normalise(self._out, frames.to(self._out.device), self._mean, self._std)
+        return self._out

@@ -1,0 +1,202 @@
+"""A stage's edges: the receiving and the sending end of one direction of traffic with a neighbour.
+
+Both keep two packets and alternate between them by the tick's parity. A receive is posted a tick ahead, so a message
+lands while the stage computes; a send is only waited for when its packet is needed again, two ticks later. What a
+stage reads at tick k its neighbour sent at tick k - 1.
+
+    receive(k): waits for   the message of the neighbour's tick k - 1; unblocked by the neighbour's send(k - 1)
+                then posts  the receive for k + 1
+    send(k):    waits for   the end of send(k - 2); unblocked by the neighbour's post of receive(k - 1)
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.errors import PeerError
+from common.packet import Packet
+
+
+class Source(Protocol):
+    """Where a stage's inputs or gradients come from."""
+
+    waited: float  # seconds spent waiting, since last zeroed
+
+    def receive(self, tick: int) -> Packet | None:
+        """The packet for this tick; None before the first."""
+
+
+class Peer:
+    """A neighbouring stage, as this stage sees it in one direction of traffic."""
+
+    def __init__(self, group: dist.ProcessGroup, stage: int, neighbour: int, deadline: float, tag: int = 0) -> None:
+        """`deadline` in seconds; `tag` keeps phases apart (0 training, 1 evaluation)."""
+        self.group, self.stage, self.neighbour, self.tag = group, stage, neighbour, tag
+        self.deadline = timedelta(seconds=deadline)
+
+    def wait(self, work: dist.Work, tick: int, doing: str) -> None:
+        """Wait for a transfer. Raises PeerError naming both stages and the tick."""
+        try:
+            work.wait(self.deadline)
+        except RuntimeError as error:
+            raise PeerError(self._explain(tick, doing, str(error))) from error
+
+    def _explain(self, tick: int, doing: str, reason: str) -> str:
+        if "imed out" in reason:  # gloo's and torch's only sign of a time-out
+            seconds = self.deadline.total_seconds()
+            fate = f"nothing moved for {seconds:g} s: it is stuck, stopped or slower than network.deadline allows"
+        else:
+            fate = f"the connection broke, so it has probably died ({reason.splitlines()[0][:120]})"
+        return (
+            f"stage {self.stage}, tick {tick}, {doing} stage {self.neighbour}: {fate}. "
+            f"Look at stage {self.neighbour}'s own message, then start the run again"
+        )
+
+
+class Receiver:
+    """The receiving end of an edge."""
+
+    def __init__(self, peer: Peer, packets: Sequence[Packet], first_tick: int) -> None:
+        """`first_tick` ≥ 1 is the tick of the first message."""
+        assert first_tick >= 1
+        self.waited = 0.0
+        self._peer, self._packets, self._first = peer, packets, first_tick
+        self._pending: dist.Work | None = None
+
+    def receive(self, tick: int) -> Packet | None:
+        """The neighbour's packet of its tick - 1; None before the first. It stays valid until the next receive."""
+        packet = None
+        if tick >= self._first:
+            packet = self._arrived(tick)
+        if tick >= self._first - 1 and not (packet is not None and packet.last):
+            self._post(tick + 1)
+        return packet
+
+    def settle(self, tick: int) -> None:
+        """Wait until the message for `tick` is in, without taking it."""
+        if self._pending is not None:
+            self._wait(tick)
+
+    def _post(self, tick: int) -> None:
+        buffer = self._packets[tick % 2].buffer
+        self._pending = self._peer.group.recv([buffer], self._peer.neighbour, self._peer.tag)
+
+    def _arrived(self, tick: int) -> Packet:
+        if self._pending is not None:
+            self._wait(tick)
+        packet = self._packets[tick % 2]
+        packet.arrive()
+        if packet.tick != tick - 1:
+            raise PeerError(
+                f"stage {self._peer.stage}, tick {tick}: stage {self._peer.neighbour} sent its tick {packet.tick} "
+                f"where {tick - 1} was due: the two have lost step, start the run again"
+            )
+        return packet
+
+    def _wait(self, tick: int) -> None:
+        assert self._pending is not None
+        start = time.perf_counter()
+        self._peer.wait(self._pending, tick, "receiving from")
+        self.waited += time.perf_counter() - start
+        self._pending = None
+
+
+class Sender:
+    """The sending end of an edge."""
+
+    def __init__(self, peer: Peer, packets: Sequence[Packet], overlap: bool) -> None:
+        """Without `overlap` a transfer only starts in `settle`, when the tick's compute is over."""
+        self.waited = 0.0
+        self.bytes = 0
+        self._peer, self._packets, self._overlap = peer, packets, overlap
+        self._pending: list[dist.Work | None] = [None, None]
+        self._held_back: int | None = None  # parity of a packet that waits for `settle` to leave
+
+    def send(self, tick: int, source: Packet, tensor: Tensor) -> None:
+        """Pack `tensor`, computed at `tick` from `source`, and let it leave."""
+        parity = tick % 2
+        self._wait(parity, tick)
+        packet = self._packets[parity]
+        packet.pack(tick, source, tensor)
+        packet.depart()
+        self.bytes += packet.buffer.nbytes
+        if self._overlap:
+            self._start(parity)
+        else:
+            self._held_back = parity
+
+    def release(self) -> None:
+        """Start the transfer that was held back, if any."""
+        if self._held_back is not None:
+            self._start(self._held_back)
+            self._held_back = None
+
+    def settle(self, tick: int) -> None:
+        """Wait until everything sent up to `tick` has left."""
+        self.release()
+        self._wait((tick - 1) % 2, tick)
+        self._wait(tick % 2, tick)
+
+    def _start(self, parity: int) -> None:
+        buffer = self._packets[parity].buffer
+        self._pending[parity] = self._peer.group.send([buffer], self._peer.neighbour, self._peer.tag)
+
+    def _wait(self, parity: int, tick: int) -> None:
+        work = self._pending[parity]
+        if work is not None:
+            start = time.perf_counter()
+            self._peer.wait(work, tick, "sending to")
+            self.waited += time.perf_counter() - start
+            self._pending[parity] = None
+
+
+Form = tuple[torch.Size, torch.dtype]  # of what an edge carries
+
+
+def agree(group: dist.ProcessGroup, stage: int, stages: int, takes: Form, gives: Form, deadline: float) -> None:
+    """Compare with both neighbours what passes between them, before the first tick.
+
+    `takes` and `gives` are the forms of this stage's input and output. Raises PeerError naming both stages where the
+    shapes or dtypes of an edge differ, or where a neighbour does not answer.
+    """
+    device = torch.device("cuda") if dist.get_backend(group) == "nccl" else torch.device("cpu")
+    edges = {neighbour: own for neighbour, own in ((stage - 1, takes), (stage + 1, gives)) if 0 <= neighbour < stages}
+    answers = {neighbour: torch.zeros(_DESCRIPTION, dtype=torch.int64, device=device) for neighbour in edges}
+    told = {neighbour: _describe(own).to(device) for neighbour, own in edges.items()}
+    works = [(neighbour, group.recv([answers[neighbour]], neighbour, 2)) for neighbour in edges]
+    works += [(neighbour, group.send([told[neighbour]], neighbour, 2)) for neighbour in edges]
+    for neighbour, work in works:
+        Peer(group, stage, neighbour, deadline).wait(work, 0, "agreeing on shapes with")
+    for neighbour, own in edges.items():
+        theirs = _form(answers[neighbour].tolist())
+        if theirs != own:
+            below, above = sorted((stage, neighbour))
+            given, taken = (theirs, own) if neighbour < stage else (own, theirs)
+            raise PeerError(
+                f"stage {below} gives {_text(given)} but stage {above} takes {_text(taken)}: "
+                f"do both hosts have the same model file and the same versions?"
+            )
+
+
+_DESCRIPTION = 16  # int64: dtype, number of dimensions, sizes
+_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def _describe(form: Form) -> Tensor:
+    shape, dtype = form
+    values = [_DTYPES.index(dtype), len(shape), *shape]
+    return torch.tensor(values + [0] * (_DESCRIPTION - len(values)))
+
+
+def _form(description: list[int]) -> Form:
+    kind, dimensions, *sizes = description
+    return torch.Size(sizes[:dimensions]), _DTYPES[kind]
+
+
+def _text(form: Form) -> str:
+    return f"{list(form[0])} of {str(form[1]).removeprefix('torch.')}"

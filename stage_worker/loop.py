@@ -1,0 +1,124 @@
+"""The tick loop of a stage worker.
+
+    consumes   x: the packet that the stage below made one tick ago (stage 0: the coordinator's next frame batch)
+               g: the gradient packet that the stage above made one tick ago (top stage: its own loss)
+    produces   y for the stage above, which leaves while the backward pass runs
+               r for the stage below, which leaves while the update and the next forward pass run
+    waits for  its neighbours' previous tick, never for more: a stage runs at most one tick ahead of the next
+
+Nothing is stored between ticks but the packets on the edges.
+"""
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from common.packet import Packet
+from common.stage import Stage
+from stage_worker.intake import TargetIntake
+from stage_worker.links import Receiver, Sender, Source
+from stage_worker.reports import Reporter
+
+
+@dataclass
+class Ports:
+    """What a stage is connected to. The first stage has no `gradients_out`, the top no `outputs` and `gradients_in`."""
+
+    inputs: Source
+    outputs: Sender | None
+    gradients_in: Receiver | None
+    gradients_out: Sender | None
+    targets: TargetIntake | None
+
+    def settle(self, tick: int) -> None:
+        """Wait until nothing of `tick` is in flight: every send has left, every message for the next tick is in."""
+        for sender in self.senders:
+            sender.release()
+        for sender in self.senders:
+            sender.settle(tick)
+        for receiver in self.receivers:
+            receiver.settle(tick + 1)
+
+    @property
+    def data_wait(self) -> float:
+        """Seconds spent waiting for the coordinator's frames and targets."""
+        frames = 0.0 if isinstance(self.inputs, Receiver) else self.inputs.waited
+        return frames + (self.targets.waited if self.targets else 0.0)
+
+    @property
+    def senders(self) -> list[Sender]:
+        """The sending ends, of which a stage has up to two."""
+        return [port for port in (self.outputs, self.gradients_out) if port is not None]
+
+    @property
+    def receivers(self) -> list[Receiver]:
+        """The receiving ends, of which a stage has up to two."""
+        return [port for port in (self.inputs, self.gradients_in) if isinstance(port, Receiver)]
+
+
+class Loop:
+    """Runs ticks first … last - 1; `last` may be moved while it runs."""
+
+    def __init__(self, stage: Stage, ports: Ports, reporter: Reporter, overlap: bool) -> None:
+        """Without `overlap` every tick ends by waiting for its transfers."""
+        self.stage, self.ports, self.reporter, self.overlap = stage, ports, reporter, overlap
+        self.last = 0
+        self.compute = 0.0  # seconds in the model since last zeroed
+        self.model_cpu = 0.0  # of which this thread was on a CPU
+
+    def run(self, first: int) -> None:
+        """Train from tick `first` until `self.last`."""
+        tick = first
+        self.reporter.begin()
+        while tick < self.last:
+            self.tick(tick)
+            if not self.overlap:
+                self.ports.settle(tick)
+            self.reporter.ticked(tick, self)
+            tick += 1
+        self.ports.settle(tick - 1)
+        self.reporter.flush(tick - 1, self)
+
+    def tick(self, k: int) -> None:
+        """One tick of the rule (DESIGN, section 1)."""
+        stage, ports = self.stage, self.ports
+        x = ports.inputs.receive(k)
+        if x is None:
+            return  # the first frame has not climbed this far
+        self._start()
+        y = stage.forward(x)
+        self._stop()
+        if ports.outputs is None:
+            r, source = self._top_backward(k, x), x
+        else:
+            assert ports.gradients_in is not None
+            ports.outputs.send(k, x, y)
+            g = ports.gradients_in.receive(k)
+            if g is None:
+                return  # the first gradient has not come down this far
+            self._start()
+            r, source = stage.backward(x, g), g
+            self._stop()
+        if ports.gradients_out is not None and r is not None:
+            ports.gradients_out.send(k, source, r)
+        if self.reporter.due:
+            self.reporter.gradient_norm = stage.gradient_norm()
+        self._start()
+        stage.update()
+        self._stop()
+
+    def _top_backward(self, k: int, x: Packet) -> Tensor | None:
+        target = self.ports.targets.target(x.frame, k) if self.ports.targets else None
+        self._start()
+        r = self.stage.backward_from_loss(x, target)
+        self._stop()
+        return r
+
+    def _start(self) -> None:
+        self.compute -= time.perf_counter()
+        self.model_cpu -= time.thread_time()
+
+    def _stop(self) -> None:
+        self.compute += time.perf_counter()
+        self.model_cpu += time.thread_time()

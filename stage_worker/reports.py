@@ -1,0 +1,150 @@
+"""What a stage tells the coordinator: progress a few times a second, the end of a phase, a failure.
+
+Reports are PUSHed and never wait: one that does not fit the queue is dropped and counted. The same connection is the
+worker's lifeline: when the coordinator is gone, so is the reason to run.
+"""
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from common.process import complain, exit_now
+from common.wire import encode
+
+if TYPE_CHECKING:
+    from stage_worker.loop import Loop
+
+_QUEUE = 1000  # reports
+_MOST_LOSSES = 4096  # ticks in one report
+
+
+class Reporter:
+    """A stage's voice.
+
+    Attributes:
+        due: a report follows this tick, so what is only measured for reports is measured now.
+        gradient_norm: as measured in a due tick.
+        stop_signal: a signal that this process got and that the coordinator should know of.
+    """
+
+    def __init__(self, address: str, stage: int, every: float = 0.5, each_loss: bool = False) -> None:
+        """Connect to the coordinator. `every` in seconds; `each_loss`: report the loss of every tick."""
+        self.stage, self.every, self.each_loss = stage, every, each_loss
+        self.due = False
+        self.gradient_norm = 0.0
+        self.stop_signal = 0
+        self._dropped = 0
+        self._leaving = False
+        self._context = zmq.Context()  # its own, so that closing it waits for these messages alone
+        self._socket = self._context.socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
+        self._watch_coordinator()
+        self._socket.connect(address)
+        self._losses = torch.zeros(_MOST_LOSSES)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clocks of the next report."""
+        self._ticks = self._losses_held = 0
+        self._started, self._cpu = time.perf_counter(), time.process_time()
+        self._next = self._started + self.every
+
+    def ticked(self, tick: int, loop: "Loop") -> None:
+        """Count a tick; send a report if one is due."""
+        self._ticks += 1
+        if loop.stage.loss is not None:
+            self._losses[self._losses_held] = loop.stage.loss
+            self._losses_held += 1
+        if self.due:
+            self.flush(tick, loop)
+        elif time.perf_counter() >= self._next or self._losses_held == _MOST_LOSSES - 1:
+            self.due = True
+
+    def flush(self, tick: int, loop: "Loop") -> None:
+        """Report what happened since the last report, and zero the counters."""
+        if self._ticks:
+            self.send("progress", **self._summary(tick, loop))
+        _zero(loop)
+        self.due = False
+        self.tell_signal()
+        self.begin()
+
+    def tell_signal(self) -> None:
+        """Pass on that somebody asked this process to stop."""
+        if self.stop_signal:
+            self.send("signal", signal=self.stop_signal)
+            self.stop_signal = 0
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send a report; drop and count it if the coordinator does not keep up."""
+        try:
+            message = {"kind": kind, "stage": self.stage, "dropped": self._dropped, **fields}
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            self._dropped += 1
+
+    def leave(self, linger: float = 2.0) -> None:
+        """Close the connection on purpose; what was sent gets `linger` seconds to arrive."""
+        self._leaving = True
+        self._socket.disable_monitor()
+        self._socket.close(int(linger * 1000))
+        self._context.term()
+
+    def _summary(self, tick: int, loop: "Loop") -> dict[str, Any]:
+        stage, ports = loop.stage, loop.ports
+        receive_wait = sum(port.waited for port in ports.receivers)
+        summary = {
+            "tick": tick,
+            "ticks": self._ticks,
+            "seconds": time.perf_counter() - self._started,
+            "cpu_seconds": time.process_time() - self._cpu,
+            "compute_seconds": loop.compute,
+            "model_cpu_seconds": loop.model_cpu,
+            "receive_wait_seconds": receive_wait,
+            "send_wait_seconds": sum(port.waited for port in ports.senders),
+            "data_wait_seconds": ports.data_wait,
+            "bytes": sum(port.bytes for port in ports.senders),
+            "rows": stage.rows,
+            "gated": stage.gated,
+            "gradient_norm": self.gradient_norm,
+        }
+        if self._losses_held:  # only the top stage has a loss; the others report none
+            losses = self._losses[: self._losses_held]
+            summary |= {"loss": float(losses.mean()), "losses_held": self._losses_held, "correct": int(stage.correct)}
+            if self.each_loss:
+                summary["losses"] = losses.tolist()
+        return summary
+
+    def _watch_coordinator(self) -> None:
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)
+        threading.Thread(target=self._die_with_coordinator, args=(monitor,), name="lifeline", daemon=True).start()
+
+    def _die_with_coordinator(self, monitor: "zmq.Socket[bytes]") -> None:
+        try:
+            recv_monitor_message(monitor)
+        except zmq.ContextTerminated:
+            pass  # closed on purpose
+        finally:
+            monitor.close(0)
+        if not self._leaving:
+            complain(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so this stage ends too")
+            exit_now(1)
+
+
+def _zero(loop: "Loop") -> None:
+    stage, ports = loop.stage, loop.ports
+    loop.compute = loop.model_cpu = 0.0
+    ports.inputs.waited = 0.0
+    for port in (*ports.senders, *ports.receivers):
+        port.waited = 0.0
+    for sender in ports.senders:
+        sender.bytes = 0
+    stage.rows = stage.gated = 0
+    stage.correct.zero_()
+    if ports.targets:
+        ports.targets.waited = 0.0
