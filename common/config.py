@@ -38,7 +38,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _resize_covers_the_crop(self) -> "Data":
         if self.resize is not None and self.resize < self.size:
-            raise ValueError(f"data.resize = {self.resize} is smaller than data.size = {self.size}: make it at least as large")
+            raise ValueError(
+                f"data.resize = {self.resize} is smaller than data.size = {self.size}: make it at least as large"
+            )
         return self
 
     @property

@@ -26,7 +26,6 @@ from common.errors import ConfigError, PeerError, SidewaysError
 from common.group import stage_name
 from common.partition import BlockCost
 
-
 _POLL = 0.005  # seconds
 
 
@@ -51,7 +50,7 @@ class Addresses:
 class Scores:
     """An evaluation's sums: per clip the sum over its frames of the softmax, or of the squared error.
 
-    clips int64 [n]; labels int64 [n]; frames int64 [n]; sums float64 [n, classes], or [n, 1] for the mean squared error.
+    clips, labels, frames: int64 [n]; sums: float64 [n, classes], or [n, 1] for the mean squared error.
     """
 
     clips: Tensor

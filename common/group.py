@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import rpc
 
 from common.errors import PeerError, SidewaysError
@@ -42,11 +43,11 @@ class Membership:
     local_stage: int  # number of this stage among those of its host; -1 for the coordinator
     local_stages: int  # stage workers on this host
     own_devices: bool  # every stage of the run has a CUDA device of its own
-    store: dist.Store
+    store: Store
 
 
 def join(role: Role) -> Membership:
-    """Meet the other processes of the run. Raises SidewaysError when the launcher's environment or a peer is missing."""
+    """Meet the other processes of the run. Raises SidewaysError when the launcher or a peer is missing."""
     rank, world, store = _connect()
     host, devices = socket.gethostname(), torch.cuda.device_count()
     store.set(f"member/{rank}", f"{role} {devices} {host}")
@@ -54,8 +55,8 @@ def join(role: Role) -> Membership:
     coordinators = [other for other, member in enumerate(members) if member[0] == "coordinator"]
     if len(coordinators) != 1 or world < 2:
         raise SidewaysError(
-            f"{world} processes joined, {len(coordinators)} of them as coordinator: a run needs exactly one coordinator "
-            f"and at least one stage worker (torchrun --nproc-per-node STAGES+1, see the README)"
+            f"{world} processes joined, {len(coordinators)} of them as coordinator: a run needs exactly one "
+            f"coordinator and at least one stage worker (torchrun --nproc-per-node STAGES+1, see the README)"
         )
     stage_ranks = [other for other, member in enumerate(members) if member[0] == "stage"]
     local = [other for other in stage_ranks if members[other][2] == host]
@@ -74,7 +75,7 @@ def join(role: Role) -> Membership:
     )
 
 
-def _member(store: dist.Store, rank: int) -> tuple[str, str, str]:
+def _member(store: Store, rank: int) -> tuple[str, str, str]:
     try:
         role, devices, host = store.get(f"member/{rank}").decode().split(" ", 2)
     except (dist.DistError, RuntimeError) as error:
@@ -85,7 +86,7 @@ def _member(store: dist.Store, rank: int) -> tuple[str, str, str]:
     return role, devices, host
 
 
-def _connect() -> tuple[int, int, dist.Store]:
+def _connect() -> tuple[int, int, Store]:
     """The store that the launcher announces in the environment, under a name of this attempt."""
     try:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -99,14 +100,13 @@ def _connect() -> tuple[int, int, dist.Store]:
     if loopback:  # torch's own sockets would otherwise listen on the address of the host's name
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("TP_SOCKET_IFNAME", "lo")
-    listener = {"master_listen_fd": _listen(address, port)} if serves and loopback else {}
+    listener = _listen(address, port) if serves and loopback else None
+    limit = timedelta(seconds=JOIN_DEADLINE)
     try:
-        store = dist.TCPStore(
-            address, port, world, serves, timedelta(seconds=JOIN_DEADLINE), multi_tenant=True, **listener
-        )
+        store = TCPStore(address, port, world, serves, limit, multi_tenant=True, master_listen_fd=listener)
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(f"cannot reach the launcher's store at {address}:{port}: {error}") from error
-    return rank, world, dist.PrefixStore(f"sideways/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return rank, world, PrefixStore(f"sideways/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _is_loopback(address: str) -> bool:
@@ -153,7 +153,7 @@ class Groups:
 def start_groups(me: Membership, backend: Literal["gloo", "nccl"]) -> Groups:
     """Form the stages' groups; a stage's rank in them is its number."""
     limit = timedelta(seconds=JOIN_DEADLINE)
-    store = dist.PrefixStore("tensors", me.store)
+    store = PrefixStore("tensors", me.store)
     dist.init_process_group(backend, store=store, rank=me.stage, world_size=me.stages, timeout=limit)
     everyone = list(range(me.stages))
     groups = [dist.new_group(everyone, timeout=limit, backend=backend) for _ in range(2)]

@@ -24,7 +24,7 @@ class Packet:
 
     Attributes:
         buffer: uint8, what the wire carries. On `wire` (the host for gloo, the device for NCCL).
-        tensor: `shape` of `dtype` on `compute`: the activation or gradient, one row a slot. On the CPU a view of `buffer`.
+        tensor: the activation or gradient, one row a slot, on `compute`. On the CPU a view of `buffer`.
         clips, labels: int64 arrays of one entry a row, on the host.
     """
 

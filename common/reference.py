@@ -1,4 +1,4 @@
-"""All stages in one process, one tick of delay between them: the oracle that the distributed run must equal bit for bit.
+"""All stages in one process, one tick of delay between them: what the distributed run must equal bit for bit.
 
 It runs the workers' own `Stage` and `Packet`; only the transport is missing: what a stage packs at tick k into the
 packets of parity k % 2 its neighbours read at tick k + 1.

@@ -159,4 +159,4 @@ def _forbid_in_place_on_input(blocks: nn.Module) -> None:
     """A stage's input is a leaf in a receive buffer: its first layer may not write there (ReLU(inplace=True))."""
     first = next((module for module in blocks.modules() if not list(module.children())), None)
     if getattr(first, "inplace", False):
-        first.inplace = False  # type: ignore[union-attr, assignment]
+        first.inplace = False  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Messages over ZeroMQ: the envelope of a frame batch to stage 0, reports to the coordinator. msgpack, read strictly."""
+"""Messages over ZeroMQ, in msgpack, read strictly: the envelope of a frame batch, reports to the coordinator."""
 
 from typing import Any
 
@@ -52,7 +52,9 @@ def decode(data: bytes | memoryview) -> dict[str, Any]:
     try:
         message = msgpack.unpackb(data, strict_map_key=True)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise PeerError(f"a message of {size} bytes is not msgpack ({error}): is something else sending here?") from error
+        raise PeerError(
+            f"a message of {size} bytes is not msgpack ({error}): is something else sending here?"
+        ) from error
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
         raise PeerError(f"a message of {size} bytes is no map with names for keys: is something else sending here?")
     return message

@@ -45,8 +45,9 @@ def join(
 
         coordinate(load(run_file, settings), str(run_file), as_json)
     else:
-        # a program of its own, whose environment is read before torch is
-        os.execv(sys.executable, [sys.executable, "-m", "stage_worker"])  # noqa: S606
+        # glibc by default gives a tick's large tensors back to the kernel and faults them in again at the next
+        environment = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), **os.environ}
+        os.execve(sys.executable, [sys.executable, "-m", "stage_worker"], environment)  # noqa: S606
 
 
 @app.command()

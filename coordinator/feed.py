@@ -1,12 +1,13 @@
 """Frames into the pipeline: one batch a tick to stage 0, and, for frame-sized targets, the same batch to the top stage.
 
-    consumes   batches that the slots have decoded ahead
-    produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH
-    waits for  room in the socket's queue; unblocked by stage 0's ticks: a slow pipeline slows the reader
+consumes   batches that the slots have decoded ahead
+produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH
+waits for  room in the socket's queue; unblocked by stage 0's ticks: a slow pipeline slows the reader
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import zmq
@@ -40,7 +41,7 @@ class Feeder:
 
     def push(self, phase: int, frame: int, last: bool, batch: Batch) -> None:
         """Send a batch. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
-        parts = [encode_frames(phase, frame, last, batch.clips, batch.labels), batch.frames]
+        parts: Sequence[Any] = [encode_frames(phase, frame, last, batch.clips, batch.labels), batch.frames]
         self._send(self._frames, parts, f"stage 0 has taken no frame since frame {frame - 1}")
         if self._targets is not None:
             self._send(self._targets, parts, f"the top stage has taken no target since frame {frame - 1}")
@@ -51,7 +52,7 @@ class Feeder:
             if socket is not None:
                 socket.close(0)
 
-    def _send(self, socket: "zmq.Socket[bytes]", parts: list[object], complaint: str) -> None:
+    def _send(self, socket: "zmq.Socket[bytes]", parts: Sequence[Any], complaint: str) -> None:
         start = time.monotonic()
         while True:
             try:
@@ -64,7 +65,7 @@ class Feeder:
 
 
 def _connect(address: str) -> "zmq.Socket[bytes]":
-    socket = zmq.Context.instance().socket(zmq.PUSH)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     socket.setsockopt(zmq.SNDHWM, _QUEUE)
     socket.setsockopt(zmq.SNDTIMEO, _RETRY_MS)
     socket.connect(address)

@@ -1,7 +1,7 @@
 """The coordinator of a run: reads the video, feeds the pipeline, watches it, keeps what it learnt.
 
     video files ─► slots ─► feeder ──frames──► stage 0 ⇄ … ⇄ stage D-1
-                              └─────targets (autoencoding)─────┘      all ──reports──► inbox ─► totals ─► display, record
+                              └─────targets (autoencoding)─────┘      all ──reports──► inbox ─► display, record
 
     training loop    consumes   decoded batches; reports
                      produces   one frame batch a tick

@@ -1,4 +1,4 @@
-"""Draw scikit-learn's handwritten digits moving and bouncing into h264 videos: OUT/train/<digit>/… and OUT/val/<digit>/…
+"""Draw scikit-learn's handwritten digits moving and bouncing into h264 videos: OUT/train/<digit>/…, OUT/val/<digit>/…
 
     python examples/make_digits.py data/digits
 
@@ -63,7 +63,7 @@ def draw(image: NDArray[np.float64], path: Path, seed: int) -> None:
         for _ in range(int(random.integers(32, 65))):
             canvas = Image.new("L", (CANVAS, CANVAS))
             turned = digit.rotate(angle, Image.Resampling.BICUBIC)
-            canvas.paste(turned, tuple(int(round(x)) for x in position))
+            canvas.paste(turned, tuple(round(x) for x in position))
             container.mux(stream.encode(av.VideoFrame.from_image(canvas.convert("RGB"))))
             angle = float(np.clip(angle + turning, -20, 20))
             position += velocity

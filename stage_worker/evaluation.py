@@ -1,8 +1,8 @@
 """Evaluation in a stage: frames go forward through the same pipeline, weights frozen, nothing comes back.
 
-    consumes   x from the stage below (stage 0: the coordinator's frames), until the frame marked as the last
-    produces   y for the stage above; in the top stage sums per clip
-    waits for  the stage below only
+consumes   x from the stage below (stage 0: the coordinator's frames), until the frame marked as the last
+produces   y for the stage above; in the top stage sums per clip
+waits for  the stage below only
 """
 
 import torch

@@ -30,11 +30,11 @@ class Inlet:
         """`queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s."""
         self._shape, self._what, self._deadline = tuple(shape), what, deadline
         self._size = torch.Size(shape).numel()
-        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, queue)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_message)
         self._socket.setsockopt(zmq.RCVTIMEO, int(deadline * 1000))
-        port = self._socket.bind_to_random_port(f"tcp://{host}")
+        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
 
     def take(self, tick: int, due: tuple[int, int]) -> tuple[Envelope, Tensor, float]:
@@ -47,8 +47,8 @@ class Inlet:
             parts = self._socket.recv_multipart(copy=False)
         except zmq.Again:
             raise PeerError(
-                f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the reader stuck "
-                f"on a slow disk or stream? Raise network.deadline if that is expected"
+                f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the reader "
+                f"stuck on a slow disk or stream? Raise network.deadline if that is expected"
             ) from None
         waited = time.perf_counter() - start
         if len(parts) != 2 or len(parts[1]) != self._size:
@@ -63,8 +63,8 @@ class Inlet:
         envelope = Envelope(parts[0].buffer, self._shape[0])
         if (envelope.phase, envelope.frame) != due:
             raise PeerError(
-                f"{self._what}, tick {tick}: frame {envelope.frame} of phase {envelope.phase} came where frame {due[1]} "
-                f"of phase {due[0]} was due: a message was lost, start the run again"
+                f"{self._what}, tick {tick}: frame {envelope.frame} of phase {envelope.phase} came where frame "
+                f"{due[1]} of phase {due[0]} was due: a message was lost, start the run again"
             )
         return envelope, frames, waited
 

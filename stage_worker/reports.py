@@ -98,7 +98,7 @@ class Reporter:
     def _summary(self, tick: int, loop: "Loop") -> dict[str, Any]:
         stage, ports = loop.stage, loop.ports
         receive_wait = sum(port.waited for port in ports.receivers)
-        summary = {
+        summary: dict[str, Any] = {
             "tick": tick,
             "ticks": self._ticks,
             "seconds": time.perf_counter() - self._started,
@@ -140,10 +140,10 @@ def _zero(loop: "Loop") -> None:
     stage, ports = loop.stage, loop.ports
     loop.compute = loop.model_cpu = 0.0
     ports.inputs.waited = 0.0
-    for port in (*ports.senders, *ports.receivers):
-        port.waited = 0.0
+    for receiver in ports.receivers:
+        receiver.waited = 0.0
     for sender in ports.senders:
-        sender.bytes = 0
+        sender.waited, sender.bytes = 0.0, 0
     stage.rows = stage.gated = 0
     stage.correct.zero_()
     if ports.targets:

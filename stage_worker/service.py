@@ -102,9 +102,7 @@ class StageService:
             agree(self._groups.forward, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.loop = Loop(self.stage, self._training_ports(), self.reporter, config.network.overlap)
-        return Addresses(
-            self.frames[1].address if self.frames else "", self.targets[1].address if self.targets else ""
-        )
+        return Addresses(self.frames[1].address if self.frames else "", self.targets[1].address if self.targets else "")
 
     def do_train(self, first: int, last: int) -> None:
         """Run the ticks first … last - 1."""
@@ -167,7 +165,7 @@ class StageService:
         shape = torch.Size(_frame_shape(self._config))
         if self._gives[0] != shape:
             raise ConfigError(
-                f"task = \"autoencode\" compares the model's output with the frame, but the output is "
+                f'task = "autoencode" compares the model\'s output with the frame, but the output is '
                 f"{list(self._gives[0])} and the frame {list(shape)}: change the model or data.size"
             )
         # targets wait here while their frames climb: D of them, and the frames under way to stage 0
@@ -201,7 +199,9 @@ class StageService:
         return Receiver(self._peer(way, neighbour, evaluation), self._packets(way, neighbour), first_tick)
 
     def _sender(self, way: str, neighbour: int, evaluation: bool = False) -> Sender:
-        return Sender(self._peer(way, neighbour, evaluation), self._packets(way, neighbour), self._config.network.overlap)
+        return Sender(
+            self._peer(way, neighbour, evaluation), self._packets(way, neighbour), self._config.network.overlap
+        )
 
     def _peer(self, way: str, neighbour: int, evaluation: bool) -> Peer:
         assert self._groups is not None
@@ -222,5 +222,3 @@ class StageService:
 def _frame_shape(config: Config) -> tuple[int, int, int, int]:
     data = config.data
     return data.slots, data.channels, data.size, data.size
-
-

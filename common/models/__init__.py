@@ -62,7 +62,7 @@ def _factory(name: str) -> Callable[..., Any]:
     file, colon, attribute = name.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise ConfigError(
-            f"model = {name!r} is unknown. Allowed: {', '.join(_ZOO)}, or path/to/file.py:factory for a model of your own"
+            f"model = {name!r} is unknown. Allowed: {', '.join(_ZOO)}, or path/to/file.py:factory for your own"
         )
     path = Path(file).resolve()
     spec = importlib.util.spec_from_file_location(f"sideways_user_{path.stem}", path)

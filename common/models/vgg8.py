@@ -1,4 +1,4 @@
-"""A plain convolutional network of 8 weight layers, in the manner of the paper's VGG-8: no skips, strides for pooling."""
+"""A plain convolutional network of 8 weight layers, in the manner of the paper's VGG-8: strides instead of pooling."""
 
 from collections import OrderedDict
 from typing import Literal

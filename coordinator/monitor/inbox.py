@@ -27,10 +27,10 @@ class Inbox:
         self._failure: str | None = None
         self._heard = time.monotonic()
         self._leaving = False
-        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        port = self._socket.bind_to_random_port(f"tcp://{host}")
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
 
     def expect_done(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import DataError
@@ -33,10 +34,14 @@ def read(path: Path, stride: int, short_side: int, channels: int) -> Iterator[Te
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _pixels(frame: av.VideoFrame, short_side: int, channels: int) -> np.ndarray:  # type: ignore[type-arg]
+def _pixels(frame: av.VideoFrame, short_side: int, channels: int) -> NDArray[np.uint8]:
     """[channels, height, width] uint8."""
     scale = short_side / min(frame.width, frame.height)
     width, height = (max(short_side, round(side * scale)) for side in (frame.width, frame.height))
     kind = "gray" if channels == 1 else "rgb24"
-    pixels = frame.reformat(width=width, height=height, format=kind, interpolation="AREA").to_ndarray()
+    pixels = (
+        frame.reformat(width=width, height=height, format=kind, interpolation="AREA")
+        .to_ndarray()
+        .astype(np.uint8, copy=False)
+    )
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

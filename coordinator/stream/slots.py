@@ -126,7 +126,9 @@ class Slots:
                 yield chunk
             failures = 0 if played else failures + 1
             if failures >= len(self._list.clips):
-                raise DataError(f"not one of the {failures} clips could be decoded; the last: {self.mishaps.reasons[-1:]}")
+                raise DataError(
+                    f"not one of the {failures} clips could be decoded; the last: {self.mishaps.reasons[-1:]}"
+                )
             if 0 < played <= self._mismatch:
                 self.mishaps.add("short", str(clip.path))
 
@@ -164,7 +166,9 @@ class _Slot:
         try:
             self._chunk = self._next.result(patience)
         except TimeoutError:
-            raise DataError(f"a clip took longer than {patience:g} s to decode: is the disk or the stream stuck?") from None
+            raise DataError(
+                f"a clip took longer than {patience:g} s to decode: is the disk or the stream stuck?"
+            ) from None
         self._position = 0
         self._next = self._pool.submit(next, self._chunks, None) if self._chunk is not None else None
         return self._chunk

@@ -1,0 +1,37 @@
+# Two commands on a machine with python3.11 and make: `make train` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: help train test lint bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples,dev]'
+	@touch $@
+
+train: $(READY)  ## train four stage workers on moving handwritten digits; ARGS='--json --set seed=1' passes options on
+	@$(BIN)/python examples/make_digits.py data/digits
+	@$(BIN)/sideways train examples/digits.toml $(ARGS)
+
+test: $(READY)  ## every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
+	$(BIN)/python benchmarks/tick.py $(ARGS)
+
+clean:  ## remove the virtual environment, caches, drawn data and runs
+	rm -rf $(VENV) data runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
