@@ -77,7 +77,7 @@ class Packet:
         """Take `tensor`, computed at `tick` from `source`, whose rows it belongs to."""
         self.head[:] = source.head
         self.head[_TICK] = tick
-        self.tensor.copy_(tensor)
+        self.tensor.copy_(tensor.detach())  # undetached, the packet would hold the graph of every tick
 
     def depart(self) -> None:
         """Make `buffer` hold what `tensor` and the header say (nothing to do on the CPU)."""

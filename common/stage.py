@@ -76,6 +76,7 @@ class Stage:
 
     def forward(self, x: Packet) -> Tensor:
         """y(k) from x(k), keeping the graph of this one tick. x: [rows, …] → [rows, …]."""
+        self._output = None  # while there is no gradient yet, the last tick's graph is still here: it goes first
         self._input = x.tensor.detach()
         if not self.is_first:
             self._input.requires_grad_()

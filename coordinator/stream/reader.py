@@ -39,9 +39,6 @@ def _pixels(frame: av.VideoFrame, short_side: int, channels: int) -> NDArray[np.
     scale = short_side / min(frame.width, frame.height)
     width, height = (max(short_side, round(side * scale)) for side in (frame.width, frame.height))
     kind = "gray" if channels == 1 else "rgb24"
-    pixels = (
-        frame.reformat(width=width, height=height, format=kind, interpolation="AREA")
-        .to_ndarray()
-        .astype(np.uint8, copy=False)
-    )
+    resized = frame.reformat(width=width, height=height, format=kind, interpolation="AREA")
+    pixels = resized.to_ndarray().astype(np.uint8, copy=False)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

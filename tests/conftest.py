@@ -1,0 +1,99 @@
+"""Fixtures for all tests: small real videos made here, and no process left behind."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+import torch
+
+MakeClip = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tests compare bits with workers that have one thread each."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers() -> Iterator[None]:
+    """Fail if a test leaves a process of ours running: anything started below this one, or adopted since."""
+    before = _ours()
+    yield
+    end = time.monotonic() + 5
+    while (left := _ours() - before) and time.monotonic() < end:
+        time.sleep(0.1)
+    described = {pid: _command(pid) for pid in left}
+    for pid in left:
+        if psutil.pid_exists(pid):
+            psutil.Process(pid).kill()
+    assert not left, f"processes left behind: {described}"
+
+
+def _ours() -> set[int]:
+    """Children of this process, and any worker of a run that has lost its parents."""
+    pids = {child.pid for child in psutil.Process().children(recursive=True)}
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        mine = os.environ.get("SIDEWAYS_TEST", "-") in _environment(process.info["pid"])
+        if mine and ("stage_worker" in command or "coordinator" in command):
+            pids.add(process.info["pid"])
+    return pids - {os.getpid()}
+
+
+def _environment(pid: int) -> str:
+    try:
+        return psutil.Process(pid).environ().get("SIDEWAYS_TEST", "")
+    except psutil.Error:
+        return ""
+
+
+def _command(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return "?"
+
+
+os.environ["SIDEWAYS_TEST"] = f"pytest-{os.getpid()}"  # inherited by all that the tests start
+
+
+def write_clip(
+    path: Path, frames: int, size: tuple[int, int] = (24, 20), seed: int = 0, codec: str = "libx264", rate: int = 25
+) -> Path:
+    """A real video of a smoothly moving bright square on a coloured ground. `size` is (width, height)."""
+    width, height = size
+    random = np.random.default_rng(seed)
+    ground = random.integers(0, 120, 3)
+    x, y, dx, dy = *random.uniform(0, 8, 2), *random.uniform(-1, 1, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for _ in range(frames):
+            picture = np.empty((height, width, 3), np.uint8)
+            picture[:] = ground
+            left, top = int(x) % (width - 6), int(y) % (height - 6)
+            picture[top : top + 6, left : left + 6] = 230
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            x, y = x + dx, y + dy
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders, train and val, of three classes; clips of 5 to 40 frames."""
+    root = tmp_path_factory.mktemp("videos")
+    lengths = iter([5, 17, 31, 8, 23, 40, 12, 9, 26])
+    for label, name in enumerate(("ant", "bee", "cat")):
+        for number in range(3):
+            write_clip(root / "train" / name / f"{number}.mp4", next(lengths), seed=10 * label + number)
+        for number in range(2):
+            write_clip(root / "val" / name / f"{number}.mp4", 7 + 6 * number + label, seed=100 + 10 * label + number)
+    return root

@@ -1,0 +1,179 @@
+"""What several tests need: a run's settings, the reference on a run's own data, `sideways` in a subprocess."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import Config, parse
+from common.models import build, part
+from common.packet import Packet, normalise
+from common.reference import Reference
+from common.stage import Stage
+from coordinator.feed import Batch
+from coordinator.stream.clips import find
+from coordinator.stream.slots import Slots
+
+SPLITS = {1: [8], 2: [3, 5], 3: [2, 3, 3], 4: [2, 2, 2, 2], 5: [2, 2, 2, 1, 1]}
+
+
+def settings(videos: Path, **changes: Any) -> dict[str, Any]:
+    """A small run on the test videos. Keys of `changes` are written section__key."""
+    tree: dict[str, Any] = {
+        "model": "vgg8",
+        "model_args": {"width": 4},
+        "stages": 2,
+        "ticks": 200,
+        "device": "cpu",
+        "threads": 1,
+        "seed": 3,
+        "data": {"train": str(videos / "train"), "slots": 3, "size": 16, "flip": 0.5},
+        "optimiser": {"lr": 3e-3},
+        "report": {"losses": True, "every": 0.2},
+        "network": {"deadline": 20},
+    }
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    if tree["model"] in ("vgg8", "autoencoder"):
+        tree.setdefault("split", SPLITS[tree["stages"]])
+    return tree
+
+
+def config_of(videos: Path, **changes: Any) -> Config:
+    """The same, validated."""
+    return parse(settings(videos, **changes), "test")
+
+
+def frame_shape(config: Config) -> tuple[int, int, int, int]:
+    """[slots, channels, size, size]."""
+    data = config.data
+    return data.slots, data.channels, data.size, data.size
+
+
+def stages_of(config: Config, classes: int) -> list[Stage]:
+    """Every stage of a run, as the workers build them."""
+    model = build(config, classes)
+    assert config.split is not None
+    return [
+        Stage(part(model, config.split, i), i, config.stages, config.task, config.rule, config.optimiser)
+        for i in range(config.stages)
+    ]
+
+
+def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and final parameters of the one-process reference on the run's own frames."""
+    clips = find(config.data.train, config.data.train_include, config.data.stride)
+    shape = frame_shape(config)
+    slots, batch, packet = Slots(clips.clips, config.data, config.seed, train=True), Batch(shape), Packet(shape)
+    reference = Reference(stages_of(config, len(clips.classes)), shape)
+    losses = []
+    assert config.ticks is not None
+    for tick in range(config.ticks):
+        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        packet.label(tick - 1, tick)
+        packet.clips[:], packet.labels[:] = batch.clips, batch.labels
+        normalise(packet.tensor, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
+        loss = reference.tick(packet, packet.tensor if config.task == "autoencode" else None)
+        if loss is not None:
+            losses.append(float(loss))
+    slots.close()
+    return losses, {name: value for stage in reference.stages for name, value in stage.blocks.state_dict().items()}
+
+
+def write_run_file(path: Path, tree: dict[str, Any]) -> Path:
+    """Write settings as TOML."""
+    import tomli_w
+
+    path.write_text(tomli_w.dumps(tree))
+    return path
+
+
+def sideways(*arguments: str | Path, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    command = [sys.executable, "-m", "coordinator", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment())
+
+
+def environment() -> dict[str, str]:
+    """The environment for a run started by a test, from any working directory."""
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": root, "COLUMNS": "140"}
+
+
+class Background:
+    """`sideways train` in the background, to be disturbed."""
+
+    def __init__(self, run_file: Path, *arguments: str) -> None:
+        self.folder = run_file.parent
+        self.log = open(self.folder / "log", "w+")  # noqa: SIM115
+        command = [sys.executable, "-m", "coordinator", "train", str(run_file), *arguments]
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT, env=environment()
+        )
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
+        files = list(self.folder.glob("runs/*/metrics.jsonl"))
+        if not files:
+            return []
+        complete = [text for text in files[0].read_text().splitlines(keepends=True) if text.endswith("\n")]
+        return [json.loads(text) for text in complete]
+
+    def wait_for_tick(self, tick: int, timeout: float = 60) -> None:
+        """Wait until a stage has reported `tick`."""
+        end = time.monotonic() + timeout
+        while not any(line.get("tick", -1) >= tick for line in self.metrics()):
+            assert self.process.poll() is None, f"ended early with {self.process.returncode}:\n{self.output()}"
+            assert time.monotonic() < end, f"tick {tick} was not reached:\n{self.output()}"
+            time.sleep(0.05)
+
+    def members(self) -> dict[str, int]:
+        """Process ids: coordinator, and stage0 … by rank."""
+        import psutil
+
+        pids = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            rank = int(child.environ()["RANK"])
+            pids["coordinator" if rank == 0 else f"stage{rank - 1}"] = child.pid
+        return pids
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the launcher."""
+        self.process.send_signal(number)
+
+    def end(self, timeout: float) -> int:
+        """Wait for the launcher's end. Returns its exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"still running after {timeout} s:\n{self.output()}") from None
+
+    def output(self) -> str:
+        """All that was printed so far."""
+        self.log.flush()
+        return (self.folder / "log").read_text()
+
+
+def gone(pids: Sequence[int], timeout: float) -> bool:
+    """Whether all processes end within `timeout` seconds."""
+    import psutil
+
+    end = time.monotonic() + timeout
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
