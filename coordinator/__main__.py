@@ -63,7 +63,7 @@ def export(
 
 def _join_arguments(run_file: Path, settings: list[str] | None, as_json: bool) -> list[str]:
     overrides = [part for setting in settings or [] for part in ("--set", setting)]
-    return [str(run_file), *overrides, *(["--json"] if as_json else [])]
+    return ["-m", "coordinator", "join", str(run_file), *overrides, *(["--json"] if as_json else [])]
 
 
 def main() -> NoReturn:

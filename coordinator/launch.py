@@ -15,7 +15,7 @@ from common.process import complain
 
 
 def launch(stages: int, arguments: list[str]) -> int:
-    """Run `sideways join *arguments` in stages + 1 processes. Returns the exit code of the run.
+    """Run `python *arguments` in stages + 1 processes, of which rank 0 coordinates. Returns the exit code of the run.
 
     The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
     """
@@ -36,7 +36,7 @@ def launch(stages: int, arguments: list[str]) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "coordinator", "join", *arguments)
+            elastic_launch(config, sys.executable)(*arguments)
         except SignalException as stopped:
             return 128 + stopped.sigval
         except ChildFailedError as failed:

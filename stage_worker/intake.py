@@ -68,6 +68,10 @@ class Inlet:
             )
         return envelope, frames, waited
 
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close(0)
+
 
 class FrameIntake:
     """Stage 0's source of inputs."""

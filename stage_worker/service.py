@@ -16,7 +16,7 @@ from common import partition
 from common.config import Config, share_of_threads
 from common.control import Addresses, Plan, Scores
 from common.errors import ConfigError, PeerError
-from common.group import Membership, start_groups
+from common.group import Groups, Membership, start_groups
 from common.models import activation_shapes, build, part
 from common.packet import Packet
 from common.partition import BlockCost
@@ -38,6 +38,9 @@ class StageService:
         self.me, self.reporter = me, reporter
         self.loop: Loop | None = None
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self.frames: tuple[FrameIntake, Inlet] | None = None
+        self.targets: tuple[TargetIntake, Inlet] | None = None
+        self._groups: Groups | None = None
         self._tally = evaluation.Tally()
         self._quitting = False
 
@@ -83,7 +86,11 @@ class StageService:
         return partition.measure(model, torch.rand(_frame_shape(config), device=device))
 
     def do_configure(self, plan: Plan) -> Addresses:
-        """Build this stage and its edges, and agree with the neighbours on what passes between them."""
+        """Build this stage and its edges, and agree with the neighbours on what passes between them.
+
+        May be called again, for another run with the same processes.
+        """
+        self._close_intakes()
         config, me = plan.config, self.me
         torch.set_num_threads(share_of_threads(config, me.local_stages))
         self._config, self._device_used = config, self._device(config)
@@ -97,8 +104,8 @@ class StageService:
         blocks = parts[me.stage].to(self._device_used)
         self.stage = Stage(blocks, me.stage, me.stages, config.task, config.rule, config.optimiser)
         self.reporter.every, self.reporter.each_loss = config.report.every, config.report.losses
-        self._groups = start_groups(me, backend) if me.stages > 1 else None
-        if self._groups is not None:
+        if me.stages > 1:
+            self._groups = self._groups or start_groups(me, backend)
             agree(self._groups.forward, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.loop = Loop(self.stage, self._training_ports(), self.reporter, config.network.overlap)
@@ -212,6 +219,11 @@ class StageService:
     def _packets(self, way: str, neighbour: int) -> list[Packet]:
         shape, dtype = self._takes if neighbour < self.me.stage else self._gives
         return [Packet(shape, dtype, self._device_used, self._wire) for _ in range(2)]
+
+    def _close_intakes(self) -> None:
+        for intake in (self.frames, self.targets):
+            if intake is not None:
+                intake[1].close()
 
     def _enter_phase(self, phase: int) -> None:
         for intake in (self.frames, self.targets):

@@ -1,43 +1,41 @@
 """Crop and flip by torchvision.transforms.v2, drawn once a clip: redrawn at each frame they would destroy the
-smoothness between frames that Sideways lives on."""
+smoothness between frames that Sideways lives on.
 
-import threading
-from typing import Any
+The draws come from a generator of the clip's own. torchvision's random transforms draw from torch's one global
+generator, which decoding threads would share with each other and with everything else in the process.
+"""
 
-import torch
+from dataclasses import dataclass
+
+import numpy as np
 from torch import Tensor
 
 from common.vision import v2
 
-_drawing = threading.Lock()  # torchvision draws from torch's one global generator
 
-
+@dataclass(frozen=True)
 class Augment:
-    """Training: a random crop and flip. Evaluation: the middle, as it is."""
+    """One clip's choices, applied to any number of its frames. All in pixels."""
 
-    def __init__(self, size: int, flip: float, train: bool) -> None:
-        """`size` in pixels; `flip` is the probability of a mirrored clip."""
-        self._crop = v2.RandomCrop(size) if train else v2.CenterCrop(size)
-        self._flip = flip if train else 0.0
-        self._train = train
-
-    def draw(self, frames: Tensor, seed: int) -> "Draw":
-        """Fix the choices for a clip. `frames` [n, channels, height, width] tells its size; `seed` is the clip's."""
-        if not self._train:
-            return Draw(self._crop, None, False)
-        with _drawing, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            parameters = self._crop.make_params([frames])
-            return Draw(self._crop, parameters, bool(torch.rand(()) < self._flip))
-
-
-class Draw:
-    """One clip's choices, applied to any number of its frames."""
-
-    def __init__(self, crop: v2.Transform, parameters: dict[str, Any] | None, mirrored: bool) -> None:
-        self._crop, self._parameters, self._mirrored = crop, parameters, mirrored
+    top: int
+    left: int
+    size: int
+    mirrored: bool
 
     def __call__(self, frames: Tensor) -> Tensor:
         """uint8 [n, channels, height, width] → uint8 [n, channels, size, size]."""
-        cropped = self._crop(frames) if self._parameters is None else self._crop.transform(frames, self._parameters)
-        return v2.functional.horizontal_flip(cropped) if self._mirrored else cropped
+        cropped = v2.functional.crop(frames, self.top, self.left, self.size, self.size)
+        return v2.functional.horizontal_flip(cropped) if self.mirrored else cropped
+
+
+def draw(frames: Tensor, size: int, flip: float, random: np.random.Generator) -> Augment:
+    """A random crop, and a mirrored clip with probability `flip`. `frames` tells the clip's height and width."""
+    height, width = frames.shape[-2:]
+    top, left = random.integers(0, height - size + 1), random.integers(0, width - size + 1)
+    return Augment(int(top), int(left), size, bool(random.random() < flip))
+
+
+def middle(frames: Tensor, size: int) -> Augment:
+    """The middle of the frames as it is, for evaluation."""
+    height, width = frames.shape[-2:]
+    return Augment((height - size) // 2, (width - size) // 2, size, mirrored=False)

@@ -14,10 +14,11 @@ from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from common.config import Data
 from common.errors import DataError
-from coordinator.stream.augment import Augment
+from coordinator.stream.augment import Augment, draw, middle
 from coordinator.stream.clips import Clip
 from coordinator.stream.reader import read
 
@@ -82,7 +83,6 @@ class Slots:
         self.mishaps = Mishaps()
         self._list = PlayList(clips, seed, endless=train)
         self._data, self._seed, self._mismatch, self._patience = data, seed, mismatch, patience
-        self._augment = Augment(data.size, data.flip, train)
         self._pool = ThreadPoolExecutor(data.threads, thread_name_prefix="decode")
         self._slots = [_Slot(self._pool, self._chunks(slot)) for slot in range(data.slots)]
 
@@ -133,19 +133,20 @@ class Slots:
                 self.mishaps.add("short", str(clip.path))
 
     def _play(self, number: int, clip: Clip) -> Iterator[Chunk]:
-        data, draw, played = self._data, None, False
+        data, augment, played = self._data, None, False
         try:
             for frames in read(clip.path, data.stride, data.short_side, data.channels):
-                draw = draw or self._augment.draw(frames, _seed_of(self._seed, number))
-                yield Chunk(number, clip.label, draw(frames).contiguous().numpy())
+                augment = augment or self._augment(frames, number)
+                yield Chunk(number, clip.label, augment(frames).contiguous().numpy())
                 played = True
         except DataError as error:
             self.mishaps.add("broken" if played else "skipped", str(error))
 
-
-def _seed_of(seed: int, number: int) -> int:
-    """A seed for one entry of the play list, unlike its neighbours'."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    def _augment(self, frames: Tensor, number: int) -> Augment:
+        """The choices for one entry of the play list: fixed by the seed and its number."""
+        if not self._list.endless:
+            return middle(frames, self._data.size)
+        return draw(frames, self._data.size, self._data.flip, np.random.default_rng([self._seed, 1, number]))
 
 
 class _Slot:

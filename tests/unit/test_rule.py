@@ -76,7 +76,9 @@ def test_constant_clip_with_frozen_weights_gives_backpropagations_gradient_exact
 
 
 def _take_gradients(stage: Stage, into: dict[int, list[Tensor]]) -> None:
-    into[stage.index] = [parameter.grad.clone() for parameter in stage.blocks.parameters() if parameter.grad is not None]
+    into[stage.index] = [
+        parameter.grad.clone() for parameter in stage.blocks.parameters() if parameter.grad is not None
+    ]
     stage.blocks.zero_grad(set_to_none=True)
 
 

@@ -1,0 +1,73 @@
+"""A coordinator that puts one set of real stage workers through many small runs, one after another.
+
+Started by the elastic launcher as `-m tests.distributed.driver CASES.json OUT`: rank 0 is this coordinator, the others
+become stage workers. Writes losses and parameters of each case into OUT. Only the command line and the display are
+left out; configuring, feeding, ticking, reporting and exporting are the product's.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch.distributed import rpc
+
+from common.config import Config, parse
+from common.control import Plan, Stages
+from common.group import join, start_rpc
+from common.process import exit_now
+from coordinator.feed import Batch, Feeder
+from coordinator.monitor.inbox import Inbox, Report
+from coordinator.stream.clips import find
+from coordinator.stream.slots import Slots
+from tests.helpers import frame_shape
+
+
+def main() -> None:
+    if os.environ["RANK"] != "0":
+        os.execv(sys.executable, [sys.executable, "-m", "stage_worker"])
+    cases: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
+    out = Path(sys.argv[2])
+    me = join("coordinator")
+    losses: list[float] = []
+
+    def take(report: Report) -> None:
+        losses.extend(report.get("losses", []))
+
+    inbox = Inbox("127.0.0.1", take, lambda number: None)
+    me.store.set("reports", inbox.address)
+    start_rpc(me)
+    stages = Stages(me.stages, 60, inbox.poll)
+    for name, tree in cases.items():
+        losses.clear()
+        run(parse(tree, name), stages, inbox)
+        save_file(stages.export(), out / f"{name}.safetensors")
+        (out / f"{name}.json").write_text(json.dumps(losses))
+    inbox.leave()
+    stages.quit()
+    rpc.shutdown(graceful=True, timeout=10)
+    exit_now(0)
+
+
+def run(config: Config, stages: Stages, inbox: Inbox) -> None:
+    clips = find(config.data.train, config.data.train_include, config.data.stride)
+    assert config.split is not None
+    assert config.ticks is not None
+    addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split)))
+    slots, feeder, batch = Slots(clips.clips, config.data, config.seed, True), Feeder(addresses, 60, inbox.poll), None
+    batch = Batch(frame_shape(config))
+    inbox.expect_done()
+    stages.train(0, config.ticks)
+    for tick in range(config.ticks):
+        slots.fill(batch.frames, batch.clips, batch.labels)
+        feeder.push(0, tick, False, batch)
+        inbox.poll()
+    inbox.wait_done(config.stages, 60)
+    slots.close()
+    feeder.close()
+
+
+if __name__ == "__main__":
+    main()
