@@ -38,6 +38,7 @@ def join(
     """Be one process of a run: what torchrun starts, on one machine or several."""
     if role not in ("auto", "coordinator", "stage"):
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings about peers that end
     if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
         if run_file is None:
             raise ConfigError("the coordinator needs a run file: sideways join RUN.toml")

@@ -20,8 +20,6 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
-from torch.distributed import rpc
-
 from common.config import Config
 from common.control import Plan, Stages
 from common.errors import ConfigError, SidewaysError
@@ -34,7 +32,7 @@ from coordinator.evaluate import Evaluation, judge
 from coordinator.feed import Batch, Feeder
 from coordinator.monitor.display import Display
 from coordinator.monitor.inbox import Inbox, Report
-from coordinator.monitor.record import RunDirectory
+from coordinator.monitor.record import MODEL, RunDirectory
 from coordinator.monitor.totals import StageTotals, Totals, line
 from coordinator.stream.clips import Clips, find
 from coordinator.stream.slots import Mishaps, Slots
@@ -87,8 +85,9 @@ class Run:
     def _find_material(self) -> Material:
         data = self.config.data
         mismatch = Schedule(self.config.stages).mismatch(0)
-        train = find(data.train, data.train_include, data.stride, threads=data.threads)
-        val = find(data.val, data.val_include, data.stride, train.classes, data.threads) if data.val else None
+        labelled = self.config.task == "classify"
+        train = find(data.train, data.train_include, data.stride, labelled)
+        val = find(data.val, data.val_include, data.stride, labelled, train.classes) if data.val else None
         for clips in filter(None, (train, val)):
             for text in clips.warnings(mismatch if clips is train else 0):
                 self.display.warn(text)
@@ -128,6 +127,7 @@ class Run:
         while self.tick < self.planned and not self.stop.signal:
             span = self.config.evaluate_every or self.planned
             self._train(min(self.planned, self.tick + span))
+            self._save_model()  # before anything else can go wrong
             if not self.stop.signal:
                 self._evaluate()
         self.display.end()
@@ -197,9 +197,7 @@ class Run:
     # ---- afterwards
 
     def keep(self) -> dict[str, Any]:
-        """Save the model and the summary; let the stages go. Returns the summary."""
-        classes = self.material.train.classes
-        model = self.directory.save_model(self.stages.export(), self.config, classes)
+        """Save the summary, let the stages go. Returns the summary."""
         self.inbox.leave()
         self.stages.quit()
         self.slots.close()
@@ -207,8 +205,12 @@ class Run:
         summary = self._summary()
         self.directory.save_summary(summary)
         self._tell_mishaps()
-        self.display.result({**summary, "model": model})
+        model = self.directory.path / MODEL
+        self.display.result({**summary, "model": model if model.exists() else "none: stopped before the first tick"})
         return summary
+
+    def _save_model(self) -> None:
+        self.directory.save_model(self.stages.export(), self.config, self.material.train.classes)
 
     def _summary(self) -> dict[str, Any]:
         evaluation = self.evaluation or Evaluation(0, 0)
@@ -224,6 +226,8 @@ class Run:
         }
         if self.config.task == "autoencode":
             summary["val_mse"] = evaluation.mse
+        both = filter(None, (self.material.train, self.material.val))
+        summary["unreadable_files"] = sum(len(clips.bad) for clips in both)
         for kind in ("skipped", "broken", "short"):
             summary[f"{kind}_clips"] = sum(getattr(mishaps, kind) for mishaps in self._mishaps)
         return summary
@@ -256,7 +260,6 @@ def main(config: Config, origin: str, as_json: bool) -> None:
             signal.signal(number, stop.note)
         run.train_and_evaluate()
         summary = run.keep()
-        rpc.shutdown(graceful=True, timeout=10)
     except SidewaysError as error:
         complain(str(error))
         exit_now(2 if isinstance(error, ConfigError) else 1)

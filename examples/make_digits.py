@@ -27,15 +27,17 @@ def main() -> int:
     """Make the folder unless it is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    out: Path = parser.parse_args().out
+    parser.add_argument("--images", type=int, help="use only the first so many digits")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
     if out.exists():
         return 0
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     print(f"drawing moving digits into {out} …", file=sys.stderr)
     digits = load_digits()
-    numbers = np.arange(len(digits.target))
-    train, val = train_test_split(numbers, test_size=0.2, random_state=0, stratify=digits.target)
+    numbers = np.arange(len(digits.target))[: arguments.images]
+    train, val = train_test_split(numbers, test_size=0.2, random_state=0, stratify=digits.target[numbers])
     jobs = [
         (digits.images[n], part / kind / str(digits.target[n]) / f"{n:04}.mp4", int(n))
         for kind, chosen in (("train", train), ("val", val))

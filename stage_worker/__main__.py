@@ -4,14 +4,14 @@ import signal
 import traceback
 from types import FrameType
 
-from torch.distributed import rpc
-
 from common import control
 from common.errors import SidewaysError
 from common.group import join, start_rpc
 from common.process import complain, exit_now, watch_parent
 from stage_worker.reports import Reporter
 from stage_worker.service import StageService
+
+_FAREWELL = 10.0  # seconds for the coordinator to end after its last call
 
 
 def main() -> None:
@@ -30,14 +30,13 @@ def main() -> None:
         control.serve(service)
         start_rpc(me)
         service.run()
-        reporter.leave()
-        rpc.shutdown(graceful=True, timeout=10)
+        reporter.await_farewell(_FAREWELL)
     except BaseException as error:
         told = isinstance(error, SidewaysError)
         message = str(error) if told else f"stage {me.stage}: {type(error).__name__}: {error}"
         complain(message if told else f"{message}\n{traceback.format_exc()}")
         reporter.send("failed", message=message)
-        reporter.leave()
+        reporter.flush_and_close()
         exit_now(1)
     exit_now(0)
 

@@ -28,6 +28,7 @@ class Inlet:
         self, host: str, queue: int, shape: Sequence[int], max_message: int, deadline: float, what: str
     ) -> None:
         """`queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s."""
+        self.waited = 0.0
         self._shape, self._what, self._deadline = tuple(shape), what, deadline
         self._size = torch.Size(shape).numel()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
@@ -37,11 +38,8 @@ class Inlet:
         port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
 
-    def take(self, tick: int, due: tuple[int, int]) -> tuple[Envelope, Tensor, float]:
-        """The next batch, which must be of the phase and frame that are due, and the seconds spent waiting for it.
-
-        The tensor is uint8 and read-only. Raises PeerError.
-        """
+    def take(self, tick: int) -> tuple[Envelope, Tensor]:
+        """The next batch and its envelope. The tensor is uint8 and read-only. Raises PeerError."""
         start = time.perf_counter()
         try:
             parts = self._socket.recv_multipart(copy=False)
@@ -50,7 +48,7 @@ class Inlet:
                 f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the reader "
                 f"stuck on a slow disk or stream? Raise network.deadline if that is expected"
             ) from None
-        waited = time.perf_counter() - start
+        self.waited += time.perf_counter() - start
         if len(parts) != 2 or len(parts[1]) != self._size:
             sizes = [len(part) for part in parts]
             raise PeerError(
@@ -60,13 +58,14 @@ class Inlet:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the message is read-only, and only read
             frames = torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
-        envelope = Envelope(parts[0].buffer, self._shape[0])
-        if (envelope.phase, envelope.frame) != due:
-            raise PeerError(
-                f"{self._what}, tick {tick}: frame {envelope.frame} of phase {envelope.phase} came where frame "
-                f"{due[1]} of phase {due[0]} was due: a message was lost, start the run again"
-            )
-        return envelope, frames, waited
+        return Envelope(parts[0].buffer, self._shape[0]), frames
+
+    def lost(self, tick: int, envelope: Envelope, due: tuple[int, int]) -> PeerError:
+        """The error for a batch that is not the one that was due: (phase, frame)."""
+        return PeerError(
+            f"{self._what}, tick {tick}: frame {envelope.frame} of phase {envelope.phase} came where frame "
+            f"{due[1]} of phase {due[0]} was due: a message was lost, start the run again"
+        )
 
     def close(self) -> None:
         """Stop listening."""
@@ -79,13 +78,23 @@ class FrameIntake:
     def __init__(self, inlet: Inlet, packet: Packet, mean: float, std: float) -> None:
         """`packet` is overwritten at each tick."""
         self.phase = 0
-        self.waited = 0.0
-        self._inlet, self._packet, self._mean, self._std = inlet, packet, mean, std
+        self.inlet = inlet
+        self._packet, self._mean, self._std = packet, mean, std
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting, since last zeroed."""
+        return self.inlet.waited
+
+    @waited.setter
+    def waited(self, seconds: float) -> None:
+        self.inlet.waited = seconds
 
     def receive(self, tick: int) -> Packet:
         """The frame batch of this tick, normalised. Valid until the next receive."""
-        envelope, frames, waited = self._inlet.take(tick, (self.phase, tick))
-        self.waited += waited
+        envelope, frames = self.inlet.take(tick)
+        if (envelope.phase, envelope.frame) != (self.phase, tick):
+            raise self.inlet.lost(tick, envelope, (self.phase, tick))
         packet = self._packet
         packet.label(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
@@ -95,17 +104,29 @@ class FrameIntake:
 
 
 class TargetIntake:
-    """The top stage's source of frame-sized targets."""
+    """The top stage's source of frame-sized targets, matched by frame number.
+
+    When training pauses for an evaluation, up to D - 1 of its frames are still climbing: their targets are set aside.
+    """
 
     def __init__(self, inlet: Inlet, out: Tensor, mean: float, std: float) -> None:
         """`out` is overwritten at each tick."""
         self.phase = 0
-        self.waited = 0.0
-        self._inlet, self._out, self._mean, self._std = inlet, out, mean, std
+        self.inlet = inlet
+        self._out, self._mean, self._std = out, mean, std
+        self._aside: dict[tuple[int, int], Tensor] = {}
 
     def target(self, frame: int, tick: int) -> Tensor:
-        """The target of a frame, normalised. Frames are asked for in order."""
-        _, frames, waited = self._inlet.take(tick, (self.phase, frame))
-        self.waited += waited
+        """The target of a frame, normalised. Within a phase frames are asked for in order."""
+        due = self.phase, frame
+        frames = self._aside.pop(due, None)
+        while frames is None:
+            envelope, arrived = self.inlet.take(tick)
+            if (envelope.phase, envelope.frame) == due:
+                frames = arrived
+            elif envelope.phase == self.phase:
+                raise self.inlet.lost(tick, envelope, due)
+            else:
+                self._aside[envelope.phase, envelope.frame] = arrived
         normalise(self._out, frames.to(self._out.device), self._mean, self._std)
         return self._out

@@ -44,7 +44,7 @@ class Ports:
     def data_wait(self) -> float:
         """Seconds spent waiting for the coordinator's frames and targets."""
         frames = 0.0 if isinstance(self.inputs, Receiver) else self.inputs.waited
-        return frames + (self.targets.waited if self.targets else 0.0)
+        return frames + (self.targets.inlet.waited if self.targets else 0.0)
 
     @property
     def senders(self) -> list[Sender]:

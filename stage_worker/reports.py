@@ -40,6 +40,7 @@ class Reporter:
         self.stop_signal = 0
         self._dropped = 0
         self._leaving = False
+        self._alone = threading.Event()
         self._context = zmq.Context()  # its own, so that closing it waits for these messages alone
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
@@ -88,7 +89,15 @@ class Reporter:
         except zmq.Again:
             self._dropped += 1
 
-    def leave(self, linger: float = 2.0) -> None:
+    def expect_farewell(self) -> None:
+        """From now on the coordinator may go."""
+        self._leaving = True
+
+    def await_farewell(self, seconds: float) -> None:
+        """Wait until the coordinator is gone: it has then had the answers to its last calls."""
+        self._alone.wait(seconds)
+
+    def flush_and_close(self, linger: float = 2.0) -> None:
         """Close the connection on purpose; what was sent gets `linger` seconds to arrive."""
         self._leaving = True
         self._socket.disable_monitor()
@@ -131,6 +140,7 @@ class Reporter:
             pass  # closed on purpose
         finally:
             monitor.close(0)
+            self._alone.set()
         if not self._leaving:
             complain(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so this stage ends too")
             exit_now(1)
@@ -147,4 +157,4 @@ def _zero(loop: "Loop") -> None:
     stage.rows = stage.gated = 0
     stage.correct.zero_()
     if ports.targets:
-        ports.targets.waited = 0.0
+        ports.targets.inlet.waited = 0.0

@@ -38,8 +38,8 @@ class StageService:
         self.me, self.reporter = me, reporter
         self.loop: Loop | None = None
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        self.frames: tuple[FrameIntake, Inlet] | None = None
-        self.targets: tuple[TargetIntake, Inlet] | None = None
+        self.frames: FrameIntake | None = None
+        self.targets: TargetIntake | None = None
         self._groups: Groups | None = None
         self._tally = evaluation.Tally()
         self._quitting = False
@@ -109,7 +109,9 @@ class StageService:
             agree(self._groups.forward, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.loop = Loop(self.stage, self._training_ports(), self.reporter, config.network.overlap)
-        return Addresses(self.frames[1].address if self.frames else "", self.targets[1].address if self.targets else "")
+        return Addresses(
+            self.frames.inlet.address if self.frames else "", self.targets.inlet.address if self.targets else ""
+        )
 
     def do_train(self, first: int, last: int) -> None:
         """Run the ticks first … last - 1."""
@@ -123,7 +125,7 @@ class StageService:
         """Run an evaluation phase."""
         self._enter_phase(phase)
         inputs, outputs = self._evaluation_edges()
-        targets = self.targets[0] if self.targets else None
+        targets = self.targets
         self._tally = evaluation.run(self.stage, inputs, outputs, targets)
         self.reporter.send("done", tick=0)
 
@@ -137,6 +139,7 @@ class StageService:
 
     def do_quit(self) -> None:
         """End after answering."""
+        self.reporter.expect_farewell()
         self._quitting = True
 
     # ---- building
@@ -159,14 +162,14 @@ class StageService:
             return self._device_used, "nccl"
         return torch.device("cpu"), "gloo"
 
-    def _frame_intake(self) -> tuple[FrameIntake, Inlet] | None:
+    def _frame_intake(self) -> FrameIntake | None:
         if not self.stage.is_first:
             return None
         inlet = self._inlet("stage 0", queue=4)
         packet = Packet(self._takes[0], self._takes[1], self._device_used)
-        return FrameIntake(inlet, packet, self._config.data.mean, self._config.data.std), inlet
+        return FrameIntake(inlet, packet, self._config.data.mean, self._config.data.std)
 
-    def _target_intake(self) -> tuple[TargetIntake, Inlet] | None:
+    def _target_intake(self) -> TargetIntake | None:
         if not self.stage.is_top or self._config.task != "autoencode":
             return None
         shape = torch.Size(_frame_shape(self._config))
@@ -178,7 +181,7 @@ class StageService:
         # targets wait here while their frames climb: D of them, and the frames under way to stage 0
         inlet = self._inlet(f"stage {self.me.stage} (targets)", queue=self.me.stages + 8)
         out = torch.zeros(shape, device=self._device_used)
-        return TargetIntake(inlet, out, self._config.data.mean, self._config.data.std), inlet
+        return TargetIntake(inlet, out, self._config.data.mean, self._config.data.std)
 
     def _inlet(self, what: str, queue: int) -> Inlet:
         network = self._config.network
@@ -186,20 +189,20 @@ class StageService:
 
     def _training_ports(self) -> Ports:
         schedule, i = Schedule(self.me.stages), self.me.stage
-        inputs = self.frames[0] if self.frames else self._receiver("forward", i - 1, schedule.first_input(i))
+        inputs = self.frames if self.frames else self._receiver("forward", i - 1, schedule.first_input(i))
         has_above = not self.stage.is_top
         return Ports(
             inputs=inputs,
             outputs=self._sender("forward", i + 1) if has_above else None,
             gradients_in=self._receiver("backward", i + 1, schedule.first_gradient(i)) if has_above else None,
             gradients_out=self._sender("backward", i - 1) if i > 0 else None,
-            targets=self.targets[0] if self.targets else None,
+            targets=self.targets,
         )
 
     def _evaluation_edges(self) -> tuple[FrameIntake | Receiver, Sender | None]:
         """Edges of their own, so that what training has in flight stays where it is."""
         i = self.me.stage
-        inputs = self.frames[0] if self.frames else self._receiver("forward", i - 1, i, evaluation=True)
+        inputs = self.frames if self.frames else self._receiver("forward", i - 1, i, evaluation=True)
         return inputs, None if self.stage.is_top else self._sender("forward", i + 1, evaluation=True)
 
     def _receiver(self, way: str, neighbour: int, first_tick: int, evaluation: bool = False) -> Receiver:
@@ -223,12 +226,12 @@ class StageService:
     def _close_intakes(self) -> None:
         for intake in (self.frames, self.targets):
             if intake is not None:
-                intake[1].close()
+                intake.inlet.close()
 
     def _enter_phase(self, phase: int) -> None:
         for intake in (self.frames, self.targets):
             if intake is not None:
-                intake[0].phase = phase
+                intake.phase = phase
 
 
 def _frame_shape(config: Config) -> tuple[int, int, int, int]:

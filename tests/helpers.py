@@ -74,7 +74,7 @@ def stages_of(config: Config, classes: int) -> list[Stage]:
 
 def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and final parameters of the one-process reference on the run's own frames."""
-    clips = find(config.data.train, config.data.train_include, config.data.stride)
+    clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     shape = frame_shape(config)
     slots, batch, packet = Slots(clips.clips, config.data, config.seed, train=True), Batch(shape), Packet(shape)
     reference = Reference(stages_of(config, len(clips.classes)), shape)

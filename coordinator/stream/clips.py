@@ -1,7 +1,7 @@
 """What there is to play: labelled folders of video files, probed before the run."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -58,31 +58,38 @@ class Clips:
         return notes
 
 
-def find(root: Path, include: str, stride: int, classes: Sequence[str] | None = None, threads: int = 4) -> Clips:
-    """The clips below root/<class>/, in a fixed order. `classes` are the labels to use, by default the folders' names.
+def find(root: Path, include: str, stride: int, labelled: bool = True, classes: Sequence[str] | None = None) -> Clips:
+    """The clips below `root`, in a fixed order.
+
+    Args:
+        include: pattern that a clip's path below the root must match.
+        stride: every how many-th frame is played.
+        labelled: clips lie in root/<class>/; else anywhere below the root, and are all of one class.
+        classes: the labels to use; by default the folders' names in alphabetical order.
 
     Raises:
-        DataError: there is no such folder, no class, no video, or none that can be read.
+        DataError: there is no such folder, no video, none that can be read, or a class that is not among `classes`.
     """
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: set data.train and data.val to folders of <class>/<clip>.mp4")
-    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    names = list(classes) if classes is not None else found
-    unknown = sorted(set(found) - set(names))
-    files = [(path, names.index(folder)) for folder in found if folder in names for path in _videos(root / folder)]
-    files = [(path, label) for path, label in files if fnmatch(path.relative_to(root).as_posix(), include)]
-    if classes is not None and unknown:
-        raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
+        raise DataError(f"there is no folder {root}: set data.train and data.val to folders of videos")
+    files = [path for path in _videos(root) if fnmatch(path.relative_to(root).as_posix(), include)]
+    if labelled:
+        files = [path for path in files if path.parent != root]
     if not files:
+        layout = f"{root}/<class>/<clip>" if labelled else "files"
         raise DataError(
-            f"no videos in {root}: expected {root}/<class>/<clip> with an ending of {', '.join(sorted(SUFFIXES))}"
+            f"no videos in {root}: expected {layout} with an ending of {', '.join(sorted(SUFFIXES))}"
             + ("" if include == "*" else f" and a path matching {include!r}")
         )
+    folders = [path.relative_to(root).parts[0] if labelled else "video" for path in files]
+    names = list(classes) if classes is not None else sorted(set(folders))
+    if unknown := sorted(set(folders) - set(names)):
+        raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
     clips, bad = [], {}
-    with ThreadPoolExecutor(threads) as pool:
-        for (path, label), outcome in zip(files, pool.map(_count_frames, [path for path, _ in files]), strict=True):
+    with ThreadPoolExecutor() as pool:
+        for path, folder, outcome in zip(files, folders, pool.map(_count_frames, files), strict=True):
             if isinstance(outcome, int):
-                clips.append(Clip(path, label, -(-outcome // stride)))
+                clips.append(Clip(path, names.index(folder), -(-outcome // stride)))
             else:
                 bad[path] = outcome
     if not clips:
@@ -91,7 +98,7 @@ def find(root: Path, include: str, stride: int, classes: Sequence[str] | None = 
     return Clips(root, names, clips, bad)
 
 
-def _videos(folder: Path) -> Iterable[Path]:
+def _videos(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 

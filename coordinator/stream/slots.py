@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,11 @@ class Mishaps:
     reasons: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, kind: str, reason: str) -> None:
+    def add(self, kind: str, reason: str = "") -> None:
         """Count a clip as `skipped` (nothing decoded), `broken` (ended early) or `short` (under the mismatch)."""
         with self._lock:
             setattr(self, kind, getattr(self, kind) + 1)
-            if kind != "short" and reason not in self.reasons and len(self.reasons) < 20:
+            if reason and reason not in self.reasons and len(self.reasons) < 20:
                 self.reasons.append(reason)
 
 
@@ -83,6 +84,8 @@ class Slots:
         self.mishaps = Mishaps()
         self._list = PlayList(clips, seed, endless=train)
         self._data, self._seed, self._mismatch, self._patience = data, seed, mismatch, patience
+        self._hopeless: set[Path] = set()  # files that gave no frame: not tried again
+        self._files = len({clip.path for clip in clips})
         self._pool = ThreadPoolExecutor(data.threads, thread_name_prefix="decode")
         self._slots = [_Slot(self._pool, self._chunks(slot)) for slot in range(data.slots)]
 
@@ -96,7 +99,7 @@ class Slots:
             False, with nothing written, when every slot has run out.
 
         Raises:
-            DataError: no clip of a whole epoch could be decoded, or a decoder is stuck.
+            DataError: not one clip can be decoded, or a decoder is stuck.
         """
         heads = [slot.head(self._patience) for slot in self._slots]
         if not any(heads):
@@ -115,32 +118,34 @@ class Slots:
 
     def _chunks(self, slot: int) -> Iterator[Chunk]:
         """All that a slot plays. Runs in the decoding threads, one step at a time."""
-        failures = 0
         for number in count(slot, self._data.slots):
             clip = self._list.entry(number)
             if clip is None:
                 return
-            played = 0
-            for chunk in self._play(number, clip):
-                played += len(chunk.frames)
-                yield chunk
-            failures = 0 if played else failures + 1
-            if failures >= len(self._list.clips):
+            if clip.path in self._hopeless:
+                self.mishaps.add("skipped")
+            else:
+                yield from self._play(number, clip)
+            if self._list.endless and len(self._hopeless) == self._files:
                 raise DataError(
-                    f"not one of the {failures} clips could be decoded; the last: {self.mishaps.reasons[-1:]}"
+                    f"not one of the {self._files} clips can be decoded: {'; '.join(self.mishaps.reasons[:3])}"
                 )
-            if 0 < played <= self._mismatch:
-                self.mishaps.add("short", str(clip.path))
 
     def _play(self, number: int, clip: Clip) -> Iterator[Chunk]:
-        data, augment, played = self._data, None, False
+        data, augment, played = self._data, None, 0
         try:
             for frames in read(clip.path, data.stride, data.short_side, data.channels):
                 augment = augment or self._augment(frames, number)
                 yield Chunk(number, clip.label, augment(frames).contiguous().numpy())
-                played = True
+                played += len(frames)
+            if not played:
+                raise DataError(f"{clip.path}: it has no frames")
         except DataError as error:
             self.mishaps.add("broken" if played else "skipped", str(error))
+        if not played:
+            self._hopeless.add(clip.path)
+        elif played <= self._mismatch:
+            self.mishaps.add("short")
 
     def _augment(self, frames: Tensor, number: int) -> Augment:
         """The choices for one entry of the play list: fixed by the seed and its number."""

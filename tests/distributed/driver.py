@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch.distributed import rpc
 
 from common.config import Config, parse
 from common.control import Plan, Stages
@@ -47,12 +46,11 @@ def main() -> None:
         (out / f"{name}.json").write_text(json.dumps(losses))
     inbox.leave()
     stages.quit()
-    rpc.shutdown(graceful=True, timeout=10)
     exit_now(0)
 
 
 def run(config: Config, stages: Stages, inbox: Inbox) -> None:
-    clips = find(config.data.train, config.data.train_include, config.data.stride)
+    clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     assert config.split is not None
     assert config.ticks is not None
     addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split)))

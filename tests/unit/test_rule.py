@@ -1,5 +1,7 @@
 """What follows from the rule (DESIGN, section 1), on the reference: the very `Stage` that the workers run."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -126,28 +128,27 @@ def test_two_stages_by_hand() -> None:
     """The rule written out tick by tick with autograd for D = 2, with an update every tick."""
     parts, mine = model(2), model(2)
     reference = pipeline(parts, SGD, Rule(boundary="mix"))
-    activation = gradient = None
+    low, high = mine
+    activation = gradient = held_labels = None
     for tick, (frames, labels) in enumerate(random_frames(20)):
         reference.tick(packet(tick, frames, labels))
-        low, high = mine
         y = low(frames)
-        if gradient is not None:  # r of stage 1 at the last tick, with this tick's activations
-            step = torch.autograd.grad(y, list(low.parameters()), gradient)
+        low_step = None if gradient is None else torch.autograd.grad(y, list(low.parameters()), gradient)
         next_gradient = None
-        if activation is not None:
+        if activation is not None and held_labels is not None:
             held = activation.requires_grad_()
-            loss = F.cross_entropy(high(held), previous_labels)
+            loss = F.cross_entropy(high(held), held_labels)
             *high_step, next_gradient = torch.autograd.grad(loss, [*high.parameters(), held])
             _descend(high, high_step)
-        if gradient is not None:
-            _descend(low, step)
-        activation, gradient, previous_labels = y.detach(), next_gradient, labels
+        if low_step is not None:
+            _descend(low, low_step)
+        activation, gradient, held_labels = y.detach(), next_gradient, labels
     for ours, by_hand in zip(parts, mine, strict=True):
         for a, b in zip(ours.parameters(), by_hand.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)  # autograd.grad sums in its own order
 
 
-def _descend(module: nn.Module, gradients: "list[Tensor] | tuple[Tensor, ...]") -> None:
+def _descend(module: nn.Module, gradients: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for parameter, gradient in zip(module.parameters(), gradients, strict=True):
             parameter -= SGD.lr * gradient

@@ -1,0 +1,162 @@
+"""A run ends cleanly, whatever ends it: the model so far on request, nothing left behind, a message, an exit code."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import write_clip
+from tests.helpers import Background, gone, settings, sideways, write_run_file
+
+
+def start(videos: Path, folder: Path, **changes: object) -> Background:
+    """A run that would go on for hours, after its first ticks."""
+    tree = settings(videos, stages=3, ticks=10_000_000, name="it", data__val=str(videos / "val"), **changes)
+    background = Background(write_run_file(folder / "run.toml", tree), "--json")
+    background.wait_for_tick(20)
+    return background
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_it_keeps_the_model_so_far(
+    videos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    background = start(videos, tmp_path)
+    members = background.members()
+    background.send(number)
+    assert background.end(20) == code
+    assert gone(list(members.values()), 1)
+    summary = json.loads((tmp_path / "runs/it/summary.json").read_text())
+    assert summary["ticks"] > 20
+    assert json.loads(background.output().splitlines()[-1]) == summary
+    assert len(load_file(tmp_path / "runs/it/model.safetensors")) > 10
+    for stage in range(3):  # all ended at the same tick
+        own = [line for line in background.metrics() if line.get("stage") == stage]
+        assert own[-1]["tick"] == summary["ticks"] - 1
+
+
+@pytest.mark.parametrize("who", ["coordinator", "stage1"])
+def test_a_stop_asked_of_one_process_stops_the_run(videos: Path, tmp_path: Path, who: str) -> None:
+    background = start(videos, tmp_path)
+    os.kill(background.members()[who], signal.SIGTERM)
+    assert background.end(20) == 143
+    assert (tmp_path / "runs/it/model.safetensors").is_file()
+
+
+def test_a_stop_during_an_evaluation(videos: Path, tmp_path: Path) -> None:
+    for number in range(40):
+        write_clip(tmp_path / "val" / "ant" / f"{number}.mp4", 100, seed=number)
+    tree = settings(videos, stages=2, ticks=30, name="it", data__val=str(tmp_path / "val"), data__slots=1)
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    background.wait_for_tick(29)
+    background.send(signal.SIGINT)
+    assert background.end(20) == 130
+    assert (tmp_path / "runs/it/model.safetensors").is_file()
+    assert (tmp_path / "runs/it/summary.json").is_file()
+
+
+@pytest.mark.parametrize("moment", [0.3, 1.5, 3.0, 4.5])
+def test_a_stop_while_it_starts(videos: Path, tmp_path: Path, moment: float) -> None:
+    tree = settings(videos, stages=2, ticks=10_000_000, name="it")
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    try:
+        background.process.wait(moment)
+    except Exception:
+        members = background.members() if moment > 2 else {}
+        background.send(signal.SIGINT)
+    assert background.end(20) in (130, -2)
+    assert gone(list(members.values()), 2)
+
+
+@pytest.mark.parametrize("who", ["coordinator", "stage0", "stage1", "stage2"])
+def test_kill_9_of_a_process_ends_all_of_them_within_10_seconds(videos: Path, tmp_path: Path, who: str) -> None:
+    background = start(videos, tmp_path)
+    members = background.members()
+    os.kill(members[who], signal.SIGKILL)
+    assert gone([*members.values(), background.process.pid], 10), background.output()
+    assert background.end(1) == 1
+    name = "the coordinator" if who == "coordinator" else f"stage {who[-1]}"
+    assert f"{name} (pid {members[who]}) was killed by SIGKILL" in background.output()
+    if who != "coordinator":
+        assert f"from stage {who[-1]}: the connection broke" in background.output() or (
+            f"to stage {who[-1]}: the connection broke" in background.output()
+        )
+
+
+def test_kill_9_of_the_launcher_ends_all_of_them_within_10_seconds(videos: Path, tmp_path: Path) -> None:
+    background = start(videos, tmp_path)
+    members = background.members()
+    background.send(signal.SIGKILL)
+    assert gone(list(members.values()), 10), background.output()
+    assert background.end(1) == -9
+    assert f"the launcher (pid {background.process.pid}) is gone" in background.output()
+
+
+def test_a_stage_that_hangs_is_named_with_its_tick(videos: Path, tmp_path: Path) -> None:
+    background = start(videos, tmp_path, network__deadline=4)
+    members = background.members()
+    os.kill(members["stage1"], signal.SIGSTOP)
+    assert background.end(60) == 1
+    assert gone(list(members.values()), 1)
+    told = background.output()
+    assert "stage 1: nothing moved for 5 s" in told
+    assert ", tick " in told
+
+
+def test_a_run_with_bad_and_short_clips_goes_on_and_counts_them(tmp_path: Path) -> None:
+    for number in range(3):
+        write_clip(tmp_path / "videos" / "ant" / f"{number}.mp4", 20, seed=number)
+    write_clip(tmp_path / "videos" / "bee" / "short.mp4", 3)
+    (tmp_path / "videos" / "ant" / "empty.mp4").touch()
+    (tmp_path / "videos" / "ant" / "noise.mp4").write_bytes(os.urandom(5000))
+    broken = write_clip(tmp_path / "videos" / "ant" / "broken.avi", 300, size=(64, 48), codec="mpeg4")
+    broken.write_bytes(broken.read_bytes()[:30_000])
+    tree = settings(tmp_path, stages=3, ticks=400, name="it", data__train="videos")
+    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["short_clips"] > 0
+    assert summary["unreadable_files"] == 2
+    warnings = " ".join(done.stderr.split())
+    assert "empty.mp4 cannot be read and is left out: the file is empty" in warnings
+    assert "noise.mp4 cannot be read" in warnings
+    assert "only one clip" in warnings
+    assert "1 of 5 clips" in warnings
+    assert "at most 4 frames" in warnings
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "code"),
+    [
+        ({"data__train": "nowhere"}, "there is no folder nowhere", 1),
+        ({"data__train": "empty"}, "no videos in empty", 1),
+        ({"data__train": "rotten"}, "none of the 2 videos", 1),
+        ({"split": [3, 3, 3]}, "split = [3, 3, 3] places 9 blocks, but the model has 8", 2),
+        ({"model": "vgg9"}, "model = 'vgg9' is unknown", 2),
+        ({"optimiser__name": "Adamant"}, "optimiser.name = 'Adamant' is no class of torch.optim", 2),
+        ({"device": "cuda"}, "this host has no CUDA device", 2),
+    ],
+)
+def test_what_cannot_work_is_told_in_a_sentence(
+    videos: Path, tmp_path: Path, change: dict[str, object], said: str, code: int
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rotten" / "a").mkdir(parents=True)
+    for name in ("x.mp4", "y.avi"):
+        (tmp_path / "rotten" / "a" / name).write_bytes(os.urandom(3000))
+    tree = settings(videos, **{"stages": 3, "ticks": 10, "name": "it", **change})
+    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code
+
+
+def test_an_unwritable_runs_folder_is_told(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file is in the way")
+    tree = settings(videos, stages=2, ticks=10, name="it")
+    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot write to runs/it" in done.stderr

@@ -1,0 +1,91 @@
+"""The zoo: blocks, names, reproducible weights, and the user's own factory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import ConfigError
+from common.models import activation_shapes, build, part
+from tests.helpers import config_of
+
+
+@pytest.mark.parametrize(("name", "task"), [("vgg8", "classify"), ("autoencoder", "autoencode")])
+def test_parts_compose_to_the_whole_under_its_own_names(tmp_path: Path, name: str, task: str) -> None:
+    config = config_of(tmp_path, model=name, task=task, stages=3)
+    model = build(config, 5)
+    parts = [part(model, [2, 3, 3], stage) for stage in range(3)]
+    names = [key for piece in parts for key in piece.state_dict()]
+    assert names == list(model.state_dict())
+    x = torch.rand(2, 3, 16, 16)
+    y = x
+    for piece in parts:
+        y = piece(y)
+    assert torch.equal(y, model(x))
+    shapes = activation_shapes(parts, (2, 3, 16, 16))
+    assert shapes[-1] == (y.shape, torch.float32)
+
+
+def test_vgg8_has_eight_weight_layers() -> None:
+    from common.models.vgg8 import vgg8
+
+    layers = [module for module in vgg8(10, width=8).modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 8
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "none"])
+def test_activations_keep_their_scale_without_normalisation_too(norm: str) -> None:
+    from common.models.vgg8 import vgg8
+
+    torch.manual_seed(0)
+    model = vgg8(10, width=32, norm=norm)  # type: ignore[arg-type]
+    x = torch.randn(4, 3, 64, 64)
+    for block in list(model)[:-1]:
+        x = block(x)
+        assert 0.1 < x.detach().pow(2).mean().sqrt().item() < 10
+
+
+def test_the_seed_fixes_the_weights(tmp_path: Path) -> None:
+    first, again, other = (build(config_of(tmp_path, seed=seed), 5).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["conv1.conv.weight"], other["conv1.conv.weight"])
+
+
+def user_model(folder: Path, body: str) -> str:
+    (folder / "mine.py").write_text(f"from torch import nn\n{body}\n")
+    return f"{folder / 'mine.py'}:build"
+
+
+def test_a_factory_of_the_users_own(tmp_path: Path) -> None:
+    name = user_model(
+        tmp_path, "def build(classes, width=3): return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))"
+    )
+    model = build(config_of(tmp_path, model=name, model_args={"width": 12}), 7)
+    assert model[1].weight.shape == (7, 12)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def build(): return nn.Linear(2, 2)", "must return an nn.Sequential"),
+        ("def build(): return nn.Sequential()", "must return an nn.Sequential"),
+        ("def other(): pass", "has no function build"),
+        ("raise RuntimeError('oops')", "does not load: RuntimeError: oops"),
+        ("def build(need): pass", "cannot be built"),
+    ],
+)
+def test_a_factory_that_does_not_fit_is_told(tmp_path: Path, body: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(config_of(tmp_path, model=user_model(tmp_path, body), model_args={}), 3)
+
+
+@pytest.mark.parametrize("name", ["vgg9", "no/such.py:build"])
+def test_an_unknown_model_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown|there is no file"):
+        build(config_of(tmp_path, model=name), 3)
+
+
+def test_an_unknown_argument_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be built with model_args = .*breadth.*Its parameters: classes"):
+        build(config_of(tmp_path, model_args={"breadth": 3}), 3)
