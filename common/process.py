@@ -10,6 +10,10 @@ from typing import NoReturn
 _POLL = 0.5  # seconds
 
 
+# glibc by default gives a tick's large tensors back to the kernel and faults them in again at the next; read at start
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
+
+
 def exit_now(code: int) -> NoReturn:
     """Leave at once. After a failure a normal exit could hang: torch's RPC threads are waiting for peers."""
     sys.stdout.flush()

@@ -9,6 +9,7 @@ import typer
 
 from common.config import load
 from common.errors import ConfigError, SidewaysError
+from common.process import ALLOCATOR
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -46,9 +47,8 @@ def join(
 
         coordinate(load(run_file, settings), str(run_file), as_json)
     else:
-        # glibc by default gives a tick's large tensors back to the kernel and faults them in again at the next
-        environment = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), **os.environ}
-        os.execve(sys.executable, [sys.executable, "-m", "stage_worker"], environment)  # noqa: S606
+        # a program of its own: the allocator reads its environment once, at the start
+        os.execve(sys.executable, [sys.executable, "-m", "stage_worker"], {**ALLOCATOR, **os.environ})  # noqa: S606
 
 
 @app.command()

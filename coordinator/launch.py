@@ -46,7 +46,8 @@ def launch(stages: int, arguments: list[str]) -> int:
 
 def _explain(failures: dict[int, ProcessFailure]) -> int:
     """Say which process ended the run, unless it has said so itself, and pass its exit code on."""
-    rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
+    # one that was killed could not speak; those that failed because of it, at almost the same time, could
+    rank, first = min(failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
     who = "the coordinator" if rank == 0 else f"stage {rank - 1}"
     if first.exitcode < 0:
         complain(

@@ -191,7 +191,7 @@ class Run:
 
     def _progress(self, report: Report) -> None:
         self.totals.add(report)
-        self.directory.metric(line(report, self.config.data.slots, self.config.task == "classify"))
+        self.directory.metric(line(report, self.config.data.slots))
         self.display.trained(self.totals, self.planned)
 
     # ---- afterwards

@@ -124,7 +124,9 @@ class Reporter:
         }
         if self._losses_held:  # only the top stage has a loss; the others report none
             losses = self._losses[: self._losses_held]
-            summary |= {"loss": float(losses.mean()), "losses_held": self._losses_held, "correct": int(stage.correct)}
+            summary |= {"loss": float(losses.mean()), "losses_held": self._losses_held}
+            if stage.task == "classify":
+                summary["correct"] = int(stage.correct)
             if self.each_loss:
                 summary["losses"] = losses.tolist()
         return summary

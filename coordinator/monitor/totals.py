@@ -49,7 +49,7 @@ class Totals:
     slots: int
     tick: int = 0
     dropped: int = 0
-    _recent: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    _recent: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def add(self, report: Report) -> None:
         """Take in a progress report of any stage."""
@@ -60,7 +60,8 @@ class Totals:
         if stage == 0:
             self.tick = report["tick"] + 1
         if "loss" in report:
-            self._recent.append((report["loss"] * report["losses_held"], report["losses_held"], report["correct"]))
+            ticks = report["losses_held"]
+            self._recent.append((report["loss"] * ticks, ticks, report.get("correct")))
 
     @property
     def loss(self) -> float | None:
@@ -70,9 +71,11 @@ class Totals:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of recent rows classified right."""
-        ticks = sum(ticks for _, ticks, _ in self._recent)
-        return sum(correct for _, _, correct in self._recent) / (ticks * self.slots) if ticks else None
+        """Share of recent rows classified right; None where nothing is classified."""
+        counts = [(ticks, correct) for _, ticks, correct in self._recent if correct is not None]
+        return (
+            sum(correct for _, correct in counts) / (sum(ticks for ticks, _ in counts) * self.slots) if counts else None
+        )
 
     @property
     def tick_ms(self) -> float:
@@ -85,7 +88,7 @@ class Totals:
         return max(stage.per_tick_ms(stage.compute) for stage in self.stages)
 
 
-def line(report: Report, slots: int, classify: bool) -> dict[str, Any]:
+def line(report: Report, slots: int) -> dict[str, Any]:
     """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes."""
     ticks = report["ticks"]
     result = {"kind": "progress", "stage": report["stage"], "tick": report["tick"], "ticks": ticks}
@@ -98,7 +101,7 @@ def line(report: Report, slots: int, classify: bool) -> dict[str, Any]:
     result["gated_share"] = report["gated"] / report["rows"] if report["rows"] else 0.0
     if "loss" in report:
         result["loss"] = report["loss"]
-        if classify:
+        if "correct" in report:
             result["accuracy"] = report["correct"] / (report["losses_held"] * slots)
     if "losses" in report:
         result["losses"] = report["losses"]
