@@ -21,7 +21,7 @@ class Section(BaseModel):
 class Data(Section):
     """The video files and how the slots play them."""
 
-    train: Path = Field(description="folder of training clips: root/<class>/<clip>.mp4|avi|webm|mkv|mov")
+    train: Path = Field(description="folder of training clips: root/<class>/<clip>.mp4, .avi, .webm, .mkv, .mov")
     val: Path | None = Field(None, description="folder of validation clips; none: no evaluation")
     train_include: str = Field("*", description="pattern that a training clip's path below the root must match")
     val_include: str = Field("*", description="the same for validation clips")
@@ -120,6 +120,12 @@ class Config(Section):
             raise ValueError("give the length of the training: either ticks or epochs, not both")
         if self.split is not None and (len(self.split) != self.stages or min(self.split) < 1):
             raise ValueError(f"split = {self.split} must name at least one block for each of the {self.stages} stages")
+        batch = self.data.slots * self.data.channels * self.data.size**2
+        if batch > self.network.max_message:
+            raise ValueError(
+                f"a frame batch of data.slots × data.channels × data.size² = {batch} bytes is larger than "
+                f"network.max_message = {self.network.max_message}: make the batch smaller or the limit larger"
+            )
         return self
 
 

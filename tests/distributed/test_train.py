@@ -1,7 +1,8 @@
 """The whole path through the command line: videos in, a model and its figures out, however it is started."""
 
 import json
-import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tests.helpers import (
     write_run_file,
 )
 
+ROOT = Path(__file__).parent.parent.parent
 STAGES, TICKS = 3, 120
 
 
@@ -137,6 +139,17 @@ def test_export_loads_into_the_plain_model(trained: tuple[Path, dict[str, Any]],
     missing = sideways("export", tmp_path / "no-such-run", out, cwd=tmp_path)
     assert missing.returncode == 1
     assert "does not exist" in missing.stderr
+
+
+def test_the_readmes_snippet_classifies_a_clip(
+    videos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    shutil.copy(trained[0] / "model.safetensors", tmp_path / "out.safetensors")
+    shutil.copy(videos / "val/bee/1.mp4", tmp_path / "clip.mp4")
+    command = [sys.executable, "-c", snippet]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() in ("ant", "bee", "cat"), done.stderr
 
 
 def free_port() -> int:
@@ -254,14 +267,13 @@ def test_nothing_listens_beyond_loopback(videos: Path, tmp_path: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    """Real digits it has not seen, 3 stages, seed fixed: at least 0.70 top-1 after 600 ticks (chance is 0.10)."""
-    root = Path(__file__).parent.parent.parent
-    draw = [sys.executable, str(root / "examples/make_digits.py"), "data/digits", "--images", "500"]
-    subprocess.run(draw, cwd=tmp_path, check=True, timeout=100, env={**os.environ})
-    overrides = ["stages=3", "split=[2,3,3]", "threads=1", "epochs=1.06", "seed=0"]
+    """Real digits it has not seen, 3 stages, seed fixed: at least 0.70 top-1 within 600 ticks (chance is 0.10)."""
+    draw = [sys.executable, str(ROOT / "examples/make_digits.py"), "data/digits", "--images", "900"]
+    subprocess.run(draw, cwd=tmp_path, check=True, timeout=100)
+    overrides = ["stages=3", "split=[2,3,3]", "threads=1", "seed=0", "epochs=1.0"]
     arguments = [part for override in overrides for part in ("--set", override)]
-    done = sideways("train", root / "examples/digits.toml", *arguments, "--json", cwd=tmp_path)
+    done = sideways("train", ROOT / "examples/digits.toml", *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
-    assert summary["ticks"] <= 650
+    assert summary["ticks"] <= 600
     assert summary["val_top1"] >= 0.70

@@ -40,6 +40,7 @@ def test_overrides_reach_any_section(tmp_path: Path) -> None:
         ({"rule": {"boundary": "gates"}}, ["rule.boundary = 'gates'", "'gate' | 'mix'"]),
         ({"stages": 0}, ["stages = 0", "greater than or equal to 1"]),
         ({"data": {}}, ["data.train is missing"]),
+        ({"data": {"train": "v", "slots": 4096, "size": 2048}}, ["51539607552 bytes", "network.max_message"]),
         ({"epochs": 3}, ["either ticks or epochs"]),
         ({"split": [1, 2]}, ["split = [1, 2]", "4 stages"]),
         ({"network": {"host": "0.0.0.0"}}, ["network.host = '0.0.0.0'", "loopback"]),

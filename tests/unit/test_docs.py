@@ -1,0 +1,55 @@
+"""The documents are true at this commit."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from common.config import Config, parse
+from common.schedule import Schedule
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def settings_of(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation)
+        else:
+            yield name, field.description or ""
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
+    text = (ROOT / "docs/settings.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| .* \| (.*) \|$", text, re.MULTILINE))
+    expected = list(settings_of(Config))
+    assert len(re.findall(r"^\| `", text, re.MULTILINE)) == len(expected)
+    assert all(description and description in text for _, description in expected)
+    assert set(rows) == {name for name, _ in expected}
+
+
+def test_the_examples_are_valid_run_files() -> None:
+    import tomllib
+
+    for file in sorted((ROOT / "examples").glob("*.toml")):
+        parse(tomllib.loads(file.read_text()), file.name)
+
+
+def test_the_readmes_model_and_run_file_fit_each_other(tmp_path: Path) -> None:
+    import tomllib
+
+    from common.models import build
+
+    readme = (ROOT / "README.md").read_text()
+    model, run_file = re.findall(r"```(?:py|toml)\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "mine.py").write_text(model)
+    tree = {**tomllib.loads(run_file), "model": f"{tmp_path / 'mine.py'}:build"}
+    config = parse(tree, "README")
+    assert len(build(config, 7)) == 4
+
+
+def test_the_readmes_staircase_is_the_schedule() -> None:
+    readme = (ROOT / "README.md").read_text().replace("frames", "")
+    rows = [" ".join(row.split()) for row in readme.splitlines() if re.match(r"(tick|stage \d) ", row)]
+    assert rows == [" ".join(row.split()) for row in Schedule(3).table(7).splitlines()]
