@@ -1,6 +1,7 @@
 """Every setting of a run, validated once: a TOML file, then `--set section.key=value` overrides."""
 
 import difflib
+import math
 import os
 import tomllib
 import types
@@ -114,13 +115,18 @@ class Config(Section):
     network: Network = Network()
     report: Report = Report()
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int, int]:
+        """[slots, channels, height, width] of a frame batch."""
+        return self.data.slots, self.data.channels, self.data.size, self.data.size
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if (self.ticks is None) == (self.epochs is None):
             raise ValueError("give the length of the training: either ticks or epochs, not both")
         if self.split is not None and (len(self.split) != self.stages or min(self.split) < 1):
             raise ValueError(f"split = {self.split} must name at least one block for each of the {self.stages} stages")
-        batch = self.data.slots * self.data.channels * self.data.size**2
+        batch = math.prod(self.frame_shape)
         if batch > self.network.max_message:
             raise ValueError(
                 f"a frame batch of data.slots × data.channels × data.size² = {batch} bytes is larger than "

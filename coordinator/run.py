@@ -110,8 +110,7 @@ class Run:
         addresses = self.stages.configure(Plan(config, classes, tuple(split)))
         self.feeder = Feeder(addresses, 1.5 * config.network.deadline, self.inbox.poll)
         self.slots = self._open(self.material.train, train=True)
-        data = config.data
-        self._batches = [Batch((data.slots, data.channels, data.size, data.size)) for _ in range(2)]
+        self._batches = [Batch(config.frame_shape) for _ in range(2)]
 
     def _open(self, clips: Clips, train: bool) -> Slots:
         config = self.config

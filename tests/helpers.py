@@ -56,12 +56,6 @@ def config_of(videos: Path, **changes: Any) -> Config:
     return parse(settings(videos, **changes), "test")
 
 
-def frame_shape(config: Config) -> tuple[int, int, int, int]:
-    """[slots, channels, size, size]."""
-    data = config.data
-    return data.slots, data.channels, data.size, data.size
-
-
 def stages_of(config: Config, classes: int) -> list[Stage]:
     """Every stage of a run, as the workers build them."""
     model = build(config, classes)
@@ -75,7 +69,7 @@ def stages_of(config: Config, classes: int) -> list[Stage]:
 def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and final parameters of the one-process reference on the run's own frames."""
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
-    shape = frame_shape(config)
+    shape = config.frame_shape
     slots, batch, packet = Slots(clips.clips, config.data, config.seed, train=True), Batch(shape), Packet(shape)
     reference = Reference(stages_of(config, len(clips.classes)), shape)
     losses = []

@@ -21,7 +21,6 @@ from coordinator.feed import Batch, Feeder
 from coordinator.monitor.inbox import Inbox, Report
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
-from tests.helpers import frame_shape
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def run(config: Config, stages: Stages, inbox: Inbox) -> None:
     assert config.ticks is not None
     addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split)))
     slots, feeder, batch = Slots(clips.clips, config.data, config.seed, True), Feeder(addresses, 60, inbox.poll), None
-    batch = Batch(frame_shape(config))
+    batch = Batch(config.frame_shape)
     inbox.expect_done()
     stages.train(0, config.ticks)
     for tick in range(config.ticks):

@@ -26,7 +26,6 @@ from tests.helpers import (
     Background,
     config_of,
     environment,
-    frame_shape,
     reference_run,
     settings,
     sideways,
@@ -96,9 +95,9 @@ def test_evaluation_equals_the_whole_model_in_one_process(videos: Path, trained:
     model.load_state_dict(load_file(run / "model.safetensors"))
     model.eval()
     clips = find(videos / "val", "*", 1)
-    slots, batch = Slots(clips.clips, config.data, 0, train=False), Batch(frame_shape(config))
+    slots, batch = Slots(clips.clips, config.data, 0, train=False), Batch(config.frame_shape)
     sums = torch.zeros(len(clips.clips), 3, dtype=torch.float64)
-    x = torch.empty(frame_shape(config))
+    x = torch.empty(config.frame_shape)
     while slots.fill(batch.frames, batch.clips, batch.labels):
         normalise(x, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
         with torch.no_grad():

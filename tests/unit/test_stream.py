@@ -11,7 +11,7 @@ from coordinator.stream.clips import Clip, Clips, find
 from coordinator.stream.reader import CHUNK, read
 from coordinator.stream.slots import PlayList, Slots
 from tests.conftest import write_clip
-from tests.helpers import config_of, frame_shape
+from tests.helpers import config_of
 
 
 def frames_of(path: Path, stride: int = 1, short_side: int = 20, channels: int = 3) -> np.ndarray:  # type: ignore[type-arg]
@@ -103,7 +103,7 @@ def play(
 ) -> list[tuple[np.ndarray, list[int], list[int]]]:  # type: ignore[type-arg]
     config = config_of(videos, data__threads=threads, **changes)
     clips = find(config.data.train, "*", config.data.stride)
-    slots, batch = Slots(clips.clips, config.data, config.seed, train=True), Batch(frame_shape(config))
+    slots, batch = Slots(clips.clips, config.data, config.seed, train=True), Batch(config.frame_shape)
     played = []
     for _ in range(ticks):
         assert slots.fill(batch.frames, batch.clips, batch.labels)
@@ -147,7 +147,7 @@ def test_crop_and_flip_are_drawn_once_a_clip(tmp_path: Path) -> None:
     config = config_of(tmp_path, data__resize=64, data__slots=1, data__stride=1, data__size=16)
     picture = frames_of(path, short_side=64)
     slots = Slots([Clip(path, 0, 1)], config.data, 0, train=True)
-    batch, places = Batch(frame_shape(config)), []
+    batch, places = Batch(config.frame_shape), []
     for tick in range(4 * len(picture)):
         slots.fill(batch.frames, batch.clips, batch.labels)
         places.append(_place(picture[tick % len(picture)], batch.frames[0]))
@@ -173,7 +173,7 @@ def _place(picture: np.ndarray, crop: np.ndarray) -> frozenset[tuple[int, int, b
 def test_evaluation_plays_every_frame_once_and_marks_empty_rows(videos: Path) -> None:
     config = config_of(videos, data__flip=1.0)
     clips = find(videos / "val", "*", 1).clips
-    slots, batch = Slots(clips, config.data, 0, train=False), Batch(frame_shape(config))
+    slots, batch = Slots(clips, config.data, 0, train=False), Batch(config.frame_shape)
     seen: dict[int, int] = {}
     while slots.fill(batch.frames, batch.clips, batch.labels):
         for row, number in enumerate(batch.clips.tolist()):
@@ -195,7 +195,7 @@ def test_broken_clips_are_skipped_and_counted(tmp_path: Path) -> None:
     bad.write_bytes(b"no video at all")
     config = config_of(tmp_path, data__slots=2)
     clips = [clip_of(bad), clip_of(good), clip_of(bad)]
-    slots, batch = Slots(clips, config.data, 0, train=True, mismatch=15), Batch(frame_shape(config))
+    slots, batch = Slots(clips, config.data, 0, train=True, mismatch=15), Batch(config.frame_shape)
     for _ in range(60):
         assert slots.fill(batch.frames, batch.clips, batch.labels)
         assert batch.frames.any()
@@ -210,7 +210,7 @@ def test_a_clip_that_breaks_off_is_played_so_far(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     config = config_of(tmp_path, data__slots=1)
-    slots, batch = Slots([clip_of(path)], config.data, 0, train=False), Batch(frame_shape(config))
+    slots, batch = Slots([clip_of(path)], config.data, 0, train=False), Batch(config.frame_shape)
     played = 0
     while slots.fill(batch.frames, batch.clips, batch.labels):
         played += 1
@@ -222,7 +222,7 @@ def test_when_nothing_can_be_decoded_the_run_ends_with_a_sentence(tmp_path: Path
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video at all")
     config = config_of(tmp_path, data__slots=2)
-    slots, batch = Slots([clip_of(bad)] * 5, config.data, 0, train=True), Batch(frame_shape(config))
+    slots, batch = Slots([clip_of(bad)] * 5, config.data, 0, train=True), Batch(config.frame_shape)
     with pytest.raises(DataError, match="not one of the 1 clips can be decoded"):
         slots.fill(batch.frames, batch.clips, batch.labels)
     slots.close()

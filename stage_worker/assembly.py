@@ -1,0 +1,154 @@
+"""What a stage worker is made of for one run: its blocks, its device, its edges to the neighbours, its intakes."""
+
+from typing import Literal
+
+import torch
+
+from common import partition
+from common.config import Config, share_of_threads
+from common.control import Addresses, Plan
+from common.errors import ConfigError
+from common.group import Groups, Membership, start_groups
+from common.models import activation_shapes, build, part
+from common.packet import Packet
+from common.schedule import Schedule
+from common.stage import Stage
+from stage_worker.intake import FrameIntake, Inlet, TargetIntake
+from stage_worker.links import Peer, Receiver, Sender, agree
+from stage_worker.loop import Ports
+
+Way = Literal["forward", "backward"]
+
+
+class Assembly:
+    """One stage, built after the coordinator's plan.
+
+    Attributes:
+        stage: the layer group.
+        ports: its connections for training.
+        groups: the process groups, to be handed to the next assembly of this process; None for a single stage.
+    """
+
+    def __init__(self, plan: Plan, me: Membership, groups: Groups | None) -> None:
+        """Build the stage and agree with the neighbours on what passes between them.
+
+        Raises:
+            ConfigError: model, split, device, transport or task do not fit.
+            PeerError: a neighbour disagrees about an edge, or does not answer.
+        """
+        config = plan.config
+        self._config, self._me = config, me
+        self._device = use_device(config, me)
+        self._wire, backend = self._transport()
+        model = build(config, plan.classes)
+        partition.check_split(plan.split, len(model))
+        parts = [part(model, plan.split, stage) for stage in range(me.stages)]
+        shapes = [(torch.Size(config.frame_shape), torch.float32)]
+        shapes += activation_shapes(parts[: me.stage + 1], config.frame_shape)
+        self._takes, self._gives = shapes[me.stage], shapes[me.stage + 1]
+        blocks = parts[me.stage].to(self._device)
+        self.stage = Stage(blocks, me.stage, me.stages, config.task, config.rule, config.optimiser)
+        self.groups = groups
+        if me.stages > 1:
+            self.groups = groups or start_groups(me, backend)
+            agree(self.groups.forward, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
+        self.frames, self.targets = self._frame_intake(), self._target_intake()
+        self.ports = self._training_ports()
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where this stage listens for frames and targets."""
+        frames, targets = (intake.inlet.address if intake else "" for intake in (self.frames, self.targets))
+        return Addresses(frames, targets)
+
+    def evaluation_edges(self) -> tuple[FrameIntake | Receiver, Sender | None]:
+        """Edges of their own, so that what training has in flight stays where it is."""
+        i = self._me.stage
+        inputs = self.frames if self.frames else self._receiver("forward", i - 1, i, evaluation=True)
+        return inputs, None if self.stage.is_top else self._sender("forward", i + 1, evaluation=True)
+
+    def enter_phase(self, phase: int) -> None:
+        """Expect frames and targets of this phase: 0 training, others evaluations."""
+        for intake in (self.frames, self.targets):
+            if intake is not None:
+                intake.phase = phase
+
+    def close(self) -> None:
+        """Stop listening."""
+        for intake in (self.frames, self.targets):
+            if intake is not None:
+                intake.inlet.close()
+
+    def _transport(self) -> tuple[torch.device, Literal["gloo", "nccl"]]:
+        """Device that the wire reads and the backend: NCCL between devices of their own, else gloo from the host."""
+        possible = self._device.type == "cuda" and self._me.own_devices
+        wanted = self._config.network.transport
+        if wanted == "nccl" and not possible:
+            raise ConfigError('network.transport = "nccl" needs a CUDA device for every stage: use "auto" or "gloo"')
+        if possible and wanted != "gloo":
+            torch.cuda.set_device(self._device)
+            return self._device, "nccl"
+        return torch.device("cpu"), "gloo"
+
+    def _frame_intake(self) -> FrameIntake | None:
+        if not self.stage.is_first:
+            return None
+        inlet = self._inlet("stage 0", queue=4)
+        packet = Packet(self._takes[0], self._takes[1], self._device)
+        return FrameIntake(inlet, packet, self._config.data.mean, self._config.data.std)
+
+    def _target_intake(self) -> TargetIntake | None:
+        if not self.stage.is_top or self._config.task != "autoencode":
+            return None
+        shape = torch.Size(self._config.frame_shape)
+        if self._gives[0] != shape:
+            raise ConfigError(
+                f'task = "autoencode" compares the model\'s output with the frame, but the output is '
+                f"{list(self._gives[0])} and the frame {list(shape)}: change the model or data.size"
+            )
+        # targets wait here while their frames climb: D of them, and the frames under way to stage 0
+        inlet = self._inlet(f"stage {self._me.stage} (targets)", queue=self._me.stages + 8)
+        out = torch.zeros(shape, device=self._device)
+        return TargetIntake(inlet, out, self._config.data.mean, self._config.data.std)
+
+    def _inlet(self, what: str, queue: int) -> Inlet:
+        network = self._config.network
+        return Inlet(network.host, queue, self._config.frame_shape, network.max_message, network.deadline, what)
+
+    def _training_ports(self) -> Ports:
+        schedule, i = Schedule(self._me.stages), self._me.stage
+        inputs = self.frames if self.frames else self._receiver("forward", i - 1, schedule.first_input(i))
+        has_above = not self.stage.is_top
+        return Ports(
+            inputs=inputs,
+            outputs=self._sender("forward", i + 1) if has_above else None,
+            gradients_in=self._receiver("backward", i + 1, schedule.first_gradient(i)) if has_above else None,
+            gradients_out=self._sender("backward", i - 1) if i > 0 else None,
+            targets=self.targets,
+        )
+
+    def _receiver(self, way: Way, neighbour: int, first_tick: int, evaluation: bool = False) -> Receiver:
+        return Receiver(self._peer(way, neighbour, evaluation), self._packets(neighbour), first_tick)
+
+    def _sender(self, way: Way, neighbour: int, evaluation: bool = False) -> Sender:
+        return Sender(self._peer(way, neighbour, evaluation), self._packets(neighbour), self._config.network.overlap)
+
+    def _peer(self, way: Way, neighbour: int, evaluation: bool) -> Peer:
+        assert self.groups is not None
+        group = self.groups.forward if way == "forward" else self.groups.backward
+        # stage 0's wait for frames has the plain deadline, so that a starving pipeline is blamed on the reader
+        return Peer(group, self._me.stage, neighbour, 1.25 * self._config.network.deadline, tag=int(evaluation))
+
+    def _packets(self, neighbour: int) -> list[Packet]:
+        shape, dtype = self._takes if neighbour < self._me.stage else self._gives
+        return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
+
+
+def use_device(config: Config, me: Membership) -> torch.device:
+    """The stage's device; also takes this stage's share of the CPU threads. Raises ConfigError without CUDA."""
+    torch.set_num_threads(share_of_threads(config, me.local_stages))
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError('device = "cuda", but this host has no CUDA device: use "auto" or "cpu"')
+    return torch.device("cuda", me.local_stage % torch.cuda.device_count())
