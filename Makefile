@@ -32,6 +32,6 @@ lint: $(READY)  ## style and types
 bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
 
-clean:  ## remove the virtual environment, caches, drawn data and runs
-	rm -rf $(VENV) data runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove the virtual environment, caches and the drawn digits; your runs stay
+	rm -rf $(VENV) data/digits build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -127,16 +127,19 @@ class Stages:
         self._call(range(self.count), "quit")
 
     def _call(self, stages: Sequence[int], method: str, *arguments: Any) -> list[Any]:
-        pending = [
-            rpc.rpc_async(stage_name(stage), _answer, args=(method, arguments), timeout=self.deadline)
+        pending = {
+            stage: rpc.rpc_async(stage_name(stage), _answer, args=(method, arguments), timeout=self.deadline)
             for stage in stages
-        ]
-        return [self._result(stage, method, future) for stage, future in zip(stages, pending, strict=True)]
-
-    def _result(self, stage: int, method: str, future: Any) -> Any:
-        while not future.done():  # it ends at the deadline at the latest
+        }
+        answers: dict[int, Any] = {}
+        while pending:  # the first error ends it; each call ends at the deadline at the latest
+            for stage in [stage for stage, future in pending.items() if future.done()]:
+                answers[stage] = self._result(stage, method, pending.pop(stage))
             self._meanwhile()
             time.sleep(_POLL)
+        return [answers[stage] for stage in stages]
+
+    def _result(self, stage: int, method: str, future: Any) -> Any:
         try:
             kind, value = future.wait()
         except RuntimeError as error:

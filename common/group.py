@@ -24,6 +24,7 @@ Role = Literal["coordinator", "stage"]
 
 JOIN_DEADLINE = 120.0  # seconds for every process of the run to appear
 COORDINATOR = "coordinator"
+LOOPBACK = "127.0.0.1"  # what the ZeroMQ sockets bind: frames and reports do not leave the host so far
 
 
 def stage_name(stage: int) -> str:
@@ -44,6 +45,20 @@ class Membership:
     local_stages: int  # stage workers on this host
     own_devices: bool  # every stage of the run has a CUDA device of its own
     store: Store
+
+    def fetch(self, key: str) -> str:
+        """What another process has put, or will soon put, into the store. Raises PeerError."""
+        return _fetch(self.store, key, "the coordinator")
+
+
+def _fetch(store: Store, key: str, whose: str) -> str:
+    try:
+        return store.get(key).decode()
+    except (dist.DistError, RuntimeError) as error:
+        raise PeerError(
+            f"{whose} did not appear within {JOIN_DEADLINE:.0f} s, or the launcher's store is gone "
+            f"({str(error).splitlines()[0]}): look at the other processes' messages, and check that every agent runs"
+        ) from error
 
 
 def join(role: Role) -> Membership:
@@ -76,13 +91,7 @@ def join(role: Role) -> Membership:
 
 
 def _member(store: Store, rank: int) -> tuple[str, str, str]:
-    try:
-        role, devices, host = store.get(f"member/{rank}").decode().split(" ", 2)
-    except (dist.DistError, RuntimeError) as error:
-        raise PeerError(
-            f"process {rank} of the run did not appear within {JOIN_DEADLINE:.0f} s: look at its own messages, "
-            f"and check that every torchrun agent was started"
-        ) from error
+    role, devices, host = _fetch(store, f"member/{rank}", f"process {rank} of the run").split(" ", 2)
     return role, devices, host
 
 

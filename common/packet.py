@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 NO_CLIP = -1
-NO_LABEL = -1
 _TICK, _FRAME, _LAST, _ROWS_FROM = 0, 1, 2, 3
 _ALIGN = 64  # bytes: the alignment that torch gives its own tensors, so kernels take the same path on a packet's tensor
 

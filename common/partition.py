@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
+from common.models import named_blocks
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def measure(model: nn.Sequential, frames: torch.Tensor, rounds: int = 7) -> list
     """
     costs = []
     x = frames
-    for index, (name, block) in enumerate(model.named_children()):
+    for index, (name, block) in enumerate(named_blocks(model)):
         x = x.detach().clone()
         times = [_time_block(block, x, with_input_gradient=index > 0) for _ in range(rounds + 1)]
         with torch.no_grad():

@@ -4,10 +4,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 _POLL = 0.5  # seconds
+_PARENT = "SIDEWAYS_LAUNCHER_PID"
 
 
 # glibc by default gives a tick's large tensors back to the kernel and faults them in again at the next; read at start
@@ -16,25 +17,38 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": s
 
 def exit_now(code: int) -> NoReturn:
     """Leave at once. After a failure a normal exit could hang: torch's RPC threads are waiting for peers."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # the terminal may be gone
+        os._exit(code)
 
 
 def complain(message: str) -> None:
     """One message for the user, on standard error."""
-    print(f"sideways: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # nobody may be listening any more
+        print(f"sideways: {message}", file=sys.stderr, flush=True)
 
 
-def watch_parent(who: str, farewell: Callable[[], None] = lambda: None) -> None:
+def note_parent() -> None:
+    """Remember who started this process, before anything slow: the parent may be gone by the time it is watched."""
+    os.environ.setdefault(_PARENT, str(os.getppid()))
+
+
+def be_parent() -> None:
+    """Make this process the parent that those it starts watch."""
+    os.environ[_PARENT] = str(os.getpid())
+
+
+def watch_parent(who: str) -> None:
     """End this process within a second of its parent's death (kill -9 of the launcher leaves no orphans)."""
-    parent = os.getppid()
+    note_parent()
+    parent = int(os.environ[_PARENT])
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL)
         complain(f"{who}: the launcher (pid {parent}) is gone, so this process ends too; start the run again")
-        farewell()
         exit_now(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()

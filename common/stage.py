@@ -22,6 +22,8 @@ from common.schedule import Schedule
 
 Task = Literal["classify", "autoencode"]
 
+_UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}  # they need closures, or sparse gradients
+_WITHOUT_MOMENTUM = {"Adam": {"betas": (0.0, 0.999)}, "AdamW": {"betas": (0.0, 0.999)}}
 _FUSED = {"Adam", "AdamW", "SGD", "Adagrad"}  # one kernel for all parameters, on the CPU too: less Python a tick
 
 
@@ -35,18 +37,20 @@ def gate(gradient: Packet, held: Packet) -> int:
 
 def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> torch.optim.Optimizer | None:
     """The optimiser of a stage; None for a stage without parameters. Raises ConfigError for an unknown one."""
-    parameters = [parameter for parameter in blocks.parameters() if parameter.requires_grad]
-    if not parameters:
-        return None
     kind = getattr(torch.optim, settings.name, None)
-    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-        known = sorted(name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer")
+    usable = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and settings.name not in _UNUSABLE
+    if kind is None or not usable:
+        known = sorted(name for name in dir(torch.optim) if name[0].isupper() and name not in _UNUSABLE)
         raise ConfigError(f"optimiser.name = {settings.name!r} is no class of torch.optim. Allowed: {', '.join(known)}")
     lr = settings.lr / (1 + mismatch) if settings.lr_by_mismatch else settings.lr
-    arguments = {**({"fused": True} if settings.name in _FUSED else {}), **settings.args}
+    given = settings.args
+    alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
+    fused = {"fused": True} if settings.name in _FUSED and not alternatives else {}
+    parameters = [parameter for parameter in blocks.parameters() if parameter.requires_grad]
     try:
-        return kind(parameters, lr=lr, **arguments)  # type: ignore[call-arg]
-    except (TypeError, ValueError) as error:
+        arguments = {**fused, **_WITHOUT_MOMENTUM.get(settings.name, {}), **given}
+        return kind(parameters, lr=lr, **arguments) if parameters else None
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimiser.args do not fit torch.optim.{settings.name}: {error}") from error
 
 
@@ -67,12 +71,12 @@ class Stage:
         self.is_first, self.is_top = index == 0, index == stages - 1
         self.optimiser = build_optimiser(blocks, optimiser, Schedule(stages).mismatch(index))
         self.loss: Tensor | None = None
-        self.correct = torch.zeros((), dtype=torch.int64, device=_device(blocks))
+        self.correct = torch.zeros((), dtype=torch.int64)
         self.gated = self.rows = 0
         self._accumulated = 0
         self._input: Tensor | None = None
         self._output: Tensor | None = None
-        _forbid_in_place_on_input(blocks)
+        forbid_in_place_on_input(blocks)
 
     def forward(self, x: Packet) -> Tensor:
         """y(k) from x(k), keeping the graph of this one tick. x: [rows, …] → [rows, …]."""
@@ -140,6 +144,7 @@ class Stage:
             assert target is not None
             return F.mse_loss(y, target)
         labels = held.label_tensor.to(y.device, non_blocking=True)
+        self.correct = self.correct.to(y.device)
         self.correct += (y.detach().argmax(1) == labels).sum()
         return F.cross_entropy(y, labels)
 
@@ -151,13 +156,15 @@ class Stage:
         return gradient
 
 
-def _device(blocks: nn.Module) -> torch.device:
-    parameter = next(blocks.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+def forbid_in_place_on_input(blocks: nn.Module) -> None:
+    """A stage's input is a leaf in a receive buffer: layers may not write there (ReLU(inplace=True)).
 
-
-def _forbid_in_place_on_input(blocks: nn.Module) -> None:
-    """A stage's input is a leaf in a receive buffer: its first layer may not write there (ReLU(inplace=True))."""
-    first = next((module for module in blocks.modules() if not list(module.children())), None)
-    if getattr(first, "inplace", False):
-        first.inplace = False  # type: ignore[union-attr]
+    What comes before the first layer with parameters may be, or share memory with, the input.
+    """
+    for module in blocks.modules():
+        if list(module.children()):
+            continue
+        if list(module.parameters()):
+            return
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]

@@ -7,6 +7,8 @@ import numpy as np
 
 from common.errors import PeerError
 
+SMALLEST_BUFFER = 1 << 18  # bytes of a frame socket's kernel buffer; with less, TCP stalls on loopback's large segments
+
 
 def encode_frames(
     phase: int, frame: int, last: bool, clips: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]

@@ -3,13 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from common.config import load
 from common.errors import ConfigError, SidewaysError
-from common.process import ALLOCATOR
+from common.process import ALLOCATOR, note_parent
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -37,6 +37,7 @@ def join(
     as_json: Json = False,
 ) -> None:
     """Be one process of a run: what torchrun starts, on one machine or several."""
+    note_parent()
     if role not in ("auto", "coordinator", "stage"):
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings about peers that end
@@ -67,14 +68,13 @@ def _join_arguments(run_file: Path, settings: list[str] | None, as_json: bool) -
     return ["-m", "coordinator", "join", str(run_file), *overrides, *(["--json"] if as_json else [])]
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run a command; a SidewaysError is told as a sentence."""
     try:
         app()
     except SidewaysError as error:
         print(f"sideways: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.control import Addresses
 from common.errors import PeerError
-from common.wire import encode_frames
+from common.wire import SMALLEST_BUFFER, encode_frames
 
 _QUEUE = 4  # batches waiting on this side
 _RETRY_MS = 200
@@ -33,11 +33,13 @@ class Batch:
 class Feeder:
     """Pushes batches; while it waits for room it lets `meanwhile` look after the run."""
 
-    def __init__(self, addresses: list[Addresses], deadline: float, meanwhile: Callable[[], None]) -> None:
-        """`addresses` of all stages; `deadline` in seconds for a batch to be taken."""
+    def __init__(
+        self, addresses: list[Addresses], batch_bytes: int, deadline: float, meanwhile: Callable[[], None]
+    ) -> None:
+        """`addresses` of all stages; `batch_bytes` of a batch; `deadline` in seconds for a batch to be taken."""
         self._deadline, self._meanwhile = deadline, meanwhile
-        self._frames = _connect(addresses[0].frames)
-        self._targets = _connect(addresses[-1].targets) if addresses[-1].targets else None
+        self._frames = _connect(addresses[0].frames, batch_bytes)
+        self._targets = _connect(addresses[-1].targets, batch_bytes) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, last: bool, batch: Batch) -> None:
         """Send a batch. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
@@ -64,9 +66,12 @@ class Feeder:
                 raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
 
 
-def _connect(address: str) -> "zmq.Socket[bytes]":
+def _connect(address: str, batch_bytes: int) -> "zmq.Socket[bytes]":
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     socket.setsockopt(zmq.SNDHWM, _QUEUE)
     socket.setsockopt(zmq.SNDTIMEO, _RETRY_MS)
+    socket.setsockopt(
+        zmq.SNDBUF, max(batch_bytes, SMALLEST_BUFFER)
+    )  # else the kernel queues megabytes more, which a stop must work off
     socket.connect(address)
     return socket

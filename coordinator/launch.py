@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from common.process import complain
+from common.process import be_parent, complain
 
 
 def launch(stages: int, arguments: list[str]) -> int:
@@ -19,6 +19,7 @@ def launch(stages: int, arguments: list[str]) -> int:
 
     The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
     """
+    be_parent()
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a restart finds the dead group's addresses
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder:
@@ -46,8 +47,7 @@ def launch(stages: int, arguments: list[str]) -> int:
 
 def _explain(failures: dict[int, ProcessFailure]) -> int:
     """Say which process ended the run, unless it has said so itself, and pass its exit code on."""
-    # one that was killed could not speak; those that failed because of it, at almost the same time, could
-    rank, first = min(failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+    rank, first = min(failures.items(), key=lambda item: _rank_of_guilt(item[1], failures))
     who = "the coordinator" if rank == 0 else f"stage {rank - 1}"
     if first.exitcode < 0:
         complain(
@@ -56,3 +56,17 @@ def _explain(failures: dict[int, ProcessFailure]) -> int:
         )
         return 1
     return first.exitcode
+
+
+def _rank_of_guilt(failure: ProcessFailure, failures: dict[int, ProcessFailure]) -> tuple[bool, bool, int]:
+    """Sorts the first cause to the front.
+
+    One that was killed could not speak; those that failed because of it, at almost the same time, could. Much later,
+    and by SIGTERM, it is the launcher that kills, to end the rest.
+    """
+    late = failure.timestamp > min(other.timestamp for other in failures.values()) + _SAME_TIME
+    killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+    return late, not killed, failure.timestamp
+
+
+_SAME_TIME = 2  # seconds

@@ -1,6 +1,10 @@
 """A stage worker's process. Started by `sideways join` under torch's elastic launcher, never by hand."""
 
 import signal
+
+if __name__ == "__main__":  # until there is something to keep an interrupt ends the process, during imports too
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import traceback
 from types import FrameType
 
@@ -17,10 +21,9 @@ _FAREWELL = 10.0  # seconds for the coordinator to end after its last call
 def main() -> None:
     """Join the run, serve the coordinator until it says quit."""
     watch_parent("a stage worker")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it waits for the others there is nothing to keep
     try:
         me = join("stage")
-        reporter = Reporter(me.store.get("reports").decode(), me.stage)
+        reporter = Reporter(me.fetch("reports"), me.stage, speaks=me.local_stage == 0)
     except SidewaysError as error:
         complain(str(error))
         exit_now(1)

@@ -8,7 +8,7 @@ from common import partition
 from common.config import Config, share_of_threads
 from common.control import Addresses, Plan
 from common.errors import ConfigError
-from common.group import Groups, Membership, start_groups
+from common.group import LOOPBACK, Groups, Membership, start_groups
 from common.models import activation_shapes, build, part
 from common.packet import Packet
 from common.schedule import Schedule
@@ -40,6 +40,7 @@ class Assembly:
         self._config, self._me = config, me
         self._device = use_device(config, me)
         self._wire, backend = self._transport()
+        torch.manual_seed(config.seed + me.stage)  # dropout and the like
         model = build(config, plan.classes)
         partition.check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
@@ -51,7 +52,7 @@ class Assembly:
         self.groups = groups
         if me.stages > 1:
             self.groups = groups or start_groups(me, backend)
-            agree(self.groups.forward, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
+            agree(self.groups, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.ports = self._training_ports()
 
@@ -113,7 +114,7 @@ class Assembly:
 
     def _inlet(self, what: str, queue: int) -> Inlet:
         network = self._config.network
-        return Inlet(network.host, queue, self._config.frame_shape, network.max_message, network.deadline, what)
+        return Inlet(LOOPBACK, queue, self._config.frame_shape, network.max_message, network.deadline, what)
 
     def _training_ports(self) -> Ports:
         schedule, i = Schedule(self._me.stages), self._me.stage

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.errors import PeerError
 from common.packet import Packet, normalise
-from common.wire import Envelope
+from common.wire import SMALLEST_BUFFER, Envelope
 
 
 class Inlet:
@@ -35,6 +35,9 @@ class Inlet:
         self._socket.setsockopt(zmq.RCVHWM, queue)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_message)
         self._socket.setsockopt(zmq.RCVTIMEO, int(deadline * 1000))
+        self._socket.setsockopt(zmq.RCVBUF, max(self._size, SMALLEST_BUFFER))  # else the kernel queues megabytes more
+        # the message is read-only, and only read
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
 
@@ -55,9 +58,7 @@ class Inlet:
                 f"{self._what}, tick {tick}: a message of parts {sizes} bytes came where an envelope and a frame batch "
                 f"{list(self._shape)} of {self._size} bytes were due: is something else sending here?"
             )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the message is read-only, and only read
-            frames = torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
+        frames = torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
         return Envelope(parts[0].buffer, self._shape[0]), frames
 
     def lost(self, tick: int, envelope: Envelope, due: tuple[int, int]) -> PeerError:

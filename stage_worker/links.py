@@ -11,6 +11,7 @@ stage reads at tick k its neighbour sent at tick k - 1.
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import PeerError
+from common.group import Groups
 from common.packet import Packet
 
 
@@ -158,31 +160,48 @@ class Sender:
 Form = tuple[torch.Size, torch.dtype]  # of what an edge carries
 
 
-def agree(group: dist.ProcessGroup, stage: int, stages: int, takes: Form, gives: Form, deadline: float) -> None:
+def agree(groups: Groups, stage: int, stages: int, takes: Form, gives: Form, deadline: float) -> None:
     """Compare with both neighbours what passes between them, before the first tick.
 
-    `takes` and `gives` are the forms of this stage's input and output. Raises PeerError naming both stages where the
-    shapes or dtypes of an edge differ, or where a neighbour does not answer.
+    `takes` and `gives` are the forms of this stage's input and output; `gives` goes up in the forward group, `takes`
+    down in the backward group, the ways that activations and gradients go. Raises PeerError naming both stages where
+    the shapes or dtypes of an edge differ, or where a neighbour does not answer.
     """
-    device = torch.device("cuda") if dist.get_backend(group) == "nccl" else torch.device("cpu")
-    edges = {neighbour: own for neighbour, own in ((stage - 1, takes), (stage + 1, gives)) if 0 <= neighbour < stages}
-    answers = {neighbour: torch.zeros(_DESCRIPTION, dtype=torch.int64, device=device) for neighbour in edges}
-    told = {neighbour: _describe(own).to(device) for neighbour, own in edges.items()}
-    works = [(neighbour, group.recv([answers[neighbour]], neighbour, 2)) for neighbour in edges]
-    works += [(neighbour, group.send([told[neighbour]], neighbour, 2)) for neighbour in edges]
-    for neighbour, work in works:
-        Peer(group, stage, neighbour, deadline).wait(work, 0, "agreeing on shapes with")
-    for neighbour, own in edges.items():
-        theirs = _form(answers[neighbour].tolist())
-        if theirs != own:
-            below, above = sorted((stage, neighbour))
-            given, taken = (theirs, own) if neighbour < stage else (own, theirs)
+    given = _exchange(Peers(groups.forward, stage, stages, deadline), gives, to=stage + 1, of=stage - 1)
+    taken = _exchange(Peers(groups.backward, stage, stages, deadline), takes, to=stage - 1, of=stage + 1)
+    for below, above, gift, wish in ((stage - 1, stage, given, takes), (stage, stage + 1, gives, taken)):
+        if gift is not None and wish is not None and below >= 0 and above < stages and gift != wish:
             raise PeerError(
-                f"stage {below} gives {_text(given)} but stage {above} takes {_text(taken)}: "
+                f"stage {below} gives {_text(gift)} but stage {above} takes {_text(wish)}: "
                 f"do both hosts have the same model file and the same versions?"
             )
 
 
+@dataclass(frozen=True)
+class Peers:
+    """The neighbours of a stage in one group."""
+
+    group: dist.ProcessGroup
+    stage: int
+    stages: int
+    deadline: float
+
+
+def _exchange(peers: Peers, own: Form, to: int, of: int) -> Form | None:
+    """Tell the neighbour `to` a form, and hear one from `of`, where there are such neighbours."""
+    device = torch.device("cuda") if dist.get_backend(peers.group) == "nccl" else torch.device("cpu")
+    heard, told = torch.zeros(_DESCRIPTION, dtype=torch.int64, device=device), _describe(own).to(device)
+    works = []
+    if 0 <= of < peers.stages:
+        works.append((of, peers.group.recv([heard], of, _AGREEING)))
+    if 0 <= to < peers.stages:
+        works.append((to, peers.group.send([told], to, _AGREEING)))
+    for neighbour, work in works:
+        Peer(peers.group, peers.stage, neighbour, peers.deadline).wait(work, 0, "agreeing on shapes with")
+    return _form(heard.tolist()) if 0 <= of < peers.stages else None
+
+
+_AGREEING = 2  # tag
 _DESCRIPTION = 16  # int64: dtype, number of dimensions, sizes
 _DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

@@ -70,7 +70,7 @@ class Loop:
     def run(self, first: int) -> None:
         """Train from tick `first` until `self.last`."""
         tick = first
-        self.reporter.begin()
+        self.reporter.begin(self)
         while tick < self.last:
             self.tick(tick)
             if not self.overlap:
@@ -100,7 +100,8 @@ class Loop:
             self._start()
             r, source = stage.backward(x, g), g
             self._stop()
-        if ports.gradients_out is not None and r is not None:
+        if ports.gradients_out is not None:
+            assert r is not None, "the coordinator has checked that every block passes a gradient"
             ports.gradients_out.send(k, source, r)
         if self.reporter.due:
             self.reporter.gradient_norm = stage.gradient_norm()

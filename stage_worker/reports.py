@@ -28,15 +28,18 @@ class Reporter:
 
     Attributes:
         due: a report follows this tick, so what is only measured for reports is measured now.
-        gradient_norm: as measured in a due tick.
+        every: seconds between reports.
+        each_loss: report the loss of every tick, not only their mean.
+        gradient_norm: as measured in a due tick; None if there was none.
         stop_signal: a signal that this process got and that the coordinator should know of.
     """
 
-    def __init__(self, address: str, stage: int, every: float = 0.5, each_loss: bool = False) -> None:
-        """Connect to the coordinator. `every` in seconds; `each_loss`: report the loss of every tick."""
-        self.stage, self.every, self.each_loss = stage, every, each_loss
+    def __init__(self, address: str, stage: int, speaks: bool = True) -> None:
+        """Connect to the coordinator. `speaks`: say so on standard error when it is gone (one stage of a host does)."""
+        self.stage, self.every, self.each_loss = stage, 0.5, False
+        self._speaks = speaks
         self.due = False
-        self.gradient_norm = 0.0
+        self.gradient_norm: float | None = None
         self.stop_signal = 0
         self._dropped = 0
         self._leaving = False
@@ -47,10 +50,16 @@ class Reporter:
         self._watch_coordinator()
         self._socket.connect(address)
         self._losses = torch.zeros(_MOST_LOSSES)
-        self.begin()
+        self._restart()
 
-    def begin(self) -> None:
-        """Start the clocks of the next report."""
+    def begin(self, loop: "Loop") -> None:
+        """A phase begins: forget what was counted outside it."""
+        if loop.stage.is_top:
+            self._losses = torch.zeros(_MOST_LOSSES, device=next(loop.stage.blocks.parameters(), self._losses).device)
+        _zero(loop)
+        self._restart()
+
+    def _restart(self) -> None:
         self._ticks = self._losses_held = 0
         self._started, self._cpu = time.perf_counter(), time.process_time()
         self._next = self._started + self.every
@@ -71,9 +80,9 @@ class Reporter:
         if self._ticks:
             self.send("progress", **self._summary(tick, loop))
         _zero(loop)
-        self.due = False
+        self.due, self.gradient_norm = False, None
         self.tell_signal()
-        self.begin()
+        self._restart()
 
     def tell_signal(self) -> None:
         """Pass on that somebody asked this process to stop."""
@@ -111,9 +120,7 @@ class Reporter:
             "tick": tick,
             "ticks": self._ticks,
             "seconds": time.perf_counter() - self._started,
-            "cpu_seconds": time.process_time() - self._cpu,
             "compute_seconds": loop.compute,
-            "model_cpu_seconds": loop.model_cpu,
             "receive_wait_seconds": receive_wait,
             "send_wait_seconds": sum(port.waited for port in ports.senders),
             "data_wait_seconds": ports.data_wait,
@@ -122,6 +129,8 @@ class Reporter:
             "gated": stage.gated,
             "gradient_norm": self.gradient_norm,
         }
+        if torch.get_num_threads() == 1:  # with more, the model's other threads cannot be told from ours
+            summary["outside_cpu_seconds"] = time.process_time() - self._cpu - loop.model_cpu
         if self._losses_held:  # only the top stage has a loss; the others report none
             losses = self._losses[: self._losses_held]
             summary |= {"loss": float(losses.mean()), "losses_held": self._losses_held}
@@ -143,9 +152,11 @@ class Reporter:
         finally:
             monitor.close(0)
             self._alone.set()
-        if not self._leaving:
-            complain(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so this stage ends too")
-            exit_now(1)
+        if self._leaving:
+            return
+        if self._speaks:
+            complain(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so the stages here end too")
+        exit_now(1)
 
 
 def _zero(loop: "Loop") -> None:

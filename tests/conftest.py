@@ -43,7 +43,7 @@ def _ours() -> set[int]:
     pids = {child.pid for child in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
-        mine = os.environ.get("SIDEWAYS_TEST", "-") in _environment(process.info["pid"])
+        mine = os.environ["SIDEWAYS_TEST"] == _environment(process.info["pid"])
         if mine and ("stage_worker" in command or "coordinator" in command):
             pids.add(process.info["pid"])
     return pids - {os.getpid()}

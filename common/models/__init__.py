@@ -5,6 +5,7 @@
 
 import importlib.util
 import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,9 +38,10 @@ def build(config: Config, classes: int) -> nn.Sequential:
         torch.manual_seed(config.seed)
         try:
             model = factory(**arguments)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             raise ConfigError(
-                f"model = {config.model!r} cannot be built with model_args = {config.model_args}: {error}. "
+                f"model = {config.model!r} cannot be built with model_args = {config.model_args}: "
+                f"{type(error).__name__}: {error}. "
                 f"Its parameters: {', '.join(accepted)}"
             ) from error
     if not isinstance(model, nn.Sequential) or len(model) == 0:
@@ -50,10 +52,15 @@ def build(config: Config, classes: int) -> nn.Sequential:
     return model
 
 
+def named_blocks(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """The model's blocks with their names, also where one module (an activation, say) stands in several places."""
+    return list(model._modules.items())  # named_children() would leave repeated ones out
+
+
 def part(model: nn.Sequential, split: Sequence[int], stage: int) -> nn.Sequential:
     """The blocks of one stage, under the names that they have in the whole model."""
     first = sum(split[:stage])
-    return nn.Sequential(OrderedDict(list(model.named_children())[first : first + split[stage]]))
+    return nn.Sequential(OrderedDict(named_blocks(model)[first : first + split[stage]]))
 
 
 def _factory(name: str) -> Callable[..., Any]:
@@ -68,7 +75,7 @@ def _factory(name: str) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(f"sideways_user_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"model = {name!r}: there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -18,7 +18,7 @@ class Display:
     """Progress and messages go to standard error, the result to standard output."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = _Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -26,6 +26,7 @@ class Display:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             console=self._console,
+            refresh_per_second=3,  # the stages need the cores
         )
         self._task = self._progress.add_task("", total=1, figures="")
         self._last_plain = 0.0
@@ -48,8 +49,8 @@ class Display:
             table.add_row(cost.name, f"{cost.milliseconds:.2f}", f"{cost.activation_kib:.0f}", str(stage))
         self._console.print(table)
 
-    def begin(self, what: str, total: int | None) -> None:
-        """Start the bar of a phase; `total` ticks if known."""
+    def begin(self, what: str, total: int) -> None:
+        """Start the bar of a phase of about `total` ticks."""
         self._progress.reset(self._task, description=what, total=total, figures="")
         self._progress.start()
 
@@ -75,7 +76,15 @@ class Display:
         table = Table(title="The result", show_header=False)
         for name, value in rows.items():
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-        Console(highlight=False).print(table)
+        _Console(highlight=False).print(table)
+
+
+class _Console(Console):
+    """One that goes quiet when nobody listens any more (`| tee` that was interrupted): the run has things to finish."""
+
+    def on_broken_pipe(self) -> None:
+        """rich's own would end the process."""
+        self.quiet = True
 
 
 def _figures(totals: Totals) -> str:

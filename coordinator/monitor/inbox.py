@@ -8,6 +8,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import PeerError
+from common.group import LOOPBACK
 from common.wire import decode
 
 _MAX_REPORT = 1 << 20  # bytes
@@ -20,18 +21,22 @@ Report = dict[str, Any]
 class Inbox:
     """A PULL socket that every stage connects to."""
 
-    def __init__(self, host: str, on_progress: Callable[[Report], None], on_signal: Callable[[int], None]) -> None:
+    def __init__(self, stages: int, on_progress: Callable[[Report], None], on_signal: Callable[[int], None]) -> None:
         """`on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent."""
+        self._stages = stages
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
+        self._peers: set[int] = set()  # connections that spoke ZeroMQ; anything else may come and go
         self._failure: str | None = None
         self._heard = time.monotonic()
         self._leaving = False
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
-        self.address = f"tcp://{host}:{port}"
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        port: int = self._socket.bind_to_random_port(f"tcp://{LOOPBACK}")
+        self.address = f"tcp://{LOOPBACK}:{port}"
 
     def expect_done(self) -> None:
         """A phase begins: nobody is done with it."""
@@ -50,13 +55,13 @@ class Inbox:
                 break
         self._check()
 
-    def wait_done(self, stages: int, deadline: float) -> None:
+    def wait_done(self, deadline: float) -> None:
         """Wait until every stage has ended the phase. Raises PeerError when none reports for `deadline` seconds."""
         self._heard = time.monotonic()
-        while len(self._done) < stages:
+        while len(self._done) < self._stages:
             self.poll(100)
             if time.monotonic() - self._heard > deadline:
-                missing = sorted(set(range(stages)) - self._done)
+                missing = sorted(set(range(self._stages)) - self._done)
                 raise PeerError(f"stages {missing} did not end the phase and reported nothing for {deadline:g} s")
 
     def leave(self) -> None:
@@ -65,9 +70,17 @@ class Inbox:
 
     def _take(self, report: Report) -> None:
         kind, stage = report.get("kind"), report.get("stage")
-        if kind not in _KINDS or type(stage) is not int:
+        if kind not in _KINDS or type(stage) is not int or not 0 <= stage < self._stages:
             raise PeerError(f"a report of kind {kind!r} from stage {stage!r} came: is something else sending here?")
         self._heard = time.monotonic()
+        try:
+            self._act(kind, stage, report)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PeerError(
+                f"a {kind} report from stage {stage} is malformed ({error!r}): is something else sending?"
+            ) from error
+
+    def _act(self, kind: str, stage: int, report: Report) -> None:
         if kind == "progress":
             self._on_progress(report)
         elif kind == "done":
@@ -80,9 +93,14 @@ class Inbox:
     def _check(self) -> None:
         if self._failure is not None:
             raise PeerError(self._failure)
-        if self._monitor.poll(0) and not self._leaving:
-            recv_monitor_message(self._monitor)
-            self._hear_witnesses()
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            event = recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._peers.add(event["value"])
+            elif event["value"] in self._peers:
+                self._peers.remove(event["value"])
+                if not self._leaving:
+                    self._hear_witnesses()
 
     def _hear_witnesses(self) -> None:
         """A stage's connection is gone. It, or its neighbours, may have said why."""

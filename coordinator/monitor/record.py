@@ -39,7 +39,7 @@ class RunDirectory:
         except OSError as error:
             raise _refusal(self.path, error) from error
 
-    def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> Path:
+    def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> None:
         """Write the whole model, and beside the tensors what is needed to use it."""
         about = {
             "format": "pt",
@@ -49,13 +49,12 @@ class RunDirectory:
             "classes": json.dumps(classes),
             "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride"}),
         }
-        target, part = self.path / MODEL, self.path / f"{MODEL}.part"
+        part = self.path / f"{MODEL}.part"
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
-            os.replace(part, target)
+            os.replace(part, self.path / MODEL)
         except Exception as error:  # safetensors wraps what the disk says in an error of its own
             raise _refusal(self.path, error) from error
-        return target
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""

@@ -1,5 +1,6 @@
 """Figures of the run, summed from the stages' progress reports."""
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,25 +12,23 @@ _RECENT = 20  # the top stage's reports in the running loss and accuracy
 
 @dataclass
 class StageTotals:
-    """Sums over a stage's reports; seconds. The first report, which holds the warm-up, is left out."""
+    """Sums over a stage's reports; seconds. The first, which holds the warm-up, counts only while it is alone."""
 
     reports: int = 0
     ticks: int = 0
     seconds: float = 0.0
     compute: float = 0.0
-    outside_cpu: float = 0.0
     recent_wait: float = 0.0  # share of the time since the report before
 
     def add(self, report: Report) -> None:
         """Take in a progress report."""
         self.recent_wait = wait_seconds(report) / max(report["seconds"], 1e-9)
         self.reports += 1
-        if self.reports == 1:
-            return
+        if self.reports == 2:
+            self.ticks, self.seconds, self.compute = 0, 0.0, 0.0
         self.ticks += report["ticks"]
         self.seconds += report["seconds"]
         self.compute += report["compute_seconds"]
-        self.outside_cpu += report["cpu_seconds"] - report["model_cpu_seconds"]
 
     def per_tick_ms(self, seconds: float) -> float:
         """Milliseconds a tick."""
@@ -54,7 +53,6 @@ class Totals:
     def add(self, report: Report) -> None:
         """Take in a progress report of any stage."""
         stage = report["stage"]
-        assert 0 <= stage < len(self.stages)
         self.stages[stage].add(report)
         self.dropped = max(self.dropped, report["dropped"])
         if stage == 0:
@@ -95,12 +93,13 @@ def line(report: Report, slots: int) -> dict[str, Any]:
     result["tick_ms"] = round(1e3 * report["seconds"] / ticks, 4)
     for name in ("compute", "receive_wait", "send_wait", "data_wait"):
         result[f"{name}_ms"] = round(1e3 * report[f"{name}_seconds"] / ticks, 4)
-    result["cpu_outside_model_ms"] = round(1e3 * (report["cpu_seconds"] - report["model_cpu_seconds"]) / ticks, 4)
+    if "outside_cpu_seconds" in report:
+        result["cpu_outside_model_ms"] = round(1e3 * report["outside_cpu_seconds"] / ticks, 4)
     result["bytes"] = report["bytes"] // ticks
     result["gradient_norm"] = report["gradient_norm"]
     result["gated_share"] = report["gated"] / report["rows"] if report["rows"] else 0.0
     if "loss" in report:
-        result["loss"] = report["loss"]
+        result["loss"] = report["loss"] if math.isfinite(report["loss"]) else None  # JSON has no NaN
         if "correct" in report:
             result["accuracy"] = report["correct"] / (report["losses_held"] * slots)
     if "losses" in report:

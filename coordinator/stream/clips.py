@@ -1,5 +1,6 @@
 """What there is to play: labelled folders of video files, probed before the run."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,8 +99,17 @@ def find(root: Path, include: str, stride: int, labelled: bool = True, classes: 
     return Clips(root, names, clips, bad)
 
 
-def _videos(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _videos(root: Path) -> list[Path]:
+    """All video files below a folder, also behind links, in a fixed order."""
+    found, visited = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link back up
+            subfolders.clear()
+            continue
+        visited.add(real)
+        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return sorted(path for path in found if path.is_file())
 
 
 def _count_frames(path: Path) -> int | str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from common.errors import DataError
 
 CHUNK = 16  # frames decoded at a time
+_WIDEST = 16  # a wider frame would be blown up to a strip that fills the memory
 
 
 def read(path: Path, stride: int, short_side: int, channels: int) -> Iterator[Tensor]:
@@ -36,7 +37,10 @@ def read(path: Path, stride: int, short_side: int, channels: int) -> Iterator[Te
 
 def _pixels(frame: av.VideoFrame, short_side: int, channels: int) -> NDArray[np.uint8]:
     """[channels, height, width] uint8."""
-    scale = short_side / min(frame.width, frame.height)
+    shorter, longer = sorted((frame.width, frame.height))
+    if shorter < 1 or longer > _WIDEST * shorter:
+        raise ValueError(f"frames of {frame.width} × {frame.height} pixels are too narrow to be resized")
+    scale = short_side / shorter
     width, height = (max(short_side, round(side * scale)) for side in (frame.width, frame.height))
     kind = "gray" if channels == 1 else "rgb24"
     resized = frame.reformat(width=width, height=height, format=kind, interpolation="AREA")

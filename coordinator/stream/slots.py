@@ -6,7 +6,8 @@ clock. An entry's number is the clip id that rides with its rows, and with the s
 """
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,9 @@ from common.errors import DataError
 from coordinator.stream.augment import Augment, draw, middle
 from coordinator.stream.clips import Clip
 from coordinator.stream.reader import read
+
+_EPOCHS_KEPT = 64  # slots are at different places of the play list, some epochs apart if there are few clips
+_SLICE = 0.2  # seconds
 
 
 @dataclass
@@ -56,7 +60,7 @@ class PlayList:
 
     def __init__(self, clips: list[Clip], seed: int, endless: bool) -> None:
         self.clips, self.seed, self.endless = clips, seed, endless
-        self._permutation = lru_cache(maxsize=4)(self._shuffle)  # slots differ by an epoch or two at most
+        self._permutation = lru_cache(maxsize=_EPOCHS_KEPT)(self._shuffle)
 
     def entry(self, number: int) -> Clip | None:
         """The clip that entry `number` plays; None beyond the end."""
@@ -73,13 +77,21 @@ class Slots:
     """Plays the clips into batches, decoding ahead in background threads."""
 
     def __init__(
-        self, clips: list[Clip], data: Data, seed: int, train: bool, mismatch: int = 0, patience: float = 60.0
+        self,
+        clips: list[Clip],
+        data: Data,
+        seed: int,
+        train: bool,
+        mismatch: int = 0,
+        patience: float = 60.0,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         """`train`: shuffled, augmented and endless; else each clip once.
 
         Args:
             mismatch: of the bottom stage, in frames; clips no longer than it are counted as short.
             patience: seconds that `fill` waits for a decoder before it gives up.
+            meanwhile: runs now and then while it waits, and may raise.
         """
         self.mishaps = Mishaps()
         self._list = PlayList(clips, seed, endless=train)
@@ -87,7 +99,7 @@ class Slots:
         self._hopeless: set[Path] = set()  # files that gave no frame: not tried again
         self._files = len({clip.path for clip in clips})
         self._pool = ThreadPoolExecutor(data.threads, thread_name_prefix="decode")
-        self._slots = [_Slot(self._pool, self._chunks(slot)) for slot in range(data.slots)]
+        self._slots = [_Slot(self._pool, self._chunks(slot), meanwhile) for slot in range(data.slots)]
 
     def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
         """Write the next frame of every slot. Rows of slots that have run out get zeros and the id -1.
@@ -157,8 +169,8 @@ class Slots:
 class _Slot:
     """One slot's place: the chunk being played, and the next one, on its way."""
 
-    def __init__(self, pool: ThreadPoolExecutor, chunks: Iterator[Chunk]) -> None:
-        self._pool, self._chunks = pool, chunks
+    def __init__(self, pool: ThreadPoolExecutor, chunks: Iterator[Chunk], meanwhile: Callable[[], None]) -> None:
+        self._pool, self._chunks, self._meanwhile = pool, chunks, meanwhile
         self._chunk: Chunk | None = None
         self._position = 0
         self._next: Future[Chunk | None] | None = pool.submit(next, chunks, None)
@@ -169,12 +181,7 @@ class _Slot:
             return self._chunk
         if self._next is None:
             return None
-        try:
-            self._chunk = self._next.result(patience)
-        except TimeoutError:
-            raise DataError(
-                f"a clip took longer than {patience:g} s to decode: is the disk or the stream stuck?"
-            ) from None
+        self._chunk = self._await(self._next, patience)
         self._position = 0
         self._next = self._pool.submit(next, self._chunks, None) if self._chunk is not None else None
         return self._chunk
@@ -184,3 +191,13 @@ class _Slot:
         assert self._chunk is not None
         self._position += 1
         return self._chunk.frames[self._position - 1]
+
+    def _await(self, future: "Future[Chunk | None]", patience: float) -> Chunk | None:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return future.result(_SLICE)
+            except TimeoutError:
+                self._meanwhile()
+            if time.monotonic() > end:
+                raise DataError(f"a clip took longer than {patience:g} s to decode: is the disk or the stream stuck?")

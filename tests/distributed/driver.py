@@ -6,6 +6,7 @@ left out; configuring, feeding, ticking, reporting and exporting are the product
 """
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def main() -> None:
     def take(report: Report) -> None:
         losses.extend(report.get("losses", []))
 
-    inbox = Inbox("127.0.0.1", take, lambda number: None)
+    inbox = Inbox(me.stages, take, lambda number: None)
     me.store.set("reports", inbox.address)
     start_rpc(me)
     stages = Stages(me.stages, 60, inbox.poll)
@@ -53,7 +54,11 @@ def run(config: Config, stages: Stages, inbox: Inbox) -> None:
     assert config.split is not None
     assert config.ticks is not None
     addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split)))
-    slots, feeder, batch = Slots(clips.clips, config.data, config.seed, True), Feeder(addresses, 60, inbox.poll), None
+    slots, feeder, batch = (
+        Slots(clips.clips, config.data, config.seed, True),
+        Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll),
+        None,
+    )
     batch = Batch(config.frame_shape)
     inbox.expect_done()
     stages.train(0, config.ticks)
@@ -61,7 +66,7 @@ def run(config: Config, stages: Stages, inbox: Inbox) -> None:
         slots.fill(batch.frames, batch.clips, batch.labels)
         feeder.push(0, tick, False, batch)
         inbox.poll()
-    inbox.wait_done(config.stages, 60)
+    inbox.wait_done(60)
     slots.close()
     feeder.close()
 

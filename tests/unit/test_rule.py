@@ -46,10 +46,11 @@ def random_frames(ticks: int, dtype: torch.dtype = torch.float64) -> list[tuple[
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_one_stage_is_backpropagation_frame_by_frame(name: str) -> None:
-    optimiser = Optimiser(name=name, lr=0.05, args={})
+    arguments = {"AdamW": {"betas": (0.0, 0.999)}, "SGD": {"momentum": 0.3}}[name]
+    optimiser = Optimiser(name=name, lr=0.05, args=arguments)
     ours, plain = model(1), model(1)[0]
     reference = pipeline(ours, optimiser)
-    step = getattr(torch.optim, name)(plain.parameters(), lr=0.05, fused=True)
+    step = getattr(torch.optim, name)(plain.parameters(), lr=0.05, fused=True, **arguments)
     for tick, (frames, labels) in enumerate(random_frames(50)):
         loss = F.cross_entropy(plain(frames), labels)
         step.zero_grad()
