@@ -1,6 +1,7 @@
 """The command line."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="print the summary as one las
 def train(run_file: RunFile, settings: Settings = None, as_json: Json = False) -> None:
     """Train on this machine: a coordinator and one process per stage."""
     config = load(run_file, settings)
+    # until the launcher handles it, an interrupt ends this process: an exception can get lost in an import
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
 
     raise SystemExit(launch(config.stages, _join_arguments(run_file, settings, as_json)))

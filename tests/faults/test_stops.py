@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_stop_while_it_starts(videos: Path, tmp_path: Path, moment: float) -> 
     background = Background(write_run_file(tmp_path / "run.toml", tree))
     try:
         background.process.wait(moment)
-    except Exception:
+    except subprocess.TimeoutExpired:
         members = background.members() if moment > 2 else {}
         background.send(signal.SIGINT)
     assert background.end(20) in (130, -2)
