@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def convolutions(blocks: int = 8, width: int = 32) -> nn.Sequential:
+def convolutions(blocks: int = 8, width: int = 48) -> nn.Sequential:
     """Equal 3 × 3 convolutions at the frames' full size; the last pools and classifies."""
     layers: list[nn.Module] = [_block(3, width), *(_block(width, width) for _ in range(blocks - 1))]
     layers[-1] = nn.Sequential(layers[-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 SLOTS, SIZE = 8, 32
-ROUNDS, TICKS = 7, 30
+ROUNDS, TICKS = 7, 20
 OVERHEAD_TICKS = 1500
 SPLITS = {"balanced": [4, 4], "unbalanced": [6, 2]}
 

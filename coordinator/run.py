@@ -33,7 +33,7 @@ from common.process import complain, exit_now, watch_parent
 from common.schedule import Schedule
 from coordinator.evaluate import Evaluation, judge
 from coordinator.feed import Batch, Feeder
-from coordinator.monitor.display import Display
+from coordinator.monitor.display import Display, shown
 from coordinator.monitor.inbox import Inbox, Report
 from coordinator.monitor.record import MODEL, RunDirectory
 from coordinator.monitor.totals import StageTotals, Totals, line
@@ -201,7 +201,7 @@ class Run:
         figures = {f"val_{name}": getattr(evaluation, name) for name in ("top1", "top5", "mse", "clips", "frames")}
         figures = {name: value for name, value in figures.items() if value is not None}
         self.directory.metric({"kind": "evaluation", "tick": self.tick, **figures})
-        self.display.say(f"tick {self.tick}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        self.display.say(f"tick {self.tick}: " + ", ".join(f"{name} {shown(value)}" for name, value in figures.items()))
 
     def _progress(self, report: Report) -> None:
         self.totals.add(report)

@@ -75,8 +75,13 @@ class Display:
         """The last table."""
         table = Table(title="The result", show_header=False)
         for name, value in rows.items():
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+            table.add_row(name, shown(value))
         _Console(highlight=False).print(table)
+
+
+def shown(value: object) -> str:
+    """A figure for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class _Console(Console):
