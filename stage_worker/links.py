@@ -41,6 +41,20 @@ class Peer:
         self.group, self.stage, self.neighbour, self.tag = group, stage, neighbour, tag
         self.deadline = timedelta(seconds=deadline)
 
+    def send(self, buffer: Tensor, tick: int) -> dist.Work:
+        """Start sending. Raises PeerError where the connection is already known to be broken."""
+        try:
+            return self.group.send([buffer], self.neighbour, self.tag)
+        except RuntimeError as error:
+            raise PeerError(self._explain(tick, "sending to", str(error))) from error
+
+    def receive(self, buffer: Tensor, tick: int) -> dist.Work:
+        """Start receiving. Raises PeerError where the connection is already known to be broken."""
+        try:
+            return self.group.recv([buffer], self.neighbour, self.tag)
+        except RuntimeError as error:
+            raise PeerError(self._explain(tick, "receiving from", str(error))) from error
+
     def wait(self, work: dist.Work, tick: int, doing: str) -> None:
         """Wait for a transfer. Raises PeerError naming both stages and the tick."""
         try:
@@ -85,8 +99,7 @@ class Receiver:
             self._wait(tick)
 
     def _post(self, tick: int) -> None:
-        buffer = self._packets[tick % 2].buffer
-        self._pending = self._peer.group.recv([buffer], self._peer.neighbour, self._peer.tag)
+        self._pending = self._peer.receive(self._packets[tick % 2].buffer, tick)
 
     def _arrived(self, tick: int) -> Packet:
         if self._pending is not None:
@@ -117,7 +130,7 @@ class Sender:
         self.bytes = 0
         self._peer, self._packets, self._overlap = peer, packets, overlap
         self._pending: list[dist.Work | None] = [None, None]
-        self._held_back: int | None = None  # parity of a packet that waits for `settle` to leave
+        self._held_back: int | None = None  # tick of a packet that waits for `settle` to leave
 
     def send(self, tick: int, source: Packet, tensor: Tensor) -> None:
         """Pack `tensor`, computed at `tick` from `source`, and let it leave."""
@@ -128,14 +141,15 @@ class Sender:
         packet.depart()
         self.bytes += packet.buffer.nbytes
         if self._overlap:
-            self._start(parity)
+            self._pending[parity] = self._peer.send(packet.buffer, tick)
         else:
-            self._held_back = parity
+            self._held_back = tick
 
     def release(self) -> None:
         """Start the transfer that was held back, if any."""
         if self._held_back is not None:
-            self._start(self._held_back)
+            parity = self._held_back % 2
+            self._pending[parity] = self._peer.send(self._packets[parity].buffer, self._held_back)
             self._held_back = None
 
     def settle(self, tick: int) -> None:
@@ -143,10 +157,6 @@ class Sender:
         self.release()
         self._wait((tick - 1) % 2, tick)
         self._wait(tick % 2, tick)
-
-    def _start(self, parity: int) -> None:
-        buffer = self._packets[parity].buffer
-        self._pending[parity] = self._peer.group.send([buffer], self._peer.neighbour, self._peer.tag)
 
     def _wait(self, parity: int, tick: int) -> None:
         work = self._pending[parity]
@@ -191,13 +201,18 @@ def _exchange(peers: Peers, own: Form, to: int, of: int) -> Form | None:
     """Tell the neighbour `to` a form, and hear one from `of`, where there are such neighbours."""
     device = torch.device("cuda") if dist.get_backend(peers.group) == "nccl" else torch.device("cpu")
     heard, told = torch.zeros(_DESCRIPTION, dtype=torch.int64, device=device), _describe(own).to(device)
+    below_or_above = {
+        neighbour: Peer(peers.group, peers.stage, neighbour, peers.deadline, _AGREEING)
+        for neighbour in (of, to)
+        if 0 <= neighbour < peers.stages
+    }
     works = []
-    if 0 <= of < peers.stages:
-        works.append((of, peers.group.recv([heard], of, _AGREEING)))
-    if 0 <= to < peers.stages:
-        works.append((to, peers.group.send([told], to, _AGREEING)))
+    if of in below_or_above:
+        works.append((of, below_or_above[of].receive(heard, 0)))
+    if to in below_or_above:
+        works.append((to, below_or_above[to].send(told, 0)))
     for neighbour, work in works:
-        Peer(peers.group, peers.stage, neighbour, peers.deadline).wait(work, 0, "agreeing on shapes with")
+        below_or_above[neighbour].wait(work, 0, "agreeing on shapes with")
     return _form(heard.tolist()) if 0 <= of < peers.stages else None
 
 
