@@ -52,16 +52,15 @@ class Stop:
         self._since = 0.0
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Signal handler. One wish may come several times: from the terminal, the launcher, a scheduler."""
+        """Signal handler, and called when a stage was sent a signal; `frame` is None then.
+
+        One wish may come several times: from the terminal, the launcher, a scheduler.
+        """
         if self.signal and frame is not None and time.monotonic() > self._since + _IMPATIENT:
             complain("stopped at once, a second signal came; what was not saved yet is not kept")
             exit_now(128 + number)
         if not self.signal:
             self.signal, self._since = number, time.monotonic()
-
-    def told(self, number: int) -> None:
-        """A stage worker was sent the signal."""
-        self.note(number)
 
 
 @dataclass
@@ -80,7 +79,7 @@ class Run:
         self.started = time.monotonic()
         self.display = Display()
         self.totals = Totals([StageTotals() for _ in range(config.stages)], config.data.slots)
-        self.inbox = Inbox(config.stages, self._progress, stop.told)
+        self.inbox = Inbox(config.stages, self._progress, stop.note)
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
         self.tick = 0  # the next tick, and so the number of the next training frame
         self.train_seconds = 0.0
@@ -92,14 +91,18 @@ class Run:
 
     # ---- before the first tick
 
+    @property
+    def _mismatch(self) -> int:
+        """Frames that a clip must outlast for the bottom stage to get a gradient of it."""
+        return Schedule(self.config.stages).mismatch(0) if self.config.rule.boundary == "gate" else 0
+
     def _find_material(self) -> Material:
         data = self.config.data
-        mismatch = Schedule(self.config.stages).mismatch(0) if self.config.rule.boundary == "gate" else 0
         labelled = self.config.task == "classify"
         train = find(data.train, data.train_include, data.stride, labelled)
         val = find(data.val, data.val_include, data.stride, labelled, train.classes) if data.val else None
         for clips in filter(None, (train, val)):
-            for text in clips.warnings(mismatch if clips is train else 0):
+            for text in clips.warnings(self._mismatch if clips is train else 0):
                 self.display.warn(text)
         return Material(train, val)
 
@@ -125,7 +128,7 @@ class Run:
 
     def _open(self, clips: Clips, train: bool) -> Slots:
         config = self.config
-        mismatch = Schedule(config.stages).mismatch(0) if train else 0
+        mismatch = self._mismatch if train else 0
         slots = Slots(clips.clips, config.data, config.seed, train, mismatch, config.network.deadline, self.inbox.poll)
         self._mishaps.append(slots.mishaps)
         return slots
