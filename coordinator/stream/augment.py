@@ -1,41 +1,116 @@
-"""Crop and flip by torchvision.transforms.v2, drawn once a clip: redrawn at each frame they would destroy the
-smoothness between frames that Sideways lives on.
+"""Crop, flip and colours by torchvision.transforms.v2.functional, drawn once a clip: redrawn at each frame they would
+destroy the smoothness between frames that Sideways lives on.
 
 The draws come from a generator of the clip's own. torchvision's random transforms draw from torch's one global
-generator, which decoding threads would share with each other and with everything else in the process.
+generator, which decoding threads would share with each other and with everything else in the process. What is off
+draws nothing, so that switching one on leaves runs without it as they are.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from common.config import Data
 from common.vision import v2
+
+_TRIES = 10  # as torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True)
 class Augment:
-    """One clip's choices, applied to any number of its frames. All in pixels."""
+    """One clip's choices, applied to any number of its frames. Pixels, and factors; a factor of 1 changes nothing."""
 
     top: int
     left: int
+    height: int
+    width: int
     size: int
-    mirrored: bool
+    mirrored: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether it only cuts and mirrors: then nothing is computed."""
+        factors = (self.brightness, self.contrast, self.saturation, self.hue)
+        return (self.height, self.width) == (self.size, self.size) and factors == (1, 1, 1, 0)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """uint8 [n, channels, height, width] → uint8 [n, channels, size, size]."""
-        cropped = v2.functional.crop(frames, self.top, self.left, self.size, self.size)
-        return v2.functional.horizontal_flip(cropped) if self.mirrored else cropped
+        return torch.from_numpy(np.ascontiguousarray(self.view(frames)))
+
+    def view(self, frames: Tensor) -> NDArray[np.uint8]:
+        """The same, not dense: a plain cut costs nothing until it is copied to where it belongs."""
+        cut = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        pixels: NDArray[np.uint8] = (cut if self.plain else self._computed(cut)).numpy()
+        return pixels[..., ::-1] if self.mirrored else pixels
+
+    def cut(self, pictures: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:
+        """uint8 [height, width, channels], each → [channels, size, size], each, perhaps a view."""
+        if not self.plain:
+            return list(self.view(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)))
+        rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+        step = -1 if self.mirrored else 1
+        return [picture[rows, columns][:, ::step].transpose(2, 0, 1) for picture in pictures]
+
+    def _computed(self, frames: Tensor) -> Tensor:
+        does = v2.functional
+        if (self.height, self.width) != (self.size, self.size):
+            frames = does.resize(frames, [self.size, self.size], antialias=True)
+        if self.brightness != 1:
+            frames = does.adjust_brightness(frames, self.brightness)
+        if self.contrast != 1:
+            frames = does.adjust_contrast(frames, self.contrast)
+        if self.saturation != 1:
+            frames = does.adjust_saturation(frames, self.saturation)
+        return does.adjust_hue(frames, self.hue) if self.hue else frames
 
 
-def draw(frames: Tensor, size: int, flip: float, random: np.random.Generator) -> Augment:
-    """A random crop, and a mirrored clip with probability `flip`. `frames` tells the clip's height and width."""
+def draw(frames: Tensor, data: Data, random: np.random.Generator) -> Augment:
+    """The choices for one playing of a clip. `frames` tells the clip's height and width."""
     height, width = frames.shape[-2:]
-    top, left = random.integers(0, height - size + 1), random.integers(0, width - size + 1)
-    return Augment(int(top), int(left), size, bool(random.random() < flip))
+    top, left, height, width = _crop(height, width, data, random)
+    mirrored = bool(random.random() < data.flip)
+    factors = {
+        name: 1 + random.uniform(-span, span)
+        for name in ("brightness", "contrast", "saturation")
+        if (span := getattr(data, name))
+    }
+    hue = random.uniform(-data.hue, data.hue) if data.hue else 0.0
+    return Augment(top, left, height, width, data.size, mirrored, **factors, hue=hue)
 
 
 def middle(frames: Tensor, size: int) -> Augment:
     """The middle of the frames as it is, for evaluation."""
     height, width = frames.shape[-2:]
-    return Augment((height - size) // 2, (width - size) // 2, size, mirrored=False)
+    return Augment((height - size) // 2, (width - size) // 2, size, size, size)
+
+
+def _crop(height: int, width: int, data: Data, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop, or of a random-resized one."""
+    rows, columns = (
+        (data.size, data.size) if data.scale is None else _box(height, width, data.scale, data.ratio, random)
+    )
+    top, left = random.integers(0, height - rows + 1), random.integers(0, width - columns + 1)
+    return int(top), int(left), rows, columns
+
+
+def _box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], random: np.random.Generator
+) -> tuple[int, int]:
+    """Height and width of a part with a random share of the area and a random width / height."""
+    for _ in range(_TRIES):
+        area = height * width * random.uniform(*scale)
+        shape = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        rows, columns = round(math.sqrt(area / shape)), round(math.sqrt(area * shape))
+        if 0 < rows <= height and 0 < columns <= width:
+            return rows, columns
+    rows, columns = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))  # as much as fits
+    return max(1, rows), max(1, columns)

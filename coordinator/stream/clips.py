@@ -1,41 +1,48 @@
-"""What there is to play: labelled folders of video files, probed before the run."""
+"""What there is to play: the videos that a data set names, probed before the run."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
+from os.path import abspath
 from pathlib import Path
 
-import av
-
-from common.errors import DataError
-
-SUFFIXES = {".mp4", ".avi", ".webm", ".mkv", ".mov"}
+from common.config import Data
+from common.errors import ConfigError, DataError
+from coordinator.stream.formats import SUFFIXES, Entry, listing, quarantined
+from coordinator.stream.probe import Probe, probe, probe_frames
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file, its label, and its number of frames at the run's stride (the container's word, not counted)."""
+    """A video file, its label, and its number of frames as it is sampled (the container's word, not counted).
+
+    For a folder of frames `pictures` says how many of them the list names, before any sampling.
+    """
 
     path: Path
     label: int
     frames: int
+    pictures: int | None = None
 
 
 @dataclass
 class Clips:
-    """The readable clips of a folder, its class names, and the files that cannot be read, with their reasons."""
+    """The readable clips of a data set, its class names, the files that cannot be read with their reasons, and the
+    number of those that were left out because they are in quarantine.
+    """
 
     root: Path
     classes: list[str]
     clips: list[Clip]
     bad: dict[Path, str] = field(default_factory=dict)
+    quarantined: int = 0
 
     @property
     def frames(self) -> int:
-        """Frames of all clips, at the run's stride."""
+        """Frames of all clips, as they are sampled."""
         return sum(clip.frames for clip in self.clips)
 
     def warnings(self, mismatch: int) -> list[str]:
@@ -43,12 +50,14 @@ class Clips:
         notes = [f"{path} cannot be read and is left out: {reason}" for path, reason in list(self.bad.items())[:10]]
         if len(self.bad) > 10:
             notes.append(f"… and {len(self.bad) - 10} more files in {self.root} cannot be read")
+        if self.quarantined:
+            notes.append(f"{self.quarantined} files in {self.root} are in quarantine and left out")
         counts = Counter(clip.label for clip in self.clips)
         single = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 1]
         empty = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 0]
         if single:
             notes.append(f"only one clip in {self.root} for {_some(single)}: the model can hardly learn such a class")
-        if empty:
+        if empty and self.clips:
             notes.append(f"no readable clip in {self.root} for {_some(empty)}")
         short = sum(clip.frames <= mismatch for clip in self.clips)
         if short:
@@ -60,78 +69,86 @@ class Clips:
 
 
 def find(root: Path, include: str, stride: int, labelled: bool = True, classes: Sequence[str] | None = None) -> Clips:
-    """The clips below `root`, in a fixed order.
+    """The training clips of `collect`, with all other settings at their defaults."""
+    return collect(Data(train=root, train_include=include, stride=stride), "train", labelled, classes)
+
+
+def collect(
+    data: Data, part: str, labelled: bool = True, classes: Sequence[str] | None = None, none_is_fine: bool = False
+) -> Clips:
+    """The clips of a data set, in a fixed order. Live sources have none.
 
     Args:
-        include: pattern that a clip's path below the root must match.
-        stride: every how many-th frame is played.
-        labelled: clips lie in root/<class>/; else anywhere below the root, and are all of one class.
-        classes: the labels to use; by default the folders' names in alphabetical order.
+        part: "train" or "val".
+        labelled: whether labels are needed; without them all clips are of one class, and folders may have any layout.
+        classes: the labels to use; by default the format's, or the names in alphabetical order.
+        none_is_fine: do not raise where there are videos, but none that can be read.
 
     Raises:
-        DataError: there is no such folder, no video, none that can be read, or a class that is not among `classes`.
+        DataError: there is no such data set, no video, none that can be read, or a class that is not among `classes`.
+        ConfigError: labels are needed, but `data.sources` have none.
     """
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}: set data.train and data.val to folders of videos")
-    files = [path for path in _videos(root) if fnmatch(path.relative_to(root).as_posix(), include)]
-    if labelled:
-        files = [path for path in files if path.parent != root]
-    if not files:
-        layout = f"{root}/<class>/<clip>" if labelled else "files"
-        raise DataError(
-            f"no videos in {root}: expected {layout} with an ending of {', '.join(sorted(SUFFIXES))}"
-            + ("" if include == "*" else f" and a path matching {include!r}")
-        )
-    folders = [path.relative_to(root).parts[0] if labelled else "video" for path in files]
-    names = list(classes) if classes is not None else sorted(set(folders))
-    if unknown := sorted(set(folders) - set(names)):
+    if part == "train" and data.sources:
+        return _sources(data, labelled)
+    root = data.train if part == "train" else data.val
+    assert root is not None
+    include = data.train_include if part == "train" else data.val_include
+    listed = listing(data, part, labelled)
+    entries = [entry for entry in listed.entries if fnmatch(entry.name, include)]
+    if not entries:
+        raise DataError(_nothing(root, include, labelled))
+    names = list(classes or (labelled and listed.classes) or sorted({entry.label for entry in entries}))
+    if unknown := sorted({entry.label for entry in entries} - set(names)):
         raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
-    clips, bad = [], {}
+    left_out = quarantined(data.quarantine)
+    kept = [entry for entry in entries if abspath(entry.path) not in left_out]
+    clips, bad = _probe_all(kept, names, data)
+    if not clips and not none_is_fine:
+        told = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
+        raise DataError(f"none of the {len(entries)} videos in {root} can be read; {told or 'all are in quarantine'}")
+    return Clips(root, names, clips, bad, len(entries) - len(kept))
+
+
+def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list[Clip], dict[Path, str]]:
+    clips, bad, numbers = [], {}, {name: number for number, name in enumerate(names)}
     with ThreadPoolExecutor() as pool:
-        for path, folder, outcome in zip(files, folders, pool.map(_count_frames, files), strict=True):
-            if isinstance(outcome, int):
-                clips.append(Clip(path, names.index(folder), -(-outcome // stride)))
+        for entry, outcome in zip(entries, pool.map(partial(_probe, data=data), entries), strict=True):
+            if isinstance(outcome, Probe):
+                clips.append(Clip(entry.path, numbers[entry.label], sampled(outcome, data), entry.frames))
             else:
-                bad[path] = outcome
-    if not clips:
-        path, reason = next(iter(bad.items()))
-        raise DataError(f"none of the {len(bad)} videos in {root} can be read; the first: {path}: {reason}")
-    return Clips(root, names, clips, bad)
+                bad[entry.path] = outcome
+    return clips, bad
 
 
-def _videos(root: Path) -> list[Path]:
-    """All video files below a folder, also behind links, in a fixed order."""
-    found, visited = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:  # a link back up
-            subfolders.clear()
-            continue
-        visited.add(real)
-        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
-    return sorted(path for path in found if path.is_file())
+def _probe(entry: Entry, data: Data) -> Probe | str:
+    if entry.frames is None:
+        return probe(entry.path)
+    if data.fps:
+        return "folders of frames have no timestamps: use data.stride in place of data.fps"
+    return probe_frames(entry.path, data.frame_files, entry.frames)
 
 
-def _count_frames(path: Path) -> int | str:
-    """Number of frames as the container states or implies it, or the reason why there is none."""
-    try:
-        if path.stat().st_size == 0:
-            return "the file is empty"
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                return "it has no video stream"
-            stream = container.streams.video[0]
-            if stream.frames:
-                return stream.frames
-            seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            seconds = seconds or (container.duration or 0) / av.time_base
-            return max(1, round(seconds * float(stream.average_rate or 25)))
-    except (av.FFmpegError, OSError, ValueError) as error:
-        return _reason(error)
+def sampled(found: Probe, data: Data) -> int:
+    """Frames that are played of a file, by `data.stride` or `data.fps`."""
+    return max(1, round(found.seconds * data.fps)) if data.fps else -(-found.frames // data.stride)
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+def _sources(data: Data, labelled: bool) -> Clips:
+    if labelled:
+        raise ConfigError('data.sources have no labels: set task = "autoencode" or "predict", or use data.train')
+    if data.live:
+        return Clips(Path("data.sources"), ["video"], [])
+    clips, bad = _probe_all([Entry(source, Path(source), "video") for source in data.sources], ["video"], data)
+    if bad:
+        path, why = next(iter(bad.items()))
+        raise DataError(f"data.sources: {path} cannot be read: {why}")
+    return Clips(Path("data.sources"), ["video"], clips)
+
+
+def _nothing(root: Path, include: str, labelled: bool) -> str:
+    layout = f"{root}/<class>/<clip>" if labelled else "files"
+    matching = "" if include == "*" else f" and a path matching {include!r}"
+    return f"no videos in {root}: expected {layout} with an ending of {', '.join(sorted(SUFFIXES))}{matching}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Decoding: a video file becomes chunks of uint8 frames, resized as they are decoded (PyAV, its own FFmpeg)."""
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -11,38 +12,121 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import DataError
+from coordinator.stream.probe import opened, pictures, reason, video_stream
+from coordinator.stream.scaler import Scaler
+from coordinator.stream.seek import place
+from coordinator.stream.timing import resample
+
+Picture = NDArray[np.uint8]  # [height, width, channels]
 
 CHUNK = 16  # frames decoded at a time
-_WIDEST = 16  # a wider frame would be blown up to a strip that fills the memory
+_FAR = 256  # frames of the file; skipping more is worth an index of it
 
 
-def read(path: Path, stride: int, short_side: int, channels: int) -> Iterator[Tensor]:
-    """Chunks [n ≤ CHUNK, channels, height, width] of uint8, every `stride`-th frame, the short side resized.
+def read(
+    path: Path,
+    stride: int,
+    short_side: int,
+    channels: int,
+    *,
+    fps: float | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+    frame_files: Sequence[Path] = (),
+) -> Iterator[Tensor]:
+    """Chunks [n ≤ CHUNK, channels, height, width] of uint8: `decode`, stacked. Raises DataError as it does."""
+    chunks = decode(path, stride, short_side, channels, fps=fps, skip=skip, limit=limit, frame_files=frame_files)
+    return map(stacked, chunks)
+
+
+def decode(
+    path: Path,
+    stride: int,
+    short_side: int,
+    channels: int,
+    *,
+    fps: float | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+    frame_files: Sequence[Path] = (),
+) -> Iterator[list[Picture]]:
+    """Up to CHUNK frames at a time, each [height, width, channels], the short side resized, rotated as the file says.
+
+    All frames get the size of the file's first one, whatever comes later in it.
+
+    Args:
+        stride: every how many-th frame is read.
+        fps: or so many frames a second, by the file's timestamps: the newest frame at each instant.
+        skip: frames, at that stride or rate, that are left out at the beginning; they are decoded but not resized, and
+            where they are many and the file has an index of timestamps, they are jumped over.
+        limit: frames to read at most.
+        frame_files: the frames, each a file, where `path` is a folder of them.
 
     Raises:
         DataError: the file cannot be decoded, from the start or from some frame on; what came before was good.
     """
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DataError(f"{path}: it has no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1  # decoding is parallel over slots
-            frames = islice(container.decode(stream), 0, None, stride)
-            while chunk := [_pixels(frame, short_side, channels) for frame in islice(frames, CHUNK)]:
-                yield torch.from_numpy(np.stack(chunk))
+        with ExitStack() as stack:
+            if frame_files:
+                first, frames = _from_pictures(frame_files, stride, skip)
+            else:
+                first, frames = _from_video(path, stride, fps, skip, stack)
+            if first is None:
+                return
+            scaler = Scaler(first, short_side, channels)
+            frames = islice(frames, limit)
+            while chunk := [scaler(frame) for frame in islice(frames, CHUNK)]:
+                yield chunk
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(f"{path}: {reason(error)}") from error
 
 
-def _pixels(frame: av.VideoFrame, short_side: int, channels: int) -> NDArray[np.uint8]:
-    """[channels, height, width] uint8."""
-    shorter, longer = sorted((frame.width, frame.height))
-    if shorter < 1 or longer > _WIDEST * shorter:
-        raise ValueError(f"frames of {frame.width} × {frame.height} pixels are too narrow to be resized")
-    scale = short_side / shorter
-    width, height = (max(short_side, round(side * scale)) for side in (frame.width, frame.height))
-    kind = "gray" if channels == 1 else "rgb24"
-    resized = frame.reformat(width=width, height=height, format=kind, interpolation="AREA")
-    pixels = resized.to_ndarray().astype(np.uint8, copy=False)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+def stacked(pictures: Sequence[Picture]) -> Tensor:
+    """Frames [height, width, channels] as one [n, channels, height, width]; its memory is in the frames' order."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def frame_files(path: Path, pattern: str, listed: int | None) -> list[Path]:
+    """The files of a folder of frames; none for a video. Raises DataError."""
+    try:
+        return [] if listed is None else pictures(path, pattern)[:listed]
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}") from error
+
+
+_Frames = tuple[av.VideoFrame | None, Iterator[av.VideoFrame]]  # the file's first, for its size; those to be read
+
+
+def _from_video(path: Path, stride: int, fps: float | None, skip: int, stack: ExitStack) -> _Frames:
+    container, stream = _open(path, stack)
+    decoded = container.decode(stream)
+    first = next(decoded, None)
+    if first is None:
+        return None, iter(())
+    everything = chain([first], decoded)
+    if skip * stride > _FAR:
+        jumped = place(container, first, path, stride, fps, skip)
+        if jumped is not None:
+            return first, jumped
+        container, stream = _open(path, stack)  # the other one may have moved
+        everything = chain(container.decode(stream))
+    if fps:
+        return first, islice(resample(everything, fps, stream.average_rate), skip, None)
+    return first, islice(everything, skip * stride, None, stride)
+
+
+def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, av.VideoStream]":
+    container = stack.enter_context(opened(str(path)))
+    return container, video_stream(container)
+
+
+def _from_pictures(files: Sequence[Path], stride: int, skip: int) -> _Frames:
+    return _picture(files[0]), (_picture(file) for file in files[skip * stride :: stride])
+
+
+def _picture(file: Path) -> av.VideoFrame:
+    with opened(str(file)) as container:
+        frame = next(container.decode(video_stream(container)), None)
+    if frame is None:
+        raise ValueError(f"{file.name} holds no picture")
+    return frame

@@ -3,78 +3,46 @@
 Slot s plays the entries s, s + B, s + 2B, … of the play list: the epochs' permutations of the clips, one after another.
 So what a slot plays depends on the seed alone, not on how fast anything was decoded, and the slots need no common
 clock. An entry's number is the clip id that rides with its rows, and with the seed it fixes the clip's augmentation.
+
+Where a slot is, is an entry and how many of its frames have been handed out: a stream that starts there goes on with
+the very same frames.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config import Data
 from common.errors import DataError
 from coordinator.stream.augment import Augment, draw, middle
+from coordinator.stream.base import Mishaps as Mishaps
 from coordinator.stream.clips import Clip
-from coordinator.stream.reader import read
+from coordinator.stream.playlist import Loop, Order, PlayList
+from coordinator.stream.reader import Picture, decode, frame_files, stacked
 
-_EPOCHS_KEPT = 64  # slots are at different places of the play list, some epochs apart if there are few clips
 _SLICE = 0.2  # seconds
-
-
-@dataclass
-class Mishaps:
-    """What went wrong while playing, counted, with the first few reasons. Written by decoding threads."""
-
-    skipped: int = 0
-    broken: int = 0
-    short: int = 0
-    reasons: list[str] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, kind: str, reason: str = "") -> None:
-        """Count a clip as `skipped` (nothing decoded), `broken` (ended early) or `short` (under the mismatch)."""
-        with self._lock:
-            setattr(self, kind, getattr(self, kind) + 1)
-            if reason and reason not in self.reasons and len(self.reasons) < 20:
-                self.reasons.append(reason)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Successive frames of one clip. frames: uint8 [n, channels, size, size]."""
+    """Successive frames of a clip, and how many of it came before. frames: each [channels, size, size], a view."""
 
     clip: int
     label: int
-    frames: NDArray[np.uint8]
-
-
-class PlayList:
-    """The order of the clips: shuffled anew in each epoch, or once through in their own order."""
-
-    def __init__(self, clips: list[Clip], seed: int, endless: bool) -> None:
-        self.clips, self.seed, self.endless = clips, seed, endless
-        self._permutation = lru_cache(maxsize=_EPOCHS_KEPT)(self._shuffle)
-
-    def entry(self, number: int) -> Clip | None:
-        """The clip that entry `number` plays; None beyond the end."""
-        epoch, position = divmod(number, len(self.clips))
-        if not self.endless:
-            return self.clips[position] if epoch == 0 else None
-        return self.clips[self._permutation(epoch)[position]]
-
-    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
+    before: int
+    frames: Sequence[NDArray[np.uint8]]
 
 
 class Slots:
-    """Plays the clips into batches, decoding ahead in background threads."""
+    """Plays the clips into batches, decoding ahead in background threads. A Stream."""
 
     def __init__(
         self,
@@ -85,6 +53,7 @@ class Slots:
         mismatch: int = 0,
         patience: float = 60.0,
         meanwhile: Callable[[], None] = lambda: None,
+        start: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         """`train`: shuffled, augmented and endless; else each clip once.
 
@@ -92,14 +61,17 @@ class Slots:
             mismatch: of the bottom stage, in frames; clips no longer than it are counted as short.
             patience: seconds that `fill` waits for a decoder before it gives up.
             meanwhile: runs now and then while it waits, and may raise.
+            start: the `places` of a stream like this one, to go on from there.
         """
         self.mishaps = Mishaps()
-        self._list = PlayList(clips, seed, endless=train)
+        self._list: Order = Loop(clips, data.slots) if train and data.loop else PlayList(clips, seed, endless=train)
         self._data, self._seed, self._mismatch, self._patience = data, seed, mismatch, patience
         self._hopeless: set[Path] = set()  # files that gave no frame: not tried again
         self._files = len({clip.path for clip in clips})
-        self._pool = ThreadPoolExecutor(data.threads, thread_name_prefix="decode")
-        self._slots = [_Slot(self._pool, self._chunks(slot), meanwhile) for slot in range(data.slots)]
+        self._pool = ThreadPoolExecutor(data.threads, "decode", _alone if train and data.computes else None)
+        places = start or [(slot, 0) for slot in range(data.slots)]
+        assert [entry % data.slots for entry, _ in places] == list(range(data.slots)), "places of other slots"
+        self._slots = [_Slot(self._pool, self._chunks(*place), meanwhile, place) for place in places]
 
     def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
         """Write the next frame of every slot. Rows of slots that have run out get zeros and the id -1.
@@ -124,52 +96,101 @@ class Slots:
                 clips[row], labels[row] = head.clip, head.label
         return True
 
+    def places(self) -> list[tuple[int, int]]:
+        """Of each slot the entry of the play list, and how many of its frames `fill` has handed out."""
+        return [slot.place for slot in self._slots]
+
     def close(self) -> None:
         """Stop decoding."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _chunks(self, slot: int) -> Iterator[Chunk]:
-        """All that a slot plays. Runs in the decoding threads, one step at a time."""
-        for number in count(slot, self._data.slots):
+    def _chunks(self, entry: int, done: int) -> Iterator[Chunk]:
+        """All that a slot plays, from behind the first `done` frames of an entry on.
+
+        Runs in the decoding threads, one step at a time.
+        """
+        for number in count(entry, self._data.slots):
             clip = self._list.entry(number)
             if clip is None:
                 return
             if clip.path in self._hopeless:
                 self.mishaps.add("skipped")
             else:
-                yield from self._play(number, clip)
+                yield from self._play(number, clip, done)
+            done = 0
             if self._list.endless and len(self._hopeless) == self._files:
                 raise DataError(
                     f"not one of the {self._files} clips can be decoded: {'; '.join(self.mishaps.reasons[:3])}"
                 )
 
-    def _play(self, number: int, clip: Clip) -> Iterator[Chunk]:
-        data, augment, played = self._data, None, 0
+    def _play(self, number: int, clip: Clip, done: int) -> Iterator[Chunk]:
+        """One entry, its first `done` frames left out."""
+        random = np.random.default_rng([self._seed, 1, number])
+        first, length = self._span(number, clip, random)
+        augment, played = None, done
         try:
-            for frames in read(clip.path, data.stride, data.short_side, data.channels):
-                augment = augment or self._augment(frames, number)
-                yield Chunk(number, clip.label, augment(frames).contiguous().numpy())
-                played += len(frames)
+            for pictures in self._read(clip, first + done, None if length is None else length - done):
+                augment = augment or self._augment(stacked(pictures[:1]), random)
+                yield Chunk(number, clip.label, played, augment.cut(pictures))
+                played += len(pictures)
             if not played:
-                raise DataError(f"{clip.path}: it has no frames")
+                raise DataError(f"{clip.path}: it has no frames from number {first} on")
         except DataError as error:
             self.mishaps.add("broken" if played else "skipped", str(error))
-        if not played:
+        if not played and self._gives_nothing(clip):
             self._hopeless.add(clip.path)
-        elif played <= self._mismatch:
+        elif 0 < played <= self._mismatch:
             self.mishaps.add("short")
 
-    def _augment(self, frames: Tensor, number: int) -> Augment:
+    def _gives_nothing(self, clip: Clip) -> bool:
+        """Whether not even the first frame can be had: else the file only ended before the frames that were wanted."""
+        try:
+            return next(self._read(clip, 0, 1), None) is None
+        except DataError:
+            return True
+
+    def _span(self, number: int, clip: Clip, random: np.random.Generator) -> tuple[int, int | None]:
+        """The frame with which the entry begins, and how many it plays; None: all there are."""
+        first, window = self._list.first(number), self._data.window
+        if window is None or not self._list.endless:
+            return first, None
+        return int(random.integers(0, max(0, clip.frames - window) + 1)), window
+
+    def _read(self, clip: Clip, skip: int, limit: int | None) -> Iterator[list[Picture]]:
+        data = self._data
+        files = frame_files(clip.path, data.frame_files, clip.pictures)
+        return decode(
+            clip.path,
+            data.stride,
+            data.short_side,
+            data.channels,
+            fps=data.fps,
+            skip=skip,
+            limit=limit,
+            frame_files=files,
+        )
+
+    def _augment(self, frames: Tensor, random: np.random.Generator) -> Augment:
         """The choices for one entry of the play list: fixed by the seed and its number."""
-        if not self._list.endless:
-            return middle(frames, self._data.size)
-        return draw(frames, self._data.size, self._data.flip, np.random.default_rng([self._seed, 1, number]))
+        return draw(frames, self._data, random) if self._list.endless else middle(frames, self._data.size)
+
+
+def _alone() -> None:
+    """A decoding thread computes by itself: with helpers of its own it would wait for them, spinning."""
+    torch.set_num_threads(1)
 
 
 class _Slot:
     """One slot's place: the chunk being played, and the next one, on its way."""
 
-    def __init__(self, pool: ThreadPoolExecutor, chunks: Iterator[Chunk], meanwhile: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        chunks: Iterator[Chunk],
+        meanwhile: Callable[[], None],
+        place: tuple[int, int],
+    ) -> None:
+        self.place = place  # entry, frames of it that were handed out
         self._pool, self._chunks, self._meanwhile = pool, chunks, meanwhile
         self._chunk: Chunk | None = None
         self._position = 0
@@ -190,6 +211,7 @@ class _Slot:
         """Take the next frame."""
         assert self._chunk is not None
         self._position += 1
+        self.place = self._chunk.clip, self._chunk.before + self._position
         return self._chunk.frames[self._position - 1]
 
     def _await(self, future: "Future[Chunk | None]", patience: float) -> Chunk | None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from coordinator.feed import Batch
+from coordinator.course import Batch
 from coordinator.stream.clips import Clip, Clips, find
+from coordinator.stream.playlist import PlayList
 from coordinator.stream.reader import CHUNK, read
-from coordinator.stream.slots import PlayList, Slots
+from coordinator.stream.slots import Slots
 from tests.conftest import write_clip
 from tests.helpers import config_of
 

@@ -1,0 +1,193 @@
+"""Frames a second from video files into a stage, against decoding alone.
+
+    python benchmarks/stream.py [--json] [--threads 1] [--data FOLDER]
+
+Both sides decode the same files, every frame of them, with the same number of decoding threads (FFmpeg itself uses one
+thread a file on both sides).
+
+bare      PyAV: open, demux and decode every frame of every file; the frames are dropped as they are, in the file's own
+          pixel format and size: nothing is converted, resized or copied. Threads take the files from one queue.
+product   the product's own Slots: open, demux, decode, convert to RGB, resize, and for a training clip a random crop
+          and flip; batches of 16 slots; the product's Feeder over ZeroMQ (TCP, loopback) to the product's Inlet in
+          another process, which checks and takes them. Without --size the short side stays as it is, so that nothing is
+          saved by shrinking.
+
+Rounds of the two alternate within the run; medians are compared. A product round is a fixed number of ticks of one
+endless stream, so clips are opened and ended within it as in training.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+SHARED = ROOT.parent / "shared" / "data"
+SLOTS, ROUNDS, DEADLINE = 16, 5, 60.0
+SECONDS = 1.0  # of a round, about
+
+
+def main() -> None:
+    """Run all of it and print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="decoding threads of both sides")
+    parser.add_argument("--data", type=Path, nargs="*", help="folders of videos; default: the shared ones, or drawn")
+    parser.add_argument("--size", type=int, help="pixels that the product plays; default: the files' short side")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for root in arguments.data or _folders(Path(folder)):
+            for threads in arguments.threads:
+                rows.append(compare(root, threads, arguments.size))
+                _print(rows[-1], first=len(rows) == 1)
+    if arguments.json:
+        print(json.dumps({"rows": rows, "lowest_ratio": min(row["ratio"] for row in rows)}))
+
+
+def _print(row: dict[str, Any], first: bool) -> None:
+    if first:
+        print("data              pixels     threads  bare frames/s  product frames/s  ratio (bar 0.85)")
+    pixels = f"{row['width']}x{row['height']}"
+    print(
+        f"{row['data']:<17} {pixels:<10} {row['threads']:>7} {row['bare']:>14.0f} {row['product']:>17.0f} "
+        f"{row['ratio']:>6.2f}"
+    )
+
+
+def _folders(spare: Path) -> list[Path]:
+    shared = [SHARED / name for name in ("msr_action3d", "drones") if (SHARED / name).is_dir()]
+    return shared or [_draw(spare / "drawn")]
+
+
+def _draw(folder: Path) -> Path:
+    from tests.conftest import write_clip
+
+    for number in range(24):
+        write_clip(folder / "a" / f"{number}.mp4", 120, size=(320, 256), seed=number)
+    return folder
+
+
+def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
+    """The medians of both sides, on all videos below a folder."""
+    from common.config import Data
+    from coordinator.stream.clips import find
+    from coordinator.stream.probe import Probe, probe
+
+    clips = find(root, "*", 1, labelled=False).clips
+    said = probe(clips[0].path)
+    assert isinstance(said, Probe)
+    short = size or min(said.width, said.height)
+    data = Data(train=root, slots=SLOTS, size=short, flip=0.5, threads=threads)
+    paths = [clip.path for clip in clips]
+    bare, product = [], []
+    with Product(clips, data) as stream:
+        frames, seconds = decode(paths, threads)  # warms up the disk's cache, and sizes the rounds
+        share = max(1, round(SECONDS / seconds))
+        ticks = max(1, round(SECONDS * frames / seconds / SLOTS))
+        stream.play(ticks)
+        for _ in range(ROUNDS):
+            frames, seconds = decode(paths * share, threads)
+            bare.append(frames / seconds)
+            product.append(ticks * SLOTS / stream.play(ticks))
+    return {
+        "data": root.name,
+        "width": said.width,
+        "height": said.height,
+        "size": short,
+        "threads": threads,
+        "bare": round(median(bare), 1),
+        "product": round(median(product), 1),
+        "ratio": round(median(product) / median(bare), 4),
+        "rounds": ROUNDS,
+        "ticks": ticks,
+    }
+
+
+def decode(paths: list[Path], threads: int) -> tuple[int, float]:
+    """Frames of the files, and seconds that bare PyAV takes for them."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        frames = sum(pool.map(_decode, paths))
+    return frames, time.perf_counter() - start
+
+
+def _decode(path: Path) -> int:
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return sum(1 for _ in container.decode(stream))
+
+
+class Product:
+    """Slots and Feeder here, an Inlet in another process."""
+
+    def __init__(self, clips: list[Any], data: Any) -> None:
+        from common.control import Addresses
+        from coordinator.course import Batch, Step
+        from coordinator.feed import Feeder
+        from coordinator.stream.slots import Slots
+
+        shape = (data.slots, data.channels, data.size, data.size)
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_take, args=(theirs, shape), daemon=True)
+        self._process.start()
+        address = self._ours.recv()
+        self._batch = Batch(shape)
+        self._step = Step(self._batch, self._batch, last=False)
+        size = self._batch.frames.nbytes
+        self._feeder = Feeder([Addresses(frames=address, targets="")], size, DEADLINE, lambda: None)
+        self._slots = Slots(clips, data, 0, train=True)
+        self._tick = 0
+
+    def __enter__(self) -> "Product":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._ours.send(0)
+        self._slots.close()
+        self._feeder.close()
+        self._process.join(DEADLINE)
+
+    def play(self, ticks: int) -> float:
+        """Seconds until the other process has taken so many batches."""
+        self._ours.send(ticks)
+        start, batch = time.perf_counter(), self._batch
+        for _ in range(ticks):
+            self._slots.fill(batch.frames, batch.clips, batch.labels)
+            self._feeder.push(0, self._tick, self._step)
+            self._tick += 1
+        self._ours.recv()
+        return time.perf_counter() - start
+
+
+def _take(connection: Connection, shape: tuple[int, ...]) -> None:
+    """The stage's side: takes as many batches as it is told, and says when it has them."""
+    from stage_worker.intake import Inlet
+
+    inlet = Inlet("127.0.0.1", 4, shape, 1 << 28, DEADLINE, "the benchmark")
+    connection.send(inlet.address)
+    tick = 0
+    while ticks := connection.recv():
+        for _ in range(ticks):
+            envelope, _ = inlet.take(tick)
+            assert envelope.frame == tick, f"frame {envelope.frame} came where {tick} was due"
+            tick += 1
+        connection.send(tick)
+    inlet.close()
+
+
+if __name__ == "__main__":
+    main()

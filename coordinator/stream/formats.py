@@ -1,0 +1,209 @@
+"""How data lies on people's disks: which videos there are and what their labels are, before anything is opened.
+
+folders     root/<class>/<clip>.mp4                          labels are the folders' names
+list        lines of `path label`                            the label a number or a name
+frames      lines of `folder total_frames label`             frames as jpg or png files in the folder
+ucf101      trainlist01.txt, testlist01.txt, classInd.txt    unmodified
+hmdb51      <class>_test_split1.txt                          unmodified: 1 trains, 2 tests, 0 is left out
+kinetics    label,youtube_id,time_start,time_end,split       files named <id>_<start>_<end>.mp4, wherever they lie
+
+torchvision reads the official splits only while it builds its own video index, leaves out what is missing without a
+word, and its video reading is gone: so they are read here, and a test compares the outcome with torchvision's.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import Data
+from common.errors import DataError
+
+SUFFIXES = {".mp4", ".avi", ".webm", ".mkv", ".mov"}
+_LARGEST_LIST = 1 << 28  # bytes
+_MOST_CLASSES = 100_000  # a larger number is no label
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A video that should be there. `name` is its path as the data set writes it; `frames` what a list says."""
+
+    name: str
+    path: Path
+    label: str
+    frames: int | None = None
+
+
+@dataclass
+class Listing:
+    """The entries in a fixed order, and the class names where the format fixes their order."""
+
+    entries: list[Entry]
+    classes: list[str] | None = None
+
+
+def listing(data: Data, part: str, labelled: bool) -> Listing:
+    """What `data.train` or `data.val` (`part`) names. Raises DataError, naming the file and line that is wrong."""
+    source = data.train if part == "train" else data.val
+    assert source is not None
+    kind = guess(source, data.videos) if data.format == "auto" else data.format
+    if kind == "folders":
+        return _folders(source, labelled)
+    videos = data.videos or (source if source.is_dir() else source.parent)
+    if kind == "ucf101":
+        return _ucf101(source, videos, data.fold, part)
+    if kind == "hmdb51":
+        return _hmdb51(source, videos, data.fold, part)
+    if kind == "kinetics":
+        return _kinetics(source, videos, part, labelled)
+    return _list(source, videos, labelled) if kind == "list" else _frames(source, videos, labelled)
+
+
+def guess(source: Path, videos: Path | None = None) -> str:
+    """The format of what lies at `source`, by its kind, its name and a list's first line."""
+    if source.is_dir():
+        if (source / "classInd.txt").is_file():
+            return "ucf101"
+        return "hmdb51" if next(source.glob("*_test_split[0-9]*.txt"), None) else "folders"
+    if source.suffix.lower() == ".csv":
+        return "kinetics"
+    if source.suffix.lower() != ".txt":
+        return "folders"
+    if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
+        return "ucf101"
+    words = next((line for _, line in _lines(source)), "").rsplit(None, 2)
+    is_frames = len(words) > 1 and words[1].isdecimal() and ((videos or source.parent) / words[0]).is_dir()
+    return "frames" if is_frames else "list"
+
+
+def quarantined(file: Path | None) -> set[str]:
+    """The absolute paths that `sideways check --quarantine` has written, one a line."""
+    return {os.path.abspath(line) for _, line in _lines(file)} if file else set()
+
+
+def videos_below(root: Path) -> list[Path]:
+    """All video files below a folder, also behind links, in a fixed order."""
+    found, visited = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link back up
+            subfolders.clear()
+            continue
+        visited.add(real)
+        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return sorted(path for path in found if path.is_file())
+
+
+def _folders(root: Path, labelled: bool) -> Listing:
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}: set data.train and data.val to folders or lists of videos")
+    files = [path for path in videos_below(root) if not labelled or path.parent != root]
+    names = [path.relative_to(root) for path in files]
+    labels = [name.parts[0] if labelled else "video" for name in names]
+    found = zip(names, files, labels, strict=True)
+    return Listing([Entry(name.as_posix(), path, label) for name, path, label in found])
+
+
+def _list(file: Path, videos: Path, labelled: bool) -> Listing:
+    entries = []
+    for number, line in _lines(file):
+        *before, last = line.rsplit(None, 1)
+        path, label = (before[0], last) if before else (line, "")
+        if not labelled:
+            path, label = line if (videos / line).is_file() else path, "video"
+        elif not label:
+            raise DataError(f"{file}, line {number}: {line!r} is no `path label`; without labels set task = autoencode")
+        entries.append(Entry(path, videos / path, label))
+    return _with_numbers(entries, file)
+
+
+def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
+    entries = []
+    for number, line in _lines(file):
+        words = line.rsplit(None, 2)
+        if not labelled and not (len(words) == 3 and words[1].isdecimal()):
+            words = [*line.rsplit(None, 1), "video"]
+        if len(words) != 3 or not words[1].isdecimal() or int(words[1]) < 1:
+            raise DataError(f"{file}, line {number}: {line!r} is no `folder total_frames label`")
+        folder, total, label = words
+        entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total)))
+    return _with_numbers(entries, file)
+
+
+def _ucf101(source: Path, videos: Path, fold: int, part: str) -> Listing:
+    name = f"{'train' if part == 'train' else 'test'}list{fold:02d}.txt"
+    file = source / name if source.is_dir() else source
+    classes = [line.split()[-1] for _, line in _lines(file.parent / "classInd.txt")]
+    entries = []
+    for number, line in _lines(file):
+        path = line.split()[0]
+        label = path.partition("/")[0]
+        if label not in classes:
+            raise DataError(f"{file}, line {number}: the class {label!r} is not in classInd.txt")
+        entries.append(Entry(path, videos / path, label))
+    return Listing(entries, classes)
+
+
+def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
+    ending, wanted = f"_test_split{fold}.txt", "1" if part == "train" else "2"
+    files = sorted(folder.glob(f"*{ending}"))
+    if not files:
+        raise DataError(f"no files <class>{ending} in {folder}: is data.fold = {fold} right?")
+    entries = []
+    for file in files:
+        label = file.name.removesuffix(ending)
+        for number, line in _lines(file):
+            name, _, tag = line.rpartition(" ")
+            if tag not in ("0", "1", "2"):
+                raise DataError(f"{file}, line {number}: {line!r} is no `file 0|1|2`")
+            if tag == wanted:
+                entries.append(Entry(f"{label}/{name.strip()}", videos / label / name.strip(), label))
+    return Listing(entries, [file.name.removesuffix(ending) for file in files])
+
+
+def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
+    rows = list(csv.DictReader(line for _, line in _lines(file)))
+    needed = {"youtube_id", "time_start", "time_end"} | ({"label"} if labelled else set())
+    if lacking := needed - set(rows[0] if rows else ()):
+        raise DataError(f"{file} is no list of Kinetics: it lacks the columns {', '.join(sorted(lacking))}")
+    splits = {row.get("split") for row in rows}
+    if len(splits) > 1:  # one file for all: training has the rows marked train, validation the others
+        rows = [row for row in rows if (row["split"] == "train") == (part == "train")]
+    there = {path.stem: path for path in videos_below(videos)}
+    entries = []
+    for number, row in enumerate(rows, 2):
+        try:
+            stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{file}, row {number}: the times must be whole seconds: {error}") from error
+        label = row["label"] if labelled else "video"
+        path = there.get(stem, videos / label / f"{stem}.mp4")
+        entries.append(Entry(f"{label}/{path.name}", path, label))
+    return Listing(entries)
+
+
+def _with_numbers(entries: list[Entry], file: Path) -> Listing:
+    """Labels that are all numbers are the classes 0, 1, …; else they are names."""
+    if not entries or not all(entry.label.isdecimal() for entry in entries):
+        return Listing(entries)
+    largest = max(int(entry.label) for entry in entries)
+    if largest >= _MOST_CLASSES:
+        raise DataError(f"{file}: the label {largest} is too large: numbers are classes 0, 1, … up to {_MOST_CLASSES}")
+    numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
+    return Listing(numbered, [str(number) for number in range(largest + 1)])
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank. Raises DataError where the file is no text of sensible size."""
+    try:
+        if file.stat().st_size > _LARGEST_LIST:
+            raise DataError(f"{file} is larger than {_LARGEST_LIST >> 20} MiB: that is no list")
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read the list {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no list: it is not UTF-8 text ({error.reason})") from error
+    numbered = enumerate(text.splitlines(), 1)
+    return iter([(number, line.strip()) for number, line in numbered if line.strip()])
