@@ -3,10 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models import named_blocks
@@ -14,14 +15,25 @@ from common.models import named_blocks
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What one block costs a tick: forward + backward milliseconds, and KiB of its output activation."""
+    """What one block costs a tick.
+
+    Attributes:
+        milliseconds: forward + backward.
+        activation_kib: its output, which crosses the edge if a stage ends here.
+        parameters: their number.
+        parameter_kib: their size.
+        saved_kib: what the forward pass keeps for the backward pass, beside parameters.
+    """
 
     name: str
     milliseconds: float
     activation_kib: float
+    parameters: int = 0
+    parameter_kib: float = 0.0
+    saved_kib: float = 0.0
 
 
-def measure(model: nn.Sequential, frames: torch.Tensor, rounds: int = 7) -> list[BlockCost]:
+def measure(model: nn.Sequential, frames: Tensor, rounds: int = 7) -> list[BlockCost]:
     """Time each block's forward and backward pass on a batch of frames: the median of `rounds`, after one to warm up.
 
     The first block computes no gradient of its input, as in the pipeline. `model` and `frames` are on the device that
@@ -32,18 +44,29 @@ def measure(model: nn.Sequential, frames: torch.Tensor, rounds: int = 7) -> list
     for index, (name, block) in enumerate(named_blocks(model)):
         x = x.detach().clone()
         times = [_time_block(block, x, with_input_gradient=index > 0) for _ in range(rounds + 1)]
+        saved = _saved_bytes(block, x, with_input_gradient=index > 0)
         with torch.no_grad():
             y = block(x.clone())
-        costs.append(BlockCost(name, 1e3 * median(times[1:]), y.numel() * y.element_size() / 1024))
+        weights = list(block.parameters())
+        costs.append(
+            BlockCost(
+                name,
+                milliseconds=1e3 * median(times[1:]),
+                activation_kib=y.nbytes / 1024,
+                parameters=sum(weight.numel() for weight in weights),
+                parameter_kib=sum(weight.nbytes for weight in weights) / 1024,
+                saved_kib=saved / 1024,
+            )
+        )
         x = y
     return costs
 
 
-def _time_block(block: nn.Module, x: torch.Tensor, with_input_gradient: bool) -> float:
+def _time_block(block: nn.Module, x: Tensor, with_input_gradient: bool) -> float:
     x = x.clone().requires_grad_(with_input_gradient)
     _synchronise(x)
     start = time.perf_counter()
-    y = block(x * 1 if with_input_gradient else x)  # a block may write into its input in place; a leaf would refuse
+    y = _apply(block, x)
     if y.requires_grad:
         y.backward(torch.ones_like(y))
     _synchronise(x)
@@ -52,7 +75,29 @@ def _time_block(block: nn.Module, x: torch.Tensor, with_input_gradient: bool) ->
     return elapsed
 
 
-def _synchronise(x: torch.Tensor) -> None:
+def _saved_bytes(block: nn.Module, x: Tensor, with_input_gradient: bool) -> int:
+    """Bytes that one forward pass of the block keeps for the backward pass; parameters, and storages twice, not."""
+    held = {weight.untyped_storage().data_ptr() for weight in block.parameters()}
+    sizes: dict[int, int] = {}
+    alive = []  # so that no storage is freed and its address used again while we count
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _apply(block, x.clone().requires_grad_(with_input_gradient))
+    return sum(sizes.values())
+
+
+def _apply(block: nn.Module, x: Tensor) -> Tensor:
+    return block(x * 1 if x.requires_grad else x)  # a block may write into its input in place; a leaf would refuse
+
+
+def _synchronise(x: Tensor) -> None:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
 
@@ -86,3 +131,71 @@ def check_split(split: Sequence[int], blocks: int) -> None:
     """Raises ConfigError unless the split covers the model's blocks exactly."""
     if sum(split) != blocks:
         raise ConfigError(f"split = {list(split)} places {sum(split)} blocks, but the model has {blocks}")
+
+
+def by_stage(costs: Sequence[BlockCost], split: Sequence[int]) -> list[Sequence[BlockCost]]:
+    """The blocks' costs, stage by stage."""
+    ends = list(accumulate(split))
+    return [costs[end - blocks : end] for blocks, end in zip(split, ends, strict=True)]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a split promises.
+
+    Attributes:
+        stage_ms: forward + backward of each stage.
+        tick_ms: of the pipeline: its slowest stage's, or more where stages have to take turns on the host's cores.
+        efficiency: work done by D stages in the slowest one's time, 0 … 1: sum of all costs / (D × slowest).
+        memory_mib: of each stage.
+    """
+
+    split: list[int]
+    stage_ms: list[float]
+    tick_ms: float
+    efficiency: float
+    memory_mib: list[float]
+
+
+def predict(
+    costs: Sequence[BlockCost], split: Sequence[int], input_kib: float, at_once: int, state: float
+) -> Prediction:
+    """What a run with this split costs; transfers are taken to be hidden behind compute.
+
+    Args:
+        input_kib: a frame batch as float, the input of stage 0.
+        at_once: stages that the host can run at the same time.
+        state: optimiser state per parameter, in parameters (`optimiser_state`).
+    """
+    parts = by_stage(costs, split)
+    times = [sum(cost.milliseconds for cost in part) for part in parts]
+    edges = [input_kib, *(part[-1].activation_kib for part in parts)]
+    memory = [_memory_kib(part, edges[i], edges[i + 1], state) / 1024 for i, part in enumerate(parts)]
+    slowest, total = max(times), sum(times)
+    return Prediction(list(split), times, max(slowest, total / at_once), total / (len(parts) * slowest), memory)
+
+
+def _memory_kib(part: Sequence[BlockCost], input_kib: float, output_kib: float, state: float) -> float:
+    """Parameters, gradients, optimiser state; what backward needs; two packets each way on both edges."""
+    parameters = sum(cost.parameter_kib for cost in part)
+    return parameters * (2 + state) + sum(cost.saved_kib for cost in part) + 4 * (input_kib + output_kib)
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer | None) -> float:
+    """Numbers that an optimiser keeps per parameter: measured by one step, on gradients of zero.
+
+    Pass the optimiser of something small that is thrown away.
+    """
+    if optimiser is None:
+        return 0.0
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimiser.step()
+    kept = sum(
+        value.numel()
+        for state in optimiser.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor) and value.dim()
+    )
+    return kept / sum(weight.numel() for weight in weights)

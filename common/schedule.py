@@ -51,8 +51,9 @@ class Schedule:
             held = "" if frame is None else f"f{frame}"
             return held if gradient is None else f"{held} g{gradient}"
 
-        rows = ["tick      " + "".join(f"{tick:<8}" for tick in range(ticks)).rstrip()]
+        width = max(8, len(cell(self.stages - 1, ticks - 1)) + 1, len(cell(0, ticks - 1)) + 1)
+        rows = ["tick      " + "".join(f"{tick:<{width}}" for tick in range(ticks)).rstrip()]
         for stage in range(self.stages):
-            cells = "".join(f"{cell(stage, tick):<8}" for tick in range(ticks))
+            cells = "".join(f"{cell(stage, tick):<{width}}" for tick in range(ticks))
             rows.append(f"stage {stage:<4}{cells}  mismatch {self.mismatch(stage)}")
         return "\n".join(rows)

@@ -21,4 +21,6 @@ except RuntimeError as error:
     _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from torchvision.transforms import v2
 
-__all__ = ["v2"]
+from torchvision import models
+
+__all__ = ["models", "v2"]

@@ -1,6 +1,7 @@
 """The model zoo: a model is an nn.Sequential of named blocks, one tensor between them.
 
-`build` makes any of them, or the user's own, with weights fixed by the seed; `part` takes a stage's blocks out of it.
+`build` makes any of them, or the user's own, with weights fixed by the seed or taken from a file; `part` takes a
+stage's blocks out of it. The blocks of a `Chain` keep the names that an existing model gives its tensors.
 """
 
 import importlib.util
@@ -16,28 +17,61 @@ from torch import nn
 
 from common.config import Config
 from common.errors import ConfigError
+from common.models import imagenet
 from common.models.autoencoder import autoencoder
+from common.models.chain import Chain
 from common.models.vgg8 import vgg8
+from common.models.weights import load_weights
 
-_ZOO: dict[str, Callable[..., nn.Sequential]] = {"vgg8": vgg8, "autoencoder": autoencoder}
+_TORCHVISION = (
+    imagenet.resnet18,
+    imagenet.resnet34,
+    imagenet.resnet50,
+    imagenet.vgg11,
+    imagenet.vgg16,
+    imagenet.convnext_tiny,
+    imagenet.mobilenet_v3_large,
+    imagenet.efficientnet_b0,
+    imagenet.vit_b_16,
+)
+_FACTORIES: tuple[Callable[..., nn.Sequential], ...] = (vgg8, autoencoder, *_TORCHVISION)
+ZOO = {factory.__name__: factory for factory in _FACTORIES}
 
 
-def build(config: Config, classes: int) -> nn.Sequential:
-    """The whole model of a run, on the CPU. The same seed gives the same weights in every process.
+def _quiet(text: str) -> None:
+    """Tell nobody."""
 
-    `classes` and `channels` are passed to a factory that has such parameters and whose `model_args` do not set them.
+
+def build(config: Config, classes: int, tell: Callable[[str], None] = _quiet) -> nn.Sequential:
+    """The whole model of a run, on the CPU. The same settings give the same weights in every process.
+
+    `classes`, `channels` and `size` (pixels of a frame's side) are passed to a factory that has such parameters and
+    whose `model_args` do not set them. `tell` gets a sentence about what `config.weights` did not set.
 
     Raises:
-        ConfigError: the model or an argument is unknown, or what the factory returns is no sequence of blocks.
+        ConfigError: the model or an argument is unknown, what the factory returns is no sequence of blocks, or the
+            file of weights cannot be read or does not fit.
     """
+    model = _make(config, classes)
+    if config.weights is not None and (skipped := load_weights(model, config.weights)):
+        tell(
+            f"{config.weights} is for another number of classes: the classifier begins with random weights "
+            f"({', '.join(skipped)} not loaded)"
+        )
+    return model
+
+
+def _make(config: Config, classes: int) -> nn.Sequential:
     factory = _factory(config.model)
     accepted = inspect.signature(factory).parameters
-    given = {"classes": classes, "channels": config.data.channels}
+    given = {"classes": classes, "channels": config.data.channels, "size": config.data.size}
     arguments = {**{key: value for key, value in given.items() if key in accepted}, **config.model_args}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
             model = factory(**arguments)
+        except ConfigError:
+            raise
         except Exception as error:
             raise ConfigError(
                 f"model = {config.model!r} cannot be built with model_args = {config.model_args}: "
@@ -54,22 +88,25 @@ def build(config: Config, classes: int) -> nn.Sequential:
 
 def named_blocks(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
     """The model's blocks with their names, also where one module (an activation, say) stands in several places."""
+    if isinstance(model, Chain):
+        return list(zip(model.block_names, model, strict=True))
     return list(model._modules.items())  # named_children() would leave repeated ones out
 
 
 def part(model: nn.Sequential, split: Sequence[int], stage: int) -> nn.Sequential:
-    """The blocks of one stage, under the names that they have in the whole model."""
+    """The blocks of one stage, under the names that they and their tensors have in the whole model."""
     first = sum(split[:stage])
-    return nn.Sequential(OrderedDict(named_blocks(model)[first : first + split[stage]]))
+    mine = slice(first, first + split[stage])
+    return model[mine] if isinstance(model, Chain) else nn.Sequential(OrderedDict(named_blocks(model)[mine]))
 
 
 def _factory(name: str) -> Callable[..., Any]:
-    if name in _ZOO:
-        return _ZOO[name]
+    if name in ZOO:
+        return ZOO[name]
     file, colon, attribute = name.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise ConfigError(
-            f"model = {name!r} is unknown. Allowed: {', '.join(_ZOO)}, or path/to/file.py:factory for your own"
+            f"model = {name!r} is unknown. Allowed: {', '.join(ZOO)}, or path/to/file.py:factory for your own"
         )
     path = Path(file).resolve()
     spec = importlib.util.spec_from_file_location(f"sideways_user_{path.stem}", path)

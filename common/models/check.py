@@ -18,10 +18,10 @@ def check(model: nn.Sequential, config: Config, classes: int) -> None:
     for number, (name, block) in enumerate(named_blocks(model)):
         x = _try(name, block, x, is_first=number == 0)
     shape = list(x.shape)
-    if config.task == "autoencode" and shape != list(config.frame_shape):
+    if config.task != "classify" and shape != list(config.frame_shape):
         raise ConfigError(
-            f'task = "autoencode" compares the model\'s output with the frame, but the output is {shape} and the frame '
-            f"{list(config.frame_shape)}: change the model or data.size"
+            f'task = "{config.task}" compares the model\'s output with a frame, but the output is {shape} and the '
+            f"frame {list(config.frame_shape)}: change the model or data.size"
         )
     if config.task == "classify" and (len(shape) != 2 or shape[1] < classes):
         raise ConfigError(

@@ -22,12 +22,13 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     raise ValueError(f"norm = {norm!r} is unknown. Allowed: 'group', 'batch', 'none'")
 
 
-def vgg8(classes: int, channels: int = 3, width: int = 32, norm: Norm = "group") -> nn.Sequential:
+def vgg8(classes: int, channels: int = 3, width: int = 32, norm: Norm = "group", dropout: float = 0.0) -> nn.Sequential:
     """Eight named blocks, conv1 … conv7 and head. Input [B, channels, H, W], H and W ≥ 8 → logits [B, classes].
 
     Args:
         width: channels of the first convolution; the widest has 4 × as many.
         norm: after each convolution.
+        dropout: share of the pooled features that is dropped before the classifier.
     """
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     incoming = channels
@@ -44,5 +45,9 @@ def vgg8(classes: int, channels: int = 3, width: int = 32, norm: Norm = "group")
     classifier = nn.Linear(incoming, classes)
     nn.init.kaiming_normal_(classifier.weight, nonlinearity="linear")
     nn.init.zeros_(classifier.bias)
-    blocks["head"] = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=classifier))
+    head = OrderedDict[str, nn.Module](pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten())
+    if dropout:
+        head["drop"] = nn.Dropout(dropout)
+    head["linear"] = classifier
+    blocks["head"] = nn.Sequential(head)
     return nn.Sequential(blocks)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from common.control import Scores
+from common.objective import Target
 from common.packet import Packet
 from coordinator.evaluate import judge
 from stage_worker.evaluation import Tally
@@ -42,9 +43,9 @@ def test_fewer_than_five_classes() -> None:
 def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
     tally, held = Tally(), Packet((2, 4))
     held.clips[:], held.labels[:] = [0, 1], [0, 0]
-    tally.add(held, torch.zeros(2, 4), torch.tensor([[1.0] * 4, [3.0] * 4]))
+    tally.add(held, torch.zeros(2, 4), Target(torch.tensor([[1.0] * 4, [3.0] * 4]), held.clips.copy()))
     held.clips[:] = [0, -1]
-    tally.add(held, torch.zeros(2, 4), torch.tensor([[2.0] * 4, [100.0] * 4]))
+    tally.add(held, torch.zeros(2, 4), Target(torch.tensor([[2.0] * 4, [100.0] * 4]), held.clips.copy()))
     evaluation = judge(tally.scores(), "autoencode")
     assert evaluation.mse == pytest.approx(np.mean([(1 + 4) / 2, 9]))
     assert evaluation.top1 is None
@@ -52,3 +53,25 @@ def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
 
 def test_no_clips() -> None:
     assert judge(Tally().scores(), "classify").top1 is None
+
+
+def test_the_figures_are_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+    torch.manual_seed(0)
+    labels, sums = torch.randint(0, 6, (200,)), torch.rand(200, 7).double()  # nothing is of the last class
+    sums[:100][torch.arange(100), labels[:100]] += 0.5
+    ours = judge(Scores(torch.arange(200), labels, torch.ones(200, dtype=torch.int64), sums), "classify")
+    assert ours.confusion is not None
+    assert torch.equal(ours.confusion, multiclass_confusion_matrix(sums, labels, 7))
+    assert ours.top1 == pytest.approx(float(multiclass_accuracy(sums, labels, 7, "micro")))
+    assert ours.top5 == pytest.approx(float(multiclass_accuracy(sums, labels, 7, "micro", top_k=5)))
+    each = multiclass_accuracy(sums, labels, 7, average="none")
+    assert ours.mean_class == pytest.approx(float(each[:6].mean()))
+
+
+def test_among_equals_confusion_and_top1_agree() -> None:
+    scores = Scores(torch.arange(2), torch.tensor([0, 1]), torch.ones(2, dtype=torch.int64), torch.ones(2, 3).double())
+    evaluation = judge(scores, "classify")
+    assert evaluation.confusion is not None
+    assert evaluation.top1 == float(evaluation.confusion.diagonal().sum()) / 2

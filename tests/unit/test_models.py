@@ -65,6 +65,32 @@ def test_a_factory_of_the_users_own(tmp_path: Path) -> None:
     assert model[1].weight.shape == (7, 12)
 
 
+def test_a_factory_is_passed_what_it_asks_for(tmp_path: Path) -> None:
+    name = user_model(tmp_path, "def build(size, channels): return nn.Sequential(nn.Linear(size, channels))")
+    model = build(config_of(tmp_path, model=name, model_args={}, data__size=20), 7)
+    assert model[0].weight.shape == (3, 20)
+
+
+def test_a_model_of_the_users_own_that_is_no_sequence(tmp_path: Path) -> None:
+    """docs/models.md: a Chain says which of its modules each block takes, and what it does between them."""
+    name = user_model(
+        tmp_path,
+        "from common.models.chain import Block, Chain\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.body, self.head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(True)), nn.Linear(4, classes)\n"
+        "def ends(tree, x): return tree.head(x.mean((2, 3)))\n"
+        "def build(classes):\n"
+        "    return Chain(Net(classes), {'a': Block(('body.0', 'body.1')), 'b': Block(('head',), ends)})",
+    )
+    config = config_of(tmp_path, model=name, model_args={})
+    model = build(config, 7)
+    assert list(model.state_dict()) == ["body.0.weight", "body.0.bias", "head.weight", "head.bias"]
+    assert list(part(model, [1, 1], 1).state_dict()) == ["head.weight", "head.bias"]
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 7)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -1,0 +1,87 @@
+"""An existing model as a sequence of blocks that keep the model's own names.
+
+A block of a plain nn.Sequential puts its own name before those of its tensors. A Chain does not: it holds a tree of
+the original's modules under their original paths (`layer1` → `0` → …), cut down to what its blocks use, and runs
+the blocks over that tree. So `state_dict()`, `named_parameters()` and `get_submodule()` all say the original's names,
+for the whole model and for any part of it, and one block alone is a Chain too.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Block:
+    """Which modules or parameters of the original a block holds, and what it does with them.
+
+    Attributes:
+        holds: their paths in the original.
+        run: tree and input → output; by default the modules are applied one after another.
+    """
+
+    holds: tuple[str, ...]
+    run: Callable[[nn.Module, Tensor], Tensor] | None = None
+
+    def __call__(self, tree: nn.Module, x: Tensor) -> Tensor:
+        """Apply the block to x, with what `tree` holds."""
+        if self.run is not None:
+            return self.run(tree, x)
+        for path in self.holds:
+            x = tree.get_submodule(path)(x)
+        return x
+
+
+class Chain(nn.Sequential):
+    """Blocks over a tree of modules. Its length, its items and its slices are blocks; its children are the tree's."""
+
+    def __init__(self, root: nn.Module, blocks: dict[str, Block]) -> None:
+        """`root` is the original, or a Chain that holds at least these blocks. Modules and parameters are shared."""
+        super().__init__()
+        self._blocks = dict(blocks)
+        for block in blocks.values():
+            for path in block.holds:
+                _graft(self, root, path)
+        self.training = root.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, …] → [rows, …]."""
+        for block in self._blocks.values():
+            x = block(self, x)
+        return x
+
+    def take(self, names: Iterable[str]) -> "Chain":
+        """The blocks of these names."""
+        return Chain(self, {name: self._blocks[name] for name in names})
+
+    @property
+    def block_names(self) -> list[str]:
+        """In their order."""
+        return list(self._blocks)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (self.take([name]) for name in self._blocks)
+
+    def __getitem__(self, index: int | slice) -> "Chain":
+        names = self.block_names[index]
+        return self.take([names] if isinstance(names, str) else names)
+
+
+def _graft(tree: nn.Module, root: nn.Module, path: str) -> None:
+    """Put what `root` has at `path` at the same path of `tree`."""
+    *above, name = path.split(".")
+    for step in above:
+        root = getattr(root, step)
+        if step not in tree._modules:
+            tree.add_module(step, nn.Module())
+        tree = tree.get_submodule(step)
+        tree.training = root.training
+    value = getattr(root, name)
+    if isinstance(value, nn.Parameter):
+        tree.register_parameter(name, value)
+    else:
+        tree.add_module(name, value)

@@ -1,0 +1,93 @@
+"""Weights from a local file into a model: torchvision's official files, what `sideways export` wrote, your own."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from common.errors import ConfigError
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the weights
+_SHOWN = 8
+
+
+def load_weights(model: nn.Module, path: Path) -> list[str]:
+    """Load a file into `model`. Returns the names of the classifier's tensors if it was left out: if its shape differs.
+
+    The classifier is the last layer that has weights. The first convolution's RGB kernel is summed over the colours
+    for a model with one channel. Everything else must fit.
+
+    Raises:
+        ConfigError: the file cannot be read, or names and shapes do not fit; they are listed.
+    """
+    tensors = read_weights(path)
+    own = model.state_dict()
+    for name in tensors.keys() & own.keys():
+        if _is_grey_of(own[name], tensors[name]):
+            tensors[name] = tensors[name].sum(1, keepdim=True)
+    different = {name for name in tensors.keys() & own.keys() if tensors[name].shape != own[name].shape}
+    classifier = _classifier(model)
+    skipped = [name for name in classifier if name in tensors] if different & set(classifier) else []
+    if misfits := sorted(different - set(skipped)):
+        shapes = [f"{name} {list(tensors[name].shape)} instead of {list(own[name].shape)}" for name in misfits]
+        raise ConfigError(
+            f"weights = {str(path)!r} does not fit the model: {_some(shapes)}. Use the model, the model_args and the "
+            f"data.size that the file was made with"
+        )
+    for name in skipped:
+        tensors[name] = own[name]
+    found = model.load_state_dict(tensors, strict=False)
+    lacks = f"it lacks {_some(found.missing_keys)}" if found.missing_keys else ""
+    extra = f"it has {_some(found.unexpected_keys)}, which the model has not" if found.unexpected_keys else ""
+    if said := "; ".join(filter(None, (lacks, extra))):
+        raise ConfigError(f"weights = {str(path)!r} does not fit the model: {said}. Use the model it was made with")
+    return skipped
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a .safetensors file, or of one that torch.save wrote. Raises ConfigError."""
+    if not path.is_file():
+        raise ConfigError(f"weights = {str(path)!r}: there is no such file; weights are not downloaded")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"weights = {str(path)!r} cannot be read: {reason}. It must be a .safetensors file, or names and tensors "
+            f"saved by torch.save"
+        ) from error
+    return _unwrap(content, path)
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ConfigError(f"weights = {str(path)!r} holds no dictionary of names and tensors")
+    return content
+
+
+def _classifier(model: nn.Module) -> list[str]:
+    """Names of the last layer's tensors."""
+    layers = [
+        name for name, module in model.named_modules() if "weight" in dict(module.named_parameters(recurse=False))
+    ]
+    return [name for name in model.state_dict() if layers and name.rpartition(".")[0] == layers[-1]]
+
+
+def _is_grey_of(own: Tensor, given: Tensor) -> bool:
+    if own.dim() != 4 or given.dim() != 4:
+        return False
+    return own.shape[1] == 1 and given.shape[1] == 3 and own.shape[2:] == given.shape[2:] and len(own) == len(given)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

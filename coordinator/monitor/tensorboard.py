@@ -1,0 +1,114 @@
+"""TensorBoard event files in RUN/tensorboard: `tensorboard --logdir runs` shows them.
+
+They are a convenience: what goes wrong while writing one ends no run. It is told once, and nothing more is written.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.partition import BlockCost, by_stage
+
+FOLDER = "tensorboard"
+_NO_CURVES = {"stage", "tick", "ticks", "time"}  # numbers of a report that are no figures
+_PICTURES = 8
+
+
+class EventFiles:
+    """Writes scalars, tables and pictures; steps are ticks."""
+
+    def __init__(self, run: Path, warn: Callable[[str], None]) -> None:
+        """`run`: the run directory; `warn` is told, once, when nothing more can be written."""
+        self._warn = warn
+        self._writer: Any = None
+        self._given_up = False
+        self._try(lambda: self._open(run / FOLDER))
+
+    def progress(self, line: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl: every number in it becomes a scalar `stage i/name` (without `stage`: `run/name`)."""
+        where = f"stage {line['stage']}" if "stage" in line else "run"
+        self._scalars(where, line, int(line["tick"]))
+
+    def probed(self, found: Mapping[str, Any]) -> None:
+        """A gradient probe: its figures as scalars `probe i/name`, i the stage."""
+        for row in found["stages"]:
+            self._scalars(f"probe {row['stage']}", row, int(found["tick"]))
+
+    def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        """The blocks, their costs and their stages, as a table."""
+        rows = ["| block | stage | parameters | forward + backward ms | activation KiB |", "|---|---|---|---|---|"]
+        for stage, part in enumerate(by_stage(costs, split)):
+            for cost in part:
+                figures = f"{cost.parameters} | {cost.milliseconds:.2f} | {cost.activation_kib:.0f}"
+                rows.append(f"| {cost.name} | {stage} | {figures} |")
+        self._try(lambda: self._writer.add_text("partition", "\n".join(rows), 0))
+
+    def evaluation(
+        self, tick: int, figures: Mapping[str, Any], confusion: Tensor | None, classes: Sequence[str]
+    ) -> None:
+        """The numbers among `figures` as scalars `evaluation/name`, and the confusion matrix as a picture."""
+        self._scalars("evaluation", figures, tick)
+        if confusion is not None:
+            self._try(lambda: self._confusion(tick, confusion, list(classes)))
+
+    def pictures(self, tick: int, frames: Tensor, reconstructions: Tensor) -> None:
+        """Up to 8 frames with their reconstructions beside them. Both uint8 [n, channels, height, width]."""
+        self._try(lambda: self._pictures(tick, frames[:_PICTURES], reconstructions[:_PICTURES]))
+
+    def close(self) -> None:
+        """Write what is still held back."""
+        self._try(lambda: self._writer.close())
+        self._given_up = True
+
+    def _open(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only here needed
+
+        _silence_its_thread()
+        self._writer = SummaryWriter(str(folder), flush_secs=10)
+
+    def _scalars(self, where: str, figures: Mapping[str, Any], tick: int) -> None:
+        for name, value in figures.items():
+            if name not in _NO_CURVES and _is_figure(value):
+                self._try(partial(self._scalar, f"{where}/{name}", value, tick))
+
+    def _scalar(self, name: str, value: float, tick: int) -> None:
+        self._writer.add_scalar(name, value, tick)
+
+    def _confusion(self, tick: int, confusion: Tensor, classes: list[str]) -> None:
+        from coordinator.plots import confusion_figure, pixels
+
+        picture = pixels(confusion_figure(confusion, classes))
+        self._writer.add_image("confusion", picture, tick, dataformats="HWC")
+
+    def _pictures(self, tick: int, frames: Tensor, reconstructions: Tensor) -> None:
+        self._writer.add_images("frame and reconstruction", torch.cat([frames, reconstructions], dim=3).cpu(), tick)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self._given_up:
+            return
+        try:
+            action()
+        except Exception as error:  # the disk's, or of any of the libraries between us and it
+            self._given_up = True
+            self._warn(f"no TensorBoard files are written from here on: {error}. The run goes on without them")
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _silence_its_thread() -> None:
+    """TensorBoard writes in a thread; an error there reaches us with the next write, and needs no traceback too."""
+    others = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            others(arguments)
+
+    threading.excepthook = hook

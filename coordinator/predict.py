@@ -1,0 +1,165 @@
+"""`sideways predict`: what a trained classifier sees in a video, for the whole clip and along its frames.
+
+Frames are decoded and scored a chunk at a time; of each only the best class is kept, so a video may be long.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from common.errors import ConfigError, DataError, SidewaysError
+from coordinator.stream.augment import middle
+from coordinator.stream.reader import read
+from coordinator.trained import Trained
+
+_COLUMNS = 60  # of the timeline
+_ROWS = 20  # of the timeline that are printed
+_BARS = "▁▂▃▄▅▆▇█"
+_BEST = 5
+
+
+@dataclass
+class Seen:
+    """What was seen in a video.
+
+    Attributes:
+        stride: every how many-th frame of the file was looked at; 1 where so many a second were (data.fps).
+        best: of each of these frames the best class's number and score, the softmax.
+        total: sum of the softmax over frames, float64 [classes].
+    """
+
+    classes: list[str]
+    stride: int
+    total: Tensor
+    best: list[tuple[int, float]] = field(default_factory=list)
+
+    def top(self) -> list[tuple[str, float]]:
+        """The best five classes of the clip and their mean scores."""
+        values, indices = (self.total / len(self.best)).topk(min(_BEST, len(self.classes)))
+        return [(self.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring pieces of the timeline with the same class in most frames. Frames are numbered as in the file."""
+
+    name: str
+    first: int
+    last: int
+    score: float
+    bars: str
+
+
+def look(trained: Trained, video: Path, table: Path | None = None) -> Seen:
+    """Score every frame at the model's stride, centre crop; with `table` all scores go there too, as CSV.
+
+    Raises:
+        ConfigError: the model does not classify.
+        DataError: the video cannot be decoded.
+        SidewaysError: `table` cannot be written.
+    """
+    if trained.task != "classify":
+        raise ConfigError(
+            f"{trained.path} was trained with task = {trained.task!r}: it gives frames, not classes. "
+            f"`sideways eval` measures its error"
+        )
+    seen = Seen(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
+    scores = _scores(trained, video)
+    first = next(scores, None)  # before `table` is begun
+    if first is None:
+        raise DataError(f"{video}: it has no frames")
+    try:
+        with open(table, "w", newline="", encoding="utf-8") if table else nullcontext() as file:
+            writer = csv.writer(file) if file else None
+            if writer:
+                writer.writerow(["frame", *trained.classes])
+            _gather(seen, first, scores, writer)
+    except OSError as error:
+        raise SidewaysError(f"cannot write {table}: {error.strerror}") from error
+    return seen
+
+
+def _gather(seen: Seen, first: Tensor, others: Iterator[Tensor], writer: Any) -> None:
+    chunk: Tensor | None = first
+    while chunk is not None:
+        if writer:
+            start = len(seen.best)
+            rows = enumerate(chunk.tolist(), start)
+            writer.writerows([i * seen.stride, *(f"{score:.6f}" for score in row)] for i, row in rows)
+        seen.total += chunk.sum(0)
+        values, indices = chunk.max(1)
+        seen.best += zip(indices.tolist(), values.tolist(), strict=True)
+        chunk = next(others, None)
+
+
+def _scores(trained: Trained, video: Path) -> Iterator[Tensor]:
+    """Softmax, float64 [n, classes], chunk by chunk."""
+    data = trained.data
+    for frames in read(video, data.stride, data.short_side, data.channels, fps=data.fps):
+        cropped = middle(frames, data.size)(frames)
+        yield trained(cropped.contiguous()).double().softmax(1)
+
+
+def timeline(seen: Seen) -> list[Stretch]:
+    """At most 60 pieces of the video, joined where the same class is best in most of their frames."""
+    count = len(seen.best)
+    pieces = min(count, _COLUMNS)
+    edges = [count * piece // pieces for piece in range(pieces + 1)]
+    found = [_piece(seen, start, end) for start, end in pairwise(edges)]
+    return [_join(seen, list(group)) for _, group in groupby(found, key=lambda piece: piece[0])]
+
+
+def _piece(seen: Seen, start: int, end: int) -> tuple[int, int, int, float]:
+    """The class that is best most often from frame `start` to before `end`, these two, and its mean score there."""
+    frames = seen.best[start:end]
+    name = Counter(best for best, _ in frames).most_common(1)[0][0]
+    scores = [score for best, score in frames if best == name]
+    return name, start, end, sum(scores) / len(scores)
+
+
+def _join(seen: Seen, pieces: list[tuple[int, int, int, float]]) -> Stretch:
+    first, last = pieces[0][1] * seen.stride, (pieces[-1][2] - 1) * seen.stride
+    bars = "".join(_BARS[min(len(_BARS) - 1, int(piece[3] * len(_BARS)))] for piece in pieces)
+    return Stretch(seen.classes[pieces[0][0]], first, last, sum(piece[3] for piece in pieces) / len(pieces), bars)
+
+
+def show(seen: Seen, console: Console) -> None:
+    """The best classes and the timeline."""
+    best = Table(title=f"The clip, mean of {len(seen.best)} frames", show_header=False)
+    for name, score in seen.top():
+        best.add_row(_plain(name), f"{score:.3f}", "█" * round(20 * score))
+    console.print(best)
+    stretches = timeline(seen)
+    along = Table("frames", "class", "score", "along the way", title="The best class, frame by frame")
+    for stretch in stretches[:_ROWS]:
+        along.add_row(f"{stretch.first}-{stretch.last}", _plain(stretch.name), f"{stretch.score:.2f}", stretch.bars)
+    console.print(along)
+    if len(stretches) > _ROWS:
+        console.print(f"… and {len(stretches) - _ROWS} more stretches: --csv has every frame")
+
+
+def _plain(name: str) -> str:
+    return name.replace("[", r"\[")  # a folder's name is no markup
+
+
+def tree(seen: Seen, video: Path) -> dict[str, Any]:
+    """For --json."""
+    return {
+        "video": str(video),
+        "frames": len(seen.best),
+        "top": [{"class": name, "score": round(score, 6)} for name, score in seen.top()],
+        "timeline": [
+            {"class": part.name, "first": part.first, "last": part.last, "score": round(part.score, 6)}
+            for part in timeline(seen)
+        ],
+    }
