@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from common.errors import ConfigError
 
+Task = Literal["classify", "autoencode", "predict"]
+Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
+
 
 class Section(BaseModel):
     """Settings are fixed once read, and an unknown one is an error."""
@@ -20,34 +23,102 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """The video files and how the slots play them."""
+    """The videos and how the slots play them."""
 
-    train: Path = Field(description="folder of training clips: root/<class>/<clip>.mp4, .avi, .webm, .mkv, .mov")
-    val: Path | None = Field(None, description="folder of validation clips; none: no evaluation")
+    train: Path | None = Field(
+        None,
+        description="what is learnt from: a folder root/<class>/<clip>, a list, or an official split",
+    )
+    val: Path | None = Field(None, description="the same for validation; none: no evaluation")
     train_include: str = Field("*", description="pattern that a training clip's path below the root must match")
     val_include: str = Field("*", description="the same for validation clips")
+    format: Literal["auto", "folders", "list", "frames", "ucf101", "hmdb51", "kinetics"] = Field(
+        "auto", description="how train and val lie on the disk (docs/data.md); auto: by what they are"
+    )
+    videos: Path | None = Field(None, description="folder that listed paths start from; default: the list's own")
+    fold: int = Field(1, ge=1, le=99, description="which of the official splits of ucf101 and hmdb51")
+    frame_files: str = Field("*", description="pattern of a frame's file name in folders of frames, such as img_*")
+    quarantine: Path | None = Field(None, description="list of files to leave out, from `sideways check --quarantine`")
+    sources: list[str] = Field(
+        [], description="live sources in place of train, such as rtsp://…, /dev/video0, http://…"
+    )
+    source_format: str | None = Field(None, description="their FFmpeg format where it cannot be guessed, such as v4l2")
+    source_options: dict[str, str] = Field(
+        default_factory=dict, description='their FFmpeg options, such as { rtsp_transport = "tcp" }'
+    )
+    source_timeout: float = Field(5.0, gt=0, le=600, description="seconds of silence after which one is opened anew")
+    loop: bool = Field(False, description="sources are long files that are played round and round, every frame")
     slots: int = Field(16, ge=1, le=4096, description="video streams played side by side: the rows of a batch (B)")
     stride: int = Field(1, ge=1, description="every how many-th frame of a clip is played")
+    fps: float | None = Field(None, gt=0, le=1000, description="or frames a second, by the files' timestamps")
+    window: int | None = Field(None, ge=1, description="frames of a random window a training clip plays; default: all")
     size: int = Field(64, ge=4, le=2048, description="frames are cropped to size × size pixels")
-    resize: int | None = Field(None, description="short side before the crop, in pixels; default: size")
+    resize: int | None = Field(None, le=8192, description="short side before the crop, in pixels; default: size")
     channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
     flip: float = Field(0.0, ge=0, le=1, description="probability that a training clip is mirrored")
+    scale: tuple[float, float] | None = Field(
+        None, description="random-resized crop: least and largest share of the area; default: a crop of size × size"
+    )
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="its least and largest width / height")
+    brightness: float = Field(0.0, ge=0, le=1, description="a training clip's is multiplied by 1 ± this at most")
+    contrast: float = Field(0.0, ge=0, le=1, description="the same for contrast")
+    saturation: float = Field(0.0, ge=0, le=1, description="the same for saturation")
+    hue: float = Field(0.0, ge=0, le=0.5, description="turned by ± this share of the colour circle at most")
     mean: float = Field(0.5, description="subtracted from pixels in 0 … 1")
     std: float = Field(0.25, gt=0, description="pixels are divided by it")
     threads: int = Field(2, ge=1, le=64, description="decoding threads")
 
     @model_validator(mode="after")
-    def _resize_covers_the_crop(self) -> "Data":
+    def _one_origin(self) -> "Data":
+        if self.train is None and not self.sources:
+            raise ValueError(
+                "data.train is missing: set it to a folder or list of videos, or data.sources to live sources"
+            )
+        if self.train is not None and self.sources:
+            raise ValueError("data.train and data.sources exclude each other: frames come from files or from sources")
+        if len(self.sources) > self.slots:
+            raise ValueError(
+                f"data.sources names {len(self.sources)} sources, but data.slots = {self.slots}: "
+                f"a slot plays one source, so make data.slots at least as large"
+            )
+        if self.loop and not self.sources:
+            raise ValueError('data.loop needs data.sources, such as sources = ["long.mp4"]')
+        if self.live and (self.stride > 1 or self.fps or self.window):
+            raise ValueError("data.stride, data.fps and data.window are for files: live sources play the newest frame")
+        return self
+
+    @model_validator(mode="after")
+    def _sampling(self) -> "Data":
         if self.resize is not None and self.resize < self.size:
             raise ValueError(
                 f"data.resize = {self.resize} is smaller than data.size = {self.size}: make it at least as large"
             )
+        if self.fps is not None and self.stride > 1:
+            raise ValueError("data.stride and data.fps exclude each other: leave data.stride out")
+        if self.loop and self.window:
+            raise ValueError("data.window and data.loop exclude each other: a loop plays every frame")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"data.scale = {list(self.scale)} must be [least, largest], shares of the area in 0 … 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"data.ratio = {list(self.ratio)} must be [least, largest], both above 0")
+        if self.channels == 1 and (self.saturation or self.hue):
+            raise ValueError("data.saturation and data.hue need colour: leave them out, or set data.channels = 3")
         return self
 
     @property
     def short_side(self) -> int:
         """Pixels of a frame's short side before the crop."""
         return self.resize or self.size
+
+    @property
+    def computes(self) -> bool:
+        """Whether augmentation does more to the pixels of a training clip than cut and mirror them."""
+        return self.scale is not None or any((self.brightness, self.contrast, self.saturation, self.hue))
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come from sources that do not wait."""
+        return bool(self.sources) and not self.loop
 
 
 class Rule(Section):
@@ -61,12 +132,42 @@ class Optimiser(Section):
     """A torch.optim class. No momentum by default: with delayed gradients it costs accuracy (DESIGN, section 1)."""
 
     name: str = Field("AdamW", description="a class of torch.optim")
-    lr: float = Field(1e-3, ge=0, description="learning rate")
+    lr: float = Field(1e-3, ge=0, description="learning rate, the highest that the schedule reaches")
     lr_by_mismatch: bool = Field(False, description="divide a stage's rate by 1 + its mismatch in frames")
     args: dict[str, Any] = Field(
         default_factory=dict,
         description="further arguments; Adam and AdamW have betas [0, 0.999] by default",
     )
+    schedule: Literal["constant", "cosine", "step", "one-cycle"] = Field(
+        "constant", description="the learning rate's course over the planned ticks, after the warm-up"
+    )
+    warmup: int = Field(0, ge=0, description="ticks over which the rate rises linearly from 0")
+    final: float = Field(0.0, ge=0, le=1, description="cosine and one-cycle end at this share of the rate")
+    steps: list[float] = Field([0.5, 0.75], description="step: the rate falls after these shares of the ticks")
+    gamma: float = Field(0.1, gt=0, le=1, description="step: what the rate is multiplied by each time")
+    peak: float = Field(0.3, gt=0, lt=1, description="one-cycle: share of the ticks at which the rate is highest")
+    decay_all: bool = Field(False, description="weight decay on normalisations and biases too")
+    clip: float | None = Field(None, gt=0, description="norm of a stage's gradient above which it is scaled down")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is evaluated and saved")
+
+    @model_validator(mode="after")
+    def _steps_are_shares(self) -> "Optimiser":
+        if self.steps != sorted(self.steps) or not all(0 < share < 1 for share in self.steps):
+            raise ValueError(f"optimiser.steps = {self.steps} must be rising shares of the training between 0 and 1")
+        return self
+
+
+class Probe(Section):
+    """How far the pseudo-gradients are from backpropagation's gradients, measured now and then."""
+
+    every: int = Field(0, ge=0, description="ticks between probes; 0: none")
+
+
+class Checkpoint(Section):
+    """What a run can be resumed from."""
+
+    every: int = Field(1000, ge=0, description="ticks between checkpoints; 0: only at an end or a stop")
+    keep: int = Field(3, ge=1, le=1000, description="newest checkpoints that are kept, beside the best")
 
 
 class Network(Section):
@@ -83,19 +184,27 @@ class Report(Section):
 
     every: float = Field(0.5, gt=0, le=60, description="seconds between a stage's reports")
     losses: bool = Field(False, description="also write the loss of every single tick into metrics.jsonl")
+    tensorboard: bool = Field(True, description="write TensorBoard's event files into the run directory")
 
 
 class Config(Section):
     """A run. `stages` layer groups learn `task` with `model` from `data` for `ticks` ticks or `epochs` epochs."""
 
-    task: Literal["classify", "autoencode"] = Field("classify", description="what is learnt")
-    model: str = Field("vgg8", description="vgg8, autoencoder, or path/to/file.py:factory returning an nn.Sequential")
+    task: Task = Field("classify", description="what is learnt: the class, the frame itself, or a frame to come")
+    ahead: int = Field(1, ge=1, le=64, description="task predict: how many frames ahead the predicted one is")
+    algorithm: Algorithm = Field("sideways", description="the rule, or exact gradients to compare it with")
+    micro_batches: int | None = Field(None, ge=1, description="gpipe and 1f1b: parts of a batch; default: stages")
+    model: str = Field("vgg8", description="a name from docs/models.md, or path/to/file.py:factory for your own")
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's factory")
+    weights: Path | None = Field(None, description="file of weights to begin with: .pth, .pt or .safetensors")
     stages: int = Field(4, ge=1, le=256, description="layer groups, each a process (D)")
     split: list[int] | None = Field(None, description="blocks of each stage; default: measured and balanced")
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="or in passes over the training clips")
     evaluate_every: int = Field(0, ge=0, description="ticks between evaluations; 0: only at the end")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="task classify: share of the target spread over all")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32")
+    compile: bool = Field(False, description="torch.compile each stage (needs a C++ compiler; not bit for bit)")
     seed: int = Field(0, ge=0, lt=1 << 31, description="of weights, order of clips and augmentation")
     runs: Path = Field(Path("runs"), description="folder that holds a folder for every run")
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$", description="the run's folder; default: file and time")
@@ -106,6 +215,18 @@ class Config(Section):
     optimiser: Optimiser = Optimiser()
     network: Network = Network()
     report: Report = Report()
+    probe: Probe = Probe()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @property
+    def exact(self) -> bool:
+        """Gradients are backpropagation's: no mismatch between what a stage holds and what its gradient belongs to."""
+        return self.algorithm != "sideways"
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches that gpipe and 1f1b cut a batch into; backpropagation is a pipeline of one."""
+        return 1 if self.algorithm in ("sideways", "backprop") else self.micro_batches or self.stages
 
     @property
     def frame_shape(self) -> tuple[int, int, int, int]:
@@ -118,6 +239,24 @@ class Config(Section):
             raise ValueError("give the length of the training: either ticks or epochs, not both")
         if self.split is not None and (len(self.split) != self.stages or min(self.split) < 1):
             raise ValueError(f"split = {self.split} must name at least one block for each of the {self.stages} stages")
+        if self.data.sources and self.task == "classify":
+            raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
+        if self.data.live and self.ticks is None:
+            raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
+        if self.data.slots % self.parts:
+            raise ValueError(
+                f"data.slots = {self.data.slots} cannot be cut into {self.parts} micro-batches: set micro_batches to a "
+                f"divisor of data.slots"
+            )
+        if self.algorithm == "1f1b" and self.parts < self.stages:
+            raise ValueError(
+                f"1f1b needs at least as many micro_batches as stages, but {self.parts} is less than {self.stages}: "
+                f"raise micro_batches"
+            )
+        if self.probe.every and self.exact:
+            raise ValueError(
+                f'probe.every measures Sideways: with algorithm = "{self.algorithm}" there is nothing to measure'
+            )
         if self.report.every > self.network.deadline:
             raise ValueError("report.every is longer than network.deadline: a silent stage would pass for a dead one")
         batch = math.prod(self.frame_shape)
@@ -142,7 +281,10 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     for override in overrides or []:
-        _override(tree, override)
+        apply(override, tree)
+    elsewhere = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
+    if elsewhere and _overridden("stages", overrides) and not _overridden("split", overrides):
+        del tree["split"]  # it was for another number of stages: measure anew
     return parse(tree, str(path))
 
 
@@ -154,8 +296,12 @@ def parse(tree: dict[str, Any], origin: str) -> Config:
         raise ConfigError("\n".join(f"{origin}: {_explain(dict(problem))}" for problem in error.errors())) from error
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Apply one `section.key=value`; the value is TOML, or a plain string where it is none."""
+def _overridden(key: str, overrides: list[str] | None) -> bool:
+    return any(override.partition("=")[0].strip() == key for override in overrides or [])
+
+
+def apply(override: str, tree: dict[str, Any]) -> None:
+    """Apply one `section.key=value`; the value is TOML, or a plain string where it is none. Raises ConfigError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: write it as section.key=value")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from common.models import activation_shapes
+from common.objective import Target
 from common.packet import Packet
 from common.schedule import Schedule
-from common.stage import Stage
+from common.stage import Stage, casting
 
 
 class Reference:
@@ -23,23 +24,25 @@ class Reference:
         self.stages = stages
         self.schedule = Schedule(len(stages))
         self.tick_number = 0
-        shapes = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
+        with casting(stages[0].config, torch.device("cpu")):
+            shapes = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
         self._frame = Packet(frame_shape, dtype)
         # [parity][stage]: activations go up into stage i + 1, gradients go down into stage i - 1
         self._up = [[Packet(shape, kind) for shape, kind in shapes] for _ in range(2)]
         below = [(torch.Size(frame_shape), dtype), *shapes[:-1]]
         self._down = [[Packet(shape, kind) for shape, kind in below] for _ in range(2)]
-        self._targets: dict[int, Tensor] = {}
+        self._targets: dict[int, Target] = {}
 
-    def tick(self, frame: Packet, target: Tensor | None = None) -> Tensor | None:
+    def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
         """One tick of every stage. Returns the top stage's loss, None while it has no input.
 
         Args:
             frame: the frame batch of this tick; `frame.frame` must be the tick's number.
-            target: for autoencoding, what the loss on this very frame compares with; kept until the top holds it.
+            target: for tasks without labels, what the loss on this very frame compares with; kept until the top
+                holds it.
         """
         if target is not None:
-            self._targets[frame.frame] = target.clone()
+            self._targets[frame.frame] = Target(target.tensor.clone(), target.clips.copy())
         for stage in self.stages:
             self._tick_stage(stage, frame)
         self.tick_number += 1
@@ -65,3 +68,16 @@ class Reference:
         if r is not None:
             self._down[now][i].pack(tick, source, r)
         stage.update()
+
+
+def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> list[dict[str, Tensor]]:
+    """Backpropagation's gradient of one frame batch through all stages: of each stage, by the parameters' names."""
+    y = frame.tensor
+    for stage in stages:
+        stage.blocks.zero_grad(set_to_none=True)
+        y = stage.run(y, frame.frame)
+    stages[-1].objective(y, frame, target).backward()
+    return [
+        {name: value.grad.clone() for name, value in stage.blocks.named_parameters() if value.grad is not None}
+        for stage in stages
+    ]

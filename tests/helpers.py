@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from common.config import Config, parse
 from common.models import build, part
+from common.objective import Target
 from common.packet import Packet, normalise
 from common.reference import Reference
 from common.stage import Stage
-from coordinator.feed import Batch
+from coordinator.course import Batch, Course
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
 
@@ -60,30 +61,64 @@ def stages_of(config: Config, classes: int) -> list[Stage]:
     """Every stage of a run, as the workers build them."""
     model = build(config, classes)
     assert config.split is not None
-    return [
-        Stage(part(model, config.split, i), i, config.stages, config.task, config.rule, config.optimiser)
-        for i in range(config.stages)
-    ]
+    return [Stage(part(model, config.split, i), i, config, config.ticks or 0) for i in range(config.stages)]
+
+
+def packet_of(config: Config, batch: Batch, tick: int) -> Packet:
+    """A frame batch as stage 0 gets it."""
+    packet = Packet(config.frame_shape)
+    packet.label(tick - 1, tick)
+    packet.clips[:], packet.labels[:] = batch.clips, batch.labels
+    normalise(packet.tensor, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
+    return packet
+
+
+def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
+    """The run's own frames and targets, tick after tick."""
+    clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
+    slots = Slots(clips.clips, config.data, config.seed, train=True)
+    course = Course(slots, config, ends=False)
+    assert config.ticks is not None
+    for tick in range(config.ticks):
+        step = course.next()
+        assert step is not None
+        target = packet_of(config, step.target, tick)
+        wanted = Target(target.tensor, target.clips) if config.task != "classify" else None
+        yield packet_of(config, step.batch, tick), wanted
+    slots.close()
+
+
+def weights_of(stages: list[Stage]) -> dict[str, Tensor]:
+    """What would be exported: the average of the weights, if there is one."""
+    for stage in stages:
+        stage.updater.swap_average()
+    return {name: value.clone() for stage in stages for name, value in stage.blocks.state_dict().items()}
 
 
 def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and final parameters of the one-process reference on the run's own frames."""
-    clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
-    shape = config.frame_shape
-    slots, batch, packet = Slots(clips.clips, config.data, config.seed, train=True), Batch(shape), Packet(shape)
-    reference = Reference(stages_of(config, len(clips.classes)), shape)
-    losses = []
-    assert config.ticks is not None
-    for tick in range(config.ticks):
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
-        packet.label(tick - 1, tick)
-        packet.clips[:], packet.labels[:] = batch.clips, batch.labels
-        normalise(packet.tensor, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
-        loss = reference.tick(packet, packet.tensor if config.task == "autoencode" else None)
-        if loss is not None:
-            losses.append(float(loss))
-    slots.close()
-    return losses, {name: value for stage in reference.stages for name, value in stage.blocks.state_dict().items()}
+    reference = Reference(stages_of(config, 3), config.frame_shape)
+    losses = [reference.tick(packet, target) for packet, target in inputs_of(config)]
+    return [float(loss) for loss in losses if loss is not None], weights_of(reference.stages)
+
+
+def backpropagation_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
+    """The same by plain backpropagation through all stages, micro-batch by micro-batch, in one process."""
+    stages, losses = stages_of(config, 3), []
+    size = config.data.slots // config.parts
+    for tick, (packet, target) in enumerate(inputs_of(config)):
+        parts = []
+        for number in range(config.parts):
+            rows = slice(number * size, (number + 1) * size)
+            y = packet.tensor[rows]
+            for stage in stages:
+                y = stage.run(y, tick, number)
+            parts.append(stages[-1].objective(y, packet, target, rows) / config.parts)
+            parts[-1].backward()
+        losses.append(float(torch.stack([loss.detach() for loss in parts]).sum()))
+        for stage in stages:
+            stage.update()
+    return losses, weights_of(stages)
 
 
 def write_run_file(path: Path, tree: dict[str, Any]) -> Path:

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.config import Optimiser, Rule
+from common.config import Config, Data, Optimiser, Rule, Task
+from common.objective import Target
 from common.packet import Packet
 from common.reference import Reference
-from common.stage import Stage, Task, gate
+from common.stage import Stage, gate
 
 SGD = Optimiser(name="SGD", lr=0.05, args={})
 FROZEN = Optimiser(name="SGD", lr=0.0, args={})
@@ -24,10 +25,22 @@ def model(stages: int, dtype: torch.dtype = torch.float64, out: int = 5) -> list
     return [nn.Sequential(nn.Linear(widths[i], widths[i + 1]), nn.Tanh()).to(dtype) for i in range(stages)]
 
 
+def learning(stages: int, optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify") -> Config:
+    return Config(
+        stages=stages,
+        task=task,
+        ticks=1,
+        data=Data(train="."),
+        rule=rule or Rule(),
+        optimiser=optimiser,  # type: ignore[arg-type]
+    )
+
+
 def pipeline(
     parts: list[nn.Sequential], optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify"
 ) -> Reference:
-    stages = [Stage(part, i, len(parts), task, rule or Rule(), optimiser) for i, part in enumerate(parts)]
+    config = learning(len(parts), optimiser, rule, task)
+    stages = [Stage(part, i, config) for i, part in enumerate(parts)]
     return Reference(stages, (ROWS, WIDTH), next(parts[0].parameters()).dtype)
 
 
@@ -47,7 +60,7 @@ def random_frames(ticks: int, dtype: torch.dtype = torch.float64) -> list[tuple[
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_one_stage_is_backpropagation_frame_by_frame(name: str) -> None:
     arguments = {"AdamW": {"betas": (0.0, 0.999)}, "SGD": {"momentum": 0.3}}[name]
-    optimiser = Optimiser(name=name, lr=0.05, args=arguments)
+    optimiser = Optimiser(name=name, lr=0.05, args=arguments, decay_all=True)
     ours, plain = model(1), model(1)[0]
     reference = pipeline(ours, optimiser)
     step = getattr(torch.optim, name)(plain.parameters(), lr=0.05, fused=True, **arguments)
@@ -114,7 +127,7 @@ def _spy(stage: Stage, reference: Reference, seen: list[tuple[int, int, int | No
         seen[-1] = (*seen[-1][:3], gradient.frame)
         return backward(held, gradient)
 
-    def note_top(held: Packet, target: Tensor | None) -> Tensor | None:
+    def note_top(held: Packet, target: Target | None) -> Tensor | None:
         seen[-1] = (*seen[-1][:3], held.frame)
         return top(held, target)
 
@@ -199,7 +212,8 @@ def test_frame_sized_targets_are_matched_by_frame_number() -> None:
     whole = nn.Sequential(*parts)
     frames = [frames for frames, _ in random_frames(12, torch.float32)]
     for tick, values in enumerate(frames):
-        loss = reference.tick(packet(tick, values, torch.zeros(ROWS, dtype=torch.int64)), values)
+        held = packet(tick, values, torch.zeros(ROWS, dtype=torch.int64))
+        loss = reference.tick(held, Target(held.tensor, held.clips))
         if tick >= stages - 1:
             held = frames[tick - (stages - 1)]
             assert torch.equal(loss, F.mse_loss(whole(held), held).detach())  # type: ignore[arg-type]
@@ -255,7 +269,7 @@ def _footprint(stages: int) -> tuple[int, int]:
 
 
 def test_a_first_layer_that_works_in_place_is_mended() -> None:
-    stage = Stage(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, 2)), 1, 3, "classify", Rule(), SGD)
+    stage = Stage(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, 2)), 1, learning(3, SGD))
     held = Packet((ROWS, WIDTH))
     held.tensor.fill_(-1.0)
     stage.forward(held)
@@ -263,7 +277,7 @@ def test_a_first_layer_that_works_in_place_is_mended() -> None:
 
 
 def test_a_stage_without_parameters_passes_gradients_on() -> None:
-    stage = Stage(nn.Sequential(nn.Flatten()), 1, 3, "classify", Rule(), SGD)
+    stage = Stage(nn.Sequential(nn.Flatten()), 1, learning(3, SGD))
     held, gradient = Packet((ROWS, 2, 3)), Packet((ROWS, 6))
     gradient.tensor.copy_(torch.arange(ROWS * 6.0).view(ROWS, 6))
     stage.forward(held)
@@ -275,8 +289,8 @@ def test_a_stage_without_parameters_passes_gradients_on() -> None:
 
 def test_rates_fall_with_a_stages_mismatch() -> None:
     optimiser = Optimiser(name="SGD", lr=1.0, lr_by_mismatch=True, args={})
-    stages = [Stage(part, i, 3, "classify", Rule(), optimiser) for i, part in enumerate(model(3))]
-    assert [stage.optimiser.param_groups[0]["lr"] for stage in stages if stage.optimiser] == [1 / 5, 1 / 3, 1.0]
+    stages = [Stage(part, i, learning(3, optimiser)) for i, part in enumerate(model(3))]
+    assert [stage.updater.rate for stage in stages] == [1 / 5, 1 / 3, 1.0]
 
 
 def test_counts_of_right_rows() -> None:
@@ -284,5 +298,5 @@ def test_counts_of_right_rows() -> None:
     frames, labels = random_frames(1)[0]
     right = int((nn.Sequential(*model(1))(frames).argmax(1) == labels).sum())
     reference.tick(packet(0, frames, labels))
-    assert int(reference.stages[0].correct) == right
+    assert int(reference.stages[0].objective.correct) == right
     assert np.array_equal(packet(0, frames, labels).labels, labels.numpy())

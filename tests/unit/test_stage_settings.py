@@ -5,7 +5,7 @@ from torch import nn
 
 from common.config import Optimiser
 from common.errors import ConfigError
-from common.stage import build_optimiser
+from common.optimiser import build_optimiser
 
 
 def test_any_class_of_torch_optim() -> None:
