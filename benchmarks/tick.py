@@ -97,7 +97,7 @@ class Bench:
     def __init__(self, me: Any) -> None:
         from common.control import Stages
         from common.group import start_rpc
-        from coordinator.feed import Batch
+        from coordinator.course import Batch
         from coordinator.monitor.inbox import Inbox
 
         self.count = me.stages
@@ -132,7 +132,7 @@ class Bench:
     def overhead(self) -> float:
         """CPU milliseconds outside the model, of the stage that has most."""
         config = _config(self.count, "tiny", {"blocks": self.count}, [1] * self.count, 8)
-        from coordinator.feed import Batch
+        from coordinator.course import Batch
 
         self.batch = Batch((SLOTS, 3, 8, 8))
         feeder = self._configure(config)
@@ -154,14 +154,17 @@ class Bench:
         from common.control import Plan
         from coordinator.feed import Feeder
 
-        addresses = self.stages.configure(Plan(config, 10, tuple(config.split)))
+        addresses = self.stages.configure(Plan(config, 10, tuple(config.split), 1))
         return Feeder(addresses, self.batch.frames.nbytes, 120, self.inbox.poll)
 
     def _run(self, feeder: Any, first: int, ticks: int) -> None:
+        from coordinator.course import Step
+
         self.inbox.expect_done()
         self.stages.train(first, first + ticks)
+        step = Step(self.batch, self.batch, last=False)
         for tick in range(first, first + ticks):
-            feeder.push(0, tick, False, self.batch)
+            feeder.push(0, tick, step)
             self.inbox.poll()
         self.inbox.wait_done(120)
 
@@ -207,7 +210,7 @@ def _compute_alone(connection: Connection, settings: str, index: int) -> None:
     parts = [part(model, config.split, stage) for stage in range(config.stages)]
     shapes = [(torch.Size((SLOTS, 3, SIZE, SIZE)), torch.float32)]
     shapes += activation_shapes(parts, (SLOTS, 3, SIZE, SIZE))
-    stage = Stage(parts[index], index, config.stages, "classify", config.rule, config.optimiser)
+    stage = Stage(parts[index], index, config)
     held, gradient = Packet(*shapes[index]), Packet(*shapes[index + 1])
     held.tensor.normal_()
     gradient.tensor.normal_().mul_(1e-3)

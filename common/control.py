@@ -4,6 +4,11 @@
     configure  build the stage and its edges                → addresses that the stage listens on
     train      run the ticks up to `last`, then report "done"
     stop_at    change `last`, while the ticks run
+    restore    make the stage what it was at a checkpoint
+    snapshot   copy the stage's state between two ticks, and write it in the background
+    written    wait for that
+    probe      look at one frame's pseudo-gradient
+    probed     wait for what was seen
     evaluate   run the frames of a phase through frozen weights, then report "done"
     results    the top stage's sums of an evaluation
     export     the stage's parameters and buffers, under the whole model's names
@@ -16,6 +21,7 @@ an error, so that no exception class has to be known on both sides.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -27,6 +33,8 @@ from common.group import stage_name
 from common.partition import BlockCost
 
 _POLL = 0.005  # seconds
+_COMPILING = 900.0  # seconds more to build a stage that is compiled
+_WRITING = 1800.0  # seconds for a checkpoint to be written, in the background
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Plan:
     config: Config
     classes: int
     split: tuple[int, ...]
+    planned: int  # ticks of the whole training
+    origin: int = 0  # tick at which the pipeline begins empty
 
 
 @dataclass(frozen=True)
@@ -50,13 +60,15 @@ class Addresses:
 class Scores:
     """An evaluation's sums: per clip the sum over its frames of the softmax, or of the squared error.
 
-    clips, labels, frames: int64 [n]; sums: float64 [n, classes], or [n, 1] for the mean squared error.
+    clips, labels, frames: int64 [n]; sums: float64 [n, classes], or [n, 1] for the mean squared error. pictures: of
+    tasks without labels, targets and outputs of a few rows, normalised, float [2, rows, channels, height, width].
     """
 
     clips: Tensor
     labels: Tensor
     frames: Tensor
     sums: Tensor
+    pictures: Tensor | None = None
 
 
 class Service(Protocol):
@@ -99,7 +111,8 @@ class Stages:
 
     def configure(self, plan: Plan) -> list[Addresses]:
         """Build every stage. Edges are agreed between neighbours; a disagreement names both."""
-        return self._call(range(self.count), "configure", plan)
+        patience = self.deadline + (_COMPILING if plan.config.compile else 0.0)
+        return self._call(range(self.count), "configure", plan, deadline=patience)
 
     def train(self, first: int, last: int) -> None:
         """Start ticks first … last - 1 on every stage; each reports "done" afterwards."""
@@ -108,6 +121,20 @@ class Stages:
     def stop_at(self, last: int) -> None:
         """Change where the running training ends. `last` must lie beyond every stage's current tick."""
         self._call(range(self.count), "stop_at", last)
+
+    def restore(self, folder: Path, tick: int, in_flight: bool) -> None:
+        """Read a checkpoint; without `in_flight` the pipeline begins empty."""
+        self._call(range(self.count), "restore", folder, tick, in_flight)
+
+    def snapshot(self, folder: Path, tick: int) -> "Pending":
+        """Copy every stage's state before `tick`, while none runs. The answer comes when all of it is on the disk."""
+        self._call(range(self.count), "snapshot", folder, tick)
+        return Pending(self, "written", _WRITING)
+
+    def probe(self, frame: int) -> "Pending":
+        """Look at a frame that has not been sent yet. The answer is a Finding of each stage, or None."""
+        self._call(range(self.count), "probe", frame)
+        return Pending(self, "probed", self.deadline)
 
     def evaluate(self, phase: int) -> None:
         """Start an evaluation phase on every stage; each reports "done" after the frame marked as the last."""
@@ -126,20 +153,22 @@ class Stages:
         """Let every stage worker end."""
         self._call(range(self.count), "quit")
 
-    def _call(self, stages: Sequence[int], method: str, *arguments: Any) -> list[Any]:
-        pending = {
-            stage: rpc.rpc_async(stage_name(stage), _answer, args=(method, arguments), timeout=self.deadline)
-            for stage in stages
-        }
+    def ask(self, stage: int, method: str, timeout: float, *arguments: Any) -> Any:
+        """Start a call. Returns its future."""
+        return rpc.rpc_async(stage_name(stage), _answer, args=(method, arguments), timeout=timeout)
+
+    def _call(self, stages: Sequence[int], method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:
+        pending = {stage: self.ask(stage, method, deadline or self.deadline, *arguments) for stage in stages}
         answers: dict[int, Any] = {}
         while pending:  # the first error ends it; each call ends at the deadline at the latest
             for stage in [stage for stage, future in pending.items() if future.done()]:
-                answers[stage] = self._result(stage, method, pending.pop(stage))
+                answers[stage] = self.result(stage, method, pending.pop(stage))
             self._meanwhile()
             time.sleep(_POLL)
         return [answers[stage] for stage in stages]
 
-    def _result(self, stage: int, method: str, future: Any) -> Any:
+    def result(self, stage: int, method: str, future: Any) -> Any:
+        """A call's value. Raises ConfigError or PeerError with the stage's sentence."""
         try:
             kind, value = future.wait()
         except RuntimeError as error:
@@ -151,3 +180,21 @@ class Stages:
         if kind == "value":
             return value
         raise (ConfigError if kind == "config" else PeerError)(f"stage {stage}, {method}: {value}")
+
+
+class Pending:
+    """A call to every stage whose answers are not waited for."""
+
+    def __init__(self, stages: Stages, method: str, timeout: float) -> None:
+        """`timeout` in seconds."""
+        self._stages, self._method = stages, method
+        self._futures = [stages.ask(stage, method, timeout + 5, timeout) for stage in range(stages.count)]
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has answered, or will not any more."""
+        return all(future.done() for future in self._futures)
+
+    def answers(self) -> list[Any]:
+        """One a stage; waits for them. Raises ConfigError or PeerError for the first that failed."""
+        return [self._stages.result(stage, self._method, future) for stage, future in enumerate(self._futures)]

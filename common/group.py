@@ -22,6 +22,7 @@ from common.errors import PeerError, SidewaysError
 
 Role = Literal["coordinator", "stage"]
 
+_WRITING = 1800.0  # seconds that stages may be apart in writing a checkpoint; nobody waits for them
 JOIN_DEADLINE = 120.0  # seconds for every process of the run to appear
 COORDINATOR = "coordinator"
 LOOPBACK = "127.0.0.1"  # what the ZeroMQ sockets bind: frames and reports do not leave the host so far
@@ -157,13 +158,19 @@ class Groups:
 
     forward: dist.ProcessGroup
     backward: dist.ProcessGroup
+    pipeline: dist.ProcessGroup  # of the algorithms with exact gradients
+    checkpoint: dist.ProcessGroup  # on the host, for the writing thread alone
 
 
-def start_groups(me: Membership, backend: Literal["gloo", "nccl"]) -> Groups:
-    """Form the stages' groups; a stage's rank in them is its number."""
+def start_groups(me: Membership, backend: Literal["gloo", "nccl"], deadline: float) -> Groups:
+    """Form the stages' groups; a stage's rank in them is its number. `deadline` in seconds for a pipeline transfer."""
     limit = timedelta(seconds=JOIN_DEADLINE)
     store = PrefixStore("tensors", me.store)
     dist.init_process_group(backend, store=store, rank=me.stage, world_size=me.stages, timeout=limit)
     everyone = list(range(me.stages))
-    groups = [dist.new_group(everyone, timeout=limit, backend=backend) for _ in range(2)]
-    return Groups(*groups)
+    return Groups(
+        forward=dist.new_group(everyone, timeout=limit, backend=backend),
+        backward=dist.new_group(everyone, timeout=limit, backend=backend),
+        pipeline=dist.new_group(everyone, timeout=timedelta(seconds=deadline), backend=backend),
+        checkpoint=dist.new_group(everyone, timeout=timedelta(seconds=_WRITING), backend="gloo"),
+    )

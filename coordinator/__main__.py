@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 import os
 import signal
 import sys
@@ -11,31 +12,91 @@ import typer
 from common.config import load
 from common.errors import ConfigError, SidewaysError
 from common.process import ALLOCATOR, note_parent
+from coordinator.tools import tools
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
+app.add_typer(tools)
+
 RunFile = Annotated[Path, typer.Argument(help="run file (TOML), see examples/")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="override: section.key=value; may be repeated")]
+Resume = Annotated[Path | None, typer.Option(help="go on with this run directory, from its newest checkpoint")]
 Json = Annotated[bool, typer.Option("--json", help="print the summary as one last line on standard output")]
 
 
 @app.command()
-def train(run_file: RunFile, settings: Settings = None, as_json: Json = False) -> None:
+def train(
+    run_file: Annotated[Path | None, typer.Argument(help="run file (TOML), see examples/")] = None,
+    resume: Resume = None,
+    stages: Annotated[int | None, typer.Option(help="the same as --set stages=…")] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
     """Train on this machine: a coordinator and one process per stage."""
+    settings = [*(settings or []), *([f"stages={stages}"] if stages is not None else [])]
+    run_file = _resumed(run_file, resume)
     config = load(run_file, settings)
     # until the launcher handles it, an interrupt ends this process: an exception can get lost in an import
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
 
-    raise SystemExit(launch(config.stages, _join_arguments(run_file, settings, as_json)))
+    raise SystemExit(launch(config.stages, _join_arguments(run_file, resume, settings, as_json)))
+
+
+@app.command()
+def compare(
+    run_file: RunFile,
+    algorithms: Annotated[str, typer.Option(help="two or more, separated by commas")] = "sideways,backprop,gpipe,1f1b",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Train the same run with several algorithms, one after another; write a table and a picture of them."""
+    from coordinator.compare import check_algorithms
+
+    chosen = check_algorithms(algorithms)
+    load(run_file, settings)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from coordinator import compare as comparison
+
+    folder, outcomes, code = comparison.compare(run_file, settings or [], chosen)
+    comparison.show(folder, outcomes, load(run_file, settings), as_json)
+    raise SystemExit(code)
+
+
+@app.command()
+def check(
+    source: Annotated[Path, typer.Argument(help="folder, list or split of videos, or a run file (TOML)")],
+    stages: Annotated[int | None, typer.Option(help="the same as --set stages=…")] = None,
+    stride: Annotated[int | None, typer.Option(help="the same as --set data.stride=…")] = None,
+    size: Annotated[int | None, typer.Option(help="the same as --set data.size=…")] = None,
+    quarantine: Annotated[Path | None, typer.Option(help="write the bad files here, for data.quarantine")] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Decode all clips: list bad files with their reasons, tell lengths, sizes, rates and smoothness."""
+    from coordinator import check as checking
+
+    short = {"stages": stages, "data.stride": stride, "data.size": size}
+    given = [f"{key}={value}" for key, value in short.items() if value is not None]
+    config = checking.settings(source, [*(settings or []), *given])
+    surveys = checking.check(config)
+    told = checking.tell(surveys, config)
+    if quarantine is not None:
+        print(f"{quarantine}: {checking.quarantine(surveys, quarantine)} files")
+    if as_json:
+        bad = {str(path): reason for survey in surveys for path, reason in survey.bad.items()}
+        print(json.dumps({"parts": told, "bad": bad}))
+    if not any(survey.readable for survey in surveys):
+        raise SystemExit(1)
 
 
 @app.command()
 def join(
     run_file: Annotated[Path | None, typer.Argument(help="run file (TOML); the coordinator needs it")] = None,
     role: Annotated[str, typer.Option(help="coordinator, stage, or auto: rank 0 coordinates")] = "auto",
+    resume: Resume = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -45,30 +106,30 @@ def join(
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings about peers that end
     if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
-        if run_file is None:
-            raise ConfigError("the coordinator needs a run file: sideways join RUN.toml")
-        from coordinator.run import main as coordinate
+        run_file = _resumed(run_file, resume)
+        from coordinator.member import main as coordinate
 
-        coordinate(load(run_file, settings), str(run_file), as_json)
+        coordinate(load(run_file, settings), str(run_file), resume, as_json)
     else:
         # a program of its own: the allocator reads its environment once, at the start
         os.execve(sys.executable, [sys.executable, "-m", "stage_worker"], {**ALLOCATOR, **os.environ})  # noqa: S606
 
 
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="run directory, such as runs/digits-20260101-120000")],
-    out: Annotated[Path, typer.Argument(help="file to write, .safetensors")],
-) -> None:
-    """Write the whole model's parameters under its own names."""
-    from coordinator.export import export as write
+def _resumed(run_file: Path | None, resume: Path | None) -> Path:
+    """The run file: the one given, or that of the run that is resumed."""
+    if resume is not None and not (resume / "run.toml").is_file():
+        raise ConfigError(f"--resume {resume}: there is no run.toml in it; name a run directory, such as runs/digits-…")
+    if run_file is not None:
+        return run_file
+    if resume is None:
+        raise ConfigError("name a run file (TOML), see examples/, or a run to go on with: --resume runs/NAME")
+    return resume / "run.toml"
 
-    print(f"{out}: {write(run, out)} tensors")
 
-
-def _join_arguments(run_file: Path, settings: list[str] | None, as_json: bool) -> list[str]:
+def _join_arguments(run_file: Path, resume: Path | None, settings: list[str] | None, as_json: bool) -> list[str]:
     overrides = [part for setting in settings or [] for part in ("--set", setting)]
-    return ["-m", "coordinator", "join", str(run_file), *overrides, *(["--json"] if as_json else [])]
+    resumed = ["--resume", str(resume)] if resume else []
+    return ["-m", "coordinator", "join", str(run_file), *resumed, *overrides, *(["--json"] if as_json else [])]
 
 
 def main() -> None:

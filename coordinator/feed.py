@@ -1,4 +1,4 @@
-"""Frames into the pipeline: one batch a tick to stage 0, and, for frame-sized targets, the same batch to the top stage.
+"""Frames into the pipeline: one batch a tick to stage 0, and frame-sized targets to the top stage.
 
 consumes   batches that the slots have decoded ahead
 produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH
@@ -9,25 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from common.control import Addresses
 from common.errors import PeerError
 from common.wire import SMALLEST_BUFFER, encode_frames
+from coordinator.course import Batch, Step
 
 _QUEUE = 4  # batches waiting on this side
 _RETRY_MS = 200
-
-
-class Batch:
-    """One tick's frames, reused. frames: uint8 [slots, channels, size, size]; clips, labels: int64 [slots]."""
-
-    def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        self.frames: NDArray[np.uint8] = np.zeros(shape, np.uint8)
-        self.clips: NDArray[np.int64] = np.zeros(shape[0], np.int64)
-        self.labels: NDArray[np.int64] = np.zeros(shape[0], np.int64)
 
 
 class Feeder:
@@ -41,12 +31,13 @@ class Feeder:
         self._frames = _connect(addresses[0].frames, batch_bytes)
         self._targets = _connect(addresses[-1].targets, batch_bytes) if addresses[-1].targets else None
 
-    def push(self, phase: int, frame: int, last: bool, batch: Batch) -> None:
-        """Send a batch. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
-        parts: Sequence[Any] = [encode_frames(phase, frame, last, batch.clips, batch.labels), batch.frames]
-        self._send(self._frames, parts, f"stage 0 has taken no frame since frame {frame - 1}")
+    def push(self, phase: int, frame: int, step: Step) -> None:
+        """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
+        complaint = f"stage 0 has taken no frame since frame {frame - 1}"
+        self._send(self._frames, _message(phase, frame, step.last, step.batch), complaint)
         if self._targets is not None:
-            self._send(self._targets, parts, f"the top stage has taken no target since frame {frame - 1}")
+            complaint = f"the top stage has taken no target since frame {frame - 1}"
+            self._send(self._targets, _message(phase, frame, step.last, step.target), complaint)
 
     def close(self) -> None:
         """Drop what was not taken."""
@@ -64,6 +55,10 @@ class Feeder:
                 self._meanwhile()
             if time.monotonic() - start > self._deadline:
                 raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
+
+
+def _message(phase: int, frame: int, last: bool, batch: Batch) -> Sequence[Any]:
+    return [encode_frames(phase, frame, last, batch.clips, batch.labels), batch.frames]
 
 
 def _connect(address: str, batch_bytes: int) -> "zmq.Socket[bytes]":

@@ -1,8 +1,9 @@
 """What a stage worker is made of for one run: its blocks, its device, its edges to the neighbours, its intakes."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import nn
 
 from common import partition
 from common.config import Config, share_of_threads
@@ -12,10 +13,14 @@ from common.group import LOOPBACK, Groups, Membership, start_groups
 from common.models import activation_shapes, build, part
 from common.packet import Packet
 from common.schedule import Schedule
-from common.stage import Stage
+from common.stage import Stage, casting
 from stage_worker.intake import FrameIntake, Inlet, TargetIntake
-from stage_worker.links import Peer, Receiver, Sender, agree
-from stage_worker.loop import Ports
+from stage_worker.links import Form, Peer, Receiver, Sender, agree
+from stage_worker.loop import Loop, Ports
+from stage_worker.reports import Reporter
+
+if TYPE_CHECKING:
+    from stage_worker.exact import ExactLoop
 
 Way = Literal["forward", "backward"]
 
@@ -37,24 +42,41 @@ class Assembly:
             PeerError: a neighbour disagrees about an edge, or does not answer.
         """
         config = plan.config
-        self._config, self._me = config, me
+        self._config, self._me, self.origin = config, me, plan.origin
         self._device = use_device(config, me)
         self._wire, backend = self._transport()
-        torch.manual_seed(config.seed + me.stage)  # dropout and the like
         model = build(config, plan.classes)
         partition.check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
-        shapes = [(torch.Size(config.frame_shape), torch.float32)]
-        shapes += activation_shapes(parts[: me.stage + 1], config.frame_shape)
-        self._takes, self._gives = shapes[me.stage], shapes[me.stage + 1]
-        blocks = parts[me.stage].to(self._device)
-        self.stage = Stage(blocks, me.stage, me.stages, config.task, config.rule, config.optimiser)
+        self._takes, self._gives = self._forms(parts[: me.stage + 1])
+        self.stage = Stage(parts[me.stage].to(self._device), me.stage, config, plan.planned)
         self.groups = groups
         if me.stages > 1:
-            self.groups = groups or start_groups(me, backend)
+            self.groups = groups or start_groups(me, backend, 1.25 * config.network.deadline)
             agree(self.groups, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
+        if config.compile:
+            rows, *rest = self._takes[0]
+            self.stage.rehearse([rows // config.parts, *rest], self._takes[1], self._device)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.ports = self._training_ports()
+
+    def _forms(self, parts: list[nn.Sequential]) -> tuple[Form, Form]:
+        """Shape and dtype of the last part's input and output."""
+        config = self._config
+        if config.precision != "float32":  # which layers give bfloat16 depends on the device
+            parts = [part.to(self._device) for part in parts]
+        with casting(config, self._device):
+            shapes = activation_shapes(parts, config.frame_shape)
+        below = shapes[-2] if len(parts) > 1 else (torch.Size(config.frame_shape), torch.float32)
+        return below, shapes[-1]
+
+    def loop(self, reporter: Reporter) -> "Loop | ExactLoop":
+        """What runs the ticks. A single stage is backpropagation, whatever the algorithm is called."""
+        if not self._config.exact or self.groups is None:
+            return Loop(self.stage, self.ports, reporter, self._config.network.overlap)
+        from stage_worker.exact import ExactLoop  # torch's pipelining takes seconds to import
+
+        return ExactLoop(self.stage, self.ports, reporter, self.groups, self._takes, self._gives, self._wire)
 
     @property
     def addresses(self) -> Addresses:
@@ -99,12 +121,12 @@ class Assembly:
         return FrameIntake(inlet, packet, self._config.data.mean, self._config.data.std)
 
     def _target_intake(self) -> TargetIntake | None:
-        if not self.stage.is_top or self._config.task != "autoencode":
+        if not self.stage.is_top or self._config.task == "classify":
             return None
         shape = torch.Size(self._config.frame_shape)
         if self._gives[0] != shape:
             raise ConfigError(
-                f'task = "autoencode" compares the model\'s output with the frame, but the output is '
+                f'task = "{self._config.task}" compares the model\'s output with the frame, but the output is '
                 f"{list(self._gives[0])} and the frame {list(shape)}: change the model or data.size"
             )
         # targets wait here while their frames climb: D of them, and the frames under way to stage 0
@@ -117,15 +139,21 @@ class Assembly:
         return Inlet(LOOPBACK, queue, self._config.frame_shape, network.max_message, network.deadline, what)
 
     def _training_ports(self) -> Ports:
+        if self._config.exact:  # torch's schedule has its own connections
+            return Ports(self.frames, None, None, None, self.targets, self._device)
         schedule, i = Schedule(self._me.stages), self._me.stage
-        inputs = self.frames if self.frames else self._receiver("forward", i - 1, schedule.first_input(i))
+        first_input, first_gradient = (
+            self.origin + tick for tick in (schedule.first_input(i), schedule.first_gradient(i))
+        )
+        inputs = self.frames if self.frames else self._receiver("forward", i - 1, first_input)
         has_above = not self.stage.is_top
         return Ports(
             inputs=inputs,
             outputs=self._sender("forward", i + 1) if has_above else None,
-            gradients_in=self._receiver("backward", i + 1, schedule.first_gradient(i)) if has_above else None,
+            gradients_in=self._receiver("backward", i + 1, first_gradient) if has_above else None,
             gradients_out=self._sender("backward", i - 1) if i > 0 else None,
             targets=self.targets,
+            device=self._device,
         )
 
     def _receiver(self, way: Way, neighbour: int, first_tick: int, evaluation: bool = False) -> Receiver:

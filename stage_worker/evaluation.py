@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from common.control import Scores
+from common.objective import Target
 from common.packet import NO_CLIP, Packet
 from common.stage import Stage
 from stage_worker.intake import TargetIntake
 from stage_worker.links import Sender, Source
+
+_PICTURES = 8  # rows
 
 
 def run(stage: Stage, inputs: Source, outputs: Sender | None, targets: TargetIntake | None) -> "Tally":
@@ -44,15 +47,20 @@ class Tally:
         self._sums: dict[int, torch.Tensor] = {}
         self._frames: dict[int, int] = {}
         self._labels: dict[int, int] = {}
+        self._pictures: torch.Tensor | None = None
 
-    def add(self, held: Packet, y: torch.Tensor, target: torch.Tensor | None) -> None:
+    def add(self, held: Packet, y: torch.Tensor, target: Target | None) -> None:
         """Add a tick's rows. y: logits [rows, classes], or a reconstruction the shape of `target`."""
         if target is None:
             values = F.softmax(y.double(), dim=1).cpu()
         else:
-            values = F.mse_loss(y, target, reduction="none").double().flatten(1).mean(1, keepdim=True).cpu()
+            error = F.mse_loss(y.float(), target.tensor, reduction="none")
+            values = error.double().flatten(1).mean(1, keepdim=True).cpu()
+            if self._pictures is None:
+                self._pictures = torch.stack([target.tensor[:_PICTURES], y[:_PICTURES].float()]).cpu()
+        valid = held.clips != NO_CLIP if target is None else (held.clips != NO_CLIP) & (held.clips == target.clips)
         for row, (clip, label) in enumerate(zip(held.clips.tolist(), held.labels.tolist(), strict=True)):
-            if clip != NO_CLIP:
+            if valid[row]:
                 self._sums[clip] = self._sums[clip] + values[row] if clip in self._sums else values[row].clone()
                 self._frames[clip] = self._frames.get(clip, 0) + 1
                 self._labels[clip] = label
@@ -65,4 +73,5 @@ class Tally:
             labels=torch.tensor([self._labels[clip] for clip in clips], dtype=torch.int64),
             frames=torch.tensor([self._frames[clip] for clip in clips], dtype=torch.int64),
             sums=torch.stack([self._sums[clip] for clip in clips]) if clips else torch.zeros(0, 1),
+            pictures=self._pictures,
         )

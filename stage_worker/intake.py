@@ -12,11 +12,14 @@ import time
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import zmq
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import PeerError
+from common.objective import Target
 from common.packet import Packet, normalise
 from common.wire import SMALLEST_BUFFER, Envelope
 
@@ -73,6 +76,9 @@ class Inlet:
         self._socket.close(0)
 
 
+Raw = tuple[Tensor, NDArray[np.int64]]  # uint8 frames as they came, and their clips
+
+
 class FrameIntake:
     """Stage 0's source of inputs."""
 
@@ -107,27 +113,39 @@ class FrameIntake:
 class TargetIntake:
     """The top stage's source of frame-sized targets, matched by frame number.
 
-    When training pauses for an evaluation, up to D - 1 of its frames are still climbing: their targets are set aside.
+    When training pauses, up to D - 1 of its frames are still climbing: their targets are set aside.
     """
 
     def __init__(self, inlet: Inlet, out: Tensor, mean: float, std: float) -> None:
         """`out` is overwritten at each tick."""
         self.phase = 0
         self.inlet = inlet
+        self.aside: dict[tuple[int, int], Raw] = {}
         self._out, self._mean, self._std = out, mean, std
-        self._aside: dict[tuple[int, int], Tensor] = {}
 
-    def target(self, frame: int, tick: int) -> Tensor:
+    def target(self, frame: int, tick: int) -> Target:
         """The target of a frame, normalised. Within a phase frames are asked for in order."""
         due = self.phase, frame
-        frames = self._aside.pop(due, None)
-        while frames is None:
-            envelope, arrived = self.inlet.take(tick)
-            if (envelope.phase, envelope.frame) == due:
-                frames = arrived
-            elif envelope.phase == self.phase:
-                raise self.inlet.lost(tick, envelope, due)
+        raw = self.aside.pop(due, None)
+        while raw is None:
+            key, arrived = self._take(tick, due)
+            if key == due:
+                raw = arrived
             else:
-                self._aside[envelope.phase, envelope.frame] = arrived
+                self.aside[key] = arrived
+        frames, clips = raw
         normalise(self._out, frames.to(self._out.device), self._mean, self._std)
-        return self._out
+        return Target(self._out, clips)
+
+    def gather(self, first: int, end: int, tick: int) -> None:
+        """Set the targets of training frames first … end - 1 aside: all have been sent, their frames are climbing."""
+        while any((0, frame) not in self.aside for frame in range(first, end)):
+            key, arrived = self._take(tick, (0, end - 1))
+            self.aside[key] = arrived
+
+    def _take(self, tick: int, due: tuple[int, int]) -> tuple[tuple[int, int], Raw]:
+        envelope, arrived = self.inlet.take(tick)
+        key = envelope.phase, envelope.frame
+        if key[0] == due[0] and key[1] > due[1]:
+            raise self.inlet.lost(tick, envelope, due)
+        return key, (arrived, envelope.clips)

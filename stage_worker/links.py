@@ -98,6 +98,18 @@ class Receiver:
         if self._pending is not None:
             self._wait(tick)
 
+    def expects(self, tick: int) -> bool:
+        """Whether there is a message for `tick`."""
+        return tick >= self._first
+
+    def waiting(self, tick: int) -> Tensor:
+        """The message for `tick` as bytes, once settled (checkpoints)."""
+        return self._packets[tick % 2].buffer
+
+    def put(self, tick: int, message: Tensor) -> None:
+        """Let `message` be the one for `tick`, as if it had come (checkpoints)."""
+        self._packets[tick % 2].buffer.copy_(message)
+
     def _post(self, tick: int) -> None:
         self._pending = self._peer.receive(self._packets[tick % 2].buffer, tick)
 

@@ -11,25 +11,32 @@ Nothing is stored between ticks but the packets on the edges.
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.packet import Packet
 from common.stage import Stage
-from stage_worker.intake import TargetIntake
+from stage_worker.intake import FrameIntake, TargetIntake
 from stage_worker.links import Receiver, Sender, Source
+from stage_worker.probe import Probe
 from stage_worker.reports import Reporter
 
 
 @dataclass
 class Ports:
-    """What a stage is connected to. The first stage has no `gradients_out`, the top no `outputs` and `gradients_in`."""
+    """What a stage is connected to. The first stage has no `gradients_out`, the top no `outputs` and `gradients_in`.
 
-    inputs: Source
+    With exact gradients there are frames and targets alone: `inputs` only in stage 0.
+    """
+
+    inputs: Source | None
     outputs: Sender | None
     gradients_in: Receiver | None
     gradients_out: Sender | None
     targets: TargetIntake | None
+    device: torch.device
 
     def settle(self, tick: int) -> None:
         """Wait until nothing of `tick` is in flight: every send has left, every message for the next tick is in."""
@@ -43,7 +50,7 @@ class Ports:
     @property
     def data_wait(self) -> float:
         """Seconds spent waiting for the coordinator's frames and targets."""
-        frames = 0.0 if isinstance(self.inputs, Receiver) else self.inputs.waited
+        frames = self.inputs.waited if isinstance(self.inputs, FrameIntake) else 0.0
         return frames + (self.targets.inlet.waited if self.targets else 0.0)
 
     @property
@@ -56,6 +63,16 @@ class Ports:
         """The receiving ends, of which a stage has up to two."""
         return [port for port in (self.inputs, self.gradients_in) if isinstance(port, Receiver)]
 
+    def clear(self) -> None:
+        """Zero the counters."""
+        for port in (self.inputs, *self.receivers):
+            if port is not None:
+                port.waited = 0.0
+        for sender in self.senders:
+            sender.waited, sender.bytes = 0.0, 0
+        if self.targets:
+            self.targets.inlet.waited = 0.0
+
 
 class Loop:
     """Runs ticks first … last - 1; `last` may be moved while it runs."""
@@ -64,6 +81,7 @@ class Loop:
         """Without `overlap` every tick ends by waiting for its transfers."""
         self.stage, self.ports, self.reporter, self.overlap = stage, ports, reporter, overlap
         self.last = 0
+        self.probe = Probe()
         self.compute = 0.0  # seconds in the model since last zeroed
         self.model_cpu = 0.0  # of which this thread was on a CPU
 
@@ -83,9 +101,13 @@ class Loop:
     def tick(self, k: int) -> None:
         """One tick of the rule (DESIGN, section 1)."""
         stage, ports = self.stage, self.ports
+        assert ports.inputs is not None
         x = ports.inputs.receive(k)
         if x is None:
             return  # the first frame has not climbed this far
+        probed = self.probe.sees(x.frame)
+        if probed:
+            self.probe.before(stage, x)
         self._start()
         y = stage.forward(x)
         self._stop()
@@ -100,11 +122,13 @@ class Loop:
             self._start()
             r, source = stage.backward(x, g), g
             self._stop()
+        if probed:
+            self.probe.after(stage, x)
         if ports.gradients_out is not None:
             assert r is not None, "the coordinator has checked that every block passes a gradient"
             ports.gradients_out.send(k, source, r)
         if self.reporter.due:
-            self.reporter.gradient_norm = stage.gradient_norm()
+            self.reporter.gradient_norm = stage.updater.gradient_norm()
         self._start()
         stage.update()
         self._stop()
@@ -123,3 +147,22 @@ class Loop:
     def _stop(self) -> None:
         self.compute += time.perf_counter()
         self.model_cpu += time.thread_time()
+
+    # ---- figures for the reports
+
+    def summary(self) -> dict[str, Any]:
+        """Seconds and bytes since `clear`."""
+        ports = self.ports
+        return {
+            "compute_seconds": self.compute,
+            "receive_wait_seconds": sum(port.waited for port in ports.receivers),
+            "send_wait_seconds": sum(port.waited for port in ports.senders),
+            "data_wait_seconds": ports.data_wait,
+            "bytes": sum(port.bytes for port in ports.senders),
+            "model_cpu_seconds": self.model_cpu,
+        }
+
+    def clear(self) -> None:
+        """Zero the counters."""
+        self.compute = self.model_cpu = 0.0
+        self.ports.clear()

@@ -7,20 +7,31 @@ worker's lifeline: when the coordinator is gone, so is the reason to run.
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from common.memory import forget_peak, peak
 from common.process import complain, exit_now
+from common.stage import Stage
 from common.wire import encode
-
-if TYPE_CHECKING:
-    from stage_worker.loop import Loop
 
 _QUEUE = 1000  # reports
 _MOST_LOSSES = 4096  # ticks in one report
+
+
+class Ticking(Protocol):
+    """What a loop tells of itself."""
+
+    stage: Stage
+
+    def summary(self) -> dict[str, Any]:
+        """Seconds and bytes since `clear`."""
+
+    def clear(self) -> None:
+        """Zero the counters."""
 
 
 class Reporter:
@@ -49,13 +60,16 @@ class Reporter:
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
         self._watch_coordinator()
         self._socket.connect(address)
-        self._losses = torch.zeros(_MOST_LOSSES)
+        self.built(torch.device("cpu"))
         self._restart()
 
-    def begin(self, loop: "Loop") -> None:
+    def built(self, device: torch.device) -> None:
+        """The stage is about to be built on `device`: its memory is counted from here."""
+        self._device, self._memory_before = device, forget_peak(device)
+        self._losses = torch.zeros(_MOST_LOSSES, device=device)
+
+    def begin(self, loop: Ticking) -> None:
         """A phase begins: forget what was counted outside it."""
-        if loop.stage.is_top:
-            self._losses = torch.zeros(_MOST_LOSSES, device=next(loop.stage.blocks.parameters(), self._losses).device)
         _zero(loop)
         self._restart()
 
@@ -64,7 +78,7 @@ class Reporter:
         self._started, self._cpu = time.perf_counter(), time.process_time()
         self._next = self._started + self.every
 
-    def ticked(self, tick: int, loop: "Loop") -> None:
+    def ticked(self, tick: int, loop: Ticking) -> None:
         """Count a tick; send a report if one is due."""
         self._ticks += 1
         if loop.stage.loss is not None:
@@ -75,7 +89,7 @@ class Reporter:
         elif time.perf_counter() >= self._next or self._losses_held == _MOST_LOSSES - 1:
             self.due = True
 
-    def flush(self, tick: int, loop: "Loop") -> None:
+    def flush(self, tick: int, loop: Ticking) -> None:
         """Report what happened since the last report, and zero the counters."""
         if self._ticks:
             self.send("progress", **self._summary(tick, loop))
@@ -113,31 +127,34 @@ class Reporter:
         self._socket.close(int(linger * 1000))
         self._context.term()
 
-    def _summary(self, tick: int, loop: "Loop") -> dict[str, Any]:
-        stage, ports = loop.stage, loop.ports
-        receive_wait = sum(port.waited for port in ports.receivers)
+    def _summary(self, tick: int, loop: Ticking) -> dict[str, Any]:
+        stage = loop.stage
         summary: dict[str, Any] = {
             "tick": tick,
             "ticks": self._ticks,
             "seconds": time.perf_counter() - self._started,
-            "compute_seconds": loop.compute,
-            "receive_wait_seconds": receive_wait,
-            "send_wait_seconds": sum(port.waited for port in ports.senders),
-            "data_wait_seconds": ports.data_wait,
-            "bytes": sum(port.bytes for port in ports.senders),
             "rows": stage.rows,
             "gated": stage.gated,
             "gradient_norm": self.gradient_norm,
+            "rate": stage.updater.rate,
+            "peak_memory_bytes": peak(self._device, self._memory_before),
+            **loop.summary(),
         }
-        if torch.get_num_threads() == 1:  # with more, the model's other threads cannot be told from ours
-            summary["outside_cpu_seconds"] = time.process_time() - self._cpu - loop.model_cpu
-        if self._losses_held:  # only the top stage has a loss; the others report none
-            losses = self._losses[: self._losses_held]
-            summary |= {"loss": float(losses.mean()), "losses_held": self._losses_held}
-            if stage.task == "classify":
-                summary["correct"] = int(stage.correct)
-            if self.each_loss:
-                summary["losses"] = losses.tolist()
+        model_cpu = summary.pop("model_cpu_seconds", None)
+        if model_cpu is not None and torch.get_num_threads() == 1:  # else the model's threads cannot be told from ours
+            summary["outside_cpu_seconds"] = time.process_time() - self._cpu - model_cpu
+        return summary | self._loss_summary(stage)
+
+    def _loss_summary(self, stage: Stage) -> dict[str, Any]:
+        """Only the top stage has a loss; the others report none."""
+        if not self._losses_held:
+            return {}
+        losses = self._losses[: self._losses_held]
+        summary: dict[str, Any] = {"loss": float(losses.mean()), "losses_held": self._losses_held}
+        if stage.objective.task == "classify":
+            summary["correct"] = int(stage.objective.correct)
+        if self.each_loss:
+            summary["losses"] = losses.tolist()
         return summary
 
     def _watch_coordinator(self) -> None:
@@ -159,15 +176,7 @@ class Reporter:
         exit_now(1)
 
 
-def _zero(loop: "Loop") -> None:
-    stage, ports = loop.stage, loop.ports
-    loop.compute = loop.model_cpu = 0.0
-    ports.inputs.waited = 0.0
-    for receiver in ports.receivers:
-        receiver.waited = 0.0
-    for sender in ports.senders:
-        sender.waited, sender.bytes = 0.0, 0
-    stage.rows = stage.gated = 0
-    stage.correct.zero_()
-    if ports.targets:
-        ports.targets.inlet.waited = 0.0
+def _zero(loop: Ticking) -> None:
+    loop.clear()
+    loop.stage.rows = loop.stage.gated = 0
+    loop.stage.objective.correct.zero_()

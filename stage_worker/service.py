@@ -7,7 +7,8 @@ another: the tick loop shares nothing with other threads and needs no lock.
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,10 +19,14 @@ from common.errors import ConfigError, PeerError
 from common.group import Membership
 from common.models import build
 from common.partition import BlockCost, measure
-from stage_worker import evaluation
+from stage_worker import evaluation, snapshot
 from stage_worker.assembly import Assembly, use_device
 from stage_worker.loop import Loop
+from stage_worker.probe import Finding
 from stage_worker.reports import Reporter
+
+if TYPE_CHECKING:
+    from stage_worker.exact import ExactLoop
 
 _IDLE_POLL = 0.25  # seconds between looks at a stop signal while there is nothing to do
 
@@ -31,7 +36,8 @@ class StageService:
 
     def __init__(self, me: Membership, reporter: Reporter) -> None:
         self.me, self.reporter = me, reporter
-        self.loop: Loop | None = None
+        self.loop: Loop | ExactLoop | None = None
+        self._writer: snapshot.Writer | None = None
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self.built: Assembly | None = None
         self._tally = evaluation.Tally()
@@ -41,8 +47,8 @@ class StageService:
 
     def handle(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """Answer one call of common/control.py."""
-        if method == "stop_at":
-            return self.stop_at(*arguments)
+        if method in ("stop_at", "probe", "probed", "written"):
+            return getattr(self, method)(*arguments)
         if method == "train":  # before the call is answered, so that no later `stop_at` is overtaken
             first, last = arguments
             self.stop_at(last)
@@ -57,6 +63,21 @@ class StageService:
         """Set the end of the training, while it runs too."""
         assert self.loop is not None
         self.loop.last = last
+
+    def probe(self, frame: int) -> None:
+        """Look at a frame, while the ticks run."""
+        assert self.loop is not None
+        self.loop.probe.ask(frame)
+
+    def probed(self, seconds: float) -> Finding | None:
+        """Wait for what was seen."""
+        assert self.loop is not None
+        return self.loop.probe.answer(seconds)
+
+    def written(self, seconds: float) -> None:
+        """Wait for the checkpoint to be on the disk."""
+        assert self._writer is not None
+        self._writer.wait(seconds)
 
     # ---- the main thread
 
@@ -86,10 +107,22 @@ class StageService:
         if self.built is not None:
             self.built.close()
             groups = self.built.groups
+        self.reporter.built(use_device(plan.config, self.me))
         self.built = Assembly(plan, self.me, groups)
         self.reporter.every, self.reporter.each_loss = plan.config.report.every, plan.config.report.losses
-        self.loop = Loop(self.built.stage, self.built.ports, self.reporter, plan.config.network.overlap)
+        self.loop = self.built.loop(self.reporter)
         return self.built.addresses
+
+    def do_restore(self, folder: Path, tick: int, in_flight: bool) -> None:
+        """Become what the stage was at a checkpoint."""
+        assert self.built is not None
+        snapshot.restore(self.built, folder, tick, in_flight)
+
+    def do_snapshot(self, folder: Path, tick: int) -> None:
+        """Copy the state, and begin to write it."""
+        assert self.built is not None
+        state = snapshot.take(self.built, tick, self.built.origin)
+        self._writer = snapshot.Writer(state, folder, self.built.groups.checkpoint if self.built.groups else None)
 
     def do_train(self, first: int) -> None:
         """Run the ticks from `first` until the end that was told."""
@@ -114,7 +147,11 @@ class StageService:
     def do_export(self) -> dict[str, Tensor]:
         """Parameters and buffers of this stage's blocks, copied to the CPU."""
         assert self.built is not None
-        return {name: value.detach().cpu() for name, value in self.built.stage.blocks.state_dict().items()}
+        stage = self.built.stage
+        stage.updater.swap_average()
+        tensors = {name: value.detach().to("cpu", copy=True) for name, value in stage.blocks.state_dict().items()}
+        stage.updater.swap_average()
+        return tensors
 
     def do_quit(self) -> None:
         """End after answering."""

@@ -67,6 +67,12 @@ class Display:
         """Show how far an evaluation is."""
         self._progress.update(self._task, completed=ticks, figures=f"{ticks} ticks")
 
+    def probed(self, found: dict[str, Any]) -> None:
+        """Show how near the pseudo-gradients were to backpropagation's."""
+        cosines = "/".join(shown(row["cosine"]) for row in found["stages"])
+        ratios = "/".join(shown(row["norm_ratio"]) for row in found["stages"])
+        self.say(f"tick {found['tick']}: pseudo-gradients, by stage: cosine {cosines}, norm ratio {ratios}")
+
     def end(self) -> None:
         """Take the bar away."""
         self._progress.stop()

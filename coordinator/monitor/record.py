@@ -17,13 +17,30 @@ CONFIG, METRICS, MODEL, SUMMARY = "run.toml", "metrics.jsonl", "model.safetensor
 
 
 class RunDirectory:
-    """Everything that a run leaves behind. Raises SidewaysError where the disk refuses."""
+    """Everything that a run leaves behind. Raises SidewaysError where the disk refuses, but for metrics: see `lost`.
 
-    def __init__(self, config: Config, origin: str) -> None:
-        """Create the directory. `origin` is the run file's name, used where the run has none of its own."""
-        self.path = _create(config, origin)
+    Attributes:
+        lost: why the last line of metrics.jsonl could not be written; the training goes on without.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a directory, made by `create` or by an earlier run that is resumed."""
+        self.path = path
+        self.lost: str | None = None
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
+    def forget_from(self, tick: int) -> None:
+        """A run is resumed at `tick`: what it had done beyond is done again."""
+        path = self.path / METRICS
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _is_before(line, tick)]
+            self._metrics.close()
+            self._write(METRICS, "".join(kept))
+            self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise _refusal(self.path, error) from error
 
@@ -37,7 +54,7 @@ class RunDirectory:
         try:
             self._metrics.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
         except OSError as error:
-            raise _refusal(self.path, error) from error
+            self.lost = str(error)
 
     def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> None:
         """Write the whole model, and beside the tensors what is needed to use it."""
@@ -47,7 +64,8 @@ class RunDirectory:
             "model_args": json.dumps(config.model_args),
             "task": config.task,
             "classes": json.dumps(classes),
-            "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride"}),
+            "ahead": str(config.ahead),
+            "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride", "fps"}),
         }
         part = self.path / f"{MODEL}.part"
         try:
@@ -69,7 +87,17 @@ class RunDirectory:
             raise _refusal(self.path, error) from error
 
 
-def _create(config: Config, origin: str) -> Path:
+def _is_before(line: str, tick: int) -> bool:
+    """Whether a line of metrics.jsonl is whole, and about what was before `tick`."""
+    try:
+        about = json.loads(line)
+        return bool(about["tick"] < tick or (about["kind"] == "evaluation" and about["tick"] <= tick))
+    except (ValueError, KeyError, TypeError):
+        return False  # half a line: the process was killed while writing it
+
+
+def create(config: Config, origin: str) -> Path:
+    """A new run directory. `origin` is the run file's name, used where the run has none of its own."""
     name = config.name or f"{Path(origin).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(100):
         path = config.runs / (name if attempt == 0 else f"{name}-{attempt}")

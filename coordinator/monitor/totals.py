@@ -18,11 +18,13 @@ class StageTotals:
     ticks: int = 0
     seconds: float = 0.0
     compute: float = 0.0
+    peak_memory: int = 0  # bytes
     recent_wait: float = 0.0  # share of the time since the report before
 
     def add(self, report: Report) -> None:
         """Take in a progress report."""
         self.recent_wait = wait_seconds(report) / max(report["seconds"], 1e-9)
+        self.peak_memory = max(self.peak_memory, report["peak_memory_bytes"])
         self.reports += 1
         if self.reports == 2:
             self.ticks, self.seconds, self.compute = 0, 0.0, 0.0
@@ -95,6 +97,8 @@ def line(report: Report, slots: int) -> dict[str, Any]:
         result[f"{name}_ms"] = round(1e3 * report[f"{name}_seconds"] / ticks, 4)
     if "outside_cpu_seconds" in report:
         result["cpu_outside_model_ms"] = round(1e3 * report["outside_cpu_seconds"] / ticks, 4)
+    result["learning_rate"] = report["rate"]
+    result["peak_memory_mib"] = round(report["peak_memory_bytes"] / 2**20, 2)
     result["bytes"] = report["bytes"] // ticks
     result["gradient_norm"] = report["gradient_norm"]
     result["gated_share"] = report["gated"] / report["rows"] if report["rows"] else 0.0

@@ -18,7 +18,8 @@ from common.config import Config, parse
 from common.control import Plan, Stages
 from common.group import join, start_rpc
 from common.process import exit_now
-from coordinator.feed import Batch, Feeder
+from coordinator.course import Course
+from coordinator.feed import Feeder
 from coordinator.monitor.inbox import Inbox, Report
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
@@ -53,18 +54,16 @@ def run(config: Config, stages: Stages, inbox: Inbox) -> None:
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     assert config.split is not None
     assert config.ticks is not None
-    addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split)))
-    slots, feeder, batch = (
-        Slots(clips.clips, config.data, config.seed, True),
-        Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll),
-        None,
-    )
-    batch = Batch(config.frame_shape)
+    addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split), config.ticks))
+    slots = Slots(clips.clips, config.data, config.seed, True)
+    feeder = Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll)
+    course = Course(slots, config, ends=False)
     inbox.expect_done()
     stages.train(0, config.ticks)
     for tick in range(config.ticks):
-        slots.fill(batch.frames, batch.clips, batch.labels)
-        feeder.push(0, tick, False, batch)
+        step = course.next()
+        assert step is not None
+        feeder.push(0, tick, step)
         inbox.poll()
     inbox.wait_done(60)
     slots.close()

@@ -13,10 +13,46 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.helpers import config_of, environment, reference_run, settings
+from tests.helpers import backpropagation_run, config_of, environment, reference_run, settings
 
 DEPTHS = (1, 2, 3, 5)
 CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix"), (True, False)))
+
+# each training option by itself, and in company, at D = 3
+DROPOUT = {"model": f"{Path(__file__).parent.parent}/models.py:with_dropout", "model_args": {}, "split": [2, 1, 2]}
+OPTIONS: dict[str, dict[str, object]] = {
+    "dropout": DROPOUT,
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16-autoencode": {"precision": "bfloat16", "task": "autoencode", "model": "autoencoder"},
+    "clip": {"optimiser__clip": 0.05},
+    "cosine": {"optimiser__schedule": "cosine", "optimiser__warmup": 20, "optimiser__final": 0.1},
+    "one-cycle": {"optimiser__schedule": "one-cycle", "rule__every": 3},
+    "step": {"optimiser__schedule": "step", "optimiser__steps": [0.2, 0.6]},
+    "average": {"optimiser__ema": 0.98, "rule__every": 2},
+    "smoothing": {"label_smoothing": 0.1},
+    "momentum": {"optimiser__name": "SGD", "optimiser__args": {"momentum": 0.5, "weight_decay": 0.01}},
+    "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
+    "predict": {"task": "predict", "model": "autoencoder", "ahead": 3},
+    "all": {
+        **DROPOUT,
+        "precision": "bfloat16",
+        "optimiser__clip": 0.1,
+        "optimiser__ema": 0.9,
+        "optimiser__schedule": "cosine",
+        "label_smoothing": 0.2,
+        "rule__every": 2,
+    },
+}
+EXACT: dict[str, dict[str, object]] = {
+    f"{algorithm}-{name}": {"algorithm": algorithm, "data__slots": 6, "micro_batches": parts, **changes}
+    for algorithm, parts in (("backprop", None), ("gpipe", 2), ("1f1b", 3))
+    for name, changes in (
+        ("classify", {"rule__every": 2}),
+        ("dropout", DROPOUT),
+        ("autoencode", {"task": "autoencode", "model": "autoencoder"}),
+        ("predict", {"task": "predict", "model": "autoencoder", "ahead": 2, "precision": "bfloat16"}),
+    )
+}
 
 Results = Callable[[int], Path]
 
@@ -45,6 +81,8 @@ def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
     def run(stages: int) -> Path:
         out = tmp_path_factory.mktemp(f"depth{stages}")
         trees = {case_name(*case): settings(videos, **changes(stages, *case)) for case in CASES}
+        if stages == 3:
+            trees |= {name: settings(videos, stages=3, **options) for name, options in {**OPTIONS, **EXACT}.items()}
         (out / "cases.json").write_text(json.dumps(trees))
         arguments = ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)]
         launch = f"import sys; from coordinator.launch import launch; sys.exit(launch({stages}, {arguments!r}))"
@@ -86,6 +124,47 @@ def test_distributed_run_equals_the_reference_bit_for_bit(
     assert list(trained) == sorted(parameters) or set(trained) == set(parameters)
     different = [key for key in parameters if not torch.equal(trained[key], parameters[key])]
     assert not different
+
+
+def same(folder: Path, name: str, losses: list[float], parameters: dict[str, Tensor]) -> None:
+    assert json.loads((folder / f"{name}.json").read_text()) == losses
+    trained = load_file(folder / f"{name}.safetensors")
+    assert set(trained) == set(parameters)
+    different = [key for key in parameters if not torch.equal(trained[key], parameters[key])]
+    assert not different
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_training_option_is_in_the_reference_too(distributed: Results, videos: Path, name: str) -> None:
+    losses, parameters = reference_run(config_of(videos, stages=3, **OPTIONS[name]))
+    same(distributed(3), name, losses, parameters)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_pipelined_backpropagation_equals_plain_backpropagation(distributed: Results, videos: Path, name: str) -> None:
+    losses, parameters = backpropagation_run(config_of(videos, stages=3, **EXACT[name]))
+    assert len(losses) == 200
+    same(distributed(3), name, losses, parameters)
+
+
+def test_every_option_changes_something(videos: Path) -> None:
+    """Else it could be in neither, and the comparisons above would pass."""
+    ticks = {"ticks": 150}
+    plain = {
+        task: reference_run(config_of(videos, stages=3, task=task, model=model, **ticks))
+        for task, model in (("classify", "vgg8"), ("autoencode", "autoencoder"))
+    }
+    for name, options in OPTIONS.items():
+        if name == "dropout" or name == "all":
+            continue  # another model: see below
+        if name == "predict":
+            options = {**options, "task": "predict"}
+        task = "classify" if "task" not in options else "autoencode"
+        losses, parameters = reference_run(config_of(videos, stages=3, **{**ticks, **options}))
+        before, weights = plain[task]
+        assert losses != before or any(not torch.equal(parameters[key], weights[key]) for key in weights), name
+    dropped = [reference_run(config_of(videos, stages=3, **ticks, **DROPOUT, seed=seed))[0] for seed in (1, 1, 2)]
+    assert dropped[0] == dropped[1] != dropped[2]
 
 
 def test_the_cases_differ_from_each_other(reference: Callable[..., tuple[list[float], dict[str, Tensor]]]) -> None:

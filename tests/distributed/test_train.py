@@ -19,7 +19,7 @@ from torch import Tensor
 from common.config import load
 from common.models import build
 from common.packet import normalise
-from coordinator.feed import Batch
+from coordinator.course import Batch
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
 from tests.helpers import (

@@ -1,0 +1,46 @@
+"""Reading checkpoints that somebody else may have made: torch.distributed.checkpoint, without its open door.
+
+Its index (`.metadata`) is a pickle, and unpickling can run any code. Here it may name nothing but the classes that an
+index is made of. The tensors' files are read by the library itself with weights_only.
+"""
+
+import pickle
+from typing import Any
+
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+
+_INDEX = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch": {"Size", "contiguous_format", "strided", "device", "float16", "bfloat16", "float32", "float64", "uint8",
+              "int8", "int16", "int32", "int64", "bool"},
+    "torch.serialization": {"_get_layout"},
+    "collections": {"OrderedDict"},
+    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
+}  # fmt: skip
+
+
+class Reader(FileSystemReader):
+    """A checkpoint's folder."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The index. Raises pickle.UnpicklingError for one that holds anything else."""
+        with self.fs.create_stream(self._get_metadata_path(kwargs.get("rank")), "rb") as file:
+            metadata = _Unpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError("its index is not an index")
+        metadata.storage_meta = getattr(metadata, "storage_meta", None) or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Only what an index is made of."""
+        if name in _INDEX.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"its index names {module}.{name}, which no index needs: it is not trusted")

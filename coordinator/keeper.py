@@ -1,0 +1,88 @@
+"""Takes checkpoints while the training goes on, and says loudly when one cannot be kept."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common.control import Pending, Stages
+from common.errors import SidewaysError
+from coordinator.checkpoint import Checkpoints, Position
+
+_POLL = 0.02  # seconds
+
+
+class Keeper:
+    """One checkpoint at a time: all stages copy their state between two ticks, then write in the background.
+
+    Attributes:
+        failed: checkpoints that could not be kept.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, stages: Stages, warn: Callable[[str], None]) -> None:
+        self.failed = 0
+        self._checkpoints, self._stages, self._warn = checkpoints, stages, warn
+        self._saving: _Saving | None = None
+
+    def save(self, position: Position) -> None:
+        """Take one now, while no stage runs. Returns when all have copied what they need."""
+        if self._saving is not None and self._saving.running:
+            self._warn(
+                f"tick {position.tick}: the checkpoint of tick {self._saving.tick} is still being written, so none is "
+                f"taken now: raise checkpoint.every, or use a faster disk"
+            )
+            return
+        self.look()
+        try:
+            part = self._checkpoints.begin(position.tick)
+        except OSError as error:
+            self._complain(position.tick, str(error))
+            return
+        pending = self._stages.snapshot(part.resolve(), position.tick)
+        self._saving = _Saving(self._checkpoints, part, position, pending)
+
+    def look(self) -> None:
+        """Take notice of one that has ended."""
+        if self._saving is not None and not self._saving.running:
+            if self._saving.error is not None:
+                self._complain(self._saving.tick, self._saving.error)
+            self._saving = None
+
+    def finish(self, seconds: float, meanwhile: Callable[[], None]) -> None:
+        """Wait for the last one."""
+        end = time.monotonic() + seconds
+        while self._saving is not None and time.monotonic() < end:
+            meanwhile()
+            time.sleep(_POLL)
+            self.look()
+        if self._saving is not None:
+            self._complain(self._saving.tick, f"writing it took longer than {seconds:g} s")
+
+    def _complain(self, tick: int, reason: str) -> None:
+        self.failed += 1
+        self._warn(f"the checkpoint of tick {tick} could not be kept, the training goes on without it: {reason}")
+
+
+class _Saving:
+    """A checkpoint that the stages are writing, followed to its end in a thread."""
+
+    def __init__(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending) -> None:
+        self.tick = position.tick
+        self.error: str | None = None
+        self._thread = threading.Thread(
+            target=self._follow, args=(checkpoints, part, position, pending), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still being written."""
+        return self._thread.is_alive()
+
+    def _follow(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending) -> None:
+        try:
+            pending.answers()
+            checkpoints.commit(part, position)
+        except (SidewaysError, OSError) as error:
+            self.error = str(error)
+            checkpoints.abandon(part)

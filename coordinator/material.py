@@ -1,0 +1,93 @@
+"""The clips of a run: found before it, opened for training and for evaluations, and what went wrong with them."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from common.config import Config
+from common.schedule import Schedule
+from coordinator.course import Places
+from coordinator.stream.base import Mishaps, Stream
+from coordinator.stream.clips import Clips, collect
+from coordinator.stream.open import open_stream
+
+Tell = Callable[[str], None]
+
+
+class Material:
+    """What is learnt from, and what is evaluated on.
+
+    Attributes:
+        train, val: the clips; `val` is None without data.val.
+        fingerprint: of the order of clips that a stream's places count in.
+    """
+
+    def __init__(self, config: Config, warn: Tell, meanwhile: Callable[[], None]) -> None:
+        """Find the clips. `meanwhile` runs while a stream waits for a decoder, and may raise. Raises DataError."""
+        self._config, self._warn, self._meanwhile = config, warn, meanwhile
+        labelled = config.task == "classify"
+        self.train = collect(config.data, "train", labelled)
+        self.val: Clips | None = collect(config.data, "val", labelled, self.train.classes) if config.data.val else None
+        self.fingerprint = self._fingerprint()
+        self._mishaps: list[Mishaps] = []
+        # frames that a clip must outlast for the bottom stage to get a gradient of it
+        gated = config.rule.boundary == "gate" and not config.exact
+        self._mismatch = Schedule(config.stages).mismatch(0) if gated else 0
+        for clips in self._both:
+            for text in clips.warnings(self._mismatch if clips is self.train else 0):
+                warn(text)
+
+    @property
+    def planned(self) -> int:
+        """Ticks of the whole training."""
+        config = self._config
+        return config.ticks or max(1, round((config.epochs or 0) * self.train.frames / config.data.slots))
+
+    def open_training(self, start: Places | None) -> Stream:
+        """The training stream, from its beginning or from the places of an earlier one."""
+        return self._open(self.train, True, self._mismatch, start)
+
+    def open_evaluation(self) -> Stream:
+        """Every validation clip once."""
+        assert self.val is not None
+        return self._open(self.val, False, 0, None)
+
+    def _open(self, clips: Clips, train: bool, mismatch: int, start: Places | None) -> Stream:
+        config = self._config
+        patience = config.network.deadline
+        stream = open_stream(clips.clips, config.data, config.seed, train, mismatch, patience, self._meanwhile, start)
+        self._mishaps.append(stream.mishaps)
+        return stream
+
+    @property
+    def _both(self) -> list[Clips]:
+        return [clips for clips in (self.train, self.val) if clips is not None]
+
+    def _fingerprint(self) -> str:
+        sampling = self._config.data.model_dump(mode="json", include={"stride", "fps", "window", "sources", "loop"})
+        clips = [[clip.path.name, clip.label] for clip in self.train.clips]
+        return hashlib.sha256(json.dumps([clips, sampling, self._config.seed]).encode()).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of what could not be played as it should."""
+        counts: dict[str, Any] = {
+            "unreadable_files": sum(len(clips.bad) for clips in self._both),
+            "quarantined_files": sum(clips.quarantined for clips in self._both),
+        }
+        counts |= {f"{kind}_clips": self._count(kind) for kind in ("skipped", "broken", "short")}
+        if self._config.data.live:
+            counts |= {"dropped_frames": self._count("dropped"), "reconnects": self._count("reconnects")}
+        return counts
+
+    def tell_mishaps(self) -> None:
+        """Warn of them, with the first reasons."""
+        reasons = "; ".join([reason for mishaps in self._mishaps for reason in mishaps.reasons][:5])
+        skipped, broken, reconnects = (self._count(kind) for kind in ("skipped", "broken", "reconnects"))
+        if skipped or broken:
+            self._warn(f"clips were skipped {skipped} times and broke off {broken} times while playing: {reasons}")
+        if reconnects:
+            self._warn(f"live sources were opened anew {reconnects} times: {reasons}")
+
+    def _count(self, kind: str) -> int:
+        return sum(getattr(mishaps, kind) for mishaps in self._mishaps)

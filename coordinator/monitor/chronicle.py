@@ -1,0 +1,81 @@
+"""What happens in a run is told to three at once: the terminal, metrics.jsonl, TensorBoard's files."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from common.config import Config
+from common.packet import to_pixels
+from common.partition import BlockCost
+from coordinator.evaluate import Evaluation
+from coordinator.monitor.display import Display, shown
+from coordinator.monitor.inbox import Report
+from coordinator.monitor.record import RunDirectory
+from coordinator.monitor.tensorboard import EventFiles
+from coordinator.monitor.totals import Totals, line
+
+_FIGURES = ("top1", "top5", "mean_class", "mse", "clips", "frames")
+
+
+class Chronicle:
+    """Passes on reports, evaluations and probes."""
+
+    def __init__(self, config: Config, display: Display, directory: RunDirectory, totals: Totals, planned: int) -> None:
+        """`planned`: ticks of the whole training."""
+        self._config, self._display, self._directory = config, display, directory
+        self._totals, self._planned = totals, planned
+        self._warned_of_loss = self._warned_of_disk = False
+        self.events = EventFiles(directory.path, display.warn) if config.report.tensorboard else None
+
+    def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        """The blocks and their stages."""
+        if self.events is not None:
+            self.events.partition(costs, split)
+
+    def progress(self, report: Report) -> None:
+        """A stage's progress report."""
+        self._totals.add(report)
+        metric = line(report, self._config.data.slots)
+        self._directory.metric(metric)
+        if self.events is not None:
+            self.events.progress(metric)
+        self._display.trained(self._totals, self._planned)
+        self._warn_of(report)
+
+    def _warn_of(self, report: Report) -> None:
+        if self._directory.lost and not self._warned_of_disk:
+            self._warned_of_disk = True
+            self._display.warn(f"metrics.jsonl cannot be written, the training goes on: {self._directory.lost}")
+        if not math.isfinite(report.get("loss", 0.0)) and not self._warned_of_loss:
+            self._warned_of_loss = True
+            self._display.warn(
+                f"tick {report['tick']}: the loss is {report['loss']}: stop, and try a smaller optimiser.lr"
+            )
+
+    def evaluation(
+        self, tick: int, seconds: float, evaluation: Evaluation, pictures: Tensor | None, classes: Sequence[str]
+    ) -> None:
+        """An evaluation at `tick`, after `seconds` of training. pictures: see common.control.Scores."""
+        figures = {f"val_{name}": getattr(evaluation, name) for name in _FIGURES}
+        figures = {name: value for name, value in figures.items() if value is not None}
+        self._directory.metric({"kind": "evaluation", "tick": tick, "train_seconds": round(seconds, 3), **figures})
+        if self.events is not None:
+            self.events.evaluation(tick, figures, evaluation.confusion, classes)
+            if pictures is not None:
+                targets, outputs = to_pixels(pictures, self._config.data.mean, self._config.data.std)
+                self.events.pictures(tick, targets, outputs)
+        self._display.say(f"tick {tick}: " + ", ".join(f"{name} {shown(value)}" for name, value in figures.items()))
+
+    def probe(self, found: dict[str, Any]) -> None:
+        """What a gradient probe found."""
+        self._directory.metric({"kind": "probe", **found})
+        self._display.probed(found)
+        if self.events is not None:
+            self.events.probed(found)
+
+    def close(self) -> None:
+        """Nothing more is told."""
+        if self.events is not None:
+            self.events.close()

@@ -1,0 +1,63 @@
+"""Where a run begins: at tick 0, or at the newest checkpoint of the run that is resumed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import Config
+from common.errors import SidewaysError
+from coordinator.checkpoint import Checkpoints
+from coordinator.course import Places
+from coordinator.material import Material, Tell
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        tick: the first, and so the number of the first training frame.
+        origin: the tick at which the pipeline is, or was, empty.
+        seconds: of training before.
+        places: in the clips; None: at their beginning.
+        folder: the checkpoint; None for a new run.
+        in_flight: what was under way in the pipeline still fits, so that it goes on as if nothing had happened.
+    """
+
+    tick: int = 0
+    origin: int = 0
+    seconds: float = 0.0
+    places: Places | None = None
+    folder: Path | None = None
+    in_flight: bool = False
+
+    def __str__(self) -> str:
+        how = "with all that was in flight" if self.in_flight else "and the pipeline warms up again"
+        return f"resumed from {self.folder} at tick {self.tick}, {how}"
+
+
+def find_start(
+    checkpoints: Checkpoints, config: Config, shapes: dict[str, tuple[int, ...]], material: Material, warn: Tell
+) -> Start:
+    """At the newest good checkpoint; each that is refused is told with its reason.
+
+    Args:
+        shapes: of the whole model's parameters and buffers, by name.
+
+    Raises:
+        SidewaysError: there is none, or the run has done all its ticks.
+    """
+    folder, position, refused = checkpoints.newest(shapes)
+    for reason in refused:
+        warn(f"refused: {reason}")
+    if folder is None or position is None:
+        raise SidewaysError(f"{checkpoints.run} has no checkpoint to go on from: train anew, without --resume")
+    if position.tick >= material.planned:
+        done = f"{checkpoints.run} has done its {position.tick} ticks of {material.planned}"
+        raise SidewaysError(f"{done}: raise ticks, or epochs, by --set")
+    same_clips = position.clips == material.fingerprint and len(position.places) == config.data.slots
+    if not same_clips:
+        warn("the clips or slots are not those of the checkpoint: every slot begins anew")
+    assert config.split is not None
+    in_flight = position.fits(config, config.split)
+    origin = position.origin if in_flight else position.tick
+    return Start(position.tick, origin, position.seconds, position.places if same_clips else None, folder, in_flight)

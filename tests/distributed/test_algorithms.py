@@ -1,0 +1,105 @@
+"""Sideways beside backpropagation: compared on the same run, and probed gradient by gradient."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.config import load
+from tests.helpers import settings, sideways, write_run_file
+
+
+def still_clips(root: Path) -> Path:
+    """Four classes, a clip each: one picture again and again, kept losslessly."""
+    for number, label in enumerate(("ant", "bee", "cat", "dog")):
+        picture = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+        path = root / label / "still.mkv"
+        path.parent.mkdir(parents=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 24, 20, "bgr0"
+            for _ in range(400):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    return root
+
+
+def probes(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "runs/it/metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "probe"]
+
+
+@pytest.mark.parametrize("task", ["classify", "autoencode"])
+def test_on_still_clips_with_frozen_weights_the_pseudo_gradient_is_backpropagations(tmp_path: Path, task: str) -> None:
+    model = "vgg8" if task == "classify" else "autoencoder"
+    changes: dict[str, Any] = {"task": task, "model": model, "optimiser__lr": 0.0, "probe__every": 20, "name": "it"}
+    clips = still_clips(tmp_path / "clips")
+    tree = settings(clips, stages=4, ticks=200, data__slots=4, data__flip=0.0, **changes)
+    tree["data"]["train"] = str(clips)
+    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = probes(tmp_path)
+    assert found
+    for probe in found:
+        assert [row["stage"] for row in probe["stages"]] == [0, 1, 2, 3]
+        for row in probe["stages"]:
+            assert row["cosine"] == pytest.approx(1, abs=1e-9)
+            assert row["norm_ratio"] == pytest.approx(1, abs=1e-9)
+            assert row["smoothness"] == 0
+    assert "pseudo-gradients, by stage: cosine 1/1/1/1, norm ratio 1/1/1/1" in done.stderr
+
+
+def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"probe__every": 25, "name": "it", "rule__every": 2, "optimiser__ema": 0.9}
+    changes |= {"data__size": 32, "model_args": {"width": 8}}
+    tree = settings(videos, stages=3, ticks=250, **changes)
+    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = probes(tmp_path)
+    assert found
+    for probe in found:
+        top = probe["stages"][-1]
+        assert top["cosine"] == pytest.approx(1, abs=1e-9)
+        assert top["norm_ratio"] == pytest.approx(1, abs=1e-9)
+    # rows of another clip are gated away: a gradient may be nothing at all, and is then compared with nothing
+    assert any(row["cosine"] is not None and row["cosine"] < 0.999 for probe in found for row in probe["stages"][:-1])
+    assert all(row["smoothness"] > 0 for probe in found for row in probe["stages"] if row["smoothness"] is not None)
+
+
+def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"data__val": str(videos / "val"), "evaluate_every": 20, "data__slots": 4}
+    tree = settings(videos, stages=2, ticks=40, name="both", **changes)
+    del tree["split"]  # measured by the first run, and taken over by the others
+    run_file = write_run_file(tmp_path / "run.toml", tree)
+    done = sideways("compare", run_file, "--algorithms", "sideways, 1f1b", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "both"
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["outcomes"] == json.loads((folder / "compare.json").read_text())
+    for name, outcome in zip(("sideways", "1f1b"), printed["outcomes"], strict=True):
+        assert outcome["algorithm"] == name
+        assert outcome["ticks"] == 40
+        assert [point[0] for point in outcome["curve"]] == [80, 160]
+        assert outcome["curve"][-1][2] == outcome["score"]
+        assert len(outcome["peak_memory_mib"]) == 2
+        assert min(outcome["peak_memory_mib"]) > 0
+        assert f"| {name} | " in (folder / "compare.md").read_text()
+    assert load(folder / "sideways" / "run.toml").split == load(folder / "1f1b" / "run.toml").split
+    with Image.open(folder / "compare.png") as picture:
+        assert min(picture.size) > 500
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "said"),
+    [("sideways,bp", "'bp' is unknown"), ("gpipe", "name two or more"), ("", "name two or more")],
+)
+def test_what_cannot_be_compared_is_told(videos: Path, tmp_path: Path, algorithms: str, said: str) -> None:
+    run_file = write_run_file(tmp_path / "run.toml", settings(videos))
+    done = sideways("compare", run_file, "--algorithms", algorithms, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr

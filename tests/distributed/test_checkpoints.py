@@ -1,0 +1,179 @@
+"""A run that ended anywhere goes on as if it had not: bit for bit, or, with another number of stages, warming up."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.helpers import Background, environment, gone, settings, sideways, write_run_file
+
+STRAIGHT = 200
+
+
+def tree_of(videos: Path, **changes: Any) -> dict[str, Any]:
+    """Slow enough to be killed in time: some 20 ms a tick."""
+    slow = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 3, "name": "it"}
+    return settings(videos, **{**slow, "ticks": STRAIGHT, "checkpoint__every": 50, "checkpoint__keep": 9, **changes})
+
+
+def train(folder: Path, tree: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    done = sideways("train", write_run_file(folder / "run.toml", tree), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "it"
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [loss for line in lines for loss in line.get("losses", [])]
+
+
+def same_model(first: Path, second: Path) -> bool:
+    models: list[dict[str, Tensor]] = [load_file(run / "model.safetensors") for run in (first, second)]
+    return set(models[0]) == set(models[1]) and all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+@pytest.fixture(scope="module")
+def straight(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 ticks without a break."""
+    return train(tmp_path_factory.mktemp("straight"), tree_of(videos))
+
+
+def resume(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    done = sideways("train", "--resume", "runs/it", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_100_ticks_then_kill_9_of_everything_then_100_ticks_are_200(
+    videos: Path, straight: Path, tmp_path: Path
+) -> None:
+    background = Background(write_run_file(tmp_path / "run.toml", tree_of(videos, checkpoint__every=100)))
+    background.wait_for_tick(110)
+    everybody = [*background.members().values(), background.process.pid]
+    for pid in everybody:
+        os.kill(pid, signal.SIGKILL)
+    assert background.end(10) == -9
+    assert gone(everybody, 10)
+    run = tmp_path / "runs" / "it"
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.name.isdigit()] == ["0000000100"]
+    done = resume(tmp_path)
+    assert "resumed from runs/it/checkpoints/0000000100 at tick 100, with all that was in flight" in done.stderr
+    assert losses_of(run) == losses_of(straight)
+    assert same_model(run, straight)
+
+
+def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path, tmp_path: Path) -> None:
+    background = Background(write_run_file(tmp_path / "run.toml", tree_of(videos, checkpoint__every=0)))
+    background.wait_for_tick(60)
+    background.send(signal.SIGTERM)
+    assert background.end(30) == 143
+    run = tmp_path / "runs" / "it"
+    stopped = json.loads((run / "summary.json").read_text())["ticks"]
+    assert 60 < stopped < STRAIGHT
+    done = resume(tmp_path)
+    assert f"at tick {stopped}, with all that was in flight" in done.stderr
+    assert losses_of(run) == losses_of(straight)
+    assert same_model(run, straight)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "predict", "model": "autoencoder", "ahead": 3, "rule__every": 3, "optimiser__ema": 0.9},
+        {"algorithm": "1f1b", "data__slots": 6, "data__val": "val"},
+    ],
+    ids=["predict", "1f1b"],
+)
+def test_what_else_is_under_way_is_kept_too(videos: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Targets whose frames still climb, gradients gathered for an update, the average, an evaluation in between."""
+    if "data__val" in changes:
+        changes = {**changes, "data__val": str(videos / "val"), "evaluate_every": 30}
+    small = {"model_args": {"width": 4}, "data__size": 16, **changes}
+    whole = train(tmp_path / "whole", tree_of(videos, **small))
+    half = train(tmp_path / "half", tree_of(videos, **small, ticks=100))
+    resume(tmp_path / "half", "--set", f"ticks={STRAIGHT}")
+    assert losses_of(half) == losses_of(whole)
+    assert same_model(half, whole)
+
+
+def test_bad_checkpoints_are_refused_with_their_reason_and_the_one_before_is_used(
+    videos: Path, straight: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(straight, tmp_path / "runs" / "it")
+    run = tmp_path / "runs" / "it"
+    newest, foreign = run / "checkpoints" / "0000000200", run / "checkpoints" / "0000000150"
+    with open(newest / "__1_0.distcp", "r+b") as file:
+        file.truncate(1000)
+    other = train(tmp_path / "other", tree_of(videos, model_args={"width": 4}, ticks=50))
+    shutil.rmtree(foreign)
+    shutil.copytree(other / "checkpoints" / "0000000050", foreign)
+    (run / "checkpoints" / "0000000300.part").mkdir()  # killed while it was being written
+    done = resume(tmp_path)
+    told = " ".join(done.stderr.split())
+    assert "__1_0.distcp is truncated: it has 1000 bytes" in told
+    assert "0000000150 is of another model: conv1.conv.weight is [4, 3, 3, 3] there and [12, 3, 3, 3] here" in told
+    assert "resumed from runs/it/checkpoints/0000000100 at tick 100" in told
+    assert losses_of(run) == losses_of(straight)
+    assert same_model(run, straight)
+    assert not list((run / "checkpoints").glob("*.part"))
+
+
+def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path) -> None:
+    missing = sideways("train", "--resume", "runs/none", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "there is no run.toml in it" in missing.stderr
+    shutil.copytree(straight, tmp_path / "runs" / "it")
+    complete = sideways("train", "--resume", "runs/it", cwd=tmp_path)
+    assert complete.returncode == 1
+    assert "has done its 200 ticks of 200: raise ticks" in complete.stderr
+    shutil.rmtree(tmp_path / "runs" / "it" / "checkpoints")
+    empty = sideways("train", "--resume", "runs/it", cwd=tmp_path)
+    assert empty.returncode == 1
+    assert "has no checkpoint to go on from" in empty.stderr
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_another_number_of_stages_takes_over_every_weight(
+    videos: Path, straight: Path, tmp_path: Path, stages: int
+) -> None:
+    shutil.copytree(straight, tmp_path / "runs" / "it")
+    done = resume(tmp_path, "--stages", str(stages), "--set", "ticks=240", "--set", "optimiser.lr=0.0")
+    assert "at tick 200, and the pipeline warms up again" in done.stderr
+    assert same_model(tmp_path / "runs" / "it", straight)  # the rate is zero: all that it has is what it took over
+    lines = [json.loads(line) for line in (tmp_path / "runs/it/metrics.jsonl").read_text().splitlines()]
+    assert len(losses_of(tmp_path / "runs" / "it")) == len(losses_of(straight)) + 40 - (stages - 1)
+    assert {line["stage"] for line in lines if line.get("tick", 0) > 200} == set(range(stages))
+
+
+def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Path) -> None:
+    """Files cannot grow beyond 60 KiB: enough for the model, not for a stage's part of a checkpoint."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    tree = tree_of(videos, model_args={"width": 4}, data__size=16, ticks=120, report__tensorboard=False)
+    run_file = write_run_file(tmp_path / "run.toml", tree)
+    command = [sys.executable, "-m", "coordinator", "train", str(run_file)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100, preexec_fn=limit
+    )
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert "the checkpoint of tick 50 could not be kept, the training goes on without it" in told
+    assert "File too large" in told or "the disk took no more bytes" in told
+    summary = json.loads((tmp_path / "runs/it/summary.json").read_text())
+    assert summary["ticks"] == 120
+    assert summary["failed_checkpoints"] == 3
+    assert (tmp_path / "runs/it/model.safetensors").is_file()
+    assert list((tmp_path / "runs/it/checkpoints").iterdir()) == []

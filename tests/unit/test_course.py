@@ -1,0 +1,86 @@
+"""The order of frames and their targets."""
+
+import pytest
+
+from common.config import Config, parse
+from coordinator.course import Batch, Course, Places
+
+
+class Numbers:
+    """A stream whose frames say when they were read; slot 1 changes its clip at frame 4."""
+
+    def __init__(self, frames: int, first: int = 0) -> None:
+        self.read, self.end = first, frames
+
+    def fill(self, frames, clips, labels) -> bool:  # type: ignore[no-untyped-def]
+        if self.read >= self.end:
+            return False
+        frames[:] = self.read
+        clips[:] = [0, int(self.read >= 4)]
+        labels[:] = 0
+        self.read += 1
+        return True
+
+    def places(self) -> Places:
+        return [(0, self.read), (1, self.read)]
+
+
+def config(task: str, ahead: int = 1) -> Config:
+    data = {"train": ".", "slots": 2, "size": 4, "channels": 1}
+    return parse({"task": task, "ahead": ahead, "ticks": 1, "stages": 1, "data": data}, "test")
+
+
+def number(batch: Batch) -> int:
+    return int(batch.frames[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("task", ["classify", "autoencode"])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_frame_is_its_own_target(task: str, ends: bool) -> None:
+    course, seen = Course(Numbers(5), config(task), ends), []
+    while (step := course.next()) is not None:
+        seen.append((number(step.batch), number(step.target), step.last))
+    assert [(frame, target) for frame, target, _ in seen] == [(n, n) for n in range(5)]
+    assert [last for *_, last in seen] == [False] * 4 + [ends]  # of an endless stream nobody asks
+
+
+def test_prediction_looks_ahead_within_a_clip() -> None:
+    course, seen = Course(Numbers(7), config("predict", ahead=2), ends=True), []
+    while (step := course.next()) is not None:
+        valid = (step.batch.clips == step.target.clips).tolist()
+        seen.append((number(step.batch), number(step.target) if any(valid) else None, valid, step.last))
+    both, one, none = [True, True], [True, False], [False, False]
+    assert seen == [
+        (0, 2, both, False),
+        (1, 3, both, False),
+        (2, 4, one, False),
+        (3, 5, one, False),
+        (4, 6, both, False),
+        (5, None, none, False),
+        (6, None, none, True),
+    ]
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_a_course_goes_on_from_its_places(ahead: int) -> None:
+    settings = config("predict", ahead)
+    course = Course(Numbers(100), settings, ends=False)
+    for expected in range(10):
+        assert course.places() == [(0, expected), (1, expected)]
+        course.next()
+    places = course.places()
+    resumed = Course(Numbers(100, first=places[0][1]), settings, ends=False)
+    for _ in range(10):
+        old, new = course.next(), resumed.next()
+        assert old is not None
+        assert new is not None
+        assert (number(old.batch), number(old.target)) == (number(new.batch), number(new.target))
+
+
+def test_batches_are_reused() -> None:
+    course = Course(Numbers(50), config("predict", 3), ends=False)
+    assert len({id(step.batch) for _ in range(50) if (step := course.next()) is not None}) <= 5
+
+
+def test_nothing_at_all() -> None:
+    assert Course(Numbers(0), config("classify"), ends=True).next() is None
