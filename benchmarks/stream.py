@@ -44,6 +44,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="*", help="folders of videos; default: the shared ones, or drawn")
     parser.add_argument("--size", type=int, help="pixels that the product plays; default: the files' short side")
     arguments = parser.parse_args()
+    from common.process import take_turns
+
+    take_turns()  # as the coordinator does
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for root in arguments.data or _folders(Path(folder)):

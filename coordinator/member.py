@@ -9,7 +9,7 @@ from pathlib import Path
 from common.config import Config
 from common.errors import ConfigError, SidewaysError
 from common.group import Membership, join, start_rpc
-from common.process import complain, exit_now, watch_parent
+from common.process import complain, exit_now, take_turns, watch_parent
 from coordinator.run import Run
 from coordinator.stop import Stop
 
@@ -19,6 +19,7 @@ def main(config: Config, origin: str, resume: Path | None, as_json: bool) -> Non
     watch_parent("the coordinator")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the first tick there is nothing to keep
     _allow_many_files()
+    take_turns()
     stop, run = Stop(), None
     try:
         me = join("coordinator")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.config import Data
 from common.vision import v2
+from coordinator.stream.scaler import Picture
 
 _TRIES = 10  # as torchvision's RandomResizedCrop
 
@@ -52,13 +53,14 @@ class Augment:
         pixels: NDArray[np.uint8] = (cut if self.plain else self._computed(cut)).numpy()
         return pixels[..., ::-1] if self.mirrored else pixels
 
-    def cut(self, pictures: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:
-        """uint8 [height, width, channels], each → [channels, size, size], each, perhaps a view."""
+    def cut(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
+        """The same of frames that are not dense yet, each channel [size, size], views where that is enough."""
         if not self.plain:
-            return list(self.view(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)))
+            return [list(frame) for frame in self.view(torch.from_numpy(np.array(pictures)))]
         rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-        step = -1 if self.mirrored else 1
-        return [picture[rows, columns][:, ::step].transpose(2, 0, 1) for picture in pictures]
+        if not self.mirrored:
+            return [[channel[rows, columns] for channel in picture] for picture in pictures]
+        return [[channel[rows, columns][:, ::-1] for channel in picture] for picture in pictures]
 
     def _computed(self, frames: Tensor) -> Tensor:
         does = v2.functional
@@ -73,9 +75,9 @@ class Augment:
         return does.adjust_hue(frames, self.hue) if self.hue else frames
 
 
-def draw(frames: Tensor, data: Data, random: np.random.Generator) -> Augment:
-    """The choices for one playing of a clip. `frames` tells the clip's height and width."""
-    height, width = frames.shape[-2:]
+def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augment:
+    """The choices for one playing of a clip with frames of this height and width."""
+    height, width = shape
     top, left, height, width = _crop(height, width, data, random)
     mirrored = bool(random.random() < data.flip)
     factors = {
@@ -89,7 +91,12 @@ def draw(frames: Tensor, data: Data, random: np.random.Generator) -> Augment:
 
 def middle(frames: Tensor, size: int) -> Augment:
     """The middle of the frames as it is, for evaluation."""
-    height, width = frames.shape[-2:]
+    return centre(frames.shape[-2:], size)
+
+
+def centre(shape: Sequence[int], size: int) -> Augment:
+    """The same, of frames of this height and width."""
+    height, width = shape
     return Augment((height - size) // 2, (width - size) // 2, size, size, size)
 
 

@@ -160,7 +160,7 @@ class _Source:
             scaler = None
             for frame in container.decode(video_stream(container)):
                 scaler = scaler or Scaler(frame, data.short_side, data.channels)
-                yield torch.from_numpy(np.ascontiguousarray(scaler(frame))).permute(2, 0, 1)[None]
+                yield torch.from_numpy(np.array(scaler(frame)))[None]
                 if self.stop.is_set():
                     return
 
@@ -203,7 +203,7 @@ class _Slot:
             if played:
                 clip, played = clip + self._data.slots, 0
             self._connection = source.taken_from
-            self._augment = draw(source.taken, self._data, np.random.default_rng([self._seed, 1, clip]))
+            self._augment = draw(source.taken.shape[-2:], self._data, np.random.default_rng([self._seed, 1, clip]))
         self.place = clip, played + 1
         assert self._augment is not None
         return self._augment.view(source.taken)[0]

@@ -8,7 +8,6 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import DataError
@@ -16,8 +15,6 @@ from coordinator.stream.probe import opened, pictures, reason, video_stream
 from coordinator.stream.scaler import Scaler
 from coordinator.stream.seek import place
 from coordinator.stream.timing import resample
-
-Picture = NDArray[np.uint8]  # [height, width, channels]
 
 CHUNK = 16  # frames decoded at a time
 _FAR = 256  # frames of the file; skipping more is worth an index of it
@@ -34,9 +31,11 @@ def read(
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
 ) -> Iterator[Tensor]:
-    """Chunks [n ≤ CHUNK, channels, height, width] of uint8: `decode`, stacked. Raises DataError as it does."""
-    chunks = decode(path, stride, short_side, channels, fps=fps, skip=skip, limit=limit, frame_files=frame_files)
-    return map(stacked, chunks)
+    """Chunks [n ≤ CHUNK, channels, height, width] of uint8: `decode`, as pixels. Raises DataError as it does."""
+    for scaler, frames in decode(
+        path, stride, short_side, channels, fps=fps, skip=skip, limit=limit, frame_files=frame_files
+    ):
+        yield torch.from_numpy(np.array([scaler(frame) for frame in frames]))
 
 
 def decode(
@@ -49,8 +48,8 @@ def decode(
     skip: int = 0,
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
-) -> Iterator[list[Picture]]:
-    """Up to CHUNK frames at a time, each [height, width, channels], the short side resized, rotated as the file says.
+) -> Iterator[tuple[Scaler, list[av.VideoFrame]]]:
+    """Up to CHUNK frames at a time, as they are, and what makes upright pixels of them, the short side resized.
 
     All frames get the size of the file's first one, whatever comes later in it.
 
@@ -74,16 +73,12 @@ def decode(
             if first is None:
                 return
             scaler = Scaler(first, short_side, channels)
+            scaler(first)  # tells of a format that cannot be converted
             frames = islice(frames, limit)
-            while chunk := [scaler(frame) for frame in islice(frames, CHUNK)]:
-                yield chunk
+            while chunk := list(islice(frames, CHUNK)):
+                yield scaler, chunk
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{path}: {reason(error)}") from error
-
-
-def stacked(pictures: Sequence[Picture]) -> Tensor:
-    """Frames [height, width, channels] as one [n, channels, height, width]; its memory is in the frames' order."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def frame_files(path: Path, pattern: str, listed: int | None) -> list[Path]:

@@ -1,14 +1,18 @@
 """A decoded frame becomes pixels: resized, converted from whatever format it has, upright."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import av
 import numpy as np
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from coordinator.stream.probe import check_size
+
+Picture = list[NDArray[np.uint8]]  # a frame's channels: grey, or red, green and blue; each [height, width]
 
 _WIDEST = 16  # a wider frame would be blown up to a strip that fills the memory
 
@@ -22,7 +26,7 @@ class Turn:
     mirrored: bool = False
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[height, width, channels] → the same, or [width, height, channels]; a view."""
+        """[height, width] → the same, or [width, height]; a view."""
         pixels = pixels.swapaxes(0, 1) if self.transposed else pixels
         return pixels[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
 
@@ -51,14 +55,36 @@ class Scaler:
             raise ValueError(f"frames of {first.width} × {first.height} pixels are too narrow to be resized")
         scale = short_side / shorter
         self._width, self._height = (max(short_side, round(side * scale)) for side in (first.width, first.height))
-        self._format = "gray" if channels == 1 else "rgb24"
+        self._format = "gray" if channels == 1 else _colours(self._width)
         self._turn = turn_of(first)
         self._context = VideoReformatter()
+        upright = self._height, self._width
+        self.shape = upright[::-1] if self._turn.transposed else upright  # height and width of what comes out
 
-    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """[height, width, channels] uint8."""
+    def __call__(self, frame: av.VideoFrame) -> Picture:
+        """The channels, views of FFmpeg's own memory."""
         resized = self._context.reformat(
             frame, self._width, self._height, self._format, interpolation=Interpolation.AREA, threads=1
         )
-        pixels = resized.to_ndarray().astype(np.uint8, copy=False)
-        return self._turn(pixels.reshape(self._height, self._width, -1))
+        return [self._turn(channel) for channel in self._channels(resized.planes)]
+
+    def _channels(self, planes: Sequence[VideoPlane]) -> Picture:
+        if self._format == "gbrp":
+            green, blue, red = planes
+            return [self._pixels(red), self._pixels(green), self._pixels(blue)]
+        if self._format == "gray":
+            return [self._pixels(planes[0])]
+        packed = self._pixels(planes[0], 3)
+        return [packed[:, number::3] for number in range(3)]
+
+    def _pixels(self, plane: VideoPlane, each: int = 1) -> NDArray[np.uint8]:
+        rows = np.frombuffer(cast(memoryview, plane), np.uint8).reshape(-1, plane.line_size)  # rows are padded
+        return rows[: self._height, : self._width * each]
+
+
+def _colours(width: int) -> str:
+    """Planar where it can be: a channel is then copied row by row, where packed pixels have to be picked apart.
+
+    FFmpeg's fast conversion to planes leaves the end of a row undone where the width is no multiple of 16 pixels.
+    """
+    return "rgb24" if width % 16 else "gbrp"

@@ -14,31 +14,40 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from common.config import Data
 from common.errors import DataError
-from coordinator.stream.augment import Augment, draw, middle
+from coordinator.stream.augment import Augment, centre, draw
 from coordinator.stream.base import Mishaps as Mishaps
 from coordinator.stream.clips import Clip
 from coordinator.stream.playlist import Loop, Order, PlayList
-from coordinator.stream.reader import Picture, decode, frame_files, stacked
+from coordinator.stream.probe import reason
+from coordinator.stream.reader import decode, frame_files
+from coordinator.stream.scaler import Picture, Scaler
+
+T = TypeVar("T")
 
 _SLICE = 0.2  # seconds
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Successive frames of a clip, and how many of it came before. frames: each [channels, size, size], a view."""
+    """Successive frames of a clip, how many of it came before, and their pixels once they are converted and cut.
+
+    A frame's channels are each [size, size].
+    """
 
     clip: int
     label: int
     before: int
-    frames: Sequence[NDArray[np.uint8]]
+    count: int
+    pixels: "Future[Sequence[Picture]]"
 
 
 class Slots:
@@ -68,7 +77,9 @@ class Slots:
         self._data, self._seed, self._mismatch, self._patience = data, seed, mismatch, patience
         self._hopeless: set[Path] = set()  # files that gave no frame: not tried again
         self._files = len({clip.path for clip in clips})
-        self._pool = ThreadPoolExecutor(data.threads, "decode", _alone if train and data.computes else None)
+        # two sorts of threads: what is converted and cut keeps no decoder waiting
+        self._pool = ThreadPoolExecutor(data.threads, "decode")
+        self._finishers = ThreadPoolExecutor(data.threads, "finish", _alone if train and data.computes else None)
         places = start or [(slot, 0) for slot in range(data.slots)]
         assert [entry % data.slots for entry, _ in places] == list(range(data.slots)), "places of other slots"
         self._slots = [_Slot(self._pool, self._chunks(*place), meanwhile, place) for place in places]
@@ -92,7 +103,8 @@ class Slots:
             if head is None:
                 frames[row], clips[row], labels[row] = 0, -1, -1
             else:
-                frames[row] = slot.pop()
+                for channel, pixels in enumerate(slot.pop()):
+                    frames[row, channel] = pixels
                 clips[row], labels[row] = head.clip, head.label
         return True
 
@@ -102,7 +114,8 @@ class Slots:
 
     def close(self) -> None:
         """Stop decoding."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._finishers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _chunks(self, entry: int, done: int) -> Iterator[Chunk]:
         """All that a slot plays, from behind the first `done` frames of an entry on.
@@ -129,10 +142,11 @@ class Slots:
         first, length = self._span(number, clip, random)
         augment, played = None, done
         try:
-            for pictures in self._read(clip, first + done, None if length is None else length - done):
-                augment = augment or self._augment(stacked(pictures[:1]), random)
-                yield Chunk(number, clip.label, played, augment.cut(pictures))
-                played += len(pictures)
+            for scaler, frames in self._read(clip, first + done, None if length is None else length - done):
+                augment = augment or self._augment(scaler.shape, random)
+                pixels = self._finishers.submit(self._finish, clip, scaler, augment, frames)
+                yield Chunk(number, clip.label, played, len(frames), pixels)
+                played += len(frames)
             if not played:
                 raise DataError(f"{clip.path}: it has no frames from number {first} on")
         except DataError as error:
@@ -141,6 +155,20 @@ class Slots:
             self._hopeless.add(clip.path)
         elif 0 < played <= self._mismatch:
             self.mishaps.add("short")
+
+    def _finish(
+        self, clip: Clip, scaler: Scaler, augment: Augment, frames: Sequence[av.VideoFrame]
+    ) -> Sequence[Picture]:
+        """Pixels of decoded frames. One that cannot be converted, as those before it could, is the one before again."""
+        pictures: list[Picture] = []
+        for frame in frames:
+            try:
+                pictures.append(scaler(frame))
+            except (av.FFmpegError, ValueError) as error:
+                self.mishaps.add("broken", f"{clip.path}: {reason(error)}")
+                blank = np.zeros(scaler.shape, np.uint8)
+                pictures.append(pictures[-1] if pictures else [blank] * self._data.channels)
+        return augment.cut(pictures)
 
     def _gives_nothing(self, clip: Clip) -> bool:
         """Whether not even the first frame can be had: else the file only ended before the frames that were wanted."""
@@ -156,7 +184,7 @@ class Slots:
             return first, None
         return int(random.integers(0, max(0, clip.frames - window) + 1)), window
 
-    def _read(self, clip: Clip, skip: int, limit: int | None) -> Iterator[list[Picture]]:
+    def _read(self, clip: Clip, skip: int, limit: int | None) -> Iterator[tuple[Scaler, list[av.VideoFrame]]]:
         data = self._data
         files = frame_files(clip.path, data.frame_files, clip.pictures)
         return decode(
@@ -170,9 +198,9 @@ class Slots:
             frame_files=files,
         )
 
-    def _augment(self, frames: Tensor, random: np.random.Generator) -> Augment:
+    def _augment(self, shape: Sequence[int], random: np.random.Generator) -> Augment:
         """The choices for one entry of the play list: fixed by the seed and its number."""
-        return draw(frames, self._data, random) if self._list.endless else middle(frames, self._data.size)
+        return draw(shape, self._data, random) if self._list.endless else centre(shape, self._data.size)
 
 
 def _alone() -> None:
@@ -193,28 +221,35 @@ class _Slot:
         self.place = place  # entry, frames of it that were handed out
         self._pool, self._chunks, self._meanwhile = pool, chunks, meanwhile
         self._chunk: Chunk | None = None
+        self._pixels: Sequence[Picture] = ()
         self._position = 0
         self._next: Future[Chunk | None] | None = pool.submit(next, chunks, None)
 
     def head(self, patience: float) -> Chunk | None:
         """The chunk whose frame comes next; None when the slot has run out."""
-        if self._chunk is not None and self._position < len(self._chunk.frames):
+        if self._chunk is not None and self._position < self._chunk.count:
             return self._chunk
         if self._next is None:
             return None
         self._chunk = self._await(self._next, patience)
         self._position = 0
-        self._next = self._pool.submit(next, self._chunks, None) if self._chunk is not None else None
+        if self._chunk is None:
+            self._next = None
+            return None
+        self._pixels = self._await(
+            self._chunk.pixels, patience
+        )  # first: a scaler serves one thread at a time
+        self._next = self._pool.submit(next, self._chunks, None)
         return self._chunk
 
-    def pop(self) -> NDArray[np.uint8]:
+    def pop(self) -> Picture:
         """Take the next frame."""
         assert self._chunk is not None
         self._position += 1
         self.place = self._chunk.clip, self._chunk.before + self._position
-        return self._chunk.frames[self._position - 1]
+        return self._pixels[self._position - 1]
 
-    def _await(self, future: "Future[Chunk | None]", patience: float) -> Chunk | None:
+    def _await(self, future: "Future[T]", patience: float) -> T:
         end = time.monotonic() + patience
         while True:
             try:

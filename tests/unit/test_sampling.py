@@ -22,6 +22,7 @@ from coordinator.stream.augment import draw
 from coordinator.stream.clips import Clip, collect, find
 from coordinator.stream.playlist import PlayList
 from coordinator.stream.reader import CHUNK, read
+from coordinator.stream.scaler import Scaler
 from coordinator.stream.slots import Slots
 from tests.conftest import write_clip
 
@@ -195,7 +196,7 @@ def test_what_is_off_draws_nothing() -> None:
     random = np.random.default_rng([7, 1, 3])
     expected = int(random.integers(0, 25)), int(random.integers(0, 35)), bool(random.random() < 0.5)
     drawing = np.random.default_rng([7, 1, 3])
-    choice = draw(frames, data, drawing)
+    choice = draw(frames.shape[-2:], data, drawing)
     assert (choice.top, choice.left, choice.mirrored) == expected
     assert drawing.random() == random.random()
     assert (choice.brightness, choice.contrast, choice.saturation, choice.hue) == (1, 1, 1, 0)
@@ -208,7 +209,7 @@ def test_a_random_resized_crop_lies_in_the_frame(
 ) -> None:
     data = Data(train=Path(), size=16, scale=(least, 1.0), ratio=(ratio, 1.3 * ratio))
     frames = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-    choice = draw(frames, data, np.random.default_rng(seed))
+    choice = draw((height, width), data, np.random.default_rng(seed))
     assert 0 <= choice.top <= height - choice.height
     assert 0 <= choice.left <= width - choice.width
     assert choice(frames).shape == (2, 3, 16, 16)
@@ -402,3 +403,14 @@ def test_a_long_file_is_played_round_and_round(tmp_path: Path) -> None:
 def test_a_file_to_loop_that_cannot_be_read_is_told() -> None:
     with pytest.raises(DataError, match=r"gone\.mp4 cannot be read"):
         collect(Data(sources=["gone.mp4"], loop=True), "train", labelled=False)
+
+
+@given(width=st.integers(16, 100), height=st.integers(16, 60), short_side=st.integers(16, 60), full=st.booleans())
+@hypothesis_settings(max_examples=150)
+def test_every_pixel_of_every_size_is_converted(width: int, height: int, short_side: int, full: bool) -> None:
+    colour = np.array([200, 100, 40], np.uint8)
+    frame = av.VideoFrame.from_ndarray(np.broadcast_to(colour, (height, width, 3)).copy(), format="rgb24")
+    frame = frame.reformat(format="yuvj444p" if full else "yuv420p")
+    for side in (min(width, height), short_side):
+        for channel, value in zip(Scaler(frame, side, 3)(frame), colour, strict=True):
+            assert np.abs(channel.astype(int) - int(value)).max() <= 8
