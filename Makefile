@@ -31,6 +31,7 @@ lint: $(READY)  ## style and types
 
 bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
+	$(BIN)/python benchmarks/stream.py $(ARGS)
 
 clean:  ## remove the virtual environment, caches and the drawn digits; your runs stay
 	rm -rf $(VENV) data/digits build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -228,6 +228,25 @@ class Config(Section):
         """Micro-batches that gpipe and 1f1b cut a batch into; backpropagation is a pipeline of one."""
         return 1 if self.algorithm in ("sideways", "backprop") else self.micro_batches or self.stages
 
+    def idle(self, planned: int) -> list[str]:
+        """Sentences about settings that were given but do nothing in a training of `planned` ticks."""
+        return [
+            text
+            for text, useless in (
+                ('ahead is only used by task = "predict"', self.ahead > 1 and self.task != "predict"),
+                ('label_smoothing is only used by task = "classify"', self.label_smoothing and self.task != "classify"),
+                (
+                    "micro_batches are only used by gpipe and 1f1b",
+                    self.micro_batches is not None and self.algorithm in ("sideways", "backprop"),
+                ),
+                (
+                    f"optimiser.warmup is no shorter than the {planned} ticks in all: the full rate is never reached",
+                    self.optimiser.warmup >= planned,
+                ),
+            )
+            if useless
+        ]
+
     @property
     def frame_shape(self) -> tuple[int, int, int, int]:
         """[slots, channels, height, width] of a frame batch."""

@@ -34,7 +34,7 @@ from common.partition import BlockCost
 
 _POLL = 0.005  # seconds
 _COMPILING = 900.0  # seconds more to build a stage that is compiled
-_WRITING = 1800.0  # seconds for a checkpoint to be written, in the background
+WRITING = 1800.0  # seconds for a checkpoint to be written, in the background
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,15 @@ class Stages:
         """Change where the running training ends. `last` must lie beyond every stage's current tick."""
         self._call(range(self.count), "stop_at", last)
 
-    def restore(self, folder: Path, tick: int, in_flight: bool) -> None:
-        """Read a checkpoint; without `in_flight` the pipeline begins empty."""
-        self._call(range(self.count), "restore", folder, tick, in_flight)
+    def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
+        """Read a checkpoint; without `in_flight` the pipeline begins empty, without `optimiser` its state does."""
+        patience = self.deadline + WRITING  # as long as it may take to write one
+        self._call(range(self.count), "restore", folder, tick, in_flight, optimiser, deadline=patience)
 
     def snapshot(self, folder: Path, tick: int) -> "Pending":
         """Copy every stage's state before `tick`, while none runs. The answer comes when all of it is on the disk."""
         self._call(range(self.count), "snapshot", folder, tick)
-        return Pending(self, "written", _WRITING)
+        return Pending(self, "written", WRITING)
 
     def probe(self, frame: int) -> "Pending":
         """Look at a frame that has not been sent yet. The answer is a Finding of each stage, or None."""
@@ -158,23 +159,24 @@ class Stages:
         return rpc.rpc_async(stage_name(stage), _answer, args=(method, arguments), timeout=timeout)
 
     def _call(self, stages: Sequence[int], method: str, *arguments: Any, deadline: float | None = None) -> list[Any]:
-        pending = {stage: self.ask(stage, method, deadline or self.deadline, *arguments) for stage in stages}
+        timeout = deadline or self.deadline
+        pending = {stage: self.ask(stage, method, timeout, *arguments) for stage in stages}
         answers: dict[int, Any] = {}
         while pending:  # the first error ends it; each call ends at the deadline at the latest
             for stage in [stage for stage, future in pending.items() if future.done()]:
-                answers[stage] = self.result(stage, method, pending.pop(stage))
+                answers[stage] = self.result(stage, method, pending.pop(stage), timeout)
             self._meanwhile()
             time.sleep(_POLL)
         return [answers[stage] for stage in stages]
 
-    def result(self, stage: int, method: str, future: Any) -> Any:
+    def result(self, stage: int, method: str, future: Any, timeout: float) -> Any:
         """A call's value. Raises ConfigError or PeerError with the stage's sentence."""
         try:
             kind, value = future.wait()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise PeerError(
-                f"stage {stage} did not answer {method} within {self.deadline:.0f} s or is gone ({reason}): "
+                f"stage {stage} did not answer {method} within {timeout:.0f} s or is gone ({reason}): "
                 f"look at its own message; raise network.deadline if it was only slow"
             ) from error
         if kind == "value":
@@ -187,14 +189,12 @@ class Pending:
 
     def __init__(self, stages: Stages, method: str, timeout: float) -> None:
         """`timeout` in seconds."""
-        self._stages, self._method = stages, method
+        self._stages, self._method, self._timeout = stages, method, timeout
         self._futures = [stages.ask(stage, method, timeout + 5, timeout) for stage in range(stages.count)]
-
-    @property
-    def done(self) -> bool:
-        """Whether every stage has answered, or will not any more."""
-        return all(future.done() for future in self._futures)
 
     def answers(self) -> list[Any]:
         """One a stage; waits for them. Raises ConfigError or PeerError for the first that failed."""
-        return [self._stages.result(stage, self._method, future) for stage, future in enumerate(self._futures)]
+        return [
+            self._stages.result(stage, self._method, future, self._timeout)
+            for stage, future in enumerate(self._futures)
+        ]

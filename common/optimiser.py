@@ -119,8 +119,7 @@ class Updater:
 
     def _prepare_gradients(self) -> None:
         if self.gathered > 1:
-            for gradient in self._gradients():
-                gradient.mul_(1 / self.gathered)
+            torch._foreach_mul_(list(self._gradients()), 1 / self.gathered)
         if self._settings.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
 
@@ -145,6 +144,10 @@ class Updater:
 
     # ---- checkpoints
 
+    def count(self, ticks: int) -> None:
+        """So many ticks were done before, by another number of stages."""
+        self.ticks, self.updates = ticks, ticks // self._every
+
     def state(self) -> dict[str, Tensor]:
         """All that the next update depends on beside the parameters, under their names."""
         found: dict[str, Tensor] = {}
@@ -157,13 +160,13 @@ class Updater:
         return found
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a state. What it lacks (of another optimiser, say) stays as it is."""
+        """Take over a state, after the weights were. What it lacks begins anew."""
         self._load_optimiser(state)
         for index, (name, parameter) in enumerate(self._named.items()):
             if f"gradient.{name}" in state:
                 parameter.grad = state[f"gradient.{name}"].to(parameter.device)
-            if self._average and f"average.{name}" in state:
-                self._average[index].copy_(state[f"average.{name}"])
+            if self._average:  # one that is only now asked for begins with the weights as they are
+                self._average[index].copy_(state.get(f"average.{name}", parameter.detach()))
 
     def _load_optimiser(self, state: dict[str, Tensor]) -> None:
         if self.optimiser is None:

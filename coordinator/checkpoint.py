@@ -8,16 +8,17 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from common.checkpoint_reader import Reader
 from common.config import Config
 from common.errors import SidewaysError
 from coordinator.course import Places
 
-FOLDER, _POSITION, _PART, _FORMAT = "checkpoints", "position.json", ".part", 1
+FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".refused", 1
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Position:
         tick: the next one.
         origin: the tick at which the pipeline began empty.
         places: of the slots, in the clips that `clips` is the fingerprint of.
+        optimiser: its name and arguments.
         seconds: of training so far.
         score: what the last evaluation, made at this very tick, says; larger is better.
     """
@@ -40,17 +42,17 @@ class Position:
     task: str
     ahead: int
     frame_shape: list[int]
+    precision: str
+    optimiser: str
     places: Places
     clips: str
     seconds: float
     score: float | None = None
-    files: dict[str, list[Any]] = field(default_factory=dict)
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
     format: int = _FORMAT
 
     @staticmethod
-    def of(
-        config: Config, tick: int, origin: int, places: Places, clips: str, seconds: float, score: float | None
-    ) -> "Position":
+    def of(config: Config, tick: int, origin: int, places: Places, clips: str, seconds: float) -> "Position":
         """Where a run with this configuration is."""
         assert config.split is not None
         return Position(
@@ -62,16 +64,28 @@ class Position:
             task=config.task,
             ahead=config.ahead,
             frame_shape=list(config.frame_shape),
+            precision=config.precision,
+            optimiser=_kind(config),
             places=places,
             clips=clips,
             seconds=seconds,
-            score=score,
         )
 
     def fits(self, config: Config, split: list[int]) -> bool:
         """Whether a run with this configuration can go on with what was in flight."""
-        now = [split, config.algorithm, config.task, config.ahead, list(config.frame_shape)]
-        return now == [self.split, self.algorithm, self.task, self.ahead, self.frame_shape]
+        now = [split, config.algorithm, config.task, config.ahead, list(config.frame_shape), config.precision]
+        return now == [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision]
+
+    def same_optimiser(self, config: Config) -> bool:
+        """Whether the optimiser's state is of the same kind."""
+        return self.optimiser == _kind(config)
+
+
+def _kind(config: Config) -> str:
+    return json.dumps([config.optimiser.name, config.optimiser.args], sort_keys=True)
+
+
+_FORM = TypeAdapter(Position)
 
 
 class Checkpoints:
@@ -93,12 +107,8 @@ class Checkpoints:
 
     def commit(self, part: Path, position: Position) -> None:
         """All is written: give it its name, and remove what is too old. Raises OSError."""
-        files = {path.name: [path.stat().st_size, _digest(path)] for path in part.iterdir()}
-        text = json.dumps({**asdict(position), "files": files})
-        with open(part / _POSITION, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        files = {path.name: (path.stat().st_size, _digest(path)) for path in part.iterdir()}
+        _write_position(part, replace(position, files=files))
         final = part.with_name(part.name.removesuffix(_PART))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(part, final)
@@ -125,9 +135,20 @@ class Checkpoints:
                 refused.append(str(error))
         return None, None, refused
 
-    def best_score(self) -> float | None:
-        """The largest score of a checkpoint so far."""
-        return max((score for score in self._scores().values() if score is not None), default=None)
+    def forget_after(self, tick: int) -> None:
+        """The run goes on from `tick`: what claims to be later is set aside, so that it displaces nothing good."""
+        for path in self._all():
+            if int(path.name) > tick:
+                aside = path.with_name(path.name + _REFUSED)
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
+
+    def set_score(self, tick: int, score: float) -> None:
+        """What an evaluation says of the checkpoint of a tick, if there is one. Raises OSError."""
+        path = self._folder / f"{tick:010}"
+        if path.is_dir():
+            _write_position(path, replace(_read_position(path), score=score))
+            self._prune()
 
     def _all(self) -> list[Path]:
         if not self._folder.is_dir():
@@ -154,13 +175,22 @@ class Checkpoints:
 
 def _read_position(path: Path) -> Position:
     try:
-        fields = json.loads((path / _POSITION).read_text(encoding="utf-8"))
-        if fields.get("format") != _FORMAT:
-            raise SidewaysError(f"{path} is of another version of Sideways (format {fields.get('format')})")
-        position = Position(**fields)
-        return Position(**{**fields, "places": [(int(entry), int(played)) for entry, played in position.places]})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SidewaysError(f"{path} is no whole checkpoint: {_POSITION} cannot be read ({error})") from error
+        fields = json.loads((path / _POSITION).read_bytes())
+        if isinstance(fields, dict) and fields.get("format", _FORMAT) != _FORMAT:
+            raise SidewaysError(f"{path} is of another version of Sideways (format {fields['format']})")
+        return _FORM.validate_python(fields)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SidewaysError(f"{path} is no whole checkpoint: {_POSITION} cannot be read ({reason})") from error
+
+
+def _write_position(folder: Path, position: Position) -> None:
+    part = folder / f"{_POSITION}{_PART}"
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(position), allow_nan=False))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, folder / _POSITION)
 
 
 def _check_files(path: Path, position: Position) -> None:

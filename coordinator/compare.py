@@ -52,12 +52,12 @@ def check_algorithms(names: str) -> list[str]:
 
 def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) -> tuple[Path, list[Outcome], int]:
     """Train with each algorithm. Returns the folder, what came of it, and the exit code of a run that ended early."""
-    configs = {name: load(run_file, [*settings, f"algorithm={name}"]) for name in algorithms}  # all are checked first
+    configs = {name: load(run_file, _overrides(settings, name)) for name in algorithms}  # all are checked first
     folder = _make_folder(next(iter(configs.values())), run_file)
     outcomes: list[Outcome] = []
     split = None
     for name, config in configs.items():
-        overrides = [*settings, f"algorithm={name}", f"runs={folder}", f"name={name}"]
+        overrides = [*_overrides(settings, name), f"runs={folder}", f'name="{name}"']
         if split is not None:
             overrides.append(f"split={split}")
         arguments = [part for override in overrides for part in ("--set", override)]
@@ -70,6 +70,12 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
     _write(folder / "compare.md", markdown(outcomes, configs[algorithms[0]]))
     draw(outcomes, configs[algorithms[0]], folder / "compare.png")
     return folder, outcomes, 0
+
+
+def _overrides(settings: Sequence[str], algorithm: str) -> list[str]:
+    """The run's settings with this algorithm; only Sideways has pseudo-gradients to probe."""
+    probe = [] if algorithm == "sideways" else ["probe.every=0"]
+    return [*settings, f'algorithm="{algorithm}"', *probe]
 
 
 def _make_folder(config: Config, run_file: Path) -> Path:
@@ -161,10 +167,11 @@ def draw(outcomes: Sequence[Outcome], config: Config, path: Path) -> None:
 
 
 def _draw_memory(axes: Any, outcomes: Sequence[Outcome]) -> None:
-    width = 0.8 / len(outcomes)
+    width, stages = 0.8 / len(outcomes), len(outcomes[0].peak_memory_mib)
     for number, (outcome, colour) in enumerate(zip(outcomes, _COLOURS, strict=False)):
         places = [stage + number * width for stage in range(len(outcome.peak_memory_mib))]
         axes.bar(places, outcome.peak_memory_mib, width, label=outcome.algorithm, color=colour)
+    axes.set_xticks([stage + (0.8 - width) / 2 for stage in range(stages)], [str(stage) for stage in range(stages)])
     axes.set_xlabel("stage")
     axes.set_ylabel("peak memory, MiB")
     axes.legend()

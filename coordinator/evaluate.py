@@ -5,6 +5,7 @@ frames, top-1 and top-5 over clips, the mean over classes of the share of a clas
 Otherwise: the squared error averaged over a frame's pixels, then over a clip's frames, then over clips.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +31,12 @@ class Evaluation:
     mse: float | None = None
     mean_class: float | None = None
     confusion: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def score(self) -> float | None:
+        """Larger is better; None where nothing was evaluated, or the figure is no number."""
+        figure = self.top1 if self.mse is None else -self.mse
+        return figure if figure is not None and math.isfinite(figure) else None
 
 
 def judge(scores: Scores, task: Task) -> Evaluation:

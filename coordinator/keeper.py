@@ -16,7 +16,7 @@ class Keeper:
     """One checkpoint at a time: all stages copy their state between two ticks, then write in the background.
 
     Attributes:
-        failed: checkpoints that could not be kept.
+        failed: checkpoints that could not be kept, or for which there was no time.
     """
 
     def __init__(self, checkpoints: Checkpoints, stages: Stages, warn: Callable[[str], None]) -> None:
@@ -27,6 +27,7 @@ class Keeper:
     def save(self, position: Position) -> None:
         """Take one now, while no stage runs. Returns when all have copied what they need."""
         if self._saving is not None and self._saving.running:
+            self.failed += 1
             self._warn(
                 f"tick {position.tick}: the checkpoint of tick {self._saving.tick} is still being written, so none is "
                 f"taken now: raise checkpoint.every, or use a faster disk"
@@ -58,9 +59,16 @@ class Keeper:
         if self._saving is not None:
             self._complain(self._saving.tick, f"writing it took longer than {seconds:g} s")
 
+    def note_score(self, tick: int, score: float) -> None:
+        """An evaluation of the checkpoint of this tick, which is on the disk by now, or is not at all."""
+        try:
+            self._checkpoints.set_score(tick, score)
+        except (SidewaysError, OSError) as error:
+            self._warn(f"the score of the checkpoint of tick {tick} could not be noted: {error}")
+
     def _complain(self, tick: int, reason: str) -> None:
         self.failed += 1
-        self._warn(f"the checkpoint of tick {tick} could not be kept, the training goes on without it: {reason}")
+        self._warn(f"the checkpoint of tick {tick} could not be kept: {reason}. Only it is lost")
 
 
 class _Saving:
@@ -83,6 +91,6 @@ class _Saving:
         try:
             pending.answers()
             checkpoints.commit(part, position)
-        except (SidewaysError, OSError) as error:
-            self.error = str(error)
+        except Exception as error:  # whatever it is, it must be told, and only the checkpoint is lost
+            self.error = str(error) or type(error).__name__
             checkpoints.abandon(part)

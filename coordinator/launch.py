@@ -13,6 +13,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.process import be_parent, complain
 
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
 
 def launch(stages: int, arguments: list[str]) -> int:
     """Run `python *arguments` in stages + 1 processes, of which rank 0 coordinates. Returns the exit code of the run.
@@ -36,12 +38,16 @@ def launch(stages: int, arguments: list[str]) -> int:
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
+        handlers = {number: signal.getsignal(number) for number in _HANDLED}
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except SignalException as stopped:
             return 128 + stopped.sigval
         except ChildFailedError as failed:
             return _explain(failed.failures)
+        finally:  # the launcher leaves its own behind
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return 0
 
 

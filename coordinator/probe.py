@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import Config
+from common.config import Config, Optimiser
 from common.control import Pending, Stages
 from common.errors import SidewaysError
 from common.models import build, part
@@ -30,7 +30,8 @@ class GradientProbe:
 
     def __init__(self, config: Config, classes: int, stages: Stages, origin: int) -> None:
         self._config, self._stages, self._origin = config, stages, origin
-        self._own = _build(config, classes)
+        plain = {"compile": False, "optimiser": Optimiser()}  # it never updates anything
+        self._own = _build(config.model_copy(update=plain), classes)
         self._pending: Pending | None = None
         self._frame = -1
         self._batch, self._target = Batch(config.frame_shape), Batch(config.frame_shape)

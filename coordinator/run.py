@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.control import Plan, Stages
+from common.control import WRITING, Plan, Stages
 from common.errors import DataError
 from common.models import build
 from common.models.check import check
@@ -34,12 +34,12 @@ from coordinator.monitor.inbox import Inbox, Report
 from coordinator.monitor.record import MODEL, RunDirectory, create
 from coordinator.monitor.totals import StageTotals, Totals
 from coordinator.probe import GradientProbe
-from coordinator.start import Start, find_start
+from coordinator.start import Start, find, go_on
 from coordinator.stop import Stop
 from coordinator.validation import Validation
 
 _GRACE_MS = 100
-_LAST_CHECKPOINT = 15.0  # seconds to finish writing one at the end; the launcher kills 30 s after a stop
+_HURRIED = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
 _LAST_PROBE = 30.0  # seconds
 
 
@@ -48,7 +48,7 @@ class Run:
 
     def __init__(self, config: Config, origin: str, stop: Stop, resume: Path | None = None) -> None:
         """`origin` is the run file's name; `resume` the run directory to go on with."""
-        self.config, self.origin, self.stop, self.resume = config, origin, stop, resume
+        self.config, self.stop, self.resume, self._run_file = config, stop, resume, origin
         self.started = time.monotonic()
         self.display = Display()
         self.totals = Totals([StageTotals() for _ in range(config.stages)], config.data.slots)
@@ -57,6 +57,7 @@ class Run:
         self.start = Start()
         self.tick = 0  # the next tick, and so the number of the next training frame
         self.train_seconds = 0.0
+        self._saved_tick = 0
         self.evaluation: Evaluation | None = None
         self.evaluated_tick: int | None = None  # the saved model may be older or newer than the last evaluation
 
@@ -70,16 +71,20 @@ class Run:
         model = build(self.config, classes, self.display.warn)
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         check(model, self.config, classes)  # what is wrong with it is told by one process, not by all
-        costs, split = self._split(classes)
+        for text in self.config.idle(self.planned):
+            self.display.warn(text)
+        self.directory = RunDirectory(self.resume or create(self.config, self._run_file))
+        checkpoints = Checkpoints(self.directory.path, self.config.checkpoint.keep)
+        found = find(checkpoints, self.config, shapes, self.planned, self.display.warn) if self.resume else None
+        costs, split = self._split(classes, found[1].split if found else None)
         config = self.config
-        self.directory = RunDirectory(self.resume or create(config, self.origin))
-        checkpoints = Checkpoints(self.directory.path, config.checkpoint.keep)
-        if self.resume is not None:
-            self.start = find_start(checkpoints, config, shapes, self.material, self.display.warn)
+        if found is not None:
+            self.start = go_on(*found, config, split, self.material, self.display.warn)
+            checkpoints.forget_after(self.start.tick)
         addresses = self.stages.configure(Plan(config, classes, tuple(split), self.planned, self.start.origin))
         self._restore()
         self.directory.save_config(config)
-        self.chronicle = Chronicle(config, self.display, self.directory, self.totals, self.planned)
+        self.chronicle = Chronicle(config, self.display, self.directory, self.totals, self.planned, self.start.tick)
         self.chronicle.partition(costs, split)
         self.keeper = Keeper(checkpoints, self.stages, self.display.warn)
         patience = 1.5 * config.network.deadline
@@ -90,10 +95,11 @@ class Run:
         probed = config.probe.every > 0
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
 
-    def _split(self, classes: int) -> tuple[list[BlockCost], list[int]]:
-        """Which blocks go to which stage, now in the configuration too."""
-        costs = self.stages.measure(self.config, classes)
-        split = self.config.split or balance([cost.milliseconds for cost in costs], self.config.stages)
+    def _split(self, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
+        """Which blocks go to which stage, now in the configuration too. `before`: in the run that is resumed."""
+        costs, stages = self.stages.measure(self.config, classes), self.config.stages
+        earlier = before if before is not None and len(before) == stages else None
+        split = self.config.split or earlier or balance([cost.milliseconds for cost in costs], stages)
         check_split(split, len(costs))
         self.config = self.config.model_copy(update={"split": split})
         self.display.split(costs, split)
@@ -103,24 +109,29 @@ class Run:
         """Go back to the checkpoint that the run starts from, if it does."""
         start = self.start
         if start.folder is not None:
-            self.stages.restore(start.folder.resolve(), start.tick, start.in_flight)
+            self.stages.restore(start.folder.resolve(), start.tick, start.in_flight, start.optimiser)
             self.directory.forget_from(start.tick)
-            self.tick, self.train_seconds = start.tick, start.seconds
+            self.tick = self.totals.tick = self._saved_tick = start.tick
+            self.train_seconds = start.seconds
             self.display.say(str(start))
 
     # ---- the phases
 
     def train_and_evaluate(self) -> None:
         """The whole training, with evaluations and checkpoints between; or as much as the wish to stop allows."""
-        every = self.config
         while self.tick < self.planned and not self.stop.signal:
             self._train(self._next_pause())
-            if self._due(every.evaluate_every):
+            evaluating = self._due(self.config.evaluate_every)
+            if evaluating:
                 self._save_model()  # before anything else can go wrong
-            score = self._evaluate() if self._due(every.evaluate_every) else None
-            if score is not None or self._due(every.checkpoint.every):
-                self._save_checkpoint(score)
-        self.keeper.finish(_LAST_CHECKPOINT, self.inbox.poll)
+            if evaluating or self._due(self.config.checkpoint.every):
+                self._save_checkpoint(worth_waiting=evaluating)
+            if evaluating:
+                self._evaluate()
+        if self._saved_tick < self.tick:  # asked to stop since it was last due
+            self._save_model()
+            self._save_checkpoint(worth_waiting=True)
+        self._finish_checkpoint()
         if self.probe is not None and not self.stop.signal:
             self.probe.finish(_LAST_PROBE, self.inbox.poll)
             self._tell_probe(self.probe)
@@ -178,30 +189,39 @@ class Run:
         if found is not None:
             self.chronicle.probe(found)
 
-    def _evaluate(self) -> float | None:
-        """Every frame of the validation clips forward through the frozen pipeline. Returns a score, more is better."""
+    def _evaluate(self) -> None:
+        """Every frame of the validation clips forward through the frozen pipeline."""
         val = self.material.val
         if val is None or self.stop.signal:
-            return None
+            return
         self.display.begin("evaluating", -(-val.frames // self.config.data.slots))
         scores = self.validation.run(self.material.open_evaluation(), self.display.evaluated)
         if scores is None:
-            return None
+            return
         self.evaluation, self.evaluated_tick = judge(scores, self.config.task), self.tick
         classes = self.material.train.classes
         self.chronicle.evaluation(self.tick, self.train_seconds, self.evaluation, scores.pictures, classes)
-        return self.evaluation.top1 if self.evaluation.mse is None else -self.evaluation.mse
+        score = self.evaluation.score
+        if score is not None:
+            self._finish_checkpoint()
+            self.keeper.note_score(self.tick, score)
 
     def _progress(self, report: Report) -> None:
         self.chronicle.progress(report)
 
     def _save_model(self) -> None:
         self.directory.save_model(self.stages.export(), self.config, self.material.train.classes)
+        self._saved_tick = self.tick
 
-    def _save_checkpoint(self, score: float | None) -> None:
+    def _save_checkpoint(self, worth_waiting: bool) -> None:
+        """Take a checkpoint; one `worth_waiting` for is not left out because the last is still being written."""
+        if worth_waiting:
+            self._finish_checkpoint()
         places, clips = self.course.places(), self.material.fingerprint
-        made = Position.of(self.config, self.tick, self.start.origin, places, clips, self.train_seconds, score)
-        self.keeper.save(made)
+        self.keeper.save(Position.of(self.config, self.tick, self.start.origin, places, clips, self.train_seconds))
+
+    def _finish_checkpoint(self) -> None:
+        self.keeper.finish(_HURRIED if self.stop.signal else WRITING, self.inbox.poll)
 
     # ---- afterwards
 
@@ -240,5 +260,5 @@ class Run:
             "failed_checkpoints": self.keeper.failed,
         }
         if self.config.task != "classify":
-            summary["val_mse"] = evaluation.mse
+            summary["val_mse"] = evaluation.mse if evaluation.score is not None else None  # JSON has no NaN
         return summary | self.material.summary()

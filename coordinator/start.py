@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import SidewaysError
-from coordinator.checkpoint import Checkpoints
+from coordinator.checkpoint import Checkpoints, Position
 from coordinator.course import Places
 from coordinator.material import Material, Tell
 
@@ -21,6 +21,7 @@ class Start:
         places: in the clips; None: at their beginning.
         folder: the checkpoint; None for a new run.
         in_flight: what was under way in the pipeline still fits, so that it goes on as if nothing had happened.
+        optimiser: its state still fits.
     """
 
     tick: int = 0
@@ -29,19 +30,21 @@ class Start:
     places: Places | None = None
     folder: Path | None = None
     in_flight: bool = False
+    optimiser: bool = False
 
     def __str__(self) -> str:
         how = "with all that was in flight" if self.in_flight else "and the pipeline warms up again"
         return f"resumed from {self.folder} at tick {self.tick}, {how}"
 
 
-def find_start(
-    checkpoints: Checkpoints, config: Config, shapes: dict[str, tuple[int, ...]], material: Material, warn: Tell
-) -> Start:
-    """At the newest good checkpoint; each that is refused is told with its reason.
+def find(
+    checkpoints: Checkpoints, config: Config, shapes: dict[str, tuple[int, ...]], planned: int, warn: Tell
+) -> tuple[Path, Position]:
+    """The newest good checkpoint; each that is refused is told with its reason.
 
     Args:
         shapes: of the whole model's parameters and buffers, by name.
+        planned: ticks of the whole training.
 
     Raises:
         SidewaysError: there is none, or the run has done all its ticks.
@@ -51,13 +54,26 @@ def find_start(
         warn(f"refused: {reason}")
     if folder is None or position is None:
         raise SidewaysError(f"{checkpoints.run} has no checkpoint to go on from: train anew, without --resume")
-    if position.tick >= material.planned:
-        done = f"{checkpoints.run} has done its {position.tick} ticks of {material.planned}"
+    if position.tick >= planned:
+        done = f"{checkpoints.run} has done its {position.tick} ticks of {planned}"
         raise SidewaysError(f"{done}: raise ticks, or epochs, by --set")
+    return folder, position
+
+
+def go_on(folder: Path, position: Position, config: Config, split: list[int], material: Material, warn: Tell) -> Start:
+    """What of a checkpoint a run with this configuration can take over."""
     same_clips = position.clips == material.fingerprint and len(position.places) == config.data.slots
     if not same_clips:
         warn("the clips or slots are not those of the checkpoint: every slot begins anew")
-    assert config.split is not None
-    in_flight = position.fits(config, config.split)
-    origin = position.origin if in_flight else position.tick
-    return Start(position.tick, origin, position.seconds, position.places if same_clips else None, folder, in_flight)
+    if not position.same_optimiser(config):
+        warn("the optimiser is not the checkpoint's: its state begins anew")
+    in_flight = same_clips and position.fits(config, split)
+    return Start(
+        tick=position.tick,
+        origin=position.origin if in_flight else position.tick,
+        seconds=position.seconds,
+        places=position.places if same_clips else None,
+        folder=folder,
+        in_flight=in_flight,
+        optimiser=position.same_optimiser(config),
+    )

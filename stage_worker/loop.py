@@ -84,6 +84,7 @@ class Loop:
         self.probe = Probe()
         self.compute = 0.0  # seconds in the model since last zeroed
         self.model_cpu = 0.0  # of which this thread was on a CPU
+        self._one_thread = torch.get_num_threads() == 1  # else the model's other threads cannot be told from ours
 
     def run(self, first: int) -> None:
         """Train from tick `first` until `self.last`."""
@@ -142,11 +143,13 @@ class Loop:
 
     def _start(self) -> None:
         self.compute -= time.perf_counter()
-        self.model_cpu -= time.thread_time()
+        if self._one_thread:
+            self.model_cpu -= time.thread_time()
 
     def _stop(self) -> None:
         self.compute += time.perf_counter()
-        self.model_cpu += time.thread_time()
+        if self._one_thread:
+            self.model_cpu += time.thread_time()
 
     # ---- figures for the reports
 
@@ -159,7 +162,7 @@ class Loop:
             "send_wait_seconds": sum(port.waited for port in ports.senders),
             "data_wait_seconds": ports.data_wait,
             "bytes": sum(port.bytes for port in ports.senders),
-            "model_cpu_seconds": self.model_cpu,
+            "model_cpu_seconds": self.model_cpu if self._one_thread else None,
         }
 
     def clear(self) -> None:

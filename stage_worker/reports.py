@@ -141,7 +141,7 @@ class Reporter:
             **loop.summary(),
         }
         model_cpu = summary.pop("model_cpu_seconds", None)
-        if model_cpu is not None and torch.get_num_threads() == 1:  # else the model's threads cannot be told from ours
+        if model_cpu is not None:
             summary["outside_cpu_seconds"] = time.process_time() - self._cpu - model_cpu
         return summary | self._loss_summary(stage)
 

@@ -113,15 +113,15 @@ class StageService:
         self.loop = self.built.loop(self.reporter)
         return self.built.addresses
 
-    def do_restore(self, folder: Path, tick: int, in_flight: bool) -> None:
+    def do_restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
         """Become what the stage was at a checkpoint."""
         assert self.built is not None
-        snapshot.restore(self.built, folder, tick, in_flight)
+        snapshot.restore(self.built, folder, tick, in_flight, optimiser)
 
     def do_snapshot(self, folder: Path, tick: int) -> None:
         """Copy the state, and begin to write it."""
         assert self.built is not None
-        state = snapshot.take(self.built, tick, self.built.origin)
+        state = snapshot.take(self.built, tick)
         self._writer = snapshot.Writer(state, folder, self.built.groups.checkpoint if self.built.groups else None)
 
     def do_train(self, first: int) -> None:

@@ -31,14 +31,14 @@ from stage_worker.links import Receiver
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
-def take(built: Assembly, tick: int, origin: int) -> dict[str, Tensor]:
-    """Copies, on the CPU, of all that ticks from `tick` on depend on. The pipeline began empty at tick `origin`."""
+def take(built: Assembly, tick: int) -> dict[str, Tensor]:
+    """Copies, on the CPU, of all that ticks from `tick` on depend on."""
     stage = built.stage
     found = {f"model.{name}": value for name, value in stage.blocks.state_dict().items()}
     found |= stage.updater.state()
     found |= {_edge(way, stage): port.waiting(tick) for way, port in _edges(built) if port.expects(tick)}
     if built.targets is not None:
-        first = max(origin, tick - (stage.config.stages - 1)) if not stage.config.exact else tick
+        first = max(built.origin, tick - (stage.config.stages - 1)) if not stage.config.exact else tick
         built.targets.gather(first, tick, tick)
         for (phase, frame), (frames, clips) in built.targets.aside.items():
             if phase == 0:
@@ -95,44 +95,53 @@ def _first_line(error: BaseException) -> str:
     return f"{hint}{type(cause).__name__}: {line}"
 
 
-def restore(built: Assembly, folder: Path, tick: int, in_flight: bool) -> None:
+def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
     """Make the stage what it was at `tick`.
 
     Args:
         in_flight: also what was under way on the edges; else the pipeline begins empty, and warms up again.
+        optimiser: also its state; else it begins anew.
 
     Raises:
-        PeerError: the checkpoint cannot be read.
+        PeerError: the checkpoint cannot be read, or does not fit.
     """
-    stage = built.stage
     try:
-        state = _read(built, folder, in_flight)
+        state = _read(built, folder, in_flight, optimiser)
+        _load(built, state, tick)
+        if in_flight:
+            _put_in_flight(built, state, tick)
     except Exception as error:
         raise PeerError(f"{folder} cannot be read: {_first_line(error)}") from error
-    own = {name: state[f"model.{name}"] for name in stage.blocks.state_dict()}
-    stage.blocks.load_state_dict(own)
+
+
+def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
+    """Weights and what updates them."""
+    stage = built.stage
+    stage.blocks.load_state_dict({name: state[f"model.{name}"] for name in stage.blocks.state_dict()})
     stage.updater.load(state)
-    stage.updater.ticks = tick
-    if not in_flight:
-        return
-    stage.updater.ticks, stage.updater.gathered, stage.updater.updates = state[_counters(stage)].tolist()
+    stage.updater.count(tick)
+    if _counters(stage) in state:
+        stage.updater.ticks, stage.updater.gathered, stage.updater.updates = state[_counters(stage)].tolist()
+
+
+def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     for way, port in _edges(built):
         if port.expects(tick):
-            port.put(tick, state[_edge(way, stage)])
+            port.put(tick, state[_edge(way, built.stage)])
     if built.targets is not None:
-        frames = [name for name in state if name.startswith("target.") and name.count(".") == 1]
-        for name in frames:
-            clips = state[f"{name}.clips"].numpy()
-            built.targets.aside[0, int(name.split(".")[1])] = state[name], clips
+        for name in [name for name in state if name.startswith("target.") and name.count(".") == 1]:
+            built.targets.aside[0, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
 
 
-def _read(built: Assembly, folder: Path, in_flight: bool) -> dict[str, Tensor]:
+def _read(built: Assembly, folder: Path, in_flight: bool, optimiser: bool) -> dict[str, Tensor]:
     reader = Reader(folder)
     entries = reader.read_metadata().state_dict_metadata
     state: dict[str, Tensor] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata) and _is_ours(name, built, in_flight)
+        if isinstance(entry, TensorStorageMetadata)
+        and _is_ours(name, built, in_flight)
+        and (optimiser or not name.startswith("optimiser."))
     }
     load(state, storage_reader=reader, no_dist=True)
     return state

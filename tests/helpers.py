@@ -38,7 +38,7 @@ def settings(videos: Path, **changes: Any) -> dict[str, Any]:
         "seed": 3,
         "data": {"train": str(videos / "train"), "slots": 3, "size": 16, "flip": 0.5},
         "optimiser": {"lr": 3e-3},
-        "report": {"losses": True, "every": 0.2},
+        "report": {"losses": True, "every": 0.2, "tensorboard": False},  # a second of imports for every run
         "network": {"deadline": 20},
     }
     for key, value in changes.items():

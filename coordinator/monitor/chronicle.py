@@ -22,12 +22,14 @@ _FIGURES = ("top1", "top5", "mean_class", "mse", "clips", "frames")
 class Chronicle:
     """Passes on reports, evaluations and probes."""
 
-    def __init__(self, config: Config, display: Display, directory: RunDirectory, totals: Totals, planned: int) -> None:
-        """`planned`: ticks of the whole training."""
+    def __init__(
+        self, config: Config, display: Display, directory: RunDirectory, totals: Totals, planned: int, first: int
+    ) -> None:
+        """`planned`: ticks of the whole training; `first`: the tick at which it begins, or goes on."""
         self._config, self._display, self._directory = config, display, directory
         self._totals, self._planned = totals, planned
         self._warned_of_loss = self._warned_of_disk = False
-        self.events = EventFiles(directory.path, display.warn) if config.report.tensorboard else None
+        self.events = EventFiles(directory.path, display.warn, first) if config.report.tensorboard else None
 
     def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
         """The blocks and their stages."""
@@ -59,7 +61,7 @@ class Chronicle:
     ) -> None:
         """An evaluation at `tick`, after `seconds` of training. pictures: see common.control.Scores."""
         figures = {f"val_{name}": getattr(evaluation, name) for name in _FIGURES}
-        figures = {name: value for name, value in figures.items() if value is not None}
+        figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
         self._directory.metric({"kind": "evaluation", "tick": tick, "train_seconds": round(seconds, 3), **figures})
         if self.events is not None:
             self.events.evaluation(tick, figures, evaluation.confusion, classes)

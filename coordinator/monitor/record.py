@@ -1,10 +1,12 @@
 """The run directory: the resolved configuration, metrics.jsonl, the exported model, summary.json."""
 
+import fcntl
 import json
+import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tomli_w
 from safetensors.torch import save_file
@@ -13,7 +15,7 @@ from torch import Tensor
 from common.config import Config
 from common.errors import SidewaysError
 
-CONFIG, METRICS, MODEL, SUMMARY = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json"
+CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json", ".lock"
 
 
 class RunDirectory:
@@ -27,10 +29,16 @@ class RunDirectory:
         """Open a directory, made by `create` or by an earlier run that is resumed."""
         self.path = path
         self.lost: str | None = None
+        self._lock = _lock(path)
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise _refusal(self.path, error) from error
+
+    def close(self) -> None:
+        """Nothing more is written here."""
+        self._metrics.close()
+        self._lock.close()
 
     def forget_from(self, tick: int) -> None:
         """A run is resumed at `tick`: what it had done beyond is done again."""
@@ -52,7 +60,7 @@ class RunDirectory:
     def metric(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         try:
-            self._metrics.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+            self._metrics.write(_json({"time": round(time.time(), 3), **line}) + "\n")
         except OSError as error:
             self.lost = str(error)
 
@@ -76,7 +84,7 @@ class RunDirectory:
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
-        self._write(SUMMARY, json.dumps(summary) + "\n")
+        self._write(SUMMARY, _json(summary) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         part = self.path / f"{name}.part"
@@ -85,6 +93,14 @@ class RunDirectory:
             os.replace(part, self.path / name)
         except OSError as error:
             raise _refusal(self.path, error) from error
+
+
+def _json(line: dict[str, Any]) -> str:
+    """JSON has no NaN and no infinity: null stands for them."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+    }
+    return json.dumps(finite)
 
 
 def _is_before(line: str, tick: int) -> bool:
@@ -110,6 +126,18 @@ def create(config: Config, origin: str) -> Path:
         except OSError as error:
             raise _refusal(path, error) from error
     raise SidewaysError(f"{config.runs} has a hundred runs named {name}: choose another name")
+
+
+def _lock(path: Path) -> IO[str]:
+    """Nobody else writes here as long as this file is open. Raises SidewaysError."""
+    try:
+        file = open(path / LOCK, "w", encoding="utf-8")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SidewaysError(f"another process is training in {path}: stop it first, or wait until it ends") from None
+    except OSError as error:
+        raise _refusal(path, error) from error
+    return file
 
 
 def _refusal(path: Path, error: Exception) -> SidewaysError:

@@ -23,12 +23,15 @@ _PICTURES = 8
 class EventFiles:
     """Writes scalars, tables and pictures; steps are ticks."""
 
-    def __init__(self, run: Path, warn: Callable[[str], None]) -> None:
-        """`run`: the run directory; `warn` is told, once, when nothing more can be written."""
+    def __init__(self, run: Path, warn: Callable[[str], None], first: int = 0) -> None:
+        """`run`: the run directory; `warn` is told, once, when nothing more can be written.
+
+        What earlier files hold of the ticks from `first` on is not shown any more: a resumed run does them again.
+        """
         self._warn = warn
         self._writer: Any = None
         self._given_up = False
-        self._try(lambda: self._open(run / FOLDER))
+        self._try(lambda: self._open(run / FOLDER, first))
 
     def progress(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl: every number in it becomes a scalar `stage i/name` (without `stage`: `run/name`)."""
@@ -66,11 +69,11 @@ class EventFiles:
         self._try(lambda: self._writer.close())
         self._given_up = True
 
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Path, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only here needed
 
         _silence_its_thread()
-        self._writer = SummaryWriter(str(folder), flush_secs=10)
+        self._writer = SummaryWriter(str(folder), flush_secs=10, purge_step=first or None)
 
     def _scalars(self, where: str, figures: Mapping[str, Any], tick: int) -> None:
         for name, value in figures.items():

@@ -236,9 +236,7 @@ class _Slot:
         if self._chunk is None:
             self._next = None
             return None
-        self._pixels = self._await(
-            self._chunk.pixels, patience
-        )  # first: a scaler serves one thread at a time
+        self._pixels = self._await(self._chunk.pixels, patience)  # first: a scaler serves one thread at a time
         self._next = self._pool.submit(next, self._chunks, None)
         return self._chunk
 

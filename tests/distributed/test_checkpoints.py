@@ -15,7 +15,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.helpers import Background, environment, gone, settings, sideways, write_run_file
+from tests.helpers import (
+    Background,
+    backpropagation_run,
+    config_of,
+    environment,
+    gone,
+    reference_run,
+    settings,
+    sideways,
+    write_run_file,
+)
 
 STRAIGHT = 200
 
@@ -90,21 +100,28 @@ def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path,
 @pytest.mark.parametrize(
     "changes",
     [
-        {"task": "predict", "model": "autoencoder", "ahead": 3, "rule__every": 3, "optimiser__ema": 0.9},
-        {"algorithm": "1f1b", "data__slots": 6, "data__val": "val"},
+        {
+            "task": "predict",
+            "model": "autoencoder",
+            "ahead": 3,
+            "rule__every": 3,
+            "optimiser__ema": 0.9,
+            "data__slots": 3,
+        },
+        {"algorithm": "1f1b", "data__slots": 6, "evaluate_every": 30},
     ],
     ids=["predict", "1f1b"],
 )
 def test_what_else_is_under_way_is_kept_too(videos: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Targets whose frames still climb, gradients gathered for an update, the average, an evaluation in between."""
-    if "data__val" in changes:
-        changes = {**changes, "data__val": str(videos / "val"), "evaluate_every": 30}
-    small = {"model_args": {"width": 4}, "data__size": 16, **changes}
-    whole = train(tmp_path / "whole", tree_of(videos, **small))
-    half = train(tmp_path / "half", tree_of(videos, **small, ticks=100))
-    resume(tmp_path / "half", "--set", f"ticks={STRAIGHT}")
-    assert losses_of(half) == losses_of(whole)
-    assert same_model(half, whole)
+    small = {"model_args": {"width": 4}, "data__size": 16, "stages": 3, "name": "it", **changes}
+    run = backpropagation_run if "algorithm" in changes else reference_run
+    losses, parameters = run(config_of(videos, **small, ticks=STRAIGHT))
+    half = train(tmp_path, tree_of(videos, **small, data__val=str(videos / "val"), ticks=100))
+    resume(tmp_path, "--set", f"ticks={STRAIGHT}")
+    assert losses_of(half) == losses
+    model = load_file(half / "model.safetensors")
+    assert all(torch.equal(model[name], parameters[name]) for name in parameters)
 
 
 def test_bad_checkpoints_are_refused_with_their_reason_and_the_one_before_is_used(
@@ -137,13 +154,24 @@ def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path)
     complete = sideways("train", "--resume", "runs/it", cwd=tmp_path)
     assert complete.returncode == 1
     assert "has done its 200 ticks of 200: raise ticks" in complete.stderr
-    shutil.rmtree(tmp_path / "runs" / "it" / "checkpoints")
-    empty = sideways("train", "--resume", "runs/it", cwd=tmp_path)
-    assert empty.returncode == 1
-    assert "has no checkpoint to go on from" in empty.stderr
 
 
-@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path / "runs" / "it")
+    other = ["optimiser.name=RMSprop", "optimiser.lr=0.0", "precision=bfloat16", "ticks=210", "optimiser.ema=0.999"]
+    done = resume(tmp_path, *(part for setting in other for part in ("--set", setting)))
+    told = " ".join(done.stderr.split())
+    assert "the optimiser is not the checkpoint's: its state begins anew" in told
+    assert "at tick 200, and the pipeline warms up again" in told
+    assert same_model(tmp_path / "runs" / "it", straight)
+
+
+def test_a_checkpoint_at_the_end_waits_for_the_one_before_it(videos: Path, tmp_path: Path) -> None:
+    run = train(tmp_path, tree_of(videos, model_args={"width": 4}, data__size=16, ticks=51, checkpoint__every=50))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["0000000050", "0000000051"]
+
+
+@pytest.mark.parametrize("stages", [2])
 def test_another_number_of_stages_takes_over_every_weight(
     videos: Path, straight: Path, tmp_path: Path, stages: int
 ) -> None:
@@ -162,7 +190,7 @@ def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Pa
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    tree = tree_of(videos, model_args={"width": 4}, data__size=16, ticks=120, report__tensorboard=False)
+    tree = tree_of(videos, model_args={"width": 4}, data__size=16, ticks=120)
     run_file = write_run_file(tmp_path / "run.toml", tree)
     command = [sys.executable, "-m", "coordinator", "train", str(run_file)]
     done = subprocess.run(
@@ -170,7 +198,7 @@ def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stderr.split())
-    assert "the checkpoint of tick 50 could not be kept, the training goes on without it" in told
+    assert "the checkpoint of tick 50 could not be kept" in told
     assert "File too large" in told or "the disk took no more bytes" in told
     summary = json.loads((tmp_path / "runs/it/summary.json").read_text())
     assert summary["ticks"] == 120

@@ -11,14 +11,25 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from common.config import parse
+from common.errors import SidewaysError
 from coordinator.checkpoint import Checkpoints, Position
+from coordinator.start import find
 
 MODEL: dict[str, Tensor] = {"model.a.weight": torch.arange(6.0).view(2, 3), "model.a.steps": torch.tensor(7)}
 SHAPES: dict[str, tuple[int, ...]] = {"a.weight": (2, 3), "a.steps": ()}
 
 
 def position(tick: int, score: float | None = None, **changes: object) -> Position:
-    known = {"origin": 0, "stages": 2, "split": [1, 1], "algorithm": "sideways", "task": "classify", "ahead": 1}
+    known = {
+        "origin": 0,
+        "precision": "float32",
+        "optimiser": "[]",
+        "stages": 2,
+        "split": [1, 1],
+        "algorithm": "sideways",
+        "task": "classify",
+        "ahead": 1,
+    }
     rest = {"frame_shape": [1, 3, 8, 8], "places": [(0, 5)], "clips": "abc", "seconds": 1.5, "score": score}
     return Position(tick=tick, **{**known, **rest, **changes})  # type: ignore[arg-type]
 
@@ -149,3 +160,54 @@ class Evil:
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return Path.touch, (self.path,)
+
+
+def test_what_claims_to_be_later_displaces_nothing_good(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    keep(checkpoints, position(60))
+    for tick in (80, 100):
+        (keep(checkpoints, position(tick)) / "__0_0.distcp").write_bytes(b"")
+    again = Checkpoints(tmp_path, keep=2)
+    keep(again, position(60))  # pruned above, as if only refused ones were newer
+    again.forget_after(60)
+    for tick in (65, 70):
+        keep(again, position(tick))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*[0-9]")) == ["0000000065", "0000000070"]
+    assert len(list((tmp_path / "checkpoints").glob("*.refused"))) == 2
+
+
+def test_a_score_can_be_noted_later(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    keep(checkpoints, position(10))
+    checkpoints.set_score(10, 0.5)
+    checkpoints.set_score(99, 0.7)  # of one that could not be kept
+    keep(checkpoints, position(20))
+    assert ticks(tmp_path) == [10, 20]
+    found, _, refused = checkpoints.newest(SHAPES)
+    assert found is not None
+    assert refused == []
+    keep(checkpoints, position(30))
+    checkpoints.set_score(30, 0.6)
+    assert ticks(tmp_path) == [30]
+
+
+@pytest.mark.parametrize("fields", [{"files": [1]}, {"places": "x"}, {"tick": "many"}, {"unknown": 1}])
+def test_a_malformed_position_is_refused(tmp_path: Path, fields: dict[str, object]) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    path = keep(checkpoints, position(10))
+    tree = json.loads((path / "position.json").read_text())
+    (path / "position.json").write_text(json.dumps({**tree, **fields}))
+    found, _, refused = checkpoints.newest(SHAPES)
+    assert (found is None) == (fields != {"unknown": 1})
+    assert all("position.json cannot be read" in reason for reason in refused)
+
+
+def test_a_run_without_checkpoints_cannot_go_on(tmp_path: Path) -> None:
+    config = parse({"ticks": 9, "data": {"train": "."}}, "test")
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(SidewaysError, match="has no checkpoint to go on from"):
+        find(checkpoints, config, SHAPES, 9, lambda text: None)
+    keep(checkpoints, position(9))
+    with pytest.raises(SidewaysError, match="has done its 9 ticks of 9: raise ticks"):
+        find(checkpoints, config, SHAPES, 9, lambda text: None)
+    assert find(checkpoints, config, SHAPES, 10, lambda text: None)[1].tick == 9

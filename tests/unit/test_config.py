@@ -74,3 +74,40 @@ def test_a_resolved_configuration_reads_back_the_same(stages: int, slots: int, s
     config = parse({**tree, "data": {"train": "v", "slots": slots}}, "test")
     dumped = config.model_dump(mode="json", exclude_none=True)
     assert Config.model_validate(dumped) == config
+
+
+def test_settings_that_do_nothing_are_told() -> None:
+    tree = {"ticks": 10, "data": {"train": ".", "slots": 4}, "stages": 2}
+    given = {**tree, "ahead": 2, "micro_batches": 2, "optimiser": {"warmup": 10}}
+    told = " ".join(parse(given, "test").idle(10))
+    assert all(name in told for name in ("ahead", "micro_batches", "optimiser.warmup"))
+    assert "label_smoothing" in parse({**tree, "task": "autoencode", "label_smoothing": 0.1}, "test").idle(10)[0]
+    assert parse(tree, "test").idle(10) == []
+    assert parse({**given, "task": "predict", "algorithm": "gpipe"}, "test").idle(100) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"algorithm": "gpipe", "micro_batches": 3}, "cannot be cut into 3 micro-batches"),
+        ({"algorithm": "1f1b", "micro_batches": 1}, "1f1b needs at least as many micro_batches as stages"),
+        ({"algorithm": "backprop", "probe": {"every": 5}}, "probe.every measures Sideways"),
+        ({"optimiser": {"steps": [0.7, 0.2]}}, "must be rising shares"),
+        ({"data": {"sources": ["/dev/video0"], "slots": 4}}, "data.sources have no labels"),
+        ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),
+    ],
+)
+def test_settings_that_contradict_each_other(change: dict[str, object], said: str) -> None:
+    tree = {"ticks": 10, "data": {"train": ".", "slots": 4}, "stages": 2, **change}
+    with pytest.raises(ConfigError, match=said):
+        parse({key: value for key, value in tree.items() if value is not None}, "test")
+
+
+def test_a_split_for_another_number_of_stages_is_measured_anew(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('ticks = 1\nstages = 3\nsplit = [1, 2, 3]\n[data]\ntrain = "."\n')
+    assert load(file).split == [1, 2, 3]
+    assert load(file, ["stages=2"]).split is None
+    assert load(file, ["stages=2", "split=[3,3]"]).split == [3, 3]
+    with pytest.raises(ConfigError, match="must name at least one block for each of the 3 stages"):
+        load(file, ["split=[6]"])

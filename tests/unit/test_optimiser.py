@@ -73,7 +73,8 @@ def test_gradients_are_clipped_to_a_norm() -> None:
     before = [value.detach().clone() for value in model.parameters()]
     updater = Updater(model, Optimiser(**SGD | {"clip": 0.5}), 1, 0, 1)  # type: ignore[arg-type]
     step(model, updater, 1)
-    moved = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(model.parameters(), before, strict=True)))
+    pairs = zip(model.parameters(), before, strict=True)
+    moved = math.sqrt(sum(float((a.detach() - b).square().sum()) for a, b in pairs))
     assert moved == pytest.approx(0.1 * 0.5, rel=1e-4)
 
 
@@ -134,3 +135,15 @@ def test_a_stage_without_parameters_has_nothing_to_update() -> None:
     assert updater.rate is None
     assert updater.state() == {}
     updater.load({"optimiser.other": Tensor()})
+
+
+def test_an_average_that_is_only_now_asked_for_begins_with_the_weights() -> None:
+    model = blocks()
+    updater = Updater(model, Optimiser(**SGD | {"ema": 0.9999}), 1, 0, 1)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)  # as if other weights had been loaded since
+    updater.load({})
+    weights = [value.detach().clone() for value in model.parameters()]
+    updater.swap_average()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
