@@ -63,8 +63,9 @@ def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos
     assert found
     for probe in found:
         top = probe["stages"][-1]
-        assert top["cosine"] == pytest.approx(1, abs=1e-9)
-        assert top["norm_ratio"] == pytest.approx(1, abs=1e-9)
+        # of two gathered gradients the second is found by subtracting the first, which rounds in float32
+        assert top["cosine"] == pytest.approx(1, abs=1e-5)
+        assert top["norm_ratio"] == pytest.approx(1, abs=1e-5)
     # rows of another clip are gated away: a gradient may be nothing at all, and is then compared with nothing
     assert any(row["cosine"] is not None and row["cosine"] < 0.999 for probe in found for row in probe["stages"][:-1])
     assert all(row["smoothness"] > 0 for probe in found for row in probe["stages"] if row["smoothness"] is not None)

@@ -154,6 +154,15 @@ def test_an_index_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> 
     assert (tmp_path / "ran").exists()
 
 
+def test_an_attribute_of_anything_but_the_indexs_enumeration_is_refused(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    part = checkpoints.begin(10)
+    (part / ".metadata").write_bytes(b"cbuiltins\ngetattr\n(ctorch\nSize\nV__class__\ntR.")
+    checkpoints.commit(part, position(10))
+    _, _, refused = checkpoints.newest(SHAPES)
+    assert "asks for an attribute of" in refused[0]
+
+
 class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path
