@@ -139,8 +139,9 @@ class Updater:
 
     def swap_average(self) -> None:
         """Exchange the weights and their average, if there is one: before an evaluation, and again after it."""
-        for parameter, index in zip(self._parameters, range(len(self._average)), strict=False):
-            parameter.data, self._average[index] = self._average[index], parameter.data
+        for index, average in enumerate(self._average):
+            parameter = self._parameters[index]
+            self._average[index], parameter.data = parameter.data, average
 
     # ---- checkpoints
 

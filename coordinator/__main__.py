@@ -12,7 +12,7 @@ import typer
 from common.config import load
 from common.errors import ConfigError, SidewaysError
 from common.process import ALLOCATOR, note_parent
-from coordinator.tools import tools
+from coordinator.tools import Json, Settings, tools
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -21,9 +21,7 @@ app = typer.Typer(
 app.add_typer(tools)
 
 RunFile = Annotated[Path, typer.Argument(help="run file (TOML), see examples/")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="override: section.key=value; may be repeated")]
 Resume = Annotated[Path | None, typer.Option(help="go on with this run directory, from its newest checkpoint")]
-Json = Annotated[bool, typer.Option("--json", help="print the summary as one last line on standard output")]
 
 
 @app.command()
@@ -53,15 +51,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train the same run with several algorithms, one after another; write a table and a picture of them."""
-    from coordinator.compare import check_algorithms
-
-    chosen = check_algorithms(algorithms)
-    load(run_file, settings)
+    config = load(run_file, settings)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from coordinator import compare as comparison
+    from coordinator import compare as comparison  # torch takes seconds to import: a wrong setting is told before
 
+    chosen = comparison.check_algorithms(algorithms)
     folder, outcomes, code = comparison.compare(run_file, settings or [], chosen)
-    comparison.show(folder, outcomes, load(run_file, settings), as_json)
+    comparison.show(folder, outcomes, config, as_json)
     raise SystemExit(code)
 
 

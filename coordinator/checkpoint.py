@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from common.checkpoint_reader import Reader
 from common.config import Config
 from common.errors import SidewaysError
-from coordinator.course import Places
+from coordinator.stream.base import Places
 
 FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".refused", 1
 
@@ -36,7 +36,6 @@ class Position:
 
     tick: int
     origin: int
-    stages: int
     split: list[int]
     algorithm: str
     task: str
@@ -58,7 +57,6 @@ class Position:
         return Position(
             tick=tick,
             origin=origin,
-            stages=config.stages,
             split=config.split,
             algorithm=config.algorithm,
             task=config.task,

@@ -7,25 +7,13 @@ waits for  the stream
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Config
 from common.packet import NO_CLIP
-
-Places = list[tuple[int, int]]  # per slot: the entry that it plays, and how many of its frames are played
-
-
-class Frames(Protocol):
-    """What a stream does for a course."""
-
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
-        """Write the next frame of every slot; False when all have run out."""
-
-    def places(self) -> Places:
-        """Where every slot is."""
+from coordinator.stream.base import Places, Stream
 
 
 class Batch:
@@ -53,7 +41,7 @@ class Step:
 class Course:
     """Batches one after another, some of them read ahead."""
 
-    def __init__(self, stream: Frames, config: Config, ends: bool) -> None:
+    def __init__(self, stream: Stream, config: Config, ends: bool) -> None:
         """`ends`: the stream does (evaluation); then the last step is known as such when it comes."""
         self._stream = stream
         self._ahead = config.ahead if config.task == "predict" else 0

@@ -7,10 +7,10 @@ from typing import Any
 
 from common.config import Config
 from common.schedule import Schedule
-from coordinator.course import Places
-from coordinator.stream.base import Mishaps, Stream
+from coordinator.stream.base import Mishaps, Places, Stream
 from coordinator.stream.clips import Clips, collect
-from coordinator.stream.open import open_stream
+from coordinator.stream.live import Live
+from coordinator.stream.slots import Slots
 
 Tell = Callable[[str], None]
 
@@ -46,17 +46,19 @@ class Material:
 
     def open_training(self, start: Places | None) -> Stream:
         """The training stream, from its beginning or from the places of an earlier one."""
-        return self._open(self.train, True, self._mismatch, start)
+        config, patience = self._config, self._config.network.deadline
+        if config.data.live:
+            return self._opened(Live(config.data, config.seed, patience, self._meanwhile, start))
+        clips, meanwhile = self.train.clips, self._meanwhile
+        return self._opened(Slots(clips, config.data, config.seed, True, self._mismatch, patience, meanwhile, start))
 
     def open_evaluation(self) -> Stream:
         """Every validation clip once."""
         assert self.val is not None
-        return self._open(self.val, False, 0, None)
+        config, patience = self._config, self._config.network.deadline
+        return self._opened(Slots(self.val.clips, config.data, config.seed, False, 0, patience, self._meanwhile))
 
-    def _open(self, clips: Clips, train: bool, mismatch: int, start: Places | None) -> Stream:
-        config = self._config
-        patience = config.network.deadline
-        stream = open_stream(clips.clips, config.data, config.seed, train, mismatch, patience, self._meanwhile, start)
+    def _opened(self, stream: Stream) -> Stream:
         self._mishaps.append(stream.mishaps)
         return stream
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from common.config import Config
 from common.errors import SidewaysError
 from coordinator.checkpoint import Checkpoints, Position
-from coordinator.course import Places
 from coordinator.material import Material, Tell
+from coordinator.stream.base import Places
 
 
 @dataclass(frozen=True)

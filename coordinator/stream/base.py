@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+Places = list[tuple[int, int]]  # per slot: the entry that it plays, and how many of its frames are played
+
 _REASONS_KEPT = 20
 
 
@@ -55,7 +57,7 @@ class Stream(Protocol):
             DataError: nothing can be decoded, or nothing has come for too long.
         """
 
-    def places(self) -> list[tuple[int, int]]:
+    def places(self) -> Places:
         """Of each slot the clip id that it plays and how many of its frames `fill` has handed out."""
 
     def close(self) -> None:

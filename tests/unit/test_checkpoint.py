@@ -24,7 +24,6 @@ def position(tick: int, score: float | None = None, **changes: object) -> Positi
         "origin": 0,
         "precision": "float32",
         "optimiser": "[]",
-        "stages": 2,
         "split": [1, 1],
         "algorithm": "sideways",
         "task": "classify",

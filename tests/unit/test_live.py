@@ -14,12 +14,13 @@ import av
 import numpy as np
 import pytest
 
-from common.config import Data
+from common.config import Data, parse
 from common.errors import DataError
 from coordinator.course import Batch
+from coordinator.material import Material
 from coordinator.stream.live import Live
-from coordinator.stream.open import open_stream
 from coordinator.stream.slots import Slots
+from tests.conftest import write_clip
 
 _PATIENT = 30.0
 
@@ -98,8 +99,7 @@ def playing(
     """A stream of them, and a batch for it; all is closed at the end."""
     sources = [camera if isinstance(camera, str) else camera.url for camera in cameras]
     settings = Data(sources=sources, slots=slots, size=16, channels=1, **{"source_timeout": 2, **data})
-    stream = open_stream([], settings, 0, True, patience=patience, start=start)
-    assert isinstance(stream, Live)
+    stream = Live(settings, 0, patience, start=start)
     try:
         yield stream, Batch((slots, 1, 16, 16))
     finally:
@@ -216,10 +216,10 @@ def test_a_silent_peer_hangs_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_played_decides_the_kind_of_stream(tmp_path: Path) -> None:
-    data = Data(sources=["gone.mp4"], slots=1)
-    live = open_stream([], data, 0, True)
-    live.close()
-    assert isinstance(live, Live)
-    evaluation = open_stream([], data, 0, False)
-    evaluation.close()
-    assert isinstance(evaluation, Slots)
+    write_clip(tmp_path / "x.mp4", 5)
+    data = {"sources": ["gone.mp4"], "slots": 1, "size": 16, "val": str(tmp_path)}
+    config = parse({"task": "autoencode", "ticks": 1, "stages": 1, "data": data}, "test")
+    material = Material(config, lambda text: None, lambda: None)
+    for stream, kind in ((material.open_training(None), Live), (material.open_evaluation(), Slots)):
+        stream.close()
+        assert isinstance(stream, kind)
