@@ -2,27 +2,30 @@
 
     python benchmarks/stream.py [--json] [--threads 1] [--data FOLDER]
 
-Both sides decode the same files, every frame of them, with the same number of decoding threads (FFmpeg itself uses one
-thread a file on both sides).
+All sides decode the same files, every frame of them, with the same number of decoding threads, or, of the product,
+processes (FFmpeg itself uses one thread a file).
 
 bare      PyAV: open, demux and decode every frame of every file; the frames are dropped as they are, in the file's own
           pixel format and size: nothing is converted, resized or copied. Threads take the files from one queue.
+pixels    the same, and each frame's to_ndarray(format="rgb24"): what a user of PyAV does to have its pixels.
 product   the product's own Slots: open, demux, decode, convert to RGB, resize, and for a training clip a random crop
           and flip; batches of 16 slots; the product's Feeder over ZeroMQ (TCP, loopback) to the product's Inlet in
           another process, which checks and takes them. Without --size the short side stays as it is, so that nothing is
           saved by shrinking.
 
-Rounds of the two alternate within the run; medians are compared. A product round is a fixed number of ticks of one
+Rounds of the three alternate within the run; medians are compared. A product round is a fixed number of ticks of one
 endless stream, so clips are opened and ended within it as in training.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -44,9 +47,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="*", help="folders of videos; default: the shared ones, or drawn")
     parser.add_argument("--size", type=int, help="pixels that the product plays; default: the files' short side")
     arguments = parser.parse_args()
-    from common.process import take_turns
+    from common.process import ALLOCATOR
 
-    take_turns()  # as the coordinator does
+    if not ALLOCATOR.keys() <= os.environ.keys():  # the coordinator's own, and the stages'
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**ALLOCATOR, **os.environ})  # noqa: S606
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for root in arguments.data or _folders(Path(folder)):
@@ -59,11 +63,11 @@ def main() -> None:
 
 def _print(row: dict[str, Any], first: bool) -> None:
     if first:
-        print("data              pixels     threads  bare frames/s  product frames/s  ratio (bar 0.85)")
+        print("data              size       threads   bare  pixels  product  product/bare (aim 0.85)  product/pixels")
     pixels = f"{row['width']}x{row['height']}"
     print(
-        f"{row['data']:<17} {pixels:<10} {row['threads']:>7} {row['bare']:>14.0f} {row['product']:>17.0f} "
-        f"{row['ratio']:>6.2f}"
+        f"{row['data']:<17} {pixels:<10} {row['threads']:>7} {row['bare']:>6.0f} {row['pixels']:>7.0f} "
+        f"{row['product']:>8.0f} {row['ratio']:>24.2f} {row['ratio_to_pixels']:>15.2f}"
     )
 
 
@@ -92,7 +96,7 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
     short = size or min(said.width, said.height)
     data = Data(train=root, slots=SLOTS, size=short, flip=0.5, threads=threads)
     paths = [clip.path for clip in clips]
-    bare, product = [], []
+    bare, pixels, product = [], [], []
     with Product(clips, data) as stream:
         frames, seconds = decode(paths, threads)  # warms up the disk's cache, and sizes the rounds
         share = max(1, round(SECONDS / seconds))
@@ -101,6 +105,8 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
         for _ in range(ROUNDS):
             frames, seconds = decode(paths * share, threads)
             bare.append(frames / seconds)
+            frames, seconds = decode(paths * share, threads, pixels=True)
+            pixels.append(frames / seconds)
             product.append(ticks * SLOTS / stream.play(ticks))
     return {
         "data": root.name,
@@ -109,28 +115,30 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
         "size": short,
         "threads": threads,
         "bare": round(median(bare), 1),
+        "pixels": round(median(pixels), 1),
         "product": round(median(product), 1),
         "ratio": round(median(product) / median(bare), 4),
+        "ratio_to_pixels": round(median(product) / median(pixels), 4),
         "rounds": ROUNDS,
         "ticks": ticks,
     }
 
 
-def decode(paths: list[Path], threads: int) -> tuple[int, float]:
+def decode(paths: list[Path], threads: int, pixels: bool = False) -> tuple[int, float]:
     """Frames of the files, and seconds that bare PyAV takes for them."""
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
-        frames = sum(pool.map(_decode, paths))
+        frames = sum(pool.map(partial(_decode, pixels=pixels), paths))
     return frames, time.perf_counter() - start
 
 
-def _decode(path: Path) -> int:
+def _decode(path: Path, pixels: bool) -> int:
     import av
 
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        return sum(1 for _ in container.decode(stream))
+        return sum(1 for frame in container.decode(stream) if not pixels or len(frame.to_ndarray(format="rgb24")))
 
 
 class Product:

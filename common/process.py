@@ -18,8 +18,8 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": s
 def take_turns() -> None:
     """Let Python's threads take turns ten times as often as usual.
 
-    Decoding threads come back from FFmpeg thousands of times a second; each time, whoever holds the interpreter may
-    keep them waiting that long.
+    Threads that decode live sources come back from FFmpeg thousands of times a second; each time, whoever holds the
+    interpreter may keep them waiting that long.
     """
     sys.setswitchinterval(0.0005)
 

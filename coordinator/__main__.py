@@ -102,6 +102,8 @@ def join(
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings about peers that end
     if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
+        if not ALLOCATOR.keys() <= os.environ.keys():  # torchrun knows nothing of it; read once, at the start
+            os.execve(sys.executable, [sys.executable, "-m", "coordinator", *sys.argv[1:]], {**ALLOCATOR, **os.environ})  # noqa: S606
         run_file = _resumed(run_file, resume)
         from coordinator.member import main as coordinate
 

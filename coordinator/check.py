@@ -144,7 +144,8 @@ def _decode(clip: Clip, data: Data) -> Finding:
         files = frame_files(clip.path, data.frame_files, clip.pictures)
         _describe(finding, clip, data)
         for chunk in read(clip.path, data.stride, data.short_side, data.channels, fps=data.fps, frame_files=files):
-            frames = (middle(chunk, data.size)(chunk).flatten(1) / 255 - data.mean) / data.std
+            pixels = torch.from_numpy(middle(chunk, data.size)(chunk))
+            frames = (pixels.flatten(1) / 255 - data.mean) / data.std
             finding.frames += len(frames)
             both = frames if last is None else torch.cat([last, frames])
             change = (both[1:] - both[:-1]).norm(dim=1) / both[1:].norm(dim=1).clamp(min=1e-6)

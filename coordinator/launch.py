@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from common.process import be_parent, complain
+from common.process import ALLOCATOR, be_parent, complain
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -22,6 +22,7 @@ def launch(stages: int, arguments: list[str]) -> int:
     The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
     """
     be_parent()
+    os.environ.update({**ALLOCATOR, **os.environ})
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a restart finds the dead group's addresses
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder:

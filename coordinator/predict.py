@@ -106,8 +106,8 @@ def _scores(trained: Trained, video: Path) -> Iterator[Tensor]:
     """Softmax, float64 [n, classes], chunk by chunk."""
     data = trained.data
     for frames in read(video, data.stride, data.short_side, data.channels, fps=data.fps):
-        cropped = middle(frames, data.size)(frames)
-        yield trained(cropped.contiguous()).double().softmax(1)
+        cropped = torch.from_numpy(middle(frames, data.size)(frames))
+        yield trained(cropped).double().softmax(1)
 
 
 def timeline(seen: Seen) -> list[Stretch]:

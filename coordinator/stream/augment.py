@@ -6,18 +6,21 @@ generator, which decoding threads would share with each other and with everythin
 draws nothing, so that switching one on leaves runs without it as they are.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from common.config import Data
-from common.vision import v2
 from coordinator.stream.scaler import Picture
+
+if TYPE_CHECKING:
+    from torch import Tensor  # imported where it is needed: decoders start without it
 
 _TRIES = 10  # as torchvision's RandomResizedCrop
 
@@ -43,27 +46,36 @@ class Augment:
         factors = (self.brightness, self.contrast, self.saturation, self.hue)
         return (self.height, self.width) == (self.size, self.size) and factors == (1, 1, 1, 0)
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        """uint8 [n, channels, height, width] → uint8 [n, channels, size, size]."""
-        return torch.from_numpy(np.ascontiguousarray(self.view(frames)))
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 [n, channels, height, width] → uint8 [n, channels, size, size], dense."""
+        return np.ascontiguousarray(self.view(frames))
 
-    def view(self, frames: Tensor) -> NDArray[np.uint8]:
+    def view(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The same, not dense: a plain cut costs nothing until it is copied to where it belongs."""
         cut = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
-        pixels: NDArray[np.uint8] = (cut if self.plain else self._computed(cut)).numpy()
+        pixels = cut if self.plain else self._computed(cut)
         return pixels[..., ::-1] if self.mirrored else pixels
 
-    def cut(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
-        """The same of frames that are not dense yet, each channel [size, size], views where that is enough."""
+    def write(self, pictures: Sequence[Picture], out: NDArray[np.uint8]) -> None:
+        """The same of frames that are not dense yet, to where they belong: uint8 [≥ n, channels, size, size]."""
         if not self.plain:
-            return [list(frame) for frame in self.view(torch.from_numpy(np.array(pictures)))]
+            out[: len(pictures)] = self.view(np.array(pictures))
+            return
         rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-        if not self.mirrored:
-            return [[channel[rows, columns] for channel in picture] for picture in pictures]
-        return [[channel[rows, columns][:, ::-1] for channel in picture] for picture in pictures]
+        for picture, place in zip(pictures, out, strict=False):
+            for channel, pixels in zip(picture, place, strict=True):
+                if self.mirrored:
+                    _mirror(channel[rows, columns], pixels)
+                else:
+                    pixels[:] = channel[rows, columns]
 
-    def _computed(self, frames: Tensor) -> Tensor:
+    def _computed(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        import torch
+
+        from common.vision import v2
+
         does = v2.functional
+        frames: Tensor = torch.from_numpy(np.ascontiguousarray(pixels))
         if (self.height, self.width) != (self.size, self.size):
             frames = does.resize(frames, [self.size, self.size], antialias=True)
         if self.brightness != 1:
@@ -72,7 +84,16 @@ class Augment:
             frames = does.adjust_contrast(frames, self.contrast)
         if self.saturation != 1:
             frames = does.adjust_saturation(frames, self.saturation)
-        return does.adjust_hue(frames, self.hue) if self.hue else frames
+        frames = does.adjust_hue(frames, self.hue) if self.hue else frames
+        return frames.numpy()
+
+
+def _mirror(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Copy rows turned round: up to 8 pixels at once, as words whose order and whose bytes' order are reversed."""
+    word = math.gcd(pixels.shape[1], 8)
+    if pixels.strides[1] != 1:  # turned by a quarter: its rows are no words
+        word = 1
+    out.view(f">u{word}")[:] = pixels.view(f"<u{word}")[:, ::-1]
 
 
 def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augment:
@@ -89,7 +110,7 @@ def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augme
     return Augment(top, left, height, width, data.size, mirrored, **factors, hue=hue)
 
 
-def middle(frames: Tensor, size: int) -> Augment:
+def middle(frames: NDArray[np.uint8], size: int) -> Augment:
     """The middle of the frames as it is, for evaluation."""
     return centre(frames.shape[-2:], size)
 

@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import av
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from common.config import Data
 from common.errors import DataError
@@ -111,11 +109,11 @@ class _Source:
     def __init__(self, name: str, data: Data, mishaps: Mishaps, news: threading.Condition) -> None:
         self.shown = re.sub(r"//[^/@]*@", "//…@", name)  # without user and password
         self.trouble = "nothing has come yet"
-        self.taken: Tensor | None = None  # what fill plays: [1, channels, height, width]
+        self.taken: NDArray[np.uint8] | None = None  # what fill plays: [1, channels, height, width]
         self.taken_from = 0
         self.stop = threading.Event()
         self._name, self._data, self._mishaps, self._news = name, data, mishaps, news
-        self._newest: Tensor | None = None
+        self._newest: NDArray[np.uint8] | None = None
         self._count = self._count_taken = 0
         self._connection = 0
         self._alive_until = float("inf")  # the first attempt may take what it takes
@@ -153,18 +151,18 @@ class _Source:
             pause = _FIRST_PAUSE if self._count > before else min(2 * pause, _LONGEST_PAUSE)
             self.stop.wait(pause)
 
-    def _frames(self) -> Iterator[Tensor]:
+    def _frames(self) -> Iterator[NDArray[np.uint8]]:
         """[1, channels, height, width] uint8, from opening the source until it ends."""
         data, timeout = self._data, self._data.source_timeout
         with opened(self._name, data.source_format, data.source_options, (timeout, timeout)) as container:
             scaler = None
             for frame in container.decode(video_stream(container)):
                 scaler = scaler or Scaler(frame, data.short_side, data.channels)
-                yield torch.from_numpy(np.array(scaler(frame)))[None]
+                yield np.array(scaler(frame))[None]
                 if self.stop.is_set():
                     return
 
-    def _publish(self, frame: Tensor) -> None:
+    def _publish(self, frame: NDArray[np.uint8]) -> None:
         with self._news:
             if self._connection == 0 or self.trouble:
                 self._connection += 1

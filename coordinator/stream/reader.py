@@ -7,8 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from common.errors import DataError
 from coordinator.stream.probe import opened, pictures, reason, video_stream
@@ -16,7 +15,7 @@ from coordinator.stream.scaler import Scaler
 from coordinator.stream.seek import place
 from coordinator.stream.timing import resample
 
-CHUNK = 16  # frames decoded at a time
+CHUNK = 16  # frames handed on at a time
 _FAR = 256  # frames of the file; skipping more is worth an index of it
 
 
@@ -30,12 +29,11 @@ def read(
     skip: int = 0,
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
-) -> Iterator[Tensor]:
+) -> Iterator[NDArray[np.uint8]]:
     """Chunks [n ≤ CHUNK, channels, height, width] of uint8: `decode`, as pixels. Raises DataError as it does."""
-    for scaler, frames in decode(
-        path, stride, short_side, channels, fps=fps, skip=skip, limit=limit, frame_files=frame_files
-    ):
-        yield torch.from_numpy(np.array([scaler(frame) for frame in frames]))
+    decoded = decode(path, stride, short_side, channels, fps=fps, skip=skip, limit=limit, frame_files=frame_files)
+    while chunk := [scaler(frame) for scaler, frame in islice(decoded, CHUNK)]:
+        yield np.array(chunk)
 
 
 def decode(
@@ -48,8 +46,8 @@ def decode(
     skip: int = 0,
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
-) -> Iterator[tuple[Scaler, list[av.VideoFrame]]]:
-    """Up to CHUNK frames at a time, as they are, and what makes upright pixels of them, the short side resized.
+) -> Iterator[tuple[Scaler, av.VideoFrame]]:
+    """Each frame as it is, and what makes upright pixels of it, the short side resized.
 
     All frames get the size of the file's first one, whatever comes later in it.
 
@@ -74,9 +72,8 @@ def decode(
                 return
             scaler = Scaler(first, short_side, channels)
             scaler(first)  # tells of a format that cannot be converted
-            frames = islice(frames, limit)
-            while chunk := list(islice(frames, CHUNK)):
-                yield scaler, chunk
+            for frame in islice(frames, limit):
+                yield scaler, frame
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{path}: {reason(error)}") from error
 

@@ -49,8 +49,8 @@ def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_hand(config: Config, video: Path) -> torch.Tensor:
     """Softmax of every frame, float64 [n, classes], with nothing of the code under test."""
     data, model = config.data, build(config, 3).eval()
-    frames = torch.cat(list(read(video, data.stride, data.short_side, data.channels)))
-    frames = middle(frames, data.size)(frames)
+    pixels = np.concatenate(list(read(video, data.stride, data.short_side, data.channels)))
+    frames = torch.from_numpy(middle(pixels, data.size)(pixels))
     with torch.no_grad():
         return model((frames / 255 - data.mean) / data.std).double().softmax(1)
 
@@ -268,8 +268,8 @@ def test_frames_are_compared_with_the_frame_they_stand_for(tmp_path: Path, video
     scores, _ = assess.score(trained, assess.find_clips(trained, data), data)
     errors = []
     for clip in collect(config.data, "val", labelled=False).clips:
-        frames = torch.cat(list(read(clip.path, 1, config.data.short_side, 3)))
-        x = trained.normalised(middle(frames, config.data.size)(frames))
+        frames = np.concatenate(list(read(clip.path, 1, config.data.short_side, 3)))
+        x = trained.normalised(torch.from_numpy(middle(frames, config.data.size)(frames)))
         with torch.no_grad():
             y = trained.module(x)
         errors.append(float((y[: len(x) - ahead] - x[ahead:]).pow(2).mean()))

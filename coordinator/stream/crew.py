@@ -1,0 +1,183 @@
+"""The decoding processes of a stream, from the coordinator's side: started, listened to, and replaced when one dies.
+
+When a process dies, a new one goes on for its slots behind the last chunks that came: nothing is lost or played twice.
+It was decoding for the first of the halves that it had still to fill. A file that two processes die of is left out.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from common.errors import DataError
+from common.process import ALLOCATOR
+from coordinator.stream.base import Mishaps, Places
+from coordinator.stream.news import Begun, Ended, Filled, Grant, Mishap, News
+from coordinator.stream.player import Job
+from coordinator.stream.ring import HALVES, Ring
+
+_SLICE = 0.2  # seconds
+_REPLACEMENTS = 10  # of one stream; more, and something else is wrong than a few bad files
+
+
+class Crew:
+    """`data.threads` processes; slot s belongs to number s mod data.threads."""
+
+    def __init__(
+        self,
+        job: Job,
+        places: Places,
+        hear: Callable[[Filled | Ended], None],
+        mishaps: Mishaps,
+        patience: float,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        """`hear` gets what is filled or ended while `listen` or `grant` runs; the rest: see Slots."""
+        self.ring = Ring(job.data)
+        self._job, self._hear, self._mishaps = job, hear, mishaps
+        self._patience, self._meanwhile = patience, meanwhile
+        self._places = places.copy()  # behind the last chunk that came
+        self._replaced = 0
+        self._suspects: set[Path] = set()
+        self._files: dict[int, Path] = {}  # that the slots play
+        members = min(job.data.threads, job.data.slots)
+        self._members = [_Member(range(number, job.data.slots, members)) for number in range(members)]
+        for member in self._members:
+            member.due = [(slot, half) for half in range(HALVES) for slot in member.slots]
+            member.start(job, self._places, self.ring)
+
+    def grant(self, slot: int, half: int) -> None:
+        """Have the half filled with what the slot plays after what was granted before, from the next `send` on."""
+        self._members[slot % len(self._members)].due.append((slot, half))
+
+    def send(self) -> None:
+        """Tell the processes what was granted, having heard them: one that waits to be heard would not listen."""
+        for member in self._members:
+            if member.due:
+                try:
+                    self._drain(member)
+                    member.send()
+                except (EOFError, OSError):
+                    self._replace(member)
+
+    def listen(self, slot: int) -> None:
+        """Hear from the slot's process, at least one piece of news.
+
+        Raises DataError: none has come for too long, or processes keep dying.
+        """
+        member = self._members[slot % len(self._members)]
+        end = time.monotonic() + self._patience
+        try:
+            while not member.connection.poll(_SLICE):
+                self._meanwhile()
+                if time.monotonic() > end:
+                    busy_with = self._busy_with(member) or "a decoding process"
+                    raise DataError(
+                        f"{busy_with} took longer than {self._patience:g} s to decode: is the disk or the stream stuck?"
+                    )
+            self._take(member, member.connection.recv())
+        except (EOFError, OSError):
+            self._replace(member)
+
+    def close(self) -> None:
+        """End the processes; they hold nothing that is needed."""
+        for member in self._members:
+            member.end()
+        self.ring.close()
+
+    def _take(self, member: "_Member", news: News) -> None:
+        if isinstance(news, Begun):
+            self._survived(news.slot)
+            self._files[news.slot] = news.path
+        elif isinstance(news, Mishap):
+            self._mishaps.add(news.kind, news.reason)
+        else:
+            slot, _ = member.granted.popleft()
+            assert slot == news.slot, "a process fills what it was granted in the order in which it was"
+            if isinstance(news, Filled):
+                self._places[slot] = news.clip, news.before + news.frames
+                self._survived(slot)
+            self._hear(news)
+
+    def _replace(self, member: "_Member") -> None:
+        """Go on with a new process behind what the dead one has said."""
+        with suppress(EOFError, OSError):
+            self._drain(member)  # what it said before it died still counts
+        ending = member.end()
+        self._replaced += 1
+        if self._replaced > _REPLACEMENTS:
+            raise DataError(
+                f"a decoding process ended with {ending}, as {_REPLACEMENTS} of this stream did before: "
+                f"is memory short, or the disk failing?"
+            )
+        file = self._busy_with(member)
+        if file in self._suspects:
+            self._mishaps.add("skipped", f"{file}: two processes that decoded it died, the last by {ending}")
+            self._job.hopeless.add(file)
+        elif file is not None:
+            self._suspects.add(file)
+        for slot in member.slots:
+            self._files.pop(slot, None)
+        member.start(self._job, self._places, self.ring)
+
+    def _survived(self, slot: int) -> None:
+        """What the slot has played so far has done no harm."""
+        if slot in self._files:
+            self._suspects.discard(self._files[slot])
+
+    def _busy_with(self, member: "_Member") -> Path | None:
+        """The file that it decodes."""
+        return self._files.get(member.granted[0][0]) if member.granted else None
+
+    def _drain(self, member: "_Member") -> None:
+        while member.connection.poll():
+            self._take(member, member.connection.recv())
+
+
+class _Member:
+    """One process, and what it was told.
+
+    Attributes:
+        granted: the halves that it has still to fill, in their order.
+        due: those that it has still to be told of.
+    """
+
+    def __init__(self, slots: range) -> None:
+        self.slots = slots
+        self.granted: deque[Grant] = deque()
+        self.due: list[Grant] = []
+        self.connection: Connection
+        self._process: subprocess.Popen[bytes]
+
+    def start(self, job: Job, places: Places, ring: Ring) -> None:
+        """Start it, where its slots' places are."""
+        self.connection, theirs = Pipe()
+        passed = theirs.fileno(), ring.file
+        command = [sys.executable, "-m", "coordinator.stream.decoder", *map(str, passed)]
+        environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
+        theirs.close()
+        self.granted, self.due = deque(), [*self.granted, *self.due]
+        with suppress(OSError):  # it has died at once: heard when it is listened to
+            self.connection.send((job, [places[slot] for slot in self.slots]))
+            self.send()
+
+    def send(self) -> None:
+        """Tell it what is due."""
+        due, self.due = self.due, []
+        self.granted += due
+        self.connection.send(due)
+
+    def end(self) -> str:
+        """End it, if it has not ended. Returns how it did."""
+        self._process.kill()
+        self.connection.close()
+        code = self._process.wait()
+        return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -1,0 +1,117 @@
+"""Decoding processes that die or hang: the stream goes on as if nothing had been, or says what to do."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from common.config import Data
+from common.errors import DataError
+from coordinator.course import Batch
+from coordinator.stream.clips import Clip, find
+from coordinator.stream.ring import HALVES, Ring, chunk_of
+from coordinator.stream.slots import Slots
+from tests.conftest import write_clip
+
+DATA = Data(train=Path(), slots=3, size=16, flip=0.5)
+
+
+def decoders() -> list[psutil.Process]:
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "coordinator.stream.decoder" in child.cmdline()]
+
+
+def play(slots: Slots, ticks: int, kill_at: tuple[int, ...] = ()) -> list[bytes]:
+    batch, seen = Batch((3, 3, 16, 16)), []
+    for tick in range(ticks):
+        if tick in kill_at:
+            decoders()[0].kill()
+        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        seen.append(b"".join(array.tobytes() for array in (batch.frames, batch.clips, batch.labels)))
+    return seen
+
+
+def test_a_killed_process_is_replaced_and_nothing_is_lost(videos: Path) -> None:
+    clips = find(videos / "train", "*", 1).clips
+    undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True)
+    expected = play(undisturbed, 150)
+    undisturbed.close()
+    assert play(disturbed, 150, kill_at=(0, 50, 100)) == expected
+    disturbed.close()
+    assert disturbed.mishaps.skipped == 0
+    assert not decoders()
+
+
+def test_a_file_that_two_processes_die_of_is_left_out(tmp_path: Path) -> None:
+    """A named pipe stands for it: opening it takes for ever, and meanwhile the process is killed."""
+    good = write_clip(tmp_path / "good.mp4", 12)
+    deadly = tmp_path / "deadly.mp4"
+    os.mkfifo(deadly)
+
+    def kill() -> None:
+        if slots._crew._busy_with(slots._crew._members[0]) == deadly:
+            decoders()[0].kill()
+
+    data = DATA.model_copy(update={"threads": 1})
+    slots = Slots([Clip(deadly, 0, 12), Clip(good, 0, 12)], data, 0, train=True, meanwhile=kill)
+    play(slots, 60)
+    slots.close()
+    assert slots.mishaps.skipped > 1
+    assert "deadly.mp4: two processes that decoded it died, the last by signal SIGKILL" in slots.mishaps.reasons[0]
+
+
+def test_processes_that_always_die_end_the_run_with_a_sentence(videos: Path) -> None:
+    slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
+    batch = Batch((3, 3, 16, 16))
+
+    def play_on() -> None:
+        while True:
+            for process in decoders():
+                process.kill()
+            slots.fill(batch.frames, batch.clips, batch.labels)
+
+    with pytest.raises(DataError, match="ended with signal SIGKILL, as 10 of this stream did before"):
+        play_on()
+    slots.close()
+
+
+def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stuck.mp4")
+    slots = Slots([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True, patience=1.0)
+    batch = Batch((3, 3, 16, 16))
+    with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1 s to decode"):
+        slots.fill(batch.frames, batch.clips, batch.labels)
+    slots.close()
+
+
+def test_they_end_with_their_coordinator(videos: Path) -> None:
+    slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
+    play(slots, 3)
+    processes = decoders()
+    assert len(processes) == 2
+    for member in slots._crew._members:
+        member.connection.close()  # as the kernel does when the coordinator dies
+    end = time.monotonic() + 10
+    while decoders():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    slots.close()
+
+
+def test_the_ring_has_room_for_every_slot_and_bounds_its_memory() -> None:
+    ring = Ring(DATA)
+    rooms = [ring.room(slot, half) for slot in range(3) for half in range(HALVES)]
+    for number, room in enumerate(rooms):
+        room[:] = number + 1
+    assert [int(room.max()) for room in rooms] == [int(room.min()) for room in rooms] == list(range(1, 7))
+    assert not ring.pixels[ring.black].any()
+    other = Ring(DATA, os.dup(ring.file))
+    assert np.array_equal(other.pixels, ring.pixels)
+    ring.close()
+    other.close()
+    assert chunk_of(DATA) == 32
+    assert chunk_of(Data(train=Path(), slots=64, size=112)) == 27
+    assert chunk_of(Data(train=Path(), slots=256, size=224)) == 4
