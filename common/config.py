@@ -187,6 +187,25 @@ class Report(Section):
     tensorboard: bool = Field(True, description="write TensorBoard's event files into the run directory")
 
 
+class Recovery(Section):
+    """What a run does about misfortune."""
+
+    restarts: int = Field(
+        5, ge=0, le=1000, description="times an hour that a run which lost a process goes on from its last checkpoint"
+    )
+    divergence: Literal["stop", "rollback"] = Field(
+        "stop", description="a loss that is NaN or too high ends the run, or it goes on from a checkpoint before that"
+    )
+    highest_loss: float = Field(1e4, gt=0, description="mean loss of a report above which the training has diverged")
+    slower: float = Field(0.5, gt=0, le=1, description="what a rollback multiplies the learning rate by")
+
+    @model_validator(mode="after")
+    def _rollback_restarts(self) -> "Recovery":
+        if self.divergence == "rollback" and not self.restarts:
+            raise ValueError("a rollback starts all processes anew: set recovery.restarts to 1 or more")
+        return self
+
+
 class Config(Section):
     """A run. `stages` layer groups learn `task` with `model` from `data` for `ticks` ticks or `epochs` epochs."""
 
@@ -217,6 +236,7 @@ class Config(Section):
     report: Report = Report()
     probe: Probe = Probe()
     checkpoint: Checkpoint = Checkpoint()
+    recovery: Recovery = Recovery()
 
     @property
     def exact(self) -> bool:

@@ -1,12 +1,18 @@
 """Errors meant for the person at the terminal: a sentence that says what is wrong and what to do."""
 
+from typing import ClassVar
+
 
 class SidewaysError(RuntimeError):
-    """Something the user can act on. Printed without a traceback; the process exits with 1."""
+    """Something the user can act on. Printed without a traceback; the process exits with `code`."""
+
+    code: ClassVar[int] = 1
 
 
 class ConfigError(SidewaysError):
-    """A setting is unknown, wrong or contradicts another. The process exits with 2."""
+    """A setting is unknown, wrong or contradicts another."""
+
+    code = 2
 
 
 class DataError(SidewaysError):
@@ -14,4 +20,6 @@ class DataError(SidewaysError):
 
 
 class PeerError(SidewaysError):
-    """Another process of the run died, stalled or said something it must not."""
+    """Another process of the run died, stalled or said something it must not: from a checkpoint it may go on."""
+
+    code = 3

@@ -12,6 +12,7 @@ import typer
 from common.config import load
 from common.errors import ConfigError, SidewaysError
 from common.process import ALLOCATOR, note_parent
+from coordinator.again import Trace
 from coordinator.tools import Json, Settings, tools
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def train(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
 
-    raise SystemExit(launch(config.stages, _join_arguments(run_file, resume, settings, as_json)))
+    raise SystemExit(launch(config, _join_arguments(run_file, resume, settings, as_json)))
 
 
 @app.command()
@@ -107,7 +108,12 @@ def join(
         run_file = _resumed(run_file, resume)
         from coordinator.member import main as coordinate
 
-        coordinate(load(run_file, settings), str(run_file), resume, as_json)
+        config = load(run_file, settings)
+        left = Trace(config.runs).find()
+        if left is not None:
+            resume = left  # its own run file has all settings, and the split that was measured
+            config = load(left / "run.toml") if (left / "run.toml").is_file() else config
+        coordinate(config, str(run_file), resume, as_json)
     else:
         # a program of its own: the allocator reads its environment once, at the start
         os.execve(sys.executable, [sys.executable, "-m", "stage_worker"], {**ALLOCATOR, **os.environ})  # noqa: S606
@@ -136,7 +142,7 @@ def main() -> None:
         app()
     except SidewaysError as error:
         print(f"sideways: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+        raise SystemExit(error.code) from None
 
 
 if __name__ == "__main__":

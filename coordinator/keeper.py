@@ -21,7 +21,7 @@ class Keeper:
 
     def __init__(self, checkpoints: Checkpoints, stages: Stages, warn: Callable[[str], None]) -> None:
         self.failed = 0
-        self._checkpoints, self._stages, self._warn = checkpoints, stages, warn
+        self.checkpoints, self._stages, self._warn = checkpoints, stages, warn
         self._saving: _Saving | None = None
 
     def save(self, position: Position) -> None:
@@ -35,12 +35,12 @@ class Keeper:
             return
         self.look()
         try:
-            part = self._checkpoints.begin(position.tick)
+            part = self.checkpoints.begin(position.tick)
         except OSError as error:
             self._complain(position.tick, str(error))
             return
         pending = self._stages.snapshot(part.resolve(), position.tick)
-        self._saving = _Saving(self._checkpoints, part, position, pending)
+        self._saving = _Saving(self.checkpoints, part, position, pending)
 
     def look(self) -> None:
         """Take notice of one that has ended."""
@@ -62,7 +62,7 @@ class Keeper:
     def note_score(self, tick: int, score: float) -> None:
         """An evaluation of the checkpoint of this tick, which is on the disk by now, or is not at all."""
         try:
-            self._checkpoints.set_score(tick, score)
+            self.checkpoints.set_score(tick, score)
         except (SidewaysError, OSError) as error:
             self._warn(f"the score of the checkpoint of tick {tick} could not be noted: {error}")
 

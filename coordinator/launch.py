@@ -5,26 +5,62 @@ import os
 import signal
 import sys
 import tempfile
+import time
+from collections import deque
+from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from common.config import Config
+from common.errors import PeerError
 from common.process import ALLOCATOR, be_parent, complain
+from coordinator.again import LAUNCH, RESTARTS
+from coordinator.reaper import killing_the_stopped
 
+_HOUR = 3600.0  # seconds
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def launch(stages: int, arguments: list[str]) -> int:
+def launch(config: Config, arguments: list[str]) -> int:
     """Run `python *arguments` in stages + 1 processes, of which rank 0 coordinates. Returns the exit code of the run.
 
-    The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
+    When a process is lost, all are started anew, and go on from the last checkpoint.
     """
     be_parent()
     os.environ.update({**ALLOCATOR, **os.environ})
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a restart finds the dead group's addresses
+    os.environ[LAUNCH] = uuid4().hex
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    budget = Budget(config.recovery.restarts)
+    handlers = {number: signal.getsignal(number) for number in _HANDLED}
+    try:
+        for attempt in count():
+            os.environ[RESTARTS] = str(attempt)
+            try:
+                with killing_the_stopped():
+                    _attempt(config.stages, arguments)
+                return 0
+            except ChildFailedError as failed:
+                code = _explain(failed.failures)
+                if not (_may_go_on(failed.failures) and budget.take(attempt)):
+                    return code
+            except SignalException as stopped:
+                return 128 + stopped.sigval
+        raise AssertionError("counting does not end")
+    finally:  # the launcher leaves its own behind
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _attempt(stages: int, arguments: list[str]) -> None:
+    """One group of processes, from its start to its end.
+
+    The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
+    """
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -35,21 +71,37 @@ def launch(stages: int, arguments: list[str]) -> int:
             rdzv_endpoint=str(Path(folder) / "rendezvous"),
             rdzv_configs={"store_type": "file"},
             local_addr="127.0.0.1",
-            max_restarts=0,
+            max_restarts=0,  # which failures are worth another attempt, and how many, is decided here
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
-        handlers = {number: signal.getsignal(number) for number in _HANDLED}
-        try:
-            elastic_launch(config, sys.executable)(*arguments)
-        except SignalException as stopped:
-            return 128 + stopped.sigval
-        except ChildFailedError as failed:
-            return _explain(failed.failures)
-        finally:  # the launcher leaves its own behind
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    return 0
+        elastic_launch(config, sys.executable)(*arguments)
+
+
+class Budget:
+    """Restarts that are left in any hour."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: deque[float] = deque()
+
+    def take(self, attempt: int) -> bool:
+        """Whether there may be another, which is then counted and told."""
+        now = time.monotonic()
+        while self._taken and self._taken[0] < now - _HOUR:
+            self._taken.popleft()
+        if len(self._taken) >= self._most:
+            if self._most:
+                complain(f"this was restart {attempt}, and recovery.restarts allows {self._most} an hour: giving up")
+            return False
+        self._taken.append(now)
+        complain(f"starting all processes anew, to go on from the last checkpoint (restart {attempt + 1})")
+        return True
+
+
+def _may_go_on(failures: dict[int, ProcessFailure]) -> bool:
+    """Whether processes were only lost: killed, or left by those that were. An error would come again."""
+    return all(failure.exitcode < 0 or failure.exitcode == PeerError.code for failure in failures.values())
 
 
 def _explain(failures: dict[int, ProcessFailure]) -> int:
@@ -58,11 +110,11 @@ def _explain(failures: dict[int, ProcessFailure]) -> int:
     who = "the coordinator" if rank == 0 else f"stage {rank - 1}"
     if first.exitcode < 0:
         complain(
-            f"{who} (pid {first.pid}) was killed by {signal.Signals(-first.exitcode).name}, so the run ended; "
-            f"start it again, with more memory if nobody killed it on purpose"
+            f"{who} (pid {first.pid}) was killed by {signal.Signals(-first.exitcode).name}, so all processes ended; "
+            f"give it more memory if nobody killed it on purpose"
         )
         return 1
-    return first.exitcode
+    return 1 if first.exitcode == PeerError.code else first.exitcode
 
 
 def _rank_of_guilt(failure: ProcessFailure, failures: dict[int, ProcessFailure]) -> tuple[bool, bool, int]:

@@ -37,7 +37,7 @@ def main(config: Config, origin: str, resume: Path | None, as_json: bool) -> Non
     except SidewaysError as error:
         _clear(run)
         complain(str(error))
-        exit_now(2 if isinstance(error, ConfigError) else 1)
+        exit_now(error.code)
     except BrokenPipeError:
         exit_now(1)  # nobody listens any more; all is saved
     except BaseException:

@@ -22,8 +22,10 @@ from common.errors import DataError
 from common.models import build
 from common.models.check import check
 from common.partition import BlockCost, balance, check_split
+from coordinator.again import Trace, restarts
 from coordinator.checkpoint import Checkpoints, Position
 from coordinator.course import Course, Step
+from coordinator.divergence import divergence, has_diverged, slower
 from coordinator.evaluate import Evaluation, judge
 from coordinator.feed import Feeder
 from coordinator.keeper import Keeper
@@ -58,6 +60,8 @@ class Run:
         self.tick = 0  # the next tick, and so the number of the next training frame
         self.train_seconds = 0.0
         self._saved_tick = 0
+        self._lost_at: float | None = None  # when an earlier attempt gave its last sign of life
+        self.recovery_seconds: float | None = None
         self.evaluation: Evaluation | None = None
         self.evaluated_tick: int | None = None  # the saved model may be older or newer than the last evaluation
 
@@ -74,8 +78,12 @@ class Run:
         for text in self.config.idle(self.planned):
             self.display.warn(text)
         self.directory = RunDirectory(self.resume or create(self.config, self._run_file))
+        again = restarts() > 0
+        self.trace = Trace(self.config.runs)
+        self.trace.leave(self.directory.path)
+        self._lost_at = self.directory.last_sign if again else None
         checkpoints = Checkpoints(self.directory.path, self.config.checkpoint.keep)
-        found = find(checkpoints, self.config, shapes, self.planned, self.display.warn) if self.resume else None
+        found = find(checkpoints, shapes, self.planned, again, self.display.warn) if self.resume else None
         costs, split = self._split(classes, found[1].split if found else None)
         config = self.config
         if found is not None:
@@ -108,9 +116,10 @@ class Run:
     def _restore(self) -> None:
         """Go back to the checkpoint that the run starts from, if it does."""
         start = self.start
+        if self.resume is not None:
+            self.directory.forget_from(start.tick)
         if start.folder is not None:
             self.stages.restore(start.folder.resolve(), start.tick, start.in_flight, start.optimiser)
-            self.directory.forget_from(start.tick)
             self.tick = self.totals.tick = self._saved_tick = start.tick
             self.train_seconds = start.seconds
             self.display.say(str(start))
@@ -119,6 +128,9 @@ class Run:
 
     def train_and_evaluate(self) -> None:
         """The whole training, with evaluations and checkpoints between; or as much as the wish to stop allows."""
+        if self.tick >= self.planned:  # a process was lost after the last tick
+            self._save_model()
+            self._evaluate()
         while self.tick < self.planned and not self.stop.signal:
             self._train(self._next_pause())
             evaluating = self._due(self.config.evaluate_every)
@@ -208,6 +220,21 @@ class Run:
 
     def _progress(self, report: Report) -> None:
         self.chronicle.progress(report)
+        if self._lost_at is not None:
+            self.recovery_seconds = round(time.time() - self._lost_at, 3)
+            self.chronicle.recovered(report["tick"], restarts(), self.recovery_seconds)
+            self._lost_at = None
+        if has_diverged(report, self.config.recovery):
+            self._diverged(report)
+
+    def _diverged(self, report: Report) -> None:
+        """Stop, or go back to a checkpoint from before the weights can have gone wrong."""
+        first = report["tick"] - report["ticks"] - 2 * self.config.stages
+        if self.config.recovery.divergence == "rollback":
+            self.config = slower(self.config)
+            self.keeper.checkpoints.forget_after(first)
+            self.directory.save_config(self.config)
+        raise divergence(report, self.config)
 
     def _save_model(self) -> None:
         self.directory.save_model(self.stages.export(), self.config, self.material.train.classes)
@@ -232,6 +259,7 @@ class Run:
         self.stream.close()
         self.feeder.close()
         self.chronicle.close()
+        self.trace.remove()
         summary = self._summary()
         self.directory.save_summary(summary)
         self.material.tell_mishaps()
@@ -247,6 +275,7 @@ class Run:
         summary: dict[str, Any] = {
             "run": str(self.directory.path),
             "algorithm": self.config.algorithm,
+            "restarts": restarts(),
             "ticks": self.tick,
             "frames_per_second": round(frames / max(self.train_seconds - self.start.seconds, 1e-9), 2),
             "val_top1": evaluation.top1,

@@ -38,23 +38,29 @@ class Start:
 
 
 def find(
-    checkpoints: Checkpoints, config: Config, shapes: dict[str, tuple[int, ...]], planned: int, warn: Tell
-) -> tuple[Path, Position]:
+    checkpoints: Checkpoints, shapes: dict[str, tuple[int, ...]], planned: int, again: bool, warn: Tell
+) -> tuple[Path, Position] | None:
     """The newest good checkpoint; each that is refused is told with its reason.
+
+    None where there is none, and the run goes on by itself: it begins anew.
 
     Args:
         shapes: of the whole model's parameters and buffers, by name.
         planned: ticks of the whole training.
+        again: the run goes on by itself, having lost a process.
 
     Raises:
-        SidewaysError: there is none, or the run has done all its ticks.
+        SidewaysError: the user resumes a run that has none, or that has done all its ticks.
     """
     folder, position, refused = checkpoints.newest(shapes)
     for reason in refused:
         warn(f"refused: {reason}")
     if folder is None or position is None:
+        if again:
+            warn("there was no checkpoint yet: the training begins anew")
+            return None
         raise SidewaysError(f"{checkpoints.run} has no checkpoint to go on from: train anew, without --resume")
-    if position.tick >= planned:
+    if position.tick >= planned and not again:
         done = f"{checkpoints.run} has done its {position.tick} ticks of {planned}"
         raise SidewaysError(f"{done}: raise ticks, or epochs, by --set")
     return folder, position

@@ -26,7 +26,7 @@ def main() -> None:
         reporter = Reporter(me.fetch("reports"), me.stage, speaks=me.local_stage == 0)
     except SidewaysError as error:
         complain(str(error))
-        exit_now(1)
+        exit_now(error.code)
     _pass_on_signals(reporter)
     try:
         service = StageService(me, reporter)
@@ -38,9 +38,10 @@ def main() -> None:
         told = isinstance(error, SidewaysError)
         message = str(error) if told else f"stage {me.stage}: {type(error).__name__}: {error}"
         complain(message if told else f"{message}\n{traceback.format_exc()}")
-        reporter.send("failed", message=message)
+        code = error.code if isinstance(error, SidewaysError) else 1
+        reporter.send("failed", message=message, code=code)
         reporter.flush_and_close()
-        exit_now(1)
+        exit_now(code)
     exit_now(0)
 
 

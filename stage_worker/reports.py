@@ -13,6 +13,7 @@ import torch
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from common.errors import PeerError
 from common.memory import forget_peak, peak
 from common.process import complain, exit_now
 from common.stage import Stage
@@ -173,7 +174,7 @@ class Reporter:
             return
         if self._speaks:
             complain(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so the stages here end too")
-        exit_now(1)
+        exit_now(PeerError.code)
 
 
 def _zero(loop: Ticking) -> None:

@@ -100,3 +100,11 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(2):
             write_clip(root / "val" / name / f"{number}.mp4", 7 + 6 * number + label, seed=100 + 10 * label + number)
     return root
+
+
+@pytest.fixture(scope="session")
+def straight(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 ticks without a break."""
+    from tests.helpers import slow_run, train
+
+    return train(tmp_path_factory.mktemp("straight"), slow_run(videos))

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from common.config import Config, parse
@@ -23,6 +25,7 @@ from coordinator.course import Batch, Course
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
 
+STRAIGHT = 200  # ticks of the run that nothing disturbs
 SPLITS = {1: [8], 2: [3, 5], 3: [2, 3, 3], 4: [2, 2, 2, 2], 5: [2, 2, 2, 1, 1]}
 
 
@@ -40,6 +43,7 @@ def settings(videos: Path, **changes: Any) -> dict[str, Any]:
         "optimiser": {"lr": 3e-3},
         "report": {"losses": True, "every": 0.2, "tensorboard": False},  # a second of imports for every run
         "network": {"deadline": 20},
+        "recovery": {"restarts": 0},  # what disturbs a run is to be seen
     }
     for key, value in changes.items():
         *sections, name = key.split("__")
@@ -174,8 +178,10 @@ class Background:
 
         pids = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            rank = int(child.environ()["RANK"])
-            pids["coordinator" if rank == 0 else f"stage{rank - 1}"] = child.pid
+            with suppress(psutil.Error):  # it may just be ending
+                if "coordinator.stream.decoder" not in child.cmdline():
+                    rank = int(child.environ()["RANK"])
+                    pids["coordinator" if rank == 0 else f"stage{rank - 1}"] = child.pid
         return pids
 
     def send(self, number: signal.Signals) -> None:
@@ -206,3 +212,26 @@ def gone(pids: Sequence[int], timeout: float) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def slow_run(videos: Path, **changes: Any) -> dict[str, Any]:
+    """Slow enough to be killed in time: some 20 ms a tick."""
+    slow = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 3, "name": "it"}
+    return settings(videos, **{**slow, "ticks": STRAIGHT, "checkpoint__every": 50, "checkpoint__keep": 9, **changes})
+
+
+def train(folder: Path, tree: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    done = sideways("train", write_run_file(folder / "run.toml", tree), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "it"
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [loss for line in lines for loss in line.get("losses", [])]
+
+
+def same_model(first: Path, second: Path) -> bool:
+    models: list[dict[str, Tensor]] = [load_file(run / "model.safetensors") for run in (first, second)]
+    return set(models[0]) == set(models[1]) and all(torch.equal(models[0][name], models[1][name]) for name in models[0])

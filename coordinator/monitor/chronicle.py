@@ -28,7 +28,7 @@ class Chronicle:
         """`planned`: ticks of the whole training; `first`: the tick at which it begins, or goes on."""
         self._config, self._display, self._directory = config, display, directory
         self._totals, self._planned = totals, planned
-        self._warned_of_loss = self._warned_of_disk = False
+        self._warned_of_disk = False
         self.events = EventFiles(directory.path, display.warn, first) if config.report.tensorboard else None
 
     def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
@@ -44,17 +44,17 @@ class Chronicle:
         if self.events is not None:
             self.events.progress(metric)
         self._display.trained(self._totals, self._planned)
-        self._warn_of(report)
+        self._warn_of_disk()
 
-    def _warn_of(self, report: Report) -> None:
+    def _warn_of_disk(self) -> None:
         if self._directory.lost and not self._warned_of_disk:
             self._warned_of_disk = True
             self._display.warn(f"metrics.jsonl cannot be written, the training goes on: {self._directory.lost}")
-        if not math.isfinite(report.get("loss", 0.0)) and not self._warned_of_loss:
-            self._warned_of_loss = True
-            self._display.warn(
-                f"tick {report['tick']}: the loss is {report['loss']}: stop, and try a smaller optimiser.lr"
-            )
+
+    def recovered(self, tick: int, restarts: int, seconds: float) -> None:
+        """The training goes on after a process was lost."""
+        self._directory.metric({"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds})
+        self._display.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
 
     def evaluation(
         self, tick: int, seconds: float, evaluation: Evaluation, pictures: Tensor | None, classes: Sequence[str]

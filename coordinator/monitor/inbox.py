@@ -7,7 +7,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from common.errors import PeerError
+from common.errors import PeerError, SidewaysError
 from common.group import LOOPBACK
 from common.wire import decode
 
@@ -27,7 +27,7 @@ class Inbox:
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
         self._peers: set[int] = set()  # connections that spoke ZeroMQ; anything else may come and go
-        self._failure: str | None = None
+        self._failure: SidewaysError | None = None
         self._heard = time.monotonic()
         self._leaving = False
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
@@ -44,7 +44,7 @@ class Inbox:
         self._heard = time.monotonic()
 
     def poll(self, milliseconds: int = 0) -> None:
-        """Take in what has arrived, waiting at most so long for a first report. Raises PeerError for a lost stage."""
+        """Take in what has arrived, waiting at most so long for a first report. Raises SidewaysError for a stage."""
         if milliseconds and not self._socket.poll(milliseconds):
             self._check()
             return
@@ -88,11 +88,12 @@ class Inbox:
         elif kind == "signal":
             self._on_signal(int(report["signal"]))
         elif self._failure is None:
-            self._failure = str(report["message"])
+            kind_of = PeerError if int(report["code"]) == PeerError.code else SidewaysError
+            self._failure = kind_of(str(report["message"]))
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise PeerError(self._failure)
+            raise self._failure
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(self._monitor)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -108,4 +109,4 @@ class Inbox:
         while self._failure is None and time.monotonic() < end:
             if self._socket.poll(50):
                 self._take(decode(self._socket.recv()))
-        raise PeerError(self._failure or "a stage worker is gone without a word: it was probably killed")
+        raise self._failure or PeerError("a stage worker is gone without a word: it was probably killed")

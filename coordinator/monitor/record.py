@@ -22,6 +22,7 @@ class RunDirectory:
     """Everything that a run leaves behind. Raises SidewaysError where the disk refuses, but for metrics: see `lost`.
 
     Attributes:
+        last_sign: when the last line was written to metrics.jsonl by an earlier attempt, in seconds since 1970.
         lost: why the last line of metrics.jsonl could not be written; the training goes on without.
     """
 
@@ -30,6 +31,8 @@ class RunDirectory:
         self.path = path
         self.lost: str | None = None
         self._lock = _lock(path)
+        metrics = path / METRICS
+        self.last_sign = metrics.stat().st_mtime if metrics.is_file() else None
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:

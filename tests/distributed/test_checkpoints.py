@@ -13,50 +13,22 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from tests.helpers import (
+    STRAIGHT,
     Background,
     backpropagation_run,
     config_of,
     environment,
     gone,
+    losses_of,
     reference_run,
-    settings,
+    same_model,
     sideways,
+    slow_run,
+    train,
     write_run_file,
 )
-
-STRAIGHT = 200
-
-
-def tree_of(videos: Path, **changes: Any) -> dict[str, Any]:
-    """Slow enough to be killed in time: some 20 ms a tick."""
-    slow = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 3, "name": "it"}
-    return settings(videos, **{**slow, "ticks": STRAIGHT, "checkpoint__every": 50, "checkpoint__keep": 9, **changes})
-
-
-def train(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    done = sideways("train", write_run_file(folder / "run.toml", tree), cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "it"
-
-
-def losses_of(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [loss for line in lines for loss in line.get("losses", [])]
-
-
-def same_model(first: Path, second: Path) -> bool:
-    models: list[dict[str, Tensor]] = [load_file(run / "model.safetensors") for run in (first, second)]
-    return set(models[0]) == set(models[1]) and all(torch.equal(models[0][name], models[1][name]) for name in models[0])
-
-
-@pytest.fixture(scope="module")
-def straight(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 ticks without a break."""
-    return train(tmp_path_factory.mktemp("straight"), tree_of(videos))
 
 
 def resume(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -68,7 +40,7 @@ def resume(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_100_ticks_then_kill_9_of_everything_then_100_ticks_are_200(
     videos: Path, straight: Path, tmp_path: Path
 ) -> None:
-    background = Background(write_run_file(tmp_path / "run.toml", tree_of(videos, checkpoint__every=100)))
+    background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, checkpoint__every=100)))
     background.wait_for_tick(110)
     everybody = [*background.members().values(), background.process.pid]
     for pid in everybody:
@@ -84,7 +56,7 @@ def test_100_ticks_then_kill_9_of_everything_then_100_ticks_are_200(
 
 
 def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path, tmp_path: Path) -> None:
-    background = Background(write_run_file(tmp_path / "run.toml", tree_of(videos, checkpoint__every=0)))
+    background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, checkpoint__every=0)))
     background.wait_for_tick(60)
     background.send(signal.SIGTERM)
     assert background.end(30) == 143
@@ -117,7 +89,7 @@ def test_what_else_is_under_way_is_kept_too(videos: Path, tmp_path: Path, change
     small = {"model_args": {"width": 4}, "data__size": 16, "stages": 3, "name": "it", **changes}
     run = backpropagation_run if "algorithm" in changes else reference_run
     losses, parameters = run(config_of(videos, **small, ticks=STRAIGHT))
-    half = train(tmp_path, tree_of(videos, **small, data__val=str(videos / "val"), ticks=100))
+    half = train(tmp_path, slow_run(videos, **small, data__val=str(videos / "val"), ticks=100))
     resume(tmp_path, "--set", f"ticks={STRAIGHT}")
     assert losses_of(half) == losses
     model = load_file(half / "model.safetensors")
@@ -132,7 +104,7 @@ def test_bad_checkpoints_are_refused_with_their_reason_and_the_one_before_is_use
     newest, foreign = run / "checkpoints" / "0000000200", run / "checkpoints" / "0000000150"
     with open(newest / "__1_0.distcp", "r+b") as file:
         file.truncate(1000)
-    other = train(tmp_path / "other", tree_of(videos, model_args={"width": 4}, ticks=50))
+    other = train(tmp_path / "other", slow_run(videos, model_args={"width": 4}, ticks=50))
     shutil.rmtree(foreign)
     shutil.copytree(other / "checkpoints" / "0000000050", foreign)
     (run / "checkpoints" / "0000000300.part").mkdir()  # killed while it was being written
@@ -167,7 +139,7 @@ def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: P
 
 
 def test_a_checkpoint_at_the_end_waits_for_the_one_before_it(videos: Path, tmp_path: Path) -> None:
-    run = train(tmp_path, tree_of(videos, model_args={"width": 4}, data__size=16, ticks=51, checkpoint__every=50))
+    run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, ticks=51, checkpoint__every=50))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["0000000050", "0000000051"]
 
 
@@ -190,7 +162,7 @@ def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Pa
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    tree = tree_of(videos, model_args={"width": 4}, data__size=16, ticks=120)
+    tree = slow_run(videos, model_args={"width": 4}, data__size=16, ticks=120)
     run_file = write_run_file(tmp_path / "run.toml", tree)
     command = [sys.executable, "-m", "coordinator", "train", str(run_file)]
     done = subprocess.run(

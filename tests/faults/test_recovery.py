@@ -1,0 +1,86 @@
+"""A run that loses a process goes on by itself, and ends as if nothing had been: losses and parameters, bit for bit."""
+
+import enum
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import Background, losses_of, same_model, slow_run, write_run_file
+
+
+class Fault(enum.Enum):
+    """What happens to a process. Its value is the signal that it gets."""
+
+    KILLED = signal.SIGKILL
+    STALLED = signal.SIGSTOP
+
+
+def slow(videos: Path, **changes: Any) -> dict[str, Any]:
+    return slow_run(videos, **{"recovery__restarts": 3, "network__deadline": 4, **changes})
+
+
+@pytest.mark.parametrize(
+    ("fault", "who", "tick"),
+    [
+        (Fault.KILLED, "coordinator", 20),  # before the first checkpoint: it begins anew
+        (Fault.KILLED, "stage1", 110),
+        (Fault.STALLED, "stage2", 60),
+    ],
+)
+def test_a_lost_process_is_recovered_from(
+    videos: Path, straight: Path, tmp_path: Path, fault: Fault, who: str, tick: int
+) -> None:
+    background = Background(write_run_file(tmp_path / "run.toml", slow(videos)), "--json")
+    background.wait_for_tick(tick)
+    os.kill(background.members()[who], fault.value)
+    assert background.end(100) == 0, background.output()
+    run = tmp_path / "runs" / "it"
+    assert losses_of(run) == losses_of(straight), background.output()
+    assert same_model(run, straight)
+    told = " ".join(background.output().split())
+    assert "starting all processes anew, to go on from the last checkpoint (restart 1)" in told
+    restart = next(line for line in background.metrics() if line["kind"] == "restart")
+    assert restart["restarts"] == 1
+    assert restart["recovery_seconds"] > 0
+    assert json.loads((run / "summary.json").read_text())["restarts"] == 1
+    assert not list((tmp_path / "runs").glob(".launch-*"))
+
+
+def test_lost_again_and_again_it_gives_up_with_the_cause(videos: Path, tmp_path: Path) -> None:
+    background = Background(write_run_file(tmp_path / "run.toml", slow(videos, ticks=10**6, recovery__restarts=1)))
+    for _ in range(2):
+        tick = max((line["tick"] for line in background.metrics()), default=0)
+        background.wait_for_tick(tick + 20)
+        os.kill(background.members()["stage0"], signal.SIGKILL)
+        while "stage0" in background.members():
+            time.sleep(0.05)
+    assert background.end(60) == 1
+    told = " ".join(background.output().split())
+    assert "this was restart 1, and recovery.restarts allows 1 an hour: giving up" in told
+    assert told.count("was killed by SIGKILL") == 2
+
+
+def test_a_training_that_diverges_stops_and_says_so(videos: Path, tmp_path: Path) -> None:
+    tree = slow(videos, optimiser={"name": "SGD", "lr": 1e9}, ticks=10**6)
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    assert background.end(60) == 1
+    told = " ".join(background.output().split())
+    assert "the training has diverged, the loss is" in told
+    assert "try a smaller optimiser.lr" in told
+    assert "starting all processes anew" not in told
+
+
+def test_or_it_goes_back_with_a_lower_rate(videos: Path, tmp_path: Path) -> None:
+    tree = slow(
+        videos, optimiser={"name": "SGD", "lr": 1e6}, recovery__divergence="rollback", recovery__slower=1e-9, ticks=60
+    )
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    assert background.end(90) == 0, background.output()
+    assert "going back to before that, with optimiser.lr = 0.001" in " ".join(background.output().split())
+    rates = {line["learning_rate"] for line in background.metrics() if line["kind"] == "progress"}
+    assert rates == {0.001}
