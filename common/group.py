@@ -10,7 +10,6 @@ import socket
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Literal
 
 import torch
@@ -18,14 +17,15 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import rpc
 
+from common.curve import Curve, Key
 from common.errors import PeerError, SidewaysError
+from common.hosts import ADDRESS, LOOPBACK, is_loopback, own_address, use_interface_of
 
 Role = Literal["coordinator", "stage"]
 
 _WRITING = 1800.0  # seconds that stages may be apart in writing a checkpoint; nobody waits for them
 JOIN_DEADLINE = 120.0  # seconds for every process of the run to appear
 COORDINATOR = "coordinator"
-LOOPBACK = "127.0.0.1"  # what the ZeroMQ sockets bind: frames and reports do not leave the host so far
 
 
 def stage_name(stage: int) -> str:
@@ -46,6 +46,9 @@ class Membership:
     local_stages: int  # stage workers on this host
     own_devices: bool  # every stage of the run has a CUDA device of its own
     store: Store
+    address: str = LOOPBACK  # by which others reach this process
+    curve: Curve | None = None  # None: all processes are on loopback
+    keys: tuple[Key, ...] = ()  # public keys, the coordinator's and then the stages'
 
     def fetch(self, key: str) -> str:
         """What another process has put, or will soon put, into the store. Raises PeerError."""
@@ -64,10 +67,12 @@ def _fetch(store: Store, key: str, whose: str) -> str:
 
 def join(role: Role) -> Membership:
     """Meet the other processes of the run. Raises SidewaysError when the launcher or a peer is missing."""
-    rank, world, store = _connect()
-    host, devices = socket.gethostname(), torch.cuda.device_count()
-    store.set(f"member/{rank}", f"{role} {devices} {host}")
+    rank, world, store, address = _connect()
+    curve = Curve()
+    host, devices = f"{address}/{socket.gethostname()}", torch.cuda.device_count()
+    store.set(f"member/{rank}", f"{role} {devices} {curve.public.decode()} {host}")
     members = [_member(store, other) for other in range(world)]
+    _check_addresses([member[2] for member in members])
     coordinators = [other for other, member in enumerate(members) if member[0] == "coordinator"]
     if len(coordinators) != 1 or world < 2:
         raise SidewaysError(
@@ -78,6 +83,8 @@ def join(role: Role) -> Membership:
     local = [other for other in stage_ranks if members[other][2] == host]
     per_host = {members[other][2]: int(members[other][1]) for other in stage_ranks}
     crowded = any(sum(members[other][2] == name for other in stage_ranks) > count for name, count in per_host.items())
+    keys = tuple(members[other][3] for other in [*coordinators, *stage_ranks])
+    curve.allow(keys if role == "coordinator" else keys[:1])
     return Membership(
         role=role,
         rank=rank,
@@ -88,16 +95,30 @@ def join(role: Role) -> Membership:
         local_stages=len(local),
         own_devices=not crowded,
         store=store,
+        address=address,
+        curve=None if is_loopback(address) else curve,
+        keys=keys,
     )
 
 
-def _member(store: Store, rank: int) -> tuple[str, str, str]:
-    role, devices, host = _fetch(store, f"member/{rank}", f"process {rank} of the run").split(" ", 2)
-    return role, devices, host
+def _member(store: Store, rank: int) -> tuple[str, str, str, Key]:
+    text = _fetch(store, f"member/{rank}", f"process {rank} of the run")
+    role, devices, key, host = text.split(" ", 3)
+    return role, devices, host, key.encode()
 
 
-def _connect() -> tuple[int, int, Store]:
-    """The store that the launcher announces in the environment, under a name of this attempt."""
+def _check_addresses(hosts: list[str]) -> None:
+    addresses = [host.split("/", 1)[0] for host in hosts]
+    inner = [rank for rank, address in enumerate(addresses) if is_loopback(address)]
+    if inner and len(inner) < len(addresses):
+        raise SidewaysError(
+            f"process {inner[0]} takes {addresses[inner[0]]} for its address, which other hosts cannot reach: "
+            f"set {ADDRESS} there to one that they can"
+        )
+
+
+def _connect() -> tuple[int, int, Store, str]:
+    """Rank, world, the launcher's store under a name of this attempt, and this process's own address."""
     try:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -106,24 +127,15 @@ def _connect() -> tuple[int, int, Store]:
             f"{error} is not set: this process is started by `sideways train` or by torchrun, not by hand"
         ) from error
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    loopback = _is_loopback(address)
-    if loopback:  # torch's own sockets would otherwise listen on the address of the host's name
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.setdefault("TP_SOCKET_IFNAME", "lo")
-    listener = _listen(address, port) if serves and loopback else None
+    own = own_address(address)
+    use_interface_of(own)
+    listener = _listen(address, port) if serves and is_loopback(address) else None
     limit = timedelta(seconds=JOIN_DEADLINE)
     try:
         store = TCPStore(address, port, world, serves, limit, multi_tenant=True, master_listen_fd=listener)
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(f"cannot reach the launcher's store at {address}:{port}: {error}") from error
-    return rank, world, PrefixStore(f"sideways/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(socket.gethostbyname(address)).is_loopback
-    except (OSError, ValueError):
-        return False
+    return rank, world, PrefixStore(f"sideways/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store), own
 
 
 def _listen(address: str, port: int) -> int:

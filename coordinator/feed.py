@@ -7,11 +7,13 @@ waits for  room in the socket's queue; unblocked by stage 0's ticks: a slow pipe
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import zmq
 
 from common.control import Addresses
+from common.curve import Curve, Key
 from common.errors import PeerError
 from common.wire import SMALLEST_BUFFER, encode_frames
 from coordinator.course import Batch, Step
@@ -24,12 +26,25 @@ class Feeder:
     """Pushes batches; while it waits for room it lets `meanwhile` look after the run."""
 
     def __init__(
-        self, addresses: list[Addresses], batch_bytes: int, deadline: float, meanwhile: Callable[[], None]
+        self,
+        addresses: list[Addresses],
+        batch_bytes: int,
+        deadline: float,
+        meanwhile: Callable[[], None],
+        curve: Curve | None = None,
+        keys: Sequence[Key] = (),
     ) -> None:
-        """`addresses` of all stages; `batch_bytes` of a batch; `deadline` in seconds for a batch to be taken."""
+        """`addresses` of all stages, and with `curve` their public `keys`.
+
+        Args:
+            batch_bytes: of a batch.
+            deadline: seconds for a batch to be taken.
+            meanwhile: runs while one is not.
+        """
         self._deadline, self._meanwhile = deadline, meanwhile
-        self._frames = _connect(addresses[0].frames, batch_bytes)
-        self._targets = _connect(addresses[-1].targets, batch_bytes) if addresses[-1].targets else None
+        secure = [partial(curve.connect, server=key) for key in keys] if curve else [_plain] * len(addresses)
+        self._frames = _connect(addresses[0].frames, batch_bytes, secure[0])
+        self._targets = _connect(addresses[-1].targets, batch_bytes, secure[-1]) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
@@ -61,12 +76,17 @@ def _message(phase: int, frame: int, last: bool, batch: Batch) -> Sequence[Any]:
     return [encode_frames(phase, frame, last, batch.clips, batch.labels), batch.frames]
 
 
-def _connect(address: str, batch_bytes: int) -> "zmq.Socket[bytes]":
+def _plain(socket: "zmq.Socket[bytes]") -> None:
+    """On loopback."""
+
+
+def _connect(address: str, batch_bytes: int, secure: Callable[["zmq.Socket[bytes]"], None]) -> "zmq.Socket[bytes]":
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     socket.setsockopt(zmq.SNDHWM, _QUEUE)
     socket.setsockopt(zmq.SNDTIMEO, _RETRY_MS)
     socket.setsockopt(
         zmq.SNDBUF, max(batch_bytes, SMALLEST_BUFFER)
     )  # else the kernel queues megabytes more, which a stop must work off
+    secure(socket)
     socket.connect(address)
     return socket

@@ -24,7 +24,7 @@ def main(config: Config, origin: str, resume: Path | None, as_json: bool) -> Non
     try:
         me = join("coordinator")
         _check_stages(config, me)
-        run = Run(config, origin, stop, resume)
+        run = Run(config, me, origin, stop, resume)
         me.store.set("reports", run.inbox.address)
         start_rpc(me)
         run.prepare()
@@ -64,9 +64,4 @@ def _check_stages(config: Config, me: Membership) -> None:
         raise ConfigError(
             f"stages = {config.stages}, but {me.stages} stage workers joined: "
             f"start {config.stages + 1} processes, or pass --set stages={me.stages}"
-        )
-    if me.local_stages != me.stages:
-        raise ConfigError(
-            f"{me.stages - me.local_stages} of the {me.stages} stage workers are on other hosts than the coordinator: "
-            f"so far frames and reports stay on one host, so start all processes there"
         )

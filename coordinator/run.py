@@ -19,6 +19,7 @@ from typing import Any
 from common.config import Config
 from common.control import WRITING, Plan, Stages
 from common.errors import DataError
+from common.group import Membership
 from common.models import build
 from common.models.check import check
 from common.partition import BlockCost, balance, check_split
@@ -48,13 +49,14 @@ _LAST_PROBE = 30.0  # seconds
 class Run:
     """One training run, from the coordinator's side."""
 
-    def __init__(self, config: Config, origin: str, stop: Stop, resume: Path | None = None) -> None:
+    def __init__(self, config: Config, me: Membership, origin: str, stop: Stop, resume: Path | None = None) -> None:
         """`origin` is the run file's name; `resume` the run directory to go on with."""
+        self._me = me
         self.config, self.stop, self.resume, self._run_file = config, stop, resume, origin
         self.started = time.monotonic()
         self.display = Display()
         self.totals = Totals([StageTotals() for _ in range(config.stages)], config.data.slots)
-        self.inbox = Inbox(config.stages, self._progress, stop.note)
+        self.inbox = Inbox(config.stages, self._progress, stop.note, me.address, me.curve)
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
         self.start = Start()
         self.tick = 0  # the next tick, and so the number of the next training frame
@@ -95,8 +97,8 @@ class Run:
         self.chronicle = Chronicle(config, self.display, self.directory, self.totals, self.planned, self.start.tick)
         self.chronicle.partition(costs, split)
         self.keeper = Keeper(checkpoints, self.stages, self.display.warn)
-        patience = 1.5 * config.network.deadline
-        self.feeder = Feeder(addresses, math.prod(config.frame_shape), patience, self.inbox.poll)
+        patience, me = 1.5 * config.network.deadline, self._me
+        self.feeder = Feeder(addresses, math.prod(config.frame_shape), patience, self.inbox.poll, me.curve, me.keys[1:])
         self.validation = Validation(config, self.stages, self.feeder, self.inbox, self.stop)
         self.stream = self.material.open_training(self.start.places)
         self.course = Course(self.stream, config, ends=False)

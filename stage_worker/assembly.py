@@ -9,7 +9,7 @@ from common import partition
 from common.config import Config, share_of_threads
 from common.control import Addresses, Plan
 from common.errors import ConfigError
-from common.group import LOOPBACK, Groups, Membership, start_groups
+from common.group import Groups, Membership, start_groups
 from common.models import activation_shapes, build, part
 from common.packet import Packet
 from common.schedule import Schedule
@@ -136,7 +136,8 @@ class Assembly:
 
     def _inlet(self, what: str, queue: int) -> Inlet:
         network = self._config.network
-        return Inlet(LOOPBACK, queue, self._config.frame_shape, network.max_message, network.deadline, what)
+        shape, me = self._config.frame_shape, self._me
+        return Inlet(me.address, queue, shape, network.max_message, network.deadline, what, me.curve)
 
     def _training_ports(self) -> Ports:
         if self._config.exact:  # torch's schedule has its own connections

@@ -18,6 +18,7 @@ import zmq
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.curve import Curve
 from common.errors import PeerError
 from common.objective import Target
 from common.packet import Packet, normalise
@@ -28,9 +29,19 @@ class Inlet:
     """A listening PULL socket that yields checked batches of frames."""
 
     def __init__(
-        self, host: str, queue: int, shape: Sequence[int], max_message: int, deadline: float, what: str
+        self,
+        host: str,
+        queue: int,
+        shape: Sequence[int],
+        max_message: int,
+        deadline: float,
+        what: str,
+        curve: Curve | None = None,
     ) -> None:
-        """`queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s."""
+        """Listen on `host`, by `curve` to the coordinator alone.
+
+        `queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s.
+        """
         self.waited = 0.0
         self._shape, self._what, self._deadline = tuple(shape), what, deadline
         self._size = torch.Size(shape).numel()
@@ -41,6 +52,8 @@ class Inlet:
         self._socket.setsockopt(zmq.RCVBUF, max(self._size, SMALLEST_BUFFER))  # else the kernel queues megabytes more
         # the message is read-only, and only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        if curve is not None:
+            curve.listen(self._socket)
         port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
 

@@ -13,6 +13,7 @@ import torch
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from common.curve import Curve, Key
 from common.errors import PeerError
 from common.memory import forget_peak, peak
 from common.process import complain, exit_now
@@ -46,8 +47,13 @@ class Reporter:
         stop_signal: a signal that this process got and that the coordinator should know of.
     """
 
-    def __init__(self, address: str, stage: int, speaks: bool = True) -> None:
-        """Connect to the coordinator. `speaks`: say so on standard error when it is gone (one stage of a host does)."""
+    def __init__(
+        self, address: str, stage: int, speaks: bool = True, curve: Curve | None = None, server: Key = b""
+    ) -> None:
+        """Connect to the coordinator, by `curve` to the one with the public key `server`.
+
+        `speaks`: say so on standard error when it is gone (one stage of a host does).
+        """
         self.stage, self.every, self.each_loss = stage, 0.5, False
         self._speaks = speaks
         self.due = False
@@ -60,6 +66,8 @@ class Reporter:
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
         self._watch_coordinator()
+        if curve is not None:
+            curve.connect(self._socket, server)
         self._socket.connect(address)
         self.built(torch.device("cpu"))
         self._restart()

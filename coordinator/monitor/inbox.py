@@ -7,8 +7,9 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from common.curve import Curve
 from common.errors import PeerError, SidewaysError
-from common.group import LOOPBACK
+from common.hosts import LOOPBACK
 from common.wire import decode
 
 _MAX_REPORT = 1 << 20  # bytes
@@ -21,8 +22,18 @@ Report = dict[str, Any]
 class Inbox:
     """A PULL socket that every stage connects to."""
 
-    def __init__(self, stages: int, on_progress: Callable[[Report], None], on_signal: Callable[[int], None]) -> None:
-        """`on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent."""
+    def __init__(
+        self,
+        stages: int,
+        on_progress: Callable[[Report], None],
+        on_signal: Callable[[int], None],
+        host: str = LOOPBACK,
+        curve: Curve | None = None,
+    ) -> None:
+        """Listen on `host`, by `curve` to known processes alone.
+
+        `on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent.
+        """
         self._stages = stages
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
@@ -35,8 +46,10 @@ class Inbox:
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
-        port: int = self._socket.bind_to_random_port(f"tcp://{LOOPBACK}")
-        self.address = f"tcp://{LOOPBACK}:{port}"
+        if curve is not None:
+            curve.listen(self._socket)
+        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
+        self.address = f"tcp://{host}:{port}"
 
     def expect_done(self) -> None:
         """A phase begins: nobody is done with it."""

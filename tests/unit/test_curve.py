@@ -1,0 +1,68 @@
+"""Sockets that leave a host: those who belong to the run get through, nobody else gets anything."""
+
+import numpy as np
+import pytest
+import zmq
+
+from common.control import Addresses
+from common.curve import Curve
+from common.errors import PeerError
+from common.wire import encode
+from coordinator.course import Batch, Step
+from coordinator.feed import Feeder
+from coordinator.monitor.inbox import Inbox, Report
+from stage_worker.intake import Inlet
+
+SHAPE = (2, 3, 4, 4)
+
+
+def stranger(address: str, curve: Curve | None, server: bytes) -> "zmq.Socket[bytes]":
+    """A PUSH socket with keys of its own, or with none."""
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+    if curve is not None:
+        curve.connect(socket, server)
+    socket.connect(address)
+    return socket
+
+
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_a_stranger_cannot_report(has_keys: bool) -> None:
+    coordinator, stage, other = Curve(), Curve(), Curve()
+    coordinator.allow([stage.public])
+    heard: list[Report] = []
+    inbox = Inbox(1, heard.append, lambda number: None, curve=coordinator)
+    foe = stranger(inbox.address, other if has_keys else None, coordinator.public)
+    foe.send(encode({"kind": "progress", "stage": 0, "who": "foe"}))
+    friend = stranger(inbox.address, stage, coordinator.public)
+    friend.send(encode({"kind": "progress", "stage": 0, "who": "friend"}))
+    while not heard:
+        inbox.poll(5000)
+    inbox.poll(500)
+    assert [report["who"] for report in heard] == ["friend"]
+    for socket in (foe, friend):
+        socket.close(0)
+    coordinator.close()
+
+
+def test_frames_go_to_the_stage_that_they_are_meant_for_and_come_from_the_coordinator() -> None:
+    coordinator, stage, other = Curve(), Curve(), Curve()
+    stage.allow([coordinator.public])
+    inlet = Inlet("127.0.0.1", 4, SHAPE, 1 << 20, 2.0, "stage 0", stage)
+    batch = Batch(SHAPE)
+    batch.frames[:] = np.arange(96).reshape(SHAPE)
+    step = Step(batch, batch, last=False)
+    addresses = [Addresses(inlet.address, "")]
+    for curve, key in ((other, stage.public), (coordinator, other.public)):  # a wrong sender, a wrong receiver
+        feeder = Feeder(addresses, 96, 1.0, lambda: None, curve, [key])
+        feeder.push(0, 7, step)  # ZeroMQ keeps it until somebody answers
+        with pytest.raises(PeerError, match="no frames from the coordinator for 2 s"):
+            inlet.take(7)
+        feeder.close()
+    feeder = Feeder(addresses, 96, 1.0, lambda: None, coordinator, [stage.public])
+    feeder.push(0, 7, step)
+    envelope, frames = inlet.take(7)
+    assert envelope.frame == 7
+    assert np.array_equal(frames.numpy(), batch.frames)
+    feeder.close()
+    inlet.close()
+    stage.close()
