@@ -135,7 +135,10 @@ def _connect() -> tuple[int, int, Store, str]:
         store = TCPStore(address, port, world, serves, limit, multi_tenant=True, master_listen_fd=listener)
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(f"cannot reach the launcher's store at {address}:{port}: {error}") from error
-    return rank, world, PrefixStore(f"sideways/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store), own
+    # a store that outlives an attempt still has its keys; where each attempt has its own, agents' counts may differ
+    outlives = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if outlives else "only"
+    return rank, world, PrefixStore(f"sideways/{attempt}", store), own
 
 
 def _listen(address: str, port: int) -> int:

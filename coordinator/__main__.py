@@ -41,7 +41,8 @@ def train(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
 
-    raise SystemExit(launch(config, _join_arguments(run_file, resume, settings, as_json)))
+    arguments = _join_arguments(run_file, resume, settings, as_json)
+    raise SystemExit(launch(config.stages, arguments, config.recovery.restarts))
 
 
 @app.command()

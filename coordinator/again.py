@@ -2,7 +2,8 @@
 
 Both launchers start all processes anew when one is lost, and say so in the environment: `sideways train` and torchrun
 (--max-restarts). The first attempt leaves the run directory's name in a file named after the launch, in the folder of
-runs; a later one reads it and goes on there.
+runs; a later one reads it and goes on there. The file goes when the run has ended well. A container that is started
+anew knows nothing of that: there SIDEWAYS_LAUNCH names the launch, and as long as the file is there, the run goes on.
 """
 
 import os
@@ -12,7 +13,7 @@ from re import sub
 
 from common.errors import SidewaysError
 
-LAUNCH, RESTARTS = "SIDEWAYS_LAUNCH", "SIDEWAYS_RESTARTS"  # set by `sideways train`
+LAUNCH, RESTARTS = "SIDEWAYS_LAUNCH", "SIDEWAYS_RESTARTS"  # set by `sideways train`, or by who deploys containers
 
 
 def restarts() -> int:
@@ -37,7 +38,7 @@ class Trace:
 
     def find(self) -> Path | None:
         """Where an earlier attempt of this launch has left its run; None if there was none, or it came to nothing."""
-        if not restarts():
+        if not restarts() and LAUNCH not in os.environ:
             return None
         with suppress(OSError):
             directory = Path(self._file.read_text(encoding="utf-8"))

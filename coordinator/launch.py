@@ -15,7 +15,6 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from common.config import Config
 from common.errors import PeerError
 from common.process import ALLOCATOR, be_parent, complain
 from coordinator.again import LAUNCH, RESTARTS
@@ -25,24 +24,24 @@ _HOUR = 3600.0  # seconds
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def launch(config: Config, arguments: list[str]) -> int:
+def launch(stages: int, arguments: list[str], restarts: int = 0) -> int:
     """Run `python *arguments` in stages + 1 processes, of which rank 0 coordinates. Returns the exit code of the run.
 
-    When a process is lost, all are started anew, and go on from the last checkpoint.
+    When a process is lost, all are started anew, and go on from the last checkpoint; `restarts` times an hour at most.
     """
     be_parent()
     os.environ.update({**ALLOCATOR, **os.environ})
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a restart finds the dead group's addresses
     os.environ[LAUNCH] = uuid4().hex
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    budget = Budget(config.recovery.restarts)
+    budget = Budget(restarts)
     handlers = {number: signal.getsignal(number) for number in _HANDLED}
     try:
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
             try:
                 with killing_the_stopped():
-                    _attempt(config.stages, arguments)
+                    _attempt(stages, arguments)
                 return 0
             except ChildFailedError as failed:
                 code = _explain(failed.failures)

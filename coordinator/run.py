@@ -80,8 +80,8 @@ class Run:
         for text in self.config.idle(self.planned):
             self.display.warn(text)
         self.directory = RunDirectory(self.resume or create(self.config, self._run_file))
-        again = restarts() > 0
         self.trace = Trace(self.config.runs)
+        again = self.resume is not None and self.trace.find() == self.resume
         self.trace.leave(self.directory.path)
         self._lost_at = self.directory.last_sign if again else None
         checkpoints = Checkpoints(self.directory.path, self.config.checkpoint.keep)
