@@ -206,6 +206,16 @@ class Recovery(Section):
         return self
 
 
+class Metrics(Section):
+    """What Prometheus is shown (docs/watching.md)."""
+
+    port: int = Field(
+        0, ge=0, le=65535, description="the coordinator's port for Prometheus; stage i has port + 1 + i; 0: none"
+    )
+    host: str = Field("127.0.0.1", description="address that these ports are bound to; 0.0.0.0: all of the host's")
+    password_file: Path | None = Field(None, description="file of one line user:password that is then asked for")
+
+
 class Config(Section):
     """A run. `stages` layer groups learn `task` with `model` from `data` for `ticks` ticks or `epochs` epochs."""
 
@@ -237,6 +247,7 @@ class Config(Section):
     probe: Probe = Probe()
     checkpoint: Checkpoint = Checkpoint()
     recovery: Recovery = Recovery()
+    metrics: Metrics = Metrics()
 
     @property
     def exact(self) -> bool:
@@ -298,6 +309,11 @@ class Config(Section):
             )
         if self.report.every > self.network.deadline:
             raise ValueError("report.every is longer than network.deadline: a silent stage would pass for a dead one")
+        if self.metrics.port and self.metrics.port + self.stages > 65535:
+            raise ValueError(
+                f"metrics.port = {self.metrics.port} leaves no port for each of the {self.stages} stages: "
+                f"it may be {65535 - self.stages} at most"
+            )
         batch = math.prod(self.frame_shape)
         if batch > self.network.max_message:
             raise ValueError(

@@ -54,6 +54,7 @@ class Addresses:
 
     frames: str
     targets: str
+    metrics: str = ""  # host:port, for Prometheus
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,15 @@ class Checkpoints:
         part.mkdir(parents=True)
         return part
 
-    def commit(self, part: Path, position: Position) -> None:
-        """All is written: give it its name, and remove what is too old. Raises OSError."""
+    def commit(self, part: Path, position: Position) -> int:
+        """All is written: give it its name, and remove what is too old. Returns its bytes. Raises OSError."""
         files = {path.name: (path.stat().st_size, _digest(path)) for path in part.iterdir()}
         _write_position(part, replace(position, files=files))
         final = part.with_name(part.name.removesuffix(_PART))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(part, final)
         self._prune()
+        return sum(size for size, _ in files.values())
 
     def abandon(self, part: Path) -> None:
         """Remove what could not be written."""

@@ -41,6 +41,7 @@ class Feeder:
             deadline: seconds for a batch to be taken.
             meanwhile: runs while one is not.
         """
+        self.frame_bytes = self.target_bytes = 0  # sent so far
         self._deadline, self._meanwhile = deadline, meanwhile
         secure = [partial(curve.connect, server=key) for key in keys] if curve else [_plain] * len(addresses)
         self._frames = _connect(addresses[0].frames, batch_bytes, secure[0])
@@ -50,9 +51,11 @@ class Feeder:
         """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
         complaint = f"stage 0 has taken no frame since frame {frame - 1}"
         self._send(self._frames, _message(phase, frame, step.last, step.batch), complaint)
+        self.frame_bytes += step.batch.frames.nbytes
         if self._targets is not None:
             complaint = f"the top stage has taken no target since frame {frame - 1}"
             self._send(self._targets, _message(phase, frame, step.last, step.target), complaint)
+            self.target_bytes += step.target.frames.nbytes
 
     def close(self) -> None:
         """Drop what was not taken."""

@@ -17,10 +17,14 @@ class Keeper:
 
     Attributes:
         failed: checkpoints that could not be kept, or for which there was no time.
+        kept: how many could.
+        taken: when the newest of them was, by the clock; before the first, when this began.
+        seconds, bytes: what it took to write it, and its size.
     """
 
     def __init__(self, checkpoints: Checkpoints, stages: Stages, warn: Callable[[str], None]) -> None:
-        self.failed = 0
+        self.failed = self.kept = self.bytes = 0
+        self.taken, self.seconds = time.time(), 0.0
         self.checkpoints, self._stages, self._warn = checkpoints, stages, warn
         self._saving: _Saving | None = None
 
@@ -44,9 +48,13 @@ class Keeper:
 
     def look(self) -> None:
         """Take notice of one that has ended."""
-        if self._saving is not None and not self._saving.running:
-            if self._saving.error is not None:
-                self._complain(self._saving.tick, self._saving.error)
+        saving = self._saving
+        if saving is not None and not saving.running:
+            if saving.error is not None:
+                self._complain(saving.tick, saving.error)
+            else:
+                self.kept += 1
+                self.taken, self.seconds, self.bytes = saving.taken, saving.seconds, saving.bytes
             self._saving = None
 
     def finish(self, seconds: float, meanwhile: Callable[[], None]) -> None:
@@ -75,7 +83,8 @@ class _Saving:
     """A checkpoint that the stages are writing, followed to its end in a thread."""
 
     def __init__(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending) -> None:
-        self.tick = position.tick
+        self.tick, self.taken = position.tick, time.time()
+        self.seconds, self.bytes = 0.0, 0
         self.error: str | None = None
         self._thread = threading.Thread(
             target=self._follow, args=(checkpoints, part, position, pending), name="checkpoint", daemon=True
@@ -88,9 +97,11 @@ class _Saving:
         return self._thread.is_alive()
 
     def _follow(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending) -> None:
+        start = time.monotonic()
         try:
             pending.answers()
-            checkpoints.commit(part, position)
+            self.bytes = checkpoints.commit(part, position)
+            self.seconds = time.monotonic() - start
         except Exception as error:  # whatever it is, it must be told, and only the checkpoint is lost
             self.error = str(error) or type(error).__name__
             checkpoints.abandon(part)

@@ -77,19 +77,20 @@ class Material:
             "unreadable_files": sum(len(clips.bad) for clips in self._both),
             "quarantined_files": sum(clips.quarantined for clips in self._both),
         }
-        counts |= {f"{kind}_clips": self._count(kind) for kind in ("skipped", "broken", "short")}
+        counts |= {f"{kind}_clips": self.count(kind) for kind in ("skipped", "broken", "short")}
         if self._config.data.live:
-            counts |= {"dropped_frames": self._count("dropped"), "reconnects": self._count("reconnects")}
+            counts |= {"dropped_frames": self.count("dropped"), "reconnects": self.count("reconnects")}
         return counts
 
     def tell_mishaps(self) -> None:
         """Warn of them, with the first reasons."""
         reasons = "; ".join([reason for mishaps in self._mishaps for reason in mishaps.reasons][:5])
-        skipped, broken, reconnects = (self._count(kind) for kind in ("skipped", "broken", "reconnects"))
+        skipped, broken, reconnects = (self.count(kind) for kind in ("skipped", "broken", "reconnects"))
         if skipped or broken:
             self._warn(f"clips were skipped {skipped} times and broke off {broken} times while playing: {reasons}")
         if reconnects:
             self._warn(f"live sources were opened anew {reconnects} times: {reasons}")
 
-    def _count(self, kind: str) -> int:
+    def count(self, kind: str) -> int:
+        """Mishaps of a kind so far: see Mishaps.add."""
         return sum(getattr(mishaps, kind) for mishaps in self._mishaps)

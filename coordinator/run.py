@@ -102,6 +102,8 @@ class Run:
         self.validation = Validation(config, self.stages, self.feeder, self.inbox, self.stop)
         self.stream = self.material.open_training(self.start.places)
         self.course = Course(self.stream, config, ends=False)
+        self.chronicle.metrics.watch(self.material, self.keeper, self.feeder)
+        self.chronicle.metrics.serve(self.directory.path, [address.metrics for address in addresses])
         probed = config.probe.every > 0
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
 
@@ -166,6 +168,7 @@ class Run:
         self.inbox.expect_done()
         self.display.begin("training", self.planned)
         self.stages.train(self.tick, last)
+        self.chronicle.metrics.training(True)
         stopping = False
         while self.tick < last:
             if self.stop.signal and not stopping:
@@ -180,10 +183,12 @@ class Run:
             if self.probe is not None:
                 self._look_after_probe(self.probe, step, last)
             self.feeder.push(0, self.tick, step)
+            self.chronicle.metrics.fed += 1
             self.inbox.poll()
             self.keeper.look()
             self.tick += 1
         self.inbox.wait_done(1.5 * self.config.network.deadline)
+        self.chronicle.metrics.training(False)
         self.train_seconds += time.monotonic() - start
 
     def _stop_soon(self, last: int) -> int:

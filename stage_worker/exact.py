@@ -25,7 +25,7 @@ from common.stage import Stage
 from stage_worker.links import Form, Peer
 from stage_worker.loop import Ports
 from stage_worker.probe import Probe
-from stage_worker.reports import Reporter
+from stage_worker.reports import Reporter, Times
 
 _LABELS = 3  # tag
 
@@ -96,10 +96,9 @@ class ExactLoop:
         other_end = stage.config.stages - 1 if stage.is_first else 0
         self._labels = Peer(groups.forward, stage.index, other_end, 1.25 * self._deadline, tag=_LABELS)
         self._sending: dist.Work | None = None
-        self._bytes_a_tick = sum(
-            form[0].numel() * form[1].itemsize
+        self._backward_bytes, self._forward_bytes = (  # a tick
+            form[0].numel() * form[1].itemsize * int(exists)
             for form, exists in ((takes, not stage.is_first), (gives, not stage.is_top))
-            if exists
         )
         self._clear()
 
@@ -187,16 +186,25 @@ class ExactLoop:
 
     # ---- figures for the reports
 
+    def times(self) -> Times:
+        """Seconds of compute, of waiting to receive, to send, and for data, since `clear`."""
+        own, data = self._pipe.seconds, self.ports.data_wait
+        # waits of both kinds are inside torch's schedule: counted as one
+        return own, max(0.0, time.perf_counter() - self._since - own - data), 0.0, data
+
     def summary(self) -> dict[str, Any]:
         """Seconds and bytes since `clear`."""
-        own = self._pipe.seconds
-        data = self.ports.data_wait
+        compute, received, sent, data = self.times()
+        ticks = self.stage.rows // len(self._held.clips)
+        forward, backward = ticks * self._forward_bytes, ticks * self._backward_bytes
         return {
-            "compute_seconds": own,
-            "receive_wait_seconds": max(0.0, time.perf_counter() - self._since - own - data),
-            "send_wait_seconds": 0.0,  # waits of both kinds are inside torch's schedule: counted as one
+            "compute_seconds": compute,
+            "receive_wait_seconds": received,
+            "send_wait_seconds": sent,
             "data_wait_seconds": data,
-            "bytes": self._bytes_a_tick * self.stage.rows // len(self._held.clips),
+            "bytes": forward + backward,
+            "bytes_forward": forward,
+            "bytes_backward": backward,
         }
 
     def clear(self) -> None:

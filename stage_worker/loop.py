@@ -11,6 +11,7 @@ Nothing is stored between ticks but the packets on the edges.
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from common.stage import Stage
 from stage_worker.intake import FrameIntake, TargetIntake
 from stage_worker.links import Receiver, Sender, Source
 from stage_worker.probe import Probe
-from stage_worker.reports import Reporter
+from stage_worker.reports import Reporter, Times
 
 
 @dataclass
@@ -53,12 +54,17 @@ class Ports:
         frames = self.inputs.waited if isinstance(self.inputs, FrameIntake) else 0.0
         return frames + (self.targets.inlet.waited if self.targets else 0.0)
 
-    @property
+    def traffic(self) -> dict[str, int]:
+        """Bytes sent since `clear`, both ways together and apart."""
+        forward, backward = (port.bytes if port is not None else 0 for port in (self.outputs, self.gradients_out))
+        return {"bytes": forward + backward, "bytes_forward": forward, "bytes_backward": backward}
+
+    @cached_property
     def senders(self) -> list[Sender]:
         """The sending ends, of which a stage has up to two."""
         return [port for port in (self.outputs, self.gradients_out) if port is not None]
 
-    @property
+    @cached_property
     def receivers(self) -> list[Receiver]:
         """The receiving ends, of which a stage has up to two."""
         return [port for port in (self.inputs, self.gradients_in) if isinstance(port, Receiver)]
@@ -153,15 +159,24 @@ class Loop:
 
     # ---- figures for the reports
 
+    def times(self) -> Times:
+        """Seconds of compute, of waiting to receive, to send, and for data, since `clear`."""
+        ports, received, sent = self.ports, 0.0, 0.0
+        for receiver in ports.receivers:
+            received += receiver.waited
+        for sender in ports.senders:
+            sent += sender.waited
+        return self.compute, received, sent, ports.data_wait
+
     def summary(self) -> dict[str, Any]:
         """Seconds and bytes since `clear`."""
-        ports = self.ports
+        compute, received, sent, data = self.times()
         return {
-            "compute_seconds": self.compute,
-            "receive_wait_seconds": sum(port.waited for port in ports.receivers),
-            "send_wait_seconds": sum(port.waited for port in ports.senders),
-            "data_wait_seconds": ports.data_wait,
-            "bytes": sum(port.bytes for port in ports.senders),
+            "compute_seconds": compute,
+            "receive_wait_seconds": received,
+            "send_wait_seconds": sent,
+            "data_wait_seconds": data,
+            **self.ports.traffic(),
             "model_cpu_seconds": self.model_cpu if self._one_thread else None,
         }
 

@@ -7,7 +7,7 @@ worker's lifeline: when the coordinator is gone, so is the reason to run.
 import os
 import threading
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import zmq
@@ -20,14 +20,23 @@ from common.process import complain, exit_now
 from common.stage import Stage
 from common.wire import encode
 
+if TYPE_CHECKING:
+    from stage_worker.metrics import StageMetrics
+
 _QUEUE = 1000  # reports
 _MOST_LOSSES = 4096  # ticks in one report
+
+
+Times = tuple[float, float, float, float]
 
 
 class Ticking(Protocol):
     """What a loop tells of itself."""
 
     stage: Stage
+
+    def times(self) -> Times:
+        """Seconds of compute, of waiting to receive, to send, and for data, since `clear`."""
 
     def summary(self) -> dict[str, Any]:
         """Seconds and bytes since `clear`."""
@@ -45,6 +54,7 @@ class Reporter:
         each_loss: report the loss of every tick, not only their mean.
         gradient_norm: as measured in a due tick; None if there was none.
         stop_signal: a signal that this process got and that the coordinator should know of.
+        metrics: what Prometheus is told, if it is.
     """
 
     def __init__(
@@ -59,6 +69,7 @@ class Reporter:
         self.due = False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
+        self.metrics: StageMetrics | None = None
         self._dropped = 0
         self._leaving = False
         self._alone = threading.Event()
@@ -81,6 +92,8 @@ class Reporter:
         """A phase begins: forget what was counted outside it."""
         _zero(loop)
         self._restart()
+        if self.metrics is not None:
+            self.metrics.begin()
 
     def _restart(self) -> None:
         self._ticks = self._losses_held = 0
@@ -90,6 +103,8 @@ class Reporter:
     def ticked(self, tick: int, loop: Ticking) -> None:
         """Count a tick; send a report if one is due."""
         self._ticks += 1
+        if self.metrics is not None:
+            self.metrics.ticked(loop.times())
         if loop.stage.loss is not None:
             self._losses[self._losses_held] = loop.stage.loss
             self._losses_held += 1
@@ -101,7 +116,10 @@ class Reporter:
     def flush(self, tick: int, loop: Ticking) -> None:
         """Report what happened since the last report, and zero the counters."""
         if self._ticks:
-            self.send("progress", **self._summary(tick, loop))
+            summary = self._summary(tick, loop)
+            self.send("progress", **summary)
+            if self.metrics is not None:
+                self.metrics.reported(summary, self._dropped)
         _zero(loop)
         self.due, self.gradient_norm = False, None
         self.tell_signal()

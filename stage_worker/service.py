@@ -7,6 +7,7 @@ another: the tick loop shares nothing with other threads and needs no lock.
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from stage_worker.reports import Reporter
 
 if TYPE_CHECKING:
     from stage_worker.exact import ExactLoop
+    from stage_worker.metrics import StageMetrics
 
 _IDLE_POLL = 0.25  # seconds between looks at a stop signal while there is nothing to do
 
@@ -41,6 +43,7 @@ class StageService:
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self.built: Assembly | None = None
         self._tally = evaluation.Tally()
+        self._metrics: StageMetrics | None = None
         self._quitting = False
 
     # ---- called in RPC threads
@@ -111,7 +114,19 @@ class StageService:
         self.built = Assembly(plan, self.me, groups)
         self.reporter.every, self.reporter.each_loss = plan.config.report.every, plan.config.report.losses
         self.loop = self.built.loop(self.reporter)
-        return self.built.addresses
+        self.reporter.metrics = self._metrics_of(plan.config)
+        address = self.reporter.metrics.address if self.reporter.metrics else ""
+        return replace(self.built.addresses, metrics=address)
+
+    def _metrics_of(self, config: Config) -> "StageMetrics | None":
+        """This process's metrics, served from when they are first asked for."""
+        if not config.metrics.port:
+            return None
+        from stage_worker.metrics import StageMetrics
+
+        self._metrics = self._metrics or StageMetrics(config.metrics, self.me.stage)
+        self._metrics.configured(config, use_device(config, self.me))
+        return self._metrics
 
     def do_restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
         """Become what the stage was at a checkpoint."""

@@ -1,4 +1,4 @@
-"""What happens in a run is told to three at once: the terminal, metrics.jsonl, TensorBoard's files."""
+"""What happens in a run is told to four at once: the terminal, metrics.jsonl, TensorBoard's files, Prometheus."""
 
 import math
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from common.partition import BlockCost
 from coordinator.evaluate import Evaluation
 from coordinator.monitor.display import Display, shown
 from coordinator.monitor.inbox import Report
+from coordinator.monitor.metrics import RunMetrics
 from coordinator.monitor.record import RunDirectory
 from coordinator.monitor.tensorboard import EventFiles
 from coordinator.monitor.totals import Totals, line
@@ -29,6 +30,7 @@ class Chronicle:
         self._config, self._display, self._directory = config, display, directory
         self._totals, self._planned = totals, planned
         self._warned_of_disk = False
+        self.metrics = RunMetrics(config, planned, first)
         self.events = EventFiles(directory.path, display.warn, first) if config.report.tensorboard else None
 
     def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
@@ -43,6 +45,7 @@ class Chronicle:
         self._directory.metric(metric)
         if self.events is not None:
             self.events.progress(metric)
+        self.metrics.progress(report)
         self._display.trained(self._totals, self._planned)
         self._warn_of_disk()
 
@@ -54,6 +57,7 @@ class Chronicle:
     def recovered(self, tick: int, restarts: int, seconds: float) -> None:
         """The training goes on after a process was lost."""
         self._directory.metric({"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds})
+        self.metrics.recovered(seconds)
         self._display.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
 
     def evaluation(
@@ -63,6 +67,7 @@ class Chronicle:
         figures = {f"val_{name}": getattr(evaluation, name) for name in _FIGURES}
         figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
         self._directory.metric({"kind": "evaluation", "tick": tick, "train_seconds": round(seconds, 3), **figures})
+        self.metrics.evaluation(evaluation)
         if self.events is not None:
             self.events.evaluation(tick, figures, evaluation.confusion, classes)
             if pictures is not None:
@@ -74,10 +79,12 @@ class Chronicle:
         """What a gradient probe found."""
         self._directory.metric({"kind": "probe", **found})
         self._display.probed(found)
+        self.metrics.probed(found)
         if self.events is not None:
             self.events.probed(found)
 
     def close(self) -> None:
         """Nothing more is told."""
+        self.metrics.close()
         if self.events is not None:
             self.events.close()

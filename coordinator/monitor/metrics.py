@@ -1,0 +1,117 @@
+"""What the coordinator shows to Prometheus, and the list of the run's processes that Prometheus finds them by."""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from common.board import Board
+from common.config import Config
+from common.endpoint import serve
+from common.errors import SidewaysError
+from coordinator.again import restarts
+from coordinator.evaluate import Evaluation
+from coordinator.feed import Feeder
+from coordinator.keeper import Keeper
+from coordinator.material import Material
+from coordinator.monitor.inbox import Report
+
+TARGETS = ".targets.json"  # after the run's name, beside its directory
+
+
+class RunMetrics:
+    """The coordinator's metrics; without metrics.port they are only kept.
+
+    Attributes:
+        fed: training batches fed by this process.
+    """
+
+    def __init__(self, config: Config, planned: int, first: int) -> None:
+        """`planned`: ticks of the whole training; `first`: the tick at which it begins, or goes on."""
+        self._config, self._board, self._first = config, Board(), first
+        self._targets: Path | None = None
+        self.fed = 0
+        self._board.set("sideways_planned_ticks", planned)
+        self._board.add("sideways_frames", 0, phase="evaluation")
+        self._board.watch("sideways_frames", lambda: self.fed * config.data.slots, phase="training")
+        self._board.set("sideways_restarts", restarts())
+        self.recovered(0.0)
+        self.training(False)
+
+    def recovered(self, seconds: float) -> None:
+        """The run goes on, so long after the last sign of the attempt before."""
+        self._board.set("sideways_recovery_seconds", seconds)
+
+    def watch(self, material: Material, keeper: Keeper, feeder: Feeder) -> None:
+        """Where figures come from that are only read when Prometheus asks."""
+        watch = self._board.watch
+        watch("sideways_dropped_frames", lambda: material.count("dropped"))
+        watch("sideways_reconnects", lambda: material.count("reconnects"))
+        watch("sideways_clip_mishaps", lambda: material.count("skipped"), kind="skipped")
+        watch("sideways_clip_mishaps", lambda: material.count("broken"), kind="broken")
+        watch("sideways_clip_mishaps", lambda: material.count("short"), kind="short")
+        watch("sideways_checkpoints", lambda: keeper.kept)
+        watch("sideways_checkpoint_failures", lambda: keeper.failed)
+        watch("sideways_checkpoint_timestamp_seconds", lambda: keeper.taken)
+        watch("sideways_checkpoint_duration_seconds", lambda: keeper.seconds)
+        watch("sideways_checkpoint_size_bytes", lambda: keeper.bytes)
+        watch("sideways_edge_bytes", lambda: feeder.frame_bytes, stage="coordinator", way="frames")
+        watch("sideways_edge_bytes", lambda: feeder.target_bytes, stage="coordinator", way="targets")
+
+    def serve(self, run: Path, stages: Sequence[str]) -> None:
+        """Serve, if that is asked for, and let Prometheus find all processes.
+
+        Args:
+            run: the run directory.
+            stages: host:port of every stage's metrics.
+
+        Raises:
+            SidewaysError: the port is in use, or the list cannot be written.
+        """
+        if not self._config.metrics.port:
+            return
+        own = serve(self._board.registry, self._config.metrics, 0)
+        processes = {"coordinator": own, **{f"stage {stage}": address for stage, address in enumerate(stages)}}
+        targets = [
+            {"targets": [address], "labels": {"run": run.name, "process": process}}
+            for process, address in processes.items()
+        ]
+        path = run.with_name(run.name + TARGETS)
+        try:
+            part = path.with_name(path.name + ".part")
+            part.write_text(json.dumps(targets, indent=1), encoding="utf-8")
+            os.replace(part, path)
+        except OSError as error:
+            raise SidewaysError(f"{path} cannot be written: {error}. Make room there, or set runs elsewhere") from error
+        self._targets = path
+
+    def training(self, on: bool) -> None:
+        """Whether ticks run now."""
+        self._board.set("sideways_training", float(on))
+
+    def progress(self, report: Report) -> None:
+        """A stage's progress report."""
+        if report["stage"] == 0:
+            waiting = self._first + self.fed - (report["tick"] + 1)
+            self._board.set("sideways_queue_depth", max(0, waiting), queue="frames")
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """What the validation clips say."""
+        self._board.add("sideways_frames", evaluation.frames, phase="evaluation")
+        if evaluation.score is not None:
+            self._board.set("sideways_validation_score", evaluation.score)
+
+    def probed(self, found: dict[str, Any]) -> None:
+        """What a gradient probe found."""
+        for row in found["stages"]:
+            for name in ("cosine", "norm_ratio"):
+                if row[name] is not None:
+                    self._board.set(f"sideways_pseudo_gradient_{name}", row[name], stage=str(row["stage"]))
+
+    def close(self) -> None:
+        """The run has ended as it should: Prometheus need not look for its processes any more."""
+        if self._targets is not None:
+            with suppress(OSError):
+                self._targets.unlink()
