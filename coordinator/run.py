@@ -103,7 +103,7 @@ class Run:
         self.stream = self.material.open_training(self.start.places)
         self.course = Course(self.stream, config, ends=False)
         self.chronicle.metrics.watch(self.material, self.keeper, self.feeder)
-        self.chronicle.metrics.serve(self.directory.path, [address.metrics for address in addresses])
+        self.chronicle.metrics.serve([address.metrics for address in addresses])
         probed = config.probe.every > 0
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
 
@@ -132,6 +132,7 @@ class Run:
 
     def train_and_evaluate(self) -> None:
         """The whole training, with evaluations and checkpoints between; or as much as the wish to stop allows."""
+        self.chronicle.metrics.announce(self.directory.path)
         if self.tick >= self.planned:  # a process was lost after the last tick
             self._save_model()
             self._evaluate()

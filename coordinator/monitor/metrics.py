@@ -31,6 +31,7 @@ class RunMetrics:
     def __init__(self, config: Config, planned: int, first: int) -> None:
         """`planned`: ticks of the whole training; `first`: the tick at which it begins, or goes on."""
         self._config, self._board, self._first = config, Board(), first
+        self._processes: dict[str, str] = {}  # host:port of each
         self._targets: Path | None = None
         self.fed = 0
         self._board.set("sideways_planned_ticks", planned)
@@ -60,32 +61,29 @@ class RunMetrics:
         watch("sideways_edge_bytes", lambda: feeder.frame_bytes, stage="coordinator", way="frames")
         watch("sideways_edge_bytes", lambda: feeder.target_bytes, stage="coordinator", way="targets")
 
-    def serve(self, run: Path, stages: Sequence[str]) -> None:
-        """Serve, if that is asked for, and let Prometheus find all processes.
+    def serve(self, stages: Sequence[str]) -> None:
+        """Serve, if that is asked for. `stages`: host:port of every stage's metrics. Raises ConfigError."""
+        if self._config.metrics.port:
+            self._processes = {"coordinator": serve(self._board.registry, self._config.metrics, 0)}
+            self._processes |= {f"stage {stage}": address for stage, address in enumerate(stages)}
 
-        Args:
-            run: the run directory.
-            stages: host:port of every stage's metrics.
-
-        Raises:
-            SidewaysError: the port is in use, or the list cannot be written.
-        """
-        if not self._config.metrics.port:
+    def announce(self, run: Path) -> None:
+        """Let Prometheus find all processes. `run`: the run directory. Raises SidewaysError."""
+        if not self._processes:
             return
-        own = serve(self._board.registry, self._config.metrics, 0)
-        processes = {"coordinator": own, **{f"stage {stage}": address for stage, address in enumerate(stages)}}
         targets = [
             {"targets": [address], "labels": {"run": run.name, "process": process}}
-            for process, address in processes.items()
+            for process, address in self._processes.items()
         ]
-        path = run.with_name(run.name + TARGETS)
+        self._targets = run.with_name(run.name + TARGETS)
         try:
-            part = path.with_name(path.name + ".part")
+            part = self._targets.with_name(self._targets.name + ".part")
             part.write_text(json.dumps(targets, indent=1), encoding="utf-8")
-            os.replace(part, path)
+            os.replace(part, self._targets)
         except OSError as error:
-            raise SidewaysError(f"{path} cannot be written: {error}. Make room there, or set runs elsewhere") from error
-        self._targets = path
+            raise SidewaysError(
+                f"{self._targets} cannot be written: {error.strerror}. Make room there, or set runs to another folder"
+            ) from error
 
     def training(self, on: bool) -> None:
         """Whether ticks run now."""
