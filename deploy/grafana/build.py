@@ -1,0 +1,236 @@
+"""The dashboards, made from here into deploy/grafana/dashboards.
+
+python deploy/grafana/build.py
+"""
+
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from string import ascii_uppercase
+
+from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DataSourceRef,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+
+FOLDER = Path(__file__).parent / "dashboards"
+SOURCE = DataSourceRef(type_val="prometheus", uid="sideways")
+RUN, STAGE = 'run=~"$run"', 'run=~"$run", stage=~"$stage"'
+WINDOW = "[$__rate_interval]"
+PARTS = {"compute": "compute", "receive-wait": "receive_wait", "send-wait": "send_wait", "data-wait": "data_wait"}
+BY_RUN, BY_STAGE, BY_PROCESS = "{{run}}", "{{run}} stage {{stage}}", "{{run}} {{process}}"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Queries with their legends, and what they tell; `stat`: the latest numbers instead of curves."""
+
+    title: str
+    tells: str
+    unit: str
+    queries: dict[str, str]
+    stat: bool = False
+
+
+def rate(metric: str, labels: str = RUN) -> str:
+    """A counter's growth a second."""
+    return f"rate({metric}{{{labels}}}{WINDOW})"
+
+
+def share(part: str, labels: str = RUN) -> str:
+    """Share of a stage's time that a part of its ticks takes."""
+    return f"{rate(f'sideways_tick_{part}_seconds_sum', labels)} / {rate('sideways_tick_seconds_sum', labels)}"
+
+
+def quantile(q: float, metric: str) -> str:
+    """Of a histogram, by stage."""
+    return f"histogram_quantile({q}, sum by (run, stage, le) ({rate(f'{metric}_bucket', STAGE)}))"
+
+
+def gauge(metric: str, labels: str = RUN) -> str:
+    """A metric as it is."""
+    return f"{metric}{{{labels}}}"
+
+
+TICKS = f"max by (run) ({rate('sideways_ticks_total')})"
+AGE = f"time() - {gauge('sideways_checkpoint_timestamp_seconds')}"
+
+OVERVIEW = {
+    "Progress": [
+        Panel("Done", "Ticks done of those planned", "percentunit", {BY_RUN: (
+            f"(max by (run) ({gauge('sideways_current_tick')}) + 1) / on (run) {gauge('sideways_planned_ticks')}"
+        )}, stat=True),
+        Panel("Ticks a second", "0 while a validation runs", "short", {BY_RUN: TICKS}, stat=True),
+        Panel("Frames a second", "Fed in training and in validation", "short", {
+            "{{run}} {{phase}}": rate("sideways_frames_total")
+        }, stat=True),
+        Panel("Checkpoint's age", "What would be lost now", "s", {BY_RUN: AGE}, stat=True),
+        Panel("Restarts", "By its launcher", "short", {BY_RUN: gauge("sideways_restarts_total")}, stat=True),
+        Panel("Processes up", "Coordinator and stages that answer", "short", {
+            BY_RUN: f'sum by (run) (up{{job="sideways", {RUN}}})'
+        }, stat=True),
+    ],
+    "Is it learning?": [
+        Panel("Loss", "Mean over the last report's ticks", "short", {BY_RUN: gauge("sideways_loss")}),
+        Panel("Accuracy", "Of training rows; the score of validations", "short", {
+            "{{run}} training": gauge("sideways_accuracy_ratio"),
+            "{{run}} validation": gauge("sideways_validation_score"),
+        }),
+        Panel("Pseudo-gradient's cosine", "With backpropagation's gradient: 1 is the same direction", "short", {
+            BY_STAGE: gauge("sideways_pseudo_gradient_cosine")
+        }),
+        Panel("Gradient norm", "By stage", "short", {BY_STAGE: gauge("sideways_gradient_norm")}),
+        Panel("Gated share", "Gradient rows dropped at a clip's boundary: long where clips are short", "percentunit", {
+            BY_STAGE: f"{rate('sideways_gated_rows_total')} / {rate('sideways_gradient_rows_total')}"
+        }),
+        Panel("Learning rate", "By stage", "short", {BY_STAGE: gauge("sideways_learning_rate")}),
+    ],
+    "Is every stage busy? What waits for what?": [
+        Panel("Busy", "Share of its time that a stage computes: the slowest is near 1", "percentunit", {
+            BY_STAGE: share("compute")
+        }),
+        Panel("Waits for a neighbour's message", "The neighbour is slower, or the network is", "percentunit", {
+            BY_STAGE: share("receive_wait")
+        }),
+        Panel("Waits for a neighbour to take", "Messages that could not leave", "percentunit", {
+            BY_STAGE: share("send_wait")
+        }),
+        Panel("Waits for data", "Stage 0 for frames: the reader is the bottleneck", "percentunit", {
+            BY_STAGE: share("data_wait")
+        }),
+        Panel("Batches that wait for stage 0", "Near 0: the reader is slower than the stages", "short", {
+            "{{run}} {{queue}}": gauge("sideways_queue_depth")
+        }),
+        Panel("Frames dropped a second", "Of live sources, which do not wait", "short", {
+            BY_RUN: rate("sideways_dropped_frames_total")
+        }),
+    ],
+}  # fmt: skip
+
+STAGES = {
+    "Where a tick's time goes": [
+        Panel("Tick, median and slowest percent", "From end to end", "s", {
+            f"{BY_STAGE} p50": quantile(0.5, "sideways_tick_seconds"),
+            f"{BY_STAGE} p99": quantile(0.99, "sideways_tick_seconds"),
+        }),
+        Panel("Parts of a tick", "Shares; what is missing to 1 is overhead", "percentunit", {
+            f"{BY_STAGE} {name}": share(part, STAGE) for name, part in PARTS.items()
+        }),
+        *(
+            Panel(f"{name.capitalize()} a tick", "Median and slowest percent", "s", {
+                f"{BY_STAGE} p50": quantile(0.5, f"sideways_tick_{part}_seconds"),
+                f"{BY_STAGE} p99": quantile(0.99, f"sideways_tick_{part}_seconds"),
+            })
+            for name, part in PARTS.items()
+        ),
+    ],
+    "What it does": [
+        Panel("Ticks a second", "All stages the same, but for a moment", "short", {
+            BY_STAGE: rate("sideways_ticks_total", STAGE)
+        }),
+        Panel("Sent", "By edge: forward to the next stage, backward to the one before", "Bps", {
+            f"{BY_STAGE} {{{{way}}}}": rate("sideways_edge_bytes_total", STAGE)
+        }),
+        Panel("Mismatch", "Frames between input and gradient", "short", {
+            BY_STAGE: gauge("sideways_mismatch_frames", STAGE)
+        }),
+        Panel("Gradient norm", "Of the last report's last tick", "short", {
+            BY_STAGE: gauge("sideways_gradient_norm", STAGE)
+        }),
+        Panel("Gradient's norm over backpropagation's", "In the last probe", "short", {
+            BY_STAGE: gauge("sideways_pseudo_gradient_norm_ratio", STAGE)
+        }),
+        Panel("Reports dropped", "The coordinator was too slow to take them", "short", {
+            BY_STAGE: gauge("sideways_dropped_reports_total", STAGE)
+        }),
+    ],
+}  # fmt: skip
+
+SYSTEM = {
+    "Processes": [
+        Panel("Host memory", "Resident, libraries included", "bytes", {
+            BY_PROCESS: gauge("process_resident_memory_bytes")
+        }),
+        Panel("CUDA memory", "In tensors; 0 on the CPU", "bytes", {BY_STAGE: gauge("sideways_cuda_memory_bytes")}),
+        Panel("Peak memory of the stages", "Beyond what the process held before it was built", "bytes", {
+            BY_STAGE: gauge("sideways_peak_memory_bytes")
+        }),
+        Panel("Cores", "CPU seconds a second", "short", {BY_PROCESS: rate("process_cpu_seconds_total")}),
+        Panel("Open files", "The coordinator keeps one a slot", "short", {BY_PROCESS: gauge("process_open_fds")}),
+        Panel("Up", "1: it answers", "short", {BY_PROCESS: f'up{{job="sideways", {RUN}}}'}),
+    ],
+    "Network": [
+        Panel("Sent by stages", "Activations and gradients", "Bps", {
+            f"{BY_STAGE} {{{{way}}}}": rate("sideways_edge_bytes_total", f'{RUN}, way=~"forward|backward"')
+        }),
+        Panel("Sent by the coordinator", "Frames and frame-sized targets", "Bps", {
+            "{{run}} {{way}}": rate("sideways_edge_bytes_total", f'{RUN}, way=~"frames|targets"')
+        }),
+        Panel("Live sources opened anew", "So far", "short", {BY_RUN: gauge("sideways_reconnects_total")}),
+    ],
+    "Checkpoints, mishaps, restarts": [
+        Panel("Checkpoint's age", "What would be lost now", "s", {BY_RUN: AGE}),
+        Panel("Seconds to write one", "In the background", "s", {
+            BY_RUN: gauge("sideways_checkpoint_duration_seconds")
+        }),
+        Panel("Size of one", "All stages together", "bytes", {BY_RUN: gauge("sideways_checkpoint_size_bytes")}),
+        Panel("Kept and failed", "By this attempt of the run", "short", {
+            "{{run}} kept": gauge("sideways_checkpoints_total"),
+            "{{run}} failed": gauge("sideways_checkpoint_failures_total"),
+        }),
+        Panel("Clips not played as they should", "See the run's last words for the reasons", "short", {
+            "{{run}} {{kind}}": gauge("sideways_clip_mishaps_total")
+        }),
+        Panel("Restarts and seconds to recover", "The last recovery", "short", {
+            "{{run}} restarts": gauge("sideways_restarts_total"),
+            "{{run}} seconds": gauge("sideways_recovery_seconds"),
+        }),
+    ],
+}  # fmt: skip
+
+DASHBOARDS = {"overview": ("Sideways", OVERVIEW), "stages": ("Sideways: stages", STAGES),
+              "system": ("Sideways: system", SYSTEM)}  # fmt: skip
+
+
+def built(name: str) -> str:
+    """A dashboard as JSON."""
+    title, rows = DASHBOARDS[name]
+    board = dashboard.Dashboard(title).uid(f"sideways-{name}").tags(["sideways"]).refresh("5s").time("now-30m", "now")
+    board = (
+        board.timezone("browser")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .with_variable(_variable("run", "sideways_planned_ticks"))
+    )
+    if name == "stages":
+        board = board.with_variable(_variable("stage", 'sideways_ticks_total{run=~"$run"}'))
+    number = count(1)
+    for row, panels in rows.items():
+        board = board.with_row(dashboard.Row(row).id(next(number)))
+        for panel in panels:
+            board = board.with_panel(_panel(panel).id(next(number)))
+    return JSONEncoder(sort_keys=True, indent=1).encode(board.build()) + "\n"
+
+
+def _variable(label: str, metric: str) -> dashboard.QueryVariable:
+    variable = dashboard.QueryVariable(label).query(f"label_values({metric}, {label})").datasource(SOURCE)
+    variable = variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
+    return variable.multi(True).include_all(True).all_value(".*").current(VariableOption(text="All", value="$__all"))
+
+
+def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
+    made = stat.Panel() if panel.stat else timeseries.Panel()
+    made = made.title(panel.title).description(panel.tells).unit(panel.unit).datasource(SOURCE)
+    made = made.height(4 if panel.stat else 7).span(4 if panel.stat else 8)
+    for letter, (legend, query) in zip(ascii_uppercase, panel.queries.items(), strict=False):
+        made = made.with_target(prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend))
+    return made
+
+
+if __name__ == "__main__":
+    for one in DASHBOARDS:
+        (FOLDER / f"{one}.json").write_text(built(one), encoding="utf-8")
