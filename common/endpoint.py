@@ -21,8 +21,11 @@ _EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def serve(registry: CollectorRegistry, settings: Metrics, number: int) -> str:
+def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: str) -> str:
     """Serve on port `settings.port + number`, for as long as this process lives. Returns "host:port" for Prometheus.
+
+    Args:
+        address: this host's, by which others reach it where all its addresses are served.
 
     Raises:
         ConfigError: the port is in use or not ours to take, or the password file is not as it should be.
@@ -31,9 +34,8 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int) -> str:
     app: App = make_wsgi_app(registry)
     if settings.password_file is not None:
         app = _guarded(app, _password(settings.password_file))
-    _Server.address_family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        server = _Server((settings.host, port), _Handler)
+        server = _Server(settings.host, port)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"metrics cannot be served at {settings.host}, port {port}: {getattr(error, 'strerror', error)}. "
@@ -41,7 +43,7 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int) -> str:
         ) from error
     server.set_app(app)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    host = socket.gethostname() if settings.host in _EVERYWHERE else settings.host
+    host = address if settings.host in _EVERYWHERE else settings.host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -72,6 +74,10 @@ def _guarded(app: App, wanted: bytes) -> App:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
         """WSGIServer's own asks the network for this host's name, which may take its time."""

@@ -103,7 +103,7 @@ class Run:
         self.stream = self.material.open_training(self.start.places)
         self.course = Course(self.stream, config, ends=False)
         self.chronicle.metrics.watch(self.material, self.keeper, self.feeder)
-        self.chronicle.metrics.serve([address.metrics for address in addresses])
+        self.chronicle.metrics.serve(me.address, [address.metrics for address in addresses])
         probed = config.probe.every > 0
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
 

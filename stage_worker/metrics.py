@@ -14,6 +14,7 @@ import torch
 from common.board import Board
 from common.config import Config, Metrics
 from common.endpoint import serve
+from common.group import Membership
 from common.schedule import Schedule
 from stage_worker.reports import Times
 
@@ -74,12 +75,12 @@ class StageMetrics:
         address: host:port.
     """
 
-    def __init__(self, settings: Metrics, stage: int) -> None:
+    def __init__(self, settings: Metrics, me: Membership) -> None:
         """Raises ConfigError where they cannot be served."""
-        self._board = Board(stage=str(stage))
-        self._stage, self._times = stage, TickTimes(self._board)
+        self._board = Board(stage=str(me.stage))
+        self._stage, self._times = me.stage, TickTimes(self._board)
         self._slots = 1
-        self.address = serve(self._board.registry, settings, 1 + stage)
+        self.address = serve(self._board.registry, settings, 1 + me.stage, me.address)
 
     def configured(self, config: Config, device: torch.device) -> None:
         """The stage is built: counters begin at 0."""

@@ -124,7 +124,7 @@ class StageService:
             return None
         from stage_worker.metrics import StageMetrics
 
-        self._metrics = self._metrics or StageMetrics(config.metrics, self.me.stage)
+        self._metrics = self._metrics or StageMetrics(config.metrics, self.me)
         self._metrics.configured(config, use_device(config, self.me))
         return self._metrics
 

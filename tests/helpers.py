@@ -1,8 +1,10 @@
 """What several tests need: a run's settings, the reference on a run's own data, `sideways` in a subprocess."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -200,6 +202,19 @@ class Background:
         """All that was printed so far."""
         self.log.flush()
         return (self.folder / "log").read_text()
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row, below those that the system hands out, that nobody holds now."""
+    for first in range(20000 + os.getpid() % 1000 * 10, 32000, count):
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
 
 
 def gone(pids: Sequence[int], timeout: float) -> bool:

@@ -61,10 +61,15 @@ class RunMetrics:
         watch("sideways_edge_bytes", lambda: feeder.frame_bytes, stage="coordinator", way="frames")
         watch("sideways_edge_bytes", lambda: feeder.target_bytes, stage="coordinator", way="targets")
 
-    def serve(self, stages: Sequence[str]) -> None:
-        """Serve, if that is asked for. `stages`: host:port of every stage's metrics. Raises ConfigError."""
+    def serve(self, address: str, stages: Sequence[str]) -> None:
+        """Serve, if that is asked for. Raises ConfigError.
+
+        Args:
+            address: of this host.
+            stages: host:port of every stage's metrics.
+        """
         if self._config.metrics.port:
-            self._processes = {"coordinator": serve(self._board.registry, self._config.metrics, 0)}
+            self._processes = {"coordinator": serve(self._board.registry, self._config.metrics, 0, address)}
             self._processes |= {f"stage {stage}": address for stage, address in enumerate(stages)}
 
     def announce(self, run: Path) -> None:

@@ -1,0 +1,166 @@
+"""A real Prometheus scrapes a real run; every query of every panel and of every alert finds something."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import Background, free_ports, settings, write_run_file
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+STAGES = 2
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("prometheus") and shutil.which("promtool")),
+    reason="there is no prometheus or no promtool here: apt-get install prometheus",
+)
+
+
+def promtool(*arguments: str | Path, given: bytes = b"") -> None:
+    done = subprocess.run(["promtool", *map(str, arguments)], input=given, capture_output=True, timeout=60)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+def test_the_alerts_do_what_they_should() -> None:
+    promtool("check", "rules", DEPLOY / "prometheus/alerts.yml")
+    promtool("check", "config", DEPLOY / "prometheus/prometheus.yml")
+    promtool("test", "rules", DEPLOY / "prometheus/alerts_test.yml")
+
+
+def panel_queries() -> dict[str, str]:
+    """By dashboard, panel and legend, as Grafana sends them for all runs and stages."""
+    queries = {}
+    for path in sorted((DEPLOY / "grafana/dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                query = target["expr"].replace("$__rate_interval", "30s").replace("$run", ".*").replace("$stage", ".*")
+                queries[f"{path.stem}: {panel['title']}: {target['legendFormat']}"] = query
+    return queries
+
+
+def alert_queries(rules: list[dict[str, Any]]) -> dict[str, str]:
+    """What each alert looks at: its selectors, as the alert itself finds something only when it fires."""
+    return {
+        f"{rule['name']}: {selector}": selector
+        for rule in rules
+        for selector in re.findall(r"\b(?:sideways_\w+|up)\b(?:\{[^}]*\})?", rule["query"])
+    }
+
+
+class Prometheus:
+    """Debian's, on a port of its own, with the project's configuration but more often and for these runs."""
+
+    def __init__(self, folder: Path, runs: Path) -> None:
+        self.port, self.folder = free_ports(1), folder
+        text = (DEPLOY / "prometheus/prometheus.yml").read_text()
+        for old, new in (
+            ("../../runs", str(runs)),
+            ("interval: 10s", "interval: 1s"),
+            ("interval: 5s", "interval: 1s"),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        (folder / "prometheus.yml").write_text(text)
+        shutil.copy(DEPLOY / "prometheus/alerts.yml", folder)
+        self.log = open(folder / "prometheus.log", "wb")  # noqa: SIM115
+        command = ["prometheus", "--config.file", str(folder / "prometheus.yml"), "--log.level", "warn"]
+        command += ["--storage.tsdb.path", str(folder / "data"), "--web.listen-address", f"127.0.0.1:{self.port}"]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """What the API answers."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def series(self, query: str) -> list[dict[str, Any]]:
+        """What a query finds now."""
+        return list(self.get("query", query=query)["result"])
+
+    def close(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(20)
+        self.log.close()
+
+
+def wait_until(what: Callable[[], bool], seconds: float, run: Background) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and run.process.poll() is None:
+        if what():
+            return True
+        time.sleep(0.3)
+    return what()
+
+
+@pytest.fixture
+def watched(videos: Path, tmp_path: Path) -> Iterator[tuple[Background, Prometheus]]:
+    """A run of two stages that is scraped every second."""
+    often = {"evaluate_every": 200, "checkpoint__every": 100, "probe__every": 50, "report__losses": False}
+    ports = {"metrics__port": free_ports(1 + STAGES)}
+    tree = settings(videos, stages=STAGES, ticks=100_000, name="it", data__val=str(videos / "val"), **often, **ports)
+    run = Background(write_run_file(tmp_path / "run.toml", tree))
+    (tmp_path / "prometheus").mkdir()
+    prometheus = Prometheus(tmp_path / "prometheus", tmp_path / "runs")
+    try:
+        yield run, prometheus
+    finally:
+        prometheus.close()
+        if run.process.poll() is None:
+            run.process.kill()
+
+
+def test_every_query_finds_something(watched: tuple[Background, Prometheus]) -> None:
+    run, prometheus = watched
+    run.wait_for_tick(300)
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+    queries = panel_queries() | alert_queries(rules)
+    assert len(rules) >= 6
+    assert len(queries) > 50
+    empty = dict(queries)
+
+    def all_found() -> bool:
+        for name, query in list(empty.items()):
+            if prometheus.series(query):
+                del empty[name]
+        return not empty
+
+    assert wait_until(all_found, 40, run), f"these find nothing: {empty}\n{run.output()}"
+    assert {series["metric"]["process"] for series in prometheus.series("up == 1")} == {
+        "coordinator", "stage 0", "stage 1",
+    }  # fmt: skip
+    assert len(prometheus.series('sideways_tick_seconds_count{run="it"} > 200')) == STAGES
+    assert [series["value"][1] for series in prometheus.series('sideways_mismatch_frames{stage="0"}')] == ["2"]
+    health = {rule["name"]: rule["health"] for rule in prometheus.get("rules")["groups"][0]["rules"]}
+    assert set(health.values()) == {"ok"}
+    for number in range(1 + STAGES):
+        _lint(prometheus, number)
+    _end(run, prometheus)
+
+
+def _lint(prometheus: Prometheus, number: int) -> None:
+    """The exposition of a process follows the conventions."""
+    target = prometheus.get("targets", state="active")["activeTargets"][number]
+    with urllib.request.urlopen(target["scrapeUrl"], timeout=10) as answer:
+        promtool("check", "metrics", given=answer.read())
+
+
+def _end(run: Background, prometheus: Prometheus) -> None:
+    """When the run has ended its series are gone, and nobody complains of dead processes."""
+    import signal
+
+    run.send(signal.SIGINT)
+    assert run.end(60) == 130, run.output()
+    assert not list(run.folder.glob("runs/*.targets.json"))
+    end = time.monotonic() + 20
+    while prometheus.series('{__name__=~"sideways_.*|up"}') and time.monotonic() < end:
+        time.sleep(0.3)
+    assert prometheus.series('{__name__=~"sideways_.*|up"}') == []

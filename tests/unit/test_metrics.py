@@ -1,0 +1,138 @@
+"""What is shown to Prometheus: names by its conventions, numbers that are right, a port that is guarded."""
+
+import re
+import socket
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from common.board import Board
+from common.config import Metrics
+from common.endpoint import serve
+from common.errors import ConfigError
+from common.metrics import METRICS, document
+from deploy.grafana.build import DASHBOARDS, FOLDER, built
+from stage_worker.metrics import TickTimes
+from tests.helpers import free_ports
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def shown(board: Board) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(generate_latest(board.registry).decode())
+    samples = [sample for family in families for sample in family.samples if sample.name.startswith("sideways")]
+    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+
+
+def test_the_document_and_the_dashboards_are_what_the_code_makes() -> None:
+    assert (ROOT / "docs/metrics.md").read_text() == document(), "run python -m common.metrics > docs/metrics.md"
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(DASHBOARDS)
+    for name in DASHBOARDS:
+        assert (FOLDER / f"{name}.json").read_text() == built(name), "run python deploy/grafana/build.py"
+
+
+def test_names_follow_the_conventions() -> None:
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert re.fullmatch(r"sideways_[a-z0-9_]+", metric.name)
+        assert not metric.name.endswith("_total"), "the exposition adds it"
+        assert metric.name.endswith(f"_{metric.unit}") or not metric.unit
+
+
+def test_numbers_are_shown_as_they_are() -> None:
+    board = Board(stage="2")
+    board.add("sideways_edge_bytes", 0, way="backward")
+    board.add("sideways_edge_bytes", 40, way="forward")
+    board.add("sideways_edge_bytes", 2, way="forward")
+    board.set("sideways_loss", float("nan"))
+    board.set("sideways_loss", 0.5)
+    numbers = iter((7, 8))
+    board.watch("sideways_dropped_frames", lambda: next(numbers))
+    first, second = shown(board), shown(board)
+    assert first == {
+        ("sideways_edge_bytes_total", (("stage", "2"), ("way", "forward"))): 42,
+        ("sideways_edge_bytes_total", (("stage", "2"), ("way", "backward"))): 0,
+        ("sideways_loss", (("stage", "2"),)): 0.5,
+        ("sideways_dropped_frames_total", ()): 7,
+    }
+    assert second["sideways_dropped_frames_total", ()] == 8
+
+
+def test_every_tick_is_in_the_histograms_once() -> None:
+    """More ticks than there are rows, sums that are zeroed at some of the reports."""
+    board = Board(stage="0")
+    times = TickTimes(board)
+    random = np.random.default_rng(0)
+    ticks = random.choice([0.0001, 0.003, 0.2, 50.0], size=(10000, 4))
+    times.begin()
+    sums = np.zeros(4)
+    for number, parts in enumerate(ticks):
+        sums += parts
+        times.note(tuple(sums))
+        if number % 6000 == 4999:
+            times.fold(zeroed=True)
+            sums[:] = 0
+    times.fold(zeroed=True)
+    times.fold(zeroed=True)
+    found = shown(board)
+    labels = (("stage", "0"),)
+    for column, part in enumerate(("compute", "receive_wait", "send_wait", "data_wait")):
+        name = f"sideways_tick_{part}_seconds"
+        assert found[f"{name}_count", labels] == 10000
+        assert found[f"{name}_sum", labels] == pytest.approx(ticks[:, column].sum())
+        for edge in ("0.0001220703125", "0.00390625", "0.25", "32.0"):
+            below = int((ticks[:, column] <= float(edge)).sum())
+            assert found[f"{name}_bucket", (("le", edge), *labels)] == below
+    assert found["sideways_tick_seconds_count", labels] == 10000
+
+
+def fetch(address: str, login: str | None = None) -> int:
+    request = urllib.request.Request(f"http://{address}/metrics")
+    if login is not None:
+        request.add_header("Authorization", "Basic " + b64encode(login.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status if b"sideways_loss" in answer.read() else 0
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_port_is_guarded_by_a_password(tmp_path: Path) -> None:
+    board = Board(stage="0")
+    board.set("sideways_loss", 1)
+    (tmp_path / "password").write_text("watcher:s3:cret\n")
+    address = serve(board.registry, Metrics(port=free_ports(2), password_file=tmp_path / "password"), 1, "")
+    assert fetch(address) == fetch(address, "watcher:wrong") == fetch(address, "watcher") == 401
+    assert fetch(address, "watcher:s3:cret") == 200
+    with socket.create_connection(address.split(":"), timeout=10) as dawdler:  # in nobody's way
+        dawdler.send(b"GET /met")
+        assert fetch(address, "watcher:s3:cret") == 200
+
+
+def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"port {port}: Address already in use\. Set metrics\.port"):
+            serve(Board(stage="0").registry, Metrics(port=port - 1), 1, "")
+    for content, message in ((b"", "one line"), (b"a:b\nc:d", "one line"), (b"\xff:x", "cannot be read")):
+        (tmp_path / "password").write_bytes(content)
+        with pytest.raises(ConfigError, match=message):
+            serve(Board(stage="0").registry, Metrics(port=1024, password_file=tmp_path / "password"), 0, "")
+
+
+def test_no_more_than_what_is_in_the_table_is_asked_for() -> None:
+    """A dashboard or an alert that names a metric which does not exist would just stay empty."""
+    known = {metric.shown for metric in METRICS if metric.kind != "histogram"}
+    known |= {f"{m.name}_{end}" for m in METRICS if m.kind == "histogram" for end in ("bucket", "sum", "count")}
+    text = (ROOT / "deploy/prometheus/alerts.yml").read_text() + "".join(built(name) for name in DASHBOARDS)
+    asked = set(re.findall(r"sideways_[a-z_]+", text))
+    assert asked <= known
+    assert known - asked <= {f"{m.name}_bucket" for m in METRICS} | {f"{m.name}_count" for m in METRICS}
