@@ -1,24 +1,33 @@
 """What is shown to Prometheus: names by its conventions, numbers that are right, a port that is guarded."""
 
+import contextlib
+import json
+import math
 import re
 import socket
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.board import Board
-from common.config import Metrics
+from common.config import Metrics, parse
 from common.endpoint import serve
 from common.errors import ConfigError
+from common.group import Membership
 from common.metrics import METRICS, document
+from coordinator.evaluate import Evaluation
+from coordinator.monitor.metrics import RunMetrics
 from deploy.grafana.build import DASHBOARDS, FOLDER, built
-from stage_worker.metrics import TickTimes
+from stage_worker.metrics import StageMetrics, TickTimes
 from tests.helpers import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,6 +101,64 @@ def test_every_tick_is_in_the_histograms_once() -> None:
     assert found["sideways_tick_seconds_count", labels] == 10000
 
 
+def test_a_stages_report_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse({"ticks": 1, "stages": 3, "data": {"train": ".", "slots": 4}}, "test")
+    monkeypatch.setattr("stage_worker.metrics.serve", lambda *_: "here:1")
+    metrics = StageMetrics(config.metrics, cast(Membership, SimpleNamespace(stage=1, address="here")))
+    metrics.configured(config, torch.device("cpu"))
+    metrics.begin()
+    summary = {
+        "tick": 19, "ticks": 10, "rows": 40, "gated": 8, "gradient_norm": None, "rate": 0.25, "peak_memory_bytes": 5,
+        "bytes_forward": 70, "bytes_backward": 30, "loss": float("nan"), "losses_held": 10, "correct": 20,
+    }  # fmt: skip
+    for _ in range(2):
+        metrics.reported(summary, dropped=1)
+    found = shown(metrics._board)
+    assert math.isnan(found.pop(("sideways_loss", (("stage", "1"),))))
+    assert {name.removeprefix("sideways_"): value for (name, labels), value in found.items() if len(labels) == 1} == {
+        "ticks_total": 20, "gradient_rows_total": 80, "gated_rows_total": 16, "dropped_reports_total": 1,
+        "current_tick": 19, "learning_rate": 0.25, "peak_memory_bytes": 5, "cuda_memory_bytes": 0,
+        "mismatch_frames": 2, "accuracy_ratio": 0.5,
+    }  # fmt: skip
+    edges = {dict(labels)["way"]: value for (name, labels), value in found.items() if "edge" in name}
+    assert edges == {"forward": 140, "backward": 60}
+
+
+def test_the_coordinator_counts_and_says_who_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDEWAYS_RESTARTS", "2")
+    monkeypatch.setattr("coordinator.monitor.metrics.serve", lambda *_: "here:1")
+    config = parse({"ticks": 1, "stages": 2, "data": {"train": ".", "slots": 4}, "metrics": {"port": 1}}, "test")
+    metrics = RunMetrics(config, planned=1000, first=100)
+    metrics.serve("here", ["here:2", "there:3"])
+    metrics.announce(tmp_path / "it")
+    groups = json.loads((tmp_path / "it.targets.json").read_text())
+    assert {group["labels"]["process"]: group["targets"] for group in groups} == {
+        "coordinator": ["here:1"], "stage 0": ["here:2"], "stage 1": ["there:3"],
+    }  # fmt: skip
+    assert {group["labels"]["run"] for group in groups} == {"it"}
+    metrics.fed = 10
+    metrics.progress({"stage": 0, "tick": 105})  # ticks 100 … 105 took six batches of ten
+    metrics.progress({"stage": 1, "tick": 104})
+    metrics.evaluation(Evaluation(3, 50, top1=0.75))
+    metrics.probed({"stages": [{"stage": 0, "cosine": 0.5, "norm_ratio": None}]})
+    metrics.training(True)
+    metrics.recovered(4.5)
+    found = shown(metrics._board)
+    assert found == {
+        ("sideways_planned_ticks", ()): 1000,
+        ("sideways_frames_total", (("phase", "training"),)): 40,
+        ("sideways_frames_total", (("phase", "evaluation"),)): 50,
+        ("sideways_queue_depth", (("queue", "frames"),)): 4,
+        ("sideways_validation_score", ()): 0.75,
+        ("sideways_pseudo_gradient_cosine", (("stage", "0"),)): 0.5,
+        ("sideways_training", ()): 1,
+        ("sideways_restarts_total", ()): 2,
+        ("sideways_recovery_seconds", ()): 4.5,
+    }
+    metrics.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def fetch(address: str, login: str | None = None) -> int:
     request = urllib.request.Request(f"http://{address}/metrics")
     if login is not None:
@@ -110,9 +177,13 @@ def test_a_port_is_guarded_by_a_password(tmp_path: Path) -> None:
     address = serve(board.registry, Metrics(port=free_ports(2), password_file=tmp_path / "password"), 1, "")
     assert fetch(address) == fetch(address, "watcher:wrong") == fetch(address, "watcher") == 401
     assert fetch(address, "watcher:s3:cret") == 200
-    with socket.create_connection(address.split(":"), timeout=10) as dawdler:  # in nobody's way
-        dawdler.send(b"GET /met")
+    with contextlib.ExitStack() as dawdlers:
+        for _ in range(15):  # in nobody's way
+            dawdlers.enter_context(socket.create_connection(address.split(":"), timeout=10)).send(b"GET /met")
         assert fetch(address, "watcher:s3:cret") == 200
+        dawdlers.enter_context(socket.create_connection(address.split(":"), timeout=10)).send(b"GET /met")
+        with pytest.raises(OSError, match=r"closed|reset"):
+            fetch(address, "watcher:s3:cret")
 
 
 def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
