@@ -185,6 +185,7 @@ class Report(Section):
     every: float = Field(0.5, gt=0, le=60, description="seconds between a stage's reports")
     losses: bool = Field(False, description="also write the loss of every single tick into metrics.jsonl")
     tensorboard: bool = Field(True, description="write TensorBoard's event files into the run directory")
+    redis: bool = Field(True, description="`sideways status`, pause, … work: by REDIS_URL, or by a Redis of its own")
 
 
 class Recovery(Section):

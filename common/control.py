@@ -4,6 +4,7 @@
     configure  build the stage and its edges                → addresses that the stage listens on
     train      run the ticks up to `last`, then report "done"
     stop_at    change `last`, while the ticks run
+    set_rate   change the learning rate, between two phases
     restore    make the stage what it was at a checkpoint
     snapshot   copy the stage's state between two ticks, and write it in the background
     written    wait for that
@@ -122,6 +123,10 @@ class Stages:
     def stop_at(self, last: int) -> None:
         """Change where the running training ends. `last` must lie beyond every stage's current tick."""
         self._call(range(self.count), "stop_at", last)
+
+    def set_rate(self, rate: float) -> None:
+        """Change optimiser.lr, while no stage runs."""
+        self._call(range(self.count), "set_rate", rate)
 
     def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
         """Read a checkpoint; without `in_flight` the pipeline begins empty, without `optimiser` its state does."""

@@ -23,7 +23,7 @@ def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> to
     if kind is None or not usable:
         known = sorted(name for name in dir(torch.optim) if name[0].isupper() and name not in _UNUSABLE)
         raise ConfigError(f"optimiser.name = {settings.name!r} is no class of torch.optim. Allowed: {', '.join(known)}")
-    lr = settings.lr / (1 + mismatch) if settings.lr_by_mismatch else settings.lr
+    lr = _rate(settings, settings.lr, mismatch)
     given = settings.args
     alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
     fused = {"fused": True} if settings.name in _FUSED and not alternatives else {}
@@ -33,6 +33,11 @@ def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> to
         return kind(groups, lr=lr, **arguments) if groups else None
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimiser.args do not fit torch.optim.{settings.name}: {error}") from error
+
+
+def _rate(settings: Optimiser, rate: float, mismatch: int) -> float:
+    """A stage's share of the run's learning rate."""
+    return rate / (1 + mismatch) if settings.lr_by_mismatch else rate
 
 
 def _groups(blocks: nn.Module, kind: type, arguments: dict[str, Any], decay_all: bool) -> list[dict[str, Any]]:
@@ -85,7 +90,7 @@ class Updater:
 
     def __init__(self, blocks: nn.Module, settings: Optimiser, every: int, mismatch: int, planned: int) -> None:
         """`every`: gradients that an update uses the mean of; `planned`: ticks of the whole training."""
-        self._settings, self._every, self._planned = settings, every, planned
+        self._settings, self._every, self._planned, self._mismatch = settings, every, planned, mismatch
         self.optimiser = build_optimiser(blocks, settings, mismatch)
         self.ticks = self.gathered = self.updates = 0
         self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
@@ -98,6 +103,13 @@ class Updater:
     def rate(self) -> float | None:
         """The learning rate of the last update; None for a stage without parameters."""
         return float(self.optimiser.param_groups[0]["lr"]) if self.optimiser else None
+
+    def set_rate(self, rate: float) -> None:
+        """Change the learning rate that the schedule multiplies (optimiser.lr), from the next update on."""
+        if self.optimiser is not None:
+            self._rates = [_rate(self._settings, rate, self._mismatch)] * len(self._rates)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self._rates[0]
 
     def update(self) -> None:
         """Every N-th call: a step on the mean of the last N gradients."""

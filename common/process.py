@@ -9,6 +9,7 @@ from typing import NoReturn
 
 _POLL = 0.5  # seconds
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
+TEMPORARY = "SIDEWAYS_TEMPORARY"  # names a folder that the launcher removes at its end
 
 
 # glibc by default gives a tick's large tensors back to the kernel and faults them in again at the next; read at start

@@ -12,7 +12,9 @@ import typer
 from common.config import load
 from common.errors import ConfigError, SidewaysError
 from common.process import ALLOCATOR, note_parent
+from common.redis_access import from_environment
 from coordinator.again import Trace
+from coordinator.steer import steer
 from coordinator.tools import Json, Settings, tools
 
 app = typer.Typer(
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 
 app.add_typer(tools)
+app.add_typer(steer)
 
 RunFile = Annotated[Path, typer.Argument(help="run file (TOML), see examples/")]
 Resume = Annotated[Path | None, typer.Option(help="go on with this run directory, from its newest checkpoint")]
@@ -37,6 +40,8 @@ def train(
     settings = [*(settings or []), *([f"stages={stages}"] if stages is not None else [])]
     run_file = _resumed(run_file, resume)
     config = load(run_file, settings)
+    if config.report.redis:
+        from_environment()  # a wrong address is told before anything starts
     # until the launcher handles it, an interrupt ends this process: an exception can get lost in an import
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before

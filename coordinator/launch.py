@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.errors import PeerError
-from common.process import ALLOCATOR, be_parent, complain
+from common.process import ALLOCATOR, TEMPORARY, be_parent, complain
 from coordinator.again import LAUNCH, RESTARTS
 from coordinator.reaper import killing_the_stopped
 
@@ -61,6 +61,7 @@ def _attempt(stages: int, arguments: list[str]) -> None:
     The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
     """
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder:
+        os.environ[TEMPORARY] = folder
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,

@@ -35,22 +35,22 @@ def main(config: Config, origin: str, resume: Path | None, as_json: bool) -> Non
         if as_json:
             print(json.dumps(summary), flush=True)
     except SidewaysError as error:
-        _clear(run)
+        _clear(run, str(error))
         complain(str(error))
         exit_now(error.code)
     except BrokenPipeError:
         exit_now(1)  # nobody listens any more; all is saved
-    except BaseException:
-        _clear(run)
+    except BaseException as error:
+        _clear(run, f"{type(error).__name__}: {error}")
         complain(f"the coordinator failed; please report this\n{traceback.format_exc()}")
         exit_now(1)
     exit_now(128 + stop.signal if stop.signal else 0)
 
 
-def _clear(run: Run | None) -> None:
+def _clear(run: Run | None, reason: str) -> None:
     """Give the terminal back before an error is told."""
     if run is not None:
-        run.display.end()
+        run.fail(reason)
 
 
 def _allow_many_files() -> None:

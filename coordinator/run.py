@@ -18,19 +18,23 @@ from typing import Any
 
 from common.config import Config
 from common.control import WRITING, Plan, Stages
-from common.errors import DataError
+from common.errors import DataError, SidewaysError
 from common.group import Membership
 from common.models import build
 from common.models.check import check
 from common.partition import BlockCost, balance, check_split
+from common.redis_access import from_environment
+from common.runstate import State, plain
 from coordinator.again import Trace, restarts
 from coordinator.checkpoint import Checkpoints, Position
 from coordinator.course import Course, Step
 from coordinator.divergence import divergence, has_diverged, slower
+from coordinator.embedded import EmbeddedRedis
 from coordinator.evaluate import Evaluation, judge
 from coordinator.feed import Feeder
 from coordinator.keeper import Keeper
 from coordinator.material import Material
+from coordinator.monitor.beacon import Beacon
 from coordinator.monitor.chronicle import Chronicle
 from coordinator.monitor.display import Display
 from coordinator.monitor.inbox import Inbox, Report
@@ -38,10 +42,11 @@ from coordinator.monitor.record import MODEL, RunDirectory, create
 from coordinator.monitor.totals import StageTotals, Totals
 from coordinator.probe import GradientProbe
 from coordinator.start import Start, find, go_on
+from coordinator.steering import Steering
 from coordinator.stop import Stop
 from coordinator.validation import Validation
 
-_GRACE_MS = 100
+_GRACE_MS = _IDLE_MS = 100
 _HURRIED = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
 _LAST_PROBE = 30.0  # seconds
 
@@ -58,6 +63,9 @@ class Run:
         self.totals = Totals([StageTotals() for _ in range(config.stages)], config.data.slots)
         self.inbox = Inbox(config.stages, self._progress, stop.note, me.address, me.curve)
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
+        self.steering = Steering(stop)
+        self.beacon: Beacon | None = None
+        self._redis = from_environment() if config.report.redis else None
         self.start = Start()
         self.tick = 0  # the next tick, and so the number of the next training frame
         self.train_seconds = 0.0
@@ -84,6 +92,7 @@ class Run:
         again = self.resume is not None and self.trace.find() == self.resume
         self.trace.leave(self.directory.path)
         self._lost_at = self.directory.last_sign if again else None
+        self.beacon = self._light() if self.config.report.redis else None
         checkpoints = Checkpoints(self.directory.path, self.config.checkpoint.keep)
         found = find(checkpoints, shapes, self.planned, again, self.display.warn) if self.resume else None
         costs, split = self._split(classes, found[1].split if found else None)
@@ -95,6 +104,7 @@ class Run:
         self._restore()
         self.directory.save_config(config)
         self.chronicle = Chronicle(config, self.display, self.directory, self.totals, self.planned, self.start.tick)
+        self.chronicle.beacon = self.beacon
         self.chronicle.partition(costs, split)
         self.keeper = Keeper(checkpoints, self.stages, self.display.warn)
         patience, me = 1.5 * config.network.deadline, self._me
@@ -106,6 +116,15 @@ class Run:
         self.chronicle.metrics.serve(me.address, [address.metrics for address in addresses])
         probed = config.probe.every > 0
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
+
+    def _light(self) -> Beacon:
+        """Redis is told of the run from here on, and may steer it: the one of the environment, or one of its own."""
+        server = self._redis or EmbeddedRedis(self.directory.path)
+        steering, warn = self.steering, self.display.warn
+        beacon = Beacon(self.config, self.directory.path, self.planned, server, steering.heed, warn)
+        steering.answer = beacon.answer
+        beacon.start(resumed=self.resume is not None)
+        return beacon
 
     def _split(self, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
         """Which blocks go to which stage, now in the configuration too. `before`: in the run that is resumed."""
@@ -127,6 +146,8 @@ class Run:
             self.tick = self.totals.tick = self._saved_tick = start.tick
             self.train_seconds = start.seconds
             self.display.say(str(start))
+            if self.beacon is not None:
+                self.beacon.resumed_at(start.tick)
 
     # ---- the phases
 
@@ -145,6 +166,7 @@ class Run:
                 self._save_checkpoint(worth_waiting=evaluating)
             if evaluating:
                 self._evaluate()
+            self.steering.obey(self)
         if self._saved_tick < self.tick:  # asked to stop since it was last due
             self._save_model()
             self._save_checkpoint(worth_waiting=True)
@@ -170,12 +192,12 @@ class Run:
         self.display.begin("training", self.planned)
         self.stages.train(self.tick, last)
         self.chronicle.metrics.training(True)
-        stopping = False
+        if self.beacon is not None:
+            self.beacon.state("running", tick=self.tick)
+        ending = False
         while self.tick < last:
-            if self.stop.signal and not stopping:
-                stopping = True
-                self.inbox.poll(_GRACE_MS)  # if the launcher ends us because a stage died, that is the news
-                last = self._stop_soon(last)
+            if (self.stop.signal or self.steering.wanted) and not ending:
+                ending, last = True, self._end_soon(last)
             step = self.course.next()
             if step is None:
                 raise DataError(
@@ -192,9 +214,11 @@ class Run:
         self.chronicle.metrics.training(False)
         self.train_seconds += time.monotonic() - start
 
-    def _stop_soon(self, last: int) -> int:
+    def _end_soon(self, last: int) -> int:
         """Move the last tick close: stage i can be at most i ticks ahead of the frames that were sent."""
-        self.display.say("stopping: the frames under way are finished, then the model is saved")
+        if self.stop.signal:
+            self.inbox.poll(_GRACE_MS)  # if the launcher ends us because a stage died, that is the news
+            self.display.say("stopping: the frames under way are finished, then the model is saved")
         soon = min(last, self.tick + self.config.stages)
         self.stages.stop_at(soon)
         return soon
@@ -214,6 +238,8 @@ class Run:
         val = self.material.val
         if val is None or self.stop.signal:
             return
+        if self.beacon is not None:
+            self.beacon.state("running", "evaluating", tick=self.tick)
         self.display.begin("evaluating", -(-val.frames // self.config.data.slots))
         scores = self.validation.run(self.material.open_evaluation(), self.display.evaluated)
         if scores is None:
@@ -258,6 +284,47 @@ class Run:
     def _finish_checkpoint(self) -> None:
         self.keeper.finish(_HURRIED if self.stop.signal else WRITING, self.inbox.poll)
 
+    # ---- what may be asked of it between two phases (steering.py)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has done its ticks."""
+        return self.tick >= self.planned
+
+    def hold(self, paused: bool) -> None:
+        """Show that it is paused, or goes on."""
+        self.display.say(f"{'paused at' if paused else 'going on from'} tick {self.tick}, as asked")
+        if self.beacon is not None:
+            self.beacon.state("paused" if paused else "running", tick=self.tick)
+
+    def idle(self) -> None:
+        """Look after the stages for a moment."""
+        self.inbox.poll(_IDLE_MS)
+        self.keeper.look()
+
+    def checkpoint_now(self) -> str:
+        """Take a checkpoint and wait for it. Returns what was kept. Raises SidewaysError."""
+        failed = self.keeper.failed
+        self._save_checkpoint(worth_waiting=True)
+        self._finish_checkpoint()
+        if self.keeper.failed > failed:
+            raise SidewaysError(f"the checkpoint of tick {self.tick} could not be kept: the run has said why")
+        return f"kept the checkpoint of tick {self.tick} in {self.directory.path}"
+
+    def set_rate(self, rate: float) -> str:
+        """Change optimiser.lr from this tick on, and take a checkpoint: it is resumed with both. Returns what was done.
+
+        Raises SidewaysError.
+        """
+        optimiser = self.config.optimiser.model_copy(update={"lr": rate})
+        config = self.config.model_copy(update={"optimiser": optimiser})
+        self.directory.save_config(config)
+        self.config = config
+        self.stages.set_rate(rate)
+        self.chronicle.rate(self.tick, rate)
+        self._save_checkpoint(worth_waiting=True)
+        return f"optimiser.lr is {rate:g} from tick {self.tick} on"
+
     # ---- afterwards
 
     def keep(self) -> dict[str, Any]:
@@ -270,12 +337,27 @@ class Run:
         self.trace.remove()
         summary = self._summary()
         self.directory.save_summary(summary)
+        self._put_out()
         self.material.tell_mishaps()
         if self.totals.dropped:
             self.display.warn(f"a stage dropped {self.totals.dropped} reports: the coordinator did not keep up")
         model = self.directory.path / MODEL
         self.display.result({**summary, "model": model if model.exists() else "none: stopped before the first tick"})
         return summary
+
+    def _put_out(self) -> None:
+        """Redis hears the last word."""
+        state: State = "finished" if self.over else "stopped"
+        self.steering.farewell(f"{state} at tick {self.tick}: the model is in {self.directory.path}")
+        if self.beacon is not None:
+            self.beacon.close(state, tick=self.tick)
+
+    def fail(self, reason: str) -> None:
+        """The run ends by an error: give the terminal back before it is told, and tell Redis."""
+        self.display.end()
+        if self.beacon is not None:
+            self.steering.farewell(f"the run failed: {plain(reason)}"[:1000])
+            self.beacon.close("failed", reason, tick=self.tick)
 
     def _summary(self) -> dict[str, Any]:
         evaluation = self.evaluation or Evaluation(0, 0)

@@ -128,6 +128,11 @@ class StageService:
         self._metrics.configured(config, use_device(config, self.me))
         return self._metrics
 
+    def do_set_rate(self, rate: float) -> None:
+        """Change the learning rate from the next tick on."""
+        assert self.built is not None
+        self.built.stage.updater.set_rate(rate)
+
     def do_restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
         """Become what the stage was at a checkpoint."""
         assert self.built is not None

@@ -43,7 +43,7 @@ def settings(videos: Path, **changes: Any) -> dict[str, Any]:
         "seed": 3,
         "data": {"train": str(videos / "train"), "slots": 3, "size": 16, "flip": 0.5},
         "optimiser": {"lr": 3e-3},
-        "report": {"losses": True, "every": 0.2, "tensorboard": False},  # a second of imports for every run
+        "report": {"losses": True, "every": 0.2, "tensorboard": False, "redis": False},  # both cost time in every run
         "network": {"deadline": 20},
         "recovery": {"restarts": 0},  # what disturbs a run is to be seen
     }
@@ -180,10 +180,12 @@ class Background:
 
         pids = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(psutil.Error):  # it may just be ending
+            with suppress(
+                psutil.Error
+            ):  # it may just be ending; what a member starts itself has its rank too, and comes later
                 if "coordinator.stream.decoder" not in child.cmdline():
                     rank = int(child.environ()["RANK"])
-                    pids["coordinator" if rank == 0 else f"stage{rank - 1}"] = child.pid
+                    pids.setdefault("coordinator" if rank == 0 else f"stage{rank - 1}", child.pid)
         return pids
 
     def send(self, number: signal.Signals) -> None:

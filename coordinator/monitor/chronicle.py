@@ -1,4 +1,4 @@
-"""What happens in a run is told to four at once: the terminal, metrics.jsonl, TensorBoard's files, Prometheus."""
+"""What happens in a run is told to all at once: the terminal, metrics.jsonl, TensorBoard, Prometheus, Redis."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from common.config import Config
 from common.packet import to_pixels
 from common.partition import BlockCost
 from coordinator.evaluate import Evaluation
+from coordinator.monitor.beacon import Beacon
 from coordinator.monitor.display import Display, shown
 from coordinator.monitor.inbox import Report
 from coordinator.monitor.metrics import RunMetrics
@@ -31,6 +32,7 @@ class Chronicle:
         self._totals, self._planned = totals, planned
         self._warned_of_disk = False
         self.metrics = RunMetrics(config, planned, first)
+        self.beacon: Beacon | None = None
         self.events = EventFiles(directory.path, display.warn, first) if config.report.tensorboard else None
 
     def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
@@ -46,6 +48,10 @@ class Chronicle:
         if self.events is not None:
             self.events.progress(metric)
         self.metrics.progress(report)
+        if self.beacon is not None:
+            totals = self._totals
+            rate = {} if metric["learning_rate"] is None else {"learning_rate": metric["learning_rate"]}
+            self.beacon.line(metric, tick=totals.tick, loss=totals.loss, accuracy=totals.accuracy, **rate)
         self._display.trained(self._totals, self._planned)
         self._warn_of_disk()
 
@@ -66,7 +72,10 @@ class Chronicle:
         """An evaluation at `tick`, after `seconds` of training. pictures: see common.control.Scores."""
         figures = {f"val_{name}": getattr(evaluation, name) for name in _FIGURES}
         figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
-        self._directory.metric({"kind": "evaluation", "tick": tick, "train_seconds": round(seconds, 3), **figures})
+        told = {"kind": "evaluation", "tick": tick, "train_seconds": round(seconds, 3), **figures}
+        self._directory.metric(told)
+        if self.beacon is not None:
+            self.beacon.line(told, evaluation=figures)
         self.metrics.evaluation(evaluation)
         if self.events is not None:
             self.events.evaluation(tick, figures, evaluation.confusion, classes)
@@ -80,8 +89,18 @@ class Chronicle:
         self._directory.metric({"kind": "probe", **found})
         self._display.probed(found)
         self.metrics.probed(found)
+        if self.beacon is not None:
+            self.beacon.line({"kind": "probe", **found})
         if self.events is not None:
             self.events.probed(found)
+
+    def rate(self, tick: int, rate: float) -> None:
+        """The learning rate was set, from `tick` on."""
+        told = {"kind": "set", "tick": tick, "optimiser.lr": rate}
+        self._directory.metric(told)
+        if self.beacon is not None:
+            self.beacon.line(told)
+        self._display.say(f"tick {tick}: optimiser.lr is {rate:g} from here on, as asked")
 
     def close(self) -> None:
         """Nothing more is told."""

@@ -110,7 +110,7 @@ def _is_before(line: str, tick: int) -> bool:
     """Whether a line of metrics.jsonl is whole, and about what was before `tick`."""
     try:
         about = json.loads(line)
-        return bool(about["tick"] < tick or (about["kind"] == "evaluation" and about["tick"] <= tick))
+        return bool(about["tick"] < tick or (about["kind"] in ("evaluation", "set") and about["tick"] <= tick))
     except (ValueError, KeyError, TypeError):
         return False  # half a line: the process was killed while writing it
 

@@ -147,3 +147,16 @@ def test_an_average_that_is_only_now_asked_for_begins_with_the_weights() -> None
     weights = [value.detach().clone() for value in model.parameters()]
     updater.swap_average()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize("course", [{}, {"schedule": "cosine", "warmup": 3}, {"lr_by_mismatch": True}])
+def test_a_rate_that_is_set_updates_as_one_that_was_built_with_it(course: dict[str, object]) -> None:
+    first, second = blocks(), blocks()
+    changed = Updater(first, Optimiser(**SGD | course), 1, 4, 20)  # type: ignore[arg-type]
+    changed.set_rate(0.3)
+    built = Updater(second, Optimiser(**SGD | course | {"lr": 0.3}), 1, 4, 20)  # type: ignore[arg-type]
+    for seed in range(5):
+        step(first, changed, seed)
+        step(second, built, seed)
+        assert changed.rate == built.rate
+    assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))

@@ -66,8 +66,8 @@ def test_frames_and_reconstructions_lie_side_by_side(tmp_path: Path) -> None:
     with Image.open(tmp_path / "picture.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape[1] in (12, 24)  # a pair, or both pairs in a row
-    assert np.array_equal(pixels[:4, :6], frames[0].transpose(1, 2, 0))
-    assert np.array_equal(pixels[:4, 6:12], others[0].transpose(1, 2, 0))
+    assert np.array_equal(pixels[:4, :6], frames[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(pixels[:4, 6:12], others[0].permute(1, 2, 0).numpy())
 
 
 FULL_DISK = """

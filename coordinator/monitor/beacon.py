@@ -1,0 +1,218 @@
+"""Tells Redis how the run is, and brings back what people ask of it; in a thread of its own.
+
+consumes   the lines of metrics.jsonl, the run's state, answers to commands
+produces   status, heartbeat and metric history in Redis; commands for the training
+waits for  Redis, which nobody else waits for: what it is away too long for is dropped, oldest first, and counted
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common.config import Config
+from common.errors import SidewaysError
+from common.redis_access import Access
+from common.runstate import Answer, Command, Owner, StageStatus, State, Status, encode_line, finite, plain
+
+if TYPE_CHECKING:
+    from common.runstore import Station
+
+STATUS = "status.json"  # in the run directory: the last word of a run whose own Redis is gone
+_EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; between attempts while Redis is away
+_BACKLOG, _AT_ONCE = 4096, 256  # lines
+_FAREWELL, _LINGER = 4.0, 0.5  # seconds for the last exchange; for its answers to be read
+
+
+class Server(Protocol):
+    """Where Redis is."""
+
+    def access(self) -> Access:
+        """How to reach it, after starting it if it is ours and does not run. Raises SidewaysError."""
+
+    def close(self) -> None:
+        """End it, if it is ours."""
+
+
+class Beacon:
+    """One run's. Everything but `start` and `close` returns at once."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        planned: int,
+        server: "Server",
+        heed: Callable[[Command], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        """`server` is where Redis is; `heed` gets each command, in the beacon's thread."""
+        self.name = run.name
+        self._run, self._server, self._heed, self._warn = run, server, heed, warn
+        self._owner = Owner(host=plain(socket.gethostname()), directory=plain(str(run.resolve())), pid=os.getpid())
+        self._started = time.time()
+        self._now: dict[str, Any] = {"algorithm": config.algorithm, "planned": planned, "tick": 0, "state": "starting"}
+        self._stages: dict[int, dict[str, Any]] = {}
+        self._lines: deque[bytes] = deque(maxlen=_BACKLOG)
+        self._dropped = 0
+        self._answers: dict[str, Answer] = {}
+        self._unsent: list[bytes] = []
+        self._station: Station | None = None
+        self._at: Access | None = None
+        self._written: object = None
+        self._forget_from: int | None = None
+        self._anew, self._away, self._pause = True, False, _EVERY
+        self._changed, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="beacon", daemon=True)
+
+    # ---- called by the training
+
+    def start(self, resumed: bool) -> None:
+        """Begin. A resumed run goes on with its metric history."""
+        self._anew = not resumed
+        self._thread.start()
+
+    def resumed_at(self, tick: int) -> None:
+        """The metric history goes on from here. Called before the first line."""
+        self._forget_from = tick
+
+    def line(self, line: dict[str, Any], **now: Any) -> None:
+        """A line of metrics.jsonl, and fields of Status that it changes."""
+        if line["kind"] == "progress":
+            known = self._stages.get(line["stage"], {})
+            self._stages[line["stage"]] = known | {name: value for name, value in line.items() if value is not None}
+        self._dropped += len(self._lines) == _BACKLOG
+        self._lines.append(encode_line({"time": round(time.time(), 3), **line}))
+        self._now |= {name: finite(value) for name, value in now.items()}
+
+    def state(self, state: State, message: str = "", **now: Any) -> None:
+        """What the run does from now on."""
+        self._now |= {"state": state, "message": plain(message), **now}
+        self._changed.set()
+
+    def answer(self, command: Command, answer: Answer) -> None:
+        """What became of a command."""
+        self._answers[command.id] = answer
+        self._changed.set()
+
+    def close(self, state: State, message: str = "", **now: Any) -> None:
+        """The last word."""
+        self.state(state, message, **now)
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(_FAREWELL)
+
+    # ---- the thread
+
+    def _work(self) -> None:
+        try:
+            self._keep_telling()
+        except Exception as error:  # it must be told, and ends no run
+            self._warn(f"nothing more is told to Redis, the run goes on: {type(error).__name__}: {error}")
+        finally:
+            self._server.close()
+
+    def _keep_telling(self) -> None:
+        lingering = False
+        while True:
+            ending, answers = self._ending.is_set(), dict(self._answers)
+            status = self._status()  # no older than the answers
+            self._write(status)
+            self._try_exchange(status, answers)
+            lingering = lingering or bool(answers)
+            behind = bool(self._answers or self._lines)
+            if ending and (self._away or not behind):
+                break
+            if self._away or not self._lines:
+                self._changed.wait(self._pause)
+                self._changed.clear()
+        if lingering and not self._away:
+            time.sleep(_LINGER)  # a private Redis ends with us
+
+    def _try_exchange(self, status: Status, answers: dict[str, Answer]) -> None:
+        import redis
+
+        access: Access | None = None
+        try:
+            access = self._server.access()
+            self._exchange(access, status, answers)
+        except (redis.RedisError, OSError, SidewaysError) as error:
+            self._miss(access, error)
+            return
+        if self._away:
+            self._warn(f"Redis at {access.shown} answers again")
+        self._away, self._pause = False, _EVERY
+
+    def _miss(self, access: Access | None, error: Exception) -> None:
+        """Redis is away: say so once, ask less and less often."""
+        if not self._away:
+            where = f"at {access.shown} " if access else ""
+            reason = access.explain(error) if access else str(error)
+            self._warn(
+                f"Redis {where}does not answer ({reason}): the run goes on; until it does, nobody can look at the run "
+                f"or steer it from outside"
+            )
+        self._away, self._pause = True, min(_LONGEST_PAUSE, 2 * self._pause)
+
+    def _exchange(self, access: Access, status: Status, answers: dict[str, Answer]) -> None:
+        if self._station is None or access != self._at:
+            self._station, self._at = self._arrive(access), access
+        if self._forget_from is not None:
+            self._station.forget_from(self._forget_from)
+            self._forget_from = None
+        while len(self._unsent) < _AT_ONCE and self._lines:
+            self._unsent.append(self._lines.popleft())
+        found = self._station.exchange(status, self._unsent, answers)
+        self._unsent = []
+        for identity, answer in answers.items():
+            if self._answers[identity] is answer:  # and no newer one
+                del self._answers[identity]
+        for command in found:
+            self._take(command)
+        if self._ending.is_set():
+            self._station.leave()
+
+    def _arrive(self, access: Access) -> "Station":
+        from common.runstore import Station
+
+        station = Station(access.connect(), self.name, self._owner, self._anew)
+        self._anew = False
+        if station.name != self.name:
+            self._warn(f"another run named {self.name} is alive: in Redis this one is {station.name}")
+        self.name = station.name
+        return station
+
+    def _take(self, command: Command | str) -> None:
+        if isinstance(command, str):
+            self._warn(f"a command was ignored: {command}")
+            return
+        if self._ending.is_set():
+            self.answer(command, Answer(state="refused", text="the run has ended"))
+            return
+        self.answer(command, Answer(state="taken", text="it is done between two ticks"))
+        self._heed(command)
+
+    def _status(self) -> Status:
+        stages = [StageStatus(**_of_stage(line)) for _, line in sorted(self._stages.copy().items())]
+        now = self._now.copy()
+        own = {"name": plain(self.name), "owner": self._owner, "started": self._started, "updated": time.time()}
+        return Status(**own, **now, dropped=self._dropped, stages=stages)
+
+    def _write(self, status: Status) -> None:
+        news = (status.state, status.message, status.name)
+        if news == self._written:
+            return
+        self._written = news
+        part = self._run / f"{STATUS}.part"
+        with suppress(OSError):  # a full disk is told by those who write what matters
+            part.write_bytes(status.encode())
+            os.replace(part, self._run / STATUS)
+
+
+def _of_stage(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: finite(line[name]) for name in StageStatus.model_fields if name in line}

@@ -1,0 +1,162 @@
+"""The commands that look at runs and steer them while they go on, from any host that reaches their Redis."""
+
+import json
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.errors import ConfigError, SidewaysError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from common.runstate import Answer, Command
+    from coordinator.lookup import Found, Seen
+
+steer = typer.Typer()
+
+Run = Annotated[str, typer.Argument(help="a run's name or directory; see `sideways runs`")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder that holds this host's runs")]
+Wait = Annotated[float, typer.Option(min=1, max=3600, help="seconds to wait for the run to do it")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON on standard output instead")]
+
+_HERE, _PATIENCE = Path("runs"), 120.0
+_TAKEN, _POLL = 10.0, 0.1  # seconds for a run to take a command; between looks for its answer
+_SETTABLE = ("lr", "optimiser.lr")
+
+
+@steer.command()
+def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
+    """List the runs that Redis knows, and those of this host: name, state, tick, loss, accuracy, start, host."""
+    from coordinator.lookup import everything
+    from coordinator.top import overview
+
+    seen = everything(folder)
+    if as_json:
+        print(json.dumps([_tree(run) for run in seen]))
+    elif seen:
+        _console().print(overview(seen))
+    else:
+        print(f"no runs are known: none in {folder}/, none in Redis")
+
+
+@steer.command()
+def status(run: Run, runs: Runs = _HERE, as_json: Json = False) -> None:
+    """Show how a run is: its tick, loss and accuracy, and where each stage's time goes."""
+    from coordinator.lookup import look
+    from coordinator.top import view
+
+    seen = look(run, runs)
+    if as_json:
+        print(json.dumps(_tree(seen)))
+    else:
+        _console().print(view(seen))
+
+
+@steer.command()
+def top(run: Run, runs: Runs = _HERE) -> None:
+    """Watch a run in the terminal until it ends, or Ctrl-C."""
+    from coordinator.lookup import look
+    from coordinator.top import watch
+
+    with suppress(KeyboardInterrupt):
+        watch(lambda: look(run, runs), _console())
+
+
+@steer.command()
+def pause(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """Hold a run between two ticks until `sideways resume`."""
+    _ask(run, runs, wait, do="pause")
+
+
+@steer.command()
+def resume(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """Let a paused run go on. (One that has ended goes on by `sideways train --resume`.)"""
+    _ask(run, runs, wait, do="resume")
+
+
+@steer.command()
+def checkpoint(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """Have a run keep a checkpoint now."""
+    _ask(run, runs, wait, do="checkpoint")
+
+
+@steer.command()
+def stop(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """End a run early, as SIGTERM does: the model so far is kept."""
+    _ask(run, runs, wait, do="stop")
+
+
+@steer.command(name="set")
+def change(
+    run: Run,
+    setting: Annotated[str, typer.Argument(help="lr=RATE: the learning rate, as optimiser.lr")],
+    runs: Runs = _HERE,
+    wait: Wait = _PATIENCE,
+) -> None:
+    """Change the learning rate of a run from its next tick on."""
+    _ask(run, runs, wait, do="set", lr=_rate(setting))
+
+
+def _rate(setting: str) -> float:
+    name, equals, value = setting.partition("=")
+    if not equals or name.strip() not in _SETTABLE:
+        raise ConfigError(
+            f"{setting!r}: only the learning rate can be set while a run goes on, such as lr=0.001; for anything else "
+            f"stop the run, and go on with `sideways train --resume RUN --set {name.strip() or 'section.key'}=…`"
+        )
+    with suppress(ValueError):
+        if 0 <= (rate := float(value)) < float("inf"):
+            return rate
+    raise ConfigError(f"{setting!r}: the learning rate is a number of at least 0, such as lr=0.001")
+
+
+def _ask(run: str, runs: Path, wait: float, **fields: Any) -> None:
+    """Ask, wait for the answer, print it. Raises SidewaysError where there is none, or the run refuses."""
+    from common.runstate import Command
+    from coordinator.lookup import find
+
+    found = find(run, runs)
+    seen = found.look() if found else None
+    if found is None or seen is None or seen.state not in ("starting", "running", "paused"):
+        how = seen.state if seen else "its Redis is gone"
+        raise SidewaysError(f"{run} is not running any more ({how}): see `sideways status {run}`")
+    command = Command(id=uuid.uuid4().hex, **fields)
+    answer = _await(found, command, wait)
+    if answer.state == "refused":
+        raise SidewaysError(f"{found.name} refused to {command.do}: {answer.text}")
+    print(f"{found.name}: {answer.text}")
+
+
+def _await(found: "Found", command: "Command", wait: float) -> "Answer":
+    start = time.monotonic()
+    with found.reaching():
+        number = found.store.ask(found.name, command)
+        while True:
+            answer = found.store.answer(found.name, command)
+            if answer is not None and answer.state != "taken":
+                return answer
+            waited = time.monotonic() - start
+            if answer is None and waited > min(wait, _TAKEN):
+                found.store.withdraw(found.name, number)
+                raise SidewaysError(f"{found.name} took no notice for {waited:.0f} s: is its coordinator alive?")
+            if waited > wait:
+                raise SidewaysError(
+                    f"{found.name} has taken notice, but is not between two ticks after {wait:g} s (an evaluation?): "
+                    f"it will do it then; see `sideways status`"
+                )
+            time.sleep(_POLL)
+
+
+def _tree(seen: "Seen") -> dict[str, Any]:
+    return {**seen.status.model_dump(mode="json"), "state": seen.state}
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)

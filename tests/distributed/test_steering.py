@@ -1,0 +1,115 @@
+"""A real run, looked at and steered from other processes, and its Redis taken away while it trains."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from common.config import load
+from common.redis_access import at_socket
+from coordinator.__main__ import app
+from coordinator.embedded import SOCKET, EmbeddedRedis
+from coordinator.lookup import everything, find, look
+from tests.helpers import Background, config_of, inputs_of, settings, sideways, stages_of, weights_of, write_run_file
+from tests.unit.test_runstore import until
+
+LONG = 10_000_000
+RATE = 7e-4
+
+
+def start(videos: Path, folder: Path, **changes: Any) -> Background:
+    """A run that would go on for days, at some 20 ms a tick."""
+    slow = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 2, "name": "it", "ticks": LONG}
+    tree = settings(videos, **slow, report__redis=True, **changes)
+    background = Background(write_run_file(folder / "run.toml", tree))
+    background.wait_for_tick(5)
+    return background
+
+
+def steer(folder: Path, *arguments: str) -> str:
+    """A command, in this process: starting one takes a second."""
+    done = CliRunner().invoke(app, [*arguments, "--runs", str(folder / "runs")])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Path, tmp_path: Path) -> None:
+    background = start(videos, tmp_path, network__deadline=3)
+    run = tmp_path / "runs" / "it"
+    assert "it: paused at tick" in steer(tmp_path, "pause", "it")
+    since = time.monotonic()
+    paused = json.loads(steer(tmp_path, "status", "it", "--json"))
+    assert paused["state"] == "paused"
+    assert "kept the checkpoint" in steer(tmp_path, "checkpoint", "it")
+    assert (run / "checkpoints" / f"{paused['tick']:010}").is_dir()
+    assert f"from tick {paused['tick']} on" in steer(tmp_path, "set", str(run), f"lr={RATE}")
+    time.sleep(max(0.0, since + 4.7 - time.monotonic()))  # longer than any deadline of the run's
+    assert look("it", tmp_path / "runs").status.tick == paused["tick"]
+    assert "goes on" in steer(tmp_path, "resume", "it")
+    background.wait_for_tick(paused["tick"] + 20)
+    found = find("it", tmp_path / "runs")
+    assert found is not None
+    assert {line["kind"] for line in found.store.metrics("it", 1000)} == {"progress", "set"}
+    assert "stopped at tick" in steer(tmp_path, "stop", "it")
+    assert background.end(20) == 143
+    ticks = json.loads((run / "summary.json").read_text())["ticks"]
+    assert [(seen.state, seen.status.tick) for seen in everything(tmp_path / "runs")] == [("stopped", ticks)]
+    assert not (run / SOCKET).is_symlink()
+    assert load(run / "run.toml").optimiser.lr == RATE  # so a resumed run goes on with it
+    same_as_the_reference(background, videos, paused["tick"], ticks)
+
+
+def same_as_the_reference(background: Background, videos: Path, changed: int, ticks: int) -> None:
+    """One whose rate is changed at the same tick has the same losses and parameters."""
+    from common.reference import Reference
+
+    shape = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 2}
+    config = config_of(videos, **shape, ticks=ticks)
+    reference, losses = Reference(stages_of(config, 3), config.frame_shape), []
+    for tick, (packet, target) in enumerate(inputs_of(config)):
+        if tick == changed:
+            for stage in reference.stages:
+                stage.updater.set_rate(RATE)
+        losses.append(reference.tick(packet, target))
+    assert [x for line in background.metrics() for x in line.get("losses", [])] == [
+        float(loss) for loss in losses if loss is not None
+    ]
+    model, parameters = load_file(background.folder / "runs/it/model.safetensors"), weights_of(reference.stages)
+    assert all(bool((model[name] == value).all()) for name, value in parameters.items())
+
+
+def test_redis_taken_away_and_given_back_while_it_trains(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, second = EmbeddedRedis(tmp_path), EmbeddedRedis(tmp_path)
+    password = "se/cret"
+    (tmp_path / "password").write_text(password)
+    server.access().connect().config_set("requirepass", password)
+    monkeypatch.setenv("REDIS_URL", at_socket(tmp_path / SOCKET).url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
+    elsewhere = tmp_path / "elsewhere"
+    try:
+        background = start(videos, tmp_path)
+        assert "running" in steer(elsewhere, "runs")
+        server.close()
+        until(lambda: "does not answer" in background.output())
+        gone_at = background.metrics()[-1]["tick"]
+        background.wait_for_tick(gone_at + 10)
+        second.access().connect().config_set("requirepass", password)
+        until(lambda: "answers again" in background.output())
+        unknown = sideways("pause", "other", cwd=tmp_path)
+        assert (unknown.returncode, "no run 'other'. Known: it" in unknown.stderr) == (1, True)
+        assert "paused at tick" in steer(elsewhere, "pause", "it")
+        background.send(signal.SIGTERM)  # while it is paused
+        assert background.end(20) == 143
+        assert json.loads(steer(elsewhere, "status", "it", "--json"))["state"] == "stopped"
+    finally:
+        second.close()
+    told = background.output()
+    assert (told.count("does not answer"), password in told) == (1, False)
+    assert (tmp_path / "runs/it/model.safetensors").is_file()
