@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help train test lint bench clean
+.PHONY: help train test test-long lint bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,8 +21,11 @@ train: $(READY)  ## train four stage workers on moving handwritten digits; ARGS=
 	@$(BIN)/python examples/make_digits.py data/digits
 	@$(BIN)/sideways train examples/digits.toml $(ARGS)
 
-test: $(READY)  ## every test
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## every test but the long ones
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(READY)  ## the long ones: more faults and hosts
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -62,7 +62,11 @@ class Chronicle:
 
     def recovered(self, tick: int, restarts: int, seconds: float) -> None:
         """The training goes on after a process was lost."""
-        self._directory.metric({"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds})
+        told = {"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds}
+        self._directory.metric(told)
+        self.metrics.recovered(seconds)
+        if self.beacon is not None:
+            self.beacon.line(told)
         self.metrics.recovered(seconds)
         self._display.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
 

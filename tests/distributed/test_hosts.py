@@ -47,6 +47,7 @@ def agent(host: str, address: str, node: int, processes: int, run_file: Path, *a
     return ["ip", "netns", "exec", host, "env", f"SIDEWAYS_ADDRESS={address}", *launcher, *meeting, *program]
 
 
+@pytest.mark.long
 def test_two_hosts_make_the_run_of_one(videos: Path, tmp_path: Path, hosts: tuple[str, str]) -> None:
     """The coordinator and a stage on one, two stages on the other; frames and reports are encrypted between them."""
     tree = settings(videos, stages=3, ticks=60, name="it")

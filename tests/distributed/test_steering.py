@@ -83,6 +83,7 @@ def same_as_the_reference(background: Background, videos: Path, changed: int, ti
     assert all(bool((model[name] == value).all()) for name, value in parameters.items())
 
 
+@pytest.mark.long
 def test_redis_taken_away_and_given_back_while_it_trains(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

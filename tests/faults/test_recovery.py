@@ -27,9 +27,13 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "who", "tick"),
     [
-        (Fault.KILLED, "coordinator", 20),  # before the first checkpoint: it begins anew
         (Fault.KILLED, "stage1", 110),
-        (Fault.STALLED, "stage2", 60),
+        pytest.param(Fault.KILLED, "coordinator", 20, marks=pytest.mark.long),  # before a checkpoint: it begins anew
+        pytest.param(Fault.KILLED, "coordinator", 160, marks=pytest.mark.long),
+        pytest.param(Fault.KILLED, "stage0", 190, marks=pytest.mark.long),
+        pytest.param(Fault.KILLED, "stage2", 51, marks=pytest.mark.long),
+        pytest.param(Fault.STALLED, "stage2", 60, marks=pytest.mark.long),
+        pytest.param(Fault.STALLED, "coordinator", 120, marks=pytest.mark.long),
     ],
 )
 def test_a_lost_process_is_recovered_from(
@@ -51,6 +55,7 @@ def test_a_lost_process_is_recovered_from(
     assert not list((tmp_path / "runs").glob(".launch-*"))
 
 
+@pytest.mark.long
 def test_lost_again_and_again_it_gives_up_with_the_cause(videos: Path, tmp_path: Path) -> None:
     background = Background(write_run_file(tmp_path / "run.toml", slow(videos, ticks=10**6, recovery__restarts=1)))
     for _ in range(2):
@@ -75,6 +80,7 @@ def test_a_training_that_diverges_stops_and_says_so(videos: Path, tmp_path: Path
     assert "starting all processes anew" not in told
 
 
+@pytest.mark.long
 def test_or_it_goes_back_with_a_lower_rate(videos: Path, tmp_path: Path) -> None:
     tree = slow(
         videos, optimiser={"name": "SGD", "lr": 1e6}, recovery__divergence="rollback", recovery__slower=1e-9, ticks=60
