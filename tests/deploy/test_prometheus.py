@@ -56,10 +56,10 @@ def alert_queries(rules: list[dict[str, Any]]) -> dict[str, str]:
 
 
 class Prometheus:
-    """Debian's, on a port of its own, with the project's configuration but more often and for these runs."""
+    """Debian's, with the project's configuration but more often and for these runs."""
 
-    def __init__(self, folder: Path, runs: Path) -> None:
-        self.port, self.folder = free_ports(1), folder
+    def __init__(self, folder: Path, runs: Path, port: int) -> None:
+        self.port, self.folder = port, folder
         text = (DEPLOY / "prometheus/prometheus.yml").read_text()
         for old, new in (
             ("../../runs", str(runs)),
@@ -105,11 +105,12 @@ def wait_until(what: Callable[[], bool], seconds: float, run: Background) -> boo
 def watched(videos: Path, tmp_path: Path) -> Iterator[tuple[Background, Prometheus]]:
     """A run of two stages that is scraped every second."""
     often = {"evaluate_every": 200, "checkpoint__every": 100, "probe__every": 50, "report__losses": False}
-    ports = {"metrics__port": free_ports(1 + STAGES)}
+    first = free_ports(1 + STAGES + 1)  # the last is Prometheus' own
+    ports = {"metrics__port": first}
     tree = settings(videos, stages=STAGES, ticks=100_000, name="it", data__val=str(videos / "val"), **often, **ports)
     run = Background(write_run_file(tmp_path / "run.toml", tree))
     (tmp_path / "prometheus").mkdir()
-    prometheus = Prometheus(tmp_path / "prometheus", tmp_path / "runs")
+    prometheus = Prometheus(tmp_path / "prometheus", tmp_path / "runs", first + 1 + STAGES)
     try:
         yield run, prometheus
     finally:
