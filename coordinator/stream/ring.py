@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Data
+from common.errors import DataError
 
 HALVES = 2
 _MOST, _LEAST = 32, 4  # frames of a chunk
@@ -34,9 +35,7 @@ class Ring:
         """New memory, or that of a descriptor. Only what is written to takes up memory."""
         self.chunk = chunk_of(data)
         shape = data.slots * HALVES * self.chunk + 1, data.channels, data.size, data.size
-        self.file = os.memfd_create("sideways-frames") if file is None else file
-        if file is None:
-            os.ftruncate(self.file, prod(shape))
+        self.file = _memory(prod(shape)) if file is None else file
         self.pixels: NDArray[np.uint8] = np.frombuffer(mmap.mmap(self.file, prod(shape)), np.uint8).reshape(shape)
         self.black = len(self.pixels) - 1
 
@@ -51,6 +50,18 @@ class Ring:
     def close(self) -> None:
         """Let go of the descriptor; the memory goes with its last user."""
         os.close(self.file)
+
+
+def _memory(size: int) -> int:
+    try:
+        file = os.memfd_create("sideways-frames")
+        os.ftruncate(file, size)
+    except OSError as error:
+        raise DataError(
+            f"{size / 2**20:.0f} MiB of memory for decoded frames cannot be had: {error.strerror}. "
+            f"Lower data.slots or data.size, or raise the limits (ulimit -f, -v)"
+        ) from error
+    return file
 
 
 def chunk_of(data: Data) -> int:

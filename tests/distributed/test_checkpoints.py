@@ -2,14 +2,13 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,7 +18,6 @@ from tests.helpers import (
     Background,
     backpropagation_run,
     config_of,
-    environment,
     gone,
     losses_of,
     reference_run,
@@ -157,19 +155,14 @@ def test_another_number_of_stages_takes_over_every_weight(
 
 
 def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Path) -> None:
-    """Files cannot grow beyond 60 KiB: enough for the model, not for a stage's part of a checkpoint."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-    tree = slow_run(videos, model_args={"width": 4}, data__size=16, ticks=120)
-    run_file = write_run_file(tmp_path / "run.toml", tree)
-    command = [sys.executable, "-m", "coordinator", "train", str(run_file)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100, preexec_fn=limit
-    )
-    assert done.returncode == 0, done.stderr
-    told = " ".join(done.stderr.split())
+    """The stages' files cannot grow beyond 4 KiB from a moment before the first checkpoint on."""
+    background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, ticks=120)))
+    background.wait_for_tick(1)
+    for name, pid in background.members().items():
+        if name != "coordinator":
+            psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
+    assert background.end(60) == 0, background.output()
+    told = " ".join(background.output().split())
     assert "the checkpoint of tick 50 could not be kept" in told
     assert "File too large" in told or "the disk took no more bytes" in told
     summary = json.loads((tmp_path / "runs/it/summary.json").read_text())
