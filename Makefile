@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help train test test-long lint bench clean
+.PHONY: help train test test-long lint bench secrets clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -35,6 +35,13 @@ lint: $(READY)  ## style and types
 bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py $(ARGS)
+
+secrets:  ## passwords for docker compose, in deploy/secrets; those that are there stay
+	@install -d -m 700 deploy/secrets
+	@for name in redis grafana; do \
+		[ -s deploy/secrets/$${name}_password ] || \
+		od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > deploy/secrets/$${name}_password; \
+	done
 
 clean:  ## remove the virtual environment, caches and the drawn digits; your runs stay
 	rm -rf $(VENV) data/digits build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
