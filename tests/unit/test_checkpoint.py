@@ -210,12 +210,17 @@ def test_a_malformed_position_is_refused(tmp_path: Path, fields: dict[str, objec
     assert all("position.json cannot be read" in reason for reason in refused)
 
 
-def test_a_run_without_checkpoints_cannot_go_on(tmp_path: Path) -> None:
-    config = parse({"ticks": 9, "data": {"train": "."}}, "test")
+def test_a_run_without_checkpoints_cannot_go_on_but_by_itself_begins_anew(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
+    told: list[str] = []
     with pytest.raises(SidewaysError, match="has no checkpoint to go on from"):
-        find(checkpoints, config, SHAPES, 9, lambda text: None)
+        find(checkpoints, SHAPES, 9, False, told.append)
+    assert find(checkpoints, SHAPES, 9, True, told.append) is None
+    assert told == ["there was no checkpoint yet: the training begins anew"]
     keep(checkpoints, position(9))
     with pytest.raises(SidewaysError, match="has done its 9 ticks of 9: raise ticks"):
-        find(checkpoints, config, SHAPES, 9, lambda text: None)
-    assert find(checkpoints, config, SHAPES, 10, lambda text: None)[1].tick == 9
+        find(checkpoints, SHAPES, 9, False, told.append)
+    for planned, again in ((10, False), (9, True)):  # by itself: what comes after the last tick was lost
+        found = find(checkpoints, SHAPES, planned, again, told.append)
+        assert found is not None
+        assert found[1].tick == 9
