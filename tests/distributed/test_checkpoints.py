@@ -78,7 +78,7 @@ def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path,
             "optimiser__ema": 0.9,
             "data__slots": 3,
         },
-        {"algorithm": "1f1b", "data__slots": 6, "evaluate_every": 30},
+        pytest.param({"algorithm": "1f1b", "data__slots": 6, "evaluate_every": 30}, marks=pytest.mark.long),
     ],
     ids=["predict", "1f1b"],
 )

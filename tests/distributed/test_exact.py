@@ -104,7 +104,7 @@ def reference(videos: Path) -> Callable[..., tuple[list[float], dict[str, Tensor
     return run
 
 
-@pytest.mark.parametrize("stages", DEPTHS)
+@pytest.mark.parametrize("stages", [pytest.param(n, marks=pytest.mark.long if n > 3 else []) for n in DEPTHS])
 @pytest.mark.parametrize(("task", "every", "boundary", "overlap"), CASES)
 def test_distributed_run_equals_the_reference_bit_for_bit(
     distributed: Results,

@@ -39,7 +39,7 @@ def test_asked_to_stop_it_keeps_the_model_so_far(
         assert own[-1]["tick"] == summary["ticks"] - 1
 
 
-@pytest.mark.parametrize("who", ["coordinator", "stage1"])
+@pytest.mark.parametrize("who", ["coordinator", pytest.param("stage1", marks=pytest.mark.long)])
 def test_a_stop_asked_of_one_process_stops_the_run(videos: Path, tmp_path: Path, who: str) -> None:
     background = start(videos, tmp_path)
     os.kill(background.members()[who], signal.SIGTERM)
@@ -72,7 +72,7 @@ def test_a_stop_while_it_starts(videos: Path, tmp_path: Path, moment: float) -> 
     assert gone(list(members.values()), 2)
 
 
-@pytest.mark.parametrize("who", ["coordinator", "stage0"])
+@pytest.mark.parametrize("who", [pytest.param("coordinator", marks=pytest.mark.long), "stage0"])
 def test_kill_9_of_a_process_ends_all_of_them_within_10_seconds(videos: Path, tmp_path: Path, who: str) -> None:
     background = start(videos, tmp_path)
     members = background.members()
