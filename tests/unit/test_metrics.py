@@ -181,9 +181,14 @@ def test_a_port_is_guarded_by_a_password(tmp_path: Path) -> None:
         for _ in range(15):  # in nobody's way
             dawdlers.enter_context(socket.create_connection(address.split(":"), timeout=10)).send(b"GET /met")
         assert fetch(address, "watcher:s3:cret") == 200
-        dawdlers.enter_context(socket.create_connection(address.split(":"), timeout=10)).send(b"GET /met")
+
+        def crowd() -> None:
+            for _ in range(5):  # the one just served may still be leaving, and keep the first of these out
+                dawdlers.enter_context(socket.create_connection(address.split(":"), timeout=10)).send(b"GET /met")
+                fetch(address, "watcher:s3:cret")
+
         with pytest.raises(OSError, match=r"closed|reset"):
-            fetch(address, "watcher:s3:cret")
+            crowd()
 
 
 def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
