@@ -47,7 +47,7 @@ def train(
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
 
     arguments = _join_arguments(run_file, resume, settings, as_json)
-    raise SystemExit(launch(config.stages, arguments, config.recovery.restarts))
+    raise SystemExit(launch(config.stages, arguments, config.recovery.restarts, 1.5 * config.network.deadline))
 
 
 @app.command()

@@ -24,10 +24,11 @@ _HOUR = 3600.0  # seconds
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def launch(stages: int, arguments: list[str], restarts: int = 0) -> int:
+def launch(stages: int, arguments: list[str], restarts: int = 0, deadline: float = 60.0) -> int:
     """Run `python *arguments` in stages + 1 processes, of which rank 0 coordinates. Returns the exit code of the run.
 
     When a process is lost, all are started anew, and go on from the last checkpoint; `restarts` times an hour at most.
+    One that is stopped (SIGSTOP) for more than `deadline` seconds is lost too.
     """
     be_parent()
     os.environ.update({**ALLOCATOR, **os.environ})
@@ -40,7 +41,7 @@ def launch(stages: int, arguments: list[str], restarts: int = 0) -> int:
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
             try:
-                with killing_the_stopped():
+                with killing_the_stopped(deadline):
                     _attempt(stages, arguments)
                 return 0
             except ChildFailedError as failed:
