@@ -250,6 +250,10 @@ class Config(Section):
     recovery: Recovery = Recovery()
     metrics: Metrics = Metrics()
 
+    def at_rate(self, rate: float) -> "Config":
+        """The same with another learning rate."""
+        return self.model_copy(update={"optimiser": self.optimiser.model_copy(update={"lr": rate})})
+
     @property
     def exact(self) -> bool:
         """Gradients are backpropagation's: no mismatch between what a stage holds and what its gradient belongs to."""

@@ -3,7 +3,8 @@
 Both launchers start all processes anew when one is lost, and say so in the environment: `sideways train` and torchrun
 (--max-restarts). The first attempt leaves the run directory's name in a file named after the launch, in the folder of
 runs; a later one reads it and goes on there. The file goes when the run has ended well. A container that is started
-anew knows nothing of that: there SIDEWAYS_LAUNCH names the launch, and as long as the file is there, the run goes on.
+anew knows nothing of that: there SIDEWAYS_LAUNCH names the launch, and as long as the file is there, the run goes on;
+there it stays when the run is stopped too, as by a host that is shut down.
 """
 
 import os
@@ -29,6 +30,11 @@ class Trace:
         launch = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID") or "by-hand"
         self._file = runs / f".launch-{sub('[^A-Za-z0-9._-]', '_', launch)[:100]}"
 
+    @property
+    def deployed(self) -> bool:
+        """Whether the launch was named by who deploys it, not by `sideways train`."""
+        return LAUNCH in os.environ and RESTARTS not in os.environ
+
     def leave(self, directory: Path) -> None:
         """This is where the run is. Raises SidewaysError."""
         try:
@@ -38,7 +44,7 @@ class Trace:
 
     def find(self) -> Path | None:
         """Where an earlier attempt of this launch has left its run; None if there was none, or it came to nothing."""
-        if not restarts() and LAUNCH not in os.environ:
+        if not restarts() and not self.deployed:
             return None
         with suppress(OSError):
             directory = Path(self._file.read_text(encoding="utf-8"))

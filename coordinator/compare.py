@@ -61,7 +61,8 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         if split is not None:
             overrides.append(f"split={split}")
         arguments = [part for override in overrides for part in ("--set", override)]
-        code = launch(config.stages, ["-m", "coordinator", "join", str(run_file), *arguments], config.recovery.restarts)
+        command = ["-m", "coordinator", "join", str(run_file), *arguments]
+        code = launch(config.stages, command, config.recovery.restarts, 1.5 * config.network.deadline)
         if code:
             return folder, outcomes, code
         outcomes.append(_outcome(folder / name, config))

@@ -15,8 +15,7 @@ def has_diverged(report: Report, recovery: Recovery) -> bool:
 
 def slower(config: Config) -> Config:
     """The same with a lower learning rate."""
-    rate = config.optimiser.lr * config.recovery.slower
-    return config.model_copy(update={"optimiser": config.optimiser.model_copy(update={"lr": rate})})
+    return config.at_rate(config.optimiser.lr * config.recovery.slower)
 
 
 def divergence(report: Report, config: Config) -> SidewaysError:

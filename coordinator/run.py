@@ -71,7 +71,6 @@ class Run:
         self.train_seconds = 0.0
         self._saved_tick = 0
         self._lost_at: float | None = None  # when an earlier attempt gave its last sign of life
-        self.recovery_seconds: float | None = None
         self.evaluation: Evaluation | None = None
         self.evaluated_tick: int | None = None  # the saved model may be older or newer than the last evaluation
 
@@ -255,8 +254,7 @@ class Run:
     def _progress(self, report: Report) -> None:
         self.chronicle.progress(report)
         if self._lost_at is not None:
-            self.recovery_seconds = round(time.time() - self._lost_at, 3)
-            self.chronicle.recovered(report["tick"], restarts(), self.recovery_seconds)
+            self.chronicle.recovered(report["tick"], restarts(), round(time.time() - self._lost_at, 3))
             self._lost_at = None
         if has_diverged(report, self.config.recovery):
             self._diverged(report)
@@ -316,8 +314,7 @@ class Run:
 
         Raises SidewaysError.
         """
-        optimiser = self.config.optimiser.model_copy(update={"lr": rate})
-        config = self.config.model_copy(update={"optimiser": optimiser})
+        config = self.config.at_rate(rate)
         self.directory.save_config(config)
         self.config = config
         self.stages.set_rate(rate)
@@ -334,7 +331,8 @@ class Run:
         self.stream.close()
         self.feeder.close()
         self.chronicle.close()
-        self.trace.remove()
+        if self.over or not self.trace.deployed:
+            self.trace.remove()
         summary = self._summary()
         self.directory.save_summary(summary)
         self._put_out()

@@ -37,6 +37,12 @@ def test_a_named_launch_goes_on_until_it_has_ended_well(tmp_path: Path, monkeypa
     (tmp_path / "it").mkdir()
     Trace(tmp_path).leave(tmp_path / "it")
     assert Trace(tmp_path).find() == tmp_path / "it"
+    assert Trace(tmp_path).deployed
+    monkeypatch.setenv(RESTARTS, "0")  # as `sideways train` does
+    assert not Trace(tmp_path).deployed
+    assert Trace(tmp_path).find() is None
+    monkeypatch.setenv(RESTARTS, "1")
+    assert Trace(tmp_path).find() == tmp_path / "it"
     (tmp_path / "it").rmdir()
     assert Trace(tmp_path).find() is None
 
