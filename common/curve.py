@@ -6,11 +6,20 @@ there is no encryption: it would cost a millisecond for a megabyte.
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 Key = bytes  # 40 characters of Z85
+
+
+@cache
+def _guard() -> ThreadAuthenticator:
+    """The thread that decides who gets in. A ZeroMQ context has room for one, and frees its place late."""
+    guard = ThreadAuthenticator(zmq.Context.instance())
+    guard.start()
+    return guard
 
 
 class Curve:
@@ -19,7 +28,6 @@ class Curve:
     def __init__(self) -> None:
         self.public, self._secret = zmq.curve_keypair()
         self._allowed: set[Key] = set()
-        self._guard: ThreadAuthenticator | None = None
 
     def allow(self, keys: Iterable[Key]) -> None:
         """Let in processes with these public keys."""
@@ -27,21 +35,14 @@ class Curve:
 
     def listen(self, socket: "zmq.Socket[bytes]") -> None:
         """Before the socket binds: let in only those that are allowed."""
-        if self._guard is None:
-            self._guard = ThreadAuthenticator(socket.context)
-            self._guard.start()
-            self._guard.configure_curve_callback(credentials_provider=self)
+        domain = self.public.decode()
+        _guard().configure_curve_callback(domain, credentials_provider=self)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
         socket.curve_secretkey, socket.curve_publickey, socket.curve_server = self._secret, self.public, True
 
     def connect(self, socket: "zmq.Socket[bytes]", server: Key) -> None:
         """Before the socket connects: to the process with this public key, and no other."""
         socket.curve_secretkey, socket.curve_publickey, socket.curve_serverkey = self._secret, self.public, server
-
-    def close(self) -> None:
-        """Let in nobody any more. A ZeroMQ context has room for one that lets in."""
-        if self._guard is not None:
-            self._guard.stop()
-            self._guard = None
 
     def callback(self, domain: str, key: Key) -> bool:
         """Asked by pyzmq, in its thread, for everybody who wants in."""

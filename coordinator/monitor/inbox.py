@@ -16,6 +16,8 @@ _MAX_REPORT = 1 << 20  # bytes
 _GRACE = 1.5  # seconds for a lost stage's neighbours to tell what they saw
 _KINDS = {"progress", "done", "failed", "signal"}
 
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+
 Report = dict[str, Any]
 
 
@@ -37,15 +39,13 @@ class Inbox:
         self._stages = stages
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
-        self._peers: set[int] = set()  # connections that spoke ZeroMQ; anything else may come and go
+        self._strangers = 0  # connections that failed to shake hands and will close: they may come and go
         self._failure: SidewaysError | None = None
         self._heard = time.monotonic()
         self._leaving = False
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
         if curve is not None:
             curve.listen(self._socket)
         port: int = self._socket.bind_to_random_port(f"tcp://{host}")
@@ -81,6 +81,11 @@ class Inbox:
         """From now on stages may go."""
         self._leaving = True
 
+    def close(self) -> None:
+        """Hear no more. The monitor goes first: ZeroMQ's thread would wait for one that nobody reads."""
+        self._socket.disable_monitor()
+        self._socket.close(0)
+
     def _take(self, report: Report) -> None:
         kind, stage = report.get("kind"), report.get("stage")
         if kind not in _KINDS or type(stage) is not int or not 0 <= stage < self._stages:
@@ -109,12 +114,12 @@ class Inbox:
             raise self._failure
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(self._monitor)
-            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._peers.add(event["value"])
-            elif event["value"] in self._peers:
-                self._peers.remove(event["value"])
-                if not self._leaving:
-                    self._hear_witnesses()
+            if event["event"] & _REFUSED:
+                self._strangers += 1
+            elif self._strangers:
+                self._strangers -= 1
+            elif not self._leaving:
+                self._hear_witnesses()
 
     def _hear_witnesses(self) -> None:
         """A stage's connection is gone. It, or its neighbours, may have said why."""

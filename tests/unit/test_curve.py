@@ -41,7 +41,7 @@ def test_a_stranger_cannot_report(has_keys: bool) -> None:
     assert [report["who"] for report in heard] == ["friend"]
     for socket in (foe, friend):
         socket.close(0)
-    coordinator.close()
+    inbox.close()
 
 
 def test_frames_go_to_the_stage_that_they_are_meant_for_and_come_from_the_coordinator() -> None:
@@ -65,4 +65,3 @@ def test_frames_go_to_the_stage_that_they_are_meant_for_and_come_from_the_coordi
     assert np.array_equal(frames.numpy(), batch.frames)
     feeder.close()
     inlet.close()
-    stage.close()

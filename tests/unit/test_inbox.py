@@ -1,0 +1,84 @@
+"""The coordinator's inbox: who may come and go, and whose going ends the run."""
+
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+import zmq
+
+from common.errors import PeerError
+from common.wire import encode
+from coordinator.monitor.inbox import Inbox, Report
+
+
+@pytest.fixture
+def heard() -> list[Report]:
+    return []
+
+
+@pytest.fixture
+def inbox(heard: list[Report]) -> Iterator[Inbox]:
+    inbox = Inbox(2, heard.append, lambda number: None)
+    yield inbox
+    inbox.close()
+
+
+def join(inbox: Inbox, heard: list[Report]) -> "zmq.Socket[bytes]":
+    """A stage connects, and is heard."""
+    stage: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+    stage.connect(inbox.address)
+    stage.send(encode({"kind": "progress", "stage": 0}))
+    end = time.monotonic() + 10
+    while not heard and time.monotonic() < end:
+        inbox.poll(100)
+    assert heard
+    return stage
+
+
+def linger(inbox: Inbox, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        inbox.poll(50)
+
+
+def visit(inbox: Inbox, words: bytes) -> None:
+    """Somebody who does not speak ZeroMQ connects, says `words` and goes."""
+    address = urlsplit(inbox.address)
+    with socket.create_connection((address.hostname, address.port)) as stranger:
+        stranger.sendall(words)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [b"", b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\xff" + bytes(7) + b"\x01\x7f\x03"],
+)
+def test_strangers_come_and_go(inbox: Inbox, heard: list[Report], words: bytes) -> None:
+    stage = join(inbox, heard)
+    for _ in range(3):
+        visit(inbox, words)
+    linger(inbox, 0.5)
+    stage.close(0)
+    with pytest.raises(PeerError, match="gone without a word"):
+        linger(inbox, 5)
+
+
+def test_a_lost_stages_own_words_are_the_news(inbox: Inbox, heard: list[Report]) -> None:
+    stage = join(inbox, heard)
+    other = join(inbox, heard)
+    stage.close(0)
+    other.send(encode({"kind": "failed", "stage": 1, "code": 3, "message": "stage 1, tick 7: stage 0 is gone"}))
+    with pytest.raises(PeerError, match="stage 1, tick 7"):
+        linger(inbox, 5)
+    other.close(0)
+
+
+@pytest.mark.parametrize("report", [{"kind": "progress", "stage": 2}, {"kind": "x", "stage": 0}, {"stage": 0}])
+def test_reports_of_nobody_are_refused(inbox: Inbox, heard: list[Report], report: Report) -> None:
+    stage = join(inbox, heard)
+    stage.send(encode(report))
+    with pytest.raises(PeerError, match="something else sending"):
+        linger(inbox, 5)
+    stage.close(0)
