@@ -61,7 +61,7 @@ class Run:
         self.started = time.monotonic()
         self.display = Display()
         self.totals = Totals([StageTotals() for _ in range(config.stages)], config.data.slots)
-        self.inbox = Inbox(config.stages, self._progress, stop.note, me.address, me.curve)
+        self.inbox = Inbox(config.stages, self._progress, stop.note, me.address, me.curve, config.network.deadline)
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
         self.steering = Steering(stop)
         self.beacon: Beacon | None = None

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -172,6 +173,13 @@ class Background:
         while not any(line.get("tick", -1) >= tick for line in self.metrics()):
             assert self.process.poll() is None, f"ended early with {self.process.returncode}:\n{self.output()}"
             assert time.monotonic() < end, f"tick {tick} was not reached:\n{self.output()}"
+            time.sleep(0.05)
+
+    def wait_for_output(self, pattern: str, timeout: float) -> None:
+        """Wait until something that matches `pattern` was printed."""
+        end = time.monotonic() + timeout
+        while not re.search(pattern, self.output()):
+            assert time.monotonic() < end, f"no {pattern!r} within {timeout} s:\n{self.output()}"
             time.sleep(0.05)
 
     def members(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from common.wire import decode
 
 _MAX_REPORT = 1 << 20  # bytes
 _GRACE = 1.5  # seconds for a lost stage's neighbours to tell what they saw
+_MOST_TTL = 6_553_500  # ms
 _KINDS = {"progress", "done", "failed", "signal"}
 
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -31,8 +32,12 @@ class Inbox:
         on_signal: Callable[[int], None],
         host: str = LOOPBACK,
         curve: Curve | None = None,
+        deadline: float = 60.0,
     ) -> None:
         """Listen on `host`, by `curve` to known processes alone.
+
+        Either side finds the other lost that says nothing for `deadline` seconds: ZeroMQ's own threads ask and answer,
+        so it is stopped, or cut off, and not merely busy.
 
         `on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent.
         """
@@ -45,6 +50,9 @@ class Inbox:
         self._leaving = False
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, int(250 * deadline))
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * deadline))
+        self._socket.setsockopt(zmq.HEARTBEAT_TTL, min(int(1000 * deadline), _MOST_TTL))
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
         if curve is not None:
             curve.listen(self._socket)
@@ -127,4 +135,7 @@ class Inbox:
         while self._failure is None and time.monotonic() < end:
             if self._socket.poll(50):
                 self._take(decode(self._socket.recv()))
-        raise self._failure or PeerError("a stage worker is gone without a word: it was probably killed")
+        raise self._failure or PeerError(
+            "a stage worker is gone without a word: it was killed, cut off from the network, or stopped for longer "
+            "than network.deadline"
+        )

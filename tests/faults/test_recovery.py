@@ -1,8 +1,8 @@
 """A run that loses a process goes on by itself, and ends as if nothing had been: losses and parameters, bit for bit."""
 
-import enum
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -10,14 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.faults import Fault
 from tests.helpers import Background, losses_of, same_model, slow_run, write_run_file
-
-
-class Fault(enum.Enum):
-    """What happens to a process. Its value is the signal that it gets."""
-
-    KILLED = signal.SIGKILL
-    STALLED = signal.SIGSTOP
 
 
 def slow(videos: Path, **changes: Any) -> dict[str, Any]:
@@ -28,12 +22,21 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
     ("fault", "who", "tick"),
     [
         (Fault.KILLED, "stage1", 110),
+        pytest.param(Fault.TRUNCATED, "stage0", 70, marks=pytest.mark.long),
         pytest.param(Fault.KILLED, "coordinator", 20, marks=pytest.mark.long),  # before a checkpoint: it begins anew
         pytest.param(Fault.KILLED, "coordinator", 160, marks=pytest.mark.long),
         pytest.param(Fault.KILLED, "stage0", 190, marks=pytest.mark.long),
         pytest.param(Fault.KILLED, "stage2", 51, marks=pytest.mark.long),
         pytest.param(Fault.STALLED, "stage2", 60, marks=pytest.mark.long),
         pytest.param(Fault.STALLED, "coordinator", 120, marks=pytest.mark.long),
+        pytest.param(Fault.HELD_UP, "stage1", 80, marks=pytest.mark.long),
+        pytest.param(Fault.HELD_UP, "coordinator", 30, marks=pytest.mark.long),
+        pytest.param(Fault.SLOW, "stage1", 60, marks=pytest.mark.long),
+        pytest.param(Fault.GARBAGE, "stage0", 60, marks=pytest.mark.long),
+        pytest.param(Fault.GARBAGE, "coordinator", 110, marks=pytest.mark.long),
+        pytest.param(Fault.MISSHAPEN, "stage0", 120, marks=pytest.mark.long),
+        pytest.param(Fault.REPEATED, "stage0", 130, marks=pytest.mark.long),
+        pytest.param(Fault.FLOOD, "coordinator", 60, marks=pytest.mark.long),
     ],
 )
 def test_a_lost_process_is_recovered_from(
@@ -41,18 +44,21 @@ def test_a_lost_process_is_recovered_from(
 ) -> None:
     background = Background(write_run_file(tmp_path / "run.toml", slow(videos)), "--json")
     background.wait_for_tick(tick)
-    os.kill(background.members()[who], fault.value)
+    fault.inject(background, who)
+    if fault is Fault.KILLED:
+        background.wait_for_output("gone|killed|connection", 5)
     assert background.end(100) == 0, background.output()
     run = tmp_path / "runs" / "it"
     assert losses_of(run) == losses_of(straight), background.output()
     assert same_model(run, straight)
-    told = " ".join(background.output().split())
-    assert "starting all processes anew, to go on from the last checkpoint (restart 1)" in told
-    restart = next(line for line in background.metrics() if line["kind"] == "restart")
-    assert restart["restarts"] == 1
-    assert restart["recovery_seconds"] > 0
-    assert json.loads((run / "summary.json").read_text())["restarts"] == 1
+    assert json.loads((run / "summary.json").read_text())["restarts"] == int(fault.restarts)
     assert not list((tmp_path / "runs").glob(".launch-*"))
+    told = " ".join(background.output().split())
+    restart = [line for line in background.metrics() if line["kind"] == "restart"]
+    assert ("starting all processes anew, to go on from the last checkpoint (restart 1)" in told) == fault.restarts
+    assert len(restart) == int(fault.restarts)
+    assert all(line["recovery_seconds"] > 0 for line in restart)
+    assert re.search(fault.told(who), told), told
 
 
 @pytest.mark.long

@@ -1,8 +1,12 @@
 """The coordinator's inbox: who may come and go, and whose going ends the run."""
 
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -82,3 +86,61 @@ def test_reports_of_nobody_are_refused(inbox: Inbox, heard: list[Report], report
     with pytest.raises(PeerError, match="something else sending"):
         linger(inbox, 5)
     stage.close(0)
+
+
+@contextmanager
+def process(code: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that runs `code`."""
+    other = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        yield other
+    finally:
+        other.kill()
+        other.communicate()
+
+
+LISTENER = """
+from coordinator.monitor.inbox import Inbox
+inbox = Inbox(1, lambda report: print("heard", flush=True), lambda number: None, deadline=1)
+print(inbox.address, flush=True)
+while True:
+    inbox.poll(100)
+"""
+
+
+def test_a_stage_sees_that_the_coordinator_is_stopped() -> None:
+    """Without a setting of its own: the coordinator tells how long it may be silent."""
+    stage: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+    monitor: zmq.Socket[bytes] = stage.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    with process(LISTENER) as coordinator:
+        assert coordinator.stdout is not None
+        stage.connect(coordinator.stdout.readline().strip())
+        stage.send(encode({"kind": "progress", "stage": 0}))
+        assert coordinator.stdout.readline() == "heard\n"
+        assert not monitor.poll(2000), "it is there, though it says nothing"
+        coordinator.send_signal(signal.SIGSTOP)
+        assert monitor.poll(10_000)
+    stage.disable_monitor()
+    stage.close(0)
+
+
+TALKER = """
+import sys, time, zmq
+from common.wire import encode
+stage = zmq.Context.instance().socket(zmq.PUSH)
+stage.connect(sys.argv[1])
+stage.send(encode({"kind": "progress", "stage": 0}))
+time.sleep(60)
+"""
+
+
+def test_the_coordinator_sees_that_a_stage_is_stopped(heard: list[Report]) -> None:
+    inbox = Inbox(1, heard.append, lambda number: None, deadline=1)
+    with process(TALKER, inbox.address) as stage:
+        while not heard:
+            inbox.poll(100)
+        linger(inbox, 2)  # it is there, though it says nothing
+        stage.send_signal(signal.SIGSTOP)
+        with pytest.raises(PeerError, match="stopped for longer"):
+            linger(inbox, 10)
+    inbox.close()
