@@ -1,0 +1,106 @@
+"""Two hosts with a bad line between them: slow and lossy, cut for a moment, cut for longer than anybody waits."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.network import FIRST, SECOND, Line, line
+from tests.helpers import config_of, environment, losses_of, reference_run, settings, write_run_file
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        bool(os.geteuid()) or not (Path("/dev/net/tun").exists() and shutil.which("ip")),
+        reason="hosts are made by root, of TUN devices and iproute2",
+    ),
+]
+
+
+class Cluster:
+    """Two torchrun agents, of a coordinator and three stages."""
+
+    def __init__(self, wire: Line, folder: Path, tree: dict[str, Any]) -> None:
+        run_file = write_run_file(folder / "run.toml", tree)
+        self.run = folder / "runs" / "it"
+        self._agents = [
+            subprocess.Popen(
+                ["ip", "netns", "exec", name, *_agent(address), "-m", "coordinator", "join", str(run_file)],
+                cwd=folder,
+                env={**environment(), "SIDEWAYS_ADDRESS": address, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for name, address in zip(wire.names, (FIRST, SECOND), strict=True)
+        ]
+
+    def wait_for_tick(self, tick: int) -> None:
+        """Wait until some stage has reported it."""
+        end = time.monotonic() + 90
+        while not any(json.loads(text).get("tick", -1) >= tick for text in self._lines()):
+            assert time.monotonic() < end, self.end(1)
+            time.sleep(0.1)
+
+    def _lines(self) -> list[str]:
+        path = self.run / "metrics.jsonl"
+        return [text for text in path.read_text().splitlines(True) if text.endswith("\n")] if path.exists() else []
+
+    def end(self, timeout: float) -> list[tuple[int, str]]:
+        """Wait for both agents. Returns their exit codes and what they said."""
+        found = []
+        for agent in self._agents:
+            try:
+                told = agent.communicate(timeout=timeout)[0]
+            except subprocess.TimeoutExpired:
+                agent.terminate()  # it ends its workers
+                told = "STILL RUNNING\n" + agent.communicate(timeout=60)[0]
+            found.append((agent.returncode, told))
+        return found
+
+
+def _agent(address: str) -> list[str]:
+    counts = ["--nnodes", "2", "--nproc-per-node", "2", "--max-restarts", "3"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{FIRST}:29512", "--rdzv-id", "it"]
+    host = ["--rdzv-conf", f"is_host={int(address == FIRST)}", "--local-addr", address]
+    return [sys.executable, "-m", "torch.distributed.run", *counts, *meeting, *host]
+
+
+def run(videos: Path, **changes: Any) -> dict[str, Any]:
+    return settings(videos, **{"stages": 3, "name": "it", "network__deadline": 8, "checkpoint__every": 20, **changes})
+
+
+def check(cluster: Cluster, videos: Path, ticks: int, restarts: int) -> None:
+    told = cluster.end(120)
+    assert [code for code, _ in told] == [0, 0], told
+    expected, _ = reference_run(config_of(videos, stages=3, ticks=ticks))
+    assert losses_of(cluster.run) == expected
+    assert json.loads((cluster.run / "summary.json").read_text())["restarts"] == restarts, told
+
+
+def test_slow_and_lossy(videos: Path, tmp_path: Path) -> None:
+    """50 ms each way, one packet in a hundred lost."""
+    with line(0.05, 0.01) as wire:
+        check(Cluster(wire, tmp_path, run(videos, ticks=40, network__deadline=60)), videos, 40, 0)
+
+
+def test_cut_for_a_moment(videos: Path, tmp_path: Path) -> None:
+    with line(0.005, 0) as wire:
+        cluster = Cluster(wire, tmp_path, run(videos, ticks=300))
+        cluster.wait_for_tick(30)
+        wire.cut(2)
+        check(cluster, videos, 300, 0)
+
+
+def test_cut_for_longer_than_the_deadline(videos: Path, tmp_path: Path) -> None:
+    with line(0.005, 0) as wire:
+        cluster = Cluster(wire, tmp_path, run(videos, ticks=300))
+        cluster.wait_for_tick(30)
+        wire.cut(12)
+        check(cluster, videos, 300, 1)
