@@ -63,6 +63,9 @@ class Access:
         """Itself: this server is somebody else's to start."""
         return self
 
+    def missed(self) -> None:
+        """It is not ours to start anew."""
+
     def close(self) -> None:
         """And to end."""
 

@@ -48,6 +48,12 @@ class EmbeddedRedis:
             self._start()
         return at_socket(self._link.resolve())
 
+    def missed(self) -> None:
+        """It did not answer, though it runs: it is stopped, or stuck. The next `access` starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def close(self) -> None:
         """End the server."""
         if self._process is not None:

@@ -183,15 +183,16 @@ class Background:
             time.sleep(0.05)
 
     def members(self) -> dict[str, int]:
-        """Process ids: coordinator, and stage0 … by rank."""
+        """Process ids: coordinator, stage0 … by rank, and redis."""
         import psutil
 
-        pids = {}
+        pids: dict[str, int] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(
-                psutil.Error
-            ):  # it may just be ending; what a member starts itself has its rank too, and comes later
-                if "coordinator.stream.decoder" not in child.cmdline():
+            with suppress(psutil.Error):  # it may just be ending
+                command = " ".join(child.cmdline())
+                if "redis-server" in command:
+                    pids["redis"] = child.pid
+                elif "coordinator.stream.decoder" not in command:  # what a member starts itself has its rank too
                     rank = int(child.environ()["RANK"])
                     pids.setdefault("coordinator" if rank == 0 else f"stage{rank - 1}", child.pid)
         return pids

@@ -35,6 +35,9 @@ class Server(Protocol):
     def access(self) -> Access:
         """How to reach it, after starting it if it is ours and does not run. Raises SidewaysError."""
 
+    def missed(self) -> None:
+        """It did not answer: if it is ours, it is started anew."""
+
     def close(self) -> None:
         """End it, if it is ours."""
 
@@ -157,6 +160,7 @@ class Beacon:
                 f"Redis {where}does not answer ({reason}): the run goes on; until it does, nobody can look at the run "
                 f"or steer it from outside"
             )
+        self._server.missed()
         self._away, self._pause = True, min(_LONGEST_PAUSE, 2 * self._pause)
 
     def _exchange(self, access: Access, status: Status, answers: dict[str, Answer]) -> None:

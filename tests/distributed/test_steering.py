@@ -1,6 +1,7 @@
 """A real run, looked at and steered from other processes, and its Redis taken away while it trains."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -84,6 +85,17 @@ def same_as_the_reference(background: Background, videos: Path, changed: int, ti
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_runs_own_redis_is_lost(videos: Path, tmp_path: Path, blow: signal.Signals) -> None:
+    background = start(videos, tmp_path)
+    os.kill(background.members()["redis"], blow)
+    time.sleep(1)
+    until(lambda: "paused at tick" in CliRunner().invoke(app, ["pause", "it", "--runs", str(tmp_path / "runs")]).output)
+    assert "stopped at tick" in steer(tmp_path, "stop", "it")
+    assert background.end(20) == 143
+
+
+@pytest.mark.long
 def test_redis_taken_away_and_given_back_while_it_trains(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +111,7 @@ def test_redis_taken_away_and_given_back_while_it_trains(
         assert "running" in steer(elsewhere, "runs")
         server.close()
         until(lambda: "does not answer" in background.output())
+        time.sleep(20)
         gone_at = background.metrics()[-1]["tick"]
         background.wait_for_tick(gone_at + 10)
         second.access().connect().config_set("requirepass", password)
