@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help train test test-long lint bench secrets clean
+.PHONY: help train test test-long soak lint bench secrets clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -26,6 +26,9 @@ test: $(READY)  ## every test but the long ones
 
 test-long: $(READY)  ## the long ones: more faults and hosts
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+soak: $(READY)  ## an hour: a run that something happens to all the time must equal one left alone; ARGS='--minutes 5'
+	$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
