@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help train test test-long soak lint bench secrets clean
+.PHONY: help train test test-long soak fuzz lint bench secrets clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -29,6 +29,10 @@ test-long: $(READY)  ## the long ones: more faults and hosts
 
 soak: $(READY)  ## an hour: a run that something happens to all the time must equal one left alone; ARGS='--minutes 5'
 	$(BIN)/python -m tests.soak $(ARGS)
+
+fuzz: $(READY)  ## an hour: what reads from a socket, fed by a fuzzer; ARGS=-max_total_time=60
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz $(or $(ARGS),-max_total_time=3600)
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

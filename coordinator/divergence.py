@@ -4,7 +4,7 @@ import math
 
 from common.config import Config, Recovery
 from common.errors import PeerError, SidewaysError
-from coordinator.monitor.inbox import Report
+from coordinator.monitor.report import Report
 
 
 def has_diverged(report: Report, recovery: Recovery) -> bool:

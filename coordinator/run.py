@@ -37,8 +37,9 @@ from coordinator.material import Material
 from coordinator.monitor.beacon import Beacon
 from coordinator.monitor.chronicle import Chronicle
 from coordinator.monitor.display import Display
-from coordinator.monitor.inbox import Inbox, Report
+from coordinator.monitor.inbox import Inbox
 from coordinator.monitor.record import MODEL, RunDirectory, create
+from coordinator.monitor.report import Report
 from coordinator.monitor.totals import StageTotals, Totals
 from coordinator.probe import GradientProbe
 from coordinator.start import Start, find, go_on

@@ -12,9 +12,9 @@ from common.partition import BlockCost
 from coordinator.evaluate import Evaluation
 from coordinator.monitor.beacon import Beacon
 from coordinator.monitor.display import Display, shown
-from coordinator.monitor.inbox import Report
 from coordinator.monitor.metrics import RunMetrics
 from coordinator.monitor.record import RunDirectory
+from coordinator.monitor.report import Report
 from coordinator.monitor.tensorboard import EventFiles
 from coordinator.monitor.totals import Totals, line
 
@@ -67,7 +67,6 @@ class Chronicle:
         self.metrics.recovered(seconds)
         if self.beacon is not None:
             self.beacon.line(told)
-        self.metrics.recovered(seconds)
         self._display.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
 
     def evaluation(

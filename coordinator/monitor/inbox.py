@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -11,15 +10,13 @@ from common.curve import Curve
 from common.errors import PeerError, SidewaysError
 from common.hosts import LOOPBACK
 from common.wire import decode
+from coordinator.monitor.report import Report, check
 
 _MAX_REPORT = 1 << 20  # bytes
 _GRACE = 1.5  # seconds for a lost stage's neighbours to tell what they saw
 _MOST_TTL = 6_553_500  # ms
-_KINDS = {"progress", "done", "failed", "signal"}
 
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-
-Report = dict[str, Any]
 
 
 class Inbox:
@@ -95,16 +92,9 @@ class Inbox:
         self._socket.close(0)
 
     def _take(self, report: Report) -> None:
-        kind, stage = report.get("kind"), report.get("stage")
-        if kind not in _KINDS or type(stage) is not int or not 0 <= stage < self._stages:
-            raise PeerError(f"a report of kind {kind!r} from stage {stage!r} came: is something else sending here?")
+        check(report, self._stages)
         self._heard = time.monotonic()
-        try:
-            self._act(kind, stage, report)
-        except (KeyError, TypeError, ValueError) as error:
-            raise PeerError(
-                f"a {kind} report from stage {stage} is malformed ({error!r}): is something else sending?"
-            ) from error
+        self._act(report["kind"], report["stage"], report)
 
     def _act(self, kind: str, stage: int, report: Report) -> None:
         if kind == "progress":
@@ -112,10 +102,10 @@ class Inbox:
         elif kind == "done":
             self._done.add(stage)
         elif kind == "signal":
-            self._on_signal(int(report["signal"]))
+            self._on_signal(report["signal"])
         elif self._failure is None:
-            kind_of = PeerError if int(report["code"]) == PeerError.code else SidewaysError
-            self._failure = kind_of(str(report["message"]))
+            kind_of = PeerError if report["code"] == PeerError.code else SidewaysError
+            self._failure = kind_of(report["message"])
 
     def _check(self) -> None:
         if self._failure is not None:

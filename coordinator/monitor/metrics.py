@@ -16,7 +16,7 @@ from coordinator.evaluate import Evaluation
 from coordinator.feed import Feeder
 from coordinator.keeper import Keeper
 from coordinator.material import Material
-from coordinator.monitor.inbox import Report
+from coordinator.monitor.report import Report
 
 TARGETS = ".targets.json"  # after the run's name, beside its directory
 

@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.monitor.inbox import Report
+from coordinator.monitor.report import Report
 
 _RECENT = 20  # the top stage's reports in the running loss and accuracy
 

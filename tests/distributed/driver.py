@@ -20,7 +20,8 @@ from common.group import join, start_rpc
 from common.process import exit_now
 from coordinator.course import Course
 from coordinator.feed import Feeder
-from coordinator.monitor.inbox import Inbox, Report
+from coordinator.monitor.inbox import Inbox
+from coordinator.monitor.report import Report
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
 

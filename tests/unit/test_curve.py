@@ -10,7 +10,7 @@ from common.errors import PeerError
 from common.wire import encode
 from coordinator.course import Batch, Step
 from coordinator.feed import Feeder
-from coordinator.monitor.inbox import Inbox, Report
+from coordinator.monitor.inbox import Inbox
 from stage_worker.intake import Inlet
 
 SHAPE = (2, 3, 4, 4)
@@ -29,16 +29,16 @@ def stranger(address: str, curve: Curve | None, server: bytes) -> "zmq.Socket[by
 def test_a_stranger_cannot_report(has_keys: bool) -> None:
     coordinator, stage, other = Curve(), Curve(), Curve()
     coordinator.allow([stage.public])
-    heard: list[Report] = []
-    inbox = Inbox(1, heard.append, lambda number: None, curve=coordinator)
+    heard: list[int] = []
+    inbox = Inbox(1, lambda report: None, heard.append, curve=coordinator)
     foe = stranger(inbox.address, other if has_keys else None, coordinator.public)
-    foe.send(encode({"kind": "progress", "stage": 0, "who": "foe"}))
+    foe.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 1}))
     friend = stranger(inbox.address, stage, coordinator.public)
-    friend.send(encode({"kind": "progress", "stage": 0, "who": "friend"}))
+    friend.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 2}))
     while not heard:
         inbox.poll(5000)
     inbox.poll(500)
-    assert [report["who"] for report in heard] == ["friend"]
+    assert heard == [2]
     for socket in (foe, friend):
         socket.close(0)
     inbox.close()

@@ -11,29 +11,32 @@ from urllib.parse import urlsplit
 
 import pytest
 import zmq
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from common.errors import PeerError
 from common.wire import encode
-from coordinator.monitor.inbox import Inbox, Report
+from coordinator.monitor.inbox import Inbox
+from coordinator.monitor.report import Report, check
 
 
 @pytest.fixture
-def heard() -> list[Report]:
+def heard() -> list[int]:
     return []
 
 
 @pytest.fixture
-def inbox(heard: list[Report]) -> Iterator[Inbox]:
-    inbox = Inbox(2, heard.append, lambda number: None)
+def inbox(heard: list[int]) -> Iterator[Inbox]:
+    inbox = Inbox(2, lambda report: None, heard.append)
     yield inbox
     inbox.close()
 
 
-def join(inbox: Inbox, heard: list[Report]) -> "zmq.Socket[bytes]":
+def join(inbox: Inbox, heard: list[int]) -> "zmq.Socket[bytes]":
     """A stage connects, and is heard."""
     stage: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     stage.connect(inbox.address)
-    stage.send(encode({"kind": "progress", "stage": 0}))
+    stage.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 15}))
     end = time.monotonic() + 10
     while not heard and time.monotonic() < end:
         inbox.poll(100)
@@ -59,7 +62,7 @@ def visit(inbox: Inbox, words: bytes) -> None:
     "words",
     [b"", b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\xff" + bytes(7) + b"\x01\x7f\x03"],
 )
-def test_strangers_come_and_go(inbox: Inbox, heard: list[Report], words: bytes) -> None:
+def test_strangers_come_and_go(inbox: Inbox, heard: list[int], words: bytes) -> None:
     stage = join(inbox, heard)
     for _ in range(3):
         visit(inbox, words)
@@ -69,23 +72,55 @@ def test_strangers_come_and_go(inbox: Inbox, heard: list[Report], words: bytes) 
         linger(inbox, 5)
 
 
-def test_a_lost_stages_own_words_are_the_news(inbox: Inbox, heard: list[Report]) -> None:
+def test_a_lost_stages_own_words_are_the_news(inbox: Inbox, heard: list[int]) -> None:
     stage = join(inbox, heard)
     other = join(inbox, heard)
     stage.close(0)
-    other.send(encode({"kind": "failed", "stage": 1, "code": 3, "message": "stage 1, tick 7: stage 0 is gone"}))
+    other.send(
+        encode({"kind": "failed", "stage": 1, "dropped": 0, "code": 3, "message": "stage 1, tick 7: stage 0 is gone"})
+    )
     with pytest.raises(PeerError, match="stage 1, tick 7"):
         linger(inbox, 5)
     other.close(0)
 
 
 @pytest.mark.parametrize("report", [{"kind": "progress", "stage": 2}, {"kind": "x", "stage": 0}, {"stage": 0}])
-def test_reports_of_nobody_are_refused(inbox: Inbox, heard: list[Report], report: Report) -> None:
+def test_reports_of_nobody_are_refused(inbox: Inbox, heard: list[int], report: Report) -> None:
     stage = join(inbox, heard)
     stage.send(encode(report))
     with pytest.raises(PeerError, match="something else sending"):
         linger(inbox, 5)
     stage.close(0)
+
+
+PROGRESS: Report = {
+    **dict.fromkeys(["stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes"], 0),
+    **dict.fromkeys(["bytes", "bytes_forward", "bytes_backward"], 0),
+    **dict.fromkeys(["compute_seconds", "receive_wait_seconds", "send_wait_seconds", "data_wait_seconds"], 0.0),
+    "kind": "progress",
+    "ticks": 1,
+    "seconds": 0.1,
+    "gradient_norm": None,
+    "rate": 1e-3,
+}
+
+
+def test_a_progress_report_is_one() -> None:
+    check(PROGRESS, 1)
+    check({**PROGRESS, "loss": 0.5, "losses_held": 3, "correct": 2, "losses": [0.5] * 3}, 1)
+
+
+NUMBERS = {"rate", "gradient_norm", *(name for name in PROGRESS if name.endswith("wait_seconds") or "compute" in name)}
+
+
+@given(
+    st.sampled_from(sorted(PROGRESS)),
+    st.text() | st.integers(max_value=-1) | st.binary() | st.lists(st.integers()) | st.booleans(),
+)
+def test_a_malformed_one_is_not(name: str, value: object) -> None:
+    assume(type(value) is not int or name not in NUMBERS)
+    with pytest.raises(PeerError, match="something else sending"):
+        check({**PROGRESS, name: value}, 1)
 
 
 @contextmanager
@@ -101,7 +136,7 @@ def process(code: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 LISTENER = """
 from coordinator.monitor.inbox import Inbox
-inbox = Inbox(1, lambda report: print("heard", flush=True), lambda number: None, deadline=1)
+inbox = Inbox(1, lambda report: None, lambda number: print("heard", flush=True), deadline=1)
 print(inbox.address, flush=True)
 while True:
     inbox.poll(100)
@@ -115,9 +150,9 @@ def test_a_stage_sees_that_the_coordinator_is_stopped() -> None:
     with process(LISTENER) as coordinator:
         assert coordinator.stdout is not None
         stage.connect(coordinator.stdout.readline().strip())
-        stage.send(encode({"kind": "progress", "stage": 0}))
+        stage.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 15}))
         assert coordinator.stdout.readline() == "heard\n"
-        assert not monitor.poll(2000), "it is there, though it says nothing"
+        assert not monitor.poll(1500), "it is there, though it says nothing"
         coordinator.send_signal(signal.SIGSTOP)
         assert monitor.poll(10_000)
     stage.disable_monitor()
@@ -129,17 +164,17 @@ import sys, time, zmq
 from common.wire import encode
 stage = zmq.Context.instance().socket(zmq.PUSH)
 stage.connect(sys.argv[1])
-stage.send(encode({"kind": "progress", "stage": 0}))
+stage.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 15}))
 time.sleep(60)
 """
 
 
-def test_the_coordinator_sees_that_a_stage_is_stopped(heard: list[Report]) -> None:
-    inbox = Inbox(1, heard.append, lambda number: None, deadline=1)
+def test_the_coordinator_sees_that_a_stage_is_stopped(heard: list[int]) -> None:
+    inbox = Inbox(1, lambda report: None, heard.append, deadline=1)
     with process(TALKER, inbox.address) as stage:
         while not heard:
             inbox.poll(100)
-        linger(inbox, 2)  # it is there, though it says nothing
+        linger(inbox, 1.5)  # it is there, though it says nothing
         stage.send_signal(signal.SIGSTOP)
         with pytest.raises(PeerError, match="stopped for longer"):
             linger(inbox, 10)

@@ -1,0 +1,82 @@
+"""`make fuzz`: everything that reads bytes from a socket, fed with what a coverage-guided fuzzer (atheris) thinks up.
+
+python -m tests.fuzz [CORPUS] [libFuzzer's options, such as -max_total_time=3600]
+
+What is not refused in the way it should be, by a SidewaysError, ends it with a traceback and the bytes in a file.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["common", "coordinator", "msgpack", "pydantic"]):
+    import msgpack
+    import numpy as np
+
+    from common import runstate, wire
+    from common.errors import SidewaysError
+    from coordinator.monitor import report
+    from coordinator.monitor.totals import StageTotals, Totals, line
+
+_RECORDS = (runstate.Command, runstate.Answer, runstate.Owner, runstate.Status)
+
+
+def one(data: bytes) -> None:
+    """The first byte says who reads the rest."""
+    if not data:
+        return
+    reader, data = data[0] % 7, data[1:]
+    try:
+        if reader == 0:
+            envelope = wire.Envelope(data, 3)
+            assert len(envelope.clips) == len(envelope.labels) == 3
+        elif reader == 1:
+            _report(wire.decode(data))
+        elif reader == 2:
+            runstate.decode_line(data)
+        else:
+            record = runstate.decode(_RECORDS[reader - 3], data)
+            assert runstate.decode(type(record), record.encode()) == record
+    except SidewaysError:
+        pass
+
+
+def _report(told: report.Report) -> None:
+    """What is a report can be summed up."""
+    report.check(told, 3)
+    if told["kind"] == "progress":
+        totals = Totals([StageTotals() for _ in range(3)], 4)
+        totals.add(told)
+        line(told, 4)
+        assert totals.loss is None or "loss" in told
+
+
+def _seeds(folder: Path) -> None:
+    """What is right, to begin with."""
+    frames = wire.encode_frames(0, 3, False, np.arange(3), np.arange(3))
+    progress = dict.fromkeys(("stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes", "bytes"), 0)
+    progress |= dict.fromkeys(("bytes_forward", "bytes_backward"), 0) | {"ticks": 2}
+    times = dict.fromkeys(("compute", "receive_wait", "send_wait", "data_wait"), 0.5)
+    seconds = {f"{name}_seconds": value for name, value in times.items()} | {"seconds": 2.0, "rate": 0.1}
+    told = {**progress, **seconds, "kind": "progress", "gradient_norm": 0.5, "loss": 1.5, "losses_held": 2}
+    owner = runstate.Owner(host="here", directory="/runs", pid=1)
+    status = runstate.Status(
+        name="it", owner=owner, state="running", algorithm="sideways", started=1, updated=2, tick=3, planned=4
+    )
+    command = runstate.Command(id="0" * 32, do="set", lr=0.1)
+    answer = runstate.Answer(state="done", text="so it is")
+    reports = [told, {"kind": "failed", "stage": 0, "dropped": 0, "message": "why", "code": 1}]
+    seeds = [b"\0" + frames, *(b"\1" + msgpack.packb(each) for each in reports)]
+    seeds += [b"\2" + runstate.encode_line({"kind": "progress", "tick": 3})]
+    seeds += [bytes([3 + place]) + each.encode() for place, each in enumerate((command, answer, owner, status))]
+    for number, seed in enumerate(seeds):
+        (folder / f"seed-{number}").write_bytes(seed)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        _seeds(Path(name))
+        atheris.Setup([*sys.argv, name], one)
+        atheris.Fuzz()
