@@ -1,14 +1,15 @@
-"""`make soak`: a run that something happens to all the time, beside the same run left alone.
+"""`make soak`: a run that something happens to all the time, and then the same run left alone.
 
 python -m tests.soak --minutes 30 [--seed 0] [--every 30 60]
 
-A random fault of a random process every half to one minute, for so many minutes; then the run is left to its end.
-It must end with the losses and parameters of the undisturbed run, bit for bit, and without more memory than it took at
-first: a process's largest share of memory in the last third of the time is compared with that in the first third. Takes
-twice the minutes.
+A random fault of a random process every half to one minute, for so many minutes; then the run is asked to stop. Its
+losses and parameters must be those of an undisturbed run of as many ticks, bit for bit, and it must not take more
+memory than at first: a process's largest share in the last third of the time is compared with that in the first third.
 """
 
+import json
 import random
+import signal
 import tempfile
 import time
 from collections import defaultdict
@@ -26,7 +27,7 @@ from tests.faults.faults import Fault
 from tests.helpers import Background, losses_of, same_model, slow_run, write_run_file
 
 _GROWTH = 1.10  # of a process's memory, at most
-_STAGES = 3
+_STAGES, _ENDLESS = 3, 10**8
 _TARGETS = {
     Fault.KILLED: ["coordinator", "stage0", "stage1", "stage2", "redis"],
     Fault.STALLED: ["coordinator", "stage0", "stage1", "stage2", "redis"],
@@ -78,17 +79,19 @@ def main(
         folder = Path(name)
         for clip in range(30):
             write_clip(folder / "videos" / "train" / f"class{clip % 3}" / f"{clip}.mp4", 60, seed=clip)
-        ticks = _ticks(folder, minutes)
-        straight = _start(folder, "straight", ticks)
-        say(f"{ticks} ticks, undisturbed …")
-        _check(straight.end(60 + 120 * minutes) == 0, straight)
-        memory, faults, start = Memory(), random.Random(seed), time.monotonic()
-        run = _start(folder, "disturbed", ticks)
-        injected = _disturb(run, memory, faults, start + 60 * minutes, every)
+        memory, start = Memory(), time.monotonic()
+        run = _start(folder, "disturbed", _ENDLESS)
+        injected = _disturb(run, memory, random.Random(seed), start + 60 * minutes, every)
         end = time.monotonic()
-        say(f"{injected} faults in {(end - start) / 60:.1f} minutes; the rest undisturbed …")
-        _check(run.end(60 + 120 * minutes) == 0, run)
-        same = _result(straight) == _result(run) and same_model(_run(straight), _run(run))
+        _wait_until_it_trains(run)
+        run.send(signal.SIGINT)
+        code = run.end(120)
+        _check(code == 128 + signal.SIGINT, run, f"it ended with {code}")
+        losses = losses_of(_run(run))
+        say(f"{injected} faults in {(end - start) / 60:.1f} minutes; now the same {len(losses)} ticks undisturbed …")
+        straight = _start(folder, "straight", json.loads((_run(run) / "summary.json").read_text())["ticks"])
+        _check(straight.end(60 + 120 * minutes) == 0, straight, "the undisturbed run failed")
+        same = losses == losses_of(_run(straight)) and same_model(_run(straight), _run(run))
         flat = _tell(memory.growth(start, end))
         restarts = sum(line["kind"] == "restart" for line in run.metrics())
         say(f"{injected} faults, {restarts} restarts; the result is {'the same, bit for bit' if same else 'DIFFERENT'}")
@@ -101,24 +104,12 @@ def _tree(folder: Path, ticks: int) -> dict[str, Any]:
         folder / "videos",
         stages=_STAGES,
         ticks=ticks,
-        checkpoint__every=500,
+        checkpoint__every=200,
         checkpoint__keep=2,
-        network__deadline=4,
+        network__deadline=15,
         recovery__restarts=1000,
         report__redis=True,
     )
-
-
-def _ticks(folder: Path, minutes: float) -> int:
-    """What a run makes in about half of the time, so that faults last to the end."""
-    trial = _start(folder, "trial", 10**7)
-    trial.wait_for_tick(200)
-    first, since = trial.metrics()[-1]["tick"], time.monotonic()
-    time.sleep(10)
-    rate = (trial.metrics()[-1]["tick"] - first) / (time.monotonic() - since)
-    trial.process.terminate()
-    trial.end(30)
-    return int(rate * minutes * 60 * 0.6)
 
 
 def _start(folder: Path, name: str, ticks: int) -> Background:
@@ -135,7 +126,7 @@ def _disturb(run: Background, memory: Memory, faults: random.Random, end: float,
         if time.monotonic() >= due:
             fault = faults.choice(list(_TARGETS))
             who = faults.choice(_TARGETS[fault])
-            tick = max((line.get("tick", 0) for line in run.metrics()[-20:]), default=0)
+            tick = _tick(run)
             with suppress(psutil.Error, OSError, KeyError, AssertionError):  # it is just being started anew
                 fault.inject(run, who)
                 count += 1
@@ -144,12 +135,20 @@ def _disturb(run: Background, memory: Memory, faults: random.Random, end: float,
     return count
 
 
+def _wait_until_it_trains(run: Background) -> None:
+    """It may just be starting anew, and would then keep nothing when it is stopped."""
+    now = time.time()
+    while not any(line["time"] > now + 5 and line["kind"] == "progress" for line in run.metrics()[-20:]):
+        _check(time.time() < now + 180 and run.process.poll() is None, run, "it does not train any more")
+        time.sleep(1)
+
+
+def _tick(run: Background) -> int:
+    return max((line.get("tick", 0) for line in run.metrics()[-20:]), default=0)
+
+
 def _run(background: Background) -> Path:
     return background.folder / "runs" / "it"
-
-
-def _result(background: Background) -> list[float]:
-    return losses_of(_run(background))
 
 
 def _tell(growth: dict[str, tuple[float, float]]) -> bool:
@@ -161,9 +160,10 @@ def _tell(growth: dict[str, tuple[float, float]]) -> bool:
     return all(last <= _GROWTH * first for first, last in growth.values())
 
 
-def _check(well: bool, run: Background) -> None:
+def _check(well: bool, run: Background, complaint: str) -> None:
     if not well:
-        say(run.output()[-4000:])
+        say(run.output()[-4000:], complaint)
+        run.process.terminate()
         raise typer.Exit(1)
 
 
