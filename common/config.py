@@ -35,7 +35,9 @@ class Data(Section):
     format: Literal["auto", "folders", "list", "frames", "ucf101", "hmdb51", "kinetics"] = Field(
         "auto", description="how train and val lie on the disk (docs/data.md); auto: by what they are"
     )
-    videos: Path | None = Field(None, description="folder that listed paths start from; default: the list's own")
+    videos: Path | None = Field(
+        None, description="folder that listed paths start from and stay in; default: the list's"
+    )
     fold: int = Field(1, ge=1, le=99, description="which of the official splits of ucf101 and hmdb51")
     frame_files: str = Field("*", description="pattern of a frame's file name in folders of frames, such as img_*")
     quarantine: Path | None = Field(None, description="list of files to leave out, from `sideways check --quarantine`")
@@ -237,7 +239,9 @@ class Config(Section):
     compile: bool = Field(False, description="torch.compile each stage (needs a C++ compiler; not bit for bit)")
     seed: int = Field(0, ge=0, lt=1 << 31, description="of weights, order of clips and augmentation")
     runs: Path = Field(Path("runs"), description="folder that holds a folder for every run")
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$", description="the run's folder; default: file and time")
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", description="the run's folder; default: file and time"
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of a stage; 0: its share of the cores")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where the host has it")
     data: Data

@@ -52,13 +52,29 @@ def listing(data: Data, part: str, labelled: bool) -> Listing:
     if kind == "folders":
         return _folders(source, labelled)
     videos = data.videos or (source if source.is_dir() else source.parent)
+    found = _listed(kind, source, videos, data.fold, part, labelled)
+    for entry in found.entries:
+        _stay_inside(entry, source, videos)
+    return found
+
+
+def _listed(kind: str, source: Path, videos: Path, fold: int, part: str, labelled: bool) -> Listing:
     if kind == "ucf101":
-        return _ucf101(source, videos, data.fold, part)
+        return _ucf101(source, videos, fold, part)
     if kind == "hmdb51":
-        return _hmdb51(source, videos, data.fold, part)
+        return _hmdb51(source, videos, fold, part)
     if kind == "kinetics":
         return _kinetics(source, videos, part, labelled)
     return _list(source, videos, labelled) if kind == "list" else _frames(source, videos, labelled)
+
+
+def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
+    """A list that somebody else wrote reads no other files than those it is meant for. Links may lead anywhere."""
+    if not Path(os.path.abspath(entry.path)).is_relative_to(os.path.abspath(videos)):
+        raise DataError(
+            f"{source} lists {entry.name}, which is outside of {videos}: set data.videos to a folder that all its "
+            f"videos are in"
+        )
 
 
 def guess(source: Path, videos: Path | None = None) -> str:

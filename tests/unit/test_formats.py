@@ -15,7 +15,7 @@ from common.config import Data, parse
 from common.errors import ConfigError, DataError
 from coordinator.course import Batch
 from coordinator.stream.clips import Clips, collect
-from coordinator.stream.formats import guess
+from coordinator.stream.formats import guess, listing
 from coordinator.stream.probe import pictures
 from coordinator.stream.reader import read
 from coordinator.stream.slots import Slots
@@ -272,3 +272,19 @@ def test_a_picture_too_large_to_decode_is_refused(tmp_path: Path) -> None:
         collect(Data(train=tmp_path / "train.txt"), "train")
     with pytest.raises(DataError, match="Invalid"):
         list(read(tmp_path / "one", 1, 16, 3, frame_files=[file]))
+
+
+@pytest.mark.parametrize("path", ["../other/a.mp4", "/etc/passwd", "x/../../a.mp4"])
+def test_a_list_reads_nothing_outside_of_its_folder(tmp_path: Path, path: str) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "list.txt").write_text(f"{path} 0\n")
+    data = Data(train=tmp_path / "videos" / "list.txt", format="list")
+    with pytest.raises(DataError, match=r"outside of .*: set data\.videos"):
+        listing(data, "train", True)
+    assert listing(data.model_copy(update={"videos": Path("/")}), "train", True).entries
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
+def test_a_runs_name_is_a_folders(name: str) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        parse({"name": name}, "test")
