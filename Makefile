@@ -42,6 +42,8 @@ lint: $(READY)  ## style and types
 bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py $(ARGS)
+	$(BIN)/python benchmarks/memory.py $(ARGS)
+	$(BIN)/python benchmarks/recovery.py $(ARGS)
 
 secrets:  ## passwords for docker compose, in deploy/secrets; those that are there stay
 	@install -d -m 700 deploy/secrets
