@@ -213,7 +213,7 @@ class Metrics(Section):
     """What Prometheus is shown (docs/watching.md)."""
 
     port: int = Field(
-        0, ge=0, le=65535, description="the coordinator's port for Prometheus; stage i has port + 1 + i; 0: none"
+        0, ge=0, le=65535, description="the coordinator's port for Prometheus; a host's stages have the next; 0: none"
     )
     host: str = Field("127.0.0.1", description="address that these ports are bound to; 0.0.0.0: all of the host's")
     password_file: Path | None = Field(None, description="file of one line user:password that is then asked for")

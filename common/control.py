@@ -156,9 +156,9 @@ class Stages:
         parts = self._call(range(self.count), "export")
         return {name: tensor for part in parts for name, tensor in part.items()}
 
-    def quit(self) -> None:
-        """Let every stage worker end."""
-        self._call(range(self.count), "quit")
+    def quit(self, code: int = 0) -> None:
+        """Let every stage worker end, with this exit code."""
+        self._call(range(self.count), "quit", code)
 
     def ask(self, stage: int, method: str, timeout: float, *arguments: Any) -> Any:
         """Start a call. Returns its future."""

@@ -102,8 +102,12 @@ def join(
     resume: Resume = None,
     settings: Settings = None,
     as_json: Json = False,
+    only_check: Annotated[bool, typer.Option("--check", help="only read the coordinator's settings")] = False,
 ) -> None:
     """Be one process of a run: what torchrun starts, on one machine or several."""
+    if only_check:
+        load(_resumed(run_file, resume), settings)
+        return
     note_parent()
     if role not in ("auto", "coordinator", "stage"):
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")

@@ -22,6 +22,11 @@ def restarts() -> int:
     return int(os.environ.get(RESTARTS, 0)) + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
+def deployed() -> bool:
+    """Whether the launch was named by who deploys it, not by `sideways train`."""
+    return LAUNCH in os.environ and RESTARTS not in os.environ
+
+
 class Trace:
     """The file by which a later attempt finds the run."""
 
@@ -29,11 +34,6 @@ class Trace:
         """`runs`: the folder of run directories."""
         launch = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID") or "by-hand"
         self._file = runs / f".launch-{sub('[^A-Za-z0-9._-]', '_', launch)[:100]}"
-
-    @property
-    def deployed(self) -> bool:
-        """Whether the launch was named by who deploys it, not by `sideways train`."""
-        return LAUNCH in os.environ and RESTARTS not in os.environ
 
     def leave(self, directory: Path) -> None:
         """This is where the run is. Raises SidewaysError."""
@@ -44,7 +44,7 @@ class Trace:
 
     def find(self) -> Path | None:
         """Where an earlier attempt of this launch has left its run; None if there was none, or it came to nothing."""
-        if not restarts() and not self.deployed:
+        if not restarts() and not deployed():
             return None
         with suppress(OSError):
             directory = Path(self._file.read_text(encoding="utf-8"))

@@ -1,15 +1,17 @@
 """The coordinator's process: it joins the run, runs it, and ends with an exit code."""
 
 import json
+import os
 import resource
 import signal
 import traceback
 from pathlib import Path
 
 from common.config import Config
-from common.errors import ConfigError, SidewaysError
+from common.errors import ConfigError, PeerError, SidewaysError
 from common.group import Membership, join, start_rpc
 from common.process import complain, exit_now, take_turns, watch_parent
+from coordinator.again import deployed
 from coordinator.run import Run
 from coordinator.stop import Stop
 
@@ -37,14 +39,22 @@ def main(config: Config, origin: str, resume: Path | None, as_json: bool) -> Non
     except SidewaysError as error:
         _clear(run, str(error))
         complain(str(error))
+        _end_agent(error.code)
         exit_now(error.code)
     except BrokenPipeError:
         exit_now(1)  # nobody listens any more; all is saved
     except BaseException as error:
         _clear(run, f"{type(error).__name__}: {error}")
         complain(f"the coordinator failed; please report this\n{traceback.format_exc()}")
+        _end_agent(1)
         exit_now(1)
-    exit_now(128 + stop.signal if stop.signal else 0)
+    exit_now(run.code)
+
+
+def _end_agent(code: int) -> None:
+    """Where the run is deployed, do not let torchrun start again what would fail again: only a lost peer may not."""
+    if deployed() and code != PeerError.code:
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _clear(run: Run | None, reason: str) -> None:

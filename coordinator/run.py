@@ -25,7 +25,7 @@ from common.models.check import check
 from common.partition import BlockCost, balance, check_split
 from common.redis_access import from_environment
 from common.runstate import State, plain
-from coordinator.again import Trace, restarts
+from coordinator.again import Trace, deployed, restarts
 from coordinator.checkpoint import Checkpoints, Position
 from coordinator.course import Course, Step
 from coordinator.divergence import divergence, has_diverged, slower
@@ -325,14 +325,23 @@ class Run:
 
     # ---- afterwards
 
+    @property
+    def code(self) -> int:
+        """The exit code. Who deploys a run starts again what ends with another than 0."""
+        return 0 if self._done and deployed() else 128 + self.stop.signal if self.stop.signal else 0
+
+    @property
+    def _done(self) -> bool:
+        return self.over or self.stop.final
+
     def keep(self) -> dict[str, Any]:
         """Save the summary, let the stages go. Returns the summary."""
         self.inbox.leave()
-        self.stages.quit()
+        self.stages.quit(self.code)
         self.stream.close()
         self.feeder.close()
         self.chronicle.close()
-        if self.over or not self.trace.deployed:
+        if self._done or not deployed():
             self.trace.remove()
         summary = self._summary()
         self.directory.save_summary(summary)

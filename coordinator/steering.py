@@ -57,6 +57,7 @@ class Steering:
         """Take a command; a stop works at once, as SIGTERM does. Called in any thread."""
         if command.do == "stop":
             self._stops.append(command)
+            self._stop.final = True
             self._stop.note(signal.SIGTERM)
         else:
             self._waiting.put(command)

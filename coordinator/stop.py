@@ -9,10 +9,15 @@ _IMPATIENT = 2.0  # seconds after which another signal is meant as one
 
 
 class Stop:
-    """A wish to stop: the number of the signal, 0 while there is none. A second signal does not wait."""
+    """A wish to stop: the number of the signal, 0 while there is none. A second signal does not wait.
+
+    Attributes:
+        final: by `sideways stop`: where others watch over the processes, they are not to start them again.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
+        self.final = False
         self._since = 0.0
 
     def note(self, number: int, frame: FrameType | None = None) -> None:

@@ -1,12 +1,23 @@
 #!/bin/sh
-# One member of a run in a container: member coordinator RUN_FILE [OPTIONS…] | member stage
-# STAGES says how many stages there are, MEETING where the coordinator's agent listens (host:port).
+# One member of a deployed run, under a torchrun of its own: member coordinator RUN_FILE [OPTIONS…] | member stage
+#
+# STAGES            how many stages there are
+# MEETING           host:port at which the coordinator's torchrun listens and all others meet it
+# SIDEWAYS_LAUNCH   the run's name: as long as it has ticks to do, what is started anew under this name goes on with it
+# SIDEWAYS_ADDRESS  by which the others reach this member; default: the host's first
+# PATIENCE          seconds for the others to appear, 600 by default
 set -eu
 role=$1
 shift
-address=$(hostname -i | cut -d' ' -f1)
-export SIDEWAYS_ADDRESS="$address"
-[ "$role" != coordinator ] || [ -z "${PREPARE:-}" ] || sh -c "$PREPARE"
-exec torchrun --nnodes "$((STAGES + 1))" --nproc-per-node 1 --local-addr "$address" --max-restarts "${RESTARTS:-100}" \
-    --rdzv-backend c10d --rdzv-id "${SIDEWAYS_LAUNCH:-sideways}" --rdzv-endpoint "$MEETING" \
+serves=false
+export SIDEWAYS_ADDRESS="${SIDEWAYS_ADDRESS:-$(hostname -I | cut -d' ' -f1)}"
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart meets the addresses of the dead
+if [ "$role" = coordinator ]; then
+    serves=true
+    python -m coordinator join "$@" --check  # a wrong setting is told once, with exit code 2, not at every restart
+    [ -z "${PREPARE:-}" ] || sh -c "$PREPARE"
+fi
+exec torchrun --nnodes "$((STAGES + 1))" --nproc-per-node 1 --local-addr "$SIDEWAYS_ADDRESS" \
+    --max-restarts "${RESTARTS:-100}" --rdzv-backend c10d --rdzv-id "${SIDEWAYS_LAUNCH:-sideways}" \
+    --rdzv-endpoint "$MEETING" --rdzv-conf "is_host=$serves,join_timeout=${PATIENCE:-600},read_timeout=${PATIENCE:-600}" \
     -m coordinator join --role "$role" "$@"

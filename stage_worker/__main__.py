@@ -32,7 +32,7 @@ def main() -> None:
         service = StageService(me, reporter)
         control.serve(service)
         start_rpc(me)
-        service.run()
+        ended = service.run()
         reporter.await_farewell(_FAREWELL)
     except BaseException as error:
         told = isinstance(error, SidewaysError)
@@ -42,7 +42,7 @@ def main() -> None:
         reporter.send("failed", message=message, code=code)
         reporter.flush_and_close()
         exit_now(code)
-    exit_now(0)
+    exit_now(ended)
 
 
 def _pass_on_signals(reporter: Reporter) -> None:

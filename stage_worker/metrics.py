@@ -80,7 +80,7 @@ class StageMetrics:
         self._board = Board(stage=str(me.stage))
         self._stage, self._times = me.stage, TickTimes(self._board)
         self._slots = 1
-        self.address = serve(self._board.registry, settings, 1 + me.stage, me.address)
+        self.address = serve(self._board.registry, settings, 1 + me.local_stage, me.address)
 
     def configured(self, config: Config, device: torch.device) -> None:
         """The stage is built: counters begin at 0."""

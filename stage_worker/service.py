@@ -44,7 +44,7 @@ class StageService:
         self.built: Assembly | None = None
         self._tally = evaluation.Tally()
         self._metrics: StageMetrics | None = None
-        self._quitting = False
+        self._code: int | None = None
 
     # ---- called in RPC threads
 
@@ -84,9 +84,12 @@ class StageService:
 
     # ---- the main thread
 
-    def run(self) -> None:
-        """Work until told to quit. A call that fails is answered with its error; a failing phase ends the process."""
-        while not self._quitting:
+    def run(self) -> int:
+        """Work until told to quit. Returns the exit code.
+
+        A call that fails is answered with its error; a failing phase ends the process.
+        """
+        while self._code is None:
             try:
                 command, work = self._commands.get(timeout=_IDLE_POLL)
             except queue.Empty:
@@ -98,6 +101,7 @@ class StageService:
                 work.set_exception(error)
                 if self.loop is not None:
                     raise
+        return self._code
 
     def do_measure(self, config: Config, classes: int) -> list[BlockCost]:
         """Time the model's blocks with the threads and on the device that will run them."""
@@ -173,7 +177,7 @@ class StageService:
         stage.updater.swap_average()
         return tensors
 
-    def do_quit(self) -> None:
+    def do_quit(self, code: int) -> None:
         """End after answering."""
         self.reporter.expect_farewell()
-        self._quitting = True
+        self._code = code

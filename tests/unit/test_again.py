@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from coordinator import launch
-from coordinator.again import LAUNCH, RESTARTS, Trace, restarts
+from coordinator.again import LAUNCH, RESTARTS, Trace, deployed, restarts
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +37,9 @@ def test_a_named_launch_goes_on_until_it_has_ended_well(tmp_path: Path, monkeypa
     (tmp_path / "it").mkdir()
     Trace(tmp_path).leave(tmp_path / "it")
     assert Trace(tmp_path).find() == tmp_path / "it"
-    assert Trace(tmp_path).deployed
+    assert deployed()
     monkeypatch.setenv(RESTARTS, "0")  # as `sideways train` does
-    assert not Trace(tmp_path).deployed
+    assert not deployed()
     assert Trace(tmp_path).find() is None
     monkeypatch.setenv(RESTARTS, "1")
     assert Trace(tmp_path).find() == tmp_path / "it"
