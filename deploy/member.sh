@@ -10,14 +10,22 @@ set -eu
 role=$1
 shift
 serves=false
+patience=${PATIENCE:-600}
 export SIDEWAYS_ADDRESS="${SIDEWAYS_ADDRESS:-$(hostname -I | cut -d' ' -f1)}"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart meets the addresses of the dead
 if [ "$role" = coordinator ]; then
     serves=true
     python -m coordinator join "$@" --check  # a wrong setting is told once, with exit code 2, not at every restart
     [ -z "${PREPARE:-}" ] || sh -c "$PREPARE"
+else
+    meets="import socket; socket.create_connection(('${MEETING%:*}', ${MEETING##*:}), 5)"
+    until python -c "$meets" 2>/dev/null; do  # its name may not be known yet; torchrun would give up after a minute
+        sleep 1
+        patience=$((patience - 1))
+        [ "$patience" -gt 0 ] || { echo "member: no coordinator at $MEETING: see what became of it" >&2; exit 1; }
+    done
 fi
 exec torchrun --nnodes "$((STAGES + 1))" --nproc-per-node 1 --local-addr "$SIDEWAYS_ADDRESS" \
     --max-restarts "${RESTARTS:-100}" --rdzv-backend c10d --rdzv-id "${SIDEWAYS_LAUNCH:-sideways}" \
-    --rdzv-endpoint "$MEETING" --rdzv-conf "is_host=$serves,join_timeout=${PATIENCE:-600},read_timeout=${PATIENCE:-600}" \
+    --rdzv-endpoint "$MEETING" --rdzv-conf "is_host=$serves,join_timeout=$patience" \
     -m coordinator join --role "$role" "$@"

@@ -104,7 +104,7 @@ def test_every_tick_is_in_the_histograms_once() -> None:
 def test_a_stages_report_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse({"ticks": 1, "stages": 3, "data": {"train": ".", "slots": 4}}, "test")
     monkeypatch.setattr("stage_worker.metrics.serve", lambda *_: "here:1")
-    metrics = StageMetrics(config.metrics, cast(Membership, SimpleNamespace(stage=1, address="here")))
+    metrics = StageMetrics(config.metrics, cast(Membership, SimpleNamespace(stage=1, local_stage=0, address="here")))
     metrics.configured(config, torch.device("cpu"))
     metrics.begin()
     summary = {

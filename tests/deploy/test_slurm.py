@@ -1,0 +1,172 @@
+"""A real Slurm of two nodes on this machine runs deploy/slurm/sideways.sbatch."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers import config_of, environment, free_ports, losses_of, reference_run, settings, write_run_file
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "deploy/slurm/sideways.sbatch"
+CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/none
+CredType=cred/none
+AuthInfo=socket=/dev/null
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SlurmdParameters=config_overrides
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmdSpoolDir={folder}/%n
+StateSaveLocation={folder}/state
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+SelectType=select/cons_tres
+JobRequeue=1
+NodeName=first NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=4
+NodeName=second NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=4
+PartitionName=all Nodes=ALL Default=YES State=UP
+"""
+
+
+@pytest.mark.parametrize("script", [SCRIPT, ROOT / "deploy/member.sh"], ids=lambda path: path.name)
+def test_the_scripts_are_sound(script: Path) -> None:
+    shell = "bash" if script.suffix == ".sbatch" else "sh"
+    subprocess.run([shell, "-n", str(script)], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--severity=warning", str(script)], check=True)
+
+
+def test_a_wrong_setting_ends_a_member_before_it_meets_anybody(videos: Path, tmp_path: Path) -> None:
+    run_file = write_run_file(tmp_path / "run.toml", settings(videos))
+    command = ["sh", str(ROOT / "deploy/member.sh"), "coordinator", str(run_file), "--set", "data.slots=none"]
+    # this interpreter is to be found first
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "STAGES": "2", "MEETING": "127.0.0.1:1"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment() | path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "data.slots" in ended.stderr
+
+
+class Slurm:
+    """slurmctld and two slurmds, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.conf = folder / "slurm.conf"
+        (folder / "state").mkdir(parents=True)
+        port = free_ports(3)
+        names = {"host": os.uname().nodename, "user": "root", "folder": folder}
+        self.conf.write_text(CONF.format(**names, port=port, first=port + 1, second=port + 2))
+        commands = [["slurmctld"], ["slurmd", "-N", "first"], ["slurmd", "-N", "second"]]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.daemons = [subprocess.Popen([*command, "-D", "-f", str(self.conf)], **quiet) for command in commands]
+
+    def __call__(self, *command: str, cwd: Path | None = None) -> str:
+        """What a command of Slurm's says."""
+        path = {"SLURM_CONF": str(self.conf), "VENV": str(Path(sys.prefix))}
+        done = subprocess.run(command, cwd=cwd, env=environment() | path, capture_output=True, text=True, timeout=30)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def state(self, job: str) -> str:
+        """Of a job: PENDING, RUNNING, COMPLETED …"""
+        return self("squeue", "--job", job, "--states", "all", "--noheader", "--format", "%T")
+
+    def close(self) -> None:
+        """End it, and what it runs."""
+        self("scancel", "--state", "running", "--user", "root")
+        until(lambda: not self("squeue", "--states", "running,completing", "--noheader"), 30)
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in self.daemons:
+            with suppress(subprocess.TimeoutExpired):
+                daemon.wait(20)
+            daemon.kill()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[Slurm]:
+    if os.geteuid() or not (shutil.which("slurmctld") and shutil.which("slurmd")):
+        pytest.skip("no Slurm here, or not root: apt-get install slurm-wlm")
+    cluster = Slurm(tmp_path / "slurm")
+    try:
+        assert until(lambda: cluster("sinfo", "--noheader", "--format", "%t %D") == "idle 2", 30), cluster("sinfo")
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def until(what: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def tick_of(run: Path) -> int:
+    return len(losses_of(run)) if (run / "metrics.jsonl").is_file() else 0
+
+
+def worker_of(job: str) -> psutil.Process:
+    """A stage worker that the job has started."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURM_JOB_ID") == job and "stage_worker" in process.cmdline():
+                return process
+    raise AssertionError("no stage worker runs")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+def test_a_job_loses_a_process_is_requeued_and_is_the_run_that_nothing_disturbed(
+    videos: Path, tmp_path: Path, slurm: Slurm
+) -> None:
+    changes = {"stages": 2, "ticks": 400, "model_args": {"width": 12}, "data__size": 32, "data__slots": 8}
+    tree = settings(videos, **changes, checkpoint__every=20, name="it")
+    write_run_file(tmp_path / "run.toml", tree)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    nodes = ["--nodes", "2", "--ntasks", "3", "--cpus-per-task", "1"]
+    job = slurm("sbatch", "--parsable", *nodes, str(SCRIPT), "run.toml", cwd=tmp_path)
+    run, log = tmp_path / "runs/it", tmp_path / f"sideways-{job}.log"
+
+    def told() -> str:
+        return log.read_text() if log.is_file() else "nothing"
+
+    assert until(lambda: tick_of(run) > 30, 120), told()
+    worker_of(job).send_signal(signal.SIGKILL)
+    assert until(lambda: '"kind": "restart"' in (run / "metrics.jsonl").read_text(), 120), told()
+    assert until(lambda: tick_of(run) > 200, 120), told()
+    assert slurm.state(job) == "RUNNING"
+    slurm("scancel", "--signal", "USR1", "--batch", job)  # as Slurm does when the time is nearly up
+    assert until(lambda: slurm.state(job) == "PENDING", 120), told()
+    assert until(lambda: not slurm("squeue", "--states", "completing", "--noheader"), 30)
+    slurm("scontrol", "update", f"job={job}", "StartTime=now")
+    assert until(lambda: slurm.state(job) == "COMPLETED", 120), told()
+    assert f"job {job} is requeued" in told()
+    assert not list(run.parent.glob(".launch-*"))
+    assert latest_losses(run) == reference_run(config_of(videos, **changes))[0]
+
+
+def latest_losses(run: Path) -> list[float]:
+    """By tick; what was done twice counts as it was done last."""
+    losses: dict[int, float] = {}
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        told = line.get("losses", [])
+        losses.update(zip(range(line.get("tick", 0) - len(told) + 1, line.get("tick", 0) + 1), told, strict=True))
+    return [losses[tick] for tick in sorted(losses)]
