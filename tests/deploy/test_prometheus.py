@@ -31,7 +31,8 @@ def promtool(*arguments: str | Path, given: bytes = b"") -> None:
 
 def test_the_alerts_do_what_they_should() -> None:
     promtool("check", "rules", DEPLOY / "prometheus/alerts.yml")
-    promtool("check", "config", DEPLOY / "prometheus/prometheus.yml")
+    for name in ("prometheus.yml", "kubernetes.yml"):
+        promtool("check", "config", DEPLOY / "prometheus" / name)
     promtool("test", "rules", DEPLOY / "prometheus/alerts_test.yml")
 
 
