@@ -13,6 +13,7 @@ serves=false
 patience=${PATIENCE:-600}
 export SIDEWAYS_ADDRESS="${SIDEWAYS_ADDRESS:-$(hostname -I | cut -d' ' -f1)}"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart meets the addresses of the dead
+export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"
 if [ "$role" = coordinator ]; then
     serves=true
     python -m coordinator join "$@" --check  # a wrong setting is told once, with exit code 2, not at every restart

@@ -24,16 +24,47 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def promtool(*arguments: str | Path, given: bytes = b"") -> None:
+def promtool(*arguments: str | Path, given: bytes = b"") -> str:
     done = subprocess.run(["promtool", *map(str, arguments)], input=given, capture_output=True, timeout=60)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    return done.stdout.decode()
 
 
 def test_the_alerts_do_what_they_should() -> None:
     promtool("check", "rules", DEPLOY / "prometheus/alerts.yml")
-    for name in ("prometheus.yml", "kubernetes.yml"):
-        promtool("check", "config", DEPLOY / "prometheus" / name)
+    promtool("check", "config", DEPLOY / "prometheus/prometheus.yml")
     promtool("test", "rules", DEPLOY / "prometheus/alerts_test.yml")
+
+
+def test_pods_are_found_with_the_labels_that_the_dashboards_know(tmp_path: Path) -> None:
+    """The relabelling of kubernetes.yml, of what Kubernetes' discovery would find (Debian's Prometheus has none)."""
+    text = (DEPLOY / "prometheus/kubernetes.yml").read_text()
+    discovery, rest = re.split(r"(?=    relabel_configs:)", text)
+    head, discovery = re.split(r"(?=    kubernetes_sd_configs:)", discovery)
+    assert "role: pod" in discovery
+    pods = [pod("coordinator", "0", "meeting"), pod("coordinator", "0", "metrics"), pod("stage", "3", "metrics")]
+    (tmp_path / "pods.json").write_text(json.dumps([*pods, pod("stage", "2", "metrics", phase="Succeeded")]))
+    (tmp_path / "it.yml").write_text(f"{head}    file_sd_configs: [files: [{tmp_path / 'pods.json'}]]\n{rest}")
+    told = promtool("check", "service-discovery", "--timeout", "3s", tmp_path / "it.yml", "sideways")
+    found = [target["labels"] for target in json.loads(told) if target["labels"]]
+    assert [(labels["run"], labels["process"]) for labels in found] == [
+        ("ns/demo", "coordinator"),
+        ("ns/demo", "worker 3"),
+    ]
+
+
+def pod(component: str, index: str, port: str, phase: str = "Running") -> dict[str, Any]:
+    """A port of a pod of deploy/k8s, as Kubernetes' discovery describes it."""
+    prefix = "__meta_kubernetes_pod"
+    labels = {
+        "__meta_kubernetes_namespace": "ns",
+        f"{prefix}_container_port_name": port,
+        f"{prefix}_phase": phase,
+        f"{prefix}_label_app_kubernetes_io_instance": "demo",
+        f"{prefix}_label_app_kubernetes_io_component": component,
+        f"{prefix}_annotation_batch_kubernetes_io_job_completion_index": index,
+    }
+    return {"targets": [f"{component}{index}:{port}"], "labels": labels}
 
 
 def panel_queries() -> dict[str, str]:

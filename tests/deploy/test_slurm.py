@@ -53,16 +53,6 @@ def test_the_scripts_are_sound(script: Path) -> None:
         subprocess.run(["shellcheck", "--severity=warning", str(script)], check=True)
 
 
-def test_a_wrong_setting_ends_a_member_before_it_meets_anybody(videos: Path, tmp_path: Path) -> None:
-    run_file = write_run_file(tmp_path / "run.toml", settings(videos))
-    command = ["sh", str(ROOT / "deploy/member.sh"), "coordinator", str(run_file), "--set", "data.slots=none"]
-    # this interpreter is to be found first
-    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "STAGES": "2", "MEETING": "127.0.0.1:1"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment() | path, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    assert "data.slots" in ended.stderr
-
-
 class Slurm:
     """slurmctld and two slurmds, in a folder of their own."""
 

@@ -1,0 +1,113 @@
+"""deploy/member.sh: members of a run that are stopped, replaced and told to end, as containers and pods are."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import environment, free_ports, settings, sideways, write_run_file
+
+MEMBER = Path(__file__).parent.parent.parent / "deploy/member.sh"
+STAGES = 2
+
+
+class Members:
+    """Processes of deploy/member.sh, in a folder; each has a log there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._own = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # this interpreter's torchrun
+            "STAGES": str(STAGES),
+            "MEETING": f"127.0.0.1:{free_ports(1)}",
+            "SIDEWAYS_LAUNCH": "test",
+            "SIDEWAYS_ADDRESS": "127.0.0.1",
+        }
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with open(self.folder / f"{name}.log", "wb") as log:
+            command, own = ["sh", str(MEMBER), *arguments], environment() | self._own
+            return subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=subprocess.STDOUT)
+
+    def told(self) -> str:
+        return "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted(self.folder.glob("*.log")))
+
+
+def ticks(run: Path) -> int:
+    """How far the run has come."""
+    if not (run / "metrics.jsonl").is_file():
+        return 0
+    lines = [line for line in (run / "metrics.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return max((json.loads(line).get("tick", 0) for line in lines), default=0)
+
+
+def until(what: Callable[[], bool], members: Members) -> None:
+    end = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < end, members.told()
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Members:
+    return Members(tmp_path)
+
+
+def test_a_wrong_setting_ends_a_member_before_it_meets_anybody(videos: Path, tmp_path: Path, members: Members) -> None:
+    run_file = write_run_file(tmp_path / "run.toml", settings(videos))
+    coordinator = members.start("it", "coordinator", str(run_file), "--set", "data.slots=none")
+    assert coordinator.wait(60) == 2
+    assert "data.slots" in members.told()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+def test_one_that_is_stopped_is_waited_for_and_a_stop_of_the_run_is_for_good(
+    videos: Path, tmp_path: Path, members: Members
+) -> None:
+    tree = settings(videos, stages=STAGES, ticks=10_000_000, name="it", report__redis=True)
+    write_run_file(tmp_path / "run.toml", tree)
+    run = tmp_path / "runs/it"
+    with ExitStack() as ended:
+
+        def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
+            process = members.start(name, *arguments)
+            ended.callback(process.kill)
+            return process
+
+        coordinator = start("coordinator", "coordinator", "run.toml")
+        stages = [start(f"stage{number}", "stage") for number in range(STAGES)]
+        until(lambda: ticks(run) > 20, members)
+        stages[1].send_signal(signal.SIGTERM)  # its host is drained
+        assert stages[1].wait(60) != 0, members.told()
+        summary = json.loads((run / "summary.json").read_text())
+        stages[1] = start("replacement", "stage")
+        until(lambda: ticks(run) > summary["ticks"] + 20, members)
+        assert "resumed from" in members.told()
+        assert coordinator.poll() is None
+        assert stages[0].poll() is None
+        done = sideways("stop", str(run), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert [process.wait(60) for process in (coordinator, *stages)] == [0, 0, 0], members.told()
+        assert not list(run.parent.glob(".launch-*"))
+        assert json.loads((run / "summary.json").read_text())["ticks"] > summary["ticks"] + 20
+
+
+@pytest.mark.long
+def test_an_error_that_would_come_again_ends_the_run(videos: Path, tmp_path: Path, members: Members) -> None:
+    write_run_file(tmp_path / "run.toml", settings(videos, stages=STAGES, data__train=str(tmp_path / "nothing")))
+    processes = [members.start("coordinator", "coordinator", "run.toml")]
+    processes += [members.start(f"stage{number}", "stage") for number in range(STAGES)]
+    try:
+        assert all(process.wait(120) for process in processes), members.told()
+    finally:
+        for process in processes:
+            process.kill()
+    assert members.told().count(str(tmp_path / "nothing")) == 1, members.told()
