@@ -188,6 +188,9 @@ class Report(Section):
     losses: bool = Field(False, description="also write the loss of every single tick into metrics.jsonl")
     tensorboard: bool = Field(True, description="write TensorBoard's event files into the run directory")
     redis: bool = Field(True, description="`sideways status`, pause, … work: by REDIS_URL, or by a Redis of its own")
+    page: bool = Field(True, description="serve a live web page of the run (docs/watching.md)")
+    page_port: int = Field(0, ge=0, le=65535, description="the page's port; 0: any free one, which the run prints")
+    page_host: str = Field("127.0.0.1", description="address that it is bound to; 0.0.0.0: all of the host's")
 
 
 class Recovery(Section):

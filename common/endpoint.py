@@ -1,4 +1,4 @@
-"""A process's port for Prometheus: an HTTP server in a thread of its own."""
+"""A process's port for Prometheus, and for the page: an HTTP server in threads of its own."""
 
 import base64
 import hmac
@@ -36,15 +36,19 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: 
     if settings.password_file is not None:
         app = _guarded(app, _password(settings.password_file))
     try:
-        server = _Server(settings.host, port)
+        server = Server(settings.host, port)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"metrics cannot be served at {settings.host}, port {port}: {getattr(error, 'strerror', error)}. "
             f"Set metrics.port so that it and the ports after it, one a stage, are free"
         ) from error
-    server.set_app(app)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    host = address if settings.host in _EVERYWHERE else settings.host
+    server.start(app, "metrics")
+    return reached(settings.host, port, address)
+
+
+def reached(host: str, port: int, address: str) -> str:
+    """Where a port bound to `host` is reached, as "host:port": at `address` where that is all of this host's."""
+    host = address if host in _EVERYWHERE else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -73,13 +77,21 @@ def _guarded(app: App, wanted: bytes) -> App:
     return guarded
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class Server(ThreadingMixIn, WSGIServer):
+    """A few clients at a time, a thread for each; who is too slow is left."""
+
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
+        """Take the port; 0: any free one. Raises OSError, or OverflowError for no such port."""
         self._room = threading.BoundedSemaphore(_CLIENTS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
+
+    def start(self, app: App, name: str) -> None:
+        """Serve `app` for as long as this process lives, in a thread of this name."""
+        self.set_app(app)
+        threading.Thread(target=self.serve_forever, name=name, daemon=True).start()
 
     def server_bind(self) -> None:
         """WSGIServer's own asks the network for this host's name, which may take its time."""

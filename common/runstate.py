@@ -78,6 +78,11 @@ class Status(Record):
     dropped: int = 0
     stages: list[StageStatus] = Field([], max_length=256)
 
+    @property
+    def ticks_per_second(self) -> float | None:
+        """By stage 0's last report."""
+        return 1e3 / self.stages[0].tick_ms if self.stages and self.stages[0].tick_ms > 0 else None
+
 
 class Command(Record):
     """What somebody asks of a run. `lr`: the learning rate to set, as optimiser.lr."""

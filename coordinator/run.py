@@ -40,7 +40,10 @@ from coordinator.monitor.display import Display
 from coordinator.monitor.inbox import Inbox
 from coordinator.monitor.record import MODEL, RunDirectory, create
 from coordinator.monitor.report import Report
+from coordinator.monitor.standing import Onlookers
 from coordinator.monitor.totals import StageTotals, Totals
+from coordinator.page.page import Page
+from coordinator.page.site import Door
 from coordinator.probe import GradientProbe
 from coordinator.start import Start, find, go_on
 from coordinator.steering import Steering
@@ -65,7 +68,7 @@ class Run:
         self.inbox = Inbox(config.stages, self._progress, stop.note, me.address, me.curve, config.network.deadline)
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
         self.steering = Steering(stop)
-        self.beacon: Beacon | None = None
+        self.onlookers = Onlookers()
         self._redis = from_environment() if config.report.redis else None
         self.start = Start()
         self.tick = 0  # the next tick, and so the number of the next training frame
@@ -79,6 +82,7 @@ class Run:
 
     def prepare(self) -> None:
         """Find the clips, split the model, build the stages, go back to a checkpoint."""
+        door = Door(self.config.report, self.resume) if self.config.report.page else None  # before anything is made
         self.material = Material(self.config, self.display.warn, self.inbox.poll)
         self.planned = self.material.planned
         classes = len(self.material.train.classes)
@@ -92,7 +96,9 @@ class Run:
         again = self.resume is not None and self.trace.find() == self.resume
         self.trace.leave(self.directory.path)
         self._lost_at = self.directory.last_sign if again else None
-        self.beacon = self._light() if self.config.report.redis else None
+        page = self._show(door) if door is not None else None
+        if self.config.report.redis:
+            self.onlookers.append(self._light())
         checkpoints = Checkpoints(self.directory.path, self.config.checkpoint.keep)
         found = find(checkpoints, shapes, self.planned, again, self.display.warn) if self.resume else None
         costs, split = self._split(classes, found[1].split if found else None)
@@ -104,7 +110,7 @@ class Run:
         self._restore()
         self.directory.save_config(config)
         self.chronicle = Chronicle(config, self.display, self.directory, self.totals, self.planned, self.start.tick)
-        self.chronicle.beacon = self.beacon
+        self.chronicle.onlookers = self.onlookers
         self.chronicle.partition(costs, split)
         self.keeper = Keeper(checkpoints, self.stages, self.display.warn)
         patience, me = 1.5 * config.network.deadline, self._me
@@ -115,7 +121,16 @@ class Run:
         self.chronicle.metrics.watch(self.material, self.keeper, self.feeder)
         self.chronicle.metrics.serve(me.address, [address.metrics for address in addresses])
         probed = config.probe.every > 0
+        if page is not None:
+            page.built([cost.name for cost in costs], split, self.start.origin, self.chronicle.metrics.numbers)
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
+
+    def _show(self, door: Door) -> Page:
+        """The page is there from here on."""
+        page = Page(self.config, self.directory.path, self.planned, door, self.display.warnings)
+        self.onlookers.append(page)
+        self.display.say(f"watch it at {door.open(page.answer, self._me.address, self.directory.path)}")
+        return page
 
     def _light(self) -> Beacon:
         """Redis is told of the run from here on, and may steer it: the one of the environment, or one of its own."""
@@ -146,8 +161,7 @@ class Run:
             self.tick = self.totals.tick = self._saved_tick = start.tick
             self.train_seconds = start.seconds
             self.display.say(str(start))
-            if self.beacon is not None:
-                self.beacon.resumed_at(start.tick)
+            self.onlookers.resumed_at(start.tick)
 
     # ---- the phases
 
@@ -192,8 +206,7 @@ class Run:
         self.display.begin("training", self.planned)
         self.stages.train(self.tick, last)
         self.chronicle.metrics.training(True)
-        if self.beacon is not None:
-            self.beacon.state("running", tick=self.tick)
+        self.onlookers.state("running", tick=self.tick)
         ending = False
         while self.tick < last:
             if (self.stop.signal or self.steering.wanted) and not ending:
@@ -238,8 +251,7 @@ class Run:
         val = self.material.val
         if val is None or self.stop.signal:
             return
-        if self.beacon is not None:
-            self.beacon.state("running", "evaluating", tick=self.tick)
+        self.onlookers.state("running", "evaluating", tick=self.tick)
         self.display.begin("evaluating", -(-val.frames // self.config.data.slots))
         scores = self.validation.run(self.material.open_evaluation(), self.display.evaluated)
         if scores is None:
@@ -293,8 +305,7 @@ class Run:
     def hold(self, paused: bool) -> None:
         """Show that it is paused, or goes on."""
         self.display.say(f"{'paused at' if paused else 'going on from'} tick {self.tick}, as asked")
-        if self.beacon is not None:
-            self.beacon.state("paused" if paused else "running", tick=self.tick)
+        self.onlookers.state("paused" if paused else "running", tick=self.tick)
 
     def idle(self) -> None:
         """Look after the stages for a moment."""
@@ -354,18 +365,16 @@ class Run:
         return summary
 
     def _put_out(self) -> None:
-        """Redis hears the last word."""
+        """Onlookers hear the last word."""
         state: State = "finished" if self.over else "stopped"
         self.steering.farewell(f"{state} at tick {self.tick}: the model is in {self.directory.path}")
-        if self.beacon is not None:
-            self.beacon.close(state, tick=self.tick)
+        self.onlookers.close(state, tick=self.tick)
 
     def fail(self, reason: str) -> None:
-        """The run ends by an error: give the terminal back before it is told, and tell Redis."""
+        """The run ends by an error: give the terminal back before it is told, and tell onlookers."""
         self.display.end()
-        if self.beacon is not None:
-            self.steering.farewell(f"the run failed: {plain(reason)}"[:1000])
-            self.beacon.close("failed", reason, tick=self.tick)
+        self.steering.farewell(f"the run failed: {plain(reason)}"[:1000])
+        self.onlookers.close("failed", reason, tick=self.tick)
 
     def _summary(self) -> dict[str, Any]:
         evaluation = self.evaluation or Evaluation(0, 0)

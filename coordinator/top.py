@@ -38,8 +38,8 @@ def headline(seen: Seen) -> str:
     """The run's figures in a line."""
     status = seen.status
     parts = [f"{status.name}: {seen.state}", f"tick {status.tick} of {status.planned}"]
-    if status.stages and status.stages[0].tick_ms > 0:
-        parts.append(f"{1e3 / status.stages[0].tick_ms:.1f} ticks/s")
+    if status.ticks_per_second is not None:
+        parts.append(f"{status.ticks_per_second:.1f} ticks/s")
     figures = {"loss": status.loss, "accuracy": status.accuracy, "lr": status.learning_rate, **status.evaluation}
     return ", ".join([*parts, *(f"{name} {_figure(value)}" for name, value in figures.items() if value is not None)])
 

@@ -6,7 +6,6 @@ waits for  Redis, which nobody else waits for: what it is away too long for is d
 """
 
 import os
-import socket
 import threading
 import time
 from collections import deque
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from common.config import Config
 from common.errors import SidewaysError
 from common.redis_access import Access
-from common.runstate import Answer, Command, Owner, StageStatus, State, Status, encode_line, finite, plain
+from common.runstate import Answer, Command, State, Status, encode_line
+from coordinator.monitor.standing import Standing
 
 if TYPE_CHECKING:
     from common.runstore import Station
@@ -57,10 +57,7 @@ class Beacon:
         """`server` is where Redis is; `heed` gets each command, in the beacon's thread."""
         self.name = run.name
         self._run, self._server, self._heed, self._warn = run, server, heed, warn
-        self._owner = Owner(host=plain(socket.gethostname()), directory=plain(str(run.resolve())), pid=os.getpid())
-        self._started = time.time()
-        self._now: dict[str, Any] = {"algorithm": config.algorithm, "planned": planned, "tick": 0, "state": "starting"}
-        self._stages: dict[int, dict[str, Any]] = {}
+        self._standing = Standing(config, run, planned)
         self._lines: deque[bytes] = deque(maxlen=_BACKLOG)
         self._dropped = 0
         self._answers: dict[str, Answer] = {}
@@ -86,16 +83,13 @@ class Beacon:
 
     def line(self, line: dict[str, Any], **now: Any) -> None:
         """A line of metrics.jsonl, and fields of Status that it changes."""
-        if line["kind"] == "progress":
-            known = self._stages.get(line["stage"], {})
-            self._stages[line["stage"]] = known | {name: value for name, value in line.items() if value is not None}
+        self._standing.line(line, **now)
         self._dropped += len(self._lines) == _BACKLOG
         self._lines.append(encode_line({"time": round(time.time(), 3), **line}))
-        self._now |= {name: finite(value) for name, value in now.items()}
 
     def state(self, state: State, message: str = "", **now: Any) -> None:
         """What the run does from now on."""
-        self._now |= {"state": state, "message": plain(message), **now}
+        self._standing.state(state, message, **now)
         self._changed.set()
 
     def answer(self, command: Command, answer: Answer) -> None:
@@ -124,7 +118,7 @@ class Beacon:
         lingering = False
         while True:
             ending, answers = self._ending.is_set(), dict(self._answers)
-            status = self._status()  # no older than the answers
+            status = self._standing.status(self.name, self._dropped)  # no older than the answers
             self._write(status)
             self._try_exchange(status, answers)
             lingering = lingering or bool(answers)
@@ -184,7 +178,7 @@ class Beacon:
     def _arrive(self, access: Access) -> "Station":
         from common.runstore import Station
 
-        station = Station(access.connect(), self.name, self._owner, self._anew)
+        station = Station(access.connect(), self.name, self._standing.owner, self._anew)
         self._anew = False
         if station.name != self.name:
             self._warn(f"another run named {self.name} is alive: in Redis this one is {station.name}")
@@ -201,12 +195,6 @@ class Beacon:
         self.answer(command, Answer(state="taken", text="it is done between two ticks"))
         self._heed(command)
 
-    def _status(self) -> Status:
-        stages = [StageStatus(**_of_stage(line)) for _, line in sorted(self._stages.copy().items())]
-        now = self._now.copy()
-        own = {"name": plain(self.name), "owner": self._owner, "started": self._started, "updated": time.time()}
-        return Status(**own, **now, dropped=self._dropped, stages=stages)
-
     def _write(self, status: Status) -> None:
         news = (status.state, status.message, status.name)
         if news == self._written:
@@ -216,7 +204,3 @@ class Beacon:
         with suppress(OSError):  # a full disk is told by those who write what matters
             part.write_bytes(status.encode())
             os.replace(part, self._run / STATUS)
-
-
-def _of_stage(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: finite(line[name]) for name in StageStatus.model_fields if name in line}

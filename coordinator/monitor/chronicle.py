@@ -1,4 +1,4 @@
-"""What happens in a run is told to all at once: the terminal, metrics.jsonl, TensorBoard, Prometheus, Redis."""
+"""What happens in a run is told to all at once: the terminal, metrics.jsonl, TensorBoard, Prometheus, onlookers."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from common.config import Config
 from common.packet import to_pixels
 from common.partition import BlockCost
 from coordinator.evaluate import Evaluation
-from coordinator.monitor.beacon import Beacon
 from coordinator.monitor.display import Display, shown
 from coordinator.monitor.metrics import RunMetrics
 from coordinator.monitor.record import RunDirectory
 from coordinator.monitor.report import Report
+from coordinator.monitor.standing import Onlookers
 from coordinator.monitor.tensorboard import EventFiles
 from coordinator.monitor.totals import Totals, line
 
@@ -32,7 +32,7 @@ class Chronicle:
         self._totals, self._planned = totals, planned
         self._warned_of_disk = False
         self.metrics = RunMetrics(config, planned, first)
-        self.beacon: Beacon | None = None
+        self.onlookers = Onlookers()
         self.events = EventFiles(directory.path, display.warn, first) if config.report.tensorboard else None
 
     def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
@@ -48,10 +48,9 @@ class Chronicle:
         if self.events is not None:
             self.events.progress(metric)
         self.metrics.progress(report)
-        if self.beacon is not None:
-            totals = self._totals
-            rate = {} if metric["learning_rate"] is None else {"learning_rate": metric["learning_rate"]}
-            self.beacon.line(metric, tick=totals.tick, loss=totals.loss, accuracy=totals.accuracy, **rate)
+        totals = self._totals
+        rate = {} if metric["learning_rate"] is None else {"learning_rate": metric["learning_rate"]}
+        self.onlookers.line(metric, tick=totals.tick, loss=totals.loss, accuracy=totals.accuracy, **rate)
         self._display.trained(self._totals, self._planned)
         self._warn_of_disk()
 
@@ -65,8 +64,7 @@ class Chronicle:
         told = {"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds}
         self._directory.metric(told)
         self.metrics.recovered(seconds)
-        if self.beacon is not None:
-            self.beacon.line(told)
+        self.onlookers.line(told)
         self._display.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
 
     def evaluation(
@@ -77,8 +75,7 @@ class Chronicle:
         figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
         told = {"kind": "evaluation", "tick": tick, "train_seconds": round(seconds, 3), **figures}
         self._directory.metric(told)
-        if self.beacon is not None:
-            self.beacon.line(told, evaluation=figures)
+        self.onlookers.line(told, evaluation=figures)
         self.metrics.evaluation(evaluation)
         if self.events is not None:
             self.events.evaluation(tick, figures, evaluation.confusion, classes)
@@ -92,8 +89,7 @@ class Chronicle:
         self._directory.metric({"kind": "probe", **found})
         self._display.probed(found)
         self.metrics.probed(found)
-        if self.beacon is not None:
-            self.beacon.line({"kind": "probe", **found})
+        self.onlookers.line({"kind": "probe", **found})
         if self.events is not None:
             self.events.probed(found)
 
@@ -101,8 +97,7 @@ class Chronicle:
         """The learning rate was set, from `tick` on."""
         told = {"kind": "set", "tick": tick, "optimiser.lr": rate}
         self._directory.metric(told)
-        if self.beacon is not None:
-            self.beacon.line(told)
+        self.onlookers.line(told)
         self._display.say(f"tick {tick}: optimiser.lr is {rate:g} from here on, as asked")
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """What the person at the terminal sees: the split, a progress bar, warnings, the result."""
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ from common.partition import BlockCost
 from coordinator.monitor.totals import Totals
 
 _PLAIN_EVERY = 5.0  # seconds between lines where the output is no terminal
+_REMEMBERED = 20  # warnings
 
 
 class Display:
-    """Progress and messages go to standard error, the result to standard output."""
+    """Progress and messages go to standard error, the result to standard output. Attributes: warnings, the last."""
 
     def __init__(self) -> None:
+        self.warnings: deque[str] = deque(maxlen=_REMEMBERED)
         self._console = _Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -37,6 +40,7 @@ class Display:
 
     def warn(self, text: str) -> None:
         """Something that the user should look at."""
+        self.warnings.append(text)
         self._console.print("warning:", text, style="yellow", markup=False, soft_wrap=True)
 
     def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:

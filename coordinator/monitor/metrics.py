@@ -94,6 +94,11 @@ class RunMetrics:
         """Whether ticks run now."""
         self._board.set("sideways_training", float(on))
 
+    def numbers(self) -> dict[str, float]:
+        """All of them as they are now, by the names and labels that Prometheus knows. May be called in any thread."""
+        samples = [sample for family in self._board.collect() for sample in family.samples]
+        return {_series(sample.name, sample.labels): sample.value for sample in samples}
+
     def progress(self, report: Report) -> None:
         """A stage's progress report."""
         if report["stage"] == 0:
@@ -118,3 +123,9 @@ class RunMetrics:
         if self._targets is not None:
             with suppress(OSError):
                 self._targets.unlink()
+
+
+def _series(name: str, labels: dict[str, str]) -> str:
+    """As it is written in a query."""
+    inner = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    return f"{name}{{{inner}}}" if inner else name
