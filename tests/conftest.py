@@ -44,7 +44,7 @@ def _ours() -> set[int]:
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
         mine = os.environ["SIDEWAYS_TEST"] == _environment(process.info["pid"])
-        if mine and any(ours in command for ours in ("stage_worker", "coordinator", "redis-server")):
+        if mine and any(ours in command for ours in ("stage_worker", "coordinator", "redis-server", "chromium")):
             pids.add(process.info["pid"])
     return pids - {os.getpid()}
 
