@@ -56,7 +56,7 @@ function chip(place, label, frame, from) {
   place.classList.toggle("none", frame === null);
   place.style.setProperty("--hue", Math.round(((frame ?? 0) * 137.508) % 360)); // neighbours differ
   if (!still.matches) {
-    place.animate([{ transform: `translateX(${from}px)`, opacity: 0 }, { transform: "none", opacity: 1 }], { duration: PICTURE - 60, easing: "ease-out" });
+    place.animate([{ transform: `translateX(${from}px)`, opacity: 0.3 }, { transform: "none", opacity: 1 }], { duration: PICTURE - 60, easing: "ease-out" });
   }
 }
 
