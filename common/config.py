@@ -181,6 +181,9 @@ class Network(Section):
     max_message: int = Field(1 << 28, ge=1 << 16, description="bytes of the largest frame batch a stage accepts")
 
 
+MOST_TRACED = 10_000  # ticks
+
+
 class Report(Section):
     """What the run tells about itself."""
 
@@ -191,6 +194,9 @@ class Report(Section):
     page: bool = Field(True, description="serve a live web page of the run (docs/watching.md)")
     page_port: int = Field(0, ge=0, le=65535, description="the page's port; 0: any free one, which the run prints")
     page_host: str = Field("127.0.0.1", description="address that it is bound to; 0.0.0.0: all of the host's")
+    trace_ticks: int = Field(
+        0, ge=0, le=MOST_TRACED, description="ticks to trace at the start, as `sideways trace` does later; 0: none"
+    )
 
 
 class Recovery(Section):

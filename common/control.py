@@ -8,6 +8,9 @@
     restore    make the stage what it was at a checkpoint
     snapshot   copy the stage's state between two ticks, and write it in the background
     written    wait for that
+    trace      record when what happens in some ticks, set between two phases
+    traced     wait for that
+    clock      this host's clock
     probe      look at one frame's pseudo-gradient
     probed     wait for what was seen
     evaluate   run the frames of a phase through frozen weights, then report "done"
@@ -142,6 +145,18 @@ class Stages:
         """Look at a frame that has not been sent yet. The answer is a Finding of each stage, or None."""
         self._call(range(self.count), "probe", frame)
         return Pending(self, "probed", self.deadline)
+
+    def trace(self, first: int, ticks: int) -> None:
+        """Record ticks first … first + ticks - 1, while no stage runs."""
+        self._call(range(self.count), "trace", first, ticks)
+
+    def traced(self, seconds: float) -> "Pending":
+        """The answer is the Rows of each stage, after its last tick that is recorded, or after `seconds`."""
+        return Pending(self, "traced", seconds)
+
+    def clock(self, stage: int) -> int:
+        """A stage's, in ns."""
+        return self.result(stage, "clock", self.ask(stage, "clock", self.deadline), self.deadline)
 
     def evaluate(self, phase: int) -> None:
         """Start an evaluation phase on every stage; each reports "done" after the frame marked as the last."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from common.config import MOST_TRACED
 from common.errors import SidewaysError
 
 MOST_STATUS, MOST_COMMAND, MOST_LINE = 1 << 20, 1 << 12, 1 << 16  # bytes
@@ -85,16 +86,19 @@ class Status(Record):
 
 
 class Command(Record):
-    """What somebody asks of a run. `lr`: the learning rate to set, as optimiser.lr."""
+    """What somebody asks of a run. `lr`: the learning rate to set, as optimiser.lr; `ticks`: how many to trace."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-    do: Literal["pause", "resume", "checkpoint", "stop", "set"]
+    do: Literal["pause", "resume", "checkpoint", "stop", "set", "trace"]
     lr: Annotated[float, Field(ge=0)] | None = None
+    ticks: Annotated[int, Field(ge=1, le=MOST_TRACED)] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> "Command":
         if (self.do == "set") != (self.lr is not None):
             raise ValueError("`set` has a learning rate, and nothing else has one")
+        if (self.do == "trace") != (self.ticks is not None):
+            raise ValueError("`trace` has a number of ticks, and nothing else has one")
         return self
 
 

@@ -24,7 +24,7 @@ from common.models import build
 from common.models.check import check
 from common.partition import BlockCost, balance, check_split
 from common.redis_access import from_environment
-from common.runstate import State, plain
+from common.runstate import Answer, State, plain
 from coordinator.again import Trace, deployed, restarts
 from coordinator.checkpoint import Checkpoints, Position
 from coordinator.course import Course, Step
@@ -48,6 +48,7 @@ from coordinator.probe import GradientProbe
 from coordinator.start import Start, find, go_on
 from coordinator.steering import Steering
 from coordinator.stop import Stop
+from coordinator.tracing import Told, Tracing
 from coordinator.validation import Validation
 
 _GRACE_MS = _IDLE_MS = 100
@@ -118,6 +119,7 @@ class Run:
         self.validation = Validation(config, self.stages, self.feeder, self.inbox, self.stop)
         self.stream = self.material.open_training(self.start.places)
         self.course = Course(self.stream, config, ends=False)
+        self.tracing = Tracing(self.directory.path, config, self.stages, self.course, self.feeder)
         self.chronicle.metrics.watch(self.material, self.keeper, self.feeder)
         self.chronicle.metrics.serve(me.address, [address.metrics for address in addresses])
         probed = config.probe.every > 0
@@ -168,6 +170,8 @@ class Run:
     def train_and_evaluate(self) -> None:
         """The whole training, with evaluations and checkpoints between; or as much as the wish to stop allows."""
         self.chronicle.metrics.announce(self.directory.path)
+        if self.config.report.trace_ticks:
+            self._trace_at_once(self.config.report.trace_ticks)
         if self.tick >= self.planned:  # a process was lost after the last tick
             self._save_model()
             self._evaluate()
@@ -188,6 +192,7 @@ class Run:
         if self.probe is not None and not self.stop.signal:
             self.probe.finish(_LAST_PROBE, self.inbox.poll)
             self._tell_probe(self.probe)
+        self.tracing.finish(_HURRIED)
         self.display.end()
 
     def _next_pause(self) -> int:
@@ -223,6 +228,7 @@ class Run:
             self.inbox.poll()
             self.keeper.look()
             self.tick += 1
+            self.tracing.look(self.tick)
         self.inbox.wait_done(1.5 * self.config.network.deadline)
         self.chronicle.metrics.training(False)
         self.train_seconds += time.monotonic() - start
@@ -311,6 +317,7 @@ class Run:
         """Look after the stages for a moment."""
         self.inbox.poll(_IDLE_MS)
         self.keeper.look()
+        self.tracing.look(self.tick)
 
     def checkpoint_now(self) -> str:
         """Take a checkpoint and wait for it. Returns what was kept. Raises SidewaysError."""
@@ -333,6 +340,19 @@ class Run:
         self.chronicle.rate(self.tick, rate)
         self._save_checkpoint(worth_waiting=True)
         return f"optimiser.lr is {rate:g} from tick {self.tick} on"
+
+    def record(self, ticks: int, told: Told) -> None:
+        """Trace some ticks to come; `told` hears of it afterwards. Raises SidewaysError."""
+        self.display.say(f"recording {self.tracing.begin(self.tick, ticks, self.planned, told)} for a trace, as asked")
+
+    def _trace_at_once(self, ticks: int) -> None:
+        try:
+            self.record(ticks, self._tell_trace)
+        except SidewaysError as error:
+            self.display.warn(f"nothing is traced: {error}")
+
+    def _tell_trace(self, answer: Answer) -> None:
+        (self.display.say if answer.state == "done" else self.display.warn)(f"trace: {answer.text}")
 
     # ---- afterwards
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.config import MOST_TRACED
 from common.errors import ConfigError, SidewaysError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from common.runstate import Answer, Command
+    from common.runstate import Answer, Command, Owner
     from coordinator.lookup import Found, Seen
 
 steer = typer.Typer()
@@ -102,6 +103,25 @@ def change(
     _ask(run, runs, wait, do="set", lr=_rate(setting))
 
 
+@steer.command()
+def trace(
+    run: Run,
+    ticks: Annotated[int, typer.Option(min=1, max=MOST_TRACED, help="how many")] = 100,
+    out: Annotated[Path | None, typer.Option(help="also copy it here: FILE.json or FILE.json.gz")] = None,
+    runs: Runs = _HERE,
+    wait: Wait = _PATIENCE,
+) -> None:
+    """Record what every process does when in the next ticks, and write it for ui.perfetto.dev or chrome://tracing."""
+    from coordinator.tracecopy import check, copy
+
+    if out is not None:
+        check(out)
+    owner = _ask(run, runs, wait, do="trace", ticks=ticks)
+    if out is not None:
+        copy(owner, out)
+        print(f"{out}: a copy of it")
+
+
 def _rate(setting: str) -> float:
     name, equals, value = setting.partition("=")
     if not equals or name.strip() not in _SETTABLE:
@@ -115,8 +135,11 @@ def _rate(setting: str) -> float:
     raise ConfigError(f"{setting!r}: the learning rate is a number of at least 0, such as lr=0.001")
 
 
-def _ask(run: str, runs: Path, wait: float, **fields: Any) -> None:
-    """Ask, wait for the answer, print it. Raises SidewaysError where there is none, or the run refuses."""
+def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
+    """Ask, wait for the answer, print it. Returns who gave it.
+
+    Raises SidewaysError where there is none, or the run refuses.
+    """
     from common.runstate import Command
     from coordinator.lookup import find
 
@@ -130,6 +153,7 @@ def _ask(run: str, runs: Path, wait: float, **fields: Any) -> None:
     if answer.state == "refused":
         raise SidewaysError(f"{found.name} refused to {command.do}: {answer.text}")
     print(f"{found.name}: {answer.text}")
+    return seen.status.owner
 
 
 def _await(found: "Found", command: "Command", wait: float) -> "Answer":
@@ -146,8 +170,8 @@ def _await(found: "Found", command: "Command", wait: float) -> "Answer":
                 raise SidewaysError(f"{found.name} took no notice for {waited:.0f} s: is its coordinator alive?")
             if waited > wait:
                 raise SidewaysError(
-                    f"{found.name} has taken notice, but is not between two ticks after {wait:g} s (an evaluation?): "
-                    f"it will do it then; see `sideways status`"
+                    f"{found.name} has taken notice, but has not done it after {wait:g} s (an evaluation, or ticks "
+                    f"that are to be traced?): it will; see `sideways status`"
                 )
             time.sleep(_POLL)
 

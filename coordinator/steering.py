@@ -1,4 +1,4 @@
-"""What people ask of a run while it goes on: pause, resume, checkpoint, stop, another learning rate.
+"""What people ask of a run while it goes on: pause, resume, checkpoint, stop, another learning rate, a trace.
 
 consumes   commands, from the beacon's thread, in which `heed` runs
 produces   answers; what is asked for, done by the training's own thread between two phases
@@ -8,6 +8,7 @@ waits for  `resume` or a stop, while paused: the stages have ended a phase, so n
 import queue
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from common.errors import SidewaysError
@@ -38,6 +39,9 @@ class Steerable(Protocol):
     def set_rate(self, rate: float) -> str:
         """Returns what was changed. Raises SidewaysError."""
 
+    def record(self, ticks: int, told: Callable[[Answer], None]) -> None:
+        """Trace some ticks; `told` hears of it afterwards. Raises SidewaysError."""
+
 
 class Steering:
     """Commands wait here until the training is between two ticks.
@@ -51,6 +55,7 @@ class Steering:
         self._stop = stop
         self._waiting: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._stops: list[Command] = []
+        self._recording: list[Command] = []
         self._paused = False
 
     def heed(self, command: Command) -> None:
@@ -78,6 +83,8 @@ class Steering:
         """The run has ended: answer what is left. `text`: how."""
         for command in self._stops:
             self.answer(command, Answer(state="done", text=text))
+        for command in self._recording:
+            self.answer(command, Answer(state="refused", text=text))
         while self.wanted:
             self.answer(self._waiting.get(), Answer(state="refused", text=text))
 
@@ -85,10 +92,24 @@ class Steering:
         while self.wanted and not self._stop.signal:
             command = self._waiting.get()
             try:
+                if command.do == "trace":
+                    self._record(command, run)  # and the answer follows
+                    continue
                 answer = Answer(state="done", text=self._carry_out(command, run))
             except SidewaysError as error:
                 answer = Answer(state="refused", text=str(error)[:1000])
             self.answer(command, answer)
+
+    def _record(self, command: Command, run: Steerable) -> None:
+        if self._paused:
+            raise SidewaysError("it is paused, so there are no ticks to trace: `sideways resume` it first")
+        assert command.ticks is not None
+        run.record(command.ticks, partial(self._recorded, command))
+        self._recording.append(command)
+
+    def _recorded(self, command: Command, answer: Answer) -> None:
+        self._recording.remove(command)
+        self.answer(command, answer)
 
     def _carry_out(self, command: Command, run: Steerable) -> str:
         if run.over:

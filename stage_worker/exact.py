@@ -88,9 +88,9 @@ class ExactLoop:
         self._device = ports.device
         self._blocks = _Blocks(stage)
         self._parts, self._deadline = stage.config.parts, stage.config.network.deadline
-        self._pipe = self._pipeline(groups.pipeline, takes, gives)
+        self.pipe = self._pipeline(groups.pipeline, takes, gives)
         kind = Schedule1F1B if stage.config.algorithm == "1f1b" else ScheduleGPipe
-        self._schedule = kind(self._pipe, self._parts, self._loss, scale_grads=False)
+        self._schedule = kind(self.pipe, self._parts, self._loss, scale_grads=False)
         self._held, self._part = Packet((takes[0][0], 1), wire=wire), 0  # the header alone is used
         self._target: Target | None = None
         other_end = stage.config.stages - 1 if stage.is_first else 0
@@ -149,7 +149,7 @@ class ExactLoop:
             self.reporter.gradient_norm = stage.updater.gradient_norm()
         start = time.perf_counter()
         stage.update()
-        self._pipe.seconds += time.perf_counter() - start
+        self.pipe.seconds += time.perf_counter() - start
 
     def _send_labels(self, x: Packet, k: int) -> None:
         if self._sending is not None:
@@ -188,7 +188,7 @@ class ExactLoop:
 
     def times(self) -> Times:
         """Seconds of compute, of waiting to receive, to send, and for data, since `clear`."""
-        own, data = self._pipe.seconds, self.ports.data_wait
+        own, data = self.pipe.seconds, self.ports.data_wait
         # waits of both kinds are inside torch's schedule: counted as one
         return own, max(0.0, time.perf_counter() - self._since - own - data), 0.0, data
 
@@ -213,5 +213,5 @@ class ExactLoop:
         self.ports.clear()
 
     def _clear(self) -> None:
-        self._pipe.seconds = 0.0
+        self.pipe.seconds = 0.0
         self._since = time.perf_counter()

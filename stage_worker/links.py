@@ -96,7 +96,7 @@ class Receiver:
     def settle(self, tick: int) -> None:
         """Wait until the message for `tick` is in, without taking it."""
         if self._pending is not None:
-            self._wait(tick)
+            self.wait(tick)
 
     def expects(self, tick: int) -> bool:
         """Whether there is a message for `tick`."""
@@ -115,7 +115,7 @@ class Receiver:
 
     def _arrived(self, tick: int) -> Packet:
         if self._pending is not None:
-            self._wait(tick)
+            self.wait(tick)
         packet = self._packets[tick % 2]
         packet.arrive()
         if packet.tick != tick - 1:
@@ -125,7 +125,8 @@ class Receiver:
             )
         return packet
 
-    def _wait(self, tick: int) -> None:
+    def wait(self, tick: int) -> None:
+        """Wait for the message for `tick`, whose receive is posted."""
         assert self._pending is not None
         start = time.perf_counter()
         self._peer.wait(self._pending, tick, "receiving from")
@@ -147,7 +148,7 @@ class Sender:
     def send(self, tick: int, source: Packet, tensor: Tensor) -> None:
         """Pack `tensor`, computed at `tick` from `source`, and let it leave."""
         parity = tick % 2
-        self._wait(parity, tick)
+        self.wait(parity, tick)
         packet = self._packets[parity]
         packet.pack(tick, source, tensor)
         packet.depart()
@@ -167,10 +168,11 @@ class Sender:
     def settle(self, tick: int) -> None:
         """Wait until everything sent up to `tick` has left."""
         self.release()
-        self._wait((tick - 1) % 2, tick)
-        self._wait(tick % 2, tick)
+        self.wait((tick - 1) % 2, tick)
+        self.wait(tick % 2, tick)
 
-    def _wait(self, parity: int, tick: int) -> None:
+    def wait(self, parity: int, tick: int) -> None:
+        """Wait until the packet of this parity has left, if it was sent."""
         work = self._pending[parity]
         if work is not None:
             start = time.perf_counter()

@@ -20,11 +20,13 @@ from common.errors import ConfigError, PeerError
 from common.group import Membership
 from common.models import build
 from common.partition import BlockCost, measure
+from common.spans import Rows, clock
 from stage_worker import evaluation, snapshot
 from stage_worker.assembly import Assembly, use_device
 from stage_worker.loop import Loop
 from stage_worker.probe import Finding
 from stage_worker.reports import Reporter
+from stage_worker.trace import Trace
 
 if TYPE_CHECKING:
     from stage_worker.exact import ExactLoop
@@ -45,12 +47,13 @@ class StageService:
         self._tally = evaluation.Tally()
         self._metrics: StageMetrics | None = None
         self._code: int | None = None
+        self._trace: Trace | None = None
 
     # ---- called in RPC threads
 
     def handle(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """Answer one call of common/control.py."""
-        if method in ("stop_at", "probe", "probed", "written"):
+        if method in ("stop_at", "probe", "probed", "written", "traced", "clock"):
             return getattr(self, method)(*arguments)
         if method == "train":  # before the call is answered, so that no later `stop_at` is overtaken
             first, last = arguments
@@ -81,6 +84,15 @@ class StageService:
         """Wait for the checkpoint to be on the disk."""
         assert self._writer is not None
         self._writer.wait(seconds)
+
+    def traced(self, seconds: float) -> Rows:
+        """Wait for the last tick that is recorded, but no longer than this."""
+        assert self._trace is not None
+        return self._trace.rows(seconds)
+
+    def clock(self) -> int:
+        """This host's, in ns."""
+        return clock()
 
     # ---- the main thread
 
@@ -147,6 +159,13 @@ class StageService:
         assert self.built is not None
         state = snapshot.take(self.built, tick)
         self._writer = snapshot.Writer(state, folder, self.built.groups.checkpoint if self.built.groups else None)
+
+    def do_trace(self, first: int, ticks: int) -> None:
+        """Record some ticks to come."""
+        assert self.loop is not None
+        if self._trace is not None:
+            self._trace.close()
+        self._trace = Trace(self.loop, first, ticks)
 
     def do_train(self, first: int) -> None:
         """Run the ticks from `first` until the end that was told."""

@@ -16,6 +16,7 @@ from common.redis_access import at_socket
 from coordinator.__main__ import app
 from coordinator.embedded import SOCKET, EmbeddedRedis
 from coordinator.lookup import everything, find, look
+from tests import traces
 from tests.helpers import Background, config_of, inputs_of, settings, sideways, stages_of, weights_of, write_run_file
 from tests.unit.test_runstore import until
 
@@ -49,10 +50,15 @@ def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Pa
     assert "kept the checkpoint" in steer(tmp_path, "checkpoint", "it")
     assert (run / "checkpoints" / f"{paused['tick']:010}").is_dir()
     assert f"from tick {paused['tick']} on" in steer(tmp_path, "set", str(run), f"lr={RATE}")
+    refused = CliRunner().invoke(app, ["trace", "it", "--runs", str(tmp_path / "runs")])
+    assert "it is paused" in str(refused.exception)
     time.sleep(max(0.0, since + 4.7 - time.monotonic()))  # longer than any deadline of the run's
     assert look("it", tmp_path / "runs").status.tick == paused["tick"]
     assert "goes on" in steer(tmp_path, "resume", "it")
     background.wait_for_tick(paused["tick"] + 20)
+    assert "20 ticks from tick" in steer(tmp_path, "trace", "it", "--ticks", "20", "--out", str(tmp_path / "t.json"))
+    trace = traces.read(tmp_path / "t.json")
+    traces.check(trace, trace["otherData"]["first_tick"], 20)
     found = find("it", tmp_path / "runs")
     assert found is not None
     assert {line["kind"] for line in found.store.metrics("it", 1000)} == {"progress", "set"}

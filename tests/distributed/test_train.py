@@ -23,6 +23,7 @@ from common.packet import normalise
 from coordinator.course import Batch
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
+from tests import traces
 from tests.helpers import (
     Background,
     config_of,
@@ -34,7 +35,7 @@ from tests.helpers import (
 )
 
 ROOT = Path(__file__).parent.parent.parent
-STAGES, TICKS = 3, 120
+STAGES, TICKS, TRACED = 3, 120, 40
 
 
 def tree_of(videos: Path, **changes: Any) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def tree_of(videos: Path, **changes: Any) -> dict[str, Any]:
 def trained(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A finished run: its directory, and the last line that --json printed."""
     folder = tmp_path_factory.mktemp("trained")
-    run_file = write_run_file(folder / "run.toml", tree_of(videos))
+    run_file = write_run_file(folder / "run.toml", tree_of(videos, report__trace_ticks=TRACED))
     done = sideways("train", run_file, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "it", json.loads(done.stdout.splitlines()[-1])
@@ -64,6 +65,12 @@ def test_it_equals_the_reference(videos: Path, trained: tuple[Path, dict[str, An
     model = load_file(run / "model.safetensors")
     assert set(model) == set(parameters)
     assert all(torch.equal(model[name], parameters[name]) for name in parameters)
+
+
+def test_its_trace_has_every_tick_that_was_to_be_recorded(trained: tuple[Path, dict[str, Any]]) -> None:
+    trace = traces.read(trained[0] / "trace.json.gz")
+    traces.check(trace, 2 * STAGES, TRACED)
+    assert [clock["offset_us"] for clock in trace["otherData"]["clocks"]] == [0] * STAGES
 
 
 def test_the_summary_has_what_it_should(trained: tuple[Path, dict[str, Any]]) -> None:
