@@ -99,10 +99,10 @@ class Spans:
         return np.frombuffer(self._memory, np.int64, self._count * 4).reshape(-1, 4).copy()
 
     def _recorded(self, plain: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
-        def recorded(*given: Any) -> Any:
+        def recorded(*given: Any, **named: Any) -> Any:
             start = time.perf_counter_ns()
             try:
-                return plain(*given)
+                return plain(*given, **named)
             finally:
                 if self.inside or kind in _BETWEEN:
                     self.note(kind, start)

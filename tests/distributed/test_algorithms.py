@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from common.config import load
+from tests import traces
 from tests.helpers import settings, sideways, write_run_file
 
 
@@ -72,7 +73,12 @@ def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos
 
 
 def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"data__val": str(videos / "val"), "evaluate_every": 20, "data__slots": 4}
+    changes: dict[str, Any] = {
+        "data__val": str(videos / "val"),
+        "evaluate_every": 20,
+        "data__slots": 4,
+        "report__trace_ticks": 10,
+    }
     tree = settings(videos, stages=2, ticks=40, name="both", **changes)
     del tree["split"]  # measured by the first run, and taken over by the others
     run_file = write_run_file(tmp_path / "run.toml", tree)
@@ -90,6 +96,11 @@ def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> 
         assert min(outcome["peak_memory_mib"]) > 0
         assert f"| {name} | " in (folder / "compare.md").read_text()
     assert load(folder / "sideways" / "run.toml").split == load(folder / "1f1b" / "run.toml").split
+    traces.check(traces.read(folder / "sideways" / "trace.json.gz"), 4, 10)
+    rows = traces.slices(traces.read(folder / "1f1b" / "trace.json.gz"))
+    for name in ("forward", "backward"):  # of two micro-batches
+        found = [[e["args"]["micro_batch"] for e in rows[process] if e["name"] == name] for process in (2, 3)]
+        assert found == [[0, 1] * 10] * 2
     with Image.open(folder / "compare.png") as picture:
         assert min(picture.size) > 500
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
