@@ -10,10 +10,11 @@ memory than at first: a process's largest share in the last third of the time is
 import json
 import random
 import signal
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,12 +76,13 @@ def main(
     every: Annotated[tuple[float, float], typer.Option(help="seconds between two faults")] = (30, 60),
 ) -> None:
     """Exit code 1 when a result differs, or memory has grown."""
-    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # through the end of the runs
+    with tempfile.TemporaryDirectory(prefix="soak-") as name, ExitStack() as ends:
         folder = Path(name)
         for clip in range(30):
             write_clip(folder / "videos" / "train" / f"class{clip % 3}" / f"{clip}.mp4", 60, seed=clip)
         memory, start = Memory(), time.monotonic()
-        run = _start(folder, "disturbed", _ENDLESS)
+        run = _start(ends, folder, "disturbed", _ENDLESS)
         injected = _disturb(run, memory, random.Random(seed), start + 60 * minutes, every)
         end = time.monotonic()
         _wait_until_it_trains(run)
@@ -89,7 +91,7 @@ def main(
         _check(code == 128 + signal.SIGINT, run, f"it ended with {code}")
         losses = losses_of(_run(run))
         say(f"{injected} faults in {(end - start) / 60:.1f} minutes; now the same {len(losses)} ticks undisturbed …")
-        straight = _start(folder, "straight", json.loads((_run(run) / "summary.json").read_text())["ticks"])
+        straight = _start(ends, folder, "straight", json.loads((_run(run) / "summary.json").read_text())["ticks"])
         _check(straight.end(60 + 120 * minutes) == 0, straight, "the undisturbed run failed")
         same = losses == losses_of(_run(straight)) and same_model(_run(straight), _run(run))
         flat = _tell(memory.growth(start, end))
@@ -112,9 +114,13 @@ def _tree(folder: Path, ticks: int) -> dict[str, Any]:
     )
 
 
-def _start(folder: Path, name: str, ticks: int) -> Background:
+def _start(ends: ExitStack, folder: Path, name: str, ticks: int) -> Background:
+    """A run in a folder of its own, that is ended with `ends`."""
     (folder / name).mkdir()
-    return Background(write_run_file(folder / name / "run.toml", _tree(folder, ticks)))
+    run = Background(write_run_file(folder / name / "run.toml", _tree(folder, ticks)))
+    ends.callback(run.process.wait)
+    ends.callback(run.process.terminate)
+    return run
 
 
 def _disturb(run: Background, memory: Memory, faults: random.Random, end: float, every: tuple[float, float]) -> int:
@@ -163,7 +169,6 @@ def _tell(growth: dict[str, tuple[float, float]]) -> bool:
 def _check(well: bool, run: Background, complaint: str) -> None:
     if not well:
         say(run.output()[-4000:], complaint)
-        run.process.terminate()
         raise typer.Exit(1)
 
 

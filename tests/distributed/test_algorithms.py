@@ -72,6 +72,7 @@ def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos
     assert all(row["smoothness"] > 0 for probe in found for row in probe["stages"] if row["smoothness"] is not None)
 
 
+@pytest.mark.long
 def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "data__val": str(videos / "val"),

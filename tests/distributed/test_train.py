@@ -119,6 +119,7 @@ def test_evaluation_equals_the_whole_model_in_one_process(videos: Path, trained:
     assert printed["val_top5"] == 1.0
 
 
+@pytest.mark.long
 def test_the_resolved_configuration_repeats_the_run(
     videos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
