@@ -100,7 +100,9 @@ def _arrow(axes: Axes, way: list[Event], start: float, colour: str, frame: str) 
     for tail, head in pairwise(stops):
         axes.annotate("", head, tail, arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0})
     if stops:
-        axes.text(*stops[0], f"frame {frame} ", color=colour, fontsize=8, ha="right", va="center")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        left, row = stops[0]
+        axes.text(left - 5, row, f"frame {frame}", color=colour, fontsize=8, ha="right", va="center", bbox=box)
 
 
 if __name__ == "__main__":
