@@ -4,7 +4,7 @@ python -m tests.soak --minutes 30 [--seed 0] [--every 30 60]
 
 A random fault of a random process every half to one minute, for so many minutes; then the run is asked to stop. Its
 losses and parameters must be those of an undisturbed run of as many ticks, bit for bit, and it must not take more
-memory than at first: a process's largest share in the last third of the time is compared with that in the first third.
+memory than at first: the most that a process had to itself in the last third of the time is compared with the first.
 """
 
 import json
@@ -27,7 +27,7 @@ from tests.conftest import write_clip
 from tests.faults.faults import Fault
 from tests.helpers import Background, losses_of, same_model, slow_run, write_run_file
 
-_GROWTH = 1.10  # of a process's memory, at most
+_GROWTH, _SLACK = 1.10, 4.0  # of a process's memory, at most; MiB more, as Redis fills its capped history
 _STAGES, _ENDLESS = 3, 10**8
 _TARGETS = {
     Fault.KILLED: ["coordinator", "stage0", "stage1", "stage2", "redis"],
@@ -55,16 +55,16 @@ class Memory:
         with suppress(psutil.Error):
             for who, pid in {**run.members(), "launcher": run.process.pid}.items():
                 with suppress(psutil.Error):
-                    share = psutil.Process(pid).memory_full_info().pss / 2**20
-                    self._seen[who].append((time.monotonic(), share))
+                    own = psutil.Process(pid).memory_full_info().uss / 2**20  # what is shared depends on others
+                    self._seen[who].append((time.monotonic(), own))
 
     def growth(self, start: float, end: float) -> dict[str, tuple[float, float]]:
         """Of each role the most MiB in the first third and in the last."""
         third = (end - start) / 3
         found = {}
         for who, samples in sorted(self._seen.items()):
-            first = [share for when, share in samples if when <= start + third]
-            last = [share for when, share in samples if when >= end - third]
+            first = [own for when, own in samples if when <= start + third]
+            last = [own for when, own in samples if when >= end - third]
             if first and last:
                 found[who] = max(first), max(last)
         return found
@@ -163,7 +163,7 @@ def _tell(growth: dict[str, tuple[float, float]]) -> bool:
     for who, (first, last) in growth.items():
         table.add_row(who, f"{first:.0f}", f"{last:.0f}", f"{last / first:.2f}")
     say(table)
-    return all(last <= _GROWTH * first for first, last in growth.values())
+    return all(last <= _GROWTH * first + _SLACK for first, last in growth.values())
 
 
 def _check(well: bool, run: Background, complaint: str) -> None:
