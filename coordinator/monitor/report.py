@@ -26,7 +26,7 @@ class _Progress(_Any):
     rows: _Count
     gated: _Count
     gradient_norm: float | None
-    rate: float
+    rate: float | None  # of a stage without parameters
     peak_memory_bytes: _Count
     compute_seconds: float  # a difference of clocks
     receive_wait_seconds: float
