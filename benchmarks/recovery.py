@@ -53,7 +53,7 @@ def _measure() -> dict[str, tuple[float, float]]:
         run = Background(
             write_run_file(folder / "run.toml", slow_run(folder, ticks=10**7, recovery__restarts=100)), "--json"
         )
-        run.wait_for_tick(200)
+        run.wait_for_tick(200, 180)
         found: dict[str, list[tuple[float, float]]] = {who: [] for who in VICTIMS}
         for _ in range(ROUNDS):
             for who in VICTIMS:
