@@ -21,21 +21,21 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "who", "tick"),
     [
-        (Fault.KILLED, "stage1", 110),
+        (Fault.KILLED, "stage1", 100),
         pytest.param(Fault.TRUNCATED, "stage0", 70, marks=pytest.mark.long),
         pytest.param(Fault.KILLED, "coordinator", 20, marks=pytest.mark.long),  # before a checkpoint: it begins anew
-        pytest.param(Fault.KILLED, "coordinator", 160, marks=pytest.mark.long),
-        pytest.param(Fault.KILLED, "stage0", 190, marks=pytest.mark.long),
+        pytest.param(Fault.KILLED, "coordinator", 105, marks=pytest.mark.long),
+        pytest.param(Fault.KILLED, "stage0", 101, marks=pytest.mark.long),
         pytest.param(Fault.KILLED, "stage2", 51, marks=pytest.mark.long),
         pytest.param(Fault.STALLED, "stage2", 60, marks=pytest.mark.long),
-        pytest.param(Fault.STALLED, "coordinator", 120, marks=pytest.mark.long),
+        pytest.param(Fault.STALLED, "coordinator", 100, marks=pytest.mark.long),
         pytest.param(Fault.HELD_UP, "stage1", 80, marks=pytest.mark.long),
         pytest.param(Fault.HELD_UP, "coordinator", 30, marks=pytest.mark.long),
         pytest.param(Fault.SLOW, "stage1", 60, marks=pytest.mark.long),
         pytest.param(Fault.GARBAGE, "stage0", 60, marks=pytest.mark.long),
-        pytest.param(Fault.GARBAGE, "coordinator", 110, marks=pytest.mark.long),
-        pytest.param(Fault.MISSHAPEN, "stage0", 120, marks=pytest.mark.long),
-        pytest.param(Fault.REPEATED, "stage0", 130, marks=pytest.mark.long),
+        pytest.param(Fault.GARBAGE, "coordinator", 90, marks=pytest.mark.long),
+        pytest.param(Fault.MISSHAPEN, "stage0", 95, marks=pytest.mark.long),
+        pytest.param(Fault.REPEATED, "stage0", 80, marks=pytest.mark.long),
         pytest.param(Fault.FLOOD, "coordinator", 60, marks=pytest.mark.long),
     ],
 )
