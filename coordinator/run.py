@@ -122,9 +122,9 @@ class Run:
         self.tracing = Tracing(self.directory.path, config, self.stages, self.course, self.feeder)
         self.chronicle.metrics.watch(self.material, self.keeper, self.feeder)
         self.chronicle.metrics.serve(me.address, [address.metrics for address in addresses])
-        probed = config.probe.every > 0
         if page is not None:
             page.built([cost.name for cost in costs], split, self.start.origin, self.chronicle.metrics.numbers)
+        probed = config.probe.every > 0
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
 
     def _show(self, door: Door) -> Page:

@@ -57,10 +57,8 @@ class _Signal(_Any):
     signal: Annotated[int, Field(gt=0, lt=65)]
 
 
-_KNOWN: TypeAdapter[Any] = TypeAdapter(
-    Annotated[_Progress | _Done | _Failed | _Signal, Field(discriminator="kind")],
-    config=None,
-)
+_KNOWN: TypeAdapter[Any] = TypeAdapter(Annotated[_Progress | _Done | _Failed | _Signal, Field(discriminator="kind")])
+_STRANGE = "is something else sending here?"
 
 
 def check(report: Report, stages: int) -> None:
@@ -75,6 +73,3 @@ def check(report: Report, stages: int) -> None:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "its form"
         raise PeerError(f"a report is malformed ({where}: {first['msg']}): {_STRANGE}") from None
-
-
-_STRANGE = "is something else sending here?"

@@ -10,13 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.network import ip
 from tests.helpers import config_of, environment, losses_of, reference_run, settings, write_run_file
 
 FIRST, SECOND = "10.77.0.1", "10.77.0.2"
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
 @pytest.fixture

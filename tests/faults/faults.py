@@ -54,7 +54,8 @@ class Fault(enum.Enum):
             Fault.TRUNCATED: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
             Fault.MISSHAPEN: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
             Fault.REPEATED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
-        }.get(self, "")
+            Fault.FLOOD: "a stage worker is gone without a word",
+        }.get(self, "")  # of what ends no attempt nothing is told
 
     def _message(self, rows: int, frame: int) -> list[bytes]:
         """Message parts, for runs whose batches have so many rows, of so many bytes each."""

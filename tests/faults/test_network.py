@@ -90,17 +90,10 @@ def test_slow_and_lossy(videos: Path, tmp_path: Path) -> None:
         check(Cluster(wire, tmp_path, run(videos, ticks=40, network__deadline=60)), videos, 40, 0)
 
 
-def test_cut_for_a_moment(videos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "restarts"), [(2, 0), (12, 1)], ids=["for a moment", "beyond the deadline"])
+def test_cut(videos: Path, tmp_path: Path, seconds: float, restarts: int) -> None:
     with line(0.005, 0) as wire:
         cluster = Cluster(wire, tmp_path, run(videos, ticks=300))
         cluster.wait_for_tick(30)
-        wire.cut(2)
-        check(cluster, videos, 300, 0)
-
-
-def test_cut_for_longer_than_the_deadline(videos: Path, tmp_path: Path) -> None:
-    with line(0.005, 0) as wire:
-        cluster = Cluster(wire, tmp_path, run(videos, ticks=300))
-        cluster.wait_for_tick(30)
-        wire.cut(12)
-        check(cluster, videos, 300, 1)
+        wire.cut(seconds)
+        check(cluster, videos, 300, restarts)
