@@ -1,5 +1,6 @@
 """Runs in Redis, on a real server: what is told comes out as it went in, and nothing else does."""
 
+import io
 import json
 import os
 import signal
@@ -411,7 +412,7 @@ def test_names_are_no_markup() -> None:
     from coordinator.lookup import Seen
 
     seen = Seen(status_of(name="[red]x[/red]"), "lost")
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(overview([seen]), view(seen))
     text = console.export_text()
     assert text.count("[red]x[/red]") == 2
