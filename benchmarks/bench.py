@@ -1,0 +1,160 @@
+"""What benchmarks share: a run of the product's own processes, fed from memory as fast as it takes frames.
+
+`launch` starts a script's own module as the coordinator, beside stage workers; there `serve` gives it a Bench:
+configure, run some ticks on the same frame batch again and again, look at what the stages report.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.config import Config
+    from common.group import Membership
+    from coordinator.course import Batch
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "benchmarks/models.py"
+CLASSES = 10
+DEADLINE = 120.0  # seconds
+Totals = dict[str, float]  # a stage's reports of a phase, added up
+
+
+def launch(stages: int, script: str, *arguments: str) -> Any:
+    """Run benchmarks/`script`.py with `--out FILE` and `arguments` as a run's coordinator; what it wrote to FILE."""
+    from common.process import ALLOCATOR
+    from coordinator.launch import launch as start
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        # the same allocator for both sides of a comparison: what the coordinator starts itself inherits it
+        os.environ.update(ALLOCATOR, PYTHONPATH=str(ROOT))
+        code = start(stages, ["-m", f"benchmarks.{script}", "--out", str(out), *arguments])
+        if code:
+            raise SystemExit(code)
+        return json.loads(out.read_text())
+
+
+def serve(out: Path, work: Callable[["Bench"], Any]) -> None:
+    """One process of a run: rank 0 works and writes what came of it, the others become stage workers."""
+    if os.environ["RANK"] != "0":
+        os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
+    from common.group import join
+    from common.process import exit_now
+
+    try:
+        bench = Bench(join("coordinator"))
+        out.write_text(json.dumps(work(bench)))
+        bench.close()
+    except BaseException:
+        traceback.print_exc()
+        exit_now(1)  # an ordinary exit would wait for RPC's threads
+    exit_now(0)
+
+
+class Bench:
+    """The coordinator's part.
+
+    Attributes:
+        count: stages.
+        batch: what every tick is fed, of the configured shape.
+    """
+
+    batch: "Batch"
+
+    def __init__(self, me: "Membership") -> None:
+        from common.control import Stages
+        from common.group import start_rpc
+        from coordinator.feed import Feeder
+        from coordinator.monitor.inbox import Inbox
+
+        self.count = me.stages
+        self._reports: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self.inbox = Inbox(me.stages, lambda report: self._reports[report["stage"]].append(report), lambda number: None)
+        me.store.set("reports", self.inbox.address)
+        start_rpc(me)
+        self.stages = Stages(me.stages, DEADLINE, self.inbox.poll)
+        self._feeder: Feeder | None = None
+        self._tick = 0
+
+    def configure(self, config: "Config") -> None:
+        """Build every stage anew, and a frame batch of another clip in every row."""
+        from common.control import Plan
+        from coordinator.course import Batch
+        from coordinator.feed import Feeder
+
+        assert config.split is not None
+        self._unplug()
+        self.batch, self._tick = Batch(config.frame_shape), 0
+        self.batch.clips[:], self.batch.labels[:] = range(config.data.slots), 0
+        addresses = self.stages.configure(Plan(config, CLASSES, tuple(config.split), 1))
+        self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll)
+
+    def run(self, ticks: int) -> list[Totals]:
+        """Train so many ticks. What each stage reported of them."""
+        from coordinator.course import Step
+
+        assert self._feeder is not None
+        self._reports.clear()
+        self.inbox.expect_done()
+        last = self._tick + ticks
+        self.stages.train(self._tick, last)
+        step = Step(self.batch, self.batch, last=False)
+        for tick in range(self._tick, last):
+            self._feeder.push(0, tick, step)
+            self.inbox.poll()
+        self.inbox.wait_done(DEADLINE)
+        self._tick = last
+        return [_totals(self._reports[stage]) for stage in range(self.count)]
+
+    def close(self) -> None:
+        """Let the stages go."""
+        self._unplug()
+        self.inbox.leave()
+        self.stages.quit()
+
+    def _unplug(self) -> None:
+        if self._feeder is not None:
+            self._feeder.close()
+            self._feeder = None
+
+
+def _totals(reports: list[dict[str, Any]]) -> Totals:
+    added = ("seconds", "compute_seconds", "outside_cpu_seconds")
+    return {name: sum(report[name] for report in reports) for name in added if name in reports[0]}
+
+
+def tick_ms(totals: list[Totals], ticks: int) -> float:
+    """Milliseconds a tick, of the stage that took longest."""
+    return 1e3 * max(total["seconds"] for total in totals) / ticks
+
+
+def cpu_ms(totals: list[Totals], ticks: int) -> float:
+    """CPU milliseconds a tick outside the model, all threads, of the stage that has most."""
+    return 1e3 * max(total["outside_cpu_seconds"] for total in totals) / ticks
+
+
+def config_of(model: str, split: list[int], slots: int, size: int, **changes: Any) -> "Config":
+    """A run's settings: one thread a stage, on the CPU. `model`: of the zoo, or a function of benchmarks/models.py."""
+    from common.config import parse
+    from common.models import ZOO
+
+    tree = {
+        "model": model if model in ZOO else f"{MODELS}:{model}",
+        "stages": len(split),
+        "split": split,
+        "ticks": 1,
+        "threads": 1,
+        "device": "cpu",
+        "data": {"train": ".", "slots": slots, "size": size},
+        "network": {"deadline": DEADLINE},
+        "report": {"every": 60},
+        **changes,
+    }
+    return parse(tree, "benchmark")
