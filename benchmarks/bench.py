@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from common.config import Config
     from common.group import Membership
+    from common.spans import Rows
     from coordinator.course import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +96,8 @@ class Bench:
         assert config.split is not None
         self._unplug()
         self.batch, self._tick = Batch(config.frame_shape), 0
-        self.batch.clips[:], self.batch.labels[:] = range(config.data.slots), 0
+        self.batch.clips[:] = range(config.data.slots)
+        self.batch.frames[:], self.batch.labels[:] = draw(config)
         addresses = self.stages.configure(Plan(config, CLASSES, tuple(config.split), 1))
         self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll)
 
@@ -113,6 +118,12 @@ class Bench:
         self._tick = last
         return [_totals(self._reports[stage]) for stage in range(self.count)]
 
+    def trace(self, ticks: int) -> list["Rows"]:
+        """Train so many ticks and record them: the spans of each stage (common/spans.py)."""
+        self.stages.trace(self._tick, ticks)
+        self.run(ticks)
+        return self.stages.traced(DEADLINE).answers()
+
     def close(self) -> None:
         """Let the stages go."""
         self._unplug()
@@ -123,6 +134,15 @@ class Bench:
         if self._feeder is not None:
             self._feeder.close()
             self._feeder = None
+
+
+def draw(config: "Config") -> tuple["NDArray[np.uint8]", "NDArray[np.int64]"]:
+    """The frames and labels that every tick is fed."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, config.frame_shape, np.uint8)
+    return frames, random.integers(0, CLASSES, config.data.slots)
 
 
 def _totals(reports: list[dict[str, Any]]) -> Totals:
