@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help train test test-long soak fuzz lint bench secrets clean
+.PHONY: help train test test-long soak fuzz lint bench bench-learn secrets clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,9 +41,14 @@ lint: $(READY)  ## style and types
 
 bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
+	$(BIN)/python benchmarks/scale.py $(ARGS)
+	$(BIN)/python benchmarks/peers.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py $(ARGS)
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 	$(BIN)/python benchmarks/recovery.py $(ARGS)
+
+bench-learn: $(READY)  ## an hour: accuracy against frames and seconds; goes on where it stopped
+	$(BIN)/python benchmarks/learn.py $(ARGS)
 
 secrets:  ## passwords for docker compose, in deploy/secrets; those that are there stay
 	@install -d -m 700 deploy/secrets

@@ -99,7 +99,6 @@ def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str,
     for contender in contenders:
         with tempfile.TemporaryDirectory() as folder:
             contender.count(Path(folder))
-        contender.run(1)  # everything is loaded
         contender.result.steps = max(1, round(seconds / contender.run(2) * 2))
         contender.result.efficiencies.clear()
         contender.result.imbalances.clear()

@@ -71,7 +71,7 @@ def _work(connection: Connection, settings: str, rank: int, processes: int, thre
     mine = slice(rank * config.data.slots // processes, (rank + 1) * config.data.slots // processes)
     frames, labels = (torch.from_numpy(part[mine]) for part in draw(config))
     x = torch.empty(frames.shape)
-    while steps := connection.recv():
+    while steps := _asked(connection):
         start = time.perf_counter()
         for _ in range(steps):
             normalise(x, frames, config.data.mean, config.data.std)
@@ -79,6 +79,13 @@ def _work(connection: Connection, settings: str, rank: int, processes: int, thre
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         connection.send(time.perf_counter() - start)
+
+
+def _asked(connection: Connection) -> int:
+    try:
+        return int(connection.recv())
+    except EOFError:  # who asked is gone
+        return 0
 
 
 def _distributed(model: "nn.Module", rank: int, processes: int, meet: Path) -> "nn.Module":

@@ -65,7 +65,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         code = launch(config.stages, command, config.recovery.restarts, 1.5 * config.network.deadline)
         if code:
             return folder, outcomes, code
-        outcomes.append(_outcome(folder / name, config))
+        outcomes.append(outcome_of(folder / name, config))
         split = load(folder / name / "run.toml").split
     _write(folder / "compare.json", json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
     _write(folder / "compare.md", markdown(outcomes, configs[algorithms[0]]))
@@ -89,7 +89,8 @@ def _make_folder(config: Config, run_file: Path) -> Path:
     return folder
 
 
-def _outcome(run: Path, config: Config) -> Outcome:
+def outcome_of(run: Path, config: Config) -> Outcome:
+    """What a run that has ended left in its directory."""
     summary = json.loads((run / "summary.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     figure = "val_top1" if config.task == "classify" else "val_mse"

@@ -1,0 +1,227 @@
+"""Accuracy against frames and against seconds: Sideways of several depths, backpropagation, 1F1B.
+
+    python benchmarks/learn.py [--json] [--data digits actions] [--contenders …] [--seeds 3] [--epochs E] [--out FOLDER]
+                               [--set [CONTENDER:]KEY=VALUE]
+
+Runs of the product as `sideways train` makes them, with nothing but these changed: stages, algorithm, seed.
+
+digits     examples/digits.toml, moving handwritten digits, 360 clips of images that were never seen
+actions    examples/folders.toml with 48 × 48 grey pixels, 64 slots: human actions (MSR-Action3D depth videos) of four
+           people, validated on 56 clips of a fifth
+
+backprop is one process with all cores; 1f1b has four stages and four micro-batches of a quarter of the batch each, so
+that every contender updates its weights after as many frames. Seconds are those of training, without evaluations.
+
+Each run that has ended is a line of FOLDER/runs.jsonl: a benchmark that was interrupted goes on after the last of them.
+A run with other settings is another run. FOLDER/digits.png and actions.png show means over the seeds, and their spread.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
+CONTENDERS = {
+    "sideways_d2": ["stages=2"],
+    "sideways_d4": ["stages=4"],
+    "sideways_d8": ["stages=8"],
+    "backprop": ["stages=1", "algorithm=backprop"],
+    "1f1b": ["stages=4", "algorithm=1f1b"],
+}
+EPOCHS = {"digits": 2.0, "actions": 12.0}
+EVERY = {"digits": 270, "actions": 200}  # ticks between evaluations
+QUIET = ["report.redis=false", "report.page=false", "report.tensorboard=false", "checkpoint.every=0"]
+COLOURS = dict(zip(CONTENDERS, ("#1f77b4", "#17becf", "#9467bd", "#ff7f0e", "#2ca02c"), strict=True))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    data: str
+    contender: str
+    seed: int
+    settings: tuple[str, ...]  # the seed's among them
+
+    @property
+    def run_file(self) -> Path:
+        """What they override."""
+        return ROOT / "examples" / ("digits.toml" if self.data == "digits" else "folders.toml")
+
+
+Record = dict[str, Any]  # a Job, and what `sideways compare` would tell of it
+Point = tuple[float, float, float, float, float]  # frames, mean seconds, mean, lowest and highest top-1
+
+
+def main() -> None:
+    """Run what has not been run yet, and print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
+    parser.add_argument("--data", nargs="+", choices=list(EPOCHS), default=list(EPOCHS))
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, …")
+    parser.add_argument("--epochs", type=float, help=f"passes over the training clips; default: {EPOCHS}")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "learn", help="folder of the results")
+    parser.add_argument("--digits", type=Path, default=ROOT / "data" / "digits", help="their folder, made if need be")
+    parser.add_argument("--set", action="append", default=[], metavar="[CONTENDER:]KEY=VALUE", help="a setting more")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for data in arguments.data:
+        if data == "actions" and not CLIPS.is_dir():
+            print(f"actions: there is no {CLIPS}, so they are left out", file=sys.stderr)
+            continue
+        records = [_result(job, arguments.out) for job in _jobs(data, arguments)]
+        figures[data] = _figures(records)
+        _print(data, records, figures[data])
+        _draw(records, arguments.out / f"{data}.png")
+    if arguments.json:
+        print(json.dumps(figures))
+
+
+def _jobs(data: str, arguments: argparse.Namespace) -> Iterator[Job]:
+    """Seed by seed, so that what an interruption leaves can be compared."""
+    common = [f"epochs={arguments.epochs or EPOCHS[data]}", f"evaluate_every={EVERY[data]}", *QUIET]
+    common += _digits(arguments.digits) if data == "digits" else _actions()
+    for seed in range(arguments.seeds):
+        for contender in arguments.contenders:
+            extras = [_extra(text, contender) for text in arguments.set]
+            settings = [*common, *CONTENDERS[contender], f"seed={seed}", *filter(None, extras)]
+            yield Job(data, contender, seed, tuple(settings))
+
+
+def _extra(text: str, contender: str) -> str | None:
+    """The setting, if it is for this one."""
+    name, colon, setting = text.partition(":")
+    if colon and name in CONTENDERS:
+        return setting if name == contender else None
+    return text
+
+
+def _digits(folder: Path) -> list[str]:
+    subprocess.run([sys.executable, str(ROOT / "examples/make_digits.py"), str(folder)], check=True)  # if not yet there
+    return [f"data.train={folder / 'train'}", f"data.val={folder / 'val'}"]
+
+
+def _actions() -> list[str]:
+    pixels = ["data.size=48", "data.resize=56", "data.channels=1", "data.slots=64"]
+    train = [f"data.train={CLIPS}", "data.train_include=*_s0[1357]_*"]
+    return [*pixels, *train, f"data.val={CLIPS}", "data.val_include=*_s09_*"]
+
+
+def _result(job: Job, out: Path) -> Record:
+    """What came of it, from an earlier time or now."""
+    file = out / "runs.jsonl"
+    wanted = json.loads(json.dumps(asdict(job)))
+    for line in file.read_text().splitlines() if file.exists() else []:
+        record: Record = json.loads(line)
+        if wanted.items() <= record.items():
+            return record
+    record = wanted | _train(job, out)
+    with file.open("a") as lines:
+        lines.write(json.dumps(record) + "\n")
+    return record
+
+
+def _train(job: Job, out: Path) -> Record:
+    from common.config import load
+    from coordinator.compare import outcome_of
+    from coordinator.launch import launch
+
+    name = f"{job.data}-{job.contender}-{job.seed}"
+    shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted benchmark, or of other settings
+    settings = [*job.settings, f"runs={out}", f"name={name}"]
+    config = load(job.run_file, settings)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    print(f"--- {name}", file=sys.stderr, flush=True)
+    code = launch(config.stages, ["-m", "coordinator", "join", str(job.run_file), *arguments], config.recovery.restarts)
+    if code:
+        raise SystemExit(code)
+    return asdict(outcome_of(out / name, config))
+
+
+# ---- what came of it
+
+
+def _by_contender(records: list[Record]) -> dict[str, list[Record]]:
+    return {name: own for name in CONTENDERS if (own := [one for one in records if one["contender"] == name])}
+
+
+def _figures(records: list[Record]) -> dict[str, dict[str, float]]:
+    """Of the last evaluations; means over the seeds, and the lowest and highest."""
+    return {
+        name: {
+            "top1": round(mean(scores), 4),
+            "lowest": round(min(scores), 4),
+            "highest": round(max(scores), 4),
+            "seconds": round(mean(one["seconds"] for one in own), 1),
+            "frames_per_second": round(mean(one["frames_per_second"] for one in own), 1),
+        }
+        for name, own in _by_contender(records).items()
+        for scores in [[one["score"] for one in own]]
+    }
+
+
+def _curve(own: list[Record]) -> list[Point]:
+    """Of each evaluation."""
+    found = []
+    for points in zip(*(one["curve"] for one in own), strict=True):
+        scores = [score for _, _, score in points]
+        found.append((points[0][0], mean(point[1] for point in points), mean(scores), min(scores), max(scores)))
+    return found
+
+
+def _print(data: str, records: list[Record], figures: dict[str, dict[str, float]]) -> None:
+    curves = {name: _curve(own) for name, own in _by_contender(records).items()}
+    print(f"\n{data}: {len({one['seed'] for one in records})} seeds; top-1 of unseen clips")
+    print("contender       mean   lowest … highest   seconds   frames/s")
+    for name, row in figures.items():
+        print(
+            f"{name:<13} {row['top1']:>6.3f}   {row['lowest']:.3f} … {row['highest']:.3f}  "
+            f"{row['seconds']:>10.0f} {row['frames_per_second']:>10.0f}"
+        )
+    print("mean after frames " + "".join(f"{frames:>8.0f}" for frames, *_ in next(iter(curves.values()))))
+    for name, curve in curves.items():
+        print(f"{name:<18}" + "".join(f"{score:>8.3f}" for _, _, score, _, _ in curve))
+        print(f"{'  by second':<18}" + "".join(f"{seconds:>8.0f}" for _, seconds, *_ in curve))
+
+
+def _draw(records: list[Record], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    by_frames, by_seconds = figure.subplots(1, 2, sharey=True)
+    for name, own in _by_contender(records).items():
+        curve = _curve(own)
+        _line(by_frames, [point[0] for point in curve], curve, name)
+        _line(by_seconds, [point[1] for point in curve], curve, name)
+    by_frames.set_xlabel("frames")
+    by_seconds.set_xlabel("seconds of training")
+    by_frames.set_ylabel("top-1 of unseen clips: mean, lowest and highest")
+    by_frames.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _line(axes: "Axes", x: list[float], curve: list[Point], name: str) -> None:
+    scores, lowest, highest = ([point[column] for point in curve] for column in (2, 3, 4))
+    axes.plot(x, scores, "o-", label=name, color=COLOURS[name])
+    axes.fill_between(x, lowest, highest, color=COLOURS[name], alpha=0.15, linewidth=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The benchmarks run, and print what is promised as their last line. What they measure is not tested."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contenders import Case
+from benchmarks.peers import _figures
+from tests.helpers import environment
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def last_line(script: str, *arguments: str | Path, timeout: float = 120) -> Any:
+    """Run a benchmark; its --json line."""
+    command = [sys.executable, f"benchmarks/{script}.py", "--json", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment())
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_ratio_is_of_the_same_rounds_and_above_one_where_sideways_is_ahead() -> None:
+    ours = {"kind": "sideways", "parts": 0, "rates": [10.0, 40.0, 30.0], "efficiencies": [0.9, 0.5, 0.7]}
+    plain = {"kind": "bp_1core", "parts": 0, "rates": [5.0, 10.0, 10.0]}
+    pipes = [{"kind": "gpipe", "parts": parts, "rates": [10.0 * parts] * 3} for parts in (1, 2)]
+    figures = _figures({"results": [ours, plain, *pipes], "update_ms": {}})
+    assert figures["vs_bp_1core"] == 3.0  # of 2, 4 and 3
+    assert figures["vs_gpipe"] == {"1": 3.0, "2": 1.5}
+    assert figures["vs_ddp"] is None
+    assert figures["efficiency"] == 0.7
+    assert Case.of("vit_b_16_224_b8") == Case("vit_b_16", 224, 8)
+    assert Case.of("vgg8_64") is None
+
+
+def test_scale_prints_ticks_and_cpu() -> None:
+    figures = last_line("scale", "--stages", "2", "--sleep", "4", "--ticks", "10", "--rounds", "1")
+    assert figures.keys() == {"tick_ms", "cpu_ms"}
+    assert figures["tick_ms"].keys() == figures["cpu_ms"].keys() == {"2"}
+    assert figures["tick_ms"]["2"] >= 4
+    assert figures["cpu_ms"]["2"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_peers_prints_ratios() -> None:
+    cases = ("vgg8_16_b1", "vgg8_16_b2")
+    figures = last_line("peers", "--cases", *cases, "--rounds", "1", "--seconds", "0.05", timeout=550)
+    assert tuple(figures) == cases
+    live, batch = figures.values()
+    ratios = {"vs_bp_1core", "vs_bp_all_cores", "vs_1f1b", "vs_gpipe", "vs_ddp", "efficiency"}
+    assert batch.keys() == ratios
+    assert live.keys() == ratios | {"update_ms"}
+    assert list(batch["vs_gpipe"]) == list(batch["vs_1f1b"]) == ["2", "4", "8", "16"]
+    assert list(live["vs_gpipe"]) == ["1", "2", "4", "8", "16"]
+    assert 0 < batch["efficiency"] < 1
+    assert min(batch["vs_1f1b"].values()) > 0
+    assert live["vs_ddp"] is None
+    bottom, top = live["update_ms"]["sideways"]
+    assert bottom > top > 0  # what a frame changes at the top it changes at the bottom a tick later
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_learning_goes_on_where_it_stopped(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = ["data.slots=3", "data.size=16", "data.channels=3", "model_args.width=4"]
+    given = [part for setting in [*small, "1f1b:stages=3"] for part in ("--set", setting)]
+    given += ["--data", "digits", "--digits", str(videos), "--epochs", "1", "--out", str(out)]
+    first = last_line("learn", *given, "--seeds", "1", "--contenders", "sideways_d2")
+    assert first["digits"]["sideways_d2"].keys() == {"top1", "lowest", "highest", "seconds", "frames_per_second"}
+    both = last_line("learn", *given, "--seeds", "1", "--contenders", "sideways_d2", "1f1b")
+    assert both["digits"]["sideways_d2"] == first["digits"]["sideways_d2"]  # read, not run: seconds are the same too
+    records = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    assert [record["contender"] for record in records] == ["sideways_d2", "1f1b"]
+    assert "stages=3" in records[1]["settings"]
+    assert (out / "digits.png").stat().st_size > 1000
