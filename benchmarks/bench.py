@@ -4,6 +4,7 @@
 configure, run some ticks on the same frame batch again and again, look at what the stages report.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -49,17 +50,39 @@ def serve(out: Path, work: Callable[["Bench"], Any]) -> None:
     """One process of a run: rank 0 works and writes what came of it, the others become stage workers."""
     if os.environ["RANK"] != "0":
         os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
+    from common.errors import SidewaysError
     from common.group import join
-    from common.process import exit_now
+    from common.process import complain, exit_now
 
     try:
         bench = Bench(join("coordinator"))
         out.write_text(json.dumps(work(bench)))
         bench.close()
+    except SidewaysError as error:
+        complain(str(error))
+        exit_now(error.code)
     except BaseException:
         traceback.print_exc()
         exit_now(1)  # an ordinary exit would wait for RPC's threads
     exit_now(0)
+
+
+def count(text: str) -> int:
+    """An option that is a number of something, 1 or more."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} should be a whole number from 1 on")
+    return int(text)
+
+
+def span(text: str) -> float:
+    """An option that is a length of time, above 0."""
+    try:
+        length = float(text)
+    except ValueError:
+        length = 0.0
+    if not 0 < length < 3600:
+        raise argparse.ArgumentTypeError(f"{text} should be a number above 0")
+    return length
 
 
 class Bench:

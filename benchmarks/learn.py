@@ -28,8 +28,9 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bench import ROOT, count, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,8 +74,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
     parser.add_argument("--data", nargs="+", choices=list(EPOCHS), default=list(EPOCHS))
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, …")
-    parser.add_argument("--epochs", type=float, help=f"passes over the training clips; default: {EPOCHS}")
+    parser.add_argument("--seeds", type=count, default=3, help="number of seeds: 0, 1, …")
+    parser.add_argument("--epochs", type=span, help=f"passes over the training clips; default: {EPOCHS}")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "learn", help="folder of the results")
     parser.add_argument("--digits", type=Path, default=ROOT / "data" / "digits", help="their folder, made if need be")
     parser.add_argument("--set", action="append", default=[], metavar="[CONTENDER:]KEY=VALUE", help="a setting more")

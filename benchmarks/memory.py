@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import Bench, config_of, launch, serve
+from benchmarks.bench import Bench, config_of, count, launch, serve
 
 ROWS, SIZE = 8, 32
 STAGES = (2, 4, 8)
@@ -27,7 +27,7 @@ def main() -> None:
     """Run all of it and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--stages", type=int, nargs="+", default=STAGES, help="numbers of stages")
+    parser.add_argument("--stages", type=count, nargs="+", default=STAGES, help="numbers of stages")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
     if arguments.out:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import CLASSES, Bench, launch, serve
+from benchmarks.bench import CLASSES, Bench, count, launch, serve, span
 from benchmarks.contenders import Case, Contender, Plain, Workers
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="MODEL_SIZE_bB", help=f"of {', '.join(CASES)}, …")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that the medians are of")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a contender in a round, about")
-    parser.add_argument("--stages", type=int, default=2, help="D")
+    parser.add_argument("--rounds", type=count, default=5, help="rounds that the medians are of")
+    parser.add_argument("--seconds", type=span, default=1.0, help="of a contender in a round, about")
+    parser.add_argument("--stages", type=count, default=2, help="D")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
     if arguments.out:
@@ -67,7 +67,7 @@ def main() -> None:
         assert case is not None
         serve(arguments.out, partial(_measure, case=case, rounds=arguments.rounds, seconds=arguments.seconds))
         return
-    _check(parser, arguments.cases)
+    _check(parser, arguments.cases, arguments.stages)
     options = ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
     figures = {}
     for name in arguments.cases:
@@ -78,9 +78,11 @@ def main() -> None:
         print(json.dumps(figures))
 
 
-def _check(parser: argparse.ArgumentParser, names: list[str]) -> None:
+def _check(parser: argparse.ArgumentParser, names: list[str], stages: int) -> None:
     from common.models import ZOO
 
+    if stages < 2:
+        parser.error("--stages 1 is backpropagation: 2 or more can be compared with it")
     models = [name for name in ZOO if name != "autoencoder"]  # which has no classes
     for name in names:
         case = Case.of(name)

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import Bench, config_of, cpu_ms, launch, serve, tick_ms
+from benchmarks.bench import Bench, config_of, count, cpu_ms, launch, serve, span, tick_ms
 
 SLOTS, SIZE = 8, 8
 
@@ -28,10 +28,10 @@ def main() -> None:
     """Run all of it and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--stages", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="numbers of stages")
-    parser.add_argument("--sleep", type=float, default=20.0, help="milliseconds a tick")
-    parser.add_argument("--ticks", type=int, default=200, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stages", type=count, nargs="+", default=[2, 4, 8, 16, 32], help="numbers of stages")
+    parser.add_argument("--sleep", type=span, default=20.0, help="milliseconds a tick")
+    parser.add_argument("--ticks", type=count, default=200, help="of a round")
+    parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
     given = {name: getattr(arguments, name) for name in ("sleep", "ticks", "rounds")}

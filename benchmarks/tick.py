@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import Bench, config_of, cpu_ms, launch, serve, tick_ms
+from benchmarks.bench import Bench, config_of, count, cpu_ms, launch, serve, tick_ms
 
 SLOTS, SIZE = 8, 32
 ROUND_TICKS = 20
@@ -34,9 +34,9 @@ def main() -> None:
     """Run all of it and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of the comparison with compute alone")
-    parser.add_argument("--ticks", type=int, default=1500, help="ticks that CPU time is taken over")
-    parser.add_argument("--stages", type=int, nargs="+", default=[2, 4, 8], help="numbers of stages; 2 is always one")
+    parser.add_argument("--rounds", type=count, default=7, help="rounds of the comparison with compute alone")
+    parser.add_argument("--ticks", type=count, default=1500, help="ticks that CPU time is taken over")
+    parser.add_argument("--stages", type=count, nargs="+", default=[2, 4, 8], help="numbers of stages; 2 is always one")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
     if arguments.out:
