@@ -4,11 +4,13 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.bench import Bench, config_of, tick_ms
 from benchmarks.rivals import Rival
+from common.schedule import Schedule
+from common.spans import Kind, Rows
 
 if TYPE_CHECKING:
     from common.config import Config
@@ -109,6 +111,20 @@ class Workers:
         self._bench.run(self._warm)
         self.result.kept = _read(folder)
 
+    def update_ms(self, ticks: int) -> list[float]:
+        """Of Sideways: milliseconds from a frame's arrival to the end of the update that it causes, in each stage."""
+        self.prepare()
+        stages = [
+            {kind: _ends(rows, kind) for kind in (Kind.WAIT_FRAMES, Kind.UPDATE)} for rows in self._bench.trace(ticks)
+        ]
+        arrived, schedule = stages[0][Kind.WAIT_FRAMES], Schedule(self._bench.count)
+        found = []
+        for stage, ends in enumerate(stages):
+            later = schedule.first_gradient(stage)  # a frame comes back as a gradient so many ticks later
+            updated = ends[Kind.UPDATE]
+            found.append(median(1e-6 * (updated[k + later] - arrived[k]) for k in arrived if k + later in updated))
+        return found
+
     def close(self) -> None:
         """The next contender takes them over."""
 
@@ -136,6 +152,11 @@ class Plain:
     def close(self) -> None:
         """Let its processes go."""
         self._rival.close()
+
+
+def _ends(rows: Rows, kind: Kind) -> dict[int, int]:
+    """Tick → ns."""
+    return {int(tick): int(end) for of, tick, _, end in rows if of == kind}
 
 
 def _read(folder: Path) -> list[int]:

@@ -189,7 +189,7 @@ def _curve(own: list[Record]) -> list[Point]:
 
 def _print(data: str, records: list[Record], figures: dict[str, dict[str, float]]) -> None:
     curves = {name: _curve(own) for name, own in _by_contender(records).items()}
-    print(f"\n{data}: {len({one['seed'] for one in records})} seeds; top-1 of unseen clips")
+    print(f"\n{data}: top-1 of unseen clips; seeds: {len({one['seed'] for one in records})}")
     print("contender       mean   lowest … highest   seconds   frames/s")
     for name, row in figures.items():
         print(

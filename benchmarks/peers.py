@@ -111,7 +111,7 @@ def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str,
     for contender in contenders:
         contender.close()
     results = [asdict(contender.result) for contender in contenders]
-    return {"promise": asdict(promise), "results": results, "update_ms": _update_ms(bench, contenders)}
+    return {"promise": asdict(promise), "results": results, "update_ms": _update_ms(contenders)}
 
 
 def _balance(bench: Bench, case: Case) -> "Prediction":
@@ -136,37 +136,14 @@ def _contenders(bench: Bench, case: Case, split: list[int]) -> list[Contender]:
     return found
 
 
-def _update_ms(bench: Bench, contenders: list[Contender]) -> dict[str, list[float]]:
+def _update_ms(contenders: list[Contender]) -> dict[str, list[float]]:
     """With one slot: milliseconds from a frame's arrival to the update that it causes, in each stage or process."""
-    sideways = contenders[0]
+    sideways, *others = contenders
     if sideways.result.frames > 1:
         return {}
     assert isinstance(sideways, Workers)
-    sideways.prepare()
-    found = {"sideways": _traced(bench)}
-    for contender in contenders[1:]:
-        if contender.result.frames == 1:
-            found[contender.result.kind] = [1e3 / median(contender.result.rates)]
-    return found
-
-
-def _traced(bench: Bench) -> list[float]:
-    from common.schedule import Schedule
-    from common.spans import Kind
-
-    stages = [{kind: _ends(rows, kind) for kind in (Kind.WAIT_FRAMES, Kind.UPDATE)} for rows in bench.trace(TRACED)]
-    arrived, schedule = stages[0][Kind.WAIT_FRAMES], Schedule(bench.count)
-    found = []
-    for stage, ends in enumerate(stages):
-        later = schedule.first_gradient(stage)  # the frame of a tick comes back as a gradient so many ticks later
-        updated = ends[Kind.UPDATE]
-        found.append(median(1e-6 * (updated[k + later] - arrived[k]) for k in arrived if k + later in updated))
-    return found
-
-
-def _ends(rows: Any, kind: int) -> dict[int, int]:
-    """Tick → ns."""
-    return {int(tick): int(end) for of, tick, _, end in rows if of == kind}
+    steps = {one.result.kind: [1e3 / median(one.result.rates)] for one in others if one.result.frames == 1}
+    return {"sideways": sideways.update_ms(TRACED), **steps}
 
 
 # ---- in the terminal

@@ -12,6 +12,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.bench import CLASSES, DEADLINE, draw
+from common.errors import SidewaysError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -39,14 +42,20 @@ class Rival:
         """Seconds for so many steps, of the process that took longest."""
         for connection, _ in self._members:
             connection.send(steps)
-        return max(connection.recv() for connection, _ in self._members)
+        return max(_answer(connection) for connection, _ in self._members)
 
     def close(self) -> None:
         """Let them go."""
         for connection, process in self._members:
             connection.send(0)
-            process.join()
+            process.join(DEADLINE)
         self._folder.cleanup()
+
+
+def _answer(connection: Connection) -> float:
+    if not connection.poll(DEADLINE):
+        raise SidewaysError(f"a process of plain torch has not answered for {DEADLINE:g} s: start the benchmark again")
+    return float(connection.recv())
 
 
 def _work(connection: Connection, settings: str, rank: int, processes: int, threads: int, meet: Path) -> None:
@@ -55,7 +64,6 @@ def _work(connection: Connection, settings: str, rank: int, processes: int, thre
     import torch
     import torch.nn.functional as F
 
-    from benchmarks.bench import CLASSES, draw
     from common.config import Config
     from common.models import build
     from common.optimiser import build_optimiser
