@@ -177,7 +177,11 @@ class Network(Section):
 
     deadline: float = Field(60.0, gt=0, le=3600, description="seconds any process waits for another before it gives up")
     overlap: bool = Field(True, description="hide transfers behind compute")
-    transport: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: NCCL if every stage has its own GPU")
+    transport: Literal["auto", "gloo", "nccl", "shared"] = Field(
+        "auto",
+        description="auto: NCCL if every stage has its own GPU; else shared memory between stages of one host on the "
+        "CPU, gloo between others",
+    )
     max_message: int = Field(1 << 28, ge=1 << 16, description="bytes of the largest frame batch a stage accepts")
 
 

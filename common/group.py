@@ -20,6 +20,7 @@ from torch.distributed import rpc
 from common.curve import Curve, Key
 from common.errors import PeerError, SidewaysError
 from common.hosts import ADDRESS, LOOPBACK, is_loopback, own_address, use_interface_of
+from common.lines import Line, Listener, reach
 
 Role = Literal["coordinator", "stage"]
 
@@ -45,6 +46,7 @@ class Membership:
     local_stage: int  # number of this stage among those of its host; -1 for the coordinator
     local_stages: int  # stage workers on this host
     own_devices: bool  # every stage of the run has a CUDA device of its own
+    beside: frozenset[int]  # the stages of this host, with the same CUDA devices
     store: Store
     address: str = LOOPBACK  # by which others reach this process
     curve: Curve | None = None  # None: all processes are on loopback
@@ -82,6 +84,7 @@ def join(role: Role) -> Membership:
     stage_ranks = [other for other, member in enumerate(members) if member[0] == "stage"]
     local = [other for other in stage_ranks if members[other][2] == host]
     per_host = {members[other][2]: int(members[other][1]) for other in stage_ranks}
+    beside = frozenset(n for n, other in enumerate(stage_ranks) if members[other][1:3] == members[rank][1:3])
     crowded = any(sum(members[other][2] == name for other in stage_ranks) > count for name, count in per_host.items())
     keys = tuple(members[other][3] for other in [*coordinators, *stage_ranks])
     curve.allow(keys if role == "coordinator" else keys[:1])
@@ -94,6 +97,7 @@ def join(role: Role) -> Membership:
         local_stage=local.index(rank) if role == "stage" else -1,
         local_stages=len(local),
         own_devices=not crowded,
+        beside=beside,
         store=store,
         address=address,
         curve=None if is_loopback(address) else curve,
@@ -175,6 +179,7 @@ class Groups:
     backward: dist.ProcessGroup
     pipeline: dist.ProcessGroup  # of the algorithms with exact gradients
     checkpoint: dist.ProcessGroup  # on the host, for the writing thread alone
+    lines: dict[int, Line]  # to those neighbours that are on this host
 
 
 def start_groups(me: Membership, backend: Literal["gloo", "nccl"], deadline: float) -> Groups:
@@ -188,4 +193,17 @@ def start_groups(me: Membership, backend: Literal["gloo", "nccl"], deadline: flo
         backward=dist.new_group(everyone, timeout=limit, backend=backend),
         pipeline=dist.new_group(everyone, timeout=timedelta(seconds=deadline), backend=backend),
         checkpoint=dist.new_group(everyone, timeout=timedelta(seconds=_WRITING), backend="gloo"),
+        lines=_lines(me, deadline),
     )
+
+
+def _lines(me: Membership, deadline: float) -> dict[int, Line]:
+    lines, below, above = {}, me.stage - 1, me.stage + 1
+    listener = Listener() if above in me.beside else None
+    if listener:
+        me.store.set(f"line/{me.stage}", listener.name)
+    if below in me.beside:
+        lines[below] = reach(_fetch(me.store, f"line/{below}", f"stage {below}"), below, deadline)
+    if listener:
+        lines[above] = listener.accept(above, deadline)
+    return lines

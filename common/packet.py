@@ -33,13 +33,14 @@ class Packet:
         dtype: torch.dtype = torch.float32,
         compute: torch.device | str = "cpu",
         wire: torch.device | str = "cpu",
+        memory: Tensor | None = None,
     ) -> None:
+        """`memory`: uint8 of `packet_bytes`, to be used for the buffer."""
         compute, wire = torch.device(compute), torch.device(wire)
-        rows = shape[0]
-        head = -(-(_ROWS_FROM + 2 * rows) * 8 // _ALIGN) * _ALIGN
-        size = head + torch.Size(shape).numel() * dtype.itemsize
-        pinned = compute.type == "cuda"
-        self.buffer = torch.zeros(size, dtype=torch.uint8, device=wire, pin_memory=pinned and wire.type == "cpu")
+        rows, head = shape[0], _head_bytes(shape[0])
+        pinned = compute.type == "cuda" and wire.type == "cpu"
+        size = packet_bytes(shape, dtype)
+        self.buffer = torch.zeros(size, dtype=torch.uint8, device=wire, pin_memory=pinned) if memory is None else memory
         payload = self.buffer[head:].view(dtype).view(tuple(shape))
         # the header is read on the host at every tick; where the buffer is on the device it has a host copy
         self._device_head = self.buffer[:head] if wire.type == "cuda" else None
@@ -91,6 +92,15 @@ class Packet:
             self._host_head.copy_(self._device_head)
         if self._staged is not None:
             self.tensor.copy_(self._staged, non_blocking=True)
+
+
+def packet_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Of a packet's buffer."""
+    return _head_bytes(shape[0]) + torch.Size(shape).numel() * dtype.itemsize
+
+
+def _head_bytes(rows: int) -> int:
+    return -(-(_ROWS_FROM + 2 * rows) * 8 // _ALIGN) * _ALIGN
 
 
 def normalise(out: Tensor, frames: Tensor, mean: float, std: float) -> None:

@@ -14,15 +14,15 @@ from common.models import activation_shapes, build, part
 from common.packet import Packet
 from common.schedule import Schedule
 from common.stage import Stage, casting
+from stage_worker.agree import Form, agree
+from stage_worker.edges import Edges
 from stage_worker.intake import FrameIntake, Inlet, TargetIntake
-from stage_worker.links import Form, Peer, Receiver, Sender, agree
+from stage_worker.links import Receiver, Sender
 from stage_worker.loop import Loop, Ports
 from stage_worker.reports import Reporter
 
 if TYPE_CHECKING:
     from stage_worker.exact import ExactLoop
-
-Way = Literal["forward", "backward"]
 
 
 class Assembly:
@@ -51,9 +51,12 @@ class Assembly:
         self._takes, self._gives = self._forms(parts[: me.stage + 1])
         self.stage = Stage(parts[me.stage].to(self._device), me.stage, config, plan.planned)
         self.groups = groups
+        self._edges: Edges | None = None
         if me.stages > 1:
             self.groups = groups or start_groups(me, backend, 1.25 * config.network.deadline)
             agree(self.groups, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
+            devices = self._device, self._wire
+            self._edges = Edges(config, me, self.groups, (self._takes, self._gives), devices)
         if config.compile:
             rows, *rest = self._takes[0]
             self.stage.rehearse([rows // config.parts, *rest], self._takes[1], self._device)
@@ -86,9 +89,11 @@ class Assembly:
 
     def evaluation_edges(self) -> tuple[FrameIntake | Receiver, Sender | None]:
         """Edges of their own, so that what training has in flight stays where it is."""
-        i = self._me.stage
-        inputs = self.frames if self.frames else self._receiver("forward", i - 1, i, evaluation=True)
-        return inputs, None if self.stage.is_top else self._sender("forward", i + 1, evaluation=True)
+        if self._edges is None:
+            assert self.frames is not None
+            return self.frames, None
+        inputs = self.frames or self._edges.receiver("evaluation", self._me.stage)
+        return inputs, None if self.stage.is_top else self._edges.sender("evaluation")
 
     def enter_phase(self, phase: int) -> None:
         """Expect frames and targets of this phase: 0 training, others evaluations."""
@@ -101,6 +106,8 @@ class Assembly:
         for intake in (self.frames, self.targets):
             if intake is not None:
                 intake.inlet.close()
+        if self._edges is not None:
+            self._edges.close()
 
     def _transport(self) -> tuple[torch.device, Literal["gloo", "nccl"]]:
         """Device that the wire reads and the backend: NCCL between devices of their own, else gloo from the host."""
@@ -140,38 +147,18 @@ class Assembly:
         return Inlet(me.address, queue, shape, network.max_message, network.deadline, what, me.curve)
 
     def _training_ports(self) -> Ports:
-        if self._config.exact:  # torch's schedule has its own connections
+        edges, i = self._edges, self._me.stage
+        if self._config.exact or edges is None:  # torch's schedules have their own connections, a single stage none
             return Ports(self.frames, None, None, None, self.targets, self._device)
-        schedule, i = Schedule(self._me.stages), self._me.stage
-        first_input, first_gradient = (
-            self.origin + tick for tick in (schedule.first_input(i), schedule.first_gradient(i))
-        )
-        inputs = self.frames if self.frames else self._receiver("forward", i - 1, first_input)
-        has_above = not self.stage.is_top
+        schedule, origin, has_above = Schedule(self._me.stages), self.origin, not self.stage.is_top
         return Ports(
-            inputs=inputs,
-            outputs=self._sender("forward", i + 1) if has_above else None,
-            gradients_in=self._receiver("backward", i + 1, first_gradient) if has_above else None,
-            gradients_out=self._sender("backward", i - 1) if i > 0 else None,
+            inputs=self.frames or edges.receiver("forward", origin + schedule.first_input(i)),
+            outputs=edges.sender("forward") if has_above else None,
+            gradients_in=edges.receiver("backward", origin + schedule.first_gradient(i)) if has_above else None,
+            gradients_out=edges.sender("backward") if i > 0 else None,
             targets=self.targets,
             device=self._device,
         )
-
-    def _receiver(self, way: Way, neighbour: int, first_tick: int, evaluation: bool = False) -> Receiver:
-        return Receiver(self._peer(way, neighbour, evaluation), self._packets(neighbour), first_tick)
-
-    def _sender(self, way: Way, neighbour: int, evaluation: bool = False) -> Sender:
-        return Sender(self._peer(way, neighbour, evaluation), self._packets(neighbour), self._config.network.overlap)
-
-    def _peer(self, way: Way, neighbour: int, evaluation: bool) -> Peer:
-        assert self.groups is not None
-        group = self.groups.forward if way == "forward" else self.groups.backward
-        # stage 0's wait for frames has the plain deadline, so that a starving pipeline is blamed on the reader
-        return Peer(group, self._me.stage, neighbour, 1.25 * self._config.network.deadline, tag=int(evaluation))
-
-    def _packets(self, neighbour: int) -> list[Packet]:
-        shape, dtype = self._takes if neighbour < self._me.stage else self._gives
-        return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
 
 
 def use_device(config: Config, me: Membership) -> torch.device:

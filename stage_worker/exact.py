@@ -22,7 +22,8 @@ from common.group import Groups
 from common.objective import Target
 from common.packet import Packet
 from common.stage import Stage
-from stage_worker.links import Form, Peer
+from stage_worker.agree import Form
+from stage_worker.gloo import Peer
 from stage_worker.loop import Ports
 from stage_worker.probe import Probe
 from stage_worker.reports import Reporter, Times

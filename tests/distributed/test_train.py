@@ -186,6 +186,7 @@ def test_one_torchrun_command_makes_the_same_run(
     assert same_model(trained[0], tmp_path / "runs" / "it")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["stage"])
 def test_two_agents_that_meet_at_one_rendezvous_make_the_same_run(
     videos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path, first: str
@@ -204,6 +205,7 @@ def test_two_agents_that_meet_at_one_rendezvous_make_the_same_run(
     assert same_model(trained[0], tmp_path / "runs" / "it")
 
 
+@pytest.mark.long
 def test_another_number_of_processes_than_stages_is_told(videos: Path, tmp_path: Path) -> None:
     write_run_file(tmp_path / "run.toml", tree_of(videos))
     address = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]

@@ -42,7 +42,19 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
 def test_a_lost_process_is_recovered_from(
     videos: Path, straight: Path, tmp_path: Path, fault: Fault, who: str, tick: int
 ) -> None:
-    background = Background(write_run_file(tmp_path / "run.toml", slow(videos)), "--json")
+    recovered(slow(videos), straight, tmp_path, fault, who, tick)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("fault", "who"), [(Fault.KILLED, "stage1"), (Fault.STALLED, "stage2")])
+def test_so_it_is_between_hosts(videos: Path, straight: Path, tmp_path: Path, fault: Fault, who: str) -> None:
+    """Stages that share no memory; the run that nothing happened to had stages that did."""
+    recovered(slow(videos, network__transport="gloo"), straight, tmp_path, fault, who, 70)
+
+
+def recovered(tree: dict[str, Any], straight: Path, tmp_path: Path, fault: Fault, who: str, tick: int) -> None:
+    """A fault at a tick is told, recovered from, and changes nothing."""
+    background = Background(write_run_file(tmp_path / "run.toml", tree), "--json")
     background.wait_for_tick(tick)
     fault.inject(background, who)
     if fault is Fault.KILLED:
@@ -76,6 +88,7 @@ def test_lost_again_and_again_it_gives_up_with_the_cause(videos: Path, tmp_path:
     assert told.count("was killed by SIGKILL") == 2
 
 
+@pytest.mark.long
 def test_a_training_that_diverges_stops_and_says_so(videos: Path, tmp_path: Path) -> None:
     tree = slow(videos, optimiser={"name": "SGD", "lr": 1e9}, ticks=10**6)
     background = Background(write_run_file(tmp_path / "run.toml", tree))

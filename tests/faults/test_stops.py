@@ -21,7 +21,9 @@ def start(videos: Path, folder: Path, **changes: object) -> Background:
     return background
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_asked_to_stop_it_keeps_the_model_so_far(
     videos: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -133,8 +135,10 @@ def test_a_run_with_bad_and_short_clips_goes_on_and_counts_them(tmp_path: Path) 
     ("change", "said", "code"),
     [
         ({"data__train": "empty"}, "no videos in empty", 1),
-        ({"data__train": "rotten"}, "none of the 2 videos", 1),
-        ({"split": [3, 3, 3]}, "split = [3, 3, 3] places 9 blocks, but the model has 8", 2),
+        pytest.param({"data__train": "rotten"}, "none of the 2 videos", 1, marks=pytest.mark.long),
+        pytest.param(
+            {"split": [3, 3, 3]}, "split = [3, 3, 3] places 9 blocks, but the model has 8", 2, marks=pytest.mark.long
+        ),
         ({"optimiser__name": "Adamant"}, "optimiser.name = 'Adamant' is no class of torch.optim", 2),
     ],
 )

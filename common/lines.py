@@ -1,0 +1,93 @@
+"""Connections between neighbouring stages of one host, over which they pass each other open files.
+
+They are Unix sockets in the abstract namespace: nothing lies on the disk, and processes see each other exactly where
+they share the network. The name is random and told through the launcher's store; the other side's user is checked.
+"""
+
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Sequence
+
+from common.errors import PeerError
+
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
+
+
+def limit_waits(connection: socket.socket, seconds: float) -> None:
+    """Let the kernel end each receive after so long (BlockingIOError): one call, where Python's own takes two."""
+    connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    )
+
+
+class Line:
+    """A connection to a neighbouring stage."""
+
+    def __init__(self, connection: socket.socket, neighbour: int, deadline: float) -> None:
+        """`deadline` in seconds. Raises PeerError where the other side is another user's process."""
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, user, _ = _CREDENTIALS.unpack(credentials)
+        if user != os.getuid():
+            raise PeerError(
+                f"a process of user {user} speaks for stage {neighbour} on this host, and this one is user "
+                f'{os.getuid()}\'s: run all stages as one user, or set network.transport = "gloo"'
+            )
+        self._connection, self._neighbour = connection, neighbour
+        connection.settimeout(deadline)
+
+    def give(self, name: str, files: Sequence[int]) -> None:
+        """Pass files on; they stay open here. Raises PeerError."""
+        try:
+            socket.send_fds(self._connection, [name.encode()], list(files))
+        except OSError as error:
+            raise PeerError(f"{self._place()} takes no files: {error}") from error
+
+    def take(self, name: str, count: int) -> list[int]:
+        """The files that the neighbour gives by this name. Raises PeerError."""
+        try:
+            said, files, _, _ = socket.recv_fds(self._connection, len(name), count)
+        except OSError as error:
+            raise PeerError(f"{self._place()} gives no files: {error}: look at its own message") from error
+        if said != name.encode() or len(files) != count:
+            raise PeerError(f"{self._place()} gives {len(files)} files for {said!r} where {name!r} was due")
+        return files
+
+    def _place(self) -> str:
+        return f"stage {self._neighbour}, a neighbour on this host,"
+
+
+class Listener:
+    """Where the stage above finds this one."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.name = f"sideways-{secrets.token_hex(16)}"
+        self._socket.bind("\0" + self.name)
+        self._socket.listen(1)
+
+    def accept(self, neighbour: int, deadline: float) -> Line:
+        """The connection. Raises PeerError when none comes for `deadline` seconds."""
+        self._socket.settimeout(deadline)
+        try:
+            connection, _ = self._socket.accept()
+        except OSError as error:
+            raise PeerError(f"stage {neighbour}, on this host, does not connect: {error}") from error
+        finally:
+            self._socket.close()
+        return Line(connection, neighbour, deadline)
+
+
+def reach(name: str, neighbour: int, deadline: float) -> Line:
+    """A connection to the stage below. Raises PeerError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(deadline)
+    try:
+        connection.connect("\0" + name)
+    except OSError as error:
+        raise PeerError(
+            f"stage {neighbour}, on this host, cannot be reached over a Unix socket: {error}. If the stages do not "
+            f'share a network namespace, set network.transport = "gloo"'
+        ) from error
+    return Line(connection, neighbour, deadline)

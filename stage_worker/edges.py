@@ -1,0 +1,101 @@
+"""A stage's edges, each over the transport that fits: shared memory between stages of one host, else gloo or NCCL."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+
+from common.config import Config
+from common.errors import ConfigError
+from common.group import Groups, Membership
+from common.packet import Packet
+from stage_worker import shared
+from stage_worker.agree import Form
+from stage_worker.gloo import GlooIn, GlooOut, Peer
+from stage_worker.links import Receiver, Sender
+
+Kind = Literal["forward", "backward", "evaluation"]  # evaluation: what training has in flight stays where it is
+
+
+class Edges:
+    """What a stage is connected by. Both ends of an edge must be made with the same settings."""
+
+    def __init__(
+        self,
+        config: Config,
+        me: Membership,
+        groups: Groups,
+        forms: tuple[Form, Form],
+        devices: tuple[torch.device, ...],
+    ) -> None:
+        """`forms` of the stage's input and output; `devices` that compute, and that the wire reads.
+
+        Raises:
+            ConfigError: network.transport = "shared" is not possible.
+            PeerError: a neighbour does not answer.
+        """
+        self._config, self._me, self._groups = config, me, groups
+        self._takes, self._gives = forms
+        self._device, self._wire = devices
+        # stage 0's wait for frames has the plain deadline, so that a starving pipeline is blamed on the reader
+        self._deadline = 1.25 * config.network.deadline
+        i = me.stage
+        for neighbour in (i - 1, i + 1):
+            if config.network.transport == "shared" and 0 <= neighbour < me.stages:
+                self._check(neighbour)
+        # all is given before anything is taken: neighbours never wait for each other
+        self._out = {
+            kind: shared.give(groups.lines[to], kind, self._form(to), i, to, self._deadline)
+            for kind, to in self._kinds(i + 1, i - 1)
+        }
+        self._in = {
+            kind: shared.take(groups.lines[of], kind, self._form(of), i, of, self._deadline)
+            for kind, of in self._kinds(i - 1, i + 1)
+        }
+
+    def sender(self, kind: Kind) -> Sender:
+        """The end by which activations go up or gradients down."""
+        neighbour = self._me.stage + (-1 if kind == "backward" else 1)
+        outgoing = self._out.get(kind) or GlooOut(self._peer(kind, neighbour), self._packets(neighbour))
+        return Sender(outgoing, self._config.network.overlap)
+
+    def receiver(self, kind: Kind, first_tick: int) -> Receiver:
+        """The end by which activations or gradients come, from `first_tick` on."""
+        neighbour = self._me.stage + (1 if kind == "backward" else -1)
+        incoming = self._in.get(kind) or GlooIn(self._peer(kind, neighbour), self._packets(neighbour))
+        return Receiver(incoming, self._me.stage, neighbour, first_tick)
+
+    def close(self) -> None:
+        """Let go of the shared ones."""
+        for end in (*self._out.values(), *self._in.values()):
+            end.close()
+
+    def _kinds(self, forward: int, backward: int) -> Iterator[tuple[Kind, int]]:
+        """The shared edges of one direction, with the neighbours that `forward` and `backward` are."""
+        kinds: list[tuple[Kind, int]] = [("forward", forward), ("backward", backward), ("evaluation", forward)]
+        for kind, neighbour in kinds:
+            wanted = kind == "evaluation" or not self._config.exact  # torch's schedules have their own connections
+            if wanted and self._is_shared(neighbour):
+                yield kind, neighbour
+
+    def _is_shared(self, neighbour: int) -> bool:
+        chosen = self._config.network.transport in ("auto", "shared")
+        return chosen and self._device.type == "cpu" and neighbour in self._groups.lines
+
+    def _check(self, neighbour: int) -> None:
+        if not self._is_shared(neighbour):
+            raise ConfigError(
+                'network.transport = "shared" needs all stages on one host and on the CPU, but stages '
+                f'{self._me.stage} and {neighbour} are not: use "auto", which shares memory where it can'
+            )
+
+    def _peer(self, kind: Kind, neighbour: int) -> Peer:
+        group = self._groups.backward if kind == "backward" else self._groups.forward
+        return Peer(group, self._me.stage, neighbour, self._deadline, tag=int(kind == "evaluation"))
+
+    def _form(self, neighbour: int) -> Form:
+        return self._takes if neighbour < self._me.stage else self._gives
+
+    def _packets(self, neighbour: int) -> list[Packet]:
+        shape, dtype = self._form(neighbour)
+        return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
