@@ -244,6 +244,9 @@ class Config(Section):
     weights: Path | None = Field(None, description="file of weights to begin with: .pth, .pt or .safetensors")
     stages: int = Field(4, ge=1, le=256, description="layer groups, each a process (D)")
     split: list[int] | None = Field(None, description="blocks of each stage; default: measured and balanced")
+    cuts: Literal["blocks", "layers"] = Field(
+        "blocks", description="where stages may begin: layers: also inside blocks, and `split` counts layers"
+    )
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="or in passes over the training clips")
     evaluate_every: int = Field(0, ge=0, description="ticks between evaluations; 0: only at the end")

@@ -19,7 +19,7 @@ from common.config import Config
 from common.errors import ConfigError
 from common.models import imagenet
 from common.models.autoencoder import autoencoder
-from common.models.chain import Chain
+from common.models.chain import Chain, layered
 from common.models.vgg8 import vgg8
 from common.models.weights import load_weights
 
@@ -83,7 +83,7 @@ def _make(config: Config, classes: int) -> nn.Sequential:
             f"model = {config.model!r} returned {type(model).__name__}: it must return an nn.Sequential of the blocks "
             f"to be split, with one tensor between them"
         )
-    return model
+    return layered(model, [name for name, _ in named_blocks(model)]) if config.cuts == "layers" else model
 
 
 def named_blocks(model: nn.Sequential) -> list[tuple[str, nn.Module]]:

@@ -56,6 +56,11 @@ class Chain(nn.Sequential):
         return Chain(self, {name: self._blocks[name] for name in names})
 
     @property
+    def blocks(self) -> dict[str, Block]:
+        """What they hold and do, by name."""
+        return dict(self._blocks)
+
+    @property
     def block_names(self) -> list[str]:
         """In their order."""
         return list(self._blocks)
@@ -69,6 +74,35 @@ class Chain(nn.Sequential):
     def __getitem__(self, index: int | slice) -> "Chain":
         names = self.block_names[index]
         return self.take([names] if isinstance(names, str) else names)
+
+
+def layered(model: nn.Sequential, names: Iterable[str]) -> Chain:
+    """The same model, with the layers inside its blocks for blocks, as far as they are plain sequences.
+
+    `names` of the model's blocks. The tensors keep their names.
+    """
+    if not isinstance(model, Chain):
+        paths = [path for name in names for path in _leaves(model, name)]
+        return Chain(model, {path: Block((path,)) for path in paths})
+    blocks: dict[str, Block] = {}
+    for name, block in model.blocks.items():
+        inner = [path for held in block.holds for path in _leaves(model, held)]
+        if block.run is None and len(inner) > 1:
+            blocks |= {path: Block((path,)) for path in inner}
+        else:
+            blocks[name] = block
+    return Chain(model, blocks)
+
+
+def _leaves(root: nn.Module, path: str) -> list[str]:
+    """The paths of what a plain sequence runs one after another; of anything else, its own."""
+    try:
+        module = root.get_submodule(path)
+    except AttributeError:  # a parameter
+        return [path]
+    if type(module) is not nn.Sequential or not len(module):
+        return [path]
+    return [leaf for name in module._modules for leaf in _leaves(root, f"{path}.{name}")]
 
 
 def _graft(tree: nn.Module, root: nn.Module, path: str) -> None:

@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "momentum": {"optimiser__name": "SGD", "optimiser__args": {"momentum": 0.5, "weight_decay": 0.01}},
     "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
     "predict": {"task": "predict", "model": "autoencoder", "ahead": 3},
+    "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "gloo": {"network__transport": "gloo"},  # else neighbours on one host share memory
     "gloo-serial": {"network": {"transport": "gloo", "overlap": False}, "task": "autoencode", "model": "autoencoder"},
     "all": {

@@ -27,6 +27,25 @@ def test_parts_compose_to_the_whole_under_its_own_names(tmp_path: Path, name: st
     assert shapes[-1] == (y.shape, torch.float32)
 
 
+@pytest.mark.parametrize(("name", "layers"), [("vgg8", 24), ("vgg11", 0), ("resnet18", 0), ("autoencoder", 0)])
+def test_cut_between_layers_it_is_the_same_model(tmp_path: Path, name: str, layers: int) -> None:
+    task = "autoencode" if name == "autoencoder" else "classify"
+    whole = build(config_of(tmp_path, model=name, model_args={}, task=task, split=None), 5)
+    finer = build(config_of(tmp_path, model=name, model_args={}, task=task, split=None, cuts="layers"), 5)
+    assert len(finer) >= max(layers, len(whole))
+    assert list(finer.state_dict()) == list(whole.state_dict())
+    assert all(torch.equal(value, whole.state_dict()[key]) for key, value in finer.state_dict().items())
+    x = torch.rand(2, 3, 32, 32)
+    split = [len(finer) // 3, 1, len(finer) - len(finer) // 3 - 1]
+    parts = [part(finer, split, stage) for stage in range(3)]
+    assert [key for piece in parts for key in piece.state_dict()] == list(whole.state_dict())
+    whole.eval()
+    y = x
+    for piece in parts:
+        y = piece.eval()(y)
+    assert torch.equal(y, whole(x))
+
+
 def test_vgg8_has_eight_weight_layers() -> None:
     from common.models.vgg8 import vgg8
 

@@ -1,0 +1,203 @@
+"""What an edge between two stages of one host costs, by the way in which its packets travel.
+
+    python benchmarks/edges.py [--json] [--sizes 4096 …]
+
+Two processes with one thread each. At each tick both send the other a packet and take the one that the other sent at
+the tick before, as two neighbouring stages do; the tensor is written into the packet once and read once. Milliseconds a
+tick and process: of wall time, and of CPU time of all the process's threads.
+
+shared           the product's own, between stages of one host (stage_worker/shared.py)
+gloo             the product's own, between hosts (stage_worker/gloo.py), over loopback
+multiprocessing  torch.multiprocessing: tensors through a pipe, which torch moves to shared memory
+rpc              torch.distributed.rpc: TensorPipe, which picks its shared-memory transport
+
+The first three alternate in rounds; medians are compared. RPC comes last: its shared-memory transport polls, so that
+processes that have it disturb others.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import queue
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+SIZES = (4 << 10, 64 << 10, 512 << 10, 4 << 20, 16 << 20)  # bytes of a tensor
+ALTERNATING, ALONE = ("shared", "gloo", "multiprocessing"), ("rpc",)
+DEADLINE = 60.0
+Tick = Callable[[int], None]
+
+
+def main() -> None:
+    """Run all of it and print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="bytes of a tensor")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a round, about")
+    arguments = parser.parse_args()
+    from common.process import ALLOCATOR
+
+    os.environ.update(ALLOCATOR)  # as the stages have it
+    figures = {size: measure(size, arguments.rounds, arguments.seconds) for size in arguments.sizes}
+    print("ms a tick and process: wall / CPU\n  KiB     " + "".join(f"{name:<20}" for name in (*ALTERNATING, *ALONE)))
+    for size, row in figures.items():
+        cells = (f"{each['wall_ms']:.3f} / {each['cpu_ms']:.3f}" for each in row.values())
+        print(f"{size // 1024:>5}     " + "".join(f"{cell:<20}" for cell in cells))
+    if arguments.json:
+        print(json.dumps(figures))
+
+
+def measure(size: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
+    """By transport: medians of the rounds."""
+    found: dict[str, dict[str, float]] = {}
+    for names in (ALTERNATING, ALONE):
+        pairs = {name: Pair(name, size) for name in names}
+        ticks = {name: max(20, round(seconds / pair.play(20)[0])) for name, pair in pairs.items()}
+        took = [{name: pair.play(ticks[name]) for name, pair in pairs.items()} for _ in range(rounds)]
+        for name, pair in pairs.items():
+            wall, cpu = (1e3 * median(each[name][figure] for each in took) for figure in (0, 1))
+            found[name] = {"wall_ms": round(wall, 4), "cpu_ms": round(cpu, 4)}
+            pair.close()
+    return found
+
+
+class Pair:
+    """Two processes, connected in one of the ways."""
+
+    def __init__(self, name: str, size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        between = context.Pipe()
+        self._folder = tempfile.TemporaryDirectory()
+        self._ends: list[tuple[Connection, Any]] = []
+        for rank in range(2):
+            ours, theirs = context.Pipe()
+            arguments = theirs, between[rank], name, size, rank, f"{self._folder.name}/store"
+            process = context.Process(target=_member, args=arguments, daemon=True)
+            process.start()
+            self._ends.append((ours, process))
+
+    def play(self, ticks: int) -> tuple[float, float]:
+        """Seconds a tick: of wall time, and of CPU, the process's that took more."""
+        for connection, _ in self._ends:
+            connection.send(ticks)
+        took = [connection.recv() for connection, _ in self._ends]
+        return max(wall for wall, _ in took), max(cpu for _, cpu in took)
+
+    def close(self) -> None:
+        """End them."""
+        for connection, process in self._ends:
+            connection.send(0)
+            process.join(DEADLINE)
+        self._folder.cleanup()
+
+
+def _member(control: Connection, other: Connection, name: str, size: int, rank: int, store: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    setup: dict[str, Callable[..., Tick]] = {
+        "shared": _shared, "gloo": _gloo, "multiprocessing": _multiprocessing, "rpc": _rpc
+    }  # fmt: skip
+    tick = setup[name](torch.rand(8, size // 32), rank, other, store)
+    start = 0
+    while ticks := control.recv():
+        began, cpu = time.perf_counter(), time.process_time()
+        for number in range(start, start + ticks):
+            tick(number)
+        control.send(((time.perf_counter() - began) / ticks, (time.process_time() - cpu) / ticks))
+        start += ticks
+    os._exit(0)  # RPC's threads would go on
+
+
+def _ends(sender: Any, receiver: Any, tensor: Any) -> Tick:
+    from common.packet import Packet
+
+    source = Packet(tensor.shape)
+    receiver.receive(0)
+
+    def tick(number: int) -> None:
+        sender.send(number, source, tensor)
+        receiver.receive(number + 1).tensor.sum()
+
+    return tick
+
+
+def _shared(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
+    from common.lines import Listener, reach
+    from stage_worker import shared
+    from stage_worker.links import Receiver, Sender
+
+    if rank == 0:
+        listener = Listener()
+        other.send(listener.name)
+        line = listener.accept(1, DEADLINE)
+    else:
+        line = reach(other.recv(), 0, DEADLINE)
+    form = tensor.shape, tensor.dtype
+    out = shared.give(line, "edge", form, rank, 1 - rank, DEADLINE)
+    incoming = shared.take(line, "edge", form, rank, 1 - rank, DEADLINE)
+    return _ends(Sender(out, overlap=True), Receiver(incoming, rank, 1 - rank, 1), tensor)
+
+
+def _gloo(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
+    import torch.distributed as dist
+
+    from common.packet import Packet
+    from stage_worker.gloo import GlooIn, GlooOut, Peer
+    from stage_worker.links import Receiver, Sender
+
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+    out, back = (dist.new_group([0, 1], backend="gloo") for _ in range(2))
+    ways = (out, back) if rank == 0 else (back, out)  # one for each direction, as activations and gradients have
+    going, coming = (Peer(way, rank, 1 - rank, DEADLINE) for way in ways)
+    packets = [Packet(tensor.shape) for _ in range(4)]
+    sender = Sender(GlooOut(going, packets[:2]), overlap=True)
+    return _ends(sender, Receiver(GlooIn(coming, packets[2:]), rank, 1 - rank, 1), tensor)
+
+
+def _multiprocessing(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
+    from multiprocessing.reduction import ForkingPickler
+
+    import torch.multiprocessing  # noqa: F401  # teaches the pickler about tensors
+
+    def tick(number: int) -> None:
+        other.send_bytes(ForkingPickler.dumps(tensor.clone()))
+        other.recv().sum()
+
+    return tick
+
+
+_arrived: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+
+
+def _arrive(tensor: Any) -> None:
+    _arrived.put(tensor)
+
+
+def _rpc(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
+    from torch.distributed import rpc
+
+    options = rpc.TensorPipeRpcBackendOptions(num_worker_threads=2, init_method=f"file://{store}")
+    rpc.init_rpc(str(rank), rank=rank, world_size=2, rpc_backend_options=options)
+
+    def tick(number: int) -> None:
+        sent = rpc.rpc_async(str(1 - rank), _arrive, (tensor.clone(),))
+        _arrived.get(timeout=DEADLINE).sum()
+        sent.wait()
+
+    return tick
+
+
+if __name__ == "__main__":
+    main()
