@@ -37,6 +37,7 @@ from common.group import stage_name
 from common.partition import BlockCost
 
 _POLL = 0.005  # seconds
+BUILDING = 60.0  # seconds more to time or build a model, which takes its first import of much of torch
 _COMPILING = 900.0  # seconds more to build a stage that is compiled
 WRITING = 1800.0  # seconds for a checkpoint to be written, in the background
 
@@ -112,11 +113,11 @@ class Stages:
 
     def measure(self, config: Config, classes: int) -> list[BlockCost]:
         """Block costs, timed in stage 0's process: the device and threads that will do the work."""
-        return self._call([0], "measure", config, classes)[0]
+        return self._call([0], "measure", config, classes, deadline=self.deadline + BUILDING)[0]
 
     def configure(self, plan: Plan) -> list[Addresses]:
         """Build every stage. Edges are agreed between neighbours; a disagreement names both."""
-        patience = self.deadline + (_COMPILING if plan.config.compile else 0.0)
+        patience = self.deadline + BUILDING + (_COMPILING if plan.config.compile else 0.0)
         return self._call(range(self.count), "configure", plan, deadline=patience)
 
     def train(self, first: int, last: int) -> None:

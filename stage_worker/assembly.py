@@ -7,7 +7,7 @@ from torch import nn
 
 from common import partition
 from common.config import Config, share_of_threads
-from common.control import Addresses, Plan
+from common.control import BUILDING, Addresses, Plan
 from common.errors import ConfigError
 from common.group import Groups, Membership, start_groups
 from common.models import activation_shapes, build, part
@@ -54,7 +54,7 @@ class Assembly:
         self._edges: Edges | None = None
         if me.stages > 1:
             self.groups = groups or start_groups(me, backend, 1.25 * config.network.deadline)
-            agree(self.groups, me.stage, me.stages, self._takes, self._gives, config.network.deadline)
+            agree(self.groups, me.stage, me.stages, self._takes, self._gives, config.network.deadline + BUILDING)
             devices = self._device, self._wire
             self._edges = Edges(config, me, self.groups, (self._takes, self._gives), devices)
         if config.compile:
