@@ -41,6 +41,7 @@ lint: $(READY)  ## style and types
 
 bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
+	$(BIN)/python benchmarks/edges.py $(ARGS)
 	$(BIN)/python benchmarks/scale.py $(ARGS)
 	$(BIN)/python benchmarks/peers.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py $(ARGS)

@@ -34,11 +34,12 @@ class Case:
         self, split: list[int], algorithm: str = "sideways", parts: int = 0, counting: Path | None = None
     ) -> "Config":
         """The settings of a run of it, of `parts` micro-batches. With `counting`, a folder, its model counts bytes."""
-        changes: dict[str, Any] = {"algorithm": algorithm}
+        layers = len(split) > 1
+        changes: dict[str, Any] = {"algorithm": algorithm, "cuts": "layers" if layers else "blocks"}
         if parts:
             changes["micro_batches"] = parts
         if counting:
-            changes["model_args"] = {"model": self.model, "out": str(counting)}
+            changes["model_args"] = {"model": self.model, "out": str(counting), "layers": layers}
         model = "counting" if counting else self.model
         return config_of(model, split, max(1, parts) * self.slots, self.size, **changes)
 

@@ -152,12 +152,13 @@ def _shared(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
 
 def _gloo(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
     import torch.distributed as dist
+    from torch._C._distributed_c10d import FileStore
 
     from common.packet import Packet
     from stage_worker.gloo import GlooIn, GlooOut, Peer
     from stage_worker.links import Receiver, Sender
 
-    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+    dist.init_process_group("gloo", store=FileStore(store, 2), rank=rank, world_size=2)
     out, back = (dist.new_group([0, 1], backend="gloo") for _ in range(2))
     ways = (out, back) if rank == 0 else (back, out)  # one for each direction, as activations and gradients have
     going, coming = (Peer(way, rank, 1 - rank, DEADLINE) for way in ways)

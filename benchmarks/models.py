@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from common.models import ZOO
+from common.models import ZOO, named_blocks
+from common.models.chain import layered
 
 
 def convolutions(blocks: int = 8, width: int = 48) -> nn.Sequential:
@@ -87,14 +88,16 @@ def counted(out: str, blocks: int = 2, width: int = 16) -> nn.Sequential:
     return nn.Sequential(Counted(first, Path(out)), *others)
 
 
-def counting(model: str, out: str, classes: int, channels: int, size: int) -> nn.Sequential:
-    """A model of the zoo, of which every block counts; the file, in the folder `out`, is named after the rank.
+def counting(model: str, out: str, layers: bool, classes: int, channels: int, size: int) -> nn.Sequential:
+    """A model of the zoo, of which every block, or layer, counts; the file in the folder `out` is named after the rank.
 
     Built anew, in a process that ran another one before, it counts anew: this file is then loaded again.
     """
     given = {"classes": classes, "channels": channels, "size": size}
     accepted = inspect.signature(ZOO[model]).parameters
     blocks = ZOO[model](**{name: value for name, value in given.items() if name in accepted})
+    if layers:
+        blocks = layered(blocks, [name for name, _ in named_blocks(blocks)])
     return nn.Sequential(*(Counted(block, Path(out) / os.environ["RANK"]) for block in blocks))
 
 
