@@ -1,9 +1,13 @@
 """The command line."""
 
-import json
-import os
 import signal
 import sys
+
+if sys.argv[1:2] == ["join"]:  # until there is something to keep an interrupt ends the process, during imports too
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import json
+import os
 from pathlib import Path
 from typing import Annotated
 
