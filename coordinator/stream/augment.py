@@ -22,6 +22,7 @@ from coordinator.stream.scaler import Picture
 if TYPE_CHECKING:
     from torch import Tensor  # imported where it is needed: decoders start without it
 
+_WORDS = {size: (np.dtype(f">u{size}"), np.dtype(f"<u{size}")) for size in (1, 2, 4, 8)}  # made once: it takes time
 _TRIES = 10  # as torchvision's RandomResizedCrop
 
 
@@ -93,7 +94,8 @@ def _mirror(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
     word = math.gcd(pixels.shape[1], 8)
     if pixels.strides[1] != 1:  # turned by a quarter: its rows are no words
         word = 1
-    out.view(f">u{word}")[:] = pixels.view(f"<u{word}")[:, ::-1]
+    backward, forward = _WORDS[word]
+    out.view(backward)[:] = pixels.view(forward)[:, ::-1]
 
 
 def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augment:

@@ -17,6 +17,8 @@ from coordinator.stream.augment import Augment
 from coordinator.stream.probe import reason
 from coordinator.stream.scaler import Picture, Scaler
 
+_HELD = 1 << 23  # pixels of decoded frames, before they are converted; large frames would fill the memory
+
 Frames = Iterator[tuple[Scaler, av.VideoFrame]]
 
 
@@ -31,25 +33,34 @@ class Canvas:
         """`choose` draws the cut for frames of a height and width; `broken` hears of frames that are no pictures."""
         self.failure = ""
         self._path, self._choose, self._broken = path, choose, broken
+        self._over = False
         self._augment: Augment | None = None
         self._last: Picture | None = None
 
     def write(self, frames: Frames, out: NDArray[np.uint8]) -> int:
         """Fill [n, channels, size, size] with the next frames. Returns how many there were."""
-        decoded = self._decoded(frames, len(out))
-        if not decoded:
-            return 0
-        augment = self._augment = self._augment or self._choose(decoded[0][0].shape)
-        augment.write([self._picture(scaler, frame, out.shape[1]) for scaler, frame in decoded], out)
-        return len(decoded)
+        written = 0
+        while written < len(out) and not self._over:
+            decoded = self._decoded(frames, len(out) - written)
+            if decoded:
+                augment = self._augment = self._augment or self._choose(decoded[0][0].shape)
+                augment.write([self._picture(scaler, frame, out.shape[1]) for scaler, frame in decoded], out[written:])
+            written += len(decoded)
+        return written
 
     def _decoded(self, frames: Frames, most: int) -> list[tuple[Scaler, av.VideoFrame]]:
-        """The next frames, up to where the clip breaks off."""
+        """The next frames, up to where the clip breaks off, or as many as may be held."""
         decoded: list[tuple[Scaler, av.VideoFrame]] = []
+        held = 0
         try:
-            decoded.extend(islice(frames, most))
+            for scaler, frame in islice(frames, most):
+                decoded.append((scaler, frame))
+                held += frame.width * frame.height
+                if held >= _HELD:
+                    return decoded
         except DataError as error:
             self.failure = str(error)
+        self._over = len(decoded) < most
         return decoded
 
     def _picture(self, scaler: Scaler, frame: av.VideoFrame, channels: int) -> Picture:

@@ -18,7 +18,7 @@ from common.config import Data
 from common.errors import DataError
 
 HALVES = 2
-_MOST, _LEAST = 32, 4  # frames of a chunk
+_MOST, _LEAST = 64, 4  # frames of a chunk
 _MEMORY = 1 << 27  # bytes that the ring may take up, while chunks have more than the least
 
 

@@ -1,5 +1,6 @@
 """A decoded frame becomes pixels: resized, converted from whatever format it has, upright."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -14,6 +15,7 @@ from coordinator.stream.probe import check_size
 
 Picture = list[NDArray[np.uint8]]  # a frame's channels: grey, or red, green and blue; each [height, width]
 
+_own = threading.local()
 _WIDEST = 16  # a wider frame would be blown up to a strip that fills the memory
 
 
@@ -43,8 +45,8 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 
 
 class Scaler:
-    """Resizes the frames of one file, all to one size. One swscale context serves all: making one costs more than it
-    does, and so do threads of its own.
+    """Resizes the frames of one file, all to one size. One swscale context serves all files that a thread reads, as
+    making one costs more than several conversions; threads of swscale's own cost more than they save.
     """
 
     def __init__(self, first: av.VideoFrame, short_side: int, channels: int) -> None:
@@ -57,16 +59,17 @@ class Scaler:
         self._width, self._height = (max(short_side, round(side * scale)) for side in (first.width, first.height))
         self._format = "gray" if channels == 1 else _colours(self._width)
         self._turn = turn_of(first)
-        self._context = VideoReformatter()
+        self._turns = self._turn != Turn()
         upright = self._height, self._width
         self.shape = upright[::-1] if self._turn.transposed else upright  # height and width of what comes out
 
     def __call__(self, frame: av.VideoFrame) -> Picture:
         """The channels, views of FFmpeg's own memory."""
-        resized = self._context.reformat(
+        resized = _context().reformat(
             frame, self._width, self._height, self._format, interpolation=Interpolation.AREA, threads=1
         )
-        return [self._turn(channel) for channel in self._channels(resized.planes)]
+        channels = self._channels(resized.planes)
+        return [self._turn(channel) for channel in channels] if self._turns else channels
 
     def _channels(self, planes: Sequence[VideoPlane]) -> Picture:
         if self._format == "gbrp":
@@ -78,8 +81,16 @@ class Scaler:
         return [packed[:, number::3] for number in range(3)]
 
     def _pixels(self, plane: VideoPlane, each: int = 1) -> NDArray[np.uint8]:
-        rows = np.frombuffer(cast(memoryview, plane), np.uint8).reshape(-1, plane.line_size)  # rows are padded
-        return rows[: self._height, : self._width * each]
+        shape, strides = (self._height, self._width * each), (plane.line_size, 1)  # rows are padded
+        return np.ndarray(shape, np.uint8, cast(memoryview, plane), 0, strides)
+
+
+def _context() -> VideoReformatter:
+    """This thread's own."""
+    context: VideoReformatter | None = getattr(_own, "context", None)
+    if context is None:
+        context = _own.context = VideoReformatter()
+    return context
 
 
 def _colours(width: int) -> str:

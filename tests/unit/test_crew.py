@@ -112,6 +112,6 @@ def test_the_ring_has_room_for_every_slot_and_bounds_its_memory() -> None:
     assert np.array_equal(other.pixels, ring.pixels)
     ring.close()
     other.close()
-    assert chunk_of(DATA) == 32
+    assert chunk_of(DATA) == 64
     assert chunk_of(Data(train=Path(), slots=64, size=112)) == 27
     assert chunk_of(Data(train=Path(), slots=256, size=224)) == 4

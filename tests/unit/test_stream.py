@@ -1,5 +1,6 @@
 """From files to batches: what is found, what is decoded, who plays what, and what is wrong with a file."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from common.errors import DataError
 from coordinator.course import Batch
 from coordinator.stream.clips import Clip, Clips, find
+from coordinator.stream.player import Chunk, Job, Player
 from coordinator.stream.playlist import PlayList
 from coordinator.stream.reader import CHUNK, read
 from coordinator.stream.slots import Slots
@@ -232,3 +234,20 @@ def test_when_nothing_can_be_decoded_the_run_ends_with_a_sentence(tmp_path: Path
 def test_warnings_name_classes_without_clips(tmp_path: Path) -> None:
     clips = Clips(tmp_path, ["a", "b"], [Clip(tmp_path / "x", 0, 9)] * 2)
     assert any("no readable clip" in text and "b" in text for text in clips.warnings(0))
+
+
+@pytest.mark.parametrize("held", [1, 5 * 24 * 20])
+def test_large_frames_are_converted_a_few_at_a_time(videos: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    """However few decoded frames may be held, chunks and what is in them are the same."""
+    config = config_of(videos, data__flip=1.0)
+    clip = next(clip for clip in find(videos / "train", "*", 1).clips if clip.frames == 40)
+    room = np.zeros((16, *config.frame_shape[1:]), np.uint8)
+
+    def played() -> list[tuple[Chunk, bytes]]:
+        chunks = Player(Job([clip], config.data, 3, train=True), lambda *_: None).chunks(0, 0, lambda: room)
+        return [(chunk, room[: chunk.frames].tobytes()) for chunk in islice(chunks, 6)]
+
+    expected = played()
+    assert [chunk.frames for chunk, _ in expected] == [16, 16, 8] * 2
+    monkeypatch.setattr("coordinator.stream.canvas._HELD", held)
+    assert played() == expected
