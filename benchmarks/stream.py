@@ -2,8 +2,10 @@
 
     python benchmarks/stream.py [--json] [--threads 1] [--data FOLDER]
 
-All sides decode the same files, every frame of them, with the same number of decoding threads, or, of the product,
-processes (FFmpeg itself uses one thread a file).
+All sides decode the same files, every frame of them, and at most --threads of them at any time (FFmpeg itself uses one
+thread a file). The product does more than decoding, and does it beside: two processes for each thread take turns, one
+decodes while the other converts, and two more send and take the batches. So it uses more cores than the bare side does;
+where there are none, as with as many decoding threads as cores, all of that is taken off decoding.
 
 bare      PyAV: open, demux and decode every frame of every file; the frames are dropped as they are, in the file's own
           pixel format and size: nothing is converted, resized or copied. Threads take the files from one queue.

@@ -68,7 +68,7 @@ class Data(Section):
     hue: float = Field(0.0, ge=0, le=0.5, description="turned by ± this share of the colour circle at most")
     mean: float = Field(0.5, description="subtracted from pixels in 0 … 1")
     std: float = Field(0.25, gt=0, description="pixels are divided by it")
-    threads: int = Field(2, ge=1, le=64, description="decoding processes, of one thread each")
+    threads: int = Field(2, ge=1, le=64, description="files decoded at a time; as many processes again make pixels")
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Data":

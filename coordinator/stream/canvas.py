@@ -5,6 +5,7 @@ processor's caches full of the others' code (measured: a fifth slower).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
@@ -29,10 +30,19 @@ class Canvas:
         failure: why the clip broke off; what came before is written.
     """
 
-    def __init__(self, path: Path, choose: Callable[[Sequence[int]], Augment], broken: Callable[[str], None]) -> None:
-        """`choose` draws the cut for frames of a height and width; `broken` hears of frames that are no pictures."""
+    def __init__(
+        self,
+        path: Path,
+        choose: Callable[[Sequence[int]], Augment],
+        broken: Callable[[str], None],
+        baton: AbstractContextManager[None],
+    ) -> None:
+        """`choose` draws the cut for frames of a height and width; `broken` hears of frames that are no pictures.
+
+        `baton` is held while frames are decoded.
+        """
         self.failure = ""
-        self._path, self._choose, self._broken = path, choose, broken
+        self._path, self._choose, self._broken, self._baton = path, choose, broken, baton
         self._over = False
         self._augment: Augment | None = None
         self._last: Picture | None = None
@@ -41,7 +51,8 @@ class Canvas:
         """Fill [n, channels, size, size] with the next frames. Returns how many there were."""
         written = 0
         while written < len(out) and not self._over:
-            decoded = self._decoded(frames, len(out) - written)
+            with self._baton:
+                decoded = self._decoded(frames, len(out) - written)
             if decoded:
                 augment = self._augment = self._augment or self._choose(decoded[0][0].shape)
                 augment.write([self._picture(scaler, frame, out.shape[1]) for scaler, frame in decoded], out[written:])

@@ -19,6 +19,7 @@ from pathlib import Path
 from common.errors import DataError
 from common.process import ALLOCATOR
 from coordinator.stream.base import Mishaps, Places
+from coordinator.stream.baton import Baton, sharing
 from coordinator.stream.news import Begun, Ended, Filled, Grant, Mishap, News
 from coordinator.stream.player import Job
 from coordinator.stream.ring import HALVES, Ring
@@ -28,7 +29,7 @@ _REPLACEMENTS = 10  # of one stream; more, and something else is wrong than a fe
 
 
 class Crew:
-    """`data.threads` processes; slot s belongs to number s mod data.threads."""
+    """Processes in pairs that take turns, `data.threads` pairs; of n processes number s mod n plays slot s."""
 
     def __init__(
         self,
@@ -47,8 +48,9 @@ class Crew:
         self._replaced = 0
         self._suspects: set[Path] = set()
         self._files: dict[int, Path] = {}  # that the slots play
-        members = min(job.data.threads, job.data.slots)
-        self._members = [_Member(range(number, job.data.slots, members)) for number in range(members)]
+        share = sharing(job.data)
+        count = min(job.data.threads * share, job.data.slots)
+        self._members = [_Member(range(number, job.data.slots, count), number // share) for number in range(count)]
         for member in self._members:
             member.due = [(slot, half) for half in range(HALVES) for slot in member.slots]
             member.start(job, self._places, self.ring)
@@ -78,7 +80,7 @@ class Crew:
             while not member.connection.poll(_SLICE):
                 self._meanwhile()
                 if time.monotonic() > end:
-                    busy_with = self._busy_with(member) or "a decoding process"
+                    busy_with = self._busy_with(self._decoding(member)) or "a decoding process"
                     raise DataError(
                         f"{busy_with} took longer than {self._patience:g} s to decode: is the disk or the stream stuck?"
                     )
@@ -132,6 +134,14 @@ class Crew:
         if slot in self._files:
             self._suspects.discard(self._files[slot])
 
+    def _decoding(self, member: "_Member") -> "_Member":
+        """The one that holds the baton, of those that it takes turns with, heard; itself, if none holds it."""
+        process = Baton(self.ring.file, member.baton).holder()
+        decoding = next((other for other in self._members if other.process.pid == process), member)
+        with suppress(EOFError, OSError):  # it has died meanwhile: told when its own frames are due
+            self._drain(decoding)
+        return decoding
+
     def _busy_with(self, member: "_Member") -> Path | None:
         """The file that it decodes."""
         return self._files.get(member.granted[0][0]) if member.granted else None
@@ -145,16 +155,17 @@ class _Member:
     """One process, and what it was told.
 
     Attributes:
+        baton: the number of its baton, which another may share.
         granted: the halves that it has still to fill, in their order.
         due: those that it has still to be told of.
     """
 
-    def __init__(self, slots: range) -> None:
-        self.slots = slots
+    def __init__(self, slots: range, baton: int) -> None:
+        self.slots, self.baton = slots, baton
         self.granted: deque[Grant] = deque()
         self.due: list[Grant] = []
         self.connection: Connection
-        self._process: subprocess.Popen[bytes]
+        self.process: subprocess.Popen[bytes]
 
     def start(self, job: Job, places: Places, ring: Ring) -> None:
         """Start it, where its slots' places are."""
@@ -162,11 +173,11 @@ class _Member:
         passed = theirs.fileno(), ring.file
         command = [sys.executable, "-m", "coordinator.stream.decoder", *map(str, passed)]
         environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
-        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
         theirs.close()
         self.granted, self.due = deque(), [*self.granted, *self.due]
         with suppress(OSError):  # it has died at once: heard when it is listened to
-            self.connection.send((job, [places[slot] for slot in self.slots]))
+            self.connection.send((job, [places[slot] for slot in self.slots], self.baton))
             self.send()
 
     def send(self) -> None:
@@ -177,7 +188,7 @@ class _Member:
 
     def end(self) -> str:
         """End it, if it has not ended. Returns how it did."""
-        self._process.kill()
+        self.process.kill()
         self.connection.close()
-        code = self._process.wait()
+        code = self.process.wait()
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

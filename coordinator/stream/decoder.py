@@ -6,7 +6,7 @@ unless colours are jittered or sizes drawn.
 
 consumes   a Job and the slots' places, once; then lists of (slot, half) whose frames may be overwritten
 produces   frames in the ring, and news of them
-waits for  the coordinator; ends with it
+waits for  the coordinator, with which it ends, and the baton, to decode
 """
 
 import os
@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from common.errors import DataError
 from coordinator.stream.base import Places
+from coordinator.stream.baton import Baton
 from coordinator.stream.news import Begun, Ended, Filled, Grant, Mishap, News
 from coordinator.stream.player import Chunk, Job, Player
 from coordinator.stream.ring import Ring
@@ -29,10 +30,10 @@ from coordinator.stream.ring import Ring
 class Decoder:
     """One process's share of a stream."""
 
-    def __init__(self, connection: Connection, job: Job, places: Places, ring: Ring) -> None:
-        """`places`: of the slots that this process plays."""
+    def __init__(self, connection: Connection, job: Job, places: Places, ring: Ring, baton: Baton) -> None:
+        """`places`: of the slots that this process plays; `baton`: held to decode."""
         self._connection, self._ring = connection, ring
-        player = Player(job, lambda kind, reason: self._say(Mishap(kind, reason)))
+        player = Player(job, lambda kind, reason: self._say(Mishap(kind, reason)), baton)
         self._room = ring.room(0, 0)
         self._chunks: dict[int, Iterator[Chunk]] = {
             entry % job.data.slots: player.chunks(
@@ -76,8 +77,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides when to end
     connection = Connection(int(sys.argv[1]))
     try:
-        job, places = connection.recv()
-        Decoder(connection, job, places, Ring(job.data, int(sys.argv[2]))).run()
+        job, places, number = connection.recv()
+        ring = Ring(job.data, int(sys.argv[2]))
+        Decoder(connection, job, places, ring, Baton(ring.file, number)).run()
     except (EOFError, ConnectionError):
         os._exit(0)  # the coordinator has gone
 

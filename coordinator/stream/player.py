@@ -4,6 +4,7 @@ Nothing here knows of processes or clocks: a player gives the same frames wherev
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -61,9 +62,10 @@ class Chunk(NamedTuple):
 class Player:
     """Plays slots of one stream."""
 
-    def __init__(self, job: Job, tell: Tell) -> None:
-        """`tell` hears of each mishap."""
+    def __init__(self, job: Job, tell: Tell, baton: AbstractContextManager[None] | None = None) -> None:
+        """`tell` hears of each mishap; `baton` is held while anything is decoded."""
         self._job, self._data, self._tell = job, job.data, tell
+        self._baton = baton or nullcontext()
         self._list = job.order()
         self._hopeless = set(job.hopeless)
         self._files = len({clip.path for clip in job.clips})
@@ -98,7 +100,7 @@ class Player:
         first, length = self._span(number, clip, random)
         frames = self._read(clip, first + done, None if length is None else length - done)
         broken = partial(self._tell, "broken")
-        canvas, played = Canvas(clip.path, partial(self._augment, random=random), broken), done
+        canvas, played = Canvas(clip.path, partial(self._augment, random=random), broken, self._baton), done
         while written := canvas.write(frames, room()):
             yield Chunk(number, clip.label, played, written)
             played += written
@@ -114,10 +116,11 @@ class Player:
 
     def _gives_nothing(self, clip: Clip) -> bool:
         """Whether not even the first frame can be had: else the file only ended before the frames that were wanted."""
-        try:
-            return next(self._read(clip, 0, 1), None) is None
-        except DataError:
-            return True
+        with self._baton:
+            try:
+                return next(self._read(clip, 0, 1), None) is None
+            except DataError:
+                return True
 
     def _span(self, number: int, clip: Clip, random: np.random.Generator) -> tuple[int, int | None]:
         """The frame with which the entry begins, and how many it plays; None: all there are."""

@@ -7,7 +7,7 @@ clock. An entry's number is the clip id that rides with its rows, and with the s
 Where a slot is, is an entry and how many of its frames have been handed out: a stream that starts there goes on with
 the very same frames.
 
-    decoding processes ──frames──► ring ──one copy a tick──► batch        slot s belongs to process s mod data.threads
+    decoding processes ──frames──► ring ──one copy a tick──► batch        slot s belongs to process s mod n
 """
 
 from collections import deque

@@ -1,6 +1,9 @@
 """Decoding processes that die or hang: the stream goes on as if nothing had been, or says what to do."""
 
 import os
+import select
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from common.config import Data
 from common.errors import DataError
 from coordinator.course import Batch
+from coordinator.stream.baton import Baton
 from coordinator.stream.clips import Clip, find
 from coordinator.stream.ring import HALVES, Ring, chunk_of
 from coordinator.stream.slots import Slots
@@ -52,8 +56,9 @@ def test_a_file_that_two_processes_die_of_is_left_out(tmp_path: Path) -> None:
     os.mkfifo(deadly)
 
     def kill() -> None:
-        if slots._crew._busy_with(slots._crew._members[0]) == deadly:
-            decoders()[0].kill()
+        decoding = slots._crew._decoding(slots._crew._members[0])
+        if slots._crew._busy_with(decoding) == deadly:
+            decoding.process.kill()
 
     data = DATA.model_copy(update={"threads": 1})
     slots = Slots([Clip(deadly, 0, 12), Clip(good, 0, 12)], data, 0, train=True, meanwhile=kill)
@@ -80,18 +85,54 @@ def test_processes_that_always_die_end_the_run_with_a_sentence(videos: Path) -> 
 
 def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "stuck.mp4")
-    slots = Slots([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True, patience=1.0)
+    slots = Slots([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True, patience=4.0)
     batch = Batch((3, 3, 16, 16))
-    with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1 s to decode"):
+    with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 4 s to decode"):
         slots.fill(batch.frames, batch.clips, batch.labels)
     slots.close()
+
+
+def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stuck.mp4")
+    good = write_clip(tmp_path / "good.mp4", 400)
+    data = DATA.model_copy(update={"threads": 1, "slots": 2})
+    slots = Slots([Clip(good, 0, 400), Clip(tmp_path / "stuck.mp4", 0, 1)], data, 0, train=False, patience=4.0)
+    batch = Batch((2, 3, 16, 16))
+    with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 4 s to decode"):
+        slots.fill(batch.frames, batch.clips, batch.labels)
+    slots.close()
+
+
+def test_a_baton_is_one_process_s_until_it_leaves_or_dies(tmp_path: Path) -> None:
+    file = os.open(tmp_path / "batons", os.O_RDWR | os.O_CREAT)
+    hold = f"import time; from coordinator.stream.baton import Baton; baton = Baton({file}, 0); baton.__enter__(); "
+    command = [sys.executable, "-c", hold + "print(flush=True); time.sleep(60)"]
+    first = subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    first.stdout.readline()
+    assert Baton(file, 0).holder() == first.pid
+    with Baton(file, 1):  # another's
+        assert Baton(file, 0).holder() == first.pid
+    second = subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE)
+    assert second.stdout is not None
+    assert not select.select([second.stdout], [], [], 2.0)[0], "it did not wait for its turn"
+    first.kill()
+    second.stdout.readline()
+    assert Baton(file, 0).holder() == second.pid
+    second.kill()
+    for process in (first, second):
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    assert Baton(file, 0).holder() is None
+    os.close(file)
 
 
 def test_they_end_with_their_coordinator(videos: Path) -> None:
     slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
     play(slots, 3)
     processes = decoders()
-    assert len(processes) == 2
+    assert len(processes) == 3  # a pair, and the third slot's
     for member in slots._crew._members:
         member.connection.close()  # as the kernel does when the coordinator dies
     end = time.monotonic() + 10
