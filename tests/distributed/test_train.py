@@ -247,6 +247,23 @@ def test_a_users_own_model_is_split_by_measurement(videos: Path, tmp_path: Path)
     assert "forward + backward ms" in done.stderr
 
 
+@pytest.mark.long
+@pytest.mark.timeout(500)
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: apt-get install g++")
+def test_compiled_stages_learn_the_same(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but bit for bit: a compiler may add in another order."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    changes = {"compile": True, "ticks": 60, "optimiser": {"name": "SGD", "lr": 0.05}}
+    tree = tree_of(videos, **changes)
+    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path, timeout=450)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "compiled").rglob("*.so"))
+    losses = losses_of(tmp_path / "runs" / "it")
+    plain, _ = reference_run(config_of(videos, **{**changes, "stages": STAGES, "compile": False}))
+    assert len(losses) == 60 - (STAGES - 1)
+    assert losses == pytest.approx(plain, rel=1e-3)
+
+
 def test_autoencoding_with_evaluations_between(videos: Path, tmp_path: Path) -> None:
     changes = {"task": "autoencode", "model": "autoencoder", "evaluate_every": 50, "report__tensorboard": True}
     done = sideways("train", write_run_file(tmp_path / "run.toml", tree_of(videos, **changes)), "--json", cwd=tmp_path)
