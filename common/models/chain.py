@@ -8,6 +8,7 @@ for the whole model and for any part of it, and one block alone is a Chain too.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -24,13 +25,11 @@ class Block:
     holds: tuple[str, ...]
     run: Callable[[nn.Module, Tensor], Tensor] | None = None
 
-    def __call__(self, tree: nn.Module, x: Tensor) -> Tensor:
-        """Apply the block to x, with what `tree` holds."""
+    def steps(self, tree: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+        """What is done to an input one after another, with what `tree` holds."""
         if self.run is not None:
-            return self.run(tree, x)
-        for path in self.holds:
-            x = tree.get_submodule(path)(x)
-        return x
+            return [partial(self.run, tree)]
+        return [tree.get_submodule(path) for path in self.holds]
 
 
 class Chain(nn.Sequential):
@@ -44,11 +43,12 @@ class Chain(nn.Sequential):
             for path in block.holds:
                 _graft(self, root, path)
         self.training = root.training
+        self._steps = [step for block in blocks.values() for step in block.steps(self)]  # looked up once, not each tick
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, …] → [rows, …]."""
-        for block in self._blocks.values():
-            x = block(self, x)
+        for step in self._steps:
+            x = step(x)
         return x
 
     def take(self, names: Iterable[str]) -> "Chain":
