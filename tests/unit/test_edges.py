@@ -4,18 +4,22 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import PeerError
+from common.errors import ConfigError, PeerError
 from common.lines import Line, Listener, reach
 from common.packet import Packet
 from stage_worker import shared
+from stage_worker.edges import Edges
 from stage_worker.links import Receiver, Sender
 from stage_worker.shared import SLOTS, SharedIn, SharedOut
+from tests.helpers import config_of
 
 FORM = torch.Size((2, 3)), torch.float32
 
@@ -170,3 +174,10 @@ def silent() -> None:
 def test_one_that_does_not_answer_is_named(attempt: Callable[[], None], told: str) -> None:
     with pytest.raises(PeerError, match=told):
         attempt()
+
+
+def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
+    me, apart = SimpleNamespace(stage=0, stages=2), SimpleNamespace(lines={})
+    config, devices = config_of(tmp_path, network__transport="shared"), (torch.device("cpu"),) * 2
+    with pytest.raises(ConfigError, match="needs all stages on one host and on the CPU, but stages 0 and 1 are not"):
+        Edges(config, me, apart, (FORM, FORM), devices)  # type: ignore[arg-type]
