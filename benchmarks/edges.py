@@ -29,8 +29,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bench import count, span
 
 SIZES = (4 << 10, 64 << 10, 512 << 10, 4 << 20, 16 << 20)  # bytes of a tensor
 ALTERNATING, ALONE = ("shared", "gloo", "multiprocessing"), ("rpc",)
@@ -42,9 +43,9 @@ def main() -> None:
     """Run all of it and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="bytes of a tensor")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of a round, about")
+    parser.add_argument("--sizes", type=count, nargs="+", default=SIZES, help="bytes of a tensor")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--seconds", type=span, default=0.5, help="of a round, about")
     arguments = parser.parse_args()
     from common.process import ALLOCATOR
 

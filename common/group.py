@@ -8,7 +8,7 @@ on which host got which rank.
 import os
 import socket
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
@@ -20,7 +20,7 @@ from torch.distributed import rpc
 from common.curve import Curve, Key
 from common.errors import PeerError, SidewaysError
 from common.hosts import ADDRESS, LOOPBACK, is_loopback, own_address, use_interface_of
-from common.lines import Line, Listener, reach
+from common.lines import Line
 
 Role = Literal["coordinator", "stage"]
 
@@ -52,9 +52,9 @@ class Membership:
     curve: Curve | None = None  # None: all processes are on loopback
     keys: tuple[Key, ...] = ()  # public keys, the coordinator's and then the stages'
 
-    def fetch(self, key: str) -> str:
+    def fetch(self, key: str, whose: str = "the coordinator") -> str:
         """What another process has put, or will soon put, into the store. Raises PeerError."""
-        return _fetch(self.store, key, "the coordinator")
+        return _fetch(self.store, key, whose)
 
 
 def _fetch(store: Store, key: str, whose: str) -> str:
@@ -179,7 +179,7 @@ class Groups:
     backward: dist.ProcessGroup
     pipeline: dist.ProcessGroup  # of the algorithms with exact gradients
     checkpoint: dist.ProcessGroup  # on the host, for the writing thread alone
-    lines: dict[int, Line]  # to those neighbours that are on this host
+    lines: dict[int, Line] = field(default_factory=dict)  # to neighbours on this host, once memory is shared with them
 
 
 def start_groups(me: Membership, backend: Literal["gloo", "nccl"], deadline: float) -> Groups:
@@ -193,17 +193,4 @@ def start_groups(me: Membership, backend: Literal["gloo", "nccl"], deadline: flo
         backward=dist.new_group(everyone, timeout=limit, backend=backend),
         pipeline=dist.new_group(everyone, timeout=timedelta(seconds=deadline), backend=backend),
         checkpoint=dist.new_group(everyone, timeout=timedelta(seconds=_WRITING), backend="gloo"),
-        lines=_lines(me, deadline),
     )
-
-
-def _lines(me: Membership, deadline: float) -> dict[int, Line]:
-    lines, below, above = {}, me.stage - 1, me.stage + 1
-    listener = Listener() if above in me.beside else None
-    if listener:
-        me.store.set(f"line/{me.stage}", listener.name)
-    if below in me.beside:
-        lines[below] = reach(_fetch(me.store, f"line/{below}", f"stage {below}"), below, deadline)
-    if listener:
-        lines[above] = listener.accept(above, deadline)
-    return lines

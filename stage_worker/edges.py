@@ -8,6 +8,7 @@ import torch
 from common.config import Config
 from common.errors import ConfigError
 from common.group import Groups, Membership
+from common.lines import Line, Listener, reach
 from common.packet import Packet
 from stage_worker import shared
 from stage_worker.agree import Form
@@ -26,7 +27,7 @@ class Edges:
         me: Membership,
         groups: Groups,
         forms: tuple[Form, Form],
-        devices: tuple[torch.device, ...],
+        devices: tuple[torch.device, torch.device],
     ) -> None:
         """`forms` of the stage's input and output; `devices` that compute, and that the wire reads.
 
@@ -43,6 +44,8 @@ class Edges:
         for neighbour in (i - 1, i + 1):
             if config.network.transport == "shared" and 0 <= neighbour < me.stages:
                 self._check(neighbour)
+        if self._shares and not groups.lines:
+            groups.lines.update(_meet(me, self._deadline))
         # all is given before anything is taken: neighbours never wait for each other
         self._out = {
             kind: shared.give(groups.lines[to], kind, self._form(to), i, to, self._deadline)
@@ -79,8 +82,11 @@ class Edges:
                 yield kind, neighbour
 
     def _is_shared(self, neighbour: int) -> bool:
-        chosen = self._config.network.transport in ("auto", "shared")
-        return chosen and self._device.type == "cpu" and neighbour in self._groups.lines
+        return self._shares and neighbour in self._me.beside
+
+    @property
+    def _shares(self) -> bool:
+        return self._config.network.transport in ("auto", "shared") and self._device.type == "cpu"
 
     def _check(self, neighbour: int) -> None:
         if not self._is_shared(neighbour):
@@ -99,3 +105,16 @@ class Edges:
     def _packets(self, neighbour: int) -> list[Packet]:
         shape, dtype = self._form(neighbour)
         return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
+
+
+def _meet(me: Membership, deadline: float) -> dict[int, Line]:
+    """Connections to the neighbours on this host. Both sides must call it."""
+    lines, below, above = {}, me.stage - 1, me.stage + 1
+    listener = Listener() if above in me.beside else None
+    if listener:
+        me.store.set(f"line/{me.stage}", listener.name)
+    if below in me.beside:
+        lines[below] = reach(me.fetch(f"line/{below}", f"stage {below}"), below, deadline)
+    if listener:
+        lines[above] = listener.accept(above, deadline)
+    return lines

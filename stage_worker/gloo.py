@@ -77,9 +77,6 @@ class GlooOut:
         for earlier in reversed(range(len(self.packets))):
             self.room(tick - earlier)
 
-    def close(self) -> None:
-        """The groups stay."""
-
 
 class GlooIn:
     """The receiving end of an edge."""
@@ -98,6 +95,3 @@ class GlooIn:
         assert self._pending is not None
         self._peer.wait(self._pending, tick, "receiving from")
         self._pending = None
-
-    def close(self) -> None:
-        """The groups stay."""

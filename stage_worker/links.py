@@ -40,9 +40,6 @@ class Incoming(Protocol):
     def wait(self, tick: int) -> None:
         """Wait for the message for `tick`. Raises PeerError naming both stages and the tick."""
 
-    def close(self) -> None:
-        """Let go of what is this edge's alone."""
-
 
 class Outgoing(Protocol):
     """The transport of a sending end. What is made at tick k is in packets[k mod their number]."""
@@ -57,9 +54,6 @@ class Outgoing(Protocol):
 
     def finish(self, tick: int) -> None:
         """Wait until everything up to `tick` has left. Raises PeerError as `room` does."""
-
-    def close(self) -> None:
-        """Let go of what is this edge's alone."""
 
 
 class Receiver:

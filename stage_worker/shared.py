@@ -31,16 +31,15 @@ _MANY = 64  # bytes taken at once
 class _End:
     """One end of an edge: its socket, and what is known of the other end."""
 
-    def __init__(self, packets: Sequence[Packet], connection: socket.socket, stage: int, neighbour: int) -> None:
+    def __init__(
+        self, packets: Sequence[Packet], connection: socket.socket, stage: int, neighbour: int, deadline: float
+    ) -> None:
+        """`deadline` in seconds, for each wait."""
         self.packets = packets
         self._connection, self._stage, self._neighbour = connection, stage, neighbour
         self._bytes = bytearray(_MANY)
-        self._deadline = 0.0
-
-    def limit(self, deadline: float) -> None:
-        """Wait no longer than `deadline` seconds."""
         self._deadline = deadline
-        limit_waits(self._connection, deadline)
+        limit_waits(connection, deadline)
 
     def close(self) -> None:
         """Say no more; the memory goes with its last user."""
@@ -111,11 +110,10 @@ def give(line: Line, name: str, form: Form, stage: int, neighbour: int, deadline
         ours, theirs = socket.socketpair()
         with theirs:
             line.give(name, [file, theirs.fileno()])
-        out = SharedOut([Packet(shape, dtype, memory=slot) for slot in _slots(file, form)], ours, stage, neighbour)
+        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, form)]
+        return SharedOut(packets, ours, stage, neighbour, deadline)
     finally:
         os.close(file)
-    out.limit(deadline)
-    return out
 
 
 def take(line: Line, name: str, form: Form, stage: int, neighbour: int, deadline: float) -> SharedIn:
@@ -127,9 +125,7 @@ def take(line: Line, name: str, form: Form, stage: int, neighbour: int, deadline
     finally:
         os.close(file)
     shifted = [*slots[-1:], *slots[:-1]]  # what the neighbour made at its tick k - 1 is for tick k
-    end = SharedIn(shifted, socket.socket(fileno=theirs), stage, neighbour)
-    end.limit(deadline)
-    return end
+    return SharedIn(shifted, socket.socket(fileno=theirs), stage, neighbour, deadline)
 
 
 def _memory(name: str, size: int) -> int:
