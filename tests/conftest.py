@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -33,7 +34,7 @@ def _no_leftovers() -> Iterator[None]:
         time.sleep(0.1)
     described = {pid: _command(pid) for pid in left}
     for pid in left:
-        if psutil.pid_exists(pid):
+        with suppress(psutil.Error):
             psutil.Process(pid).kill()
     assert not left, f"processes left behind: {described}"
 

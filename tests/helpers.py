@@ -230,14 +230,21 @@ def free_ports(count: int) -> int:
 
 def gone(pids: Sequence[int], timeout: float) -> bool:
     """Whether all processes end within `timeout` seconds."""
-    import psutil
-
     end = time.monotonic() + timeout
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+    while any(_alive(pid) for pid in pids):
         if time.monotonic() > end:
             return False
         time.sleep(0.05)
     return True
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:  # also when it ended just now
+        return False
 
 
 def slow_run(videos: Path, **changes: Any) -> dict[str, Any]:

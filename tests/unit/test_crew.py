@@ -5,6 +5,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,15 @@ DATA = Data(train=Path(), slots=3, size=16, flip=0.5)
 
 
 def decoders() -> list[psutil.Process]:
-    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "coordinator.stream.decoder" in child.cmdline()]
+    """Those alive; one may die, of what a test did to it, while it is looked at."""
+    return [child for child in psutil.Process().children() if "coordinator.stream.decoder" in _command(child)]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended, or is a zombie
+        return []
 
 
 def play(slots: Slots, ticks: int, kill_at: tuple[int, ...] = ()) -> list[bytes]:
@@ -75,7 +83,8 @@ def test_processes_that_always_die_end_the_run_with_a_sentence(videos: Path) -> 
     def play_on() -> None:
         while True:
             for process in decoders():
-                process.kill()
+                with suppress(psutil.Error):
+                    process.kill()
             slots.fill(batch.frames, batch.clips, batch.labels)
 
     with pytest.raises(DataError, match="ended with signal SIGKILL, as 10 of this stream did before"):
