@@ -67,6 +67,7 @@ def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path,
     assert same_model(run, straight)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -78,7 +79,7 @@ def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path,
             "optimiser__ema": 0.9,
             "data__slots": 3,
         },
-        pytest.param({"algorithm": "1f1b", "data__slots": 6, "evaluate_every": 30}, marks=pytest.mark.long),
+        {"algorithm": "1f1b", "data__slots": 6, "evaluate_every": 30},
     ],
     ids=["predict", "1f1b"],
 )
@@ -126,6 +127,7 @@ def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path)
     assert "has done its 200 ticks of 200: raise ticks" in complete.stderr
 
 
+@pytest.mark.long
 def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: Path, tmp_path: Path) -> None:
     shutil.copytree(straight, tmp_path / "runs" / "it")
     other = ["optimiser.name=RMSprop", "optimiser.lr=0.0", "precision=bfloat16", "ticks=210", "optimiser.ema=0.999"]
@@ -136,6 +138,7 @@ def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: P
     assert same_model(tmp_path / "runs" / "it", straight)
 
 
+@pytest.mark.long
 def test_a_checkpoint_at_the_end_waits_for_the_one_before_it(videos: Path, tmp_path: Path) -> None:
     run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, ticks=51, checkpoint__every=50))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["0000000050", "0000000051"]

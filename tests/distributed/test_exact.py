@@ -109,7 +109,7 @@ def reference(videos: Path) -> Callable[..., tuple[list[float], dict[str, Tensor
     return run
 
 
-@pytest.mark.parametrize("stages", [pytest.param(n, marks=pytest.mark.long if n in (2, 5) else []) for n in DEPTHS])
+@pytest.mark.parametrize("stages", [pytest.param(n, marks=[] if n == 3 else pytest.mark.long) for n in DEPTHS])
 @pytest.mark.parametrize(("task", "every", "boundary", "overlap"), CASES)
 def test_distributed_run_equals_the_reference_bit_for_bit(
     distributed: Results,
