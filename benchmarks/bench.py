@@ -101,14 +101,17 @@ class Bench:
         from coordinator.feed import Feeder
         from coordinator.monitor.inbox import Inbox
 
-        self.count = me.stages
+        self.count, self._epoch = me.stages, me.epoch
         self._reports: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        self.inbox = Inbox(me.stages, lambda report: self._reports[report["stage"]].append(report), lambda number: None)
+        self.inbox = Inbox(me.stages, self._hear, lambda number: None, epoch=me.epoch)
         me.store.set("reports", self.inbox.address)
         start_rpc(me)
         self.stages = Stages(me.stages, DEADLINE, self.inbox.poll)
         self._feeder: Feeder | None = None
         self._tick = 0
+
+    def _hear(self, report: dict[str, Any]) -> None:
+        self._reports[report["stage"]].append(report)
 
     def configure(self, config: "Config") -> None:
         """Build every stage anew, and a frame batch of another clip in every row."""
@@ -122,7 +125,7 @@ class Bench:
         self.batch.clips[:] = range(config.data.slots)
         self.batch.frames[:], self.batch.labels[:] = draw(config)
         addresses = self.stages.configure(Plan(config, CLASSES, tuple(config.split), 1))
-        self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll)
+        self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll, epoch=self._epoch)
 
     def run(self, ticks: int) -> list[Totals]:
         """Train so many ticks. What each stage reported of them."""

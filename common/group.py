@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
@@ -46,6 +47,7 @@ class Membership:
     local_stage: int  # number of this stage among those of its host; -1 for the coordinator
     local_stages: int  # stage workers on this host
     own_devices: bool  # every stage of the run has a CUDA device of its own
+    epoch: int  # this attempt's number, larger than any earlier one's: ms since 1970 at which its coordinator started
     beside: frozenset[int]  # the stages of this host, with the same CUDA devices
     store: Store
     address: str = LOOPBACK  # by which others reach this process
@@ -72,7 +74,8 @@ def join(role: Role) -> Membership:
     rank, world, store, address = _connect()
     curve = Curve()
     host, devices = f"{address}/{socket.gethostname()}", torch.cuda.device_count()
-    store.set(f"member/{rank}", f"{role} {devices} {curve.public.decode()} {host}")
+    started = int(psutil.Process().create_time() * 1000)
+    store.set(f"member/{rank}", f"{role} {devices} {curve.public.decode()} {started} {host}")
     members = [_member(store, other) for other in range(world)]
     _check_addresses([member[2] for member in members])
     coordinators = [other for other, member in enumerate(members) if member[0] == "coordinator"]
@@ -97,6 +100,7 @@ def join(role: Role) -> Membership:
         local_stage=local.index(rank) if role == "stage" else -1,
         local_stages=len(local),
         own_devices=not crowded,
+        epoch=members[coordinators[0]][4],
         beside=beside,
         store=store,
         address=address,
@@ -105,10 +109,10 @@ def join(role: Role) -> Membership:
     )
 
 
-def _member(store: Store, rank: int) -> tuple[str, str, str, Key]:
+def _member(store: Store, rank: int) -> tuple[str, str, str, Key, int]:
     text = _fetch(store, f"member/{rank}", f"process {rank} of the run")
-    role, devices, key, host = text.split(" ", 3)
-    return role, devices, host, key.encode()
+    role, devices, key, started, host = text.split(" ", 4)
+    return role, devices, host, key.encode(), int(started)
 
 
 def _check_addresses(hosts: list[str]) -> None:

@@ -11,10 +11,14 @@ SMALLEST_BUFFER = 1 << 18  # bytes of a frame socket's kernel buffer; with less,
 
 
 def encode_frames(
-    phase: int, frame: int, last: bool, clips: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+    epoch: int, phase: int, frame: int, last: bool, clips: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> bytes:
-    """The envelope of a frame batch; the raw uint8 frames follow as a message part of their own."""
+    """The envelope of a frame batch; the raw uint8 frames follow as a message part of their own.
+
+    `epoch` is the attempt's (common/group.py), by which what a process of an earlier one still sends is known.
+    """
     envelope = {
+        "epoch": epoch,
         "phase": phase,
         "frame": frame,
         "last": last,
@@ -27,19 +31,20 @@ def encode_frames(
 class Envelope:
     """A decoded, checked frame envelope."""
 
-    __slots__ = ("clips", "frame", "labels", "last", "phase")
+    __slots__ = ("clips", "epoch", "frame", "labels", "last", "phase")
 
     def __init__(self, data: bytes | memoryview, rows: int) -> None:
         """Raises PeerError where `data` is not an envelope of `rows` rows."""
         fields = decode(data)
         try:
-            self.phase, self.frame, self.last = fields["phase"], fields["frame"], fields["last"]
+            self.epoch, self.phase = fields["epoch"], fields["phase"]
+            self.frame, self.last = fields["frame"], fields["last"]
             self.clips = np.frombuffer(fields["clips"], dtype="<i8")
             self.labels = np.frombuffer(fields["labels"], dtype="<i8")
         except (KeyError, TypeError, ValueError) as error:
             raise PeerError(f"a frame's envelope is malformed ({error!r}): is something else sending here?") from error
-        scalars = type(self.phase) is int and type(self.frame) is int and type(self.last) is bool
-        if not scalars or len(self.clips) != rows or len(self.labels) != rows:
+        numbers = all(type(number) is int for number in (self.epoch, self.phase, self.frame))
+        if not numbers or type(self.last) is not bool or len(self.clips) != rows or len(self.labels) != rows:
             raise PeerError(f"a frame's envelope is malformed: expected {rows} clips and labels, got {len(self.clips)}")
 
 

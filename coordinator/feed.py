@@ -33,6 +33,7 @@ class Feeder:
         meanwhile: Callable[[], None],
         curve: Curve | None = None,
         keys: Sequence[Key] = (),
+        epoch: int = 0,
     ) -> None:
         """`addresses` of all stages, and with `curve` their public `keys`.
 
@@ -40,9 +41,10 @@ class Feeder:
             batch_bytes: of a batch.
             deadline: seconds for a batch to be taken.
             meanwhile: runs while one is not.
+            epoch: of this attempt; with another one nothing is taken.
         """
         self.frame_bytes = self.target_bytes = 0  # sent so far
-        self._deadline, self._meanwhile = deadline, meanwhile
+        self._deadline, self._meanwhile, self._epoch = deadline, meanwhile, epoch
         secure = [partial(curve.connect, server=key) for key in keys] if curve else [_plain] * len(addresses)
         self._frames = _connect(addresses[0].frames, batch_bytes, secure[0])
         self._targets = _connect(addresses[-1].targets, batch_bytes, secure[-1]) if addresses[-1].targets else None
@@ -50,11 +52,11 @@ class Feeder:
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
         complaint = f"stage 0 has taken no frame since frame {frame - 1}"
-        self._send(self._frames, _message(phase, frame, step.last, step.batch), complaint)
+        self._send(self._frames, self._message(phase, frame, step.last, step.batch), complaint)
         self.frame_bytes += step.batch.frames.nbytes
         if self._targets is not None:
             complaint = f"the top stage has taken no target since frame {frame - 1}"
-            self._send(self._targets, _message(phase, frame, step.last, step.target), complaint)
+            self._send(self._targets, self._message(phase, frame, step.last, step.target), complaint)
             self.target_bytes += step.target.frames.nbytes
 
     def close(self) -> None:
@@ -62,6 +64,9 @@ class Feeder:
         for socket in (self._frames, self._targets):
             if socket is not None:
                 socket.close(0)
+
+    def _message(self, phase: int, frame: int, last: bool, batch: Batch) -> Sequence[Any]:
+        return [encode_frames(self._epoch, phase, frame, last, batch.clips, batch.labels), batch.frames]
 
     def _send(self, socket: "zmq.Socket[bytes]", parts: Sequence[Any], complaint: str) -> None:
         start = time.monotonic()
@@ -73,10 +78,6 @@ class Feeder:
                 self._meanwhile()
             if time.monotonic() - start > self._deadline:
                 raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
-
-
-def _message(phase: int, frame: int, last: bool, batch: Batch) -> Sequence[Any]:
-    return [encode_frames(phase, frame, last, batch.clips, batch.labels), batch.frames]
 
 
 def _plain(socket: "zmq.Socket[bytes]") -> None:

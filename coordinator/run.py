@@ -66,7 +66,9 @@ class Run:
         self.started = time.monotonic()
         self.display = Display()
         self.totals = Totals([StageTotals() for _ in range(config.stages)], config.data.slots)
-        self.inbox = Inbox(config.stages, self._progress, stop.note, me.address, me.curve, config.network.deadline)
+        self.inbox = Inbox(
+            config.stages, self._progress, stop.note, me.address, me.curve, config.network.deadline, me.epoch
+        )
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
         self.steering = Steering(stop)
         self.onlookers = Onlookers()
@@ -115,7 +117,9 @@ class Run:
         self.chronicle.partition(costs, split)
         self.keeper = Keeper(checkpoints, self.stages, self.display.warn)
         patience, me = 1.5 * config.network.deadline, self._me
-        self.feeder = Feeder(addresses, math.prod(config.frame_shape), patience, self.inbox.poll, me.curve, me.keys[1:])
+        self.feeder = Feeder(
+            addresses, math.prod(config.frame_shape), patience, self.inbox.poll, me.curve, me.keys[1:], me.epoch
+        )
         self.validation = Validation(config, self.stages, self.feeder, self.inbox, self.stop)
         self.stream = self.material.open_training(self.start.places)
         self.course = Course(self.stream, config, ends=False)

@@ -23,7 +23,7 @@ def main() -> None:
     watch_parent("a stage worker")
     try:
         me = join("stage")
-        reporter = Reporter(me.fetch("reports"), me.stage, me.local_stage == 0, me.curve, me.keys[0])
+        reporter = Reporter(me.fetch("reports"), me.stage, me.local_stage == 0, me.curve, me.keys[0], me.epoch)
     except SidewaysError as error:
         complain(str(error))
         exit_now(error.code)

@@ -144,7 +144,7 @@ class Assembly:
     def _inlet(self, what: str, queue: int) -> Inlet:
         network = self._config.network
         shape, me = self._config.frame_shape, self._me
-        return Inlet(me.address, queue, shape, network.max_message, network.deadline, what, me.curve)
+        return Inlet(me.address, queue, shape, network.max_message, network.deadline, what, me.curve, me.epoch)
 
     def _training_ports(self) -> Ports:
         edges, i = self._edges, self._me.stage

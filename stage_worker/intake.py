@@ -37,13 +37,14 @@ class Inlet:
         deadline: float,
         what: str,
         curve: Curve | None = None,
+        epoch: int = 0,
     ) -> None:
-        """Listen on `host`, by `curve` to the coordinator alone.
+        """Listen on `host`, by `curve` to the coordinator alone, and to that of this attempt, `epoch`.
 
         `queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s.
         """
         self.waited = 0.0
-        self._shape, self._what, self._deadline = tuple(shape), what, deadline
+        self._shape, self._what, self._deadline, self._epoch = tuple(shape), what, deadline, epoch
         self._size = torch.Size(shape).numel()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, queue)
@@ -60,6 +61,14 @@ class Inlet:
     def take(self, tick: int) -> tuple[Envelope, Tensor]:
         """The next batch and its envelope. The tensor is uint8 and read-only. Raises PeerError."""
         start = time.perf_counter()
+        envelope, parts = self._receive(tick)
+        while envelope.epoch != self._epoch:  # a coordinator of an earlier attempt is still there: it is not heard
+            envelope, parts = self._receive(tick)
+        self.waited += time.perf_counter() - start
+        self._check_size(tick, parts)
+        return envelope, torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
+
+    def _receive(self, tick: int) -> tuple[Envelope, list[zmq.Frame]]:
         try:
             parts = self._socket.recv_multipart(copy=False)
         except zmq.Again:
@@ -67,15 +76,15 @@ class Inlet:
                 f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the reader "
                 f"stuck on a slow disk or stream? Raise network.deadline if that is expected"
             ) from None
-        self.waited += time.perf_counter() - start
+        return Envelope(parts[0].buffer, self._shape[0]), parts
+
+    def _check_size(self, tick: int, parts: list[zmq.Frame]) -> None:
         if len(parts) != 2 or len(parts[1]) != self._size:
             sizes = [len(part) for part in parts]
             raise PeerError(
                 f"{self._what}, tick {tick}: a message of parts {sizes} bytes came where an envelope and a frame batch "
                 f"{list(self._shape)} of {self._size} bytes were due: is something else sending here?"
             )
-        frames = torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
-        return Envelope(parts[0].buffer, self._shape[0]), frames
 
     def lost(self, tick: int, envelope: Envelope, due: tuple[int, int]) -> PeerError:
         """The error for a batch that is not the one that was due: (phase, frame)."""

@@ -58,14 +58,20 @@ class Reporter:
     """
 
     def __init__(
-        self, address: str, stage: int, speaks: bool = True, curve: Curve | None = None, server: Key = b""
+        self,
+        address: str,
+        stage: int,
+        speaks: bool = True,
+        curve: Curve | None = None,
+        server: Key = b"",
+        epoch: int = 0,
     ) -> None:
         """Connect to the coordinator, by `curve` to the one with the public key `server`.
 
-        `speaks`: say so on standard error when it is gone (one stage of a host does).
+        `speaks`: say so on standard error when it is gone (one stage of a host does); `epoch`: of this attempt.
         """
         self.stage, self.every, self.each_loss = stage, 0.5, False
-        self._speaks = speaks
+        self._speaks, self._epoch = speaks, epoch
         self.due = False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
@@ -134,7 +140,7 @@ class Reporter:
     def send(self, kind: str, **fields: Any) -> None:
         """Send a report; drop and count it if the coordinator does not keep up."""
         try:
-            message = {"kind": kind, "stage": self.stage, "dropped": self._dropped, **fields}
+            message = {"kind": kind, "epoch": self._epoch, "stage": self.stage, "dropped": self._dropped, **fields}
             self._socket.send(encode(message), zmq.NOBLOCK)
         except zmq.Again:
             self._dropped += 1

@@ -55,9 +55,9 @@ def _report(told: report.Report) -> None:
 
 def _seeds(folder: Path) -> None:
     """What is right, to begin with."""
-    frames = wire.encode_frames(0, 3, False, np.arange(3), np.arange(3))
+    frames = wire.encode_frames(1, 0, 3, False, np.arange(3), np.arange(3))
     progress = dict.fromkeys(("stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes", "bytes"), 0)
-    progress |= dict.fromkeys(("bytes_forward", "bytes_backward"), 0) | {"ticks": 2}
+    progress |= dict.fromkeys(("epoch", "bytes_forward", "bytes_backward"), 0) | {"ticks": 2}
     times = dict.fromkeys(("compute", "receive_wait", "send_wait", "data_wait"), 0.5)
     seconds = {f"{name}_seconds": value for name, value in times.items()} | {"seconds": 2.0, "rate": 0.1}
     told = {**progress, **seconds, "kind": "progress", "gradient_norm": 0.5, "loss": 1.5, "losses_held": 2}
@@ -67,7 +67,7 @@ def _seeds(folder: Path) -> None:
     )
     command = runstate.Command(id="0" * 32, do="set", lr=0.1)
     answer = runstate.Answer(state="done", text="so it is")
-    reports = [told, {"kind": "failed", "stage": 0, "dropped": 0, "message": "why", "code": 1}]
+    reports = [told, {"kind": "failed", "epoch": 1, "stage": 0, "dropped": 0, "message": "why", "code": 1}]
     seeds = [b"\0" + frames, *(b"\1" + msgpack.packb(each) for each in reports)]
     seeds += [b"\2" + runstate.encode_line({"kind": "progress", "tick": 3})]
     seeds += [bytes([3 + place]) + each.encode() for place, each in enumerate((command, answer, owner, status))]

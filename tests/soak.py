@@ -39,6 +39,9 @@ _TARGETS = {
     Fault.MISSHAPEN: ["stage0"],
     Fault.REPEATED: ["stage0"],
     Fault.FLOOD: ["coordinator", "stage0"],
+    Fault.LATE: ["stage0"],
+    Fault.FULL_DISK: ["stage0", "stage1", "stage2"],
+    Fault.REDIS_DOWN: ["redis"],
 }
 
 say = Console().print

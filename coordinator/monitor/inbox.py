@@ -30,15 +30,16 @@ class Inbox:
         host: str = LOOPBACK,
         curve: Curve | None = None,
         deadline: float = 60.0,
+        epoch: int = 0,
     ) -> None:
-        """Listen on `host`, by `curve` to known processes alone.
+        """Listen on `host`, by `curve` to known processes alone, and to those of this attempt, `epoch`.
 
         Either side finds the other lost that says nothing for `deadline` seconds: ZeroMQ's own threads ask and answer,
         so it is stopped, or cut off, and not merely busy.
 
         `on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent.
         """
-        self._stages = stages
+        self._stages, self._epoch = stages, epoch
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
         self._strangers = 0  # connections that failed to shake hands and will close: they may come and go
@@ -93,6 +94,8 @@ class Inbox:
 
     def _take(self, report: Report) -> None:
         check(report, self._stages)
+        if report["epoch"] != self._epoch:  # a stage of an earlier attempt is still there: it is not heard
+            return
         self._heard = time.monotonic()
         self._act(report["kind"], report["stage"], report)
 

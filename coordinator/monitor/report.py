@@ -14,6 +14,7 @@ _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Any(TypedDict):
+    epoch: _Count
     stage: _Count
     dropped: _Count
 

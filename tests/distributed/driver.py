@@ -37,13 +37,13 @@ def main() -> None:
     def take(report: Report) -> None:
         losses.extend(report.get("losses", []))
 
-    inbox = Inbox(me.stages, take, lambda number: None)
+    inbox = Inbox(me.stages, take, lambda number: None, epoch=me.epoch)
     me.store.set("reports", inbox.address)
     start_rpc(me)
     stages = Stages(me.stages, 60, inbox.poll)
     for name, tree in cases.items():
         losses.clear()
-        run(parse(tree, name), stages, inbox)
+        run(parse(tree, name), stages, inbox, me.epoch)
         save_file(stages.export(), out / f"{name}.safetensors")
         (out / f"{name}.json").write_text(json.dumps(losses))
     inbox.leave()
@@ -51,13 +51,13 @@ def main() -> None:
     exit_now(0)
 
 
-def run(config: Config, stages: Stages, inbox: Inbox) -> None:
+def run(config: Config, stages: Stages, inbox: Inbox, epoch: int) -> None:
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     assert config.split is not None
     assert config.ticks is not None
     addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split), config.ticks))
     slots = Slots(clips.clips, config.data, config.seed, True)
-    feeder = Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll)
+    feeder = Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll, epoch=epoch)
     course = Course(slots, config, ends=False)
     inbox.expect_done()
     stages.train(0, config.ticks)

@@ -2,6 +2,7 @@
 
 import enum
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -13,13 +14,16 @@ import msgpack
 import psutil
 import zmq
 
-from tests.helpers import Background
+from tests.helpers import Background, sideways
 
 _GREETING = b"\xff"  # the first byte that a ZeroMQ listener says to anybody who connects
 
 
 class Fault(enum.Enum):
-    """What happens. `Fault.restarts` tells whether the run has to begin anew from its last checkpoint."""
+    """What happens. `restarts`: the run has to begin anew from its last checkpoint. `ends`: that is its end.
+
+    Two agents whose link is cut, slow or lossy are in network.py: they need hosts of their own.
+    """
 
     KILLED = enum.auto()  # kill -9
     STALLED = enum.auto()  # SIGSTOP, for longer than the deadline
@@ -30,19 +34,34 @@ class Fault(enum.Enum):
     MISSHAPEN = enum.auto()  # frames of another size
     REPEATED = enum.auto()  # a message that is right in itself, of a frame that was there before
     FLOOD = enum.auto()  # a message that is larger than any may be
+    LATE = enum.auto()  # an earlier attempt's coordinator still sends frames
+    FULL_DISK = enum.auto()  # no file of a stage can grow, while checkpoints come due
+    REDIS_DOWN = enum.auto()  # SIGSTOP for 20 s
+    NAN = enum.auto()  # the loss, by a learning rate that no weights survive; needs report.redis
 
     @property
     def restarts(self) -> bool:
         """Whether it ends the attempt."""
-        return self not in (Fault.HELD_UP, Fault.SLOW)
+        passing = (Fault.HELD_UP, Fault.SLOW, Fault.LATE, Fault.FULL_DISK, Fault.REDIS_DOWN)
+        return self not in passing and not self.ends
+
+    @property
+    def ends(self) -> bool:
+        """Whether it ends the run, if recovery.divergence is "stop"."""
+        return self is Fault.NAN
 
     def inject(self, run: Background, who: str) -> None:
-        """Do it to one process of a run: "coordinator", "stage0" …"""
-        pid = run.members()[who]
-        if self in _SIGNALS:
-            _SIGNALS[self](pid)
+        """Do it to one process of a run: "coordinator", "stage0", "redis" …"""
+        members = run.members()
+        if self is Fault.NAN:
+            done = sideways("set", "it", "lr=1e30", cwd=run.folder)
+            assert done.returncode == 0, done.stderr
+        elif self in _TO_A_PROCESS:
+            _TO_A_PROCESS[self](members[who])
         else:
-            _send(_listeners(pid), self._message(8, 3 * 32 * 32))
+            epoch = _epoch(members["coordinator"]) - (self is Fault.LATE)
+            for message in self._messages(epoch, 8, 3 * 32 * 32):
+                _send(_listeners(members[who]), message)
 
     def told(self, who: str) -> str:
         """A pattern of what the user is told of it."""
@@ -55,24 +74,29 @@ class Fault(enum.Enum):
             Fault.MISSHAPEN: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
             Fault.REPEATED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
             Fault.FLOOD: "a stage worker is gone without a word",
+            Fault.FULL_DISK: "the checkpoint of tick .* could not be kept: .*(File too large|took no more bytes)",
+            Fault.NAN: "the training has diverged, the loss is .* try a smaller optimiser.lr",
         }.get(self, "")  # of what ends no attempt nothing is told
 
-    def _message(self, rows: int, frame: int) -> list[bytes]:
-        """Message parts, for runs whose batches have so many rows, of so many bytes each."""
-        envelope = {"phase": 0, "frame": 3, "last": False, "clips": bytes(8 * rows), "labels": bytes(8 * rows)}
+    def _messages(self, epoch: int, rows: int, frame: int) -> list[list[bytes]]:
+        """Messages of several parts, for runs whose batches have so many rows, of so many bytes each."""
+        ids = {"clips": bytes(8 * rows), "labels": bytes(8 * rows)}
+        envelope = msgpack.packb({"epoch": epoch, "phase": 0, "frame": 3, "last": False, **ids})
         return {
-            Fault.GARBAGE: [b"\xc1" + os.urandom(40)],
-            Fault.TRUNCATED: [msgpack.packb(envelope), bytes(rows * frame // 2)],
-            Fault.MISSHAPEN: [msgpack.packb(envelope), bytes(rows * frame * 4)],
-            Fault.REPEATED: [msgpack.packb(envelope), bytes(rows * frame)],
-            Fault.FLOOD: [bytes(1 << 26)],
+            Fault.GARBAGE: [[b"\xc1" + os.urandom(40)]],
+            Fault.TRUNCATED: [[envelope, bytes(rows * frame // 2)]],
+            Fault.MISSHAPEN: [[envelope, bytes(rows * frame * 4)]],
+            Fault.REPEATED: [[envelope, bytes(rows * frame)]],
+            Fault.FLOOD: [[bytes(1 << 26)]],
+            Fault.LATE: [[envelope, bytes(size)] for size in (rows, rows * frame)],
         }[self]
 
 
-def _hold_up(pid: int) -> None:
+def _hold_up(pid: int, seconds: float) -> None:
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(1.5)
-    os.kill(pid, signal.SIGCONT)
+    time.sleep(seconds)
+    with suppress(ProcessLookupError):  # a Redis that says nothing is replaced
+        os.kill(pid, signal.SIGCONT)
 
 
 def _slow_down(pid: int) -> None:
@@ -84,12 +108,28 @@ def _slow_down(pid: int) -> None:
         time.sleep(0.01)
 
 
-_SIGNALS: dict[Fault, Callable[[int], None]] = {
+def _fill_disk(pid: int) -> None:
+    process = psutil.Process(pid)
+    before = process.rlimit(resource.RLIMIT_FSIZE)
+    process.rlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    time.sleep(2)
+    with suppress(psutil.NoSuchProcess):  # the run may be over
+        process.rlimit(resource.RLIMIT_FSIZE, before)
+
+
+_TO_A_PROCESS: dict[Fault, Callable[[int], None]] = {
     Fault.KILLED: lambda pid: os.kill(pid, signal.SIGKILL),
     Fault.STALLED: lambda pid: os.kill(pid, signal.SIGSTOP),
-    Fault.HELD_UP: _hold_up,
+    Fault.HELD_UP: lambda pid: _hold_up(pid, 1.5),
+    Fault.REDIS_DOWN: lambda pid: _hold_up(pid, 20),
     Fault.SLOW: _slow_down,
+    Fault.FULL_DISK: _fill_disk,
 }
+
+
+def _epoch(coordinator: int) -> int:
+    """The attempt's number, as common/group.py has it."""
+    return int(psutil.Process(coordinator).create_time() * 1000)
 
 
 def _listeners(pid: int) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.faults import Fault
-from tests.helpers import Background, losses_of, same_model, slow_run, write_run_file
+from tests.helpers import STRAIGHT, Background, losses_of, same_model, slow_run, write_run_file
 
 
 def slow(videos: Path, **changes: Any) -> dict[str, Any]:
@@ -37,12 +37,42 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
         pytest.param(Fault.MISSHAPEN, "stage0", 95, marks=pytest.mark.long),
         pytest.param(Fault.REPEATED, "stage0", 80, marks=pytest.mark.long),
         pytest.param(Fault.FLOOD, "coordinator", 60, marks=pytest.mark.long),
+        pytest.param(Fault.LATE, "stage0", 50, marks=pytest.mark.long),
+        pytest.param(Fault.FULL_DISK, "stage1", 40, marks=pytest.mark.long),
     ],
 )
 def test_a_lost_process_is_recovered_from(
     videos: Path, straight: Path, tmp_path: Path, fault: Fault, who: str, tick: int
 ) -> None:
     recovered(slow(videos), straight, tmp_path, fault, who, tick)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [Fault.REDIS_DOWN, Fault.KILLED])
+def test_its_redis_is_not_what_it_depends_on(videos: Path, straight: Path, tmp_path: Path, fault: Fault) -> None:
+    """Its registry is back, or another one is there, and meanwhile nothing has waited for it."""
+    tree = slow(videos, report__redis=True, ticks=10**6)
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    background.wait_for_tick(30)
+    before = background.metrics()[-1]["tick"]
+    fault.inject(background, "redis")
+    background.wait_for_tick(max(before + 100, STRAIGHT + 10))
+    background.send(signal.SIGINT)
+    assert background.end(30) == 130
+    run = tmp_path / "runs" / "it"
+    assert losses_of(run)[: len(losses_of(straight))] == losses_of(straight)
+    assert not [line for line in background.metrics() if line["kind"] == "restart"]
+
+
+@pytest.mark.long
+def test_a_loss_that_is_no_number_ends_it_and_leaves_the_checkpoints(videos: Path, tmp_path: Path) -> None:
+    background = Background(write_run_file(tmp_path / "run.toml", slow(videos, report__redis=True, ticks=10**6)))
+    background.wait_for_tick(60)
+    Fault.NAN.inject(background, "stage1")
+    assert background.end(60) == 1
+    assert re.search(Fault.NAN.told("stage1"), " ".join(background.output().split())), background.output()
+    assert (tmp_path / "runs/it/checkpoints/0000000050").is_dir()
+    assert not [line for line in background.metrics() if line["kind"] == "restart"]
 
 
 @pytest.mark.long

@@ -32,9 +32,9 @@ def test_a_stranger_cannot_report(has_keys: bool) -> None:
     heard: list[int] = []
     inbox = Inbox(1, lambda report: None, heard.append, curve=coordinator)
     foe = stranger(inbox.address, other if has_keys else None, coordinator.public)
-    foe.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 1}))
+    foe.send(encode({"kind": "signal", "stage": 0, "epoch": 0, "dropped": 0, "signal": 1}))
     friend = stranger(inbox.address, stage, coordinator.public)
-    friend.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 2}))
+    friend.send(encode({"kind": "signal", "stage": 0, "epoch": 0, "dropped": 0, "signal": 2}))
     while not heard:
         inbox.poll(5000)
     inbox.poll(500)

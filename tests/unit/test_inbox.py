@@ -36,7 +36,7 @@ def join(inbox: Inbox, heard: list[int]) -> "zmq.Socket[bytes]":
     """A stage connects, and is heard."""
     stage: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     stage.connect(inbox.address)
-    stage.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 15}))
+    stage.send(encode({"kind": "signal", "stage": 0, "epoch": 0, "dropped": 0, "signal": 15}))
     end = time.monotonic() + 10
     while not heard and time.monotonic() < end:
         inbox.poll(100)
@@ -77,14 +77,25 @@ def test_a_lost_stages_own_words_are_the_news(inbox: Inbox, heard: list[int]) ->
     other = join(inbox, heard)
     stage.close(0)
     other.send(
-        encode({"kind": "failed", "stage": 1, "dropped": 0, "code": 3, "message": "stage 1, tick 7: stage 0 is gone"})
+        encode(
+            {
+                "kind": "failed",
+                "stage": 1,
+                "epoch": 0,
+                "dropped": 0,
+                "code": 3,
+                "message": "stage 1, tick 7: stage 0 is gone",
+            }
+        )
     )
     with pytest.raises(PeerError, match="stage 1, tick 7"):
         linger(inbox, 5)
     other.close(0)
 
 
-@pytest.mark.parametrize("report", [{"kind": "progress", "stage": 2}, {"kind": "x", "stage": 0}, {"stage": 0}])
+@pytest.mark.parametrize(
+    "report", [{"kind": "progress", "epoch": 0, "stage": 2}, {"kind": "x", "stage": 0}, {"stage": 0}]
+)
 def test_reports_of_nobody_are_refused(inbox: Inbox, heard: list[int], report: Report) -> None:
     stage = join(inbox, heard)
     stage.send(encode(report))
@@ -93,8 +104,21 @@ def test_reports_of_nobody_are_refused(inbox: Inbox, heard: list[int], report: R
     stage.close(0)
 
 
+def test_a_stage_of_an_earlier_attempt_is_not_heard(inbox: Inbox, heard: list[int]) -> None:
+    """It came back late: neither what it says of itself nor what it was sent is news."""
+    late, stage = join(inbox, heard), join(inbox, heard)
+    late.send(encode({"kind": "signal", "stage": 1, "epoch": 7, "dropped": 0, "signal": 2}))
+    late.send(encode({"kind": "failed", "stage": 1, "epoch": 7, "dropped": 0, "code": 3, "message": "no"}))
+    linger(inbox, 0.5)
+    stage.send(encode({"kind": "signal", "stage": 0, "epoch": 0, "dropped": 0, "signal": 1}))
+    linger(inbox, 0.5)
+    assert set(heard) == {15, 1}
+    for each in (late, stage):
+        each.close(0)
+
+
 PROGRESS: Report = {
-    **dict.fromkeys(["stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes"], 0),
+    **dict.fromkeys(["epoch", "stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes"], 0),
     **dict.fromkeys(["bytes", "bytes_forward", "bytes_backward"], 0),
     **dict.fromkeys(["compute_seconds", "receive_wait_seconds", "send_wait_seconds", "data_wait_seconds"], 0.0),
     "kind": "progress",
@@ -150,7 +174,7 @@ def test_a_stage_sees_that_the_coordinator_is_stopped() -> None:
     with process(LISTENER) as coordinator:
         assert coordinator.stdout is not None
         stage.connect(coordinator.stdout.readline().strip())
-        stage.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 15}))
+        stage.send(encode({"kind": "signal", "stage": 0, "epoch": 0, "dropped": 0, "signal": 15}))
         assert coordinator.stdout.readline() == "heard\n"
         assert not monitor.poll(1500), "it is there, though it says nothing"
         coordinator.send_signal(signal.SIGSTOP)
@@ -164,7 +188,7 @@ import sys, time, zmq
 from common.wire import encode
 stage = zmq.Context.instance().socket(zmq.PUSH)
 stage.connect(sys.argv[1])
-stage.send(encode({"kind": "signal", "stage": 0, "dropped": 0, "signal": 15}))
+stage.send(encode({"kind": "signal", "stage": 0, "epoch": 0, "dropped": 0, "signal": 15}))
 time.sleep(60)
 """
 

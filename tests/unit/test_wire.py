@@ -47,11 +47,14 @@ def test_normalise() -> None:
     torch.testing.assert_close(out.flatten(), torch.tensor([-2.0, -1.2, 2.0]))
 
 
-@given(INT64.filter(lambda n: n >= 0), INT64, st.booleans(), st.lists(st.tuples(INT64, INT64), min_size=1, max_size=9))
-def test_an_envelope_reads_back(phase: int, frame: int, last: bool, rows: list[tuple[int, int]]) -> None:
+ROWS = st.lists(st.tuples(INT64, INT64), min_size=1, max_size=9)
+
+
+@given(INT64.filter(lambda n: n >= 0), INT64, INT64, st.booleans(), ROWS)
+def test_an_envelope_reads_back(epoch: int, phase: int, frame: int, last: bool, rows: list[tuple[int, int]]) -> None:
     clips, labels = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-    envelope = Envelope(encode_frames(phase, frame, last, clips, labels), len(rows))
-    assert (envelope.phase, envelope.frame, envelope.last) == (phase, frame, last)
+    envelope = Envelope(encode_frames(epoch, phase, frame, last, clips, labels), len(rows))
+    assert (envelope.epoch, envelope.phase, envelope.frame, envelope.last) == (epoch, phase, frame, last)
     assert envelope.clips.tolist() == clips.tolist()
     assert envelope.labels.tolist() == labels.tolist()
 
@@ -68,7 +71,7 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["phase", "frame", "last", "clips", "labels", "x"]), VALUES))
+@given(st.dictionaries(st.sampled_from(["epoch", "phase", "frame", "last", "clips", "labels", "x"]), VALUES))
 def test_malformed_envelopes_are_refused_with_a_sentence(fields: dict[str, object]) -> None:
     with pytest.raises(PeerError):
         Envelope(msgpack.packb(fields), 3)

@@ -1,0 +1,49 @@
+"""Where frames enter a stage: what is refused, and what is not heard at all."""
+
+import numpy as np
+import pytest
+
+from common.control import Addresses
+from common.errors import PeerError
+from coordinator.course import Batch, Step
+from coordinator.feed import Feeder
+from stage_worker.intake import Inlet
+
+SHAPE = (2, 3, 4, 4)
+
+
+def step(value: int, shape: tuple[int, int, int, int] = SHAPE) -> Step:
+    batch = Batch(shape)
+    batch.frames[:] = value
+    return Step(batch, batch, last=False)
+
+
+def test_a_coordinator_of_an_earlier_attempt_is_not_heard() -> None:
+    """Its frames are of the tick that is due, and some are of another shape."""
+    inlet = Inlet("127.0.0.1", 4, SHAPE, 1 << 20, 2.0, "stage 0", epoch=8)
+    addresses = [Addresses(inlet.address, "")]
+    late = Feeder(addresses, 96, 1.0, lambda: None, epoch=7)
+    late.push(0, 7, step(1))
+    late.push(0, 7, step(2, (2, 3, 8, 8)))
+    with pytest.raises(PeerError, match="no frames from the coordinator for 2 s"):
+        inlet.take(7)
+    feeder = Feeder(addresses, 96, 1.0, lambda: None, epoch=8)
+    feeder.push(0, 7, step(3))
+    envelope, frames = inlet.take(7)
+    assert (envelope.epoch, envelope.frame) == (8, 7)
+    assert np.array_equal(frames.numpy(), step(3).batch.frames)
+    for each in (late, feeder):
+        each.close()
+    inlet.close()
+
+
+def test_another_shape_is_refused_with_both_sizes() -> None:
+    inlet = Inlet("127.0.0.1", 4, SHAPE, 1 << 20, 2.0, "stage 0")
+    feeder = Feeder([Addresses(inlet.address, "")], 96, 1.0, lambda: None)
+    feeder.push(0, 7, step(1, (2, 3, 8, 8)))
+    with pytest.raises(
+        PeerError, match=r"stage 0, tick 7: a message of parts \[\d+, 384\] bytes .* of 96 bytes were due"
+    ):
+        inlet.take(7)
+    feeder.close()
+    inlet.close()
