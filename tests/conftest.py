@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import av
+import av.container
 import numpy as np
 import psutil
 import pytest
@@ -67,6 +69,13 @@ def _command(pid: int) -> str:
 os.environ["SIDEWAYS_TEST"] = f"pytest-{os.getpid()}"  # inherited by all that the tests start
 
 
+def video_stream(container: av.container.OutputContainer, codec: str, rate: int, **options: Any) -> av.VideoStream:
+    """A new stream of pictures."""
+    stream = container.add_stream(codec, rate=rate, **options)
+    assert isinstance(stream, av.VideoStream)
+    return stream
+
+
 def write_clip(
     path: Path, frames: int, size: tuple[int, int] = (24, 20), seed: int = 0, codec: str = "libx264", rate: int = 25
 ) -> Path:
@@ -77,7 +86,7 @@ def write_clip(
     x, y, dx, dy = *random.uniform(0, 8, 2), *random.uniform(-1, 1, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream = video_stream(container, codec, rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for _ in range(frames):
             picture = np.empty((height, width, 3), np.uint8)

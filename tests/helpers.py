@@ -82,6 +82,7 @@ def packet_of(config: Config, batch: Batch, tick: int) -> Packet:
 
 def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
     """The run's own frames and targets, tick after tick."""
+    assert config.data.train is not None
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     slots = Slots(clips.clips, config.data, config.seed, train=True)
     course = Course(slots, config, ends=False)

@@ -63,8 +63,12 @@ class Slurm:
         names = {"host": os.uname().nodename, "user": "root", "folder": folder}
         self.conf.write_text(CONF.format(**names, port=port, first=port + 1, second=port + 2))
         commands = [["slurmctld"], ["slurmd", "-N", "first"], ["slurmd", "-N", "second"]]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.daemons = [subprocess.Popen([*command, "-D", "-f", str(self.conf)], **quiet) for command in commands]
+        self.daemons = [
+            subprocess.Popen(
+                [*command, "-D", "-f", str(self.conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            for command in commands
+        ]
 
     def __call__(self, *command: str, cwd: Path | None = None) -> str:
         """What a command of Slurm's says."""

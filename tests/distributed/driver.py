@@ -52,6 +52,7 @@ def main() -> None:
 
 
 def run(config: Config, stages: Stages, inbox: Inbox, epoch: int) -> None:
+    assert config.data.train is not None
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     assert config.split is not None
     assert config.ticks is not None

@@ -11,6 +11,7 @@ from PIL import Image
 
 from common.config import load
 from tests import traces
+from tests.conftest import video_stream
 from tests.helpers import settings, sideways, write_run_file
 
 
@@ -21,7 +22,7 @@ def still_clips(root: Path) -> Path:
         path = root / label / "still.mkv"
         path.parent.mkdir(parents=True)
         with av.open(str(path), "w") as container:
-            stream = container.add_stream("ffv1", rate=25)
+            stream = video_stream(container, "ffv1", 25)
             stream.width, stream.height, stream.pix_fmt = 24, 20, "bgr0"
             for _ in range(400):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

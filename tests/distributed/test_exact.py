@@ -19,7 +19,11 @@ DEPTHS = (1, 2, 3, 5)
 CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix"), (True, False)))
 
 # each training option by itself, and in company, at D = 3
-DROPOUT = {"model": f"{Path(__file__).parent.parent}/models.py:with_dropout", "model_args": {}, "split": [2, 1, 2]}
+DROPOUT: dict[str, object] = {
+    "model": f"{Path(__file__).parent.parent}/models.py:with_dropout",
+    "model_args": {},
+    "split": [2, 1, 2],
+}
 OPTIONS: dict[str, dict[str, object]] = {
     "dropout": DROPOUT,
     "bfloat16": {"precision": "bfloat16"},

@@ -140,7 +140,12 @@ def test_the_page_shows_what_the_coordinator_says(browser: webdriver.Chrome, run
     browser.get(url)
     run.wait_for_tick(150)
     ticks = {until(lambda: number(figures(browser).get("tick", "–")), run)}
-    until(lambda: ticks.add(number(figures(browser)["tick"])) or len(ticks) > 3, run)  # it moves
+
+    def moved() -> bool:
+        ticks.add(number(figures(browser)["tick"]))
+        return len(ticks) > 3
+
+    until(moved, run)
     assert "paused" in steer(tmp_path, "pause", "it")
     until(lambda: figures(browser)["state"] == "paused", run)
     told = answer(url)

@@ -11,7 +11,7 @@ from common.config import Data
 from common.errors import ConfigError, DataError
 from coordinator.check import check, figures, quarantine, settings
 from coordinator.stream.clips import collect
-from tests.conftest import write_clip
+from tests.conftest import video_stream, write_clip
 from tests.helpers import settings as run_settings
 from tests.helpers import sideways, write_run_file
 
@@ -55,7 +55,7 @@ def test_the_smoothness_is_the_formula(tmp_path: Path) -> None:
     path = tmp_path / "a" / "x.mkv"
     path.parent.mkdir()
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
+        stream = video_stream(container, "ffv1", 25)
         stream.width, stream.height, stream.pix_fmt = 16, 16, "gray"
         for level in levels:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((16, 16), level, np.uint8), format="gray")))

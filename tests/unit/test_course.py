@@ -3,14 +3,15 @@
 import pytest
 
 from common.config import Config, parse
-from coordinator.course import Batch, Course, Places
+from coordinator.course import Batch, Course
+from coordinator.stream.base import Mishaps, Places
 
 
 class Numbers:
     """A stream whose frames say when they were read; slot 1 changes its clip at frame 4."""
 
     def __init__(self, frames: int, first: int = 0) -> None:
-        self.read, self.end = first, frames
+        self.read, self.end, self.mishaps = first, frames, Mishaps()
 
     def fill(self, frames, clips, labels) -> bool:  # type: ignore[no-untyped-def]
         if self.read >= self.end:
@@ -23,6 +24,9 @@ class Numbers:
 
     def places(self) -> Places:
         return [(0, self.read), (1, self.read)]
+
+    def close(self) -> None:
+        pass
 
 
 def config(task: str, ahead: int = 1) -> Config:

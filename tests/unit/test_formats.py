@@ -19,7 +19,7 @@ from coordinator.stream.formats import guess, listing
 from coordinator.stream.probe import pictures
 from coordinator.stream.reader import read
 from coordinator.stream.slots import Slots
-from tests.conftest import write_clip
+from tests.conftest import video_stream, write_clip
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def write_frames(folder: Path, frames: int, suffix: str = "png", first: int = 1)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + frames):
         with av.open(str(folder / f"img_{number}.{suffix}"), "w", format="image2") as container:
-            stream = container.add_stream("png" if suffix == "png" else "mjpeg", rate=1)
+            stream = video_stream(container, "png" if suffix == "png" else "mjpeg", 1)
             stream.width, stream.height = 24, 20
             stream.pix_fmt = "rgb24" if suffix == "png" else "yuvj420p"
             picture = np.full((20, 24, 3), 10 * number, np.uint8)

@@ -131,7 +131,7 @@ def test_its_stages_get_backpropagations_gradients(tmp_path: Path, name: str) ->
     whole = original(name, build(config, CLASSES).state_dict())
     for module in whole.modules():  # our models were asked for without draws
         if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
-            module.p = 0.0
+            module.p = 0.0  # type: ignore[assignment]
     F.cross_entropy(whole(frame.tensor), torch.tensor([2, 4])).backward()
     expected = {key: value.grad for key, value in whole.named_parameters()}
     assert gradients.keys() == expected.keys()

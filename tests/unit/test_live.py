@@ -20,7 +20,7 @@ from coordinator.course import Batch
 from coordinator.material import Material
 from coordinator.stream.live import Live
 from coordinator.stream.slots import Slots
-from tests.conftest import write_clip
+from tests.conftest import video_stream, write_clip
 
 _PATIENT = 30.0
 
@@ -29,7 +29,7 @@ def transport_stream(frames: int, level: int, step: int) -> list[bytes]:
     """MPEG-TS of plain key frames, in pieces; frame n is of brightness level + step · (n mod 40)."""
     buffer, pieces, done = io.BytesIO(), [], 0
     with av.open(buffer, "w", format="mpegts", options={"flush_packets": "1"}) as container:
-        stream = container.add_stream("mpeg2video", rate=25)
+        stream = video_stream(container, "mpeg2video", 25)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = 32, 24, "yuv420p", 1
         for number in range(frames):
             picture = np.full((24, 32, 3), level + step * (number % 40), np.uint8)

@@ -83,7 +83,8 @@ def test_every_tick_is_in_the_histograms_once() -> None:
     sums = np.zeros(4)
     for number, parts in enumerate(ticks):
         sums += parts
-        times.note(tuple(sums))
+        a, b, c, d = sums.tolist()
+        times.note((a, b, c, d))
         if number % 6000 == 4999:
             times.fold(zeroed=True)
             sums[:] = 0
@@ -177,14 +178,16 @@ def test_a_port_is_guarded_by_a_password(tmp_path: Path) -> None:
     address = serve(board.registry, Metrics(port=free_ports(2), password_file=tmp_path / "password"), 1, "")
     assert fetch(address) == fetch(address, "watcher:wrong") == fetch(address, "watcher") == 401
     assert fetch(address, "watcher:s3:cret") == 200
+    host, _, port = address.partition(":")
+    place = host, int(port)
     with contextlib.ExitStack() as dawdlers:
         for _ in range(15):  # in nobody's way
-            dawdlers.enter_context(socket.create_connection(address.split(":"), timeout=10)).send(b"GET /met")
+            dawdlers.enter_context(socket.create_connection(place, timeout=10)).send(b"GET /met")
         assert fetch(address, "watcher:s3:cret") == 200
 
         def crowd() -> None:
             for _ in range(5):  # the one just served may still be leaving, and keep the first of these out
-                dawdlers.enter_context(socket.create_connection(address.split(":"), timeout=10)).send(b"GET /met")
+                dawdlers.enter_context(socket.create_connection(place, timeout=10)).send(b"GET /met")
                 fetch(address, "watcher:s3:cret")
 
         with pytest.raises(OSError, match=r"closed|reset"):

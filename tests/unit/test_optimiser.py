@@ -27,7 +27,7 @@ def step(model: nn.Module, updater: Updater, seed: int) -> None:
 
 def test_courses_of_the_rate_by_hand() -> None:
     def factors(ticks: list[int], planned: int = 100, **settings: object) -> list[float]:
-        return [round(rate_factor(Optimiser(**settings), tick, planned), 4) for tick in ticks]  # type: ignore[arg-type]
+        return [round(rate_factor(Optimiser(**settings), tick, planned), 4) for tick in ticks]
 
     assert factors([0, 50, 99]) == [1, 1, 1]
     assert factors([0, 1, 3, 4, 50], warmup=4) == [0.2, 0.4, 0.8, 1, 1]
@@ -46,14 +46,14 @@ def test_courses_of_the_rate_by_hand() -> None:
     final=st.floats(0, 1),
 )
 def test_a_rate_is_never_beyond_its_bounds(schedule: str, tick: int, planned: int, warmup: int, final: float) -> None:
-    settings = Optimiser(schedule=schedule, warmup=warmup, final=final)  # type: ignore[arg-type]
+    settings = Optimiser(schedule=schedule, warmup=warmup, final=final)
     assert 0 <= rate_factor(settings, tick, planned) <= 1 + 1e-12
 
 
 def test_norms_and_biases_do_not_decay() -> None:
     model = blocks()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    updater = Updater(model, Optimiser(**SGD | {"args": {"weight_decay": 0.5}}), 1, 0, 1)  # type: ignore[arg-type]
+    updater = Updater(model, Optimiser(**SGD | {"args": {"weight_decay": 0.5}}), 1, 0, 1)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     updater.update()
@@ -71,7 +71,7 @@ def test_decay_all(decay_all: bool, groups: list[int]) -> None:
 def test_gradients_are_clipped_to_a_norm() -> None:
     model = blocks()
     before = [value.detach().clone() for value in model.parameters()]
-    updater = Updater(model, Optimiser(**SGD | {"clip": 0.5}), 1, 0, 1)  # type: ignore[arg-type]
+    updater = Updater(model, Optimiser(**SGD | {"clip": 0.5}), 1, 0, 1)
     step(model, updater, 1)
     pairs = zip(model.parameters(), before, strict=True)
     moved = math.sqrt(sum(float((a.detach() - b).square().sum()) for a, b in pairs))
@@ -80,7 +80,7 @@ def test_gradients_are_clipped_to_a_norm() -> None:
 
 def test_the_average_follows_the_weights() -> None:
     model = blocks()
-    updater = Updater(model, Optimiser(**SGD | {"ema": 0.5}), 1, 0, 1)  # type: ignore[arg-type]
+    updater = Updater(model, Optimiser(**SGD | {"ema": 0.5}), 1, 0, 1)
     expected = [value.detach().clone() for value in model.parameters()]
     for seed in range(30):
         step(model, updater, seed)
@@ -108,7 +108,7 @@ def test_the_average_follows_the_weights() -> None:
 )
 def test_a_state_taken_and_loaded_goes_on_bit_for_bit(settings: dict[str, object]) -> None:
     whole, half = blocks(), blocks()
-    optimiser = Optimiser(**{"lr": 0.01, **settings})  # type: ignore[arg-type]
+    optimiser = Optimiser(**{"lr": 0.01, **settings})
     first, second = (Updater(model, optimiser, 3, 0, 40) for model in (whole, half))
     for seed in range(20):
         step(whole, first, seed)
@@ -139,7 +139,7 @@ def test_a_stage_without_parameters_has_nothing_to_update() -> None:
 
 def test_an_average_that_is_only_now_asked_for_begins_with_the_weights() -> None:
     model = blocks()
-    updater = Updater(model, Optimiser(**SGD | {"ema": 0.9999}), 1, 0, 1)  # type: ignore[arg-type]
+    updater = Updater(model, Optimiser(**SGD | {"ema": 0.9999}), 1, 0, 1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)  # as if other weights had been loaded since
@@ -152,9 +152,9 @@ def test_an_average_that_is_only_now_asked_for_begins_with_the_weights() -> None
 @pytest.mark.parametrize("course", [{}, {"schedule": "cosine", "warmup": 3}, {"lr_by_mismatch": True}])
 def test_a_rate_that_is_set_updates_as_one_that_was_built_with_it(course: dict[str, object]) -> None:
     first, second = blocks(), blocks()
-    changed = Updater(first, Optimiser(**SGD | course), 1, 4, 20)  # type: ignore[arg-type]
+    changed = Updater(first, Optimiser(**SGD | course), 1, 4, 20)
     changed.set_rate(0.3)
-    built = Updater(second, Optimiser(**SGD | course | {"lr": 0.3}), 1, 4, 20)  # type: ignore[arg-type]
+    built = Updater(second, Optimiser(**SGD | course | {"lr": 0.3}), 1, 4, 20)
     for seed in range(5):
         step(first, changed, seed)
         step(second, built, seed)

@@ -1,6 +1,7 @@
 """What follows from the rule (DESIGN, section 1), on the reference: the very `Stage` that the workers run."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def learning(stages: int, optimiser: Optimiser, rule: Rule | None = None, task: 
         ticks=1,
         data=Data(train="."),
         rule=rule or Rule(),
-        optimiser=optimiser,  # type: ignore[arg-type]
+        optimiser=optimiser,
     )
 
 
@@ -59,7 +60,8 @@ def random_frames(ticks: int, dtype: torch.dtype = torch.float64) -> list[tuple[
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_one_stage_is_backpropagation_frame_by_frame(name: str) -> None:
-    arguments = {"AdamW": {"betas": (0.0, 0.999)}, "SGD": {"momentum": 0.3}}[name]
+    known: dict[str, dict[str, Any]] = {"AdamW": {"betas": (0.0, 0.999)}, "SGD": {"momentum": 0.3}}
+    arguments = known[name]
     optimiser = Optimiser(name=name, lr=0.05, args=arguments, decay_all=True)
     ours, plain = model(1), model(1)[0]
     reference = pipeline(ours, optimiser)
@@ -165,7 +167,7 @@ def test_two_stages_by_hand() -> None:
 def _descend(module: nn.Module, gradients: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for parameter, gradient in zip(module.parameters(), gradients, strict=True):
-            parameter -= SGD.lr * gradient
+            parameter.sub_(SGD.lr * gradient)
 
 
 def test_gate_zeroes_exactly_the_rows_of_other_clips() -> None:
@@ -179,7 +181,7 @@ def test_gate_zeroes_exactly_the_rows_of_other_clips() -> None:
 @pytest.mark.parametrize("boundary", ["gate", "mix"])
 def test_a_clips_boundary_drops_gradients_only_when_gated(boundary: str) -> None:
     stages, change = 3, 9
-    reference = pipeline(model(stages), FROZEN, Rule(boundary=boundary))  # type: ignore[arg-type]
+    reference = pipeline(model(stages), FROZEN, Rule(boundary=boundary))
     bottom = reference.stages[0]
     for tick, (frames, labels) in enumerate(random_frames(20)):
         reference.tick(packet(tick, frames, labels, [0] * ROWS if tick < change else [1] * ROWS))
@@ -215,8 +217,8 @@ def test_frame_sized_targets_are_matched_by_frame_number() -> None:
         held = packet(tick, values, torch.zeros(ROWS, dtype=torch.int64))
         loss = reference.tick(held, Target(held.tensor, held.clips))
         if tick >= stages - 1:
-            held = frames[tick - (stages - 1)]
-            assert torch.equal(loss, F.mse_loss(whole(held), held).detach())  # type: ignore[arg-type]
+            frame = frames[tick - (stages - 1)]
+            assert torch.equal(loss, F.mse_loss(whole(frame), frame).detach())  # type: ignore[arg-type]
 
 
 def test_labels_ride_with_their_rows() -> None:

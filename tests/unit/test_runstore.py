@@ -267,7 +267,7 @@ def test_a_wrong_address_is_told_without_repeating_it(url: str) -> None:
 def test_a_private_server_has_no_port_and_only_its_user_gets_in(access: Access) -> None:
     socket_path = Path(access.shown.removeprefix("unix://"))
     assert (socket_path.stat().st_mode & 0o077, socket_path.parent.stat().st_mode & 0o077) == (0, 0)
-    pid = int(access.connect().info("server")["process_id"])  # type: ignore[index]
+    pid = int(access.connect().info("server")["process_id"])
     assert psutil.Process(pid).net_connections("inet") == []
 
 
@@ -373,7 +373,7 @@ def test_a_private_redis_that_is_killed_is_replaced(tmp_path: Path, videos: Path
     listener, server = Listener(), EmbeddedRedis(tmp_path)
     beacon = beacon_at(tmp_path, videos, server, listener)
     until(lambda: alive_at(tmp_path))
-    first = int(at_private(tmp_path).info("server")["process_id"])  # type: ignore[index]
+    first = int(at_private(tmp_path).info("server")["process_id"])
     os.kill(first, signal.SIGKILL)
     until(lambda: gone([first], 5) and alive_at(tmp_path))
     beacon.close("finished")

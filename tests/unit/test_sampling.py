@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from common.config import Data
 from common.errors import DataError
 from coordinator.course import Batch
+from coordinator.stream import reader, seek
 from coordinator.stream.augment import draw
 from coordinator.stream.clips import Clip, collect, find
 from coordinator.stream.player import Job, Player
@@ -26,7 +27,7 @@ from coordinator.stream.reader import read
 from coordinator.stream.ring import chunk_of
 from coordinator.stream.scaler import Scaler
 from coordinator.stream.slots import Slots
-from tests.conftest import write_clip
+from tests.conftest import video_stream, write_clip
 
 Array = np.ndarray[Any, Any]
 CHUNK = chunk_of(Data(train=Path(), slots=2, size=16))
@@ -37,9 +38,7 @@ def write_levels(
 ) -> Path:
     """Frame n is plain, of level n mod 60 · 3 + 40, and shown at times[n] / 100 s."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            codec, rate=rate, options={"crf": "1", "g": str(keys), "x264-params": "open-gop=1"}
-        )
+        stream = video_stream(container, codec, rate, options={"crf": "1", "g": str(keys), "x264-params": "open-gop=1"})
         stream.width, stream.height, stream.pix_fmt = 32, 24, pix_fmt
         stream.codec_context.time_base = Fraction(1, 100)
         for number, time in enumerate(times):
@@ -106,11 +105,15 @@ def test_skipping_is_the_same_as_reading_and_leaving_out(
 
 
 def test_far_skips_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from coordinator.stream import reader
-
     jumped: list[bool] = []
-    monkeypatch.setattr(reader, "place", lambda *args: jumped.append((found := place(*args)) is not None) or found)
-    place = __import__("coordinator.stream.seek", fromlist=["place"]).place
+    place = seek.place
+
+    def noted(*arguments: Any) -> object:
+        found = place(*arguments)
+        jumped.append(found is not None)
+        return found
+
+    monkeypatch.setattr(reader, "place", noted)
     assert levels(write_levels(tmp_path / "x.mp4", list(range(700)), keys=40), skip=602, limit=2) == [2, 3]
     assert jumped == [True]
 
@@ -176,7 +179,7 @@ def test_everything_is_drawn_once_a_clip(tmp_path: Path, on: dict[str, Any]) -> 
     picture = np.kron(random.integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
     path = tmp_path / "x.avi"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
+        stream = video_stream(container, "ffv1", 25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
         for _ in range(21):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -280,7 +283,7 @@ def test_odd_pixel_formats_look_the_same(tmp_path: Path, codec: str, pix_fmt: st
     picture[:16] = 255
     picture[:, :16] //= 2
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = video_stream(container, codec, 25)
         stream.width, stream.height, stream.pix_fmt = 48, 32, pix_fmt
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -381,7 +384,12 @@ def test_places_count_what_was_handed_out(mixed: list[Clip]) -> None:
 def test_the_millionth_entry_is_found_at_once(mixed: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
     shuffled: list[int] = []
     original = PlayList._shuffle
-    monkeypatch.setattr(PlayList, "_shuffle", lambda self, epoch: shuffled.append(epoch) or original(self, epoch))
+
+    def noted(self: PlayList, epoch: int) -> object:
+        shuffled.append(epoch)
+        return original(self, epoch)
+
+    monkeypatch.setattr(PlayList, "_shuffle", noted)
     data = Data(train=Path(), slots=2, size=16)
     room = np.zeros((CHUNK, 3, 16, 16), np.uint8)
     for slot in range(2):

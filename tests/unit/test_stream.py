@@ -17,7 +17,7 @@ from tests.conftest import write_clip
 from tests.helpers import config_of
 
 
-def frames_of(path: Path, stride: int = 1, short_side: int = 20, channels: int = 3) -> np.ndarray:  # type: ignore[type-arg]
+def frames_of(path: Path, stride: int = 1, short_side: int = 20, channels: int = 3) -> np.ndarray:
     return np.concatenate(list(read(path, stride, short_side, channels)))
 
 
@@ -103,8 +103,9 @@ def test_validation_classes_must_be_known(videos: Path, tmp_path: Path) -> None:
 
 def play(
     videos: Path, ticks: int, threads: int = 2, **changes: object
-) -> list[tuple[np.ndarray, list[int], list[int]]]:  # type: ignore[type-arg]
+) -> list[tuple[np.ndarray, list[int], list[int]]]:
     config = config_of(videos, data__threads=threads, **changes)
+    assert config.data.train is not None
     clips = find(config.data.train, "*", config.data.stride)
     slots, batch = Slots(clips.clips, config.data, config.seed, train=True), Batch(config.frame_shape)
     played = []
@@ -123,6 +124,7 @@ def test_the_order_depends_on_the_seed_alone(videos: Path) -> None:
 
 def test_slots_play_clips_whole_and_back_to_back(videos: Path) -> None:
     config = config_of(videos)
+    assert config.data.train is not None
     clips = find(config.data.train, "*", 1).clips
     order = PlayList(clips, config.seed, endless=True)
     played = play(videos, 150)
@@ -161,7 +163,7 @@ def test_crop_and_flip_are_drawn_once_a_clip(tmp_path: Path) -> None:
     assert len({min(cut) for cut in shared}) > 1
 
 
-def _place(picture: np.ndarray, crop: np.ndarray) -> frozenset[tuple[int, int, bool]]:  # type: ignore[type-arg]
+def _place(picture: np.ndarray, crop: np.ndarray) -> frozenset[tuple[int, int, bool]]:
     size = crop.shape[-1]
     spots = picture.shape[-1] - size + 1
     return frozenset(

@@ -13,8 +13,8 @@ import pytest
 from common.errors import ConfigError, SidewaysError
 from common.runstate import Answer, Owner
 from common.schedule import Schedule
-from common.spans import Kind, Point, Rows, Spans
-from coordinator import tracecopy, tracing
+from common.spans import Kind, Point, Rows, Spans, clock
+from coordinator import tracecopy
 from coordinator.traceformat import Clock, Recording, write
 from coordinator.tracing import Tracing, measure
 from stage_worker.trace import Trace
@@ -146,7 +146,7 @@ class Stages:
         self.ticks, self.broken = ticks, False
 
     def clock(self, stage: int) -> int:
-        return tracing.clock()
+        return clock()
 
     def trace(self, first: int, ticks: int) -> None:
         self.asked.append((first, ticks))
