@@ -117,10 +117,12 @@ def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str,
 def _balance(bench: Bench, case: Case) -> "Prediction":
     """The split that the product chooses, and what it promises."""
     from common.partition import balance, predict
+    from common.refine import refine
 
     one_each = case.config([1] * bench.count)
     costs = bench.stages.measure(one_each, CLASSES)
-    split = balance([cost.milliseconds for cost in costs], bench.count)
+    times = [cost.milliseconds for cost in costs]
+    split = refine(times, balance(times, bench.count), partial(bench.stages.rehearse, one_each, CLASSES))
     return predict(costs, split, 0.0, CORES, 0.0)
 
 

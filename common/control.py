@@ -1,6 +1,7 @@
 """The control channel: the handful of calls that the coordinator makes to the stages, over torch.distributed.rpc.
 
     measure    stage 0 times the model's blocks             → list of BlockCost
+    rehearse   all stages of a split at once, each timed    → milliseconds
     configure  build the stage and its edges                → addresses that the stage listens on
     train      run the ticks up to `last`, then report "done"
     stop_at    change `last`, while the ticks run
@@ -114,6 +115,12 @@ class Stages:
     def measure(self, config: Config, classes: int) -> list[BlockCost]:
         """Block costs, timed in stage 0's process: the device and threads that will do the work."""
         return self._call([0], "measure", config, classes, deadline=self.deadline + BUILDING)[0]
+
+    def rehearse(self, config: Config, classes: int, split: Sequence[int]) -> list[float] | None:
+        """Milliseconds of every stage of a split, all running at once. None where some have to share a core or GPU."""
+        patience = self.deadline + BUILDING
+        found = self._call(range(self.count), "rehearse", config, classes, list(split), deadline=patience)
+        return None if None in found else found
 
     def configure(self, plan: Plan) -> list[Addresses]:
         """Build every stage. Edges are agreed between neighbours; a disagreement names both."""

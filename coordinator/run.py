@@ -22,7 +22,7 @@ from common.errors import DataError, SidewaysError
 from common.group import Membership
 from common.models import build
 from common.models.check import check
-from common.partition import BlockCost, balance, check_split
+from common.partition import BlockCost, check_split
 from common.redis_access import from_environment
 from common.runstate import Answer, State, plain
 from coordinator.again import Trace, deployed, restarts
@@ -45,6 +45,7 @@ from coordinator.monitor.totals import StageTotals, Totals
 from coordinator.page.page import Page
 from coordinator.page.site import Door
 from coordinator.probe import GradientProbe
+from coordinator.splits import choose
 from coordinator.start import Start, find, go_on
 from coordinator.steering import Steering
 from coordinator.stop import Stop
@@ -151,7 +152,7 @@ class Run:
         """Which blocks go to which stage, now in the configuration too. `before`: in the run that is resumed."""
         costs, stages = self.stages.measure(self.config, classes), self.config.stages
         earlier = before if before is not None and len(before) == stages else None
-        split = self.config.split or earlier or balance([cost.milliseconds for cost in costs], stages)
+        split = self.config.split or earlier or choose(self.config, classes, costs, self.stages)
         check_split(split, len(costs))
         self.config = self.config.model_copy(update={"split": split})
         self.display.split(costs, split)

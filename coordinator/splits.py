@@ -1,8 +1,9 @@
-"""`sideways partition`: what the blocks cost, and what pipelines of some numbers of stages would make of them."""
+"""A run's split; `sideways partition`: what the blocks cost, and what some numbers of stages would make of them."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from rich.table import Table
 from torch import nn
 
 from common.config import Config, share_of_threads
+from common.control import Stages
 from common.errors import ConfigError
 from common.models import build
 from common.models.check import check
 from common.optimiser import build_optimiser
 from common.partition import BlockCost, Prediction, balance, by_stage, check_split, measure, optimiser_state, predict
+from common.refine import refine
 
 _MOST_STAGES = 256
 
@@ -52,6 +55,15 @@ class Comparison:
             for prediction, threads in zip(self.predictions, self.threads, strict=True)
         ]
         return {"device": self.device, "blocks": [asdict(cost) for cost in self.costs[0]], "splits": rows}
+
+
+def choose(config: Config, classes: int, costs: Sequence[BlockCost], stages: Stages) -> list[int]:
+    """A run's split: balanced by the blocks' costs, and refined by what its stages take when all run at once."""
+    times = [cost.milliseconds for cost in costs]
+    split = balance(times, config.stages)
+    if config.exact or config.stages == 1 or config.stages == len(costs):
+        return split
+    return refine(times, split, partial(stages.rehearse, config, classes))
 
 
 def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[[str], None]) -> Comparison:
