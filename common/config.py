@@ -131,11 +131,11 @@ class Rule(Section):
 
 
 class Optimiser(Section):
-    """A torch.optim class. No momentum by default: with delayed gradients it costs accuracy (DESIGN, section 1)."""
+    """A torch.optim class. No momentum, and lower rates below: delayed gradients ask for it (docs/learning.md)."""
 
     name: str = Field("AdamW", description="a class of torch.optim")
     lr: float = Field(1e-3, ge=0, description="learning rate, the highest that the schedule reaches")
-    lr_by_mismatch: bool = Field(False, description="divide a stage's rate by 1 + its mismatch in frames")
+    lr_by_mismatch: bool = Field(True, description="divide a stage's rate by 1 + its mismatch in frames")
     args: dict[str, Any] = Field(
         default_factory=dict,
         description="further arguments; Adam and AdamW have betas [0, 0.999] by default",

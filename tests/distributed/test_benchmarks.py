@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.contenders import Case
 from benchmarks.peers import _figures
+from tests.conftest import write_clip
 from tests.helpers import environment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,3 +80,22 @@ def test_learning_goes_on_where_it_stopped(videos: Path, tmp_path: Path) -> None
     assert [record["contender"] for record in records] == ["sideways_d2", "1f1b"]
     assert "stages=3" in records[1]["settings"]
     assert (out / "digits.png").stat().st_size > 1000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> None:
+    for number, (action, person) in enumerate(product(("a01", "a02"), ("01", "03", "09"))):
+        write_clip(tmp_path / "clips" / action / f"{action}_s{person}_e01.mp4", 40, seed=number)
+    out = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--epochs", "4", "--seeds", "1"]
+    tuned = last_line("study", "tune", *out, timeout=250)
+    assert {name: len(row) for name, row in tuned["tune"].items()}["lr = 0.001"] == 3
+    both = last_line("study", "windows", *out, timeout=250)
+    assert both["tune"] == tuned["tune"]
+    assert set(both) == {"tune", "windows"}
+    staggered = both["windows"]["16 frames, slots staggered"]
+    assert staggered.keys() == {"backprop", "D = 4", "D = 8"}
+    assert staggered["D = 4"].keys() == {"top1", "lowest", "highest", "cosine", "norm_ratio", "change"}
+    assert -1 <= staggered["D = 4"]["cosine"] <= 1
+    records = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
+    assert len(records) == len({json.loads(line)["key"] for line in records}) == 24 + 15

@@ -15,7 +15,7 @@ from common.packet import Packet
 from common.reference import Reference
 from common.stage import Stage, gate
 
-SGD = Optimiser(name="SGD", lr=0.05, args={})
+SGD = Optimiser(name="SGD", lr=0.05, lr_by_mismatch=False, args={})
 FROZEN = Optimiser(name="SGD", lr=0.0, args={})
 ROWS, WIDTH = 4, 6
 
