@@ -44,12 +44,14 @@ bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/edges.py $(ARGS)
 	$(BIN)/python benchmarks/scale.py $(ARGS)
 	$(BIN)/python benchmarks/peers.py $(ARGS)
+	$(BIN)/python benchmarks/options.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py $(ARGS)
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 	$(BIN)/python benchmarks/recovery.py $(ARGS)
 
-bench-learn: $(READY)  ## an hour: accuracy against frames and seconds; goes on where it stopped
+bench-learn: $(READY)  ## hours: accuracy against frames and seconds, and when Sideways learns; goes on where it stopped
 	$(BIN)/python benchmarks/learn.py $(ARGS)
+	$(BIN)/python benchmarks/study.py $(ARGS)
 
 secrets:  ## passwords for docker compose, in deploy/secrets; those that are there stay
 	@install -d -m 700 deploy/secrets

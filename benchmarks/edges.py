@@ -8,10 +8,12 @@ tick and process: of wall time, and of CPU time of all the process's threads.
 
 shared           the product's own, between stages of one host (stage_worker/shared.py)
 gloo             the product's own, between hosts (stage_worker/gloo.py), over loopback
+shared_bf16      the same two with packets of bfloat16, half as many bytes: what is written is rounded, what is read
+gloo_bf16        is turned back into float32 first
 multiprocessing  torch.multiprocessing: tensors through a pipe, which torch moves to shared memory
 rpc              torch.distributed.rpc: TensorPipe, which picks its shared-memory transport
 
-The first three alternate in rounds; medians are compared. RPC comes last: its shared-memory transport polls, so that
+All but RPC alternate in rounds; medians are compared. RPC comes last: its shared-memory transport polls, so that
 processes that have it disturb others.
 """
 
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -34,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.bench import count, span
 
 SIZES = (4 << 10, 64 << 10, 512 << 10, 4 << 20, 16 << 20)  # bytes of a tensor
-ALTERNATING, ALONE = ("shared", "gloo", "multiprocessing"), ("rpc",)
+ALTERNATING, ALONE = ("shared", "shared_bf16", "gloo", "gloo_bf16", "multiprocessing"), ("rpc",)
 DEADLINE = 60.0
 Tick = Callable[[int], None]
 
@@ -108,8 +111,13 @@ def _member(control: Connection, other: Connection, name: str, size: int, rank: 
 
     torch.set_num_threads(1)
     setup: dict[str, Callable[..., Tick]] = {
-        "shared": _shared, "gloo": _gloo, "multiprocessing": _multiprocessing, "rpc": _rpc
-    }  # fmt: skip
+        "shared": _shared,
+        "shared_bf16": partial(_shared, dtype=torch.bfloat16),
+        "gloo": _gloo,
+        "gloo_bf16": partial(_gloo, dtype=torch.bfloat16),
+        "multiprocessing": _multiprocessing,
+        "rpc": _rpc,
+    }
     tick = setup[name](torch.rand(8, size // 32), rank, other, store)
     start = 0
     while ticks := control.recv():
@@ -121,20 +129,24 @@ def _member(control: Connection, other: Connection, name: str, size: int, rank: 
     os._exit(0)  # RPC's threads would go on
 
 
-def _ends(sender: Any, receiver: Any, tensor: Any) -> Tick:
+def _ends(sender: Any, receiver: Any, tensor: Any, dtype: Any) -> Tick:
     from common.packet import Packet
 
-    source = Packet(tensor.shape)
+    source, read = Packet(tensor.shape), tensor.clone()
     receiver.receive(0)
 
     def tick(number: int) -> None:
         sender.send(number, source, tensor)
         receiver.receive(number + 1).tensor.sum()
 
-    return tick
+    def tick_half(number: int) -> None:
+        sender.send(number, source, tensor)
+        read.copy_(receiver.receive(number + 1).tensor).sum()
+
+    return tick if dtype is None else tick_half
 
 
-def _shared(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
+def _shared(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = None) -> Tick:
     from common.lines import Listener, reach
     from stage_worker import shared
     from stage_worker.links import Receiver, Sender
@@ -145,13 +157,13 @@ def _shared(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
         line = listener.accept(1, DEADLINE)
     else:
         line = reach(other.recv(), 0, DEADLINE)
-    form = tensor.shape, tensor.dtype
+    form = tensor.shape, dtype or tensor.dtype
     out = shared.give(line, "edge", form, rank, 1 - rank, DEADLINE)
     incoming = shared.take(line, "edge", form, rank, 1 - rank, DEADLINE)
-    return _ends(Sender(out, overlap=True), Receiver(incoming, rank, 1 - rank, 1), tensor)
+    return _ends(Sender(out, overlap=True), Receiver(incoming, rank, 1 - rank, 1), tensor, dtype)
 
 
-def _gloo(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
+def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = None) -> Tick:
     import torch.distributed as dist
     from torch._C._distributed_c10d import FileStore
 
@@ -163,9 +175,9 @@ def _gloo(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
     out, back = (dist.new_group([0, 1], backend="gloo") for _ in range(2))
     ways = (out, back) if rank == 0 else (back, out)  # one for each direction, as activations and gradients have
     going, coming = (Peer(way, rank, 1 - rank, DEADLINE) for way in ways)
-    packets = [Packet(tensor.shape) for _ in range(4)]
+    packets = [Packet(tensor.shape, dtype or tensor.dtype) for _ in range(4)]
     sender = Sender(GlooOut(going, packets[:2]), overlap=True)
-    return _ends(sender, Receiver(GlooIn(coming, packets[2:]), rank, 1 - rank, 1), tensor)
+    return _ends(sender, Receiver(GlooIn(coming, packets[2:]), rank, 1 - rank, 1), tensor, dtype)
 
 
 def _multiprocessing(tensor: Any, rank: int, other: Connection, store: str) -> Tick:

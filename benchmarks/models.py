@@ -128,3 +128,11 @@ class _Sleeping(nn.Module):
 def sleeping(blocks: int, milliseconds: float) -> nn.Sequential:
     """`tiny`, of which each block's forward and backward pass sleep half of the time each."""
     return nn.Sequential(*(_Sleeping(block, milliseconds / 1e3) for block in tiny(blocks)))
+
+
+def channels_last(model: str, classes: int, channels: int, size: int) -> nn.Sequential:
+    """A model of the zoo whose convolutions work on [rows, height, width, channels]."""
+    given = {"classes": classes, "channels": channels, "size": size}
+    accepted = inspect.signature(ZOO[model]).parameters
+    blocks = ZOO[model](**{name: value for name, value in given.items() if name in accepted})
+    return blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

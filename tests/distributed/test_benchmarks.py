@@ -99,3 +99,12 @@ def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> N
     assert -1 <= staggered["D = 4"]["cosine"] <= 1
     records = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
     assert len(records) == len({json.loads(line)["key"] for line in records}) == 24 + 15
+
+
+@pytest.mark.long
+def test_options_prints_ratios() -> None:
+    small = ["--size", "16", "--slots", "2", "--rounds", "1", "--seconds", "0.05"]
+    figures = last_line("options", *small, "--options", "loop", "channels_last", "bfloat16")
+    assert figures.keys() == {"as it is", "loop", "channels_last", "bfloat16"}
+    assert figures["as it is"] == 1
+    assert min(figures.values()) > 0
