@@ -98,7 +98,7 @@ def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> N
     assert staggered["D = 4"].keys() == {"top1", "lowest", "highest", "cosine", "norm_ratio", "change"}
     assert -1 <= staggered["D = 4"]["cosine"] <= 1
     records = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
-    assert len(records) == len({json.loads(line)["key"] for line in records}) == 24 + 15
+    assert len(records) == len({json.loads(line)["key"] for line in records}) == 24 + 9
 
 
 @pytest.mark.long
