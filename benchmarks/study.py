@@ -26,7 +26,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -95,6 +95,7 @@ class Job:
 
 
 Record = dict[str, Any]  # key, and what `train` returns
+Figures = dict[str, dict[str, dict[str, float]]]  # by row, contender and name
 
 
 # ---- a training
@@ -190,7 +191,8 @@ def run(
         for tick in range(ticks):
             assert stream.fill(batch.frames, batch.clips, batch.labels)
             packet = packet_of(config, batch, tick)
-            if probe and tick % every == every // 2 and tick + 2 * config.stages < ticks:
+            full = 2 * config.stages <= tick < ticks - 2 * config.stages  # every stage updates at every tick
+            if probe and full and tick % every == every // 2:
                 probe.expect(stages, packet)
             elif probe:
                 probe.smoothness_after(packet)
@@ -315,7 +317,9 @@ class Probe:
             self._changes.append(float(((now - before).flatten(1).norm(dim=1) / now.flatten(1).norm(dim=1)).mean()))
 
     def means(self) -> dict[str, float]:
-        """Over probes, and stages but the top."""
+        """Over probes, and stages but the top; nothing if the training was too short for one."""
+        if not self._found or not self._changes:
+            return {}
         return {
             "cosine": mean(cosine for cosine, _ in self._found),
             "norm_ratio": mean(ratio for _, ratio in self._found),
@@ -326,16 +330,16 @@ class Probe:
 # ---- the studies
 
 
-def tries(contender: str) -> list[Settings]:
+def tries(contender: str, rates: Sequence[float]) -> list[Settings]:
     """As many for each."""
     other = MOMENTUM if contender == "backprop" else EQUAL
-    return [{"optimiser.lr": lr} | extra for lr in RATES for extra in ({}, other)]
+    return [{"optimiser.lr": lr} | extra for lr in rates for extra in ({}, other)]
 
 
-def tune(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
+def tune(epochs: float, rates: Sequence[float]) -> Iterator[Job]:
     """Seed 0 alone."""
     for name in TUNED:
-        for settings in tries(name):
+        for settings in tries(name, rates):
             yield Job("tune", describe(settings), name, 0, epochs, settings)
 
 
@@ -373,7 +377,7 @@ def windows(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Jo
                 yield Job("windows", row, name, seed, epochs, best[name] | settings)
 
 
-STUDIES = {study.__name__: study for study in (tune, claim, tricks, strides, windows)}
+STUDIES = {study.__name__: study for study in (claim, tricks, strides, windows)}  # of what `tune` has found
 
 
 def describe(settings: Settings) -> str:
@@ -381,45 +385,52 @@ def describe(settings: Settings) -> str:
     return ", ".join(f"{name.removeprefix('optimiser.')} = {value}" for name, value in settings.items())
 
 
-def best_of(done: dict[str, Record], epochs: float) -> dict[str, Settings]:
-    """Each contender's best settings of `tune`; of equals the first."""
-    found = {}
-    for name in TUNED:
-        jobs = [Job("tune", describe(settings), name, 0, epochs, settings) for settings in tries(name)]
-        found[name] = max(jobs, key=lambda job: done[job.key]["score"]).settings
-    return found
+def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]:
+    """Each contender's best settings; of equals the first."""
+    return {
+        name: max(
+            (job for job in jobs if job.contender == name), key=lambda job: float(done[job.key]["score"])
+        ).settings
+        for name in TUNED
+    }
 
 
 def main() -> None:
     """Train what has not been trained yet, and print the tables."""
+    names = ["tune", *STUDIES]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {' '.join(STUDIES)}")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {' '.join(names)}")
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--epochs", type=span, default=8.0, help="passes over the training clips")
+    parser.add_argument("--rates", type=span, nargs="+", default=RATES, help="learning rates that are tried")
     parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="trainings at a time, a core each")
     parser.add_argument("--clips", type=Path, default=CLIPS, help="folder of aAA/aAA_sSS_eEE.mp4: action, person")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder of the results")
     arguments = parser.parse_args()
-    if unknown := set(arguments.studies) - set(STUDIES):
-        parser.error(f"there is no study {', '.join(sorted(unknown))}; there are {', '.join(STUDIES)}")
+    if unknown := set(arguments.studies) - set(names):
+        parser.error(f"there is no study {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     if not arguments.clips.is_dir():
-        raise SystemExit(
-            f"the studies need MSR-Action3D's clips: there is no {arguments.clips}, so give --clips FOLDER"
-        )
+        raise SystemExit(f"the clips of MSR-Action3D are not in {arguments.clips}: give --clips FOLDER")
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = _read(arguments.out / "runs.jsonl")
-    figures = {}
-    best: dict[str, Settings] = {}
-    for name in ["tune", *[name for name in STUDIES if name != "tune" and name in (arguments.studies or STUDIES)]]:
-        planned = STUDIES[name](arguments.seeds, arguments.epochs, best)
-        jobs = [replace(job, clips=arguments.clips) for job in planned]
-        _train_all([job for job in jobs if job.key not in done], done, arguments)
-        best = best or best_of(done, arguments.epochs)
-        figures[name] = _figures(jobs, done)
-        _print(name, figures[name])
+    tuning = list(tune(arguments.epochs, arguments.rates))
+    figures = {"tune": _study("tune", tuning, done, arguments)}
+    best = best_of(tuning, done)
+    for name in STUDIES:
+        if name in (arguments.studies or STUDIES):
+            jobs = list(STUDIES[name](arguments.seeds, arguments.epochs, best))
+            figures[name] = _study(name, jobs, done, arguments)
     if arguments.json:
         print(json.dumps(figures))
+
+
+def _study(name: str, jobs: list[Job], done: dict[str, Record], arguments: argparse.Namespace) -> Figures:
+    new = [replace(job, clips=arguments.clips) for job in jobs if job.key not in done]
+    _train_all(new, done, arguments)
+    figures = _figures(jobs, done)
+    _print(name, figures)
+    return figures
 
 
 def _read(file: Path) -> dict[str, Record]:
@@ -451,9 +462,9 @@ def _watch_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _figures(jobs: list[Job], done: dict[str, Record]) -> dict[str, dict[str, dict[str, float]]]:
+def _figures(jobs: list[Job], done: dict[str, Record]) -> Figures:
     """By row and contender: the mean over the seeds, the lowest and highest, and the mean of what was probed."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
+    table: Figures = {}
     for job in jobs:
         own = [done[other.key] for other in jobs if (other.row, other.contender) == (job.row, job.contender)]
         scores = [record["score"] for record in own]
@@ -465,7 +476,7 @@ def _figures(jobs: list[Job], done: dict[str, Record]) -> dict[str, dict[str, di
     return table
 
 
-def _print(study: str, table: dict[str, dict[str, dict[str, float]]]) -> None:
+def _print(study: str, table: Figures) -> None:
     print(f"\n{study}: top-1 of clips of a person never seen: mean (lowest … highest) | cosine, norm ratio, change")
     for row, cells in table.items():
         for contender, cell in cells.items():

@@ -83,13 +83,16 @@ def test_learning_goes_on_where_it_stopped(videos: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> None:
     for number, (action, person) in enumerate(product(("a01", "a02"), ("01", "03", "09"))):
         write_clip(tmp_path / "clips" / action / f"{action}_s{person}_e01.mp4", 40, seed=number)
-    out = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--epochs", "4", "--seeds", "1"]
+    out = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--epochs", "16", "--seeds", "1"]
+    out += ["--rates", "0.01"]
     tuned = last_line("study", "tune", *out, timeout=250)
-    assert {name: len(row) for name, row in tuned["tune"].items()}["lr = 0.001"] == 3
+    assert {row: len(cells) for row, cells in tuned["tune"].items()} == {
+        "lr = 0.01": 3, "lr = 0.01, args.betas = [0.9, 0.999]": 1, "lr = 0.01, lr_by_mismatch = False": 2
+    }  # fmt: skip
     both = last_line("study", "windows", *out, timeout=250)
     assert both["tune"] == tuned["tune"]
     assert set(both) == {"tune", "windows"}
@@ -98,7 +101,7 @@ def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> N
     assert staggered["D = 4"].keys() == {"top1", "lowest", "highest", "cosine", "norm_ratio", "change"}
     assert -1 <= staggered["D = 4"]["cosine"] <= 1
     records = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
-    assert len(records) == len({json.loads(line)["key"] for line in records}) == 24 + 9
+    assert len(records) == len({json.loads(line)["key"] for line in records}) == 6 + 9
 
 
 @pytest.mark.long

@@ -53,6 +53,7 @@ def test_100_ticks_then_kill_9_of_everything_then_100_ticks_are_200(
     assert same_model(run, straight)
 
 
+@pytest.mark.long
 def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path, tmp_path: Path) -> None:
     background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, checkpoint__every=0)))
     background.wait_for_tick(60)

@@ -40,6 +40,7 @@ def test_eval_says_what_the_training_said(trained: tuple[Path, dict[str, Any]]) 
     assert (run / "confusion.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_what_is_exported_predicts_the_same(trained: tuple[Path, dict[str, Any]], videos: Path, tmp_path: Path) -> None:
     run, _ = trained
     done = sideways("export", run, "out.pt2", cwd=tmp_path)

@@ -264,6 +264,7 @@ def test_compiled_stages_learn_the_same(videos: Path, tmp_path: Path, monkeypatc
     assert losses == pytest.approx(plain, rel=1e-3)
 
 
+@pytest.mark.long
 def test_autoencoding_with_evaluations_between(videos: Path, tmp_path: Path) -> None:
     changes = {"task": "autoencode", "model": "autoencoder", "evaluate_every": 50, "report__tensorboard": True}
     done = sideways("train", write_run_file(tmp_path / "run.toml", tree_of(videos, **changes)), "--json", cwd=tmp_path)

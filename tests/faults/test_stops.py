@@ -41,7 +41,8 @@ def test_asked_to_stop_it_keeps_the_model_so_far(
         assert own[-1]["tick"] == summary["ticks"] - 1
 
 
-@pytest.mark.parametrize("who", ["coordinator", pytest.param("stage1", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("who", ["coordinator", "stage1"])
 def test_a_stop_asked_of_one_process_stops_the_run(videos: Path, tmp_path: Path, who: str) -> None:
     background = start(videos, tmp_path)
     os.kill(background.members()[who], signal.SIGTERM)
@@ -49,6 +50,7 @@ def test_a_stop_asked_of_one_process_stops_the_run(videos: Path, tmp_path: Path,
     assert (tmp_path / "runs/it/model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_a_stop_during_an_evaluation(videos: Path, tmp_path: Path) -> None:
     for number in range(40):
         write_clip(tmp_path / "val" / "ant" / f"{number}.mp4", 100, seed=number)
