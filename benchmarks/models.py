@@ -93,12 +93,16 @@ def counting(model: str, out: str, layers: bool, classes: int, channels: int, si
 
     Built anew, in a process that ran another one before, it counts anew: this file is then loaded again.
     """
-    given = {"classes": classes, "channels": channels, "size": size}
-    accepted = inspect.signature(ZOO[model]).parameters
-    blocks = ZOO[model](**{name: value for name, value in given.items() if name in accepted})
+    blocks = _of_zoo(model, classes, channels, size)
     if layers:
         blocks = layered(blocks, [name for name, _ in named_blocks(blocks)])
     return nn.Sequential(*(Counted(block, Path(out) / os.environ["RANK"]) for block in blocks))
+
+
+def _of_zoo(model: str, classes: int, channels: int, size: int) -> nn.Sequential:
+    given = {"classes": classes, "channels": channels, "size": size}
+    accepted = inspect.signature(ZOO[model]).parameters
+    return ZOO[model](**{name: value for name, value in given.items() if name in accepted})
 
 
 class _Sleep(torch.autograd.Function):
@@ -132,7 +136,5 @@ def sleeping(blocks: int, milliseconds: float) -> nn.Sequential:
 
 def channels_last(model: str, classes: int, channels: int, size: int) -> nn.Sequential:
     """A model of the zoo whose convolutions work on [rows, height, width, channels]."""
-    given = {"classes": classes, "channels": channels, "size": size}
-    accepted = inspect.signature(ZOO[model]).parameters
-    blocks = ZOO[model](**{name: value for name, value in given.items() if name in accepted})
+    blocks = _of_zoo(model, classes, channels, size)
     return blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

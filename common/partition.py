@@ -1,16 +1,20 @@
 """The cost of each block, measured, and the contiguous split that makes the slowest stage as fast as possible."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import median
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models import named_blocks
+
+Cost = TypeVar("Cost")
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,12 @@ def measure(model: nn.Sequential, frames: Tensor, rounds: int = 7) -> list[Block
 
 def _time_block(block: nn.Module, x: Tensor, with_input_gradient: bool) -> float:
     x = x.clone().requires_grad_(with_input_gradient)
-    _synchronise(x)
+    synchronise(x)
     start = time.perf_counter()
     y = _apply(block, x)
     if y.requires_grad:
         y.backward(torch.ones_like(y))
-    _synchronise(x)
+    synchronise(x)
     elapsed = time.perf_counter() - start
     block.zero_grad(set_to_none=True)
     return elapsed
@@ -97,7 +101,8 @@ def _apply(block: nn.Module, x: Tensor) -> Tensor:
     return block(x * 1 if x.requires_grad else x)  # a block may write into its input in place; a leaf would refuse
 
 
-def _synchronise(x: Tensor) -> None:
+def synchronise(x: Tensor) -> None:
+    """Wait for what the device is still computing."""
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
 
@@ -127,13 +132,20 @@ def balance(costs: Sequence[float], stages: int) -> list[int]:
     return split[::-1]
 
 
+def at_once(device: torch.device, threads: int) -> int:
+    """Stages of `threads` threads each that this host can run at the same time."""
+    if device.type == "cuda":
+        return max(1, torch.cuda.device_count())
+    return max(1, len(os.sched_getaffinity(0)) // threads)
+
+
 def check_split(split: Sequence[int], blocks: int) -> None:
     """Raises ConfigError unless the split covers the model's blocks exactly."""
     if sum(split) != blocks:
         raise ConfigError(f"split = {list(split)} places {sum(split)} blocks, but the model has {blocks}")
 
 
-def by_stage(costs: Sequence[BlockCost], split: Sequence[int]) -> list[Sequence[BlockCost]]:
+def by_stage(costs: Sequence[Cost], split: Sequence[int]) -> list[Sequence[Cost]]:
     """The blocks' costs, stage by stage."""
     ends = list(accumulate(split))
     return [costs[end - blocks : end] for blocks, end in zip(split, ends, strict=True)]

@@ -7,7 +7,6 @@ will run, their blocks' costs are scaled to that, and the split is balanced agai
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from statistics import median
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from common.config import Config
 from common.models import part
 from common.optimiser import build_optimiser
-from common.partition import balance
+from common.partition import balance, by_stage, synchronise
 from common.stage import casting, forbid_in_place_on_input
 
 _TRIES = 4  # splits
@@ -47,10 +46,9 @@ def refine(costs: Sequence[float], split: list[int], timing: Timing) -> list[int
 def _scaled(costs: Sequence[float], split: Sequence[int], times: Sequence[float]) -> list[float]:
     """The costs of each stage's blocks, such that they add up to its time."""
     found: list[float] = []
-    for end, blocks, own in zip(accumulate(split), split, times, strict=True):
-        mine = costs[end - blocks : end]
+    for mine, own in zip(by_stage(costs, split), times, strict=True):
         total = sum(mine)
-        found += [cost * own / total if total else own / blocks for cost in mine]
+        found += [cost * own / total if total else own / len(mine) for cost in mine]
     return found
 
 
@@ -75,7 +73,7 @@ def time_stage(config: Config, model: nn.Sequential, split: Sequence[int], stage
 
 
 def _pass(blocks: nn.Module, x: Tensor, updates: torch.optim.Optimizer | None) -> float:
-    _synchronise(x)
+    synchronise(x)
     start = time.perf_counter()
     y = blocks(x)
     if y.requires_grad:
@@ -83,10 +81,5 @@ def _pass(blocks: nn.Module, x: Tensor, updates: torch.optim.Optimizer | None) -
     if updates is not None:
         updates.step()
         updates.zero_grad(set_to_none=True)
-    _synchronise(x)
+    synchronise(x)
     return time.perf_counter() - start
-
-
-def _synchronise(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)

@@ -28,14 +28,26 @@ def encode_frames(
     return msgpack.packb(envelope)
 
 
+class OtherAttemptError(PeerError):
+    """What a process of an earlier attempt still sends. It is not to be heard, whatever it says."""
+
+
+def check_epoch(message: dict[str, Any], epoch: int) -> None:
+    """Raises OtherAttemptError for a message that names another attempt; what names none is for others to refuse."""
+    named = message.get("epoch")
+    if type(named) is int and named != epoch:
+        raise OtherAttemptError(f"a message of attempt {named} came in attempt {epoch}")
+
+
 class Envelope:
     """A decoded, checked frame envelope."""
 
     __slots__ = ("clips", "epoch", "frame", "labels", "last", "phase")
 
-    def __init__(self, data: bytes | memoryview, rows: int) -> None:
-        """Raises PeerError where `data` is not an envelope of `rows` rows."""
+    def __init__(self, data: bytes | memoryview, rows: int, epoch: int) -> None:
+        """Raises OtherAttemptError for one of another attempt, PeerError for one that is not of `rows` rows."""
         fields = decode(data)
+        check_epoch(fields, epoch)
         try:
             self.epoch, self.phase = fields["epoch"], fields["phase"]
             self.frame, self.last = fields["frame"], fields["last"]

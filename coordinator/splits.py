@@ -1,6 +1,5 @@
 """A run's split; `sideways partition`: what the blocks cost, and what some numbers of stages would make of them."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +16,17 @@ from common.errors import ConfigError
 from common.models import build
 from common.models.check import check
 from common.optimiser import build_optimiser
-from common.partition import BlockCost, Prediction, balance, by_stage, check_split, measure, optimiser_state, predict
+from common.partition import (
+    BlockCost,
+    Prediction,
+    at_once,
+    balance,
+    by_stage,
+    check_split,
+    measure,
+    optimiser_state,
+    predict,
+)
 from common.refine import refine
 
 _MOST_STAGES = 256
@@ -61,8 +70,8 @@ def choose(config: Config, classes: int, costs: Sequence[BlockCost], stages: Sta
     """A run's split: balanced by the blocks' costs, and refined by what its stages take when all run at once."""
     times = [cost.milliseconds for cost in costs]
     split = balance(times, config.stages)
-    if config.exact or config.stages == 1 or config.stages == len(costs):
-        return split
+    if config.stages in (1, len(costs)):
+        return split  # there is no other
     return refine(times, split, partial(stages.rehearse, config, classes))
 
 
@@ -86,7 +95,7 @@ def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[
         torch.set_num_threads(before)
     costs = [timed[number] for number in threads]
     predictions = [
-        _predict(config, own, count, _at_once(device, number))
+        _predict(config, own, count, at_once(device, number))
         for own, count, number in zip(costs, counts, threads, strict=True)
     ]
     return Comparison(costs, predictions, threads, str(device))
@@ -99,13 +108,6 @@ def _predict(config: Config, costs: list[BlockCost], stages: int, at_once: int) 
     state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0)) + (config.optimiser.ema > 0)
     input_kib = torch.Size(config.frame_shape).numel() * torch.float32.itemsize / 1024
     return predict(costs, split, input_kib, at_once, state)
-
-
-def _at_once(device: torch.device, threads: int) -> int:
-    """Stages of `threads` threads each that this host can run at the same time."""
-    if device.type == "cuda":
-        return max(1, torch.cuda.device_count())
-    return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
 def show(comparison: Comparison, console: Console) -> None:

@@ -1,6 +1,5 @@
 """What a stage worker is made of for one run: its blocks, its device, its edges to the neighbours, its intakes."""
 
-import os
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -170,10 +169,3 @@ def use_device(config: Config, me: Membership) -> torch.device:
     if not torch.cuda.is_available():
         raise ConfigError('device = "cuda", but this host has no CUDA device: use "auto" or "cpu"')
     return torch.device("cuda", me.local_stage % torch.cuda.device_count())
-
-
-def has_room(config: Config, me: Membership, device: torch.device) -> bool:
-    """Whether the stages of this host can all run at the same time."""
-    if device.type == "cuda":
-        return me.own_devices
-    return share_of_threads(config, me.local_stages) * me.local_stages <= len(os.sched_getaffinity(0))

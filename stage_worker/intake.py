@@ -22,7 +22,7 @@ from common.curve import Curve
 from common.errors import PeerError
 from common.objective import Target
 from common.packet import Packet, normalise
-from common.wire import SMALLEST_BUFFER, Envelope
+from common.wire import SMALLEST_BUFFER, Envelope, OtherAttemptError
 
 
 class Inlet:
@@ -61,22 +61,24 @@ class Inlet:
     def take(self, tick: int) -> tuple[Envelope, Tensor]:
         """The next batch and its envelope. The tensor is uint8 and read-only. Raises PeerError."""
         start = time.perf_counter()
-        envelope, parts = self._receive(tick)
-        while envelope.epoch != self._epoch:  # a coordinator of an earlier attempt is still there: it is not heard
-            envelope, parts = self._receive(tick)
+        while (received := self._receive()) is None:
+            if time.perf_counter() - start >= self._deadline:
+                raise PeerError(
+                    f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the "
+                    f"reader stuck on a slow disk or stream? Raise network.deadline if that is expected"
+                )
         self.waited += time.perf_counter() - start
+        envelope, parts = received
         self._check_size(tick, parts)
         return envelope, torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
 
-    def _receive(self, tick: int) -> tuple[Envelope, list[zmq.Frame]]:
+    def _receive(self) -> tuple[Envelope, list[zmq.Frame]] | None:
+        """The next message; None if none came within the deadline, or one of an earlier attempt's coordinator."""
         try:
             parts = self._socket.recv_multipart(copy=False)
-        except zmq.Again:
-            raise PeerError(
-                f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the reader "
-                f"stuck on a slow disk or stream? Raise network.deadline if that is expected"
-            ) from None
-        return Envelope(parts[0].buffer, self._shape[0]), parts
+            return Envelope(parts[0].buffer, self._shape[0], self._epoch), parts
+        except (zmq.Again, OtherAttemptError):
+            return None
 
     def _check_size(self, tick: int, parts: list[zmq.Frame]) -> None:
         if len(parts) != 2 or len(parts[1]) != self._size:

@@ -19,11 +19,11 @@ from common.control import Addresses, Plan, Scores
 from common.errors import ConfigError, PeerError
 from common.group import Membership
 from common.models import build
-from common.partition import BlockCost, measure
+from common.partition import BlockCost, at_once, measure
 from common.refine import time_stage
 from common.spans import Rows, clock
 from stage_worker import evaluation, snapshot
-from stage_worker.assembly import Assembly, has_room, use_device
+from stage_worker.assembly import Assembly, use_device
 from stage_worker.loop import Loop
 from stage_worker.probe import Finding
 from stage_worker.reports import Reporter
@@ -124,7 +124,7 @@ class StageService:
     def do_rehearse(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split, while the others time theirs; None where they would be in each other's way."""
         device = use_device(config, self.me)
-        if not has_room(config, self.me, device):
+        if at_once(device, torch.get_num_threads()) < self.me.local_stages:
             return None
         frames = torch.rand(config.frame_shape, device=device)
         return time_stage(config, build(config, classes).to(device), split, self.me.stage, frames)

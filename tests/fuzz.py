@@ -30,7 +30,7 @@ def one(data: bytes) -> None:
     reader, data = data[0] % 7, data[1:]
     try:
         if reader == 0:
-            envelope = wire.Envelope(data, 3)
+            envelope = wire.Envelope(data, 3, 1)
             assert len(envelope.clips) == len(envelope.labels) == 3
         elif reader == 1:
             _report(wire.decode(data))

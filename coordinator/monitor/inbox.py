@@ -9,7 +9,7 @@ from zmq.utils.monitor import recv_monitor_message
 from common.curve import Curve
 from common.errors import PeerError, SidewaysError
 from common.hosts import LOOPBACK
-from common.wire import decode
+from common.wire import OtherAttemptError, check_epoch, decode
 from coordinator.monitor.report import Report, check
 
 _MAX_REPORT = 1 << 20  # bytes
@@ -69,7 +69,7 @@ class Inbox:
             return
         while True:
             try:
-                self._take(decode(self._socket.recv(zmq.NOBLOCK)))
+                self._take(self._socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 break
         self._check()
@@ -92,10 +92,13 @@ class Inbox:
         self._socket.disable_monitor()
         self._socket.close(0)
 
-    def _take(self, report: Report) -> None:
-        check(report, self._stages)
-        if report["epoch"] != self._epoch:  # a stage of an earlier attempt is still there: it is not heard
+    def _take(self, message: bytes) -> None:
+        report = decode(message)
+        try:
+            check_epoch(report, self._epoch)
+        except OtherAttemptError:
             return
+        check(report, self._stages)
         self._heard = time.monotonic()
         self._act(report["kind"], report["stage"], report)
 
@@ -127,7 +130,7 @@ class Inbox:
         end = time.monotonic() + _GRACE
         while self._failure is None and time.monotonic() < end:
             if self._socket.poll(50):
-                self._take(decode(self._socket.recv()))
+                self._take(self._socket.recv())
         raise self._failure or PeerError(
             "a stage worker is gone without a word: it was killed, cut off from the network, or stopped for longer "
             "than network.deadline"

@@ -109,6 +109,7 @@ def test_a_stage_of_an_earlier_attempt_is_not_heard(inbox: Inbox, heard: list[in
     late, stage = join(inbox, heard), join(inbox, heard)
     late.send(encode({"kind": "signal", "stage": 1, "epoch": 7, "dropped": 0, "signal": 2}))
     late.send(encode({"kind": "failed", "stage": 1, "epoch": 7, "dropped": 0, "code": 3, "message": "no"}))
+    late.send(encode({"kind": "done", "stage": 5, "epoch": 7, "dropped": 0}))  # there were more stages then
     linger(inbox, 0.5)
     stage.send(encode({"kind": "signal", "stage": 0, "epoch": 0, "dropped": 0, "signal": 1}))
     linger(inbox, 0.5)

@@ -1,5 +1,8 @@
 """Where frames enter a stage: what is refused, and what is not heard at all."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -19,12 +22,13 @@ def step(value: int, shape: tuple[int, int, int, int] = SHAPE) -> Step:
 
 
 def test_a_coordinator_of_an_earlier_attempt_is_not_heard() -> None:
-    """Its frames are of the tick that is due, and some are of another shape."""
+    """Its frames are of the tick that is due, some of another shape, some of another number of slots."""
     inlet = Inlet("127.0.0.1", 4, SHAPE, 1 << 20, 2.0, "stage 0", epoch=8)
     addresses = [Addresses(inlet.address, "")]
     late = Feeder(addresses, 96, 1.0, lambda: None, epoch=7)
     late.push(0, 7, step(1))
     late.push(0, 7, step(2, (2, 3, 8, 8)))
+    late.push(0, 7, step(2, (5, 3, 4, 4)))
     with pytest.raises(PeerError, match="no frames from the coordinator for 2 s"):
         inlet.take(7)
     feeder = Feeder(addresses, 96, 1.0, lambda: None, epoch=8)
@@ -46,4 +50,24 @@ def test_another_shape_is_refused_with_both_sizes() -> None:
     ):
         inlet.take(7)
     feeder.close()
+    inlet.close()
+
+
+def test_nor_can_it_make_a_stage_wait_for_ever() -> None:
+    inlet = Inlet("127.0.0.1", 4, SHAPE, 1 << 20, 1.0, "stage 0", epoch=8)
+    late, over = Feeder([Addresses(inlet.address, "")], 96, 1.0, lambda: None, epoch=7), threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(0.05):
+            late.push(0, 7, step(1))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    began = time.monotonic()
+    with pytest.raises(PeerError, match="no frames from the coordinator for 1 s"):
+        inlet.take(7)
+    assert time.monotonic() - began < 3
+    over.set()
+    thread.join()
+    late.close()
     inlet.close()

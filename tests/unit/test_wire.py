@@ -53,7 +53,7 @@ ROWS = st.lists(st.tuples(INT64, INT64), min_size=1, max_size=9)
 @given(INT64.filter(lambda n: n >= 0), INT64, INT64, st.booleans(), ROWS)
 def test_an_envelope_reads_back(epoch: int, phase: int, frame: int, last: bool, rows: list[tuple[int, int]]) -> None:
     clips, labels = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-    envelope = Envelope(encode_frames(epoch, phase, frame, last, clips, labels), len(rows))
+    envelope = Envelope(encode_frames(epoch, phase, frame, last, clips, labels), len(rows), epoch)
     assert (envelope.epoch, envelope.phase, envelope.frame, envelope.last) == (epoch, phase, frame, last)
     assert envelope.clips.tolist() == clips.tolist()
     assert envelope.labels.tolist() == labels.tolist()
@@ -62,7 +62,7 @@ def test_an_envelope_reads_back(epoch: int, phase: int, frame: int, last: bool, 
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_refused_with_a_sentence(data: bytes) -> None:
     with pytest.raises(PeerError):
-        Envelope(data, 3)
+        Envelope(data, 3, 1)
 
 
 VALUES = st.recursive(
@@ -74,7 +74,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from(["epoch", "phase", "frame", "last", "clips", "labels", "x"]), VALUES))
 def test_malformed_envelopes_are_refused_with_a_sentence(fields: dict[str, object]) -> None:
     with pytest.raises(PeerError):
-        Envelope(msgpack.packb(fields), 3)
+        Envelope(msgpack.packb(fields), 3, 1)
 
 
 def test_reports_read_back_and_anything_but_a_map_is_refused() -> None:
