@@ -9,10 +9,11 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from common.config import Config
-from common.packet import NO_CLIP
+from common.packet import NO_CLIP, Packet, normalise
 from coordinator.stream.base import Places, Stream
 
 
@@ -27,6 +28,15 @@ class Batch:
     def copy_from(self, other: "Batch") -> None:
         """Hold what another holds."""
         self.frames[:], self.clips[:], self.labels[:] = other.frames, other.clips, other.labels
+
+
+def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
+    """The batch as stage 0 makes it of what it is fed: float, normalised, on the CPU. `frame`: its number."""
+    packet = Packet(config.frame_shape)
+    packet.label(frame - 1, frame)
+    packet.clips[:], packet.labels[:] = batch.clips, batch.labels
+    normalise(packet.tensor, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
+    return packet
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from common.control import Pending, Stages
 from common.errors import SidewaysError
 from common.models import build, part
 from common.objective import Target
-from common.packet import Packet, normalise
+from common.packet import Packet
 from common.reference import exact_gradients
 from common.stage import Stage
-from coordinator.course import Batch, Step
+from coordinator.course import Batch, Step, packet_of
 
 Row = dict[str, float | int | None]
 
@@ -87,16 +87,9 @@ class GradientProbe:
         self._result = {"tick": self._frame, "stages": rows}
 
     def _inputs(self) -> tuple[Packet, Target]:
-        packet = self._packet(self._batch)
-        target = self._packet(self._target)
+        packet = packet_of(self._batch, self._config, self._frame)
+        target = packet_of(self._target, self._config, self._frame)
         return packet, Target(target.tensor, target.clips)
-
-    def _packet(self, batch: Batch) -> Packet:
-        packet = Packet(self._config.frame_shape)
-        packet.label(self._frame - 1, self._frame)
-        packet.clips[:], packet.labels[:] = batch.clips, batch.labels
-        normalise(packet.tensor, torch.from_numpy(batch.frames), self._config.data.mean, self._config.data.std)
-        return packet
 
 
 def _build(config: Config, classes: int) -> list[Stage]:

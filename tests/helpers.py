@@ -21,10 +21,10 @@ from torch import Tensor
 from common.config import Config, parse
 from common.models import build, part
 from common.objective import Target
-from common.packet import Packet, normalise
+from common.packet import Packet
 from common.reference import Reference
 from common.stage import Stage
-from coordinator.course import Batch, Course
+from coordinator.course import Course, packet_of
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots
 
@@ -71,15 +71,6 @@ def stages_of(config: Config, classes: int) -> list[Stage]:
     return [Stage(part(model, config.split, i), i, config, config.ticks or 0) for i in range(config.stages)]
 
 
-def packet_of(config: Config, batch: Batch, tick: int) -> Packet:
-    """A frame batch as stage 0 gets it."""
-    packet = Packet(config.frame_shape)
-    packet.label(tick - 1, tick)
-    packet.clips[:], packet.labels[:] = batch.clips, batch.labels
-    normalise(packet.tensor, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
-    return packet
-
-
 def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
     """The run's own frames and targets, tick after tick."""
     assert config.data.train is not None
@@ -90,9 +81,9 @@ def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
     for tick in range(config.ticks):
         step = course.next()
         assert step is not None
-        target = packet_of(config, step.target, tick)
+        target = packet_of(step.target, config, tick)
         wanted = Target(target.tensor, target.clips) if config.task != "classify" else None
-        yield packet_of(config, step.batch, tick), wanted
+        yield packet_of(step.batch, config, tick), wanted
     slots.close()
 
 

@@ -1,0 +1,180 @@
+"""A training of benchmarks/study.py: the one-process reference on human actions, scored as the product scores.
+
+vgg8 of width 16 on MSR-Action3D's depth videos (20 classes, 32 × 32 grey pixels, 64 slots) of people 1, 3, 5 and 7; the
+score is the top-1 of the 56 clips of person 9, the mean of three evaluations in the last quarter of the training, where
+the rate's cosine brings the weights to rest.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from benchmarks.bench import ROOT
+from benchmarks.probing import Probe
+from benchmarks.remedies import apply as remedy
+from common.config import Config, apply, parse
+from common.models import build, part
+from common.packet import Packet
+from common.reference import Reference
+from common.stage import Stage
+from coordinator.course import Batch, packet_of
+from coordinator.evaluate import judge
+from coordinator.material import Material
+from stage_worker.evaluation import Tally
+
+CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
+DEPTHS = {"backprop": 1, "D = 4": 4, "D = 8": 8}
+SPLITS = {1: [8], 4: [2, 2, 2, 2], 8: [1] * 8}
+EVALUATIONS, QUARTER = 12, 3  # of a training, and those that count
+PROBES = 12
+REMEDY = "remedy."  # begins the names of those settings that only benchmarks/remedies.py knows
+
+Settings = dict[str, Any]  # by their dotted names
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    row: str
+    contender: str
+    seed: int
+    epochs: float
+    settings: Settings = field(default_factory=dict)
+    clips: Path = CLIPS
+
+    @property
+    def key(self) -> str:
+        """What makes it this training: the same one may be asked for by several studies."""
+        return json.dumps([self.contender, self.seed, self.epochs, self.settings, str(self.clips)], sort_keys=True)
+
+
+Record = dict[str, Any]  # key, and what `train` returns
+
+
+def train(job: Job) -> Record:
+    """In a process of its own. Raises what the product would end with."""
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    config = config_of(job)
+    material = Material(config, lambda text: None, lambda: None)
+    shown = list(evaluation_frames(config, material))
+    scores: list[float] = []
+    probe = Probe(config, len(material.train.classes)) if config.stages > 1 else None
+    ticks = ticks_of(job, config, material)
+    when = {round(ticks * (number + 1) / EVALUATIONS) for number in range(EVALUATIONS - QUARTER, EVALUATIONS)}
+    remedies = {name.removeprefix(REMEDY): value for name, value in job.settings.items() if name.startswith(REMEDY)}
+    for tick, stages in run(config, material, ticks, probe, remedies):
+        if tick + 1 in when:
+            scores.append(evaluate(config, stages, shown))
+    found = {"score": mean(scores), "ticks": ticks, "seconds": round(time.monotonic() - start, 1)}
+    told = {"row": job.row, "contender": job.contender, "seed": job.seed, "settings": job.settings}
+    return {"key": job.key, **told, **found, **(probe.means() if probe else {})}
+
+
+def config_of(job: Job) -> Config:
+    """The run file's settings, as the product reads them."""
+    depth = DEPTHS[job.contender]
+    tree: dict[str, Any] = {
+        "model": "vgg8",
+        "model_args": {"width": 16},
+        "stages": depth,
+        "split": SPLITS[depth],
+        "epochs": job.epochs,
+        "seed": job.seed,
+        "threads": 1,
+        "device": "cpu",
+        "data": {
+            "train": str(job.clips),
+            "val": str(job.clips),
+            "train_include": "*_s0[1357]_*",
+            "val_include": "*_s09_*",
+            "slots": 64,
+            "size": 32,
+            "resize": 36,
+            "channels": 1,
+            "threads": 1,
+        },
+        "optimiser": {"schedule": "cosine", "warmup": 50, "final": 0.02},
+    }
+    for name, value in job.settings.items():
+        if not name.startswith(REMEDY):
+            apply(f"{name}={json.dumps(value)}", tree)
+    return parse(tree, "a study")
+
+
+def ticks_of(job: Job, config: Config, material: Material) -> int:
+    """As many as with every frame of every clip, so that all trainings of a study update as often."""
+    whole = {name: value for name, value in job.settings.items() if name not in ("data.stride", "data.window")}
+    if whole == job.settings:
+        return material.planned
+    plain = replace(job, settings=whole)
+    return Material(config_of(plain), lambda text: None, lambda: None).planned
+
+
+def run(
+    config: Config, material: Material, ticks: int, probe: Probe | None, remedies: Settings
+) -> Iterator[tuple[int, list[Stage]]]:
+    """The reference, tick by tick."""
+    assert config.split is not None
+    model = build(config, len(material.train.classes))
+    stages = [Stage(part(model, config.split, index), index, config, ticks) for index in range(config.stages)]
+    staggered = remedies.pop("staggered", False)
+    remedy(stages, remedies)
+    reference = Reference(stages, config.frame_shape)
+    batch, stream = Batch(config.frame_shape), material.open_training(places_of(config) if staggered else None)
+    every = max(1, ticks // PROBES)
+    try:
+        for tick in range(ticks):
+            assert stream.fill(batch.frames, batch.clips, batch.labels)
+            packet = packet_of(batch, config, tick)
+            full = 2 * config.stages <= tick < ticks - 2 * config.stages  # every stage updates at every tick
+            if probe and full and tick % every == every // 2:
+                probe.expect(stages, packet)
+            elif probe:
+                probe.smoothness_after(packet)
+            reference.tick(packet)
+            yield tick, stages
+    finally:
+        stream.close()
+
+
+def places_of(config: Config) -> list[tuple[int, int]]:
+    """Every slot begins elsewhere in its first window, so that equal windows do not end at once."""
+    assert config.data.window is not None
+    return [(slot, slot % config.data.window) for slot in range(config.data.slots)]
+
+
+def evaluation_frames(config: Config, material: Material) -> Iterator[Packet]:
+    """Every validation clip once."""
+    stream, tick = material.open_evaluation(), 0
+    batch = Batch(config.frame_shape)
+    while stream.fill(batch.frames, batch.clips, batch.labels):
+        yield packet_of(batch, config, tick)
+        tick += 1
+    stream.close()
+
+
+def evaluate(config: Config, stages: list[Stage], shown: list[Packet]) -> float:
+    """Top-1, judged as the product does."""
+    tally = Tally()
+    for stage in stages:
+        stage.evaluating(True)
+    for packet in shown:
+        held = packet
+        for stage in stages:
+            source, y = held, stage.infer(held)
+            held = Packet(y.shape)
+            held.pack(source.tick, source, y)
+        tally.add(packet, held.tensor, None)
+    for stage in stages:
+        stage.evaluating(False)
+    top1 = judge(tally.scores(), config.task).top1
+    assert top1 is not None
+    return top1
