@@ -1,6 +1,6 @@
 """When does Sideways learn as well as backpropagation? Many small trainings in one process each, and what they scored.
 
-    python benchmarks/study.py [STUDY …] [--json] [--seeds 3] [--epochs 8] [--jobs 2] [--clips FOLDER] [--out FOLDER]
+    python benchmarks/study.py [STUDY …] [--json] [--seeds 3] [--epochs 8] [--rows ROW …] [--jobs 2] [--out FOLDER]
 
 The one-process reference trains (benchmarks/training.py says what, and how it is scored): it equals the run of several
 processes bit for bit (tests/distributed/test_exact.py), so its scores are theirs, and `--jobs` of them run beside each
@@ -46,6 +46,7 @@ ANYBODYS: dict[str, Settings] = {
     "average of weights 0.99": {"optimiser.ema": 0.99},
     "128 slots": {"data.slots": 128},
     "orthogonal gradients 0.9": {f"{REMEDY}orthogonal": 0.9},
+    "average and orthogonal gradients": {"optimiser.ema": 0.99, f"{REMEDY}orthogonal": 0.9},
 }
 AGAINST_DELAY: dict[str, Settings] = {
     "Nesterov momentum 0.9 (NAdam)": {"optimiser.name": "NAdam", "optimiser.args.betas": [0.9, 0.999]},
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--epochs", type=span, default=8.0, help="passes over the training clips")
     parser.add_argument("--rates", type=span, nargs="+", default=RATES, help="learning rates that are tried")
+    parser.add_argument("--rows", nargs="+", default=[], help="only rows with one of these in their name")
     parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="trainings at a time, a core each")
     parser.add_argument("--clips", type=Path, default=CLIPS, help="folder of aAA/aAA_sSS_eEE.mp4: action, person")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder of the results")
@@ -146,10 +148,14 @@ def main() -> None:
     for name in STUDIES:
         if name in (arguments.studies or STUDIES):
             asked = STUDIES[name](arguments.seeds, arguments.epochs, best)
-            jobs = [replace(job, clips=arguments.clips) for job in asked]
+            jobs = [replace(job, clips=arguments.clips) for job in asked if _chosen(job, arguments.rows)]
             figures[name] = _study(name, jobs, done, arguments)
     if arguments.json:
         print(json.dumps(figures))
+
+
+def _chosen(job: Job, rows: list[str]) -> bool:
+    return not rows or any(part in job.row for part in rows)
 
 
 def _study(name: str, jobs: list[Job], done: dict[str, Record], arguments: argparse.Namespace) -> Figures:
