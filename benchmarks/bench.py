@@ -188,8 +188,8 @@ def cpu_ms(totals: list[Totals], ticks: int) -> float:
 
 def config_of(model: str, split: list[int], slots: int, size: int, **changes: Any) -> "Config":
     """A run's settings: one thread a stage, on the CPU. `model`: of the zoo, or a function of benchmarks/models.py."""
-    from common.config import parse
     from common.models import ZOO
+    from common.runfile import parse
 
     tree = {
         "model": model if model in ZOO else f"{MODELS}:{model}",

@@ -139,7 +139,7 @@ def _result(job: Job, out: Path) -> Record:
 
 
 def _train(job: Job, out: Path) -> Record:
-    from common.config import load
+    from common.runfile import load
     from coordinator.compare import outcome_of
     from coordinator.launch import launch
 

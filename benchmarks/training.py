@@ -18,10 +18,11 @@ import torch
 from benchmarks.bench import ROOT
 from benchmarks.probing import Probe
 from benchmarks.remedies import apply as remedy
-from common.config import Config, apply, parse
+from common.config import Config
 from common.models import build, part
 from common.packet import Packet
 from common.reference import Reference
+from common.runfile import apply, parse
 from common.stage import Stage
 from coordinator.course import Batch, packet_of
 from coordinator.evaluate import judge

@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from common.config import load
 from common.errors import ConfigError, SidewaysError
 from common.process import ALLOCATOR, note_parent
 from common.redis_access import from_environment
+from common.runfile import load
 from coordinator.again import Trace
 from coordinator.steer import steer
 from coordinator.tools import Json, Settings, tools

@@ -14,10 +14,11 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from common.config import Data, load
+from common.config import Data
 from common.control import Scores
 from common.errors import ConfigError, SidewaysError
 from common.packet import NO_CLIP
+from common.runfile import load
 from coordinator.course import Batch
 from coordinator.evaluate import Evaluation
 from coordinator.monitor.record import CONFIG

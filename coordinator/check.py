@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from common.config import Config, Data, apply, load, parse
+from common.config import Config, Data
 from common.errors import DataError, SidewaysError
+from common.runfile import apply, load, parse
 from common.schedule import Schedule
 from coordinator.stream.augment import middle
 from coordinator.stream.clips import Clip, Clips, collect

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from common.config import Algorithm, Config, load
+from common.config import Algorithm, Config
 from common.errors import ConfigError, SidewaysError
+from common.runfile import load
 from coordinator.launch import launch
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.config import Config, load
+from common.config import Config
 from common.errors import ConfigError, DataError
+from common.runfile import load
 from common.schedule import Schedule
 
 if TYPE_CHECKING:

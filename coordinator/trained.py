@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from common.config import Config, Data, Task, parse
+from common.config import Config, Data, Task
 from common.errors import ConfigError, SidewaysError
 from common.models import build
 from common.packet import normalise
+from common.runfile import parse
 from coordinator.monitor.record import MODEL
 
 ABOUT = "sideways.json"  # the file in a .pt2 archive that holds what a .safetensors file has as metadata

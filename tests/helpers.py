@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from common.config import Config, parse
+from common.config import Config
 from common.models import build, part
 from common.objective import Target
 from common.packet import Packet
 from common.reference import Reference
+from common.runfile import parse
 from common.stage import Stage
 from coordinator.course import Course, packet_of
 from coordinator.stream.clips import find

@@ -12,7 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from common.config import Config, parse
+from common.config import Config
+from common.runfile import parse
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy/k8s"

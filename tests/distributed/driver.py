@@ -14,10 +14,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from common.config import Config, parse
+from common.config import Config
 from common.control import Plan, Stages
 from common.group import join, start_rpc
 from common.process import exit_now
+from common.runfile import parse
 from coordinator.course import Course
 from coordinator.feed import Feeder
 from coordinator.monitor.inbox import Inbox

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import load
+from common.runfile import load
 from tests import traces
 from tests.conftest import video_stream
 from tests.helpers import settings, sideways, write_run_file

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from common.config import load
 from common.redis_access import at_socket
+from common.runfile import load
 from coordinator.__main__ import app
 from coordinator.embedded import SOCKET, EmbeddedRedis
 from coordinator.lookup import everything, find, look

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from common.config import load
+from common.runfile import load
 from tests.helpers import settings, sideways, write_run_file
 
 

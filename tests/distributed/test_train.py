@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from common.config import load
 from common.models import build
 from common.packet import normalise
+from common.runfile import load
 from coordinator.course import Batch
 from coordinator.stream.clips import find
 from coordinator.stream.slots import Slots

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from common.config import parse
 from common.errors import SidewaysError
+from common.runfile import parse
 from coordinator.checkpoint import Checkpoints, Position
 from coordinator.start import find
 

@@ -7,8 +7,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Config, load, parse
+from common.config import Config
 from common.errors import ConfigError
+from common.runfile import load, parse
 
 MINIMAL = {"ticks": 10, "data": {"train": "videos"}}
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from common.config import Config, parse
+from common.config import Config
+from common.runfile import parse
 from coordinator.course import Batch, Course
 from coordinator.stream.base import Mishaps, Places
 

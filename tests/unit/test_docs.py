@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from common.config import Config, parse
+from common.config import Config
+from common.runfile import parse
 from common.schedule import Schedule
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import common.vision  # noqa: F401  makes torchvision importable
-from common.config import Data, parse
+from common.config import Data
 from common.errors import ConfigError, DataError
+from common.runfile import parse
 from coordinator.course import Batch
 from coordinator.stream.clips import Clips, collect
 from coordinator.stream.formats import guess, listing

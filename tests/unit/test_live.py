@@ -14,8 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from common.config import Data, parse
+from common.config import Data
 from common.errors import DataError
+from common.runfile import parse
 from coordinator.course import Batch
 from coordinator.material import Material
 from coordinator.stream.live import Live

@@ -19,11 +19,12 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.board import Board
-from common.config import Metrics, parse
+from common.config import Metrics
 from common.endpoint import serve
 from common.errors import ConfigError
 from common.group import Membership
 from common.metrics import METRICS, document
+from common.runfile import parse
 from coordinator.evaluate import Evaluation
 from coordinator.monitor.metrics import RunMetrics
 from deploy.grafana.build import DASHBOARDS, FOLDER, built

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from common.config import Config, Report, parse
+from common.config import Config, Report
 from common.errors import ConfigError
+from common.runfile import parse
 from common.schedule import Schedule
 from coordinator.page.history import Curve
 from coordinator.page.page import Page
