@@ -16,24 +16,6 @@ from common.stage import Stage
 Remedy = Callable[[Stage, float], None]
 
 
-def orthogonal(stage: Stage, decay: float) -> None:
-    """Each parameter's gradient loses what points along the running mean of the last ones (Han et al., CVPR 2025)."""
-    means: dict[str, Tensor] = {}
-    update = stage.update
-
-    def update_across() -> None:
-        for name, value in stage.blocks.named_parameters():
-            if value.grad is None:
-                continue
-            gradient = value.grad.clone()
-            mean = means.setdefault(name, torch.zeros_like(gradient))
-            value.grad -= mean * ((gradient * mean).sum() / mean.square().sum().clamp_min(1e-20))
-            mean.lerp_(gradient, 1 - decay)
-        update()
-
-    stage.update = update_across  # type: ignore[method-assign]
-
-
 def lookahead(stage: Stage, share: float) -> None:
     """Activations and gradients at weights that are predicted for when the gradient's effect is felt: as many updates
     ahead as the stage's mismatch, times `share`, along the running mean of the last ones (as Chen et al. 2018, XPipe
@@ -66,7 +48,7 @@ def lookahead(stage: Stage, share: float) -> None:
     stage.update = update_behind  # type: ignore[method-assign]
 
 
-REMEDIES: dict[str, Remedy] = {"orthogonal": orthogonal, "lookahead": lookahead}
+REMEDIES: dict[str, Remedy] = {"lookahead": lookahead}
 
 
 def apply(stages: list[Stage], chosen: dict[str, Any]) -> None:

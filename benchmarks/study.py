@@ -45,13 +45,20 @@ ANYBODYS: dict[str, Settings] = {
     "mean of 2 ticks": {"rule.every": 2},
     "average of weights 0.99": {"optimiser.ema": 0.99},
     "128 slots": {"data.slots": 128},
-    "orthogonal gradients 0.9": {f"{REMEDY}orthogonal": 0.9},
-    "average and orthogonal gradients": {"optimiser.ema": 0.99, f"{REMEDY}orthogonal": 0.9},
+    "orthogonal gradients 0.9": {"optimiser.orthogonal": 0.9},
+    "average and orthogonal gradients": {"optimiser.ema": 0.99, "optimiser.orthogonal": 0.9},
 }
 AGAINST_DELAY: dict[str, Settings] = {
     "Nesterov momentum 0.9 (NAdam)": {"optimiser.name": "NAdam", "optimiser.args.betas": [0.9, 0.999]},
     "weights predicted": {f"{REMEDY}lookahead": 1.0},
     "gradients of other clips kept": {"rule.boundary": "mix"},
+}
+WINDOWS: dict[str, Settings] = {
+    "8 frames": {"data.window": 8},
+    "16 frames": {"data.window": 16},
+    "16 frames, slots staggered": {"data.window": 16, f"{REMEDY}staggered": True},
+    "16 frames, average of weights 0.99": {"data.window": 16, "optimiser.ema": 0.99},
+    "24 frames, average of weights 0.99": {"data.window": 24, "optimiser.ema": 0.99},
 }
 
 Figures = dict[str, dict[str, dict[str, float]]]  # by row, contender and name
@@ -97,10 +104,8 @@ def strides(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Jo
 def windows(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
     """Random windows of the clips."""
     for seed in range(1, seeds + 1):
-        for frames, staggered in ((8, False), (16, False), (16, True)):
+        for row, settings in WINDOWS.items():
             for name in DEPTHS:
-                settings = {"data.window": frames} | ({f"{REMEDY}staggered": True} if staggered else {})
-                row = f"{frames} frames" + (", slots staggered" if staggered else "")
                 yield Job(row, name, seed, epochs, best[name] | settings)
 
 

@@ -145,6 +145,9 @@ class Optimiser(Section):
     peak: float = Field(0.3, gt=0, lt=1, description="one-cycle: share of the ticks at which the rate is highest")
     decay_all: bool = Field(False, description="weight decay on normalisations and biases too")
     clip: float | None = Field(None, gt=0, description="norm of a stage's gradient above which it is scaled down")
+    orthogonal: float = Field(
+        0.0, ge=0, lt=1, description="decay of a mean of the gradients, along which no update goes; 0: none"
+    )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which is evaluated and saved")
 
     @model_validator(mode="after")

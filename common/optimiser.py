@@ -1,4 +1,4 @@
-"""θ ← optimiser(θ, Δθ): a stage's optimiser, its learning rate's course, clipping, the average of its weights."""
+"""θ ← optimiser(θ, Δθ): a stage's optimiser, its learning rate's course, clipping, means of weights and gradients."""
 
 import inspect
 import math
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.config import Optimiser
 from common.errors import ConfigError
+from common.orthogonal import Orthogonal
 
 _UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}  # they need closures, or sparse gradients
 _WITHOUT_MOMENTUM = {"Adam": {"betas": (0.0, 0.999)}, "AdamW": {"betas": (0.0, 0.999)}}
@@ -96,6 +97,7 @@ class Updater:
         self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
         self._parameters = list(self._named.values())
         self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser else []
+        self._orthogonal = Orthogonal(self._parameters, settings.orthogonal) if settings.orthogonal else None
         self._varies = settings.schedule != "constant" or settings.warmup > 0
         self._average = [value.detach().clone() for value in self._parameters] if settings.ema else []
 
@@ -132,6 +134,8 @@ class Updater:
     def _prepare_gradients(self) -> None:
         if self.gathered > 1:
             torch._foreach_mul_(list(self._gradients()), 1 / self.gathered)
+        if self._orthogonal is not None:
+            self._orthogonal.turn()
         if self._settings.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
 
@@ -170,6 +174,8 @@ class Updater:
             if parameter.grad is not None and self.gathered:
                 found[f"gradient.{name}"] = parameter.grad
         found |= {f"average.{name}": value for name, value in zip(self._named, self._average, strict=False)}
+        if self._orthogonal is not None:
+            found |= {f"mean.{name}": value for name, value in zip(self._named, self._orthogonal.means, strict=True)}
         return found
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -180,6 +186,8 @@ class Updater:
                 parameter.grad = state[f"gradient.{name}"].to(parameter.device)
             if self._average:  # one that is only now asked for begins with the weights as they are
                 self._average[index].copy_(state.get(f"average.{name}", parameter.detach()))
+            if self._orthogonal is not None and f"mean.{name}" in state:
+                self._orthogonal.means[index].copy_(state[f"mean.{name}"])
 
     def _load_optimiser(self, state: dict[str, Tensor]) -> None:
         if self.optimiser is None:

@@ -105,7 +105,8 @@ def _predict(config: Config, costs: list[BlockCost], stages: int, at_once: int) 
     given = config.split if config.split and len(config.split) == stages else None
     split = given or balance([cost.milliseconds for cost in costs], stages)
     check_split(split, len(costs))
-    state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0)) + (config.optimiser.ema > 0)
+    state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0))
+    state += (config.optimiser.ema > 0) + 2 * (config.optimiser.orthogonal > 0)
     input_kib = torch.Size(config.frame_shape).numel() * torch.float32.itemsize / 1024
     return predict(costs, split, input_kib, at_once, state)
 

@@ -2,7 +2,8 @@
 
 torch.distributed.checkpoint writes all stages' parts into one folder, under the whole model's names:
 
-    model.NAME  optimiser.NAME.KEY  average.NAME      also read by another number of stages
+    model.NAME  optimiser.NAME.KEY                    also read by another number of stages
+    average.NAME  mean.NAME                           the same: of the weights, of the gradients
     gradient.NAME  stage.I.counters                   gradients gathered for an update that is still to come
     edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, as bytes
     target.FRAME  target.FRAME.clips                  frame-sized targets whose frames are still climbing
@@ -150,7 +151,7 @@ def _read(built: Assembly, folder: Path, in_flight: bool, optimiser: bool) -> di
 def _is_ours(name: str, built: Assembly, in_flight: bool) -> bool:
     stage = built.stage
     kind, _, rest = name.partition(".")
-    if kind in ("model", "average", "gradient"):
+    if kind in ("model", "average", "mean", "gradient"):
         return rest in stage.blocks.state_dict() and (in_flight or kind != "gradient")
     if kind == "optimiser":
         return rest.rpartition(".")[0] in stage.blocks.state_dict()

@@ -19,9 +19,13 @@ def blocks() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
 
 
-def step(model: nn.Module, updater: Updater, seed: int) -> None:
+def draw(model: nn.Module, seed: int) -> None:
     torch.manual_seed(seed)
     model(torch.randn(3, 4)).square().sum().backward()
+
+
+def step(model: nn.Module, updater: Updater, seed: int) -> None:
+    draw(model, seed)
     updater.update()
 
 
@@ -78,6 +82,22 @@ def test_gradients_are_clipped_to_a_norm() -> None:
     assert moved == pytest.approx(0.1 * 0.5, rel=1e-4)
 
 
+def test_gradients_lose_what_points_along_the_mean_of_those_before() -> None:
+    model, decay = blocks(), 0.5
+    parameters = list(model.parameters())
+    updater = Updater(model, Optimiser(**SGD | {"orthogonal": decay}), 1, 0, 1)
+    means = [torch.zeros_like(value) for value in parameters]
+    for seed in range(5):
+        before = [value.detach().clone() for value in parameters]
+        draw(model, seed)
+        gradients = [value.grad.clone() for value in parameters if value.grad is not None]
+        updater.update()
+        for index, (gradient, mean) in enumerate(zip(gradients, means, strict=True)):
+            share = float((gradient * mean).sum() / mean.square().sum()) if seed else 0.0
+            torch.testing.assert_close(parameters[index].detach(), before[index] - 0.1 * (gradient - share * mean))
+            means[index] = decay * mean + (1 - decay) * gradient
+
+
 def test_the_average_follows_the_weights() -> None:
     model = blocks()
     updater = Updater(model, Optimiser(**SGD | {"ema": 0.5}), 1, 0, 1)
@@ -104,6 +124,7 @@ def test_the_average_follows_the_weights() -> None:
         {"name": "RAdam", "args": {}},
         {"name": "Adafactor", "args": {}},
         {"ema": 0.9, "schedule": "cosine", "clip": 0.1},
+        {"orthogonal": 0.9},
     ],
 )
 def test_a_state_taken_and_loaded_goes_on_bit_for_bit(settings: dict[str, object]) -> None:

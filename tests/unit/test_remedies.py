@@ -1,6 +1,5 @@
 """What benchmarks/remedies.py does to a stage is what it says."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -43,17 +42,6 @@ def ticks(made: Stage, count: int) -> list[Tensor]:
         made.backward(x, gradient)
         made.update()
     return seen
-
-
-def test_gradients_lose_what_points_along_the_last_ones() -> None:
-    across = stage()
-    apply([across], {"orthogonal": 0.0})  # the mean is the last gradient itself
-    steps = [after - before for before, after in pairwise(ticks(across, 6))]
-    whole = [gradient.T @ x for x, gradient in drawn(5)]
-    torch.testing.assert_close(steps[0], -RATE * whole[0])
-    for step, last, own in zip(steps[1:], whole, whole[1:], strict=False):
-        share = (own * last).sum() / last.square().sum()
-        torch.testing.assert_close(step, -RATE * (own - share * last))
 
 
 def test_weights_are_looked_ahead_and_put_back() -> None:
