@@ -10,7 +10,7 @@ gpipe, 1f1b    the product's own workers with torch.distributed.pipelining's sch
                micro-batches of B frames, so that one step, with one update, takes M × B frames
 ddp            torch's DistributedDataParallel: a process a core, each with an equal share of the B frames
 
-Several processes have one thread each. The split is the one that `sideways partition` would choose between layers
+Several processes have one thread each. The split is the one that `sideways train` would choose between layers
 (cuts = "layers"), the same for all that have one. Every round runs each contender for about --seconds; a ratio is the
 median over the rounds of Sideways' frames per second divided by the other's in the same round. Efficiency is the
 stages' compute / (D × tick). Kept is what autograd keeps in each process for backward passes, at most (saved-tensor

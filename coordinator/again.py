@@ -37,8 +37,10 @@ class Trace:
 
     def leave(self, directory: Path) -> None:
         """This is where the run is. Raises SidewaysError."""
+        part = self._file.with_name(f"{self._file.name}.part")
         try:
-            self._file.write_text(str(directory.absolute()), encoding="utf-8")
+            part.write_text(str(directory.absolute()), encoding="utf-8")
+            part.replace(self._file)  # a full disk leaves the old one whole
         except OSError as error:
             raise SidewaysError(f"cannot write {self._file}: {error.strerror}. Make room there") from error
 
@@ -48,7 +50,7 @@ class Trace:
             return None
         with suppress(OSError):
             directory = Path(self._file.read_text(encoding="utf-8"))
-            return directory if directory.is_dir() else None
+            return directory if directory.is_absolute() and directory.is_dir() else None
         return None
 
     def remove(self) -> None:

@@ -93,6 +93,7 @@ class Checkpoints:
         """`keep`: how many of the newest stay, beside the best."""
         self.run = run
         self._folder, self._keep = run / FOLDER, keep
+        self._whole: set[Path] = set()  # known to be
         for part in self._folder.glob(f"*{_PART}"):
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed while it wrote
 
@@ -108,8 +109,12 @@ class Checkpoints:
         files = {path.name: (path.stat().st_size, _digest(path)) for path in part.iterdir()}
         _write_position(part, replace(position, files=files))
         final = part.with_name(part.name.removesuffix(_PART))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(part, final)
+        if final in self._whole and final.exists():  # twice at one tick, so the same; to replace it would take a moment
+            self.abandon(part)  # without any
+        else:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(part, final)
+            self._whole.add(final)
         self._prune()
         return sum(size for size, _ in files.values())
 

@@ -51,8 +51,10 @@ class Keeper:
         saving = self._saving
         if saving is not None and not saving.running:
             if saving.error is not None:
-                self._complain(saving.tick, saving.error)
+                if not saving.late:
+                    self._complain(saving.tick, saving.error)
             else:
+                self.failed -= saving.late  # after all
                 self.kept += 1
                 self.taken, self.seconds, self.bytes = saving.taken, saving.seconds, saving.bytes
             self._saving = None
@@ -60,11 +62,12 @@ class Keeper:
     def finish(self, seconds: float, meanwhile: Callable[[], None]) -> None:
         """Wait for the last one."""
         end = time.monotonic() + seconds
-        while self._saving is not None and time.monotonic() < end:
+        while self._saving is not None and not self._saving.late and time.monotonic() < end:
             meanwhile()
             time.sleep(_POLL)
             self.look()
-        if self._saving is not None:
+        if self._saving is not None and not self._saving.late:
+            self._saving.late = True  # it was waited for once
             self._complain(self._saving.tick, f"writing it took longer than {seconds:g} s")
 
     def note_score(self, tick: int, score: float) -> None:
@@ -86,6 +89,7 @@ class _Saving:
         self.tick, self.taken = position.tick, time.time()
         self.seconds, self.bytes = 0.0, 0
         self.error: str | None = None
+        self.late = False  # counted as one that could not be kept
         self._thread = threading.Thread(
             target=self._follow, args=(checkpoints, part, position, pending), name="checkpoint", daemon=True
         )

@@ -98,7 +98,8 @@ class Run:
         self.directory = RunDirectory(self.resume or create(self.config, self._run_file))
         self.trace = Trace(self.config.runs)
         again = self.resume is not None and self.trace.find() == self.resume
-        self.trace.leave(self.directory.path)
+        if again or self.resume is None:  # else its run file is still the old one: an attempt more is told of it again
+            self.trace.leave(self.directory.path)
         self._lost_at = self.directory.last_sign if again else None
         page = self._show(door) if door is not None else None
         if self.config.report.redis:
@@ -113,6 +114,7 @@ class Run:
         addresses = self.stages.configure(Plan(config, classes, tuple(split), self.planned, self.start.origin))
         self._restore()
         self.directory.save_config(config)
+        self.trace.leave(self.directory.path)
         self.chronicle = Chronicle(config, self.display, self.directory, self.totals, self.planned, self.start.tick)
         self.chronicle.onlookers = self.onlookers
         self.chronicle.partition(costs, split)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from common.errors import SidewaysError
+from common.errors import PeerError, SidewaysError
 from common.runstate import Answer, Command
 from coordinator.stop import Stop
 
@@ -96,6 +96,9 @@ class Steering:
                     self._record(command, run)  # and the answer follows
                     continue
                 answer = Answer(state="done", text=self._carry_out(command, run))
+            except PeerError as error:
+                self.answer(command, Answer(state="refused", text=str(error)[:1000]))
+                raise  # a process is lost, whatever was asked
             except SidewaysError as error:
                 answer = Answer(state="refused", text=str(error)[:1000])
             self.answer(command, answer)

@@ -5,6 +5,8 @@ produces   y for the stage above; in the top stage sums per clip
 waits for  the stage below only
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -18,12 +20,19 @@ from stage_worker.links import Sender, Source
 _PICTURES = 8  # rows
 
 
-def run(stage: Stage, inputs: Source, outputs: Sender | None, targets: TargetIntake | None) -> "Tally":
-    """Run one evaluation phase. The returned tally is empty but in the top stage."""
+def run(
+    stage: Stage,
+    inputs: Source,
+    outputs: Sender | None,
+    targets: TargetIntake | None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> "Tally":
+    """Run one evaluation phase, `meanwhile` at each tick. The returned tally is empty but in the top stage."""
     tally = Tally()
     stage.evaluating(True)
     tick, last = 0, False
     while not last:
+        meanwhile()
         x = inputs.receive(tick)
         if x is not None:
             last = x.last

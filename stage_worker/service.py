@@ -189,7 +189,8 @@ class StageService:
         assert self.built is not None
         self.built.enter_phase(phase)
         inputs, outputs = self.built.evaluation_edges()
-        self._tally = evaluation.run(self.built.stage, inputs, outputs, self.built.targets)
+        tell = self.reporter.tell_signal
+        self._tally = evaluation.run(self.built.stage, inputs, outputs, self.built.targets, tell)
         self.reporter.send("done", tick=0)
 
     def do_results(self) -> Scores:

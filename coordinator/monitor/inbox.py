@@ -131,7 +131,8 @@ class Inbox:
         while self._failure is None and time.monotonic() < end:
             if self._socket.poll(50):
                 self._take(self._socket.recv())
-        raise self._failure or PeerError(
+        self._failure = self._failure or PeerError(
             "a stage worker is gone without a word: it was killed, cut off from the network, or stopped for longer "
             "than network.deadline"
         )
+        raise self._failure

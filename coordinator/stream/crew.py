@@ -25,6 +25,7 @@ from coordinator.stream.player import Job
 from coordinator.stream.ring import HALVES, Ring
 
 _SLICE = 0.2  # seconds
+_DYING = 2.0  # seconds that a killed process may take to end
 _REPLACEMENTS = 10  # of one stream; more, and something else is wrong than a few bad files
 
 
@@ -190,5 +191,8 @@ class _Member:
         """End it, if it has not ended. Returns how it did."""
         self.process.kill()
         self.connection.close()
-        code = self.process.wait()
+        try:
+            code = self.process.wait(_DYING)
+        except subprocess.TimeoutExpired:  # the kernel lets nothing end that waits for a disk
+            return "no sign of its end: the disk that it reads from hangs"
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -93,7 +93,7 @@ def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> N
     assert {row: len(cells) for row, cells in tuned["tune"].items()} == {
         "lr = 0.01": 3, "lr = 0.01, args.betas = [0.9, 0.999]": 1, "lr = 0.01, lr_by_mismatch = False": 2
     }  # fmt: skip
-    both = last_line("study", "windows", *out, timeout=250)
+    both = last_line("study", "windows", "--rows", "8 frames", "staggered", *out, timeout=250)
     assert both["tune"] == tuned["tune"]
     assert set(both) == {"tune", "windows"}
     staggered = both["windows"]["16 frames, slots staggered"]
@@ -101,7 +101,7 @@ def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> N
     assert staggered["D = 4"].keys() == {"top1", "lowest", "highest", "cosine", "norm_ratio", "change"}
     assert -1 <= staggered["D = 4"]["cosine"] <= 1
     records = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
-    assert len(records) == len({json.loads(line)["key"] for line in records}) == 6 + 9
+    assert len(records) == len({json.loads(line)["key"] for line in records}) == 6 + 2 * 3
 
 
 @pytest.mark.long

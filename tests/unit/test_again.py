@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import SidewaysError
 from coordinator import launch
 from coordinator.again import LAUNCH, RESTARTS, Trace, deployed, restarts
 
@@ -27,6 +28,28 @@ def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeyp
     assert Trace(tmp_path).find() is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a/b c")
     Trace(tmp_path).remove()
+    assert Trace(tmp_path).find() is None
+
+
+def test_a_full_disk_leaves_what_was_left_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH, "demo")
+    (tmp_path / "it").mkdir()
+    Trace(tmp_path).leave(tmp_path / "it")
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(SidewaysError, match="Make room"):
+            Trace(tmp_path).leave(tmp_path / "other")
+    assert Trace(tmp_path).find() == tmp_path / "it"
+
+
+def test_an_empty_file_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH, "demo")
+    (tmp_path / ".launch-demo").touch()
     assert Trace(tmp_path).find() is None
 
 

@@ -55,6 +55,24 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert ticks(tmp_path) == [60, 70]
 
 
+def test_one_that_is_there_is_never_gone_for_a_moment(tmp_path: Path) -> None:
+    """Asked for twice at one tick."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    first = keep(checkpoints, position(10, 0.5))
+    folder = first.stat().st_ino
+    assert keep(checkpoints, position(10)).stat().st_ino == folder
+    assert ticks(tmp_path) == [10]
+    path, found, _ = checkpoints.newest(SHAPES)
+    assert (path, found and found.score) == (first, 0.5)
+
+
+def test_one_that_was_refused_is_replaced(tmp_path: Path) -> None:
+    (keep(Checkpoints(tmp_path, keep=1), position(10)) / "position.json").write_text("{")
+    later = Checkpoints(tmp_path, keep=1)
+    keep(later, position(10))
+    assert later.newest(SHAPES)[0] is not None
+
+
 def test_errors_are_scores_too(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     for tick, mse in ((10, 0.5), (20, 0.1), (30, 0.4)):

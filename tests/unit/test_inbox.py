@@ -68,8 +68,9 @@ def test_strangers_come_and_go(inbox: Inbox, heard: list[int], words: bytes) -> 
         visit(inbox, words)
     linger(inbox, 0.5)
     stage.close(0)
-    with pytest.raises(PeerError, match="gone without a word"):
-        linger(inbox, 5)
+    for _ in range(2):  # whoever heard of it first may have had other things to do
+        with pytest.raises(PeerError, match="gone without a word"):
+            linger(inbox, 5)
 
 
 def test_a_lost_stages_own_words_are_the_news(inbox: Inbox, heard: list[int]) -> None:
