@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.helpers import (
     Background,
     backpropagation_run,
     config_of,
+    environment,
     gone,
     losses_of,
     reference_run,
@@ -144,6 +147,40 @@ def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: P
 def test_a_checkpoint_at_the_end_waits_for_the_one_before_it(videos: Path, tmp_path: Path) -> None:
     run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, ticks=51, checkpoint__every=50))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["0000000050", "0000000051"]
+
+
+SLOW_MODEL = """
+import os, time
+from pathlib import Path
+from common.models.vgg8 import vgg8
+
+def build(classes, channels=3):
+    while Path("slow").exists() and os.environ["RANK"] == "1":
+        Path("building").write_text(str(os.getpid()))
+        time.sleep(0.1)
+    return vgg8(classes, channels, width=4)
+"""
+
+
+def test_new_settings_outlive_a_process_that_is_lost_while_the_run_is_resumed(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_MODEL)
+    tree = slow_run(videos, model="slow.py:build", stages=2, data__size=16, ticks=20, recovery__restarts=1)
+    del tree["model_args"]
+    run = train(tmp_path, tree)
+    (tmp_path / "slow").touch()
+    command = [sys.executable, "-m", "coordinator", "train", "--resume", "runs/it", "--set", "ticks=40"]
+    resumed = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (building := tmp_path / "building").exists() or not building.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    (tmp_path / "slow").unlink()
+    os.kill(int(building.read_text()), signal.SIGKILL)
+    _, errors = resumed.communicate(timeout=100)
+    assert resumed.returncode == 0, errors
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["ticks"], summary["restarts"]) == (40, 1)
+    assert len(losses_of(run)) == 40 - (2 - 1)
 
 
 @pytest.mark.parametrize("stages", [2])
