@@ -70,6 +70,11 @@ class Keeper:
             self._saving.late = True  # it was waited for once
             self._complain(self._saving.tick, f"writing it took longer than {seconds:g} s")
 
+    def drop(self) -> None:
+        """The one that is being written is not wanted any more."""
+        if self._saving is not None:
+            self._saving.drop()
+
     def note_score(self, tick: int, score: float) -> None:
         """An evaluation of the checkpoint of this tick, which is on the disk by now, or is not at all."""
         try:
@@ -90,6 +95,7 @@ class _Saving:
         self.seconds, self.bytes = 0.0, 0
         self.error: str | None = None
         self.late = False  # counted as one that could not be kept
+        self._unwanted, self._committing = False, threading.Lock()
         self._thread = threading.Thread(
             target=self._follow, args=(checkpoints, part, position, pending), name="checkpoint", daemon=True
         )
@@ -100,11 +106,19 @@ class _Saving:
         """Whether it is still being written."""
         return self._thread.is_alive()
 
+    def drop(self) -> None:
+        """From now on it is not committed; it may have been before."""
+        with self._committing:
+            self._unwanted = True
+
     def _follow(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending) -> None:
         start = time.monotonic()
         try:
             pending.answers()
-            self.bytes = checkpoints.commit(part, position)
+            with self._committing:
+                if self._unwanted:
+                    raise SidewaysError("the run goes back to an earlier one")
+                self.bytes = checkpoints.commit(part, position)
             self.seconds = time.monotonic() - start
         except Exception as error:  # whatever it is, it must be told, and only the checkpoint is lost
             self.error = str(error) or type(error).__name__

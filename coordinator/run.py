@@ -78,6 +78,7 @@ class Run:
         self.tick = 0  # the next tick, and so the number of the next training frame
         self.train_seconds = 0.0
         self._saved_tick = 0
+        self._overdue = False  # an evaluation where the run is resumed
         self._lost_at: float | None = None  # when an earlier attempt gave its last sign of life
         self.evaluation: Evaluation | None = None
         self.evaluated_tick: int | None = None  # the saved model may be older or newer than the last evaluation
@@ -162,9 +163,11 @@ class Run:
 
     def _restore(self) -> None:
         """Go back to the checkpoint that the run starts from, if it does."""
-        start = self.start
+        start, every = self.start, self.config.evaluate_every
+        evaluated = start.scored or every == 0 or start.tick % every > 0  # or was not to be
+        self._overdue = start.folder is not None and not evaluated
         if self.resume is not None:
-            self.directory.forget_from(start.tick)
+            self.directory.forget_from(start.tick, evaluated)
         if start.folder is not None:
             self.stages.restore(start.folder.resolve(), start.tick, start.in_flight, start.optimiser)
             self.tick = self.totals.tick = self._saved_tick = start.tick
@@ -179,7 +182,7 @@ class Run:
         self.chronicle.metrics.announce(self.directory.path)
         if self.config.report.trace_ticks:
             self._trace_at_once(self.config.report.trace_ticks)
-        if self.tick >= self.planned:  # a process was lost after the last tick
+        if self.tick >= self.planned or self._overdue:  # a process was lost after the last tick, or in an evaluation
             self._save_model()
             self._evaluate()
         while self.tick < self.planned and not self.stop.signal:
@@ -290,6 +293,7 @@ class Run:
         first = report["tick"] - report["ticks"] - 2 * self.config.stages
         if self.config.recovery.divergence == "rollback":
             self.config = slower(self.config)
+            self.keeper.drop()
             self.keeper.checkpoints.forget_after(first)
             self.directory.save_config(self.config)
         raise divergence(report, self.config)

@@ -22,6 +22,7 @@ class Start:
         folder: the checkpoint; None for a new run.
         in_flight: what was under way in the pipeline still fits, so that it goes on as if nothing had happened.
         optimiser: its state still fits.
+        scored: an evaluation at this very tick has been noted.
     """
 
     tick: int = 0
@@ -31,6 +32,7 @@ class Start:
     folder: Path | None = None
     in_flight: bool = False
     optimiser: bool = False
+    scored: bool = False
 
     def __str__(self) -> str:
         how = "with all that was in flight" if self.in_flight else "and the pipeline warms up again"
@@ -82,4 +84,5 @@ def go_on(folder: Path, position: Position, config: Config, split: list[int], ma
         folder=folder,
         in_flight=in_flight,
         optimiser=position.same_optimiser(config),
+        scored=position.score is not None,
     )

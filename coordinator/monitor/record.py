@@ -43,12 +43,12 @@ class RunDirectory:
         self._metrics.close()
         self._lock.close()
 
-    def forget_from(self, tick: int) -> None:
-        """A run is resumed at `tick`: what it had done beyond is done again."""
+    def forget_from(self, tick: int, evaluated: bool) -> None:
+        """A run is resumed at `tick`: what it had done beyond is done again, and its evaluation if not `evaluated`."""
         path = self.path / METRICS
         try:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _is_before(line, tick)]
+            kept = [line for line in lines if _is_before(line, tick, evaluated)]
             self._metrics.close()
             self._write(METRICS, "".join(kept))
             self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -106,11 +106,12 @@ def _json(line: dict[str, Any]) -> str:
     return json.dumps(finite)
 
 
-def _is_before(line: str, tick: int) -> bool:
-    """Whether a line of metrics.jsonl is whole, and about what was before `tick`."""
+def _is_before(line: str, tick: int, evaluated: bool) -> bool:
+    """Whether a line of metrics.jsonl is whole, and about what was before `tick`; at it, a rate and an evaluation."""
+    at = ("evaluation", "set") if evaluated else ("set",)
     try:
         about = json.loads(line)
-        return bool(about["tick"] < tick or (about["kind"] in ("evaluation", "set") and about["tick"] <= tick))
+        return bool(about["tick"] < tick or (about["kind"] in at and about["tick"] <= tick))
     except (ValueError, KeyError, TypeError):
         return False  # half a line: the process was killed while writing it
 

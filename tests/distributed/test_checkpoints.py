@@ -183,6 +183,32 @@ def test_new_settings_outlive_a_process_that_is_lost_while_the_run_is_resumed(vi
     assert len(losses_of(run)) == 40 - (2 - 1)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told-but-not-noted", "not-told"])
+def test_an_evaluation_that_was_interrupted_is_made_up_for(videos: Path, tmp_path: Path, told: bool) -> None:
+    often = {"evaluate_every": 10, "data__val": str(videos / "val"), "checkpoint__every": 10}
+    run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, stages=2, ticks=30, **often))
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    straight = [_evaluation(line) for line in lines if '"evaluation"' in line]
+    assert [tick for tick, _ in straight] == [10, 20, 30]
+    shutil.rmtree(run / "checkpoints/0000000030")
+    position = run / "checkpoints/0000000020/position.json"
+    scored = json.loads(position.read_text())
+    position.write_text(json.dumps(scored | {"score": None}))
+    if not told:
+        kept = [line for line in lines if '"evaluation"' not in line or _evaluation(line)[0] != 20]
+        (run / "metrics.jsonl").write_text("".join(kept))
+    resume(tmp_path)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert [_evaluation(line) for line in lines if '"evaluation"' in line] == straight
+    assert json.loads(position.read_text())["score"] == scored["score"]
+
+
+def _evaluation(line: str) -> tuple[int, dict[str, float]]:
+    """Its tick and its figures."""
+    told = json.loads(line)
+    return told["tick"], {name: value for name, value in told.items() if name.startswith("val_")}
+
+
 @pytest.mark.parametrize("stages", [2])
 def test_another_number_of_stages_takes_over_every_weight(
     videos: Path, straight: Path, tmp_path: Path, stages: int

@@ -51,6 +51,17 @@ def test_a_late_one_may_be_kept_after_all(tmp_path: Path) -> None:
     assert (keeper.kept, keeper.failed) == (2, 0)
 
 
+def test_one_that_is_dropped_is_not_committed(tmp_path: Path) -> None:
+    stages = Slow()
+    keeper = Keeper(Checkpoints(tmp_path, keep=2), cast(Any, stages), lambda text: None)
+    keeper.save(position(10))
+    keeper.drop()
+    stages.written.set_result([])
+    _end(keeper)
+    assert (keeper.kept, keeper.failed) == (0, 1)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def _end(keeper: Keeper) -> None:
     saving = keeper._saving
     assert saving is not None

@@ -25,7 +25,8 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     assert (line["loss"], line["gradient_norm"], line["rows"]) == (None, None, 2)
 
 
-def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path: Path, evaluated: bool) -> None:
     run = RunDirectory(tmp_path)
     for tick in (10, 49, 50, 70):
         run.metric({"kind": "progress", "tick": tick})
@@ -33,9 +34,10 @@ def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path: Path) -> None:
         run.metric({"kind": "evaluation", "tick": tick})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"kind": "progress", "tick": 4')  # killed while writing
-    run.forget_from(50)
+    run.forget_from(50, evaluated)
     run.metric({"kind": "progress", "tick": 51})
     run.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     kept = [(line["kind"], line["tick"]) for line in lines]
-    assert kept == [("progress", 10), ("progress", 49), ("evaluation", 50), ("progress", 51)]
+    at = [("evaluation", 50)] if evaluated else []
+    assert kept == [("progress", 10), ("progress", 49), *at, ("progress", 51)]
