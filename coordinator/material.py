@@ -23,8 +23,16 @@ class Material:
         fingerprint: of the order of clips that a stream's places count in.
     """
 
-    def __init__(self, config: Config, warn: Tell, meanwhile: Callable[[], None]) -> None:
-        """Find the clips. `meanwhile` runs while a stream waits for a decoder, and may raise. Raises DataError."""
+    def __init__(
+        self, config: Config, warn: Tell, meanwhile: Callable[[], None], hurried: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Find the clips. Raises DataError.
+
+        Args:
+            meanwhile: runs while a stream waits for a decoder, and may raise.
+            hurried: whether the run is to end, so that no live source is waited for.
+        """
+        self._hurried = hurried
         self._config, self._warn, self._meanwhile = config, warn, meanwhile
         labelled = config.task == "classify"
         self.train = collect(config.data, "train", labelled)
@@ -48,7 +56,7 @@ class Material:
         """The training stream, from its beginning or from the places of an earlier one."""
         config, patience = self._config, self._config.network.deadline
         if config.data.live:
-            return self._opened(Live(config.data, config.seed, patience, self._meanwhile, start))
+            return self._opened(Live(config.data, config.seed, patience, self._meanwhile, start, self._hurried))
         clips, meanwhile = self.train.clips, self._meanwhile
         return self._opened(Slots(clips, config.data, config.seed, True, self._mismatch, patience, meanwhile, start))
 

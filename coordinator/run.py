@@ -88,7 +88,8 @@ class Run:
     def prepare(self) -> None:
         """Find the clips, split the model, build the stages, go back to a checkpoint."""
         door = Door(self.config.report, self.resume) if self.config.report.page else None  # before anything is made
-        self.material = Material(self.config, self.display.warn, self.inbox.poll)
+        stop = self.stop
+        self.material = Material(self.config, self.display.warn, self.inbox.poll, lambda: bool(stop.signal))
         self.planned = self.material.planned
         classes = len(self.material.train.classes)
         model = build(self.config, classes, self.display.warn)

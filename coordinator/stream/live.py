@@ -39,6 +39,7 @@ class Live:
         patience: float = 60.0,
         meanwhile: Callable[[], None] = lambda: None,
         start: Sequence[tuple[int, int]] | None = None,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begins to open the sources.
 
@@ -46,9 +47,10 @@ class Live:
             patience: seconds that `fill` waits while no source gives a frame, before it gives up.
             meanwhile: runs now and then while it waits, and may raise.
             start: the `places` of an earlier stream: clips get ids that it has not used yet.
+            hurried: whether nothing is to be waited for any more, as the run is to end.
         """
         self.mishaps = Mishaps()
-        self._patience, self._meanwhile = patience, meanwhile
+        self._patience, self._meanwhile, self._hurried = patience, meanwhile, hurried
         self._news = threading.Condition()
         self._sources = [_Source(name, data, self.mishaps, self._news) for name in data.sources]
         rounds = 1 + max(clip for clip, _ in start) // data.slots if start else 0
@@ -86,7 +88,7 @@ class Live:
     def _wait(self) -> None:
         """Until every source that is alive has something new, and at least one has."""
         end = time.monotonic() + self._patience
-        while True:
+        while not self._hurried():
             with self._news:
                 fresh = [source.fresh for source in self._sources]
                 if any(fresh) and not any(s.alive and not s.fresh for s in self._sources):

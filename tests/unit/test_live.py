@@ -4,7 +4,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -95,12 +95,17 @@ class Camera:
 
 @contextmanager
 def playing(
-    *cameras: Camera | str, slots: int = 1, patience: float = _PATIENT, start: Any = None, **data: Any
+    *cameras: Camera | str,
+    slots: int = 1,
+    patience: float = _PATIENT,
+    start: Any = None,
+    hurried: Callable[[], bool] = lambda: False,
+    **data: Any,
 ) -> Iterator[tuple[Live, Batch]]:
     """A stream of them, and a batch for it; all is closed at the end."""
     sources = [camera if isinstance(camera, str) else camera.url for camera in cameras]
     settings = Data(sources=sources, slots=slots, size=16, channels=1, **{"source_timeout": 2, **data})
-    stream = Live(settings, 0, patience, start=start)
+    stream = Live(settings, 0, patience, start=start, hurried=hurried)
     try:
         yield stream, Batch((slots, 1, 16, 16))
     finally:
@@ -193,6 +198,21 @@ def test_a_source_that_never_comes_is_black_while_others_play() -> None:
         levels = fill(stream, batch)
         assert levels[0] == 0
         assert levels[1] > 60
+
+
+def test_a_run_that_is_to_end_waits_for_no_source() -> None:
+    off = Camera(5)
+    off.on = False
+    asked: list[bool] = []
+
+    def hurried() -> bool:
+        asked.append(True)
+        return len(asked) > 3  # it was not, when the waiting began
+
+    with playing(off, slots=1, patience=30.0, hurried=hurried) as (stream, batch):
+        start = time.monotonic()
+        assert fill(stream, batch) == [0]
+        assert time.monotonic() - start < 10
 
 
 def test_when_no_source_gives_anything_the_run_ends_and_names_them() -> None:
