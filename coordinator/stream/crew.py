@@ -1,6 +1,7 @@
 """The decoding processes of a stream, from the coordinator's side: started, listened to, and replaced when one dies.
 
 When a process dies, a new one goes on for its slots behind the last chunks that came: nothing is lost or played twice.
+So too when one hangs, for half of the time that frames are waited for: it may have been stopped.
 It was decoding for the first of the halves that it had still to fill. A file that two processes die of is left out.
 """
 
@@ -71,23 +72,38 @@ class Crew:
                     self._replace(member)
 
     def listen(self, slot: int) -> None:
-        """Hear from the slot's process, at least one piece of news.
+        """Hear a piece of news from the slot's process, or replace one that has died or hangs.
 
         Raises DataError: none has come for too long, or processes keep dying.
         """
         member = self._members[slot % len(self._members)]
-        end = time.monotonic() + self._patience
         try:
-            while not member.connection.poll(_SLICE):
-                self._meanwhile()
-                if time.monotonic() > end:
-                    busy_with = self._busy_with(self._decoding(member)) or "a decoding process"
-                    raise DataError(
-                        f"{busy_with} took longer than {self._patience:g} s to decode: is the disk or the stream stuck?"
-                    )
-            self._take(member, member.connection.recv())
+            if self._speaks(member):
+                self._take(member, member.connection.recv())
+            else:
+                self._hurry(self._decoding(member))
         except (EOFError, OSError):
             self._replace(member)
+
+    def _speaks(self, member: "_Member") -> bool:
+        """Wait for it, for half of what it may take altogether."""
+        end = time.monotonic() + self._patience / 2
+        while not member.connection.poll(_SLICE):
+            self._meanwhile()
+            if time.monotonic() > end:
+                return False
+        return True
+
+    def _hurry(self, decoding: "_Member") -> None:
+        """Replace one that hangs: whatever it hangs at, a new one may not. Raises DataError: a new one did, too."""
+        file = self._busy_with(decoding)
+        if decoding.late or file in self._suspects:
+            raise DataError(
+                f"{file or 'a decoding process'} took longer than {self._patience:g} s to decode: "
+                f"is the disk or the stream stuck?"
+            )
+        decoding.late = True
+        self._replace(decoding)
 
     def close(self) -> None:
         """End the processes; they hold nothing that is needed."""
@@ -104,6 +120,7 @@ class Crew:
         else:
             slot, _ = member.granted.popleft()
             assert slot == news.slot, "a process fills what it was granted in the order in which it was"
+            member.late = False
             if isinstance(news, Filled):
                 self._places[slot] = news.clip, news.before + news.frames
                 self._survived(slot)
@@ -159,12 +176,14 @@ class _Member:
         baton: the number of its baton, which another may share.
         granted: the halves that it has still to fill, in their order.
         due: those that it has still to be told of.
+        late: one that hung was replaced, and its successor has filled nothing yet.
     """
 
     def __init__(self, slots: range, baton: int) -> None:
         self.slots, self.baton = slots, baton
         self.granted: deque[Grant] = deque()
         self.due: list[Grant] = []
+        self.late = False
         self.connection: Connection
         self.process: subprocess.Popen[bytes]
 

@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -36,11 +37,11 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def play(slots: Slots, ticks: int, kill_at: tuple[int, ...] = ()) -> list[bytes]:
+def play(slots: Slots, ticks: int, blow_at: tuple[int, ...] = (), blow: int = signal.SIGKILL) -> list[bytes]:
     batch, seen = Batch((3, 3, 16, 16)), []
     for tick in range(ticks):
-        if tick in kill_at:
-            decoders()[0].kill()
+        if tick in blow_at:
+            decoders()[0].send_signal(blow)
         assert slots.fill(batch.frames, batch.clips, batch.labels)
         seen.append(b"".join(array.tobytes() for array in (batch.frames, batch.clips, batch.labels)))
     return seen
@@ -51,7 +52,7 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(videos: Path) -> None:
     undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True)
     expected = play(undisturbed, 150)
     undisturbed.close()
-    assert play(disturbed, 150, kill_at=(0, 50, 100)) == expected
+    assert play(disturbed, 150, blow_at=(0, 50, 100)) == expected
     disturbed.close()
     assert disturbed.mishaps.skipped == 0
     assert not decoders()
@@ -92,6 +93,17 @@ def test_processes_that_always_die_end_the_run_with_a_sentence(videos: Path) -> 
     slots.close()
 
 
+def test_a_stopped_process_is_replaced_and_nothing_is_lost(videos: Path) -> None:
+    clips = find(videos / "train", "*", 1).clips
+    undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True, patience=3.0)
+    expected = play(undisturbed, 150)
+    undisturbed.close()
+    assert play(disturbed, 150, blow_at=(0, 50, 100), blow=signal.SIGSTOP) == expected
+    disturbed.close()
+    assert disturbed.mishaps.skipped == 0
+    assert not decoders()
+
+
 def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "stuck.mp4")
     slots = Slots([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True, patience=4.0)
@@ -101,12 +113,22 @@ def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
     slots.close()
 
 
-def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["good", "stuck"])
+def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_path: Path, first: str) -> None:
     os.mkfifo(tmp_path / "stuck.mp4")
     good = write_clip(tmp_path / "good.mp4", 400)
     data = DATA.model_copy(update={"threads": 1, "slots": 2})
-    slots = Slots([Clip(good, 0, 400), Clip(tmp_path / "stuck.mp4", 0, 1)], data, 0, train=False, patience=4.0)
-    batch = Batch((2, 3, 16, 16))
+
+    def wake() -> None:
+        """The good one, when the other has the turn."""
+        if Baton(slots._crew.ring.file, 0).holder() == members[1].process.pid:
+            members[0].process.send_signal(signal.SIGCONT)
+
+    clips = [Clip(good, 0, 400), Clip(tmp_path / "stuck.mp4", 0, 1)]
+    slots = Slots(clips, data, 0, train=False, patience=4.0, meanwhile=wake)
+    members, batch = slots._crew._members, Batch((2, 3, 16, 16))
+    if first == "stuck":
+        members[0].process.send_signal(signal.SIGSTOP)
     with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 4 s to decode"):
         slots.fill(batch.frames, batch.clips, batch.labels)
     slots.close()
