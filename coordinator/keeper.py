@@ -18,12 +18,14 @@ class Keeper:
     Attributes:
         failed: checkpoints that could not be kept, or for which there was no time.
         kept: how many could.
-        taken: when the newest of them was, by the clock; before the first, when this began.
+        tick: of the newest of them; before the first, None.
+        taken: when that was, by the clock; before the first, when this began.
         seconds, bytes: what it took to write it, and its size.
     """
 
     def __init__(self, checkpoints: Checkpoints, stages: Stages, warn: Callable[[str], None]) -> None:
         self.failed = self.kept = self.bytes = 0
+        self.tick: int | None = None
         self.taken, self.seconds = time.time(), 0.0
         self.checkpoints, self._stages, self._warn = checkpoints, stages, warn
         self._saving: _Saving | None = None
@@ -56,6 +58,7 @@ class Keeper:
             else:
                 self.failed -= saving.late  # after all
                 self.kept += 1
+                self.tick = saving.tick
                 self.taken, self.seconds, self.bytes = saving.taken, saving.seconds, saving.bytes
             self._saving = None
 

@@ -333,25 +333,29 @@ class Run:
 
     def checkpoint_now(self) -> str:
         """Take a checkpoint and wait for it. Returns what was kept. Raises SidewaysError."""
-        failed = self.keeper.failed
-        self._save_checkpoint(worth_waiting=True)
-        self._finish_checkpoint()
-        if self.keeper.failed > failed:
+        if not self._checkpoint_at_once():
             raise SidewaysError(f"the checkpoint of tick {self.tick} could not be kept: the run has said why")
         return f"kept the checkpoint of tick {self.tick} in {self.directory.path}"
 
     def set_rate(self, rate: float) -> str:
-        """Change optimiser.lr from this tick on, and take a checkpoint: it is resumed with both. Returns what was done.
+        """Change optimiser.lr from this tick on. Returns what was done. Raises SidewaysError.
 
-        Raises SidewaysError.
+        What is resumed has it from this tick on, too: there is a checkpoint of it before the new rate is kept.
         """
         config = self.config.at_rate(rate)
+        kept = self._checkpoint_at_once()
         self.directory.save_config(config)
         self.config = config
         self.stages.set_rate(rate)
         self.chronicle.rate(self.tick, rate)
+        unkept = "" if kept else "; no checkpoint of it could be kept, so what is resumed has it from an earlier one on"
+        return f"optimiser.lr is {rate:g} from tick {self.tick} on{unkept}"
+
+    def _checkpoint_at_once(self) -> bool:
+        """Take one and wait for it. Returns whether there is one of this tick now."""
         self._save_checkpoint(worth_waiting=True)
-        return f"optimiser.lr is {rate:g} from tick {self.tick} on"
+        self._finish_checkpoint()
+        return self.keeper.tick == self.tick
 
     def record(self, ticks: int, told: Told) -> None:
         """Trace some ticks to come; `told` hears of it afterwards. Raises SidewaysError."""

@@ -47,9 +47,11 @@ def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Pa
     since = time.monotonic()
     paused = json.loads(steer(tmp_path, "status", "it", "--json"))
     assert paused["state"] == "paused"
+    told = steer(tmp_path, "set", str(run), f"lr={RATE}")
+    assert (run / "checkpoints" / f"{paused['tick']:010}").is_dir(), "what is resumed must have the rate from there on"
+    assert f"from tick {paused['tick']} on" in told
+    assert "could not be kept" not in told
     assert "kept the checkpoint" in steer(tmp_path, "checkpoint", "it")
-    assert (run / "checkpoints" / f"{paused['tick']:010}").is_dir()
-    assert f"from tick {paused['tick']} on" in steer(tmp_path, "set", str(run), f"lr={RATE}")
     refused = CliRunner().invoke(app, ["trace", "it", "--runs", str(tmp_path / "runs")])
     assert "it is paused" in str(refused.exception)
     time.sleep(max(0.0, since + 7.7 - time.monotonic()))  # longer than any deadline of the run's
