@@ -178,7 +178,8 @@ class Network(Section):
     transport: Literal["auto", "gloo", "nccl", "shared"] = Field(
         "auto",
         description="auto: NCCL if every stage has its own GPU; else shared memory between stages of one host on the "
-        "CPU, gloo between others",
+        "CPU, gloo between others. With all but gloo, frames too lie in shared memory where coordinator and stage 0 "
+        "are on one host",
     )
     max_message: int = Field(1 << 28, ge=1 << 16, description="bytes of the largest frame batch a stage accepts")
 

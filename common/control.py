@@ -61,6 +61,7 @@ class Addresses:
     frames: str
     targets: str
     metrics: str = ""  # host:port, for Prometheus
+    memory: str = ""  # the listener of common/handover.py, where the coordinator is on this host
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ on which host got which rank.
 import os
 import socket
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Literal
 
 import psutil
@@ -49,6 +50,7 @@ class Membership:
     own_devices: bool  # every stage of the run has a CUDA device of its own
     epoch: int  # this attempt's number, larger than any earlier one's: ms since 1970 at which its coordinator started
     beside: frozenset[int]  # the stages of this host, with the same CUDA devices
+    with_coordinator: bool  # it is on this host, too
     store: Store
     address: str = LOOPBACK  # by which others reach this process
     curve: Curve | None = None  # None: all processes are on loopback
@@ -102,6 +104,7 @@ def join(role: Role) -> Membership:
         own_devices=not crowded,
         epoch=members[coordinators[0]][4],
         beside=beside,
+        with_coordinator=members[coordinators[0]][2] == host,
         store=store,
         address=address,
         curve=None if is_loopback(address) else curve,
@@ -175,26 +178,38 @@ def start_rpc(me: Membership) -> None:
         raise PeerError(f"{name}: the control channel did not come up: {error}") from error
 
 
-@dataclass(frozen=True)
 class Groups:
-    """A stage's process groups: activations and gradients have one each, so neither waits behind the other."""
+    """A stage's process groups; its rank in them is its number.
 
-    forward: dist.ProcessGroup
-    backward: dist.ProcessGroup
-    pipeline: dist.ProcessGroup  # of the algorithms with exact gradients
-    checkpoint: dist.ProcessGroup  # on the host, for the writing thread alone
-    lines: dict[int, Line] = field(default_factory=dict)  # to neighbours on this host, once memory is shared with them
+    Gloo has a thread for each that wakes up 100 times a second, so they are only formed when they are wanted: by all
+    stages, which wait for each other.
 
+    Attributes:
+        forward: for activations.
+        checkpoint: on the host, for the writing thread alone.
+        lines: to neighbours on this host, once memory is shared with them.
+    """
 
-def start_groups(me: Membership, backend: Literal["gloo", "nccl"], deadline: float) -> Groups:
-    """Form the stages' groups; a stage's rank in them is its number. `deadline` in seconds for a pipeline transfer."""
-    limit = timedelta(seconds=JOIN_DEADLINE)
-    store = PrefixStore("tensors", me.store)
-    dist.init_process_group(backend, store=store, rank=me.stage, world_size=me.stages, timeout=limit)
-    everyone = list(range(me.stages))
-    return Groups(
-        forward=dist.new_group(everyone, timeout=limit, backend=backend),
-        backward=dist.new_group(everyone, timeout=limit, backend=backend),
-        pipeline=dist.new_group(everyone, timeout=timedelta(seconds=deadline), backend=backend),
-        checkpoint=dist.new_group(everyone, timeout=timedelta(seconds=_WRITING), backend="gloo"),
-    )
+    def __init__(self, me: Membership, backend: Literal["gloo", "nccl"], deadline: float) -> None:
+        """`deadline` in seconds for a pipeline transfer."""
+        store = PrefixStore("tensors", me.store)
+        limit = timedelta(seconds=JOIN_DEADLINE)
+        dist.init_process_group(backend, store=store, rank=me.stage, world_size=me.stages, timeout=limit)
+        self._everyone, self._backend, self._deadline = list(range(me.stages)), backend, deadline
+        self.lines: dict[int, Line] = {}
+        assert dist.group.WORLD is not None
+        self.forward: dist.ProcessGroup = dist.group.WORLD
+        self.checkpoint = self._form("gloo", _WRITING)
+
+    @cached_property
+    def backward(self) -> dist.ProcessGroup:
+        """For gradients, so that neither waits behind the other."""
+        return self._form(self._backend, JOIN_DEADLINE)
+
+    @cached_property
+    def pipeline(self) -> dist.ProcessGroup:
+        """For the algorithms with exact gradients."""
+        return self._form(self._backend, self._deadline)
+
+    def _form(self, backend: str, limit: float) -> dist.ProcessGroup:
+        return dist.new_group(self._everyone, timeout=timedelta(seconds=limit), backend=backend)

@@ -1,4 +1,4 @@
-"""Connections between neighbouring stages of one host, over which they pass each other open files.
+"""Connections between neighbours on one host, over which they pass each other open files: memory, and sockets.
 
 They are Unix sockets in the abstract namespace: nothing lies on the disk, and processes see each other exactly where
 they share the network. The name is random and told through the launcher's store; the other side's user is checked.
@@ -22,17 +22,30 @@ def limit_waits(connection: socket.socket, seconds: float) -> None:
     )
 
 
-class Line:
-    """A connection to a neighbouring stage."""
+def shared_memory(name: str, size: int) -> int:
+    """A file of so many bytes that lies in memory alone. Raises PeerError."""
+    try:
+        file = os.memfd_create(name)
+        os.ftruncate(file, size)
+    except OSError as error:
+        raise PeerError(
+            f"{size / 2**20:.1f} MiB of shared memory cannot be had: {error.strerror}. Raise the limits "
+            f'(ulimit -f, -v), or set network.transport = "gloo"'
+        ) from error
+    return file
 
-    def __init__(self, connection: socket.socket, neighbour: int, deadline: float) -> None:
+
+class Line:
+    """A connection to a neighbour."""
+
+    def __init__(self, connection: socket.socket, neighbour: str, deadline: float) -> None:
         """`deadline` in seconds. Raises PeerError where the other side is another user's process."""
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, user, _ = _CREDENTIALS.unpack(credentials)
         if user != os.getuid():
             raise PeerError(
-                f"a process of user {user} speaks for stage {neighbour} on this host, and this one is user "
-                f'{os.getuid()}\'s: run all stages as one user, or set network.transport = "gloo"'
+                f"a process of user {user} speaks for {neighbour} on this host, and this one is user "
+                f'{os.getuid()}\'s: run all processes as one user, or set network.transport = "gloo"'
             )
         self._connection, self._neighbour = connection, neighbour
         connection.settimeout(deadline)
@@ -54,12 +67,16 @@ class Line:
             raise PeerError(f"{self._place()} gives {len(files)} files for {said!r} where {name!r} was due")
         return files
 
+    def close(self) -> None:
+        """What was passed stays open."""
+        self._connection.close()
+
     def _place(self) -> str:
-        return f"stage {self._neighbour}, a neighbour on this host,"
+        return f"{self._neighbour}, a neighbour on this host,"
 
 
 class Listener:
-    """Where the stage above finds this one."""
+    """Where the neighbour finds this process."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -67,27 +84,31 @@ class Listener:
         self._socket.bind("\0" + self.name)
         self._socket.listen(1)
 
-    def accept(self, neighbour: int, deadline: float) -> Line:
+    def accept(self, neighbour: str, deadline: float) -> Line:
         """The connection. Raises PeerError when none comes for `deadline` seconds."""
         self._socket.settimeout(deadline)
         try:
             connection, _ = self._socket.accept()
         except OSError as error:
-            raise PeerError(f"stage {neighbour}, on this host, does not connect: {error}") from error
+            raise PeerError(f"{neighbour}, on this host, does not connect: {error}") from error
         finally:
-            self._socket.close()
+            self.close()
         return Line(connection, neighbour, deadline)
 
+    def close(self) -> None:
+        """Be found no more."""
+        self._socket.close()
 
-def reach(name: str, neighbour: int, deadline: float) -> Line:
-    """A connection to the stage below. Raises PeerError."""
+
+def reach(name: str, neighbour: str, deadline: float) -> Line:
+    """A connection to a neighbour's listener. Raises PeerError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(deadline)
     try:
         connection.connect("\0" + name)
     except OSError as error:
         raise PeerError(
-            f"stage {neighbour}, on this host, cannot be reached over a Unix socket: {error}. If the stages do not "
+            f"{neighbour}, on this host, cannot be reached over a Unix socket: {error}. If the processes do not "
             f'share a network namespace, set network.transport = "gloo"'
         ) from error
     return Line(connection, neighbour, deadline)

@@ -6,22 +6,31 @@ import msgpack
 import numpy as np
 
 from common.errors import PeerError
+from common.handover import SLOTS
 
 SMALLEST_BUFFER = 1 << 18  # bytes of a frame socket's kernel buffer; with less, TCP stalls on loopback's large segments
 
 
 def encode_frames(
-    epoch: int, phase: int, frame: int, last: bool, clips: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+    epoch: int,
+    phase: int,
+    frame: int,
+    last: bool,
+    clips: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    slot: int | None = None,
 ) -> bytes:
     """The envelope of a frame batch; the raw uint8 frames follow as a message part of their own.
 
-    `epoch` is the attempt's (common/group.py), by which what a process of an earlier one still sends is known.
+    `epoch` is the attempt's (common/group.py), by which what a process of an earlier one still sends is known. With a
+    `slot` of shared memory (common/handover.py) the frames lie there, and nothing follows.
     """
     envelope = {
         "epoch": epoch,
         "phase": phase,
         "frame": frame,
         "last": last,
+        "slot": slot,
         "clips": clips.astype("<i8", copy=False).tobytes(),
         "labels": labels.astype("<i8", copy=False).tobytes(),
     }
@@ -42,7 +51,7 @@ def check_epoch(message: dict[str, Any], epoch: int) -> None:
 class Envelope:
     """A decoded, checked frame envelope."""
 
-    __slots__ = ("clips", "epoch", "frame", "labels", "last", "phase")
+    __slots__ = ("clips", "epoch", "frame", "labels", "last", "phase", "slot")
 
     def __init__(self, data: bytes | memoryview, rows: int, epoch: int) -> None:
         """Raises OtherAttemptError for one of another attempt, PeerError for one that is not of `rows` rows."""
@@ -50,13 +59,17 @@ class Envelope:
         check_epoch(fields, epoch)
         try:
             self.epoch, self.phase = fields["epoch"], fields["phase"]
-            self.frame, self.last = fields["frame"], fields["last"]
+            self.frame, self.last, self.slot = fields["frame"], fields["last"], fields["slot"]
             self.clips = np.frombuffer(fields["clips"], dtype="<i8")
             self.labels = np.frombuffer(fields["labels"], dtype="<i8")
         except (KeyError, TypeError, ValueError) as error:
             raise PeerError(f"a frame's envelope is malformed ({error!r}): is something else sending here?") from error
-        numbers = all(type(number) is int for number in (self.epoch, self.phase, self.frame))
-        if not numbers or type(self.last) is not bool or len(self.clips) != rows or len(self.labels) != rows:
+        if (
+            not type(self.epoch) is type(self.phase) is type(self.frame) is int
+            or type(self.last) is not bool
+            or not (self.slot is None or (type(self.slot) is int and 0 <= self.slot < SLOTS))
+            or not len(self.clips) == len(self.labels) == rows
+        ):
             raise PeerError(f"a frame's envelope is malformed: expected {rows} clips and labels, got {len(self.clips)}")
 
 

@@ -1,8 +1,9 @@
 """Frames into the pipeline: one batch a tick to stage 0, and frame-sized targets to the top stage.
 
 consumes   batches that the slots have decoded ahead
-produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH
-waits for  room in the socket's queue; unblocked by stage 0's ticks: a slow pipeline slows the reader
+produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; or an envelope alone, and the frames in memory that
+           stage 0 shares where it is on this host
+waits for  room in the socket's queue, or that memory; unblocked by stage 0's ticks: a slow pipeline slows the reader
 """
 
 import time
@@ -15,6 +16,7 @@ import zmq
 from common.control import Addresses
 from common.curve import Curve, Key
 from common.errors import PeerError
+from common.handover import Giver
 from common.wire import SMALLEST_BUFFER, encode_frames
 from coordinator.course import Batch, Step
 
@@ -47,16 +49,21 @@ class Feeder:
         self._deadline, self._meanwhile, self._epoch = deadline, meanwhile, epoch
         secure = [partial(curve.connect, server=key) for key in keys] if curve else [_plain] * len(addresses)
         self._frames = _connect(addresses[0].frames, batch_bytes, secure[0])
+        memory = addresses[0].memory
+        self._giver = Giver(memory, batch_bytes, deadline, _RETRY_MS / 1000) if memory else None
         self._targets = _connect(addresses[-1].targets, batch_bytes, secure[-1]) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
         complaint = f"stage 0 has taken no frame since frame {frame - 1}"
-        self._send(self._frames, self._message(phase, frame, step.last, step.batch), complaint)
+        slot = None if self._giver is None else self._until(partial(self._giver.put, step.batch.frames), complaint)
+        message = self._message(phase, frame, step.last, step.batch, slot)
+        self._until(partial(_send, self._frames, message), complaint)
         self.frame_bytes += step.batch.frames.nbytes
         if self._targets is not None:
             complaint = f"the top stage has taken no target since frame {frame - 1}"
-            self._send(self._targets, self._message(phase, frame, step.last, step.target), complaint)
+            message = self._message(phase, frame, step.last, step.target, None)
+            self._until(partial(_send, self._targets, message), complaint)
             self.target_bytes += step.target.frames.nbytes
 
     def close(self) -> None:
@@ -64,20 +71,30 @@ class Feeder:
         for socket in (self._frames, self._targets):
             if socket is not None:
                 socket.close(0)
+        if self._giver is not None:
+            self._giver.close()
 
-    def _message(self, phase: int, frame: int, last: bool, batch: Batch) -> Sequence[Any]:
-        return [encode_frames(self._epoch, phase, frame, last, batch.clips, batch.labels), batch.frames]
+    def _message(self, phase: int, frame: int, last: bool, batch: Batch, slot: int | None) -> Sequence[Any]:
+        envelope = encode_frames(self._epoch, phase, frame, last, batch.clips, batch.labels, slot)
+        return [envelope, batch.frames] if slot is None else [envelope]
 
-    def _send(self, socket: "zmq.Socket[bytes]", parts: Sequence[Any], complaint: str) -> None:
+    def _until(self, attempt: Callable[[], int | None], complaint: str) -> int:
+        """Try until something comes of it."""
         start = time.monotonic()
-        while True:
-            try:
-                socket.send_multipart(parts)  # copies, so the batch can be reused
-                return
-            except zmq.Again:
-                self._meanwhile()
+        while (result := attempt()) is None:
+            self._meanwhile()
             if time.monotonic() - start > self._deadline:
                 raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
+        return result
+
+
+def _send(socket: "zmq.Socket[bytes]", parts: Sequence[Any]) -> int | None:
+    """The number of parts; None when there is no room."""
+    try:
+        socket.send_multipart(parts)  # copies, so the batch can be reused
+    except zmq.Again:
+        return None
+    return len(parts)
 
 
 def _plain(socket: "zmq.Socket[bytes]") -> None:

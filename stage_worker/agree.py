@@ -7,21 +7,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import PeerError
-from common.group import Groups
 from stage_worker.gloo import Peer
 
 Form = tuple[torch.Size, torch.dtype]  # of what an edge carries
 
 
-def agree(groups: Groups, stage: int, stages: int, takes: Form, gives: Form, deadline: float) -> None:
+def agree(group: dist.ProcessGroup, stage: int, stages: int, takes: Form, gives: Form, deadline: float) -> None:
     """Compare with both neighbours what passes between them, before the first tick.
 
-    `takes` and `gives` are the forms of this stage's input and output; `gives` goes up in the forward group, `takes`
-    down in the backward group, the ways that activations and gradients go. Raises PeerError naming both stages where
-    the shapes or dtypes of an edge differ, or where a neighbour does not answer.
+    `takes` and `gives` are the forms of this stage's input and output; `gives` goes up and `takes` down, the ways that
+    activations and gradients go. Raises PeerError naming both stages where the shapes or dtypes of an edge differ, or
+    where a neighbour does not answer.
     """
-    given = _exchange(Peers(groups.forward, stage, stages, deadline), gives, to=stage + 1, of=stage - 1)
-    taken = _exchange(Peers(groups.backward, stage, stages, deadline), takes, to=stage - 1, of=stage + 1)
+    peers = Peers(group, stage, stages, deadline)
+    given = _exchange(peers, gives, to=stage + 1, of=stage - 1)
+    taken = _exchange(peers, takes, to=stage - 1, of=stage + 1)
     for below, above, gift, wish in ((stage - 1, stage, given, takes), (stage, stage + 1, gives, taken)):
         if gift is not None and wish is not None and below >= 0 and above < stages and gift != wish:
             raise PeerError(

@@ -9,7 +9,7 @@ from common import partition
 from common.config import Config, share_of_threads
 from common.control import BUILDING, Addresses, Plan
 from common.errors import ConfigError
-from common.group import Groups, Membership, start_groups
+from common.group import Groups, Membership
 from common.models import activation_shapes, build, part
 from common.packet import Packet
 from common.schedule import Schedule
@@ -53,8 +53,9 @@ class Assembly:
         self.groups = groups
         self._edges: Edges | None = None
         if me.stages > 1:
-            self.groups = groups or start_groups(me, backend, 1.25 * config.network.deadline)
-            agree(self.groups, me.stage, me.stages, self._takes, self._gives, config.network.deadline + BUILDING)
+            self.groups = groups or Groups(me, backend, 1.25 * config.network.deadline)
+            patience = config.network.deadline + BUILDING
+            agree(self.groups.forward, me.stage, me.stages, self._takes, self._gives, patience)
             devices = self._device, self._wire
             self._edges = Edges(config, me, self.groups, (self._takes, self._gives), devices)
         if config.compile:
@@ -85,7 +86,7 @@ class Assembly:
     def addresses(self) -> Addresses:
         """Where this stage listens for frames and targets."""
         frames, targets = (intake.inlet.address if intake else "" for intake in (self.frames, self.targets))
-        return Addresses(frames, targets)
+        return Addresses(frames, targets, memory=self.frames.inlet.memory if self.frames else "")
 
     def evaluation_edges(self) -> tuple[FrameIntake | Receiver, Sender | None]:
         """Edges of their own, so that what training has in flight stays where it is."""
@@ -123,7 +124,8 @@ class Assembly:
     def _frame_intake(self) -> FrameIntake | None:
         if not self.stage.is_first:
             return None
-        inlet = self._inlet("stage 0", queue=4)
+        shares = self._me.with_coordinator and self._config.network.transport != "gloo"
+        inlet = self._inlet("stage 0", queue=4, beside=shares)
         packet = Packet(self._takes[0], self._takes[1], self._device)
         return FrameIntake(inlet, packet, self._config.data.mean, self._config.data.std)
 
@@ -141,10 +143,10 @@ class Assembly:
         out = torch.zeros(shape, device=self._device)
         return TargetIntake(inlet, out, self._config.data.mean, self._config.data.std)
 
-    def _inlet(self, what: str, queue: int) -> Inlet:
+    def _inlet(self, what: str, queue: int, beside: bool = False) -> Inlet:
         network = self._config.network
         shape, me = self._config.frame_shape, self._me
-        return Inlet(me.address, queue, shape, network.max_message, network.deadline, what, me.curve, me.epoch)
+        return Inlet(me.address, queue, shape, network.max_message, network.deadline, what, me.curve, me.epoch, beside)
 
     def _training_ports(self) -> Ports:
         edges, i = self._edges, self._me.stage

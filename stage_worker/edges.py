@@ -44,6 +44,8 @@ class Edges:
         for neighbour in (i - 1, i + 1):
             if config.network.transport == "shared" and 0 <= neighbour < me.stages:
                 self._check(neighbour)
+        if not config.exact and not (self._shares and len(me.beside) == me.stages):
+            _ = groups.backward  # stages that need none form it with those that do
         if self._shares and not groups.lines:
             groups.lines.update(_meet(me, self._deadline))
         # all is given before anything is taken: neighbours never wait for each other
@@ -114,7 +116,7 @@ def _meet(me: Membership, deadline: float) -> dict[int, Line]:
     if listener:
         me.store.set(f"line/{me.stage}", listener.name)
     if below in me.beside:
-        lines[below] = reach(me.fetch(f"line/{below}", f"stage {below}"), below, deadline)
+        lines[below] = reach(me.fetch(f"line/{below}", f"stage {below}"), f"stage {below}", deadline)
     if listener:
-        lines[above] = listener.accept(above, deadline)
+        lines[above] = listener.accept(f"stage {above}", deadline)
     return lines

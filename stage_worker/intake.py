@@ -1,4 +1,5 @@
-"""Where frames enter the pipeline: uint8 over ZeroMQ, bounded, checked, normalised into the stage's input buffer.
+"""Where frames enter the pipeline: uint8 over ZeroMQ, or in memory that its messages point to where the coordinator is
+on the same host; bounded, checked, normalised into the stage's input buffer.
 
 FrameIntake feeds stage 0. TargetIntake feeds the top stage with frame-sized targets: they arrive D - 1 ticks before
 the top holds their frame and wait, as uint8, in the socket's queue.
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from common.curve import Curve
 from common.errors import PeerError
+from common.handover import Taker
 from common.objective import Target
 from common.packet import Packet, normalise
 from common.wire import SMALLEST_BUFFER, Envelope, OtherAttemptError
@@ -38,10 +40,12 @@ class Inlet:
         what: str,
         curve: Curve | None = None,
         epoch: int = 0,
+        beside: bool = False,
     ) -> None:
         """Listen on `host`, by `curve` to the coordinator alone, and to that of this attempt, `epoch`.
 
-        `queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s.
+        `queue` batches wait at most on this side; `shape` is [slots, channels, height, width]; `deadline` in s. The
+        coordinator may hand frames over in memory where it is `beside`, on this host.
         """
         self.waited = 0.0
         self._shape, self._what, self._deadline, self._epoch = tuple(shape), what, deadline, epoch
@@ -57,9 +61,11 @@ class Inlet:
             curve.listen(self._socket)
         port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
+        self._taker = Taker(self._shape, deadline) if beside else None
+        self.memory = self._taker.name if self._taker else ""
 
     def take(self, tick: int) -> tuple[Envelope, Tensor]:
-        """The next batch and its envelope. The tensor is uint8 and read-only. Raises PeerError."""
+        """The next batch and its envelope. The tensor is uint8, read-only, and valid until `done`. Raises PeerError."""
         start = time.perf_counter()
         while (received := self._receive()) is None:
             if time.perf_counter() - start >= self._deadline:
@@ -68,25 +74,32 @@ class Inlet:
                     f"reader stuck on a slow disk or stream? Raise network.deadline if that is expected"
                 )
         self.waited += time.perf_counter() - start
-        envelope, parts = received
-        self._check_size(tick, parts)
-        return envelope, torch.frombuffer(parts[1].buffer, dtype=torch.uint8).view(self._shape)
-
-    def _receive(self) -> tuple[Envelope, list[zmq.Frame]] | None:
-        """The next message; None if none came within the deadline, or one of an earlier attempt's coordinator."""
-        try:
-            parts = self._socket.recv_multipart(copy=False)
-            return Envelope(parts[0].buffer, self._shape[0], self._epoch), parts
-        except (zmq.Again, OtherAttemptError):
-            return None
-
-    def _check_size(self, tick: int, parts: list[zmq.Frame]) -> None:
-        if len(parts) != 2 or len(parts[1]) != self._size:
-            sizes = [len(part) for part in parts]
+        envelope, sizes, payload = received
+        if self._taker is not None and envelope.slot is not None and len(sizes) == 1:
+            return envelope, self._taker.slot(envelope.slot)
+        if sizes[1:] != [self._size]:
             raise PeerError(
                 f"{self._what}, tick {tick}: a message of parts {sizes} bytes came where an envelope and a frame batch "
                 f"{list(self._shape)} of {self._size} bytes were due: is something else sending here?"
             )
+        return envelope, torch.frombuffer(payload[0].buffer, dtype=torch.uint8).view(self._shape)
+
+    def done(self, envelope: Envelope) -> None:
+        """Its batch is not needed any more. Raises PeerError when the coordinator is gone."""
+        if envelope.slot is not None and self._taker is not None:
+            self._taker.done()
+
+    def _receive(self) -> tuple[Envelope, list[int], list[zmq.Frame]] | None:
+        """The next message: its envelope, the sizes of its parts, those behind the envelope.
+
+        None if none came within the deadline, or one of an earlier attempt's coordinator.
+        """
+        try:
+            first = self._socket.recv()
+            others = self._socket.recv_multipart(copy=False) if self._socket.getsockopt(zmq.RCVMORE) else []
+            return Envelope(first, self._shape[0], self._epoch), [len(first), *map(len, others)], others
+        except (zmq.Again, OtherAttemptError):
+            return None
 
     def lost(self, tick: int, envelope: Envelope, due: tuple[int, int]) -> PeerError:
         """The error for a batch that is not the one that was due: (phase, frame)."""
@@ -98,6 +111,8 @@ class Inlet:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close(0)
+        if self._taker is not None:
+            self._taker.close()
 
 
 Raw = tuple[Tensor, NDArray[np.int64]]  # uint8 frames as they came, and their clips
@@ -131,6 +146,7 @@ class FrameIntake:
         packet.clips[:] = envelope.clips
         packet.labels[:] = envelope.labels
         normalise(packet.tensor, frames.to(packet.tensor.device), self._mean, self._std)
+        self.inlet.done(envelope)
         return packet
 
 

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.errors import PeerError
-from common.lines import Line, limit_waits
+from common.lines import Line, limit_waits, shared_memory
 from common.packet import Packet, packet_bytes
 from stage_worker.agree import Form
 from stage_worker.failure import broken, stuck
@@ -105,7 +104,7 @@ class SharedIn(_End):
 def give(line: Line, name: str, form: Form, stage: int, neighbour: int, deadline: float) -> SharedOut:
     """Make an edge to a neighbour, and pass on what it needs. Raises PeerError."""
     shape, dtype = form
-    file = _memory(f"sideways-{name}", SLOTS * _pitch(form))
+    file = shared_memory(f"sideways-{name}", SLOTS * _pitch(form))
     try:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -126,18 +125,6 @@ def take(line: Line, name: str, form: Form, stage: int, neighbour: int, deadline
         os.close(file)
     shifted = [*slots[-1:], *slots[:-1]]  # what the neighbour made at its tick k - 1 is for tick k
     return SharedIn(shifted, socket.socket(fileno=theirs), stage, neighbour, deadline)
-
-
-def _memory(name: str, size: int) -> int:
-    try:
-        file = os.memfd_create(name)
-        os.ftruncate(file, size)
-    except OSError as error:
-        raise PeerError(
-            f"{size / 2**20:.1f} MiB of shared memory cannot be had: {error.strerror}. Raise the limits "
-            f'(ulimit -f, -v), or set network.transport = "gloo"'
-        ) from error
-    return file
 
 
 def _pitch(form: Form) -> int:

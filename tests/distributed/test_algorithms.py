@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
@@ -70,7 +71,9 @@ def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos
         assert top["norm_ratio"] == pytest.approx(1, abs=1e-5)
     # rows of another clip are gated away: a gradient may be nothing at all, and is then compared with nothing
     assert any(row["cosine"] is not None and row["cosine"] < 0.999 for probe in found for row in probe["stages"][:-1])
-    assert all(row["smoothness"] > 0 for probe in found for row in probe["stages"] if row["smoothness"] is not None)
+    changes_seen = [row["smoothness"] for probe in found for row in probe["stages"] if row["smoothness"] is not None]
+    assert min(changes_seen) >= 0
+    assert median(changes_seen) > 0.1  # two frames of these slow clips may be the same
 
 
 @pytest.mark.long

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-import msgpack
+import numpy as np
 import psutil
 import zmq
 
+from common.wire import encode_frames
 from tests.helpers import Background, sideways
 
 _GREETING = b"\xff"  # the first byte that a ZeroMQ listener says to anybody who connects
@@ -33,6 +34,7 @@ class Fault(enum.Enum):
     TRUNCATED = enum.auto()  # a right envelope, and half the frames
     MISSHAPEN = enum.auto()  # frames of another size
     REPEATED = enum.auto()  # a message that is right in itself, of a frame that was there before
+    POINTED = enum.auto()  # such a message that says where in shared memory its frames were
     FLOOD = enum.auto()  # a message that is larger than any may be
     LATE = enum.auto()  # an earlier attempt's coordinator still sends frames
     FULL_DISK = enum.auto()  # no file of a stage can grow, while checkpoints come due
@@ -73,6 +75,7 @@ class Fault(enum.Enum):
             Fault.TRUNCATED: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
             Fault.MISSHAPEN: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
             Fault.REPEATED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
+            Fault.POINTED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
             Fault.FLOOD: "a stage worker is gone without a word",
             Fault.FULL_DISK: "the checkpoint of tick .* could not be kept: .*(File too large|took no more bytes)",
             Fault.NAN: "the training has diverged, the loss is .* try a smaller optimiser.lr",
@@ -80,13 +83,14 @@ class Fault(enum.Enum):
 
     def _messages(self, epoch: int, rows: int, frame: int) -> list[list[bytes]]:
         """Messages of several parts, for runs whose batches have so many rows, of so many bytes each."""
-        ids = {"clips": bytes(8 * rows), "labels": bytes(8 * rows)}
-        envelope = msgpack.packb({"epoch": epoch, "phase": 0, "frame": 3, "last": False, **ids})
+        ids = np.zeros(rows, np.int64)
+        envelope = encode_frames(epoch, 0, 3, False, ids, ids)
         return {
             Fault.GARBAGE: [[b"\xc1" + os.urandom(40)]],
             Fault.TRUNCATED: [[envelope, bytes(rows * frame // 2)]],
             Fault.MISSHAPEN: [[envelope, bytes(rows * frame * 4)]],
             Fault.REPEATED: [[envelope, bytes(rows * frame)]],
+            Fault.POINTED: [[encode_frames(epoch, 0, 3, False, ids, ids, slot=1)]],
             Fault.FLOOD: [[bytes(1 << 26)]],
             Fault.LATE: [[envelope, bytes(size)] for size in (rows, rows * frame)],
         }[self]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.faults.faults import Fault
@@ -36,6 +37,7 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
         pytest.param(Fault.GARBAGE, "coordinator", 90, marks=pytest.mark.long),
         pytest.param(Fault.MISSHAPEN, "stage0", 95, marks=pytest.mark.long),
         pytest.param(Fault.REPEATED, "stage0", 80, marks=pytest.mark.long),
+        pytest.param(Fault.POINTED, "stage0", 70, marks=pytest.mark.long),
         pytest.param(Fault.FLOOD, "coordinator", 60, marks=pytest.mark.long),
         pytest.param(Fault.LATE, "stage0", 50, marks=pytest.mark.long),
         pytest.param(Fault.FULL_DISK, "stage1", 40, marks=pytest.mark.long),
@@ -80,6 +82,22 @@ def test_a_loss_that_is_no_number_ends_it_and_leaves_the_checkpoints(videos: Pat
 def test_so_it_is_between_hosts(videos: Path, straight: Path, tmp_path: Path, fault: Fault, who: str) -> None:
     """Stages that share no memory; the run that nothing happened to had stages that did."""
     recovered(slow(videos, network__transport="gloo"), straight, tmp_path, fault, who, 70)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_decoding_process_is_replaced_while_the_others_go_on(
+    videos: Path, straight: Path, tmp_path: Path, blow: signal.Signals
+) -> None:
+    background = Background(write_run_file(tmp_path / "run.toml", slow(videos, data__threads=1)))
+    background.wait_for_tick(20)
+    children = psutil.Process(background.members()["coordinator"]).children()
+    decoder = next(child for child in children if "coordinator.stream.decoder" in child.cmdline())
+    decoder.send_signal(blow)
+    assert background.end(60) == 0, background.output()
+    assert not decoder.is_running()
+    assert losses_of(tmp_path / "runs/it") == losses_of(straight)
+    assert not [line for line in background.metrics() if line["kind"] == "restart"]
 
 
 def recovered(tree: dict[str, Any], straight: Path, tmp_path: Path, fault: Fault, who: str, tick: int) -> None:

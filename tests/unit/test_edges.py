@@ -29,8 +29,8 @@ def edge(deadline: float = 0.05) -> Iterator[tuple[SharedOut, SharedIn]]:
     """Both ends, of stage 0 and of stage 1."""
     below, above = socket.socketpair()
     with below, above:
-        out = shared.give(Line(below, 1, 5), "forward", FORM, 0, 1, deadline)
-        incoming = shared.take(Line(above, 0, 5), "forward", FORM, 1, 0, deadline)
+        out = shared.give(Line(below, "stage 1", 5), "forward", FORM, 0, 1, deadline)
+        incoming = shared.take(Line(above, "stage 0", 5), "forward", FORM, 1, 0, deadline)
     yield out, incoming
     out.close()
     incoming.close()
@@ -133,8 +133,8 @@ def test_a_neighbour_that_has_gone_is_told_at_once(unread: bool) -> None:
 
 def test_stages_of_a_host_find_each_other() -> None:
     listener = Listener()
-    above = reach(listener.name, 0, 5)
-    below = listener.accept(1, 5)
+    above = reach(listener.name, "stage 0", 5)
+    below = listener.accept("stage 1", 5)
     reading, writing = os.pipe()
     below.give("forward", [writing])
     (passed,) = above.take("forward", 1)
@@ -150,17 +150,17 @@ def test_stages_of_a_host_find_each_other() -> None:
 
 
 def unanswered() -> None:
-    Listener().accept(1, 0.01)
+    Listener().accept("stage 1", 0.01)
 
 
 def unheard() -> None:
-    reach("sideways-nobody", 0, 5)
+    reach("sideways-nobody", "stage 0", 5)
 
 
 def silent() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        Line(ours, 0, 0.01).take("forward", 1)
+        Line(ours, "stage 0", 0.01).take("forward", 1)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
 
 def test_with_gloo_neighbours_on_a_host_need_not_find_each_other(tmp_path: Path) -> None:
     """It is what the user is told to choose where they cannot."""
-    me, groups = SimpleNamespace(stage=0, stages=2, beside={0, 1}), SimpleNamespace(lines={})
+    me, groups = SimpleNamespace(stage=0, stages=2, beside={0, 1}), SimpleNamespace(lines={}, backward=None)
     config, devices = config_of(tmp_path, network__transport="gloo"), (torch.device("cpu"),) * 2
     Edges(config, me, groups, (FORM, FORM), devices)  # type: ignore[arg-type]
     assert not groups.lines

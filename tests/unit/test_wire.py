@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import PeerError
+from common.handover import SLOTS
 from common.packet import Packet, normalise
 from common.wire import Envelope, decode, encode, encode_frames
 
@@ -50,11 +51,17 @@ def test_normalise() -> None:
 ROWS = st.lists(st.tuples(INT64, INT64), min_size=1, max_size=9)
 
 
-@given(INT64.filter(lambda n: n >= 0), INT64, INT64, st.booleans(), ROWS)
-def test_an_envelope_reads_back(epoch: int, phase: int, frame: int, last: bool, rows: list[tuple[int, int]]) -> None:
+SLOT = st.none() | st.integers(0, SLOTS - 1)
+
+
+@given(INT64.filter(lambda n: n >= 0), INT64, INT64, st.booleans(), ROWS, SLOT)
+def test_an_envelope_reads_back(
+    epoch: int, phase: int, frame: int, last: bool, rows: list[tuple[int, int]], slot: int | None
+) -> None:
     clips, labels = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-    envelope = Envelope(encode_frames(epoch, phase, frame, last, clips, labels), len(rows), epoch)
-    assert (envelope.epoch, envelope.phase, envelope.frame, envelope.last) == (epoch, phase, frame, last)
+    envelope = Envelope(encode_frames(epoch, phase, frame, last, clips, labels, slot), len(rows), epoch)
+    read = envelope.epoch, envelope.phase, envelope.frame, envelope.last, envelope.slot
+    assert read == (epoch, phase, frame, last, slot)
     assert envelope.clips.tolist() == clips.tolist()
     assert envelope.labels.tolist() == labels.tolist()
 
@@ -71,7 +78,15 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["epoch", "phase", "frame", "last", "clips", "labels", "x"]), VALUES))
+@pytest.mark.parametrize("slot", [-1, SLOTS, 2**63, True, 1.0, "1", b"1"])
+def test_a_slot_that_there_is_not_is_refused(slot: object) -> None:
+    fields = {"epoch": 1, "phase": 0, "frame": 2, "last": False, "slot": 1, "clips": bytes(8), "labels": bytes(8)}
+    assert Envelope(msgpack.packb(fields), 1, 1).slot == 1
+    with pytest.raises(PeerError, match="malformed"):
+        Envelope(msgpack.packb(fields | {"slot": slot}), 1, 1)
+
+
+@given(st.dictionaries(st.sampled_from(["epoch", "phase", "frame", "last", "slot", "clips", "labels", "x"]), VALUES))
 def test_malformed_envelopes_are_refused_with_a_sentence(fields: dict[str, object]) -> None:
     with pytest.raises(PeerError):
         Envelope(msgpack.packb(fields), 3, 1)
