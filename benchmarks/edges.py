@@ -154,9 +154,9 @@ def _shared(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = 
     if rank == 0:
         listener = Listener()
         other.send(listener.name)
-        line = listener.accept(1, DEADLINE)
+        line = listener.accept("stage 1", DEADLINE)
     else:
-        line = reach(other.recv(), 0, DEADLINE)
+        line = reach(other.recv(), "stage 0", DEADLINE)
     form = tensor.shape, dtype or tensor.dtype
     out = shared.give(line, "edge", form, rank, 1 - rank, DEADLINE)
     incoming = shared.take(line, "edge", form, rank, 1 - rank, DEADLINE)

@@ -11,11 +11,12 @@ bare      PyAV: open, demux and decode every frame of every file; the frames are
           pixel format and size: nothing is converted, resized or copied. Threads take the files from one queue.
 pixels    the same, and each frame's to_ndarray(format="rgb24"): what a user of PyAV does to have its pixels.
 product   the product's own Slots: open, demux, decode, convert to RGB, resize, and for a training clip a random crop
-          and flip; batches of 16 slots; the product's Feeder over ZeroMQ (TCP, loopback) to the product's Inlet in
-          another process, which checks and takes them. Without --size the short side stays as it is, so that nothing is
-          saved by shrinking.
+          and flip; batches of 16 slots; the product's Feeder to the product's Inlet in another process, which checks
+          and takes them: envelopes over ZeroMQ, and the frames in memory that both share, as on one host. Without
+          --size the short side stays as it is, so that nothing is saved by shrinking.
+zmq       the same with the frames, too, over ZeroMQ (TCP, loopback), as between hosts, but without CURVE.
 
-Rounds of the three alternate within the run; medians are compared. A product round is a fixed number of ticks of one
+Rounds of the four alternate within the run; medians are compared. A product round is a fixed number of ticks of one
 endless stream, so clips are opened and ended within it as in training.
 """
 
@@ -65,11 +66,13 @@ def main() -> None:
 
 def _print(row: dict[str, Any], first: bool) -> None:
     if first:
-        print("data              size       threads   bare  pixels  product  product/bare (aim 0.85)  product/pixels")
+        print(
+            "data              size       threads   bare  pixels  product  product/bare (aim 0.85)  /pixels  zmq/bare"
+        )
     pixels = f"{row['width']}x{row['height']}"
     print(
         f"{row['data']:<17} {pixels:<10} {row['threads']:>7} {row['bare']:>6.0f} {row['pixels']:>7.0f} "
-        f"{row['product']:>8.0f} {row['ratio']:>24.2f} {row['ratio_to_pixels']:>15.2f}"
+        f"{row['product']:>8.0f} {row['ratio']:>24.2f} {row['ratio_to_pixels']:>8.2f} {row['ratio_over_zmq']:>9.2f}"
     )
 
 
@@ -98,18 +101,20 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
     short = size or min(said.width, said.height)
     data = Data(train=root, slots=SLOTS, size=short, flip=0.5, threads=threads)
     paths = [clip.path for clip in clips]
-    bare, pixels, product = [], [], []
-    with Product(clips, data) as stream:
+    bare, pixels, product, over_zmq = [], [], [], []
+    with Product(clips, data, beside=True) as stream, Product(clips, data, beside=False) as other:
         frames, seconds = decode(paths, threads)  # warms up the disk's cache, and sizes the rounds
         share = max(1, round(SECONDS / seconds))
         ticks = max(1, round(SECONDS * frames / seconds / SLOTS))
         stream.play(ticks)
+        other.play(ticks)
         for _ in range(ROUNDS):
             frames, seconds = decode(paths * share, threads)
             bare.append(frames / seconds)
             frames, seconds = decode(paths * share, threads, pixels=True)
             pixels.append(frames / seconds)
             product.append(ticks * SLOTS / stream.play(ticks))
+            over_zmq.append(ticks * SLOTS / other.play(ticks))
     return {
         "data": root.name,
         "width": said.width,
@@ -119,7 +124,9 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
         "bare": round(median(bare), 1),
         "pixels": round(median(pixels), 1),
         "product": round(median(product), 1),
+        "zmq": round(median(over_zmq), 1),
         "ratio": round(median(product) / median(bare), 4),
+        "ratio_over_zmq": round(median(over_zmq) / median(bare), 4),
         "ratio_to_pixels": round(median(product) / median(pixels), 4),
         "rounds": ROUNDS,
         "ticks": ticks,
@@ -146,7 +153,7 @@ def _decode(path: Path, pixels: bool) -> int:
 class Product:
     """Slots and Feeder here, an Inlet in another process."""
 
-    def __init__(self, clips: list[Any], data: Any) -> None:
+    def __init__(self, clips: list[Any], data: Any, beside: bool) -> None:
         from common.control import Addresses
         from coordinator.course import Batch, Step
         from coordinator.feed import Feeder
@@ -155,13 +162,13 @@ class Product:
         shape = (data.slots, data.channels, data.size, data.size)
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_take, args=(theirs, shape), daemon=True)
+        self._process = context.Process(target=_take, args=(theirs, shape, beside), daemon=True)
         self._process.start()
-        address = self._ours.recv()
+        address, memory = self._ours.recv()
         self._batch = Batch(shape)
         self._step = Step(self._batch, self._batch, last=False)
         size = self._batch.frames.nbytes
-        self._feeder = Feeder([Addresses(frames=address, targets="")], size, DEADLINE, lambda: None)
+        self._feeder = Feeder([Addresses(frames=address, targets="", memory=memory)], size, DEADLINE, lambda: None)
         self._slots = Slots(clips, data, 0, train=True)
         self._tick = 0
 
@@ -186,17 +193,18 @@ class Product:
         return time.perf_counter() - start
 
 
-def _take(connection: Connection, shape: tuple[int, ...]) -> None:
+def _take(connection: Connection, shape: tuple[int, ...], beside: bool) -> None:
     """The stage's side: takes as many batches as it is told, and says when it has them."""
     from stage_worker.intake import Inlet
 
-    inlet = Inlet("127.0.0.1", 4, shape, 1 << 28, DEADLINE, "the benchmark")
-    connection.send(inlet.address)
+    inlet = Inlet("127.0.0.1", 4, shape, 1 << 28, DEADLINE, "the benchmark", beside=beside)
+    connection.send((inlet.address, inlet.memory))
     tick = 0
     while ticks := connection.recv():
         for _ in range(ticks):
             envelope, _ = inlet.take(tick)
             assert envelope.frame == tick, f"frame {envelope.frame} came where {tick} was due"
+            inlet.done(envelope)
             tick += 1
         connection.send(tick)
     inlet.close()

@@ -11,6 +11,7 @@ claim      each contender with the best of these, seeds 1, 2, …
 tricks     what the literature offers against delayed gradients and correlated frames, one at a time
 strides    every n-th frame only: faster video; ticks as many as without
 windows    clips of so many frames only; ticks as many as without
+longer     tune and claim anew, for three times as many epochs, with an average of the weights and windows
 
 With strides and windows come the mean cosine and norm ratio between pseudo-gradients and backpropagation's gradients,
 over all stages but the top, and the change from a frame to the next, ‖x(k) - x(k-1)‖ / ‖x(k)‖.
@@ -26,6 +27,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from itertools import product
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -39,6 +41,7 @@ from benchmarks.training import CLIPS, DEPTHS, REMEDY, Job, Record, Settings, tr
 MOMENTUM = {"optimiser.args.betas": [0.9, 0.999]}
 EQUAL = {"optimiser.lr_by_mismatch": False}
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+LONGER, LONGER_RATES, LONGER_WINDOWS = 3, (5e-4, 1e-3, 2e-3, 4e-3), (16, 24)
 ANYBODYS: dict[str, Settings] = {
     "as tuned": {},
     "momentum 0.9": MOMENTUM,
@@ -75,6 +78,13 @@ def tune(epochs: float, rates: Sequence[float]) -> Iterator[Job]:
     for name in DEPTHS:
         for settings in tries(name, rates):
             yield Job(describe(settings), name, 0, epochs, settings)
+
+
+def tune_longer(epochs: float) -> Iterator[Job]:
+    """The same tries for each, seed 0 alone."""
+    for rate, window, name in product(LONGER_RATES, LONGER_WINDOWS, DEPTHS):
+        settings = {"optimiser.lr": rate, "optimiser.ema": 0.99, "data.window": window}
+        yield Job(describe(settings), name, 0, epochs * LONGER, settings)
 
 
 def claim(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
@@ -114,7 +124,9 @@ STUDIES = {study.__name__: study for study in (claim, tricks, strides, windows)}
 
 def describe(settings: Settings) -> str:
     """For a table."""
-    return ", ".join(f"{name.removeprefix('optimiser.')} = {value}" for name, value in settings.items())
+    return ", ".join(
+        f"{name.removeprefix('optimiser.').removeprefix('data.')} = {value}" for name, value in settings.items()
+    )
 
 
 def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]:
@@ -129,7 +141,7 @@ def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]
 
 def main() -> None:
     """Train what has not been trained yet, and print the tables."""
-    names = ["tune", *STUDIES]
+    names = ["tune", *STUDIES, "longer"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {' '.join(names)}")
     parser.add_argument("--json", action="store_true", help="print the figures as one last line")
@@ -147,16 +159,25 @@ def main() -> None:
         raise SystemExit(f"the clips of MSR-Action3D are not in {arguments.clips}: give --clips FOLDER")
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = _read(arguments.out / "runs.jsonl")
-    tuning = [replace(job, clips=arguments.clips) for job in tune(arguments.epochs, arguments.rates)]
-    figures = {"tune": _study("tune", tuning, done, arguments)}
-    best = best_of(tuning, done)
-    for name in STUDIES:
-        if name in (arguments.studies or STUDIES):
-            asked = STUDIES[name](arguments.seeds, arguments.epochs, best)
-            jobs = [replace(job, clips=arguments.clips) for job in asked if _chosen(job, arguments.rows)]
-            figures[name] = _study(name, jobs, done, arguments)
+    wanted, figures = arguments.studies or names, {}
+    if set(wanted) - {"longer"}:
+        tuning = _jobs(tune(arguments.epochs, arguments.rates), arguments)
+        figures["tune"] = _study("tune", tuning, done, arguments)
+        best = best_of(tuning, done)
+        for name in [name for name in STUDIES if name in wanted]:
+            jobs = _jobs(STUDIES[name](arguments.seeds, arguments.epochs, best), arguments)
+            figures[name] = _study(name, [job for job in jobs if _chosen(job, arguments.rows)], done, arguments)
+    if "longer" in wanted:
+        tuning = _jobs(tune_longer(arguments.epochs), arguments)
+        figures["tune longer"] = _study("tune longer", tuning, done, arguments)
+        jobs = _jobs(claim(arguments.seeds, arguments.epochs * LONGER, best_of(tuning, done)), arguments)
+        figures["longer"] = _study("longer", jobs, done, arguments)
     if arguments.json:
         print(json.dumps(figures))
+
+
+def _jobs(jobs: Iterator[Job], arguments: argparse.Namespace) -> list[Job]:
+    return [replace(job, clips=arguments.clips) for job in jobs]
 
 
 def _chosen(job: Job, rows: list[str]) -> bool:
