@@ -1,7 +1,7 @@
 """The decoding processes of a stream, from the coordinator's side: started, listened to, and replaced when one dies.
 
 When a process dies, a new one goes on for its slots behind the last chunks that came: nothing is lost or played twice.
-So too when one hangs, for half of the time that frames are waited for: it may have been stopped.
+So too when one hangs: it may have been stopped. One that hangs twice at a file is told before stage 0 gives up.
 It was decoding for the first of the halves that it had still to fill. A file that two processes die of is left out.
 """
 
@@ -27,6 +27,7 @@ from coordinator.stream.ring import HALVES, Ring
 
 _SLICE = 0.2  # seconds
 _DYING = 2.0  # seconds that a killed process may take to end
+_HANGING = 0.4  # of the time that frames may take altogether
 _REPLACEMENTS = 10  # of one stream; more, and something else is wrong than a few bad files
 
 
@@ -45,7 +46,7 @@ class Crew:
         """`hear` gets what is filled or ended while `listen` or `grant` runs; the rest: see Slots."""
         self.ring = Ring(job.data)
         self._job, self._hear, self._mishaps = job, hear, mishaps
-        self._patience, self._meanwhile = patience, meanwhile
+        self._limit, self._meanwhile = _HANGING * patience, meanwhile
         self._places = places.copy()  # behind the last chunk that came
         self._replaced = 0
         self._suspects: set[Path] = set()
@@ -86,11 +87,13 @@ class Crew:
             self._replace(member)
 
     def _speaks(self, member: "_Member") -> bool:
-        """Wait for it, for half of what it may take altogether."""
-        end = time.monotonic() + self._patience / 2
+        """Wait for it, while the one that decodes does not hang."""
+        start = time.monotonic()
         while not member.connection.poll(_SLICE):
             self._meanwhile()
-            if time.monotonic() > end:
+            decoding = self._decoding(member)
+            limit = self._limit if decoding.heard else 2 * self._limit  # one that starts imports much
+            if time.monotonic() - max(start, decoding.since) > limit:
                 return False
         return True
 
@@ -99,8 +102,8 @@ class Crew:
         file = self._busy_with(decoding)
         if decoding.late or file in self._suspects:
             raise DataError(
-                f"{file or 'a decoding process'} took longer than {self._patience:g} s to decode: "
-                f"is the disk or the stream stuck?"
+                f"{file or 'a decoding process'} took longer than {self._limit:g} s to decode, twice: "
+                f"is the disk or the stream stuck? Raise network.deadline if that is expected"
             )
         decoding.late = True
         self._replace(decoding)
@@ -112,6 +115,7 @@ class Crew:
         self.ring.close()
 
     def _take(self, member: "_Member", news: News) -> None:
+        member.heard, member.since = True, time.monotonic()
         if isinstance(news, Begun):
             self._survived(news.slot)
             self._files[news.slot] = news.path
@@ -156,8 +160,9 @@ class Crew:
         """The one that holds the baton, of those that it takes turns with, heard; itself, if none holds it."""
         process = Baton(self.ring.file, member.baton).holder()
         decoding = next((other for other in self._members if other.process.pid == process), member)
-        with suppress(EOFError, OSError):  # it has died meanwhile: told when its own frames are due
-            self._drain(decoding)
+        if decoding is not member:
+            with suppress(EOFError, OSError):  # it has died meanwhile: told when its own frames are due
+                self._drain(decoding)
         return decoding
 
     def _busy_with(self, member: "_Member") -> Path | None:
@@ -177,18 +182,21 @@ class _Member:
         granted: the halves that it has still to fill, in their order.
         due: those that it has still to be told of.
         late: one that hung was replaced, and its successor has filled nothing yet.
+        heard: the process has said something; since: when it did so last, or was started.
     """
 
     def __init__(self, slots: range, baton: int) -> None:
         self.slots, self.baton = slots, baton
         self.granted: deque[Grant] = deque()
         self.due: list[Grant] = []
-        self.late = False
+        self.late = self.heard = False
+        self.since = 0.0
         self.connection: Connection
         self.process: subprocess.Popen[bytes]
 
     def start(self, job: Job, places: Places, ring: Ring) -> None:
         """Start it, where its slots' places are."""
+        self.heard, self.since = False, time.monotonic()
         self.connection, theirs = Pipe()
         passed = theirs.fileno(), ring.file
         command = [sys.executable, "-m", "coordinator.stream.decoder", *map(str, passed)]
