@@ -8,7 +8,6 @@ Which slot it is goes with the envelope, over ZeroMQ, so the order is ZeroMQ's, 
 the reader is the number of slots.
 """
 
-import mmap
 import os
 import socket
 from contextlib import closing
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import PeerError
-from common.lines import Listener, limit_waits, reach, shared_memory
+from common.lines import Listener, limit_waits, mapped, reach, shared_memory
 
 SLOTS = 8
 _MANY = 64  # bytes taken at once
@@ -40,7 +39,7 @@ class Giver:
             self._connection, theirs = socket.socketpair()
             with theirs, closing(reach(listener, "stage 0", deadline)) as line:
                 line.give(_NAME, [file, theirs.fileno()])
-            self._slots: NDArray[np.uint8] = np.frombuffer(mmap.mmap(file, SLOTS * size), np.uint8).reshape(SLOTS, size)
+            self._slots: NDArray[np.uint8] = np.frombuffer(mapped(file, SLOTS * size), np.uint8).reshape(SLOTS, size)
         finally:
             os.close(file)
         limit_waits(self._connection, patience)
@@ -71,6 +70,7 @@ class Giver:
         if not heard:
             raise _gone("stage 0", "closed by the other side")
         self._free += heard
+        assert self._free <= SLOTS, "stage 0 lets go of what it took"
         return True
 
 
@@ -111,10 +111,10 @@ class Taker:
         self._connection = socket.socket(fileno=connection)
         shape = SLOTS, *self._shape
         try:
-            return list(torch.frombuffer(mmap.mmap(file, prod(shape)), dtype=torch.uint8).view(shape))
+            return list(torch.frombuffer(mapped(file, prod(shape)), dtype=torch.uint8).view(shape))
         finally:
             os.close(file)
 
 
 def _gone(who: str, how: str) -> PeerError:
-    return PeerError(f"{who} has gone ({how}): look at its own message")
+    return PeerError(f"{who} has gone ({how}): it was killed, or has said why itself")

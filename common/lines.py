@@ -1,13 +1,16 @@
 """Connections between neighbours on one host, over which they pass each other open files: memory, and sockets.
 
 They are Unix sockets in the abstract namespace: nothing lies on the disk, and processes see each other exactly where
-they share the network. The name is random and told through the launcher's store; the other side's user is checked.
+they share the network. The name is random, and told through the launcher's store or by RPC; the other side's user is
+checked.
 """
 
+import mmap
 import os
 import secrets
 import socket
 import struct
+import time
 from collections.abc import Sequence
 
 from common.errors import PeerError
@@ -26,13 +29,29 @@ def shared_memory(name: str, size: int) -> int:
     """A file of so many bytes that lies in memory alone. Raises PeerError."""
     try:
         file = os.memfd_create(name)
+    except OSError as error:
+        raise _none(size, error) from error
+    try:
         os.ftruncate(file, size)
     except OSError as error:
-        raise PeerError(
-            f"{size / 2**20:.1f} MiB of shared memory cannot be had: {error.strerror}. Raise the limits "
-            f'(ulimit -f, -v), or set network.transport = "gloo"'
-        ) from error
+        os.close(file)
+        raise _none(size, error) from error
     return file
+
+
+def mapped(file: int, size: int) -> mmap.mmap:
+    """The memory of such a file. Raises PeerError."""
+    try:
+        return mmap.mmap(file, size)
+    except (OSError, ValueError) as error:
+        raise _none(size, error) from error
+
+
+def _none(size: int, error: Exception) -> PeerError:
+    return PeerError(
+        f"{size / 2**20:.1f} MiB of shared memory cannot be had: {error}. Raise the limits (ulimit -f, -v), "
+        f'or set network.transport = "gloo"'
+    )
 
 
 class Line:
@@ -82,18 +101,24 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.name = f"sideways-{secrets.token_hex(16)}"
         self._socket.bind("\0" + self.name)
-        self._socket.listen(1)
+        self._socket.listen(8)
 
     def accept(self, neighbour: str, deadline: float) -> Line:
-        """The connection. Raises PeerError when none comes for `deadline` seconds."""
-        self._socket.settimeout(deadline)
+        """The connection; those of other users are closed. Raises PeerError when none comes for `deadline` seconds."""
+        end, stranger = time.monotonic() + deadline, None
         try:
-            connection, _ = self._socket.accept()
+            while True:
+                self._socket.settimeout(max(end - time.monotonic(), 0))
+                connection, _ = self._socket.accept()
+                try:
+                    return Line(connection, neighbour, deadline)
+                except PeerError as error:
+                    stranger = error
+                    connection.close()
         except OSError as error:
-            raise PeerError(f"{neighbour}, on this host, does not connect: {error}") from error
+            raise stranger or PeerError(f"{neighbour}, on this host, does not connect: {error}") from error
         finally:
             self.close()
-        return Line(connection, neighbour, deadline)
 
     def close(self) -> None:
         """Be found no more."""

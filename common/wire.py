@@ -70,7 +70,10 @@ class Envelope:
             or not (self.slot is None or (type(self.slot) is int and 0 <= self.slot < SLOTS))
             or not len(self.clips) == len(self.labels) == rows
         ):
-            raise PeerError(f"a frame's envelope is malformed: expected {rows} clips and labels, got {len(self.clips)}")
+            raise PeerError(
+                f"a frame's envelope is malformed: expected {rows} clips and labels and a slot below {SLOTS} or none, "
+                f"got {len(self.clips)} and {self.slot!r:.20}"
+            )
 
 
 def encode(message: dict[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ from coordinator.course import Batch, Step
 
 _QUEUE = 4  # batches waiting on this side
 _RETRY_MS = 200
+_LAST_WORDS = 2.0  # seconds that a stage which has gone may take to have said why
 
 
 class Feeder:
@@ -36,6 +37,7 @@ class Feeder:
         curve: Curve | None = None,
         keys: Sequence[Key] = (),
         epoch: int = 0,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """`addresses` of all stages, and with `curve` their public `keys`.
 
@@ -44,19 +46,19 @@ class Feeder:
             deadline: seconds for a batch to be taken.
             meanwhile: runs while one is not.
             epoch: of this attempt; with another one nothing is taken.
+            warn: is told why memory cannot be shared with stage 0.
         """
         self.frame_bytes = self.target_bytes = 0  # sent so far
         self._deadline, self._meanwhile, self._epoch = deadline, meanwhile, epoch
         secure = [partial(curve.connect, server=key) for key in keys] if curve else [_plain] * len(addresses)
         self._frames = _connect(addresses[0].frames, batch_bytes, secure[0])
-        memory = addresses[0].memory
-        self._giver = Giver(memory, batch_bytes, deadline, _RETRY_MS / 1000) if memory else None
+        self._giver = _share(addresses[0].memory, batch_bytes, deadline, warn)
         self._targets = _connect(addresses[-1].targets, batch_bytes, secure[-1]) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
         complaint = f"stage 0 has taken no frame since frame {frame - 1}"
-        slot = None if self._giver is None else self._until(partial(self._giver.put, step.batch.frames), complaint)
+        slot = None if self._giver is None else self._until(partial(self._put, self._giver, step.batch), complaint)
         message = self._message(phase, frame, step.last, step.batch, slot)
         self._until(partial(_send, self._frames, message), complaint)
         self.frame_bytes += step.batch.frames.nbytes
@@ -78,6 +80,17 @@ class Feeder:
         envelope = encode_frames(self._epoch, phase, frame, last, batch.clips, batch.labels, slot)
         return [envelope, batch.frames] if slot is None else [envelope]
 
+    def _put(self, giver: Giver, batch: Batch) -> int | None:
+        """The slot where its frames are now. A stage that has gone may have said why: then that is the error."""
+        try:
+            return giver.put(batch.frames)
+        except PeerError:
+            end = time.monotonic() + _LAST_WORDS
+            while time.monotonic() < end:
+                self._meanwhile()
+                time.sleep(0.02)
+            raise
+
     def _until(self, attempt: Callable[[], int | None], complaint: str) -> int:
         """Try until something comes of it."""
         start = time.monotonic()
@@ -86,6 +99,15 @@ class Feeder:
             if time.monotonic() - start > self._deadline:
                 raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
         return result
+
+
+def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None]) -> Giver | None:
+    """Memory for frames, where stage 0 has a listener for it and can see it."""
+    try:
+        return Giver(listener, size, deadline, _RETRY_MS / 1000) if listener else None
+    except PeerError as error:
+        warn(f"frames are sent over TCP, as no memory can be shared with stage 0: {error}")
+        return None
 
 
 def _send(socket: "zmq.Socket[bytes]", parts: Sequence[Any]) -> int | None:

@@ -62,16 +62,16 @@ class Keeper:
                 self.taken, self.seconds, self.bytes = saving.taken, saving.seconds, saving.bytes
             self._saving = None
 
-    def finish(self, seconds: float, meanwhile: Callable[[], None]) -> None:
-        """Wait for the last one."""
-        end = time.monotonic() + seconds
-        while self._saving is not None and not self._saving.late and time.monotonic() < end:
+    def finish(self, limit: Callable[[], float], meanwhile: Callable[[], None]) -> None:
+        """Wait for the last one, for `limit` seconds, which may change meanwhile."""
+        start = time.monotonic()
+        while self._saving is not None and not self._saving.late and time.monotonic() - start < limit():
             meanwhile()
             time.sleep(_POLL)
             self.look()
         if self._saving is not None and not self._saving.late:
             self._saving.late = True  # it was waited for once
-            self._complain(self._saving.tick, f"writing it took longer than {seconds:g} s")
+            self._complain(self._saving.tick, f"writing it took longer than {limit():g} s")
 
     def drop(self) -> None:
         """The one that is being written is not wanted any more."""

@@ -122,9 +122,8 @@ class Run:
         self.chronicle.partition(costs, split)
         self.keeper = Keeper(checkpoints, self.stages, self.display.warn)
         patience, me = 1.5 * config.network.deadline, self._me
-        self.feeder = Feeder(
-            addresses, math.prod(config.frame_shape), patience, self.inbox.poll, me.curve, me.keys[1:], me.epoch
-        )
+        size, look, warn = math.prod(config.frame_shape), self.inbox.poll, self.display.warn
+        self.feeder = Feeder(addresses, size, patience, look, me.curve, me.keys[1:], me.epoch, warn)
         self.validation = Validation(config, self.stages, self.feeder, self.inbox, self.stop)
         self.stream = self.material.open_training(self.start.places)
         self.course = Course(self.stream, config, ends=False)
@@ -311,7 +310,7 @@ class Run:
         self.keeper.save(Position.of(self.config, self.tick, self.start.origin, places, clips, self.train_seconds))
 
     def _finish_checkpoint(self) -> None:
-        self.keeper.finish(_HURRIED if self.stop.signal else WRITING, self.inbox.poll)
+        self.keeper.finish(lambda: _HURRIED if self.stop.signal else WRITING, self.inbox.poll)
 
     # ---- what may be asked of it between two phases (steering.py)
 

@@ -44,8 +44,7 @@ class Edges:
         for neighbour in (i - 1, i + 1):
             if config.network.transport == "shared" and 0 <= neighbour < me.stages:
                 self._check(neighbour)
-        if not config.exact and not (self._shares and len(me.beside) == me.stages):
-            _ = groups.backward  # stages that need none form it with those that do
+        self._form_groups()
         if self._shares and not groups.lines:
             groups.lines.update(_meet(me, self._deadline))
         # all is given before anything is taken: neighbours never wait for each other
@@ -74,6 +73,13 @@ class Edges:
         """Let go of the shared ones."""
         for end in (*self._out.values(), *self._in.values()):
             end.close()
+
+    def _form_groups(self) -> None:
+        """Now, while the stages are in step; those that need none form it with those that do."""
+        if self._config.exact:
+            _ = self._groups.pipeline
+        elif not (self._shares and len(self._me.beside) == self._me.stages):
+            _ = self._groups.backward
 
     def _kinds(self, forward: int, backward: int) -> Iterator[tuple[Kind, int]]:
         """The shared edges of one direction, with the neighbours that `forward` and `backward` are."""

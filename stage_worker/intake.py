@@ -65,7 +65,7 @@ class Inlet:
         self.memory = self._taker.name if self._taker else ""
 
     def take(self, tick: int) -> tuple[Envelope, Tensor]:
-        """The next batch and its envelope. The tensor is uint8, read-only, and valid until `done`. Raises PeerError."""
+        """The next batch and its envelope. The tensor is uint8, to be read alone, until `done`. Raises PeerError."""
         start = time.perf_counter()
         while (received := self._receive()) is None:
             if time.perf_counter() - start >= self._deadline:
@@ -75,19 +75,23 @@ class Inlet:
                 )
         self.waited += time.perf_counter() - start
         envelope, sizes, payload = received
-        if self._taker is not None and envelope.slot is not None and len(sizes) == 1:
-            return envelope, self._taker.slot(envelope.slot)
-        if sizes[1:] != [self._size]:
+        taker = self._taker if envelope.slot is not None else None
+        if sizes[1:] != ([] if taker else [self._size]):
             raise PeerError(
                 f"{self._what}, tick {tick}: a message of parts {sizes} bytes came where an envelope and a frame batch "
                 f"{list(self._shape)} of {self._size} bytes were due: is something else sending here?"
             )
+        if taker is not None and envelope.slot is not None:
+            return envelope, taker.slot(envelope.slot)
         return envelope, torch.frombuffer(payload[0].buffer, dtype=torch.uint8).view(self._shape)
 
     def done(self, envelope: Envelope) -> None:
         """Its batch is not needed any more. Raises PeerError when the coordinator is gone."""
         if envelope.slot is not None and self._taker is not None:
-            self._taker.done()
+            try:
+                self._taker.done()
+            except PeerError as error:
+                raise PeerError(f"{self._what}, frame {envelope.frame}: {error}") from error
 
     def _receive(self) -> tuple[Envelope, list[int], list[zmq.Frame]] | None:
         """The next message: its envelope, the sizes of its parts, those behind the envelope.

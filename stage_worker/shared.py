@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.lines import Line, limit_waits, shared_memory
+from common.lines import Line, limit_waits, mapped, shared_memory
 from common.packet import Packet, packet_bytes
 from stage_worker.agree import Form
 from stage_worker.failure import broken, stuck
@@ -133,5 +133,5 @@ def _pitch(form: Form) -> int:
 
 
 def _slots(file: int, form: Form) -> list[Tensor]:
-    memory = torch.frombuffer(mmap.mmap(file, SLOTS * _pitch(form)), dtype=torch.uint8)
+    memory = torch.frombuffer(mapped(file, SLOTS * _pitch(form)), dtype=torch.uint8)
     return [slot[: packet_bytes(*form)] for slot in memory.split(_pitch(form))]

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +149,33 @@ def test_stages_of_a_host_find_each_other() -> None:
         above.take("evaluation", 1)
     for file in (reading, writing, passed):
         os.close(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_s_process_is_not_let_in_and_keeps_nobody_out() -> None:
+    listener = Listener()
+    _come_as_nobody(listener)
+    above = reach(listener.name, "stage 0", 5)
+    below = listener.accept("stage 1", 5)
+    reading, writing = os.pipe()
+    below.give("forward", [writing])
+    for file in (reading, writing, *above.take("forward", 1)):
+        os.close(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_where_only_another_user_s_process_comes_that_is_told() -> None:
+    listener = Listener()
+    _come_as_nobody(listener)
+    with pytest.raises(
+        PeerError, match="a process of user 65534 speaks for stage 1 on this host, and this one is user 0"
+    ):
+        listener.accept("stage 1", 0.1)
+
+
+def _come_as_nobody(listener: Listener) -> None:
+    connect = f"import os, socket; os.setuid(65534); socket.socket(socket.AF_UNIX).connect('\\0{listener.name}')"
+    subprocess.run([sys.executable, "-c", connect], check=True)
 
 
 def unanswered() -> None:

@@ -87,13 +87,46 @@ def test_a_stage_that_has_gone_is_told_at_once() -> None:
             push(feeder, SLOTS)
 
 
+def test_a_stage_that_has_gone_is_asked_for_its_own_words_first() -> None:
+    """A neighbour of its may have failed, and stage 0 with it."""
+    calls = iter(range(5))
+
+    def look() -> None:
+        if next(calls) == 4:
+            raise PeerError("stage 1 has failed, and this is why")
+
+    inlet = Inlet("127.0.0.1", 4, SHAPE, 1 << 20, 5.0, "stage 0", epoch=8, beside=True)
+    feeder = Feeder([Addresses(inlet.address, "", memory=inlet.memory)], 96, 60, look, epoch=8)
+    for frame in range(SLOTS):
+        push(feeder, frame)
+    take(inlet, 0)
+    inlet.close()
+    with pytest.raises(PeerError, match="stage 1 has failed"):
+        push(feeder, SLOTS)
+    feeder.close()
+
+
 def test_a_coordinator_that_has_gone_is_told_at_once() -> None:
     with connected(deadline=60) as (feeder, inlet):
         push(feeder, 0)
         envelope = take(inlet, 0)
         feeder.close()
-        with pytest.raises(PeerError, match="the coordinator has gone"):
+        with pytest.raises(PeerError, match="stage 0, frame 0: the coordinator has gone"):
             inlet.done(envelope)
+
+
+def test_where_memory_cannot_be_shared_frames_are_sent() -> None:
+    inlet, warnings = Inlet("127.0.0.1", 4, SHAPE, 1 << 20, 5.0, "stage 0", epoch=8, beside=True), list[str]()
+    address = Addresses(inlet.address, "", memory="sideways-nobody")
+    feeder = Feeder([address], 96, 5.0, lambda: None, epoch=8, warn=warnings.append)
+    assert "frames are sent over TCP" in warnings[0]
+    for frame in range(3 * SLOTS):
+        push(feeder, frame)
+        envelope = take(inlet, frame)
+        assert envelope.slot is None
+        inlet.done(envelope)
+    feeder.close()
+    inlet.close()
 
 
 def test_a_stranger_s_slot_is_of_no_use() -> None:
@@ -106,6 +139,15 @@ def test_a_stranger_s_slot_is_of_no_use() -> None:
         with pytest.raises(PeerError, match="the coordinator, on this host, does not connect"):
             inlet.take(3)
     inlet.close()
+
+
+def test_a_slot_and_frames_are_not_both_taken() -> None:
+    with connected() as (_, inlet), zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
+        none = np.zeros(2, np.int64)
+        stranger.connect(inlet.address)
+        stranger.send_multipart([encode_frames(8, 0, 3, False, none, none, slot=1), bytes(96)])
+        with pytest.raises(PeerError, match=r"a message of parts \[\d+, 96\] bytes came"):
+            inlet.take(3)
 
 
 def test_where_nothing_is_shared_a_slot_is_refused() -> None:

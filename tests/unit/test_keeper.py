@@ -27,7 +27,7 @@ def made(run: Path) -> tuple[Keeper, Slow, list[str]]:
     keeper = Keeper(Checkpoints(run, keep=2), cast(Any, stages), warned.append)
     keeper.save(position(10))
     for _ in range(3):
-        keeper.finish(0.05, lambda: None)
+        keeper.finish(lambda: 0.05, lambda: None)
     assert keeper.failed == 1
     assert len(warned) == 1
     assert "tick 10 could not be kept" in warned[0]
@@ -47,8 +47,16 @@ def test_a_late_one_may_be_kept_after_all(tmp_path: Path) -> None:
     _end(keeper)
     assert (keeper.kept, keeper.failed) == (1, 0)
     keeper.save(position(20))
-    keeper.finish(5, lambda: None)
+    keeper.finish(lambda: 5, lambda: None)
     assert (keeper.kept, keeper.failed) == (2, 0)
+
+
+def test_the_wait_is_shorter_once_the_run_is_to_stop(tmp_path: Path) -> None:
+    warned, limits = list[str](), [1800.0]
+    keeper = Keeper(Checkpoints(tmp_path, keep=2), cast(Any, Slow()), warned.append)
+    keeper.save(position(10))
+    keeper.finish(lambda: limits[-1], lambda: limits.append(0.05))
+    assert "writing it took longer than 0.05 s" in warned[0]
 
 
 def test_one_that_is_dropped_is_not_committed(tmp_path: Path) -> None:
