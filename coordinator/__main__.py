@@ -3,7 +3,9 @@
 import signal
 import sys
 
-if sys.argv[1:2] == ["join"]:  # until there is something to keep an interrupt ends the process, during imports too
+# until there is something to keep, or the launcher handles it, an interrupt ends the process: an exception can get lost
+# in an import
+if sys.argv[1:2] in (["join"], ["train"], ["compare"]):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import json
@@ -46,8 +48,6 @@ def train(
     config = load(run_file, settings)
     if config.report.redis:
         from_environment()  # a wrong address is told before anything starts
-    # until the launcher handles it, an interrupt ends this process: an exception can get lost in an import
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
 
     arguments = _join_arguments(run_file, resume, settings, as_json)
@@ -63,7 +63,6 @@ def compare(
 ) -> None:
     """Train the same run with several algorithms, one after another; write a table and a picture of them."""
     config = load(run_file, settings)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from coordinator import compare as comparison  # torch takes seconds to import: a wrong setting is told before
 
     chosen = comparison.check_algorithms(algorithms)

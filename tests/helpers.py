@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,9 @@ class Background:
                 if "redis-server" in command:
                     pids["redis"] = child.pid
                 elif "coordinator.stream.decoder" not in command:  # what a member starts itself has its rank too
-                    rank = int(child.environ()["RANK"])
-                    pids.setdefault("coordinator" if rank == 0 else f"stage{rank - 1}", child.pid)
+                    rank = int(child.environ().get("RANK", -1))  # none yet: it is just being started
+                    if rank >= 0:
+                        pids.setdefault("coordinator" if rank == 0 else f"stage{rank - 1}", child.pid)
         return pids
 
     def send(self, number: signal.Signals) -> None:
@@ -210,7 +211,7 @@ class Background:
 
 def free_ports(count: int) -> int:
     """The first of so many ports in a row, below those that the system hands out, that nobody holds now."""
-    for first in range(20000 + os.getpid() % 1000 * 10, 32000, count):
+    for first in range(20010 + os.getpid() % 1000 * 10, 32000, count):
         with contextlib.ExitStack() as held:
             try:
                 for port in range(first, first + count):
@@ -219,6 +220,15 @@ def free_ports(count: int) -> int:
                 continue
             return first
     raise AssertionError("no free ports")
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 60) -> Any:
+    """What it returns, as soon as that is something."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
 
 
 def gone(pids: Sequence[int], timeout: float) -> bool:
@@ -241,7 +251,7 @@ def _alive(pid: int) -> bool:
 
 
 def slow_run(videos: Path, **changes: Any) -> dict[str, Any]:
-    """Slow enough to be killed in time: some 20 ms a tick."""
+    """Slow enough to be killed in time: some 6 ms a tick."""
     slow = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 3, "name": "it"}
     return settings(videos, **{**slow, "ticks": STRAIGHT, "checkpoint__every": 50, "checkpoint__keep": 9, **changes})
 

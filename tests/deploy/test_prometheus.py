@@ -167,10 +167,13 @@ def test_every_query_finds_something(watched: tuple[Background, Prometheus]) -> 
         return not empty
 
     assert wait_until(all_found, 40, run), f"these find nothing: {empty}\n{run.output()}"
-    assert {series["metric"]["process"] for series in prometheus.series("up == 1")} == {
-        "coordinator", "stage 0", "stage 1",
-    }  # fmt: skip
-    assert len(prometheus.series('sideways_tick_seconds_count{run="it"} > 200')) == STAGES
+    everybody = {"coordinator", "stage 0", "stage 1"}
+
+    def all_up() -> bool:  # a scrape may come late
+        up = {series["metric"]["process"] for series in prometheus.series("up == 1")}
+        return up == everybody and len(prometheus.series('sideways_tick_seconds_count{run="it"} > 200')) == STAGES
+
+    assert wait_until(all_up, 20, run), run.output()
     assert [series["value"][1] for series in prometheus.series('sideways_mismatch_frames{stage="0"}')] == ["2"]
     health = {rule["name"]: rule["health"] for rule in prometheus.get("rules")["groups"][0]["rules"]}
     assert set(health.values()) == {"ok"}

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from tests.helpers import (
     sideways,
     slow_run,
     train,
+    wait_until,
     write_run_file,
 )
 
@@ -41,16 +41,18 @@ def resume(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_100_ticks_then_kill_9_of_everything_then_100_ticks_are_200(
     videos: Path, straight: Path, tmp_path: Path
 ) -> None:
-    background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, checkpoint__every=100)))
-    background.wait_for_tick(110)
+    tree = slow_run(videos, checkpoint__every=100, ticks=10**6)
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    background.wait_for_tick(100)
+    run = tmp_path / "runs" / "it"
+    wait_until((run / "checkpoints/0000000100").is_dir)
     everybody = [*background.members().values(), background.process.pid]
     for pid in everybody:
         os.kill(pid, signal.SIGKILL)
     assert background.end(10) == -9
     assert gone(everybody, 10)
-    run = tmp_path / "runs" / "it"
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.isdigit()] == ["0000000100"]
-    done = resume(tmp_path)
+    done = resume(tmp_path, "--set", f"ticks={STRAIGHT}")
     assert "resumed from runs/it/checkpoints/0000000100 at tick 100, with all that was in flight" in done.stderr
     assert losses_of(run) == losses_of(straight)
     assert same_model(run, straight)
@@ -170,12 +172,10 @@ def test_new_settings_outlive_a_process_that_is_lost_while_the_run_is_resumed(vi
     (tmp_path / "slow").touch()
     command = [sys.executable, "-m", "coordinator", "train", "--resume", "runs/it", "--set", "ticks=40"]
     resumed = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while not (building := tmp_path / "building").exists() or not building.read_text():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    building = tmp_path / "building"
+    process = wait_until(lambda: building.read_text() if building.exists() else "", 60)
     (tmp_path / "slow").unlink()
-    os.kill(int(building.read_text()), signal.SIGKILL)
+    os.kill(int(process), signal.SIGKILL)
     _, errors = resumed.communicate(timeout=100)
     assert resumed.returncode == 0, errors
     summary = json.loads((run / "summary.json").read_text())
@@ -226,17 +226,17 @@ def test_another_number_of_stages_takes_over_every_weight(
 
 def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Path) -> None:
     """The stages' files cannot grow beyond 4 KiB from a moment before the first checkpoint on."""
-    background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, ticks=120)))
+    background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, ticks=420, checkpoint__every=200)))
     background.wait_for_tick(1)
     for name, pid in background.members().items():
         if name != "coordinator":
             psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
     assert background.end(60) == 0, background.output()
     told = " ".join(background.output().split())
-    assert "the checkpoint of tick 50 could not be kept" in told
+    assert "the checkpoint of tick 200 could not be kept" in told
     assert "File too large" in told or "the disk took no more bytes" in told
     summary = json.loads((tmp_path / "runs/it/summary.json").read_text())
-    assert summary["ticks"] == 120
+    assert summary["ticks"] == 420
     assert summary["failed_checkpoints"] == 3
     assert (tmp_path / "runs/it/model.safetensors").is_file()
     assert list((tmp_path / "runs/it/checkpoints").iterdir()) == []

@@ -148,7 +148,9 @@ def test_the_page_shows_what_the_coordinator_says(browser: webdriver.Chrome, run
     until(moved, run)
     assert "paused" in steer(tmp_path, "pause", "it")
     until(lambda: figures(browser)["state"] == "paused", run)
+    assert "kept" in steer(tmp_path, "checkpoint", "it")  # none is under way after that
     told = answer(url)
+    until(lambda: same(figures(browser)["checkpoints"], told["numbers"]["sideways_checkpoints_total"]), run)
     until(lambda: number(figures(browser)["drawn"]) == told["pipeline"]["tick"], run, 10)  # the last ticks are played
     compare(browser, told)
     program = "return performance.getEntriesByType('resource').map(entry => entry.name)"

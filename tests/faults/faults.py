@@ -104,12 +104,13 @@ def _hold_up(pid: int, seconds: float) -> None:
 
 
 def _slow_down(pid: int) -> None:
-    end = time.monotonic() + 4
-    while time.monotonic() < end:
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.09)
-        os.kill(pid, signal.SIGCONT)
-        time.sleep(0.01)
+    end = time.monotonic() + 1.5
+    with suppress(ProcessLookupError):  # the run may be over
+        while time.monotonic() < end:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.09)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.01)
 
 
 def _fill_disk(pid: int) -> None:

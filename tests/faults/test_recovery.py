@@ -16,7 +16,9 @@ from tests.helpers import STRAIGHT, Background, losses_of, same_model, slow_run,
 
 
 def slow(videos: Path, **changes: Any) -> dict[str, Any]:
-    return slow_run(videos, **{"recovery__restarts": 3, "network__deadline": 4, **changes})
+    """Reports come so often that a fault hits soon after its tick."""
+    often = {"recovery__restarts": 3, "network__deadline": 4, "report__every": 0.05}
+    return slow_run(videos, **{**often, **changes})
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
         pytest.param(Fault.STALLED, "coordinator", 100, marks=pytest.mark.long),
         pytest.param(Fault.HELD_UP, "stage1", 80, marks=pytest.mark.long),
         pytest.param(Fault.HELD_UP, "coordinator", 30, marks=pytest.mark.long),
-        pytest.param(Fault.SLOW, "stage1", 60, marks=pytest.mark.long),
+        pytest.param(Fault.SLOW, "stage1", 20, marks=pytest.mark.long),
         pytest.param(Fault.GARBAGE, "stage0", 60, marks=pytest.mark.long),
         pytest.param(Fault.GARBAGE, "coordinator", 90, marks=pytest.mark.long),
         pytest.param(Fault.MISSHAPEN, "stage0", 95, marks=pytest.mark.long),
