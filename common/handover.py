@@ -36,10 +36,11 @@ class Giver:
         """
         file = shared_memory("sideways-batches", SLOTS * size)
         try:
-            self._connection, theirs = socket.socketpair()
-            with theirs, closing(reach(listener, "stage 0", deadline)) as line:
-                line.give(_NAME, [file, theirs.fileno()])
             self._slots: NDArray[np.uint8] = np.frombuffer(mapped(file, SLOTS * size), np.uint8).reshape(SLOTS, size)
+            with closing(reach(listener, "stage 0", deadline)) as line:
+                self._connection, theirs = socket.socketpair()
+                with theirs:
+                    line.give(_NAME, [file, theirs.fileno()])
         finally:
             os.close(file)
         limit_waits(self._connection, patience)

@@ -132,6 +132,7 @@ def reach(name: str, neighbour: str, deadline: float) -> Line:
     try:
         connection.connect("\0" + name)
     except OSError as error:
+        connection.close()
         raise PeerError(
             f"{neighbour}, on this host, cannot be reached over a Unix socket: {error}. If the processes do not "
             f'share a network namespace, set network.transport = "gloo"'
