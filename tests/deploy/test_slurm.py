@@ -138,7 +138,7 @@ def worker_of(job: str) -> psutil.Process:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(640)
+@pytest.mark.timeout(500)
 def test_a_job_loses_a_process_is_requeued_and_is_the_run_that_nothing_disturbed(
     videos: Path, tmp_path: Path, slurm: Slurm
 ) -> None:
@@ -160,9 +160,9 @@ def test_a_job_loses_a_process_is_requeued_and_is_the_run_that_nothing_disturbed
     assert slurm.state(job) == "RUNNING"
     slurm("scancel", "--signal", "USR1", "--batch", job)  # as Slurm does when the time is nearly up
     assert until(lambda: slurm.state(job) == "PENDING", 120), told()
-    assert until(lambda: not slurm("squeue", "--states", "completing", "--noheader"), 60), told()
-    assert until(lambda: slurm.hurry(job), 60), told()
-    assert until(lambda: slurm.state(job) == "COMPLETED", 180), f"{slurm('scontrol', 'show', 'job', job)}\n{told()}"
+    assert until(lambda: not slurm("squeue", "--states", "completing", "--noheader"), 30), told()
+    assert until(lambda: slurm.hurry(job), 30), told()
+    assert until(lambda: slurm.state(job) == "COMPLETED", 120), f"{slurm('scontrol', 'show', 'job', job)}\n{told()}"
     assert f"job {job} is requeued" in told()
     assert not list(run.parent.glob(".launch-*"))
     assert latest_losses(run) == reference_run(config_of(videos, **changes))[0]

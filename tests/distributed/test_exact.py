@@ -15,7 +15,6 @@ from torch import Tensor
 
 from tests.helpers import backpropagation_run, config_of, environment, reference_run, settings
 
-pytestmark = pytest.mark.timeout(600)  # the first test of a depth runs all its cases
 DEPTHS = (1, 2, 3, 5)
 CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix"), (True, False)))
 
@@ -99,7 +98,7 @@ def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
         arguments = ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)]
         launch = f"import sys; from coordinator.launch import launch; sys.exit(launch({stages}, {arguments!r}))"
         done = subprocess.run(
-            [sys.executable, "-c", launch], env=environment(), capture_output=True, text=True, timeout=550
+            [sys.executable, "-c", launch], env=environment(), capture_output=True, text=True, timeout=170
         )
         assert done.returncode == 0, done.stderr
         return out

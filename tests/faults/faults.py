@@ -104,7 +104,7 @@ def _hold_up(pid: int, seconds: float) -> None:
 
 
 def _slow_down(pid: int) -> None:
-    end = time.monotonic() + 1.5
+    end = time.monotonic() + 4
     with suppress(ProcessLookupError):  # the run may be over
         while time.monotonic() < end:
             os.kill(pid, signal.SIGSTOP)

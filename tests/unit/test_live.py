@@ -22,6 +22,7 @@ from coordinator.material import Material
 from coordinator.stream.live import Live
 from coordinator.stream.slots import Slots
 from tests.conftest import video_stream, write_clip
+from tests.helpers import wait_until
 
 _PATIENT = 30.0
 
@@ -121,20 +122,13 @@ def fill(stream: Live, batch: Batch) -> list[float]:
     return [float(row.mean()) for row in batch.frames]
 
 
-def wait_until(true: Any) -> None:
-    end = time.monotonic() + _PATIENT
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
     camera = Camera(300, wait=0.03)  # FFmpeg looks at about 20 frames before it gives the first
     with playing(camera) as (stream, batch):
         first = fill(stream, batch)[0]
         source = stream._sources[0]
         before, count = stream.mishaps.dropped, source._count_taken
-        wait_until(lambda: source._count >= count + 8)
+        wait_until(lambda: source._count >= count + 8, _PATIENT)
         later = fill(stream, batch)[0]
         dropped = stream.mishaps.dropped - before
         assert source._count_taken == count + dropped + 1
@@ -147,7 +141,7 @@ def test_a_faster_pipeline_waits_for_the_next_frame() -> None:
     with playing(camera) as (stream, batch):
         stream._meanwhile = lambda: polled.append(1)
         levels = [fill(stream, batch)[0] for _ in range(8)]
-        assert all(b != a for a, b in pairwise(levels))
+        assert all(0 < (b - a) % 160 < 80 for a, b in pairwise(levels))  # 40 levels, 4 apart, again and again
         assert polled
 
 
@@ -233,7 +227,7 @@ def test_a_silent_peer_hangs_nothing(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no source"):
             fill(stream, batch)
         stream.close()
-        wait_until(lambda: not stream._sources[0].thread.is_alive())
+        wait_until(lambda: not stream._sources[0].thread.is_alive(), _PATIENT)
 
 
 def test_what_is_played_decides_the_kind_of_stream(tmp_path: Path) -> None:
