@@ -259,6 +259,9 @@ class Config(Section):
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of a stage; 0: its share of the cores")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where the host has it")
+    deterministic: bool = Field(
+        False, description="on CUDA torch's deterministic algorithms, where it has them: slower. The CPU's always are"
+    )
     data: Data
     rule: Rule = Rule()
     optimiser: Optimiser = Optimiser()

@@ -4,7 +4,7 @@ It runs the workers' own `Stage` and `Packet`; only the transport is missing: wh
 packets of parity k % 2 its neighbours read at tick k + 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,18 +19,26 @@ from common.stage import Stage, casting
 class Reference:
     """A whole pipeline, advanced a tick at a time."""
 
-    def __init__(self, stages: list[Stage], frame_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
-        """`stages` from input to top; `frame_shape` is [slots, channels, height, width] of the input."""
+    def __init__(
+        self,
+        stages: list[Stage],
+        frame_shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        packet: Callable[[Sequence[int], torch.dtype], Packet] = Packet,
+    ) -> None:
+        """`stages` from input to top; `frame_shape` is [slots, channels, height, width] of the input.
+
+        `packet` makes one of a shape and dtype.
+        """
         self.stages = stages
         self.schedule = Schedule(len(stages))
         self.tick_number = 0
         with casting(stages[0].config, torch.device("cpu")):
             shapes = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
-        self._frame = Packet(frame_shape, dtype)
         # [parity][stage]: activations go up into stage i + 1, gradients go down into stage i - 1
-        self._up = [[Packet(shape, kind) for shape, kind in shapes] for _ in range(2)]
+        self._up = [[packet(shape, kind) for shape, kind in shapes] for _ in range(2)]
         below = [(torch.Size(frame_shape), dtype), *shapes[:-1]]
-        self._down = [[Packet(shape, kind) for shape, kind in below] for _ in range(2)]
+        self._down = [[packet(shape, kind) for shape, kind in below] for _ in range(2)]
         self._targets: dict[int, Target] = {}
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
@@ -44,12 +52,13 @@ class Reference:
         if target is not None:
             self._targets[frame.frame] = Target(target.tensor.clone(), target.clips.copy())
         for stage in self.stages:
-            self._tick_stage(stage, frame)
+            self.tick_stage(stage, frame)
         self.tick_number += 1
         top = self.stages[-1]
         return top.loss if self.schedule.frame(top.index, self.tick_number - 1) is not None else None
 
-    def _tick_stage(self, stage: Stage, frame: Packet) -> None:
+    def tick_stage(self, stage: Stage, frame: Packet) -> None:
+        """One stage's part of this tick. The stages' order does not matter: none reads what another writes now."""
         tick, i = self.tick_number, stage.index
         now, before = tick % 2, (tick - 1) % 2
         if self.schedule.frame(i, tick) is None:

@@ -1,5 +1,6 @@
 """What a stage worker is made of for one run: its blocks, its device, its edges to the neighbours, its intakes."""
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -166,6 +167,14 @@ class Assembly:
 def use_device(config: Config, me: Membership) -> torch.device:
     """The stage's device; also takes this stage's share of the CPU threads. Raises ConfigError without CUDA."""
     torch.set_num_threads(share_of_threads(config, me.local_stages))
+    device = _device(config, me)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made
+    torch.use_deterministic_algorithms(config.deterministic and device.type == "cuda", warn_only=True)
+    return device
+
+
+def _device(config: Config, me: Membership) -> torch.device:
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

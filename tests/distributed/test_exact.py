@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,16 +95,20 @@ def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
             trees |= {name: settings(videos, stages=3, **options) for name, options in OPTIONS.items()}
         if exact:
             trees = {name: settings(videos, stages=stages, **options) for name, options in EXACT.items()}
-        (out / "cases.json").write_text(json.dumps(trees))
-        arguments = ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)]
-        launch = f"import sys; from coordinator.launch import launch; sys.exit(launch({stages}, {arguments!r}))"
-        done = subprocess.run(
-            [sys.executable, "-c", launch], env=environment(), capture_output=True, text=True, timeout=170
-        )
-        assert done.returncode == 0, done.stderr
+        drive(stages, trees, out)
         return out
 
     return run
+
+
+def drive(stages: int, trees: dict[str, dict[str, Any]], out: Path, **more: str) -> None:
+    """Put workers through the cases. `more` of the environment."""
+    (out / "cases.json").write_text(json.dumps(trees))
+    arguments = ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)]
+    launch = f"import sys; from coordinator.launch import launch; sys.exit(launch({stages}, {arguments!r}))"
+    command, variables = [sys.executable, "-c", launch], {**environment(), **more}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,21 @@ def test_pipelined_backpropagation_equals_plain_backpropagation(distributed: Res
     losses, parameters = backpropagation_run(config_of(videos, stages=3, **EXACT[name]))
     assert len(losses) == 200
     same(distributed(3, exact=True), name, losses, parameters)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_workers_that_share_a_gpu_follow_the_reference_and_repeat_bit_for_bit(videos: Path, tmp_path: Path) -> None:
+    """But for the rounding of the GPU's own kernels, which grows from tick to tick."""
+    changes = {"stages": 3, "ticks": 60, "optimiser__name": "SGD", "optimiser__lr": 1e-2}
+    tree = settings(videos, device="cuda", deterministic=True, **changes)
+    drive(3, {"first": tree, "second": tree}, tmp_path, NVIDIA_TF32_OVERRIDE="0")
+    losses, parameters = reference_run(config_of(videos, **changes))
+    assert json.loads((tmp_path / "first.json").read_text()) == pytest.approx(losses, rel=1e-3)
+    first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
+    assert set(first) == set(parameters)
+    for key, value in parameters.items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.long
