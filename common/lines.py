@@ -25,18 +25,23 @@ def limit_waits(connection: socket.socket, seconds: float) -> None:
     )
 
 
-def shared_memory(name: str, size: int) -> int:
-    """A file of so many bytes that lies in memory alone. Raises PeerError."""
-    try:
-        file = os.memfd_create(name)
-    except OSError as error:
-        raise _none(size, error) from error
+def memory_file(name: str, size: int) -> int:
+    """A file of so many bytes that lies in memory alone. Raises OSError."""
+    file = os.memfd_create(name)
     try:
         os.ftruncate(file, size)
-    except OSError as error:
+    except OSError:
         os.close(file)
-        raise _none(size, error) from error
+        raise
     return file
+
+
+def shared_memory(name: str, size: int) -> int:
+    """The same. Raises PeerError."""
+    try:
+        return memory_file(name, size)
+    except OSError as error:
+        raise _none(size, error) from error
 
 
 def mapped(file: int, size: int) -> mmap.mmap:

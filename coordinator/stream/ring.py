@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from common.config import Data
 from common.errors import DataError
+from common.lines import memory_file
 
 HALVES = 2
 _MOST, _LEAST = 64, 4  # frames of a chunk
@@ -32,11 +33,18 @@ class Ring:
     """
 
     def __init__(self, data: Data, file: int | None = None) -> None:
-        """New memory, or that of a descriptor. Only what is written to takes up memory."""
+        """New memory, or that of a descriptor. Only what is written to takes up memory. Raises DataError."""
         self.chunk = chunk_of(data)
         shape = data.slots * HALVES * self.chunk + 1, data.channels, data.size, data.size
-        self.file = _memory(prod(shape)) if file is None else file
-        self.pixels: NDArray[np.uint8] = np.frombuffer(mmap.mmap(self.file, prod(shape)), np.uint8).reshape(shape)
+        try:
+            self.file = memory_file("sideways-frames", prod(shape)) if file is None else file
+            memory = mmap.mmap(self.file, prod(shape))
+        except OSError as error:
+            raise DataError(
+                f"{prod(shape) / 2**20:.0f} MiB of memory for decoded frames cannot be had: {error.strerror}. "
+                f"Lower data.slots or data.size, or raise the limits (ulimit -f, -v)"
+            ) from error
+        self.pixels: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(shape)
         self.black = len(self.pixels) - 1
 
     def half(self, slot: int, half: int) -> int:
@@ -50,18 +58,6 @@ class Ring:
     def close(self) -> None:
         """Let go of the descriptor; the memory goes with its last user."""
         os.close(self.file)
-
-
-def _memory(size: int) -> int:
-    try:
-        file = os.memfd_create("sideways-frames")
-        os.ftruncate(file, size)
-    except OSError as error:
-        raise DataError(
-            f"{size / 2**20:.0f} MiB of memory for decoded frames cannot be had: {error.strerror}. "
-            f"Lower data.slots or data.size, or raise the limits (ulimit -f, -v)"
-        ) from error
-    return file
 
 
 def chunk_of(data: Data) -> int:

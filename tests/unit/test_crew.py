@@ -1,6 +1,7 @@
 """Decoding processes that die or hang: the stream goes on as if nothing had been, or says what to do."""
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -187,3 +188,17 @@ def test_the_ring_has_room_for_every_slot_and_bounds_its_memory() -> None:
     assert chunk_of(DATA) == 64
     assert chunk_of(Data(train=Path(), slots=64, size=112)) == 27
     assert chunk_of(Data(train=Path(), slots=256, size=224)) == 4
+
+
+def test_memory_that_cannot_be_had_is_told_with_a_remedy_and_leaves_nothing_open() -> None:
+    files = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(DataError, match=r"MiB of memory for decoded frames cannot be had: .*Lower data\.slots"):
+            Ring(DATA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert os.listdir("/proc/self/fd") == files
