@@ -10,12 +10,15 @@ workers          the product: D stage workers on the same GPU, activations by wa
 backprop graph   the step as one CUDA graph
 streams graph    the tick as one CUDA graph, whose branches are the stages
 
-All take the same frames from the host at every tick, with the same optimiser and the split that the product chooses.
-Figures are frames a second, and the medians over the rounds of their ratios of the same round.
+All take the same frames from the host at every tick, with the same optimiser and the split that the product chooses;
+the first stage worker's come from another process, and by a copy that it waits for. Figures are frames a second, and
+the medians over the rounds of their ratios of the same round. Processes that share a GPU take turns on it, unless
+NVIDIA's MPS runs.
 
-Before that the in-process ones are compared with the one-process reference on the CPU after some ticks with clips that
-end: the largest difference of a parameter over the largest parameter, in float32 without TF32, with deterministic
-algorithms where CUDA has them. On the CPU (there is no GPU, or --device cpu) graphs are left out and it must be 0.
+Before that the streams are compared with the one-process reference after some ticks with clips that end: the largest
+difference of a parameter over the largest parameter, in float32 without TF32, with deterministic algorithms where CUDA
+has them. From the reference on the same device it must be 0; from that on the CPU it is what other kernels round
+otherwise. Where there is no GPU, or with --device cpu, graphs are left out.
 """
 
 import argparse
@@ -104,12 +107,12 @@ def _measure(bench: Bench, name: str, rounds: int, seconds: float, device: str) 
     case = Case.of(name)
     assert case is not None
     config = _config(bench, case, where)
-    differences = {
-        kind: difference(config, where, graph=kind.endswith("graph")) for kind in _forms(where) if "streams" in kind
-    }
+    differences = differences_of(config, where)
     contenders = {kind: _in_process(_form(config, kind), where, kind.endswith("graph")) for kind in _forms(where)}
     contenders["workers"] = _workers(bench, config)
-    steps = {kind: max(1, round(seconds / run(4) * 4)) for kind, run in contenders.items()}
+    for run in contenders.values():
+        run(_warm(config))
+    steps = {kind: max(1, round(seconds / run(8) * 8)) for kind, run in contenders.items()}
     rates: dict[str, list[float]] = {kind: [] for kind in contenders}
     for _ in range(rounds):
         for kind, run in contenders.items():
@@ -206,26 +209,48 @@ def _play(whose: "torch.Tensor", tick: int) -> None:
 # ---- whether they are right
 
 
-def difference(config: "Config", device: "torch.device", graph: bool) -> float:
-    """Of the parameters after some ticks from those of the reference on the CPU, over the largest of them."""
+def differences_of(config: "Config", device: "torch.device") -> dict[str, dict[str, float]]:
+    """Of the streams' parameters after some ticks from the reference's, over the largest of them.
+
+    By form, eager or as a graph, and by where the reference computed: on the CPU or on the same device.
+    """
+    import torch
+
     from common.config import Optimiser
 
     # with Adam, which divides by it, a gradient of rounding errors would count as much as any other
     config = config.model_copy(update={"optimiser": Optimiser(name="SGD", lr=0.02)})
     with _deterministic():
-        wanted = _by_reference(config)
-        streams = _full(config, device, graph)
-        frames, whose = _inputs(config, device)
-        for tick in range(_warm(config), _warm(config) + CHECKED):
-            _play(whose, tick)
-            streams.tick(frames, whose)
-            streams.synchronize()  # before the next clips are written
-    found = [value.detach().cpu() for stage in streams.stages for value in stage.blocks.parameters()]
-    largest = max(float(value.abs().max()) for value in wanted)
-    return max(float((one - other).abs().max()) for one, other in zip(found, wanted, strict=True)) / largest
+        wanted = {"cpu": by_reference(config, torch.device("cpu")), "same device": by_reference(config, device)}
+        forms = {kind: by_streams(config, device, "graph" in kind) for kind in _forms(device) if "streams" in kind}
+    return {
+        kind: {place: _distance(found, reference) for place, reference in wanted.items()}
+        for kind, found in forms.items()
+    }
 
 
-def _by_reference(config: "Config") -> "list[torch.Tensor]":
+def _distance(found: "list[torch.Tensor]", wanted: "list[torch.Tensor]") -> float:
+    """NaN where there is one."""
+    import torch
+
+    largest = torch.stack([value.abs().max() for value in wanted]).max()
+    apart = torch.stack([(one - other).abs().max() for one, other in zip(found, wanted, strict=True)]).max()
+    return float(apart / largest)
+
+
+def by_streams(config: "Config", device: "torch.device", graph: bool) -> "list[torch.Tensor]":
+    """The parameters after some ticks."""
+    streams = _full(config, device, graph)
+    frames, whose = _inputs(config, device)
+    for tick in range(_warm(config), _warm(config) + CHECKED):
+        _play(whose, tick)
+        streams.tick(frames, whose)
+        streams.synchronize()  # before the next clips are written
+    return [value.detach().cpu() for stage in streams.stages for value in stage.blocks.parameters()]
+
+
+def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor]":
+    """The same of the stages and packets that the workers have."""
     import torch
 
     from common.models import build, part
@@ -234,17 +259,17 @@ def _by_reference(config: "Config") -> "list[torch.Tensor]":
     from common.stage import Stage
 
     assert config.split is not None
-    model, cpu = build(config, CLASSES), torch.device("cpu")
+    model, packet = build(config, CLASSES).to(device), partial(Packet, compute=device)
     stages = [Stage(part(model, config.split, index), index, config) for index in range(config.stages)]
-    reference, packet = Reference(stages, config.frame_shape), Packet(config.frame_shape)
-    frames, whose = _inputs(config, cpu)
+    reference, frame = Reference(stages, config.frame_shape, packet=packet), packet(config.frame_shape)
+    frames, whose = _inputs(config, torch.device("cpu"))
     for tick in range(_warm(config) + CHECKED):
         _play(whose, tick)
-        normalise(packet.tensor, frames, config.data.mean, config.data.std)
-        packet.label(tick, tick)
-        packet.clips[:], packet.labels[:] = whose.numpy()
-        reference.tick(packet)
-    return [value.detach() for stage in stages for value in stage.blocks.parameters()]
+        normalise(frame.tensor, frames.to(device), config.data.mean, config.data.std)
+        frame.label(tick, tick)
+        frame.clips[:], frame.labels[:] = whose.numpy()
+        reference.tick(frame)
+    return [value.detach().cpu() for stage in stages for value in stage.blocks.parameters()]
 
 
 @contextmanager
@@ -288,8 +313,12 @@ def _print(title: str, found: dict[str, Any], figures: dict[str, Any]) -> None:
     for kind, row in figures["contenders"].items():
         ratios = "   ".join(f"{value:.2f} × {name[3:]}" for name, value in row.items() if name.startswith("vs "))
         print(f"{kind:<15} {row['frames_per_second']:>9.1f} frames/s   {ratios}")
-    for kind, value in figures["differences"].items():
-        print(f"{kind}: parameters differ by {value:.1g} from the reference on the CPU")
+    for kind, places in figures["differences"].items():
+        print(f"{kind}: parameters differ from the reference's by " + _listed(places))
+
+
+def _listed(places: dict[str, float]) -> str:
+    return ", ".join(f"{value:.1g} ({place})" for place, value in places.items())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ and the host's part is one launch. D = 1 is backpropagation.
 On the CPU streams are none, stages compute one after another, and there are no graphs.
 """
 
+import gc
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,10 +46,10 @@ class DevicePacket(Packet):
 
 
 class DeviceStage(Stage):
-    """A stage that asks nothing of the host. Its blocks must not draw: a graph would draw the same again and again."""
+    """A stage that asks nothing of the host. Its blocks must not draw: what they drew would not be the reference's."""
 
     def run(self, x: Tensor, frame: int, part: int = 0) -> Tensor:
-        """The blocks on an input. No generator is set: that is not possible in a capture."""
+        """The blocks on an input. No generator is seeded, which a capture does not allow."""
         with casting(self.config, x.device):
             return self._run(x)
 
@@ -105,6 +106,7 @@ class Streams:
         """
         now, top = self._pipeline.tick_number, self._pipeline.schedule
         assert top.gradient(0, now - 1) is not None, "stage 0 has updated"
+        gc.collect()  # an old graph that is destroyed while another is captured spoils that
         self.synchronize()
         graphs = {}
         for tick in (now, now + 1):

@@ -167,9 +167,14 @@ def _listen(address: str, port: int) -> int:
 def start_rpc(me: Membership) -> None:
     """Open the control channel. Every process of the run must call it."""
     name = COORDINATOR if me.role == "coordinator" else stage_name(me.stage)
-    # over TCP alone: the shared-memory transport polls, and does not notice that the other side has died
+    # over TCP alone: the shared-memory transport polls, and does not notice that the other side has died; the channels
+    # for GPUs, which calls have no use for, fail to start on some hosts that have one
     options = rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=4, rpc_timeout=JOIN_DEADLINE, init_method="env://", _transports=["uv"]
+        num_worker_threads=4,
+        rpc_timeout=JOIN_DEADLINE,
+        init_method="env://",
+        _transports=["uv"],
+        _channels=["basic"],
     )
     warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)  # torch's own use, inside init_rpc
     try:

@@ -13,6 +13,7 @@ _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def forget_peak(device: torch.device) -> int:
     """Begin to measure. Returns the bytes held now, to be handed to `peak`."""
     if device.type == "cuda":
+        torch.cuda.init()  # which the next call does not do by itself
         torch.cuda.reset_peak_memory_stats(device)
         return 0
     gc.collect()

@@ -84,7 +84,7 @@ class Packet:
         if self._device_head is not None:
             self._device_head.copy_(self._host_head, non_blocking=True)
         if self._staged is not None:
-            self._staged.copy_(self.tensor)
+            self._staged.copy_(self.tensor)  # waits for it: gloo reads it next; and so is all that `arrive` began over
 
     def arrive(self) -> None:
         """Make `tensor` and the header hold what `buffer` says (nothing to do on the CPU)."""

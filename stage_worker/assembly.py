@@ -120,6 +120,11 @@ class Assembly:
         if possible and wanted != "gloo":
             torch.cuda.set_device(self._device)
             return self._device, "nccl"
+        if self._config.exact and self._me.stages > 1 and self._device.type == "cuda":
+            raise ConfigError(
+                f'algorithm = "{self._config.algorithm}": torch exchanges CUDA tensors by NCCL alone, which needs a '
+                f'device for every stage, and network.transport = "auto": give each stage one, or set device = "cpu"'
+            )
         return torch.device("cpu"), "gloo"
 
     def _frame_intake(self) -> FrameIntake | None:

@@ -146,10 +146,11 @@ class FrameIntake:
         if (envelope.phase, envelope.frame) != (self.phase, tick):
             raise self.inlet.lost(tick, envelope, (self.phase, tick))
         packet = self._packet
+        # on CUDA this copy waits for what was begun before, so nobody reads the old labels any more
+        normalise(packet.tensor, frames.to(packet.tensor.device), self._mean, self._std)
         packet.label(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
         packet.labels[:] = envelope.labels
-        normalise(packet.tensor, frames.to(packet.tensor.device), self._mean, self._std)
         self.inlet.done(envelope)
         return packet
 

@@ -8,10 +8,11 @@ import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from common.config import Config
+from common.control import Plan
 from common.errors import ConfigError
 from common.group import Membership
 from common.runfile import parse
-from stage_worker.assembly import use_device
+from stage_worker.assembly import Assembly, use_device
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,10 @@ def test_deterministic_algorithms_where_they_are_asked_for_and_matter() -> None:
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     use_device(config_of(deterministic=True, device="cpu"), member(0))  # the same worker, configured anew
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_exact_pipelines_on_shared_gpus_are_refused() -> None:
+    plan = Plan(config_of(algorithm="1f1b", data={"train": ".", "slots": 4}), 2, (2, 2, 2, 2), 1)
+    with pytest.raises(ConfigError, match=r"by NCCL alone.*give each stage one"):
+        Assembly(plan, member(0), None)

@@ -4,12 +4,12 @@ What a graph does, repeat the same launches on the same memory, is done here by 
 and the streams need a GPU, as the last tests do.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu
@@ -27,15 +27,28 @@ def small(stages: int, device: str = "cpu") -> Config:
     return config_of("vgg8", SPLITS[stages], 3, 16, device=device, model_args={"width": 4})
 
 
+def same(config: Config, graph: bool = False) -> bool:
+    """Whether streams and reference have the same parameters after some ticks, bit for bit."""
+    pairs = zip(gpu.by_streams(config, CPU, graph), gpu.by_reference(config, CPU), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.parametrize("stages", [1, 2, 4])
 def test_streams_equal_the_reference_bit_for_bit(stages: int) -> None:
-    assert gpu.difference(small(stages), CPU, graph=False) == 0
+    assert same(small(stages))
 
 
 def test_the_gate_on_the_device_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test above has gradients of other clips to zero."""
     monkeypatch.setattr(DeviceStage, "backward", Stage.backward)
-    assert gpu.difference(small(2), CPU, graph=False) > 0
+    assert not same(small(2))
+
+
+def test_a_difference_is_told_and_so_is_nan() -> None:
+    ones, twos, nan = torch.ones(2), torch.full((2,), 2.0), torch.tensor([1.0, float("nan")])
+    assert gpu._distance([ones, twos], [ones, twos]) == 0
+    assert gpu._distance([ones, ones], [ones, twos]) == 0.5
+    assert math.isnan(gpu._distance([ones, nan], [ones, ones]))
 
 
 def test_a_tick_needs_nothing_of_its_number_but_the_parity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +69,8 @@ def test_a_tick_needs_nothing_of_its_number_but_the_parity(monkeypatch: pytest.M
         streams._graphs = {tick % 2: Repeated(streams, tick) for tick in (now, now + 1)}  # type: ignore[misc]
 
     monkeypatch.setattr(Streams, "capture", capture)
-    assert gpu.difference(small(4), CPU, graph=True) == 0
-    assert gpu.difference(small(1), CPU, graph=True) == 0
+    assert same(small(4), graph=True)
+    assert same(small(1), graph=True)
 
 
 class Watched(TorchDispatchMode):
@@ -86,23 +99,10 @@ def test_a_tick_asks_the_device_nothing() -> None:
 
 
 @on_a_gpu
-@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("stages", [1, 4])
-def test_a_gpu_computes_what_the_reference_does(stages: int, graph: bool) -> None:
-    """But for the rounding of its own kernels."""
-    assert gpu.difference(small(stages, "cuda"), torch.device("cuda"), graph) < 1e-4
-
-
-@on_a_gpu
-def test_graphs_equal_the_streams_bit_for_bit() -> None:
-    def parameters(graph: bool) -> list[Tensor]:
-        config = small(4, "cuda")
-        with gpu._deterministic():
-            streams = gpu._full(gpu._form(config, "streams"), torch.device("cuda"), graph)
-            frames, whose = gpu._inputs(config, torch.device("cuda"))
-            for _ in range(8):
-                streams.tick(frames, whose)
-            streams.synchronize()
-        return [value.detach().cpu() for stage in streams.stages for value in stage.blocks.parameters()]
-
-    assert all(torch.equal(one, other) for one, other in zip(parameters(False), parameters(True), strict=True))
+def test_streams_and_graphs_equal_the_reference_on_a_gpu_bit_for_bit(stages: int) -> None:
+    found = gpu.differences_of(small(stages, "cuda"), torch.device("cuda"))
+    assert found.keys() == {"streams", "streams graph"}
+    assert [form["same device"] for form in found.values()] == [0, 0]
+    if stages == 1:  # in a pipeline one value that is rounded across 0 is enough for more
+        assert max(form["cpu"] for form in found.values()) < 1e-4
