@@ -131,12 +131,12 @@ class Workers:
 
 
 class Plain:
-    """Plain torch: backpropagation, or DistributedDataParallel."""
+    """Plain torch: backpropagation, unrelated copies of it, or DistributedDataParallel."""
 
-    def __init__(self, case: Case, kind: str, processes: int, threads: int) -> None:
-        self._case, self._form = case, (processes, threads)
-        self._rival = Rival(case.config([1]), processes, threads)
-        self.result = Result(kind, 0, case.slots)
+    def __init__(self, case: Case, kind: str, processes: int, threads: int, copies: bool = False) -> None:
+        self._case, self._form = case, (processes, threads, copies)
+        self._rival = Rival(case.config([1]), *self._form)
+        self.result = Result(kind, 0, case.slots * (processes if copies else 1))
 
     def run(self, steps: int) -> float:
         """Seconds for so many steps."""

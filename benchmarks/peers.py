@@ -9,6 +9,9 @@ backprop       plain torch in one process, B frames a step, on one core and on a
 gpipe, 1f1b    the product's own workers with torch.distributed.pipelining's schedules: M = D, 2D, 4D and 8D
                micro-batches of B frames, so that one step, with one update, takes M × B frames
 ddp            torch's DistributedDataParallel: a process a core, each with an equal share of the B frames
+copies         backprop on one core as often as there are cores, each on a model of its own: what the cores give where
+               nothing is split or exchanged. What is missing to that many times bp_1core's frames, the cores lose to
+               each other, by the caches and the memory that they share
 
 Several processes have one thread each. The split is the one that `sideways train` would choose between layers
 (cuts = "layers"), the same for all that have one. Every round runs each contender for about --seconds; a ratio is the
@@ -48,6 +51,7 @@ WHY = {  # one can be ahead; said where it is
     "bp_all_cores": "it exchanges nothing and has no split to balance: its cores share each layer of a frame batch",
     "gpipe": "a long step has a short bubble and one update where Sideways has M; it keeps M batches for it",
     "1f1b": "a long step has a short bubble and one update where Sideways has M; M batches must be at hand for it",
+    "copies": "they train a model each, and have nothing to split or to exchange: what is left to gain",
     "ddp": "equal shares need no balance, and it exchanges gradients once a step instead of activations",
 }
 
@@ -133,6 +137,7 @@ def _contenders(bench: Bench, case: Case, split: list[int]) -> list[Contender]:
     found += [Plain(case, "bp_1core", 1, 1), Plain(case, "bp_all_cores", 1, CORES)]
     found += [Workers(bench, case, split, "gpipe", parts) for parts in ([1, *many] if alone else many)]
     found += [Workers(bench, case, split, "1f1b", parts) for parts in many]
+    found.append(Plain(case, "copies", CORES, 1, copies=True))
     if CORES > 1 and case.slots % CORES == 0:
         found.append(Plain(case, "ddp", CORES, 1))
     return found
@@ -155,7 +160,7 @@ def _figures(found: dict[str, Any]) -> dict[str, Any]:
     """The ratios, above 1 where Sideways is ahead."""
     ours, *others = found["results"]
     figures: dict[str, Any] = {"vs_bp_1core": None, "vs_bp_all_cores": None, "vs_1f1b": {}, "vs_gpipe": {}}
-    figures["vs_ddp"] = None  # where there is no batch to split
+    figures["vs_copies"] = figures["vs_ddp"] = None  # the latter stays so where there is no batch to split
     for other in others:
         ratio = round(median(own / rate for own, rate in zip(ours["rates"], other["rates"], strict=True)), 3)
         if other["parts"]:

@@ -1,4 +1,4 @@
-"""Plain torch to compare with: backpropagation in one process, or DistributedDataParallel in several.
+"""Plain torch to compare with: backpropagation in one process or in unrelated copies, or DistributedDataParallel.
 
 The same model, optimiser, loss and frames as the product's workers get; frames lie in the process's own memory. The
 processes live until `close` and do nothing but what they are asked for.
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 
 class Rival:
-    """Processes that train `config`'s model, each on its share of the batch."""
+    """Processes that train `config`'s model, each on its share of the batch; or copies of it, each on a whole batch."""
 
-    def __init__(self, config: "Config", processes: int, threads: int) -> None:
-        """`threads` of each process."""
-        assert config.data.slots % processes == 0
+    def __init__(self, config: "Config", processes: int, threads: int, copies: bool = False) -> None:
+        """`threads` of each process; `copies` exchange nothing."""
+        assert copies or config.data.slots % processes == 0
         context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory()
         self._members = []
         for rank in range(processes):
             ours, theirs = context.Pipe()
-            given = (theirs, config.model_dump_json(), rank, processes, threads, Path(self._folder.name) / "meet")
+            place = (0, 1) if copies else (rank, processes)
+            given = (theirs, config.model_dump_json(), rank, place, threads, Path(self._folder.name) / "meet")
             process = context.Process(target=_work, args=given, daemon=True)
             process.start()
             theirs.close()  # so that a process that died is noticed
@@ -58,9 +59,10 @@ def _answer(connection: Connection) -> float:
     return float(connection.recv())
 
 
-def _work(connection: Connection, settings: str, rank: int, processes: int, threads: int, meet: Path) -> None:
-    """One process: answers a number of steps with the seconds that they took."""
-    os.environ["RANK"] = str(rank)
+def _work(connection: Connection, settings: str, number: int, place: tuple[int, int], threads: int, meet: Path) -> None:
+    """One process, which has a place among those that work together: answers steps with the seconds that they took."""
+    os.environ["RANK"] = str(number)
+    rank, processes = place
     import torch
     import torch.nn.functional as F
 

@@ -62,7 +62,7 @@ def test_peers_prints_ratios() -> None:
     figures = last_line("peers", "--cases", *cases, "--rounds", "1", "--seconds", "0.05", timeout=550)
     assert tuple(figures) == cases
     live, batch = figures.values()
-    ratios = {"vs_bp_1core", "vs_bp_all_cores", "vs_1f1b", "vs_gpipe", "vs_ddp", "efficiency"}
+    ratios = {"vs_bp_1core", "vs_bp_all_cores", "vs_1f1b", "vs_gpipe", "vs_copies", "vs_ddp", "efficiency"}
     assert batch.keys() == ratios
     assert live.keys() == ratios | {"update_ms"}
     assert list(batch["vs_gpipe"]) == list(batch["vs_1f1b"]) == ["2", "4", "8", "16"]
