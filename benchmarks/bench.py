@@ -127,6 +127,12 @@ class Bench:
         addresses = self.stages.configure(Plan(config, CLASSES, tuple(config.split), 1))
         self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll, epoch=self._epoch)
 
+    def choose(self, config: "Config") -> list[int]:
+        """The split that the product would choose, measured by these stages."""
+        from coordinator.splits import choose
+
+        return choose(config, CLASSES, self.stages.measure(config, CLASSES), self.stages)
+
     def run(self, ticks: int) -> list[Totals]:
         """Train so many ticks. What each stage reported of them."""
         from coordinator.course import Step

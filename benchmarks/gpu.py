@@ -122,11 +122,8 @@ def _measure(bench: Bench, name: str, rounds: int, seconds: float, device: str) 
 
 def _config(bench: Bench, case: "Case", device: "torch.device") -> "Config":
     """With the split that the product chooses on this device."""
-    from coordinator.splits import choose
-
     one_each = config_of(case.model, [1] * bench.count, case.slots, case.size, device=device.type)
-    split = choose(one_each, CLASSES, bench.stages.measure(one_each, CLASSES), bench.stages)
-    return one_each.model_copy(update={"split": split})
+    return one_each.model_copy(update={"split": bench.choose(one_each)})
 
 
 def _forms(device: "torch.device") -> list[str]:
@@ -168,7 +165,7 @@ def _in_process(config: "Config", device: "torch.device", graph: bool) -> "Calla
 def _workers(bench: Bench, config: "Config") -> "Callable[[int], float]":
     """Seconds for so many ticks. The bench's processes are theirs alone, so they are built and filled once."""
     bench.configure(config)
-    bench.run(2 * config.stages + 2)
+    bench.run(_warm(config))
     return lambda ticks: tick_ms(bench.run(ticks), 1) / 1e3
 
 
@@ -177,11 +174,7 @@ def _full(config: "Config", device: "torch.device", graph: bool) -> "Streams":
     from benchmarks.streams import Streams
 
     streams = Streams(config, CLASSES, device)
-    frames, whose = _inputs(config, device)
-    for tick in range(_warm(config)):
-        _play(whose, tick)
-        streams.tick(frames, whose)
-        streams.synchronize()
+    _play_on(streams, config, device, range(_warm(config)))
     if graph:
         streams.capture()
     return streams
@@ -198,6 +191,14 @@ def _inputs(config: "Config", device: "torch.device") -> "tuple[torch.Tensor, to
     frames, labels = (torch.from_numpy(array) for array in draw(config))
     whose = torch.stack([torch.zeros_like(labels), labels])
     return (frames.pin_memory(), whose.pin_memory()) if device.type == "cuda" else (frames, whose)
+
+
+def _play_on(streams: "Streams", config: "Config", device: "torch.device", ticks: range) -> None:
+    frames, whose = _inputs(config, device)
+    for tick in ticks:
+        _play(whose, tick)
+        streams.tick(frames, whose)
+        streams.synchronize()  # before the next clips are written
 
 
 def _play(whose: "torch.Tensor", tick: int) -> None:
@@ -221,11 +222,11 @@ def differences_of(config: "Config", device: "torch.device") -> dict[str, dict[s
     # with Adam, which divides by it, a gradient of rounding errors would count as much as any other
     config = config.model_copy(update={"optimiser": Optimiser(name="SGD", lr=0.02)})
     with _deterministic():
-        wanted = {"cpu": by_reference(config, torch.device("cpu")), "same device": by_reference(config, device)}
+        on_cpu = by_reference(config, torch.device("cpu"))
+        here = on_cpu if device.type == "cpu" else by_reference(config, device)
         forms = {kind: by_streams(config, device, "graph" in kind) for kind in _forms(device) if "streams" in kind}
     return {
-        kind: {place: _distance(found, reference) for place, reference in wanted.items()}
-        for kind, found in forms.items()
+        kind: {"cpu": _distance(found, on_cpu), "same device": _distance(found, here)} for kind, found in forms.items()
     }
 
 
@@ -241,11 +242,7 @@ def _distance(found: "list[torch.Tensor]", wanted: "list[torch.Tensor]") -> floa
 def by_streams(config: "Config", device: "torch.device", graph: bool) -> "list[torch.Tensor]":
     """The parameters after some ticks."""
     streams = _full(config, device, graph)
-    frames, whose = _inputs(config, device)
-    for tick in range(_warm(config), _warm(config) + CHECKED):
-        _play(whose, tick)
-        streams.tick(frames, whose)
-        streams.synchronize()  # before the next clips are written
+    _play_on(streams, config, device, range(_warm(config), _warm(config) + CHECKED))
     return [value.detach().cpu() for stage in streams.stages for value in stage.blocks.parameters()]
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import CLASSES, Bench, config_of, count, launch, serve, span, tick_ms
+from benchmarks.bench import Bench, config_of, count, launch, serve, span, tick_ms
 
 if TYPE_CHECKING:
     from common.config import Config
@@ -92,13 +92,9 @@ def _measure(
 
 def _config(bench: Bench, changes: dict[str, Any], model: str, size: int, slots: int) -> "Config":
     """With the split that the product chooses. What is to be compiled is split as it is without."""
-    from coordinator.splits import choose
-
     given = {"model": model, **changes}
     one_each = config_of(given.pop("model"), [1] * STAGES, slots, size, **given)
-    timed = one_each.model_copy(update={"compile": False})
-    split = choose(timed, CLASSES, bench.stages.measure(timed, CLASSES), bench.stages)
-    return one_each.model_copy(update={"split": split})
+    return one_each.model_copy(update={"split": bench.choose(one_each.model_copy(update={"compile": False}))})
 
 
 if __name__ == "__main__":

@@ -67,21 +67,19 @@ class Streams:
 
     Attributes:
         stages: from the input to the top.
-        loss: float32 [], the last tick's.
     """
 
     def __init__(self, config: "Config", classes: int, device: torch.device) -> None:
         """`config`: task classify, a constant rate, `rule.boundary` gate."""
         assert config.split is not None
-        self._data, self._schedules = config.data, torch.get_device_module(device)
+        self._data, self._module = config.data, torch.get_device_module(device)
         ungated = config.model_copy(update={"rule": Rule(boundary="mix", every=config.rule.every)})  # gated above
         model = build(config, classes).to(device)
         self.stages = [DeviceStage(part(model, config.split, i), i, ungated) for i in range(config.stages)]
         self._pipeline = Reference(list(self.stages), config.frame_shape, packet=partial(DevicePacket, device=device))
         self._frame = DevicePacket(config.frame_shape, torch.float32, device)
         self._pixels = torch.zeros(config.frame_shape, dtype=torch.uint8, device=device)
-        self.loss = torch.zeros((), device=device)
-        self._streams = [self._schedules.Stream() for _ in self.stages]
+        self._streams = [self._module.Stream() for _ in self.stages]
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the parity of their ticks
 
     def tick(self, frames: Tensor, whose: Tensor) -> None:
@@ -118,17 +116,14 @@ class Streams:
 
     def synchronize(self) -> None:
         """Wait until the ticks that were begun are done."""
-        self._schedules.synchronize()
+        self._module.synchronize()
 
     def _compute(self) -> None:
-        here = self._schedules.current_stream()
+        here = self._module.current_stream()
         normalise(self._frame.tensor, self._pixels, self._data.mean, self._data.std)
         for stage, stream in zip(self.stages, self._streams, strict=True):
             stream.wait_stream(here)
-            with self._schedules.stream(stream):
+            with self._module.stream(stream):
                 self._pipeline.tick_stage(stage, self._frame)
         for stream in self._streams:
             here.wait_stream(stream)
-        loss = self.stages[-1].loss
-        if loss is not None:
-            self.loss.copy_(loss)
