@@ -90,7 +90,7 @@ METRICS = (
     ),
     Metric(
         "sideways_clip_mishaps", "counter", "", ("kind",), "coordinator",
-        "Clips: skipped (nothing decoded), broken (ended early), short (no longer than the mismatch)",
+        "Clips: skipped (nothing decoded), broken (ended early), damaged (in part), short (within the mismatch)",
     ),
     Metric("sideways_reconnects", "counter", "", (), "coordinator", "Live sources opened anew"),
     Metric(

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 _POLL = 0.5  # seconds
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
+PATH_ERRORS = "surrogateescape"  # wherever names of files are read or written: Python's own form of those not UTF-8
 TEMPORARY = "SIDEWAYS_TEMPORARY"  # names a folder that the launcher removes at its end
 
 

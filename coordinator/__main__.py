@@ -10,13 +10,14 @@ if sys.argv[1:2] in (["join"], ["train"], ["compare"]):
 
 import json
 import os
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from common.errors import ConfigError, SidewaysError
-from common.process import ALLOCATOR, note_parent
+from common.process import ALLOCATOR, PATH_ERRORS, note_parent
 from common.redis_access import from_environment
 from common.runfile import load
 from coordinator.again import Trace
@@ -151,6 +152,9 @@ def _join_arguments(run_file: Path, resume: Path | None, settings: list[str] | N
 
 def main() -> None:
     """Run a command; a SidewaysError is told as a sentence."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=PATH_ERRORS)
     try:
         app()
     except SidewaysError as error:

@@ -18,6 +18,7 @@ from common.config import Data
 from common.control import Scores
 from common.errors import ConfigError, SidewaysError
 from common.packet import NO_CLIP
+from common.process import PATH_ERRORS
 from common.runfile import load
 from coordinator.course import Batch
 from coordinator.evaluate import Evaluation
@@ -127,7 +128,7 @@ def write_confusion(evaluation: Evaluation, classes: list[str], folder: Path) ->
     table, picture = folder / f"{CONFUSION}.csv", folder / f"{CONFUSION}.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(table, "w", newline="", encoding="utf-8") as file:
+        with open(table, "w", newline="", encoding="utf-8", errors=PATH_ERRORS) as file:
             writer = csv.writer(file)
             writer.writerow(["class \\ taken for", *classes])
             writer.writerows([name, *row] for name, row in zip(classes, evaluation.confusion.tolist(), strict=True))

@@ -21,10 +21,12 @@ from rich.table import Table
 
 from common.config import Config, Data
 from common.errors import DataError, SidewaysError
+from common.process import PATH_ERRORS
 from common.runfile import apply, load, parse
 from common.schedule import Schedule
 from coordinator.stream.augment import middle
 from coordinator.stream.clips import Clip, Clips, collect
+from coordinator.stream.packets import Damage
 from coordinator.stream.probe import Probe, pictures, probe
 from coordinator.stream.reader import frame_files, read
 
@@ -33,7 +35,10 @@ _SHOWN = 12  # sizes and rates, the most frequent first
 
 @dataclass
 class Finding:
-    """What decoding a clip gave. `change` sums ||x_t - x_{t-1}|| / ||x_t|| over `pairs` of frames."""
+    """What decoding a clip gave. `change` sums ||x_t - x_{t-1}|| / ||x_t|| over `pairs` of frames.
+
+    `damage` says what of it is passed over.
+    """
 
     path: Path
     frames: int = 0
@@ -42,6 +47,7 @@ class Finding:
     change: float = 0.0
     pairs: int = 0
     reason: str = ""
+    damage: str = ""
 
 
 @dataclass
@@ -55,6 +61,11 @@ class Survey:
     def bad(self) -> dict[Path, str]:
         """Files that cannot be played, or not to their end, with the reason."""
         return self.clips.bad | {finding.path: finding.reason for finding in self.findings if finding.reason}
+
+    @property
+    def damaged(self) -> dict[Path, str]:
+        """Files that can be played but for some packets, with what is passed over."""
+        return {finding.path: finding.damage for finding in self.findings if finding.damage}
 
     @property
     def readable(self) -> list[Finding]:
@@ -94,6 +105,7 @@ def figures(survey: Survey, config: Config) -> dict[str, Any]:
         "classes": len(survey.clips.classes),
         "frames": sum(frames),
         "bad_files": len(survey.bad),
+        "damaged_files": len(survey.damaged),
         "quarantined_files": survey.clips.quarantined,
         "sizes": dict(Counter(finding.size for finding in found).most_common(_SHOWN)),
         "frame_rates": dict(Counter(f"{finding.rate:.4g}" for finding in found).most_common(_SHOWN)),
@@ -113,6 +125,10 @@ def tell(surveys: list[Survey], config: Config) -> list[dict[str, Any]]:
     for survey, rows in zip(surveys, told, strict=True):
         for path, reason in survey.bad.items():
             console.print(f"bad: {path}: {reason}", style="yellow", markup=False)
+        for path, damage in survey.damaged.items():
+            console.print(f"damaged: {path}: {damage}", style="yellow", markup=False)
+        for text in survey.clips.notes:
+            console.print(f"note: {text}", markup=False)
         table = Table(title=f"{survey.clips.root}", show_header=False)
         for name, value in rows.items():
             table.add_row(name.replace("_", " "), _shown(value))
@@ -124,7 +140,7 @@ def quarantine(surveys: list[Survey], file: Path) -> int:
     """Write the bad files' absolute paths, one a line. Returns their number. Raises SidewaysError."""
     paths = [os.path.abspath(path) for survey in surveys for path in survey.bad]
     try:
-        file.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+        file.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8", errors=PATH_ERRORS)
     except OSError as error:
         raise SidewaysError(f"cannot write {file}: {error.strerror}") from error
     return len(paths)
@@ -140,11 +156,12 @@ def _survey(clips: Clips, data: Data) -> Survey:
 def _decode(clip: Clip, data: Data) -> Finding:
     """Every frame of a clip that a run would play."""
     finding = Finding(clip.path)
-    last = None
+    last, damage = None, Damage()
     try:
         files = frame_files(clip.path, data.frame_files, clip.pictures)
         _describe(finding, clip, data)
-        for chunk in read(clip.path, data.stride, data.short_side, data.channels, fps=data.fps, frame_files=files):
+        pixel_settings = data.stride, data.short_side, data.channels
+        for chunk in read(clip.path, *pixel_settings, fps=data.fps, frame_files=files, damage=damage):
             pixels = torch.from_numpy(middle(chunk, data.size)(chunk))
             frames = (pixels.flatten(1) / 255 - data.mean) / data.std
             finding.frames += len(frames)
@@ -159,6 +176,8 @@ def _decode(clip: Clip, data: Data) -> Finding:
         finding.reason = str(error).removeprefix(f"{clip.path}: ")
         if finding.frames:
             finding.reason = f"it breaks off after {finding.frames} frames: {finding.reason}"
+    if finding.frames and damage.count:
+        finding.damage = str(damage)
     return finding
 
 

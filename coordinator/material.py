@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from os.path import realpath
 from typing import Any
 
 from common.config import Config
@@ -45,6 +46,8 @@ class Material:
         for clips in self._both:
             for text in clips.warnings(self._mismatch if clips is self.train else 0):
                 warn(text)
+        if self.val is not None and (text := _shared(self.train, self.val)):
+            warn(text)
 
     @property
     def planned(self) -> int:
@@ -85,7 +88,7 @@ class Material:
             "unreadable_files": sum(len(clips.bad) for clips in self._both),
             "quarantined_files": sum(clips.quarantined for clips in self._both),
         }
-        counts |= {f"{kind}_clips": self.count(kind) for kind in ("skipped", "broken", "short")}
+        counts |= {f"{kind}_clips": self.count(kind) for kind in ("skipped", "broken", "damaged", "short")}
         if self._config.data.live:
             counts |= {"dropped_frames": self.count("dropped"), "reconnects": self.count("reconnects")}
         return counts
@@ -93,12 +96,23 @@ class Material:
     def tell_mishaps(self) -> None:
         """Warn of them, with the first reasons."""
         reasons = "; ".join([reason for mishaps in self._mishaps for reason in mishaps.reasons][:5])
-        skipped, broken, reconnects = (self.count(kind) for kind in ("skipped", "broken", "reconnects"))
-        if skipped or broken:
-            self._warn(f"clips were skipped {skipped} times and broke off {broken} times while playing: {reasons}")
+        skipped, broken, damaged, reconnects = map(self.count, ("skipped", "broken", "damaged", "reconnects"))
+        if skipped or broken or damaged:
+            self._warn(
+                f"while playing, clips were skipped {skipped} times, broke off {broken} times, and lacked damaged "
+                f"packets {damaged} times: {reasons}"
+            )
         if reconnects:
             self._warn(f"live sources were opened anew {reconnects} times: {reasons}")
 
     def count(self, kind: str) -> int:
         """Mishaps of a kind so far: see Mishaps.add."""
         return sum(getattr(mishaps, kind) for mishaps in self._mishaps)
+
+
+def _shared(train: Clips, val: Clips) -> str:
+    """A warning where validation clips are learnt from."""
+    learnt = {realpath(clip.path) for clip in train.clips}
+    count = sum(realpath(clip.path) in learnt for clip in val.clips)
+    told = f"{count} of {len(val.clips)} clips of {val.root} are learnt from as well: their score says little"
+    return told if count else ""

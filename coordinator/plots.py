@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.runstate import plain
+
 _NAMED = 60  # classes: beyond that their names would be too small to read
 _NUMBERED = 20  # classes: the same for numbers in the cells
 
@@ -20,7 +22,7 @@ def confusion_figure(confusion: Tensor, classes: list[str]) -> Figure:
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     if count <= _NAMED:
-        names = [name if len(name) <= 24 else f"{name[:23]}…" for name in classes]
+        names = [plain(name if len(name) <= 24 else f"{name[:23]}…") for name in classes]
         axes.set_xticks(range(count), names, rotation=90, parse_math=False)
         axes.set_yticks(range(count), names, parse_math=False)
     if count <= _NUMBERED:

@@ -18,7 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from common.errors import ConfigError, DataError, SidewaysError
+from common.process import PATH_ERRORS
 from coordinator.stream.augment import middle
+from coordinator.stream.packets import Damage
+from coordinator.stream.probe import kinds, matching, pictures
 from coordinator.stream.reader import read
 from coordinator.trained import Trained
 
@@ -36,12 +39,14 @@ class Seen:
         stride: every how many-th frame of the file was looked at; 1 where so many a second were (data.fps).
         best: of each of these frames the best class's number and score, the softmax.
         total: sum of the softmax over frames, float64 [classes].
+        damage: what of the video could not be decoded.
     """
 
     classes: list[str]
     stride: int
     total: Tensor
     best: list[tuple[int, float]] = field(default_factory=list)
+    damage: Damage = field(default_factory=Damage)
 
     def top(self) -> list[tuple[str, float]]:
         """The best five classes of the clip and their mean scores."""
@@ -60,8 +65,11 @@ class Stretch:
     bars: str
 
 
-def look(trained: Trained, video: Path, table: Path | None = None) -> Seen:
+def look(trained: Trained, video: Path, table: Path | None = None, frame_files: str = "*") -> Seen:
     """Score every frame at the model's stride, centre crop; with `table` all scores go there too, as CSV.
+
+    Args:
+        video: a file, or a folder of frames whose names match `frame_files`.
 
     Raises:
         ConfigError: the model does not classify.
@@ -74,12 +82,12 @@ def look(trained: Trained, video: Path, table: Path | None = None) -> Seen:
             f"`sideways eval` measures its error"
         )
     seen = Seen(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
-    scores = _scores(trained, video)
+    scores = _scores(trained, video, _frames(video, frame_files), seen.damage)
     first = next(scores, None)  # before `table` is begun
     if first is None:
         raise DataError(f"{video}: it has no frames")
     try:
-        with open(table, "w", newline="", encoding="utf-8") if table else nullcontext() as file:
+        with open(table, "w", newline="", encoding="utf-8", errors=PATH_ERRORS) if table else nullcontext() as file:
             writer = csv.writer(file) if file else None
             if writer:
                 writer.writerow(["frame", *trained.classes])
@@ -102,10 +110,24 @@ def _gather(seen: Seen, first: Tensor, others: Iterator[Tensor], writer: Any) ->
         chunk = next(others, None)
 
 
-def _scores(trained: Trained, video: Path) -> Iterator[Tensor]:
+def _frames(video: Path, pattern: str) -> list[Path]:
+    """The frames of a folder of them. Raises DataError: there are none, or different ones."""
+    if not video.is_dir():
+        return []
+    files = pictures(video, pattern)
+    if not files:
+        raise DataError(f"{video} holds no {matching(pattern)}: name a video, or the pattern by --frame-files")
+    if several := kinds(files, "--frame-files"):
+        raise DataError(f"{video} holds {several}")
+    return files
+
+
+def _scores(trained: Trained, video: Path, frame_files: list[Path], damage: Damage) -> Iterator[Tensor]:
     """Softmax, float64 [n, classes], chunk by chunk."""
     data = trained.data
-    for frames in read(video, data.stride, data.short_side, data.channels, fps=data.fps):
+    fps = None if frame_files else data.fps  # they have no timestamps
+    size = data.short_side, data.channels
+    for frames in read(video, data.stride, *size, fps=fps, frame_files=frame_files, damage=damage):
         cropped = torch.from_numpy(middle(frames, data.size)(frames))
         yield trained(cropped).double().softmax(1)
 
@@ -135,6 +157,8 @@ def _join(seen: Seen, pieces: list[tuple[int, int, int, float]]) -> Stretch:
 
 def show(seen: Seen, console: Console) -> None:
     """The best classes and the timeline."""
+    if seen.damage.count:
+        console.print(f"damaged: {seen.damage}", style="yellow", markup=False)
     best = Table(title=f"The clip, mean of {len(seen.best)} frames", show_header=False)
     for name, score in seen.top():
         best.add_row(_plain(name), f"{score:.3f}", "█" * round(20 * score))
@@ -157,6 +181,7 @@ def tree(seen: Seen, video: Path) -> dict[str, Any]:
     return {
         "video": str(video),
         "frames": len(seen.best),
+        "damaged": seen.damage.count,
         "top": [{"class": name, "score": round(score, 6)} for name, score in seen.top()],
         "timeline": [
             {"class": part.name, "first": part.first, "last": part.last, "score": round(part.score, 6)}

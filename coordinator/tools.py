@@ -77,15 +77,16 @@ def export(
 @tools.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
-    video: Annotated[Path, typer.Argument(help="video file")],
+    video: Annotated[Path, typer.Argument(help="video file, or folder of frames")],
     table: Annotated[Path | None, typer.Option("--csv", help="file for the scores of every frame")] = None,
+    frame_files: Annotated[str, typer.Option(help="pattern of a frame's file name in a folder, such as img_*")] = "*",
     as_json: Json = False,
 ) -> None:
     """Classify a video: the best classes of the whole clip, and of its frames along the way."""
     from coordinator.predict import look, show, tree
     from coordinator.trained import open_model
 
-    seen = look(open_model(model), video, table)
+    seen = look(open_model(model), video, table, frame_files)
     show(seen, _console())
     _last_line(as_json, tree(seen, video))
 

@@ -132,7 +132,9 @@ def write_run_file(path: Path, tree: dict[str, Any]) -> Path:
 def sideways(*arguments: str | Path, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     command = [sys.executable, "-m", "coordinator", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment())
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", timeout=timeout, env=environment()
+    )
 
 
 def environment() -> dict[str, str]:

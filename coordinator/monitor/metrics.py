@@ -52,6 +52,7 @@ class RunMetrics:
         watch("sideways_reconnects", lambda: material.count("reconnects"))
         watch("sideways_clip_mishaps", lambda: material.count("skipped"), kind="skipped")
         watch("sideways_clip_mishaps", lambda: material.count("broken"), kind="broken")
+        watch("sideways_clip_mishaps", lambda: material.count("damaged"), kind="damaged")
         watch("sideways_clip_mishaps", lambda: material.count("short"), kind="short")
         watch("sideways_checkpoints", lambda: keeper.kept)
         watch("sideways_checkpoint_failures", lambda: keeper.failed)

@@ -18,6 +18,7 @@ class Mishaps:
 
     skipped: int = 0
     broken: int = 0
+    damaged: int = 0
     short: int = 0
     dropped: int = 0
     reconnects: int = 0
@@ -25,7 +26,7 @@ class Mishaps:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, kind: str, reason: str = "", times: int = 1) -> None:
-        """Count clips as `skipped` (nothing decoded), `broken` (ended early) or `short` (under the mismatch),
+        """Count clips as `skipped` (nothing decoded), `broken` (ended early), `short` (under the mismatch),
         frames as `dropped` (a live source's older ones), and a live source's `reconnects`.
         """
         with self._lock:

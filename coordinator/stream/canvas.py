@@ -7,7 +7,6 @@ processor's caches full of the others' code (measured: a fifth slower).
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from pathlib import Path
 
 import av
 import numpy as np
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from common.errors import DataError
 from coordinator.stream.augment import Augment
-from coordinator.stream.probe import reason
-from coordinator.stream.scaler import Picture, Scaler
+from coordinator.stream.scaler import Scaler
 
 _HELD = 1 << 23  # pixels of decoded frames, before they are converted; large frames would fill the memory
 
@@ -32,20 +30,14 @@ class Canvas:
 
     def __init__(
         self,
-        path: Path,
         choose: Callable[[Sequence[int]], Augment],
-        broken: Callable[[str], None],
         baton: AbstractContextManager[None],
     ) -> None:
-        """`choose` draws the cut for frames of a height and width; `broken` hears of frames that are no pictures.
-
-        `baton` is held while frames are decoded.
-        """
+        """`choose` draws the cut for frames of a height and width; `baton` is held while frames are decoded."""
         self.failure = ""
-        self._path, self._choose, self._broken, self._baton = path, choose, broken, baton
+        self._choose, self._baton = choose, baton
         self._over = False
         self._augment: Augment | None = None
-        self._last: Picture | None = None
 
     def write(self, frames: Frames, out: NDArray[np.uint8]) -> int:
         """Fill [n, channels, size, size] with the next frames. Returns how many there were."""
@@ -55,7 +47,7 @@ class Canvas:
                 decoded = self._decoded(frames, len(out) - written)
             if decoded:
                 augment = self._augment = self._augment or self._choose(decoded[0][0].shape)
-                augment.write([self._picture(scaler, frame, out.shape[1]) for scaler, frame in decoded], out[written:])
+                augment.write([scaler(frame) for scaler, frame in decoded], out[written:])
             written += len(decoded)
         return written
 
@@ -73,11 +65,3 @@ class Canvas:
             self.failure = str(error)
         self._over = len(decoded) < most
         return decoded
-
-    def _picture(self, scaler: Scaler, frame: av.VideoFrame, channels: int) -> Picture:
-        """A frame's pixels; where it cannot be converted, as those before it could, the one before again."""
-        try:
-            self._last = scaler(frame)
-        except (av.FFmpegError, ValueError) as error:
-            self._broken(f"{self._path}: {reason(error)}")
-        return self._last or [np.zeros(scaler.shape, np.uint8)] * channels

@@ -14,6 +14,8 @@ from common.errors import ConfigError, DataError
 from coordinator.stream.formats import SUFFIXES, Entry, listing, quarantined
 from coordinator.stream.probe import Probe, probe, probe_frames
 
+_NOTES = 5  # files of which a note is told one by one
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -31,7 +33,7 @@ class Clip:
 @dataclass
 class Clips:
     """The readable clips of a data set, its class names, the files that cannot be read with their reasons, and the
-    number of those that were left out because they are in quarantine.
+    number of those that were left out because they are in quarantine. `notes` tells what else was left out, or chosen.
     """
 
     root: Path
@@ -39,6 +41,7 @@ class Clips:
     clips: list[Clip]
     bad: dict[Path, str] = field(default_factory=dict)
     quarantined: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def frames(self) -> int:
@@ -52,6 +55,7 @@ class Clips:
             notes.append(f"… and {len(self.bad) - 10} more files in {self.root} cannot be read")
         if self.quarantined:
             notes.append(f"{self.quarantined} files in {self.root} are in quarantine and left out")
+        notes += self.notes
         counts = Counter(clip.label for clip in self.clips)
         single = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 1]
         empty = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 0]
@@ -96,28 +100,31 @@ def collect(
     listed = listing(data, part, labelled)
     entries = [entry for entry in listed.entries if fnmatch(entry.name, include)]
     if not entries:
-        raise DataError(_nothing(root, include, labelled))
+        raise DataError(_nothing(root, include, labelled, listed.notes))
     names = list(classes or (labelled and listed.classes) or sorted({entry.label for entry in entries}))
     if unknown := sorted({entry.label for entry in entries} - set(names)):
         raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
     left_out = quarantined(data.quarantine)
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
-    clips, bad = _probe_all(kept, names, data)
+    clips, bad, notes = _probe_all(kept, names, data)
     if not clips and not none_is_fine:
         told = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
         raise DataError(f"none of the {len(entries)} videos in {root} can be read; {told or 'all are in quarantine'}")
-    return Clips(root, names, clips, bad, len(entries) - len(kept))
+    return Clips(root, names, clips, bad, len(entries) - len(kept), listed.notes + notes)
 
 
-def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list[Clip], dict[Path, str]]:
-    clips, bad, numbers = [], {}, {name: number for number, name in enumerate(names)}
+def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list[Clip], dict[Path, str], list[str]]:
+    """The clips, what cannot be read, and what the user should know of the others."""
+    clips, bad, notes, numbers = [], {}, [], {name: number for number, name in enumerate(names)}
     with ThreadPoolExecutor() as pool:
         for entry, outcome in zip(entries, pool.map(partial(_probe, data=data), entries), strict=True):
             if isinstance(outcome, Probe):
                 clips.append(Clip(entry.path, numbers[entry.label], sampled(outcome, data), entry.frames))
+                notes += [f"{entry.path}: {outcome.note}"] if outcome.note else []
             else:
                 bad[entry.path] = outcome
-    return clips, bad
+    more = [f"… and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
+    return clips, bad, notes[:_NOTES] + more
 
 
 def _probe(entry: Entry, data: Data) -> Probe | str:
@@ -138,17 +145,18 @@ def _sources(data: Data, labelled: bool) -> Clips:
         raise ConfigError('data.sources have no labels: set task = "autoencode" or "predict", or use data.train')
     if data.live:
         return Clips(Path("data.sources"), ["video"], [])
-    clips, bad = _probe_all([Entry(source, Path(source), "video") for source in data.sources], ["video"], data)
+    clips, bad, notes = _probe_all([Entry(source, Path(source), "video") for source in data.sources], ["video"], data)
     if bad:
         path, why = next(iter(bad.items()))
         raise DataError(f"data.sources: {path} cannot be read: {why}")
-    return Clips(Path("data.sources"), ["video"], clips)
+    return Clips(Path("data.sources"), ["video"], clips, notes=notes)
 
 
-def _nothing(root: Path, include: str, labelled: bool) -> str:
+def _nothing(root: Path, include: str, labelled: bool, notes: list[str]) -> str:
     layout = f"{root}/<class>/<clip>" if labelled else "files"
     matching = "" if include == "*" else f" and a path matching {include!r}"
-    return f"no videos in {root}: expected {layout} with an ending of {', '.join(sorted(SUFFIXES))}{matching}"
+    expected = f"expected {layout} with an ending of {', '.join(sorted(SUFFIXES))}{matching}"
+    return f"no videos in {root}: {'; '.join([expected, *notes])}. Folders of frames need a list (docs/data.md)"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -14,14 +14,22 @@ word, and its video reading is gone: so they are read here, and a test compares 
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import Data
 from common.errors import DataError
+from common.process import PATH_ERRORS
 
-SUFFIXES = {".mp4", ".avi", ".webm", ".mkv", ".mov"}
+_ENDINGS = (
+    ".3g2 .3gp .amv .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v .mjpeg "
+    ".mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nut .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .wtv "
+    ".y4m"
+)
+SUFFIXES = set(_ENDINGS.split())
+_SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
 _LARGEST_LIST = 1 << 28  # bytes
 _MOST_CLASSES = 100_000  # a larger number is no label
 
@@ -38,10 +46,14 @@ class Entry:
 
 @dataclass
 class Listing:
-    """The entries in a fixed order, and the class names where the format fixes their order."""
+    """The entries in a fixed order, and the class names where the format fixes their order.
+
+    `notes` tells what lies there and is not among them.
+    """
 
     entries: list[Entry]
     classes: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def listing(data: Data, part: str, labelled: bool) -> Listing:
@@ -82,7 +94,7 @@ def guess(source: Path, videos: Path | None = None) -> str:
     if source.is_dir():
         if (source / "classInd.txt").is_file():
             return "ucf101"
-        return "hmdb51" if next(source.glob("*_test_split[0-9]*.txt"), None) else "folders"
+        return "hmdb51" if any(not _hidden(file.name) for file in source.glob("*_test_split[0-9]*.txt")) else "folders"
     if source.suffix.lower() == ".csv":
         return "kinetics"
     if source.suffix.lower() != ".txt":
@@ -101,29 +113,65 @@ def quarantined(file: Path | None) -> set[str]:
 
 def videos_below(root: Path) -> list[Path]:
     """All video files below a folder, also behind links, in a fixed order."""
-    found, visited = [], set()
+    return _below(root)[0]
+
+
+def _below(root: Path) -> tuple[list[Path], Counter[str]]:
+    """The video files, and how many others there are of each ending. What is hidden or the system's is neither."""
+    found, others, visited = [], Counter[str](), set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:  # a link back up
             subfolders.clear()
             continue
         visited.add(real)
-        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
-    return sorted(path for path in found if path.is_file())
+        subfolders[:] = [name for name in subfolders if not _hidden(name)]
+        for name in names:
+            path = Path(folder, name)
+            if not _hidden(name) and path.is_file():
+                if path.suffix.lower() in SUFFIXES:
+                    found.append(path)
+                else:
+                    others[path.suffix.lower() or "no ending"] += 1
+    return sorted(found), others
+
+
+def _hidden(name: str) -> bool:
+    """Whether nobody means a file or folder of this name: .Trash-1000, ._clip.mp4, __MACOSX."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def _folders(root: Path, labelled: bool) -> Listing:
     if not root.is_dir():
         raise DataError(f"there is no folder {root}: set data.train and data.val to folders or lists of videos")
-    files = [path for path in videos_below(root) if not labelled or path.parent != root]
+    videos, others = _below(root)
+    files = [path for path in videos if not labelled or path.parent != root]
     names = [path.relative_to(root) for path in files]
     labels = [name.parts[0] if labelled else "video" for name in names]
     found = zip(names, files, labels, strict=True)
-    return Listing([Entry(name.as_posix(), path, label) for name, path, label in found])
+    entries = [Entry(name.as_posix(), path, label) for name, path, label in found]
+    return Listing(entries, notes=[*_others(root, others), *(_no_class(root, videos, entries) if labelled else [])])
+
+
+def _others(root: Path, others: "Counter[str]") -> list[str]:
+    if not others:
+        return []
+    shown = ", ".join(f"{count} {ending}" for ending, count in others.most_common(5))
+    return [f"{others.total()} files in {root} have no video's ending and are left out: {shown}"]
+
+
+def _no_class(root: Path, videos: list[Path], entries: list[Entry]) -> list[str]:
+    """Videos outside of all classes, and folders that would be classes if they held any."""
+    loose = [path for path in videos if path.parent == root]
+    notes = [f"{len(loose)} videos lie in {root} itself, in no class's folder, and are left out"] if loose else []
+    classes = {entry.label for entry in entries}
+    empty = sorted(path.name for path in root.iterdir() if path.is_dir() and not _hidden(path.name))
+    empty = [name for name in empty if name not in classes]
+    return notes + ([f"no video in the folders {', '.join(empty[:5])} of {root}: they are no classes"] if empty else [])
 
 
 def _list(file: Path, videos: Path, labelled: bool) -> Listing:
-    entries = []
+    entries: list[Entry] = []
     for number, line in _lines(file):
         *before, last = line.rsplit(None, 1)
         path, label = (before[0], last) if before else (line, "")
@@ -131,8 +179,19 @@ def _list(file: Path, videos: Path, labelled: bool) -> Listing:
             path, label = line if (videos / line).is_file() else path, "video"
         elif not label:
             raise DataError(f"{file}, line {number}: {line!r} is no `path label`; without labels set task = autoencode")
+        _check_label(label, file, number)
+        if not entries and Path(path).suffix.lower() not in SUFFIXES and not (videos / path).exists():
+            raise DataError(f"{file}, line {number}: {line!r} names no video: if it is a header, remove it")
         entries.append(Entry(path, videos / path, label))
-    return _with_numbers(entries, file)
+    return _numbered(entries, file, "path label")
+
+
+def _check_label(label: str, file: Path, number: int) -> None:
+    if re.fullmatch(r"-\d+", label):
+        raise DataError(
+            f"{file}, line {number}: {label} is no label: classes are 0, 1, … or names. Remove clips without a label, "
+            f'or set task = "autoencode"'
+        )
 
 
 def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
@@ -144,8 +203,9 @@ def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
         if len(words) != 3 or not words[1].isdecimal() or int(words[1]) < 1:
             raise DataError(f"{file}, line {number}: {line!r} is no `folder total_frames label`")
         folder, total, label = words
+        _check_label(label, file, number)
         entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total)))
-    return _with_numbers(entries, file)
+    return _numbered(entries, file, "folder total_frames label")
 
 
 def _ucf101(source: Path, videos: Path, fold: int, part: str) -> Listing:
@@ -164,7 +224,7 @@ def _ucf101(source: Path, videos: Path, fold: int, part: str) -> Listing:
 
 def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
     ending, wanted = f"_test_split{fold}.txt", "1" if part == "train" else "2"
-    files = sorted(folder.glob(f"*{ending}"))
+    files = sorted(file for file in folder.glob(f"*{ending}") if not _hidden(file.name))
     if not files:
         raise DataError(f"no files <class>{ending} in {folder}: is data.fold = {fold} right?")
     entries = []
@@ -180,10 +240,16 @@ def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
 
 
 def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
-    rows = list(csv.DictReader(line for _, line in _lines(file)))
+    lines = [line for _, line in _lines(file)]
+    if not lines:
+        raise DataError(f"{file} is empty: it needs a header and a row for every clip, as Kinetics' lists have")
+    rows = list(csv.DictReader(lines))
     needed = {"youtube_id", "time_start", "time_end"} | ({"label"} if labelled else set())
     if lacking := needed - set(rows[0] if rows else ()):
-        raise DataError(f"{file} is no list of Kinetics: it lacks the columns {', '.join(sorted(lacking))}")
+        raise DataError(
+            f"{file}, line 1: {lines[0]!r} is no header of a Kinetics list, or no row follows: it lacks the columns "
+            f'{", ".join(sorted(lacking))}. For lines of `path label` set data.format = "list"'
+        )
     splits = {row.get("split") for row in rows}
     if len(splits) > 1:  # one file for all: training has the rows marked train, validation the others
         rows = [row for row in rows if (row["split"] == "train") == (part == "train")]
@@ -200,15 +266,26 @@ def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
     return Listing(entries)
 
 
-def _with_numbers(entries: list[Entry], file: Path) -> Listing:
-    """Labels that are all numbers are the classes 0, 1, …; else they are names."""
-    if not entries or not all(entry.label.isdecimal() for entry in entries):
-        return Listing(entries)
+def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
+    """Labels that are all numbers are the classes 0, 1, …; else they are names. `form` is that of a line."""
+    if not entries:
+        raise DataError(f"{file} is empty: it needs a line `{form}` for every clip")
+    if not all(entry.label.isdecimal() for entry in entries):
+        return Listing(entries, notes=_contradictions(entries, file))
     largest = max(int(entry.label) for entry in entries)
     if largest >= _MOST_CLASSES:
         raise DataError(f"{file}: the label {largest} is too large: numbers are classes 0, 1, … up to {_MOST_CLASSES}")
     numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
-    return Listing(numbered, [str(number) for number in range(largest + 1)])
+    return Listing(numbered, [str(number) for number in range(largest + 1)], _contradictions(numbered, file))
+
+
+def _contradictions(entries: list[Entry], file: Path) -> list[str]:
+    """Clips that are listed more than once, with different labels."""
+    labels: dict[str, str] = {}
+    twice = [entry.name for entry in entries if labels.setdefault(entry.name, entry.label) != entry.label]
+    return (
+        [f"{len(twice)} lines of {file} give a clip another label than before, the first: {twice[0]}"] if twice else []
+    )
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -216,10 +293,11 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
         if file.stat().st_size > _LARGEST_LIST:
             raise DataError(f"{file} is larger than {_LARGEST_LIST >> 20} MiB: that is no list")
-        text = file.read_text(encoding="utf-8-sig")
+        content = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the list {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no list: it is not UTF-8 text ({error.reason})") from error
+    if b"\0" in content:
+        raise DataError(f"{file} is no list: it is not UTF-8 text. If it was saved as UTF-16, save it as UTF-8")
+    text = content.decode("utf-8-sig", PATH_ERRORS)
     numbered = enumerate(text.splitlines(), 1)
     return iter([(number, line.strip()) for number, line in numbered if line.strip()])

@@ -19,6 +19,7 @@ from common.errors import DataError
 from coordinator.stream.augment import Augment, centre, draw
 from coordinator.stream.canvas import Canvas, Frames
 from coordinator.stream.clips import Clip
+from coordinator.stream.packets import Damage
 from coordinator.stream.playlist import Loop, Order, PlayList
 from coordinator.stream.reader import decode, frame_files
 
@@ -98,12 +99,14 @@ class Player:
         """One entry, its first `done` frames left out."""
         random = np.random.default_rng([self._job.seed, 1, number])
         first, length = self._span(number, clip, random)
-        frames = self._read(clip, first + done, None if length is None else length - done)
-        broken = partial(self._tell, "broken")
-        canvas, played = Canvas(clip.path, partial(self._augment, random=random), broken, self._baton), done
+        damage = Damage()
+        frames = self._read(clip, first + done, None if length is None else length - done, damage)
+        canvas, played = Canvas(partial(self._augment, random=random), self._baton), done
         while written := canvas.write(frames, room()):
             yield Chunk(number, clip.label, played, written)
             played += written
+        if played and damage.count:
+            self._tell("damaged", f"{clip.path}: {damage}")
         if not played:
             canvas.failure = canvas.failure or f"{clip.path}: it has no frames from number {first} on"
         if canvas.failure:
@@ -118,7 +121,7 @@ class Player:
         """Whether not even the first frame can be had: else the file only ended before the frames that were wanted."""
         with self._baton:
             try:
-                return next(self._read(clip, 0, 1), None) is None
+                return next(self._read(clip, 0, 1, Damage()), None) is None
             except DataError:
                 return True
 
@@ -129,7 +132,7 @@ class Player:
             return first, None
         return int(random.integers(0, max(0, clip.frames - window) + 1)), window
 
-    def _read(self, clip: Clip, skip: int, limit: int | None) -> Frames:
+    def _read(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> Frames:
         data = self._data
         files = frame_files(clip.path, data.frame_files, clip.pictures)
         return decode(
@@ -141,6 +144,7 @@ class Player:
             skip=skip,
             limit=limit,
             frame_files=files,
+            damage=damage,
         )
 
     def _augment(self, shape: Sequence[int], random: np.random.Generator) -> Augment:

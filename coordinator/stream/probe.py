@@ -1,25 +1,33 @@
 """What a file says of itself, without decoding it, and what is refused before any of it is decoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from re import split as split_by
 
 import av
+from av.codec.context import Flags
+from av.stream import Disposition
 
 LARGEST = 1 << 26  # pixels of a frame; a larger one is a broken or hostile file
 _BOUND = {"max_pixels": str(LARGEST)}
-PICTURES = {".jpg", ".jpeg", ".png"}
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Frames and seconds as the container states or implies them, the frames' pixels, and frames a second."""
+    """Frames and seconds as the container states or implies them, the frames' pixels, and frames a second.
+
+    `note` says what the user should know: which of several video streams is played, or which pictures.
+    """
 
     frames: int
     seconds: float
     width: int
     height: int
     rate: float
+    note: str = ""
 
 
 def probe(path: Path) -> Probe | str:
@@ -40,17 +48,40 @@ def probe_frames(folder: Path, pattern: str, listed: int) -> Probe | str:
     except (OSError, ValueError) as error:
         return reason(error)
     if len(files) < listed:
-        return f"it holds {len(files)} frames that match {pattern!r}, but the list says {listed}"
-    first = probe(files[0])
-    return first if isinstance(first, str) else Probe(listed, 0.0, first.width, first.height, 0.0)
+        return f"it holds {len(files)} {matching(pattern)}, but the list says {listed}"
+    if len(files) > listed and (several := kinds(files)):
+        return f"it holds {len(files)} {matching(pattern)}, but the list says {listed}: {several}"
+    first = next((found for file in files[:listed] if isinstance(found := probe(file), Probe)), None)
+    if first is None:
+        return f"{files[0].name}: {probe(files[0])}"
+    more = f"it holds {len(files)} {matching(pattern)}: the first {listed}, as listed, are played (data.frame_files)"
+    return Probe(listed, 0.0, first.width, first.height, 0.0, more if len(files) > listed else "")
 
 
 def pictures(folder: Path, pattern: str = "*") -> list[Path]:
     """The frames of a folder in the order of their numbers: 2 comes before 10."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.match(pattern)]
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURES and path.match(pattern) and not path.name.startswith(".")
+    ]
     return sorted(
         found, key=lambda path: [(int(part), "") if part.isdecimal() else (-1, part) for part in _parts(path)]
     )
+
+
+def matching(pattern: str) -> str:
+    """Which files of a folder are frames, in words."""
+    return f"frames that match {pattern!r} (with an ending of {', '.join(PICTURES)})"
+
+
+def kinds(files: Sequence[Path], setting: str = "data.frame_files") -> str:
+    """What to do where the names of pictures begin differently, as in a folder with optical flow; else nothing."""
+    beginnings = sorted({_parts(path)[0] for path in files})
+    if len(beginnings) < 2:
+        return ""
+    shown = ", ".join(f'"{beginning}*"' for beginning in beginnings[:5])
+    return f"{'more' if len(beginnings) > 5 else len(beginnings)} kinds of names, {shown}: set {setting} to one"
 
 
 def opened(
@@ -64,16 +95,24 @@ def opened(
 
 
 def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
-    """The video, if its frames are of sensible size. Raises ValueError."""
-    if not container.streams.video:
-        raise ValueError("it has no video stream")
-    stream = container.streams.video[0]
+    """The film: the best video stream that is no cover picture. Raises ValueError where none is of sensible size."""
+    films = _films(container)
+    if not films:
+        raise ValueError("it has no video stream" + (", only a cover picture" if container.streams.video else ""))
+    best = container.streams.best("video")
+    stream = next((film for film in films if best is not None and film.index == best.index), films[0])
     if stream.codec_context is None:
         raise ValueError("its codec is unknown")
     check_size(stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = dict(_BOUND)  # frames may grow in the middle of a stream
     stream.codec_context.thread_count = 1  # decoding is parallel over slots
+    if stream.codec_context.name == "hevc":  # else nothing is shown from a damaged picture to the next key frame
+        stream.codec_context.flags |= Flags.output_corrupt
     return stream
+
+
+def _films(container: "av.container.InputContainer") -> list[av.VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
 
 
 def check_size(width: int, height: int) -> None:
@@ -95,7 +134,19 @@ def _said(container: "av.container.InputContainer") -> Probe:
     seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     seconds = seconds or (container.duration or 0) / av.time_base
     frames = stream.frames or max(1, round(seconds * rate))
-    return Probe(frames, seconds or frames / rate, stream.codec_context.width, stream.codec_context.height, rate)
+    size = stream.codec_context.width, stream.codec_context.height
+    return Probe(frames, seconds or frames / rate, *size, rate, _choice(container, stream))
+
+
+def _choice(container: "av.container.InputContainer", stream: av.VideoStream) -> str:
+    films = _films(container)
+    if len(films) == 1:
+        return ""
+    codec = stream.codec_context
+    return (
+        f"of its {len(films)} video streams number {films.index(stream)} is played "
+        f"({codec.name}, {codec.width} × {codec.height}, stream {stream.index} of the file)"
+    )
 
 
 def _parts(path: Path) -> list[str]:

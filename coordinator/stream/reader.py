@@ -1,19 +1,21 @@
 """Decoding: a video file becomes chunks of uint8 frames, resized as they are decoded (PyAV, its own FFmpeg)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
+from coordinator.stream.packets import Damage, decoded
 from coordinator.stream.probe import opened, pictures, reason, video_stream
-from coordinator.stream.scaler import Scaler
-from coordinator.stream.seek import place
-from coordinator.stream.timing import resample
+from coordinator.stream.scaler import Picture, Scaler
+from coordinator.stream.seek import frame_at, jump, record_of
+from coordinator.stream.timing import Clock, longest_gap, resample
 
 CHUNK = 16  # frames handed on at a time
 _FAR = 256  # frames of the file; skipping more is worth an index of it
@@ -29,10 +31,23 @@ def read(
     skip: int = 0,
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
+    damage: Damage | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Chunks [n ≤ CHUNK, channels, height, width] of uint8: `decode`, as pixels. Raises DataError as it does."""
-    decoded = decode(path, stride, short_side, channels, fps=fps, skip=skip, limit=limit, frame_files=frame_files)
-    while chunk := [scaler(frame) for scaler, frame in islice(decoded, CHUNK)]:
+    options: dict[str, Any] = {"fps": fps, "skip": skip, "limit": limit, "frame_files": frame_files}
+    frames = decode(path, stride, short_side, channels, **options, damage=damage)
+    chunk: list[Picture] = []
+    try:
+        for scaler, frame in frames:
+            chunk.append(scaler(frame))
+            if len(chunk) == CHUNK:
+                yield np.array(chunk)
+                chunk = []
+    except DataError:
+        if chunk:
+            yield np.array(chunk)
+        raise
+    if chunk:
         yield np.array(chunk)
 
 
@@ -46,6 +61,7 @@ def decode(
     skip: int = 0,
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
+    damage: Damage | None = None,
 ) -> Iterator[tuple[Scaler, av.VideoFrame]]:
     """Each frame as it is, and what makes upright pixels of it, the short side resized.
 
@@ -55,23 +71,26 @@ def decode(
         stride: every how many-th frame is read.
         fps: or so many frames a second, by the file's timestamps: the newest frame at each instant.
         skip: frames, at that stride or rate, that are left out at the beginning; they are decoded but not resized, and
-            where they are many and the file has an index of timestamps, they are jumped over.
+            where they are many they are jumped over (seek.py).
         limit: frames to read at most.
         frame_files: the frames, each a file, where `path` is a folder of them.
+        damage: packets, or pictures, that cannot be decoded are added to it; the other frames are read all the same.
 
     Raises:
-        DataError: the file cannot be decoded, from the start or from some frame on; what came before was good.
+        DataError: nothing of the file can be decoded, or it breaks off; what came before was good.
     """
+    damage = damage or Damage()
     try:
         with ExitStack() as stack:
             if frame_files:
-                first, frames = _from_pictures(frame_files, stride, skip)
+                first, frames = _from_pictures(frame_files, stride, skip, damage)
             else:
-                first, frames = _from_video(path, stride, fps, skip, stack)
+                first, frames = _from_video(path, stride, fps, skip, stack, damage)
             if first is None:
+                if damage.count:
+                    raise ValueError(damage.first)
                 return
-            scaler = Scaler(first, short_side, channels)
-            scaler(first)  # tells of a format that cannot be converted
+            scaler = Scaler(first, short_side, channels, damage)
             for frame in islice(frames, limit):
                 yield scaler, frame
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -89,22 +108,44 @@ def frame_files(path: Path, pattern: str, listed: int | None) -> list[Path]:
 _Frames = tuple[av.VideoFrame | None, Iterator[av.VideoFrame]]  # the file's first, for its size; those to be read
 
 
-def _from_video(path: Path, stride: int, fps: float | None, skip: int, stack: ExitStack) -> _Frames:
+def _from_video(path: Path, stride: int, fps: float | None, skip: int, stack: ExitStack, damage: Damage) -> _Frames:
     container, stream = _open(path, stack)
-    decoded = container.decode(stream)
-    first = next(decoded, None)
+    frames = decoded(container, stream, damage)
+    first = next(frames, None)
     if first is None:
         return None, iter(())
-    everything = chain([first], decoded)
-    if skip * stride > _FAR:
-        jumped = place(container, first, path, stride, fps, skip)
-        if jumped is not None:
-            return first, jumped
-        container, stream = _open(path, stack)  # the other one may have moved
-        everything = chain(container.decode(stream))
+    frames, skipped = chain([first], frames), 0
+    about = round(skip * float(stream.average_rate or 25) / fps) if fps else skip * stride
+    if about > _FAR:
+        jumped = jump(path, container, stream, _finder(container, stream, stride, fps, skip), about, damage)
+        if jumped is None:
+            container, stream = _open(path, stack)  # the other one may have moved
+            damage.forget()
+            frames = record_of(path).note(decoded(container, stream, damage))
+        else:
+            frames, skipped = jumped, skip
     if fps:
-        return first, islice(resample(everything, fps, stream.average_rate), skip, None)
-    return first, islice(everything, skip * stride, None, stride)
+        origin = _seconds(first, stream) if skipped else None
+        clock = Clock(stream.average_rate, longest_gap(container), origin)
+        return first, islice(resample(frames, fps, clock, skipped), skip - skipped, None)
+    return first, islice(frames, (skip - skipped) * stride, None, stride)
+
+
+def _finder(
+    container: "av.container.InputContainer", stream: av.VideoStream, stride: int, fps: float | None, skip: int
+) -> Callable[[Sequence[int]], int | None]:
+    """Finds the number of the frame after `skip`, given timestamps."""
+    base, longest = stream.time_base, longest_gap(container)
+    if fps is None:
+        return lambda times: skip * stride
+    seconds = skip / fps
+    return lambda times: None if base is None else frame_at(times, seconds, base, longest)
+
+
+def _seconds(first: av.VideoFrame, stream: av.VideoStream) -> float:
+    assert first.pts is not None  # else there was no jump
+    assert stream.time_base is not None
+    return float(first.pts * stream.time_base)
 
 
 def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, av.VideoStream]":
@@ -112,13 +153,26 @@ def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, a
     return container, video_stream(container)
 
 
-def _from_pictures(files: Sequence[Path], stride: int, skip: int) -> _Frames:
-    return _picture(files[0]), (_picture(file) for file in files[skip * stride :: stride])
+def _from_pictures(files: Sequence[Path], stride: int, skip: int, damage: Damage) -> _Frames:
+    """A picture that cannot be decoded is replaced by the one before it, or at the beginning by the first that can."""
+    first = next((frame for file in files if (frame := _picture(file, damage)) is not None), None)
+    numbers = range(skip * stride, len(files), stride)
+    return first, (_picture(files[number], damage) or _before(files, number) or first for number in numbers if first)
 
 
-def _picture(file: Path) -> av.VideoFrame:
-    with opened(str(file)) as container:
-        frame = next(container.decode(video_stream(container)), None)
-    if frame is None:
-        raise ValueError(f"{file.name} holds no picture")
+def _before(files: Sequence[Path], number: int) -> av.VideoFrame | None:
+    """The nearest good picture before one that is not."""
+    return next((frame for file in files[:number][::-1] if (frame := _picture(file, Damage())) is not None), None)
+
+
+def _picture(file: Path, damage: Damage) -> av.VideoFrame | None:
+    found = Damage()
+    try:
+        with opened(str(file)) as container:
+            frame = next(decoded(container, video_stream(container), found), None)
+        if frame is None:
+            raise ValueError(found.first or "it holds no picture")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        damage.add(f"{file.name}: {reason(error)}")
+        return None
     return frame

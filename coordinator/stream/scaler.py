@@ -11,7 +11,8 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from coordinator.stream.probe import check_size
+from coordinator.stream.packets import Damage
+from coordinator.stream.probe import check_size, reason
 
 Picture = list[NDArray[np.uint8]]  # a frame's channels: grey, or red, green and blue; each [height, width]
 
@@ -49,8 +50,13 @@ class Scaler:
     making one costs more than several conversions; threads of swscale's own cost more than they save.
     """
 
-    def __init__(self, first: av.VideoFrame, short_side: int, channels: int) -> None:
-        """`first` decides the size and how frames are turned. Raises ValueError where it is too narrow or too large."""
+    def __init__(self, first: av.VideoFrame, short_side: int, channels: int, damage: Damage | None = None) -> None:
+        """`first` decides the size and how frames are turned; frames that cannot be converted are added to `damage`.
+
+        Raises:
+            ValueError: the first one is too narrow or too large.
+            av.FFmpegError: it cannot be converted.
+        """
         check_size(first.width, first.height)
         shorter, longer = sorted((first.width, first.height))
         if shorter < 1 or longer > _WIDEST * shorter:
@@ -62,9 +68,18 @@ class Scaler:
         self._turns = self._turn != Turn()
         upright = self._height, self._width
         self.shape = upright[::-1] if self._turn.transposed else upright  # height and width of what comes out
+        self._damage = damage or Damage()
+        self._last = self._converted(first)
 
     def __call__(self, frame: av.VideoFrame) -> Picture:
-        """The channels, views of FFmpeg's own memory."""
+        """The channels, views of FFmpeg's own memory; of a frame that cannot be converted, those of the one before."""
+        try:
+            self._last = self._converted(frame)
+        except (av.FFmpegError, ValueError) as error:
+            self._damage.add(reason(error))
+        return self._last
+
+    def _converted(self, frame: av.VideoFrame) -> Picture:
         resized = _context().reformat(
             frame, self._width, self._height, self._format, interpolation=Interpolation.AREA, threads=1
         )

@@ -1,71 +1,207 @@
-"""Jumping to a frame in the middle of a long file, exactly the one that decoding from the beginning would come to.
+"""Jumping to a frame in the middle of a file: exactly the one that decoding from the beginning would come to.
 
-The packets' timestamps, read without decoding, number the frames. Decoding begins at a key frame well before the one
-that is wanted, and it must come along with its very timestamp; else the file is decoded from its beginning.
+What a container says of its frames is not to be relied on. Timestamps may be in the order of decoding (AVI), key frames
+may be none that decoding can begin at (intra refresh), packets may give no frame. So a jump has to prove itself:
+
+near    What can be decoded from the beginning in a moment is, once. Timestamps and checksums of the frames on the way
+        are remembered, and later jumps must land on them.
+far     Hours into a film, the packets' timestamps number the frames, and two jumps, to key frames one after another,
+        must land on the same frames.
+
+Where it does not, the file is decoded from its beginning.
 """
 
+import os
+import zlib
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, islice, pairwise
 from pathlib import Path
+from typing import cast
 
 import av
+import numpy as np
 
+from coordinator.stream.packets import Damage, decoded
 from coordinator.stream.probe import opened, video_stream
-from coordinator.stream.timing import CLOSE, LONGEST_GAP, resample
+from coordinator.stream.timing import CLOSE
 
 _BEFORE = 32  # frames: key frames are looked for so much earlier, as frames around them may be stored out of order
+_CHECKED = 17  # frames that a jump must land on; H.264 and HEVC predict from 16 earlier ones at most
+_MOMENT = 1 << 30  # pixels: some seconds of decoding
+_SAMPLE = 64  # frames from the beginning of a film of which timestamps must be as its packets say
+_FILES = 512  # remembered
 
 
-def place(
-    container: "av.container.InputContainer",
-    first: av.VideoFrame,
-    path: Path,
-    stride: int,
-    fps: float | None,
-    skip: int,
-) -> Iterator[av.VideoFrame] | None:
-    """The frames after the first `skip`, at a stride or a rate; None where it cannot be told which they are.
+class Record:
+    """What decoding a file from its beginning has given so far.
 
-    The container stands behind its `first` frame; it is moved.
+    Attributes:
+        times: the frames' timestamps, in units of the stream's time base.
+        rising: every frame has one, and it is larger than the one before.
+        whole: all frames of the file are known.
     """
-    stream = container.streams.video[0]
-    times = _timestamps(path)
-    if times is None or stream.time_base is None or first.pts != times[0]:
-        return None
-    base = float(stream.time_base)
-    origin = times[0] * base
-    wanted = bisect_right(times, (origin + skip / fps + CLOSE) / base) - 1 if fps else skip * stride
-    if not _BEFORE < wanted < len(times):
-        return None
-    frames = _from(container, times[wanted - _BEFORE], times[wanted])
-    if frames is None:
-        return None
-    if fps:
-        return resample(frames, fps, stream.average_rate, origin, skip)
-    return islice(frames, 0, None, stride)
 
+    def __init__(self) -> None:
+        self.times, self.rising, self.whole = array("q"), True, False
+        self._sums = array("L")
+        self._misled = False
 
-def _timestamps(path: Path) -> list[int] | None:
-    """Of all frames, rising; None where they are no reliable numbering."""
-    with opened(str(path)) as container:
-        stream = video_stream(container)
-        times = [packet.pts for packet in container.demux(stream) if packet.size]
-        known = sorted(time for time in times if time is not None)
-        if len(known) != len(times) or len(set(known)) != len(known) or not known or stream.time_base is None:
+    def note(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """Remember the file's frames, all from the first on, while they pass."""
+        for number, frame in enumerate(frames):
+            if number == len(self.times) and self.rising:
+                self._add(frame)
+            yield frame
+        self.whole = self.rising
+
+    def jump(
+        self, container: "av.container.InputContainer", stream: av.VideoStream, wanted: int, damage: Damage
+    ) -> Iterator[av.VideoFrame] | None:
+        """The frames from number `wanted` on, if they can be jumped to. The container is moved."""
+        expected = self._sums[wanted : wanted + _CHECKED]
+        if not self.jumps or wanted < _BEFORE or not expected or not (self.whole or len(expected) == _CHECKED):
             return None
-        gap = max((later - earlier for earlier, later in pairwise(known)), default=0)
-        return known if gap * float(stream.time_base) <= LONGEST_GAP else None
-
-
-def _from(container: "av.container.InputContainer", early: int, wanted: int) -> Iterator[av.VideoFrame] | None:
-    """Decoded frames from the one whose timestamp is `wanted` on; None if it does not come along."""
-    stream = container.streams.video[0]
-    container.seek(early, stream=stream)
-    decoded = container.decode(stream)
-    for frame in decoded:
-        if frame.pts == wanted:
-            return chain([frame], decoded)
-        if frame.pts is None or frame.pts > wanted:
+        frames = _from(container, stream, self.times[wanted - _BEFORE], self.times[wanted], damage)
+        landed = list(islice(frames, _CHECKED))
+        if [_checksum(frame) for frame in landed] != expected.tolist():
+            self._misled = True
             return None
+        return chain(landed, frames)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the file can be jumped into, as far as is known."""
+        return self.rising and not self._misled
+
+    def _add(self, frame: av.VideoFrame) -> None:
+        if frame.pts is None or (self.times and frame.pts <= self.times[-1]):
+            self.rising = False
+        else:
+            self.times.append(frame.pts)
+            self._sums.append(_checksum(frame))
+
+
+def record_of(path: Path) -> Record:
+    """What this process knows of a file, as long as nobody writes to it."""
+    state = os.stat(path)
+    return _record(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=_FILES)
+def _record(path: Path, changed: int, size: int) -> Record:
+    return Record()
+
+
+def jump(
+    path: Path,
+    container: "av.container.InputContainer",
+    stream: av.VideoStream,
+    number_of: Callable[[Sequence[int]], int | None],
+    about: int,
+    damage: Damage,
+) -> Iterator[av.VideoFrame] | None:
+    """The frames from a number on; None where the file has to be decoded from its beginning. The container is moved.
+
+    Args:
+        number_of: finds the number, given timestamps of all frames or of the first ones.
+        about: what the number is about.
+        damage: packets that cannot be decoded are added to it.
+    """
+    with suppress(av.FFmpegError, OSError, ValueError, IndexError):  # IndexError: see packets.py
+        record = record_of(path)
+        wanted = number_of(record.times) if record.jumps else None
+        frames = None if wanted is None else record.jump(container, stream, wanted, damage)
+        if frames is not None or not record.jumps or _takes_a_moment(about, stream):
+            return frames
+        times = _film(path)
+        wanted = number_of(times) if times else None
+        return None if wanted is None else _far(path, container, stream, times, wanted, damage)
     return None
+
+
+def frame_at(times: Sequence[int], seconds: float, base: Fraction, longest: float) -> int | None:
+    """The number of the frame that is shown so long after the first; None where the timestamps do not tell.
+
+    Args:
+        times: rising, of the frames from the first on, in units of `base` seconds.
+        longest: gap that is none, in seconds.
+    """
+    number = bisect_right(times, times[0] + (seconds + CLOSE) / base) - 1 if times else 0
+    gap = max((later - earlier for earlier, later in pairwise(times[: number + 2])), default=0)
+    return number if number + 1 < len(times) and gap * base <= longest else None
+
+
+def _takes_a_moment(frames: int, stream: av.VideoStream) -> bool:
+    return frames * stream.codec_context.width * stream.codec_context.height <= _MOMENT
+
+
+def _far(
+    path: Path,
+    container: "av.container.InputContainer",
+    stream: av.VideoStream,
+    times: Sequence[int],
+    wanted: int,
+    damage: Damage,
+) -> Iterator[av.VideoFrame] | None:
+    """By the timestamps of a film's packets, if jumps to two key frames come to the same."""
+    keys = _keys(path)
+    last = bisect_right(keys, times[wanted - _BEFORE]) - 1 if _BEFORE <= wanted < len(times) else 0
+    if last < 1:  # from the first key frame is from the beginning
+        return None
+    with opened(str(path)) as other:
+        proof = list(islice(_from(other, video_stream(other), keys[last - 1], times[wanted], Damage()), _CHECKED))
+    frames = _from(container, stream, keys[last], times[wanted], damage)
+    landed = list(islice(frames, _CHECKED))
+    same = [_checksum(frame) for frame in landed] == [_checksum(frame) for frame in proof]
+    return chain(landed, frames) if landed and same else None
+
+
+@lru_cache(maxsize=4)
+def _film(path: Path) -> Sequence[int]:
+    """Timestamps of all frames by the packets; none where the first frames have others."""
+    times = sorted(time for time, _ in _packets(path))
+    with opened(str(path)) as container:
+        sample = [frame.pts for frame in islice(decoded(container, video_stream(container), Damage()), _SAMPLE)]
+    return times if sample == times[: len(sample)] and len(set(times)) == len(times) else []
+
+
+@lru_cache(maxsize=4)
+def _keys(path: Path) -> list[int]:
+    return sorted(time for time, key in _packets(path) if key)
+
+
+def _packets(path: Path) -> list[tuple[int, bool]]:
+    """Timestamps of all packets, and whether a packet is a key frame. None at all where a timestamp is missing."""
+    with opened(str(path)) as container:
+        found = [(packet.pts, packet.is_keyframe) for packet in container.demux(video_stream(container)) if packet.size]
+    return [] if any(time is None for time, _ in found) else cast(list[tuple[int, bool]], found)
+
+
+def _from(
+    container: "av.container.InputContainer", stream: av.VideoStream, early: int, wanted: int, damage: Damage
+) -> Iterator[av.VideoFrame]:
+    """Frames from the one whose timestamp is `wanted` on, decoded from a key frame before `early`; none if it does not
+    come along.
+    """
+    container.seek(early, stream=stream)
+    frames = decoded(container, stream, damage)
+    for frame in frames:
+        if frame.pts == wanted:
+            yield frame
+            break
+        if frame.pts is None or frame.pts > wanted:
+            return
+    yield from frames
+
+
+def _checksum(frame: av.VideoFrame) -> int:
+    """Of the first plane: as many bytes of each row as a frame has pixels, without what pads it."""
+    plane = frame.planes[0]
+    shape, strides = (plane.height, min(plane.width, plane.line_size)), (plane.line_size, 1)
+    rows = np.ndarray(shape, np.uint8, cast(memoryview, plane), 0, strides)
+    return zlib.adler32(rows.tobytes())

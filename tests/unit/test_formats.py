@@ -1,6 +1,7 @@
 """Data as it lies on people's disks: every format of docs/data.md, unmodified, and what is wrong with it."""
 
 import csv
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -15,12 +16,14 @@ from common.config import Data
 from common.errors import ConfigError, DataError
 from common.runfile import parse
 from coordinator.course import Batch
+from coordinator.material import Material
 from coordinator.stream.clips import Clips, collect
 from coordinator.stream.formats import guess, listing
 from coordinator.stream.probe import pictures
 from coordinator.stream.reader import read
 from coordinator.stream.slots import Slots
 from tests.conftest import video_stream, write_clip
+from tests.helpers import sideways
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +86,10 @@ def test_a_list_without_labels_serves_autoencoding(tmp_path: Path, video: Path) 
         ("a.avi\n", "line 1: 'a.avi' is no `path label`"),
         ("a.avi 100000\n", "the label 100000 is too large"),
         ("gone.avi 0\n", "none of the 1 videos"),
-        ("a\0.avi 0\n", "none of the 1 videos"),
-        ("\n", "no videos in"),
+        ("a\0.avi 0\n", "is no list: it is not UTF-8 text"),
+        ("\n", "is empty: it needs a line `path label`"),
+        ("path label\na.avi 0\n", "line 1: 'path label' names no video: if it is a header, remove it"),
+        ("a.avi 0\na.avi -1\n", "line 2: -1 is no label"),
     ],
 )
 def test_a_wrong_list_is_told(tmp_path: Path, video: Path, text: str, said: str) -> None:
@@ -289,3 +294,98 @@ def test_a_list_reads_nothing_outside_of_its_folder(tmp_path: Path, path: str) -
 def test_a_runs_name_is_a_folders(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):
         parse({"name": name}, "test")
+
+
+# ---- what is taken, and what is not
+
+
+def test_hidden_and_system_entries_are_left_out(tmp_path: Path, video: Path) -> None:
+    put(video, tmp_path / "a" / "1.avi", tmp_path / "b" / "deep" / "2.avi")
+    left = (".ipynb_checkpoints/x.avi", ".Trash-1000/x.avi", "__MACOSX/a/x.avi", "a/._1.avi", "$RECYCLE.BIN/x.avi")
+    put(video, *(tmp_path / name for name in left))
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    clips = collect(Data(train=tmp_path), "train")
+    assert told(clips) == [("1.avi", "a"), ("2.avi", "b")]
+    assert clips.classes == ["a", "b"]
+    assert clips.warnings(0) == [
+        f"only one clip in {tmp_path} for a, b: the model can hardly learn such a class",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["m4v", "mpg", "ts", "flv", "3gp", "mts", "mov", "MP4", "wmv", "gif"])
+def test_what_pyav_reads_is_taken(tmp_path: Path, suffix: str) -> None:
+    codec = {"mpg": "mpeg2video", "flv": "flv", "wmv": "wmv2", "gif": "gif"}.get(suffix, "libx264")
+    path = tmp_path / "a" / f"x.{suffix}"
+    path.parent.mkdir()
+    with av.open(str(path), "w", format="3gp" if suffix == "3gp" else None) as container:
+        stream = video_stream(container, codec, 25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "rgb8" if codec == "gif" else "yuv420p"
+        for _ in range(9):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    clips = collect(Data(train=tmp_path), "train")
+    assert [clip.path for clip in clips.clips] == [path]
+    assert sum(len(chunk) for chunk in read(path, 1, 32, 3)) == 9
+
+
+def test_files_of_other_kinds_are_counted(tmp_path: Path, video: Path) -> None:
+    put(video, tmp_path / "a" / "1.avi", tmp_path / "a" / "2.avi", tmp_path / "loose.avi")
+    put(video, tmp_path / "b" / "1.braw", tmp_path / "b" / "2.braw", tmp_path / "a" / "notes.txt", tmp_path / "README")
+    assert collect(Data(train=tmp_path), "train").notes == [
+        f"4 files in {tmp_path} have no video's ending and are left out: 2 .braw, 1 no ending, 1 .txt",
+        f"1 videos lie in {tmp_path} itself, in no class's folder, and are left out",
+        f"no video in the folders b of {tmp_path}: they are no classes",
+    ]
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(DataError, match=r"2 \.braw"):
+        collect(Data(train=tmp_path), "train")
+
+
+def test_a_table_that_is_no_kinetics_list_is_told(tmp_path: Path, video: Path) -> None:
+    put(video, tmp_path / "a.avi")
+    (tmp_path / "train.csv").write_text("a.avi 0\n")
+    with pytest.raises(
+        DataError, match=r"line 1: 'a\.avi 0' is no header of a Kinetics list.* data\.format = \"list\""
+    ):
+        collect(Data(train=tmp_path / "train.csv"), "train")
+    assert len(collect(Data(train=tmp_path / "train.csv", format="list"), "train").clips) == 1
+    (tmp_path / "train.csv").write_text("")
+    with pytest.raises(DataError, match="is empty"):
+        collect(Data(train=tmp_path / "train.csv"), "train")
+
+
+def test_a_list_in_utf_16_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a.avi 0\n", encoding="utf-16")
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        collect(Data(train=tmp_path / "train.txt"), "train")
+
+
+def test_a_clip_with_two_labels_is_told(tmp_path: Path, video: Path) -> None:
+    put(video, tmp_path / "a.avi", tmp_path / "b.avi")
+    (tmp_path / "train.txt").write_text("a.avi 0\nb.avi 1\na.avi 1\n")
+    assert collect(Data(train=tmp_path / "train.txt"), "train").notes == [
+        f"1 lines of {tmp_path / 'train.txt'} give a clip another label than before, the first: a.avi"
+    ]
+
+
+def test_clips_that_are_learnt_from_and_evaluated_are_told(tmp_path: Path, video: Path) -> None:
+    put(video, tmp_path / "t" / "a" / "1.avi", tmp_path / "t" / "b" / "1.avi", tmp_path / "v" / "b" / "2.avi")
+    (tmp_path / "v" / "a").mkdir()
+    (tmp_path / "v" / "a" / "link.avi").symlink_to(tmp_path / "t" / "a" / "1.avi")
+    told: list[str] = []
+    tree = {"ticks": 1, "data": {"train": str(tmp_path / "t"), "val": str(tmp_path / "v")}}
+    Material(parse(tree, "test"), told.append, lambda: None)
+    assert f"1 of 2 clips of {tmp_path / 'v'} are learnt from as well: their score says little" in told
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path, video: Path) -> None:
+    """Found, listed, put into quarantine, left out: bytes that are in no encoding."""
+    odd = os.fsdecode(b"caf\xe9")
+    put(video, tmp_path / odd / "1.avi", tmp_path / "b" / "1.avi")
+    (tmp_path / odd / "bad\udcff.avi").write_bytes(b"nothing")
+    done = sideways("check", tmp_path, "--size", "16", "--quarantine", tmp_path / "bad.txt", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "bad.txt").read_bytes() == os.fsencode(tmp_path / odd / "bad\udcff.avi") + b"\n"
+    assert collect(Data(train=tmp_path, quarantine=tmp_path / "bad.txt"), "train").quarantined == 1
+    (tmp_path / "train.txt").write_bytes(b"caf\xe9/1.avi 0\n")
+    assert len(collect(Data(train=tmp_path / "train.txt"), "train").clips) == 1

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from common.config import Data
 from common.errors import DataError
 from coordinator.course import Batch
-from coordinator.stream import reader, seek
 from coordinator.stream.augment import draw
 from coordinator.stream.clips import Clip, collect, find
 from coordinator.stream.player import Job, Player
@@ -72,13 +71,6 @@ def test_uneven_timestamps_play_evenly(tmp_path: Path) -> None:
     assert levels(file, fps=10) == [0, 1, 3, 3, 4, 5]
 
 
-def test_a_jump_of_the_timestamps_ends_the_clip(tmp_path: Path) -> None:
-    file = write_levels(tmp_path / "x.mkv", [0, 10, 20, 100000, 100010], rate=10)
-    with pytest.raises(DataError, match="timestamps jump"):
-        levels(file, fps=10)
-    assert levels(file) == [0, 1, 2, 3, 4]
-
-
 def test_the_number_of_frames_at_a_rate_is_known_before(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_levels(tmp_path / "a" / "x.mp4", list(range(0, 40, 2)))
@@ -102,20 +94,6 @@ def test_skipping_is_the_same_as_reading_and_leaving_out(
         expected = whole[skip : skip + 50]
         assert sum(len(chunk) for chunk in rest) == len(expected)
         assert not rest or np.array_equal(np.concatenate(rest), expected)
-
-
-def test_far_skips_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jumped: list[bool] = []
-    place = seek.place
-
-    def noted(*arguments: Any) -> object:
-        found = place(*arguments)
-        jumped.append(found is not None)
-        return found
-
-    monkeypatch.setattr(reader, "place", noted)
-    assert levels(write_levels(tmp_path / "x.mp4", list(range(700)), keys=40), skip=602, limit=2) == [2, 3]
-    assert jumped == [True]
 
 
 # ---- windows and augmentation

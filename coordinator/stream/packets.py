@@ -1,0 +1,63 @@
+"""A file's packets become frames as a player shows them: what is damaged is passed over, and the rest is shown."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+
+from coordinator.stream.probe import reason
+
+
+@dataclass
+class Damage:
+    """How many packets of a file, or pictures of a folder, could not be decoded, and the reason for the first."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, why: str) -> None:
+        """One more, and why."""
+        self.count += 1
+        self.first = self.first or why
+
+    def forget(self) -> None:
+        """Begin anew: the file is decoded once more."""
+        self.count, self.first = 0, ""
+
+    def __str__(self) -> str:
+        return f"{self.count} of its packets or pictures cannot be decoded and are passed over, the first: {self.first}"
+
+
+def decoded(
+    container: "av.container.InputContainer", stream: av.VideoStream, damage: Damage
+) -> Iterator[av.VideoFrame]:
+    """All frames that can be decoded, from where the container stands.
+
+    Raises:
+        av.FFmpegError: the container itself breaks off. The frames that the decoder still held come before that.
+    """
+    while True:
+        try:
+            yield from container.decode(stream)
+            return
+        except EOFError:  # the decoder has given all that it held
+            return
+        except IndexError:  # PyAV's own, at the end of a file in which streams have appeared on the way
+            yield from _held(stream, damage)
+            return
+        except av.FFmpegError as error:
+            if error.filename == container.name:  # said in reading, not in decoding
+                yield from _held(stream, damage)
+                raise
+            damage.add(reason(error))  # the packet is gone: go on behind it
+
+
+def _held(stream: av.VideoStream, damage: Damage) -> list[av.VideoFrame]:
+    """What the decoder still holds when there is no more to be read."""
+    try:
+        return stream.codec_context.decode(None)
+    except EOFError:
+        return []
+    except av.FFmpegError as error:
+        damage.add(reason(error))
+        return []
