@@ -1,11 +1,16 @@
 """How a process of a run begins and ends: it never outlives its parent, and a failure is told and final."""
 
+import errno
 import os
+import resource
+import signal
 import sys
 import threading
 import time
 from contextlib import suppress
 from typing import NoReturn
+
+from common.errors import SidewaysError
 
 _POLL = 0.5  # seconds
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
@@ -24,6 +29,12 @@ def take_turns() -> None:
     interpreter may keep them waiting that long.
     """
     sys.setswitchinterval(0.0005)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """By these a run is asked to stop. A hang-up that is ignored, as under nohup, stays ignored."""
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
 
 
 def exit_now(code: int) -> NoReturn:
@@ -49,6 +60,27 @@ def note_parent() -> None:
 def be_parent() -> None:
     """Make this process the parent that those it starts watch."""
     os.environ[_PARENT] = str(os.getpid())
+
+
+def allow_many_files(needed: int) -> None:
+    """Raise this process's limit of open files, and that of those it starts, as far as it may be raised.
+
+    Raises SidewaysError where that is less than `needed`.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise SidewaysError(
+            f"only {most} files may be open at a time, and this run needs up to {needed}: raise the limit "
+            f"(ulimit -n {needed}), or use fewer stages or slots"
+        )
+
+
+def too_many_files(error: BaseException) -> str:
+    """A sentence for an error by which no more files can be opened; nothing for others."""
+    if getattr(error, "errno", None) not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    return f"no more files can be opened ({error}): raise the limit (ulimit -n 4096)"
 
 
 def watch_parent(who: str) -> None:

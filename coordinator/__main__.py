@@ -12,15 +12,16 @@ import json
 import os
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from common.errors import ConfigError, SidewaysError
-from common.process import ALLOCATOR, PATH_ERRORS, note_parent
+from common.process import ALLOCATOR, PATH_ERRORS, complain, note_parent, too_many_files
 from common.redis_access import from_environment
 from common.runfile import load
 from coordinator.again import Trace
+from coordinator.limits import check_host
 from coordinator.steer import steer
 from coordinator.tools import Json, Settings, tools
 
@@ -49,6 +50,7 @@ def train(
     config = load(run_file, settings)
     if config.report.redis:
         from_environment()  # a wrong address is told before anything starts
+    check_host(config)
     from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
 
     arguments = _join_arguments(run_file, resume, settings, as_json)
@@ -64,6 +66,7 @@ def compare(
 ) -> None:
     """Train the same run with several algorithms, one after another; write a table and a picture of them."""
     config = load(run_file, settings)
+    check_host(config)
     from coordinator import compare as comparison  # torch takes seconds to import: a wrong setting is told before
 
     chosen = comparison.check_algorithms(algorithms)
@@ -118,7 +121,7 @@ def join(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings about peers that end
     if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
         if not ALLOCATOR.keys() <= os.environ.keys():  # torchrun knows nothing of it; read once, at the start
-            os.execve(sys.executable, [sys.executable, "-m", "coordinator", *sys.argv[1:]], {**ALLOCATOR, **os.environ})  # noqa: S606
+            _become("coordinator", *sys.argv[1:])
         run_file = _resumed(run_file, resume)
         from coordinator.member import main as coordinate
 
@@ -129,8 +132,13 @@ def join(
             config = load(left / "run.toml") if (left / "run.toml").is_file() else config
         coordinate(config, str(run_file), resume, as_json)
     else:
-        # a program of its own: the allocator reads its environment once, at the start
-        os.execve(sys.executable, [sys.executable, "-m", "stage_worker"], {**ALLOCATOR, **os.environ})  # noqa: S606
+        _become("stage_worker")
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    """Go on as another program: the allocator reads its environment once, at the start."""
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    os.execve(sys.executable, command, {**ALLOCATOR, **os.environ})  # noqa: S606
 
 
 def _resumed(run_file: Path | None, resume: Path | None) -> Path:
@@ -147,7 +155,7 @@ def _resumed(run_file: Path | None, resume: Path | None) -> Path:
 def _join_arguments(run_file: Path, resume: Path | None, settings: list[str] | None, as_json: bool) -> list[str]:
     overrides = [part for setting in settings or [] for part in ("--set", setting)]
     resumed = ["--resume", str(resume)] if resume else []
-    return ["-m", "coordinator", "join", str(run_file), *resumed, *overrides, *(["--json"] if as_json else [])]
+    return ["-P", "-m", "coordinator", "join", str(run_file), *resumed, *overrides, *(["--json"] if as_json else [])]
 
 
 def main() -> None:
@@ -158,8 +166,13 @@ def main() -> None:
     try:
         app()
     except SidewaysError as error:
-        print(f"sideways: {error}", file=sys.stderr)
+        complain(str(error))
         raise SystemExit(error.code) from None
+    except OSError as error:
+        if not too_many_files(error):
+            raise
+        complain(too_many_files(error))
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

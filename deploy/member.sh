@@ -16,7 +16,7 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart meets the addresse
 export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"
 if [ "$role" = coordinator ]; then
     serves=true
-    python -m coordinator join "$@" --check  # a wrong setting is told once, with exit code 2, not at every restart
+    python -P -m coordinator join "$@" --check  # a wrong setting is told once, with exit code 2, not at every restart
     [ -z "${PREPARE:-}" ] || sh -c "$PREPARE"
 else
     meets="import socket; socket.create_connection(('${MEETING%:*}', ${MEETING##*:}), 5)"

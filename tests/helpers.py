@@ -129,11 +129,16 @@ def write_run_file(path: Path, tree: dict[str, Any]) -> Path:
     return path
 
 
-def sideways(*arguments: str | Path, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
-    command = [sys.executable, "-m", "coordinator", *map(str, arguments)]
+def sideways(
+    *arguments: str | Path, cwd: Path, timeout: float = 120, before: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end. `before`: a folder that comes first on Python's path."""
+    command = [sys.executable, "-P", "-m", "coordinator", *map(str, arguments)]
+    found = environment()
+    if before is not None:
+        found["PYTHONPATH"] = f"{before}{os.pathsep}{found['PYTHONPATH']}"
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", timeout=timeout, env=environment()
+        command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", timeout=timeout, env=found
     )
 
 
@@ -149,7 +154,7 @@ class Background:
     def __init__(self, run_file: Path, *arguments: str) -> None:
         self.folder = run_file.parent
         self.log = open(self.folder / "log", "w+")  # noqa: SIM115
-        command = [sys.executable, "-m", "coordinator", "train", str(run_file), *arguments]
+        command = [sys.executable, "-P", "-m", "coordinator", "train", str(run_file), *arguments]
         self.process = subprocess.Popen(
             command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT, env=environment()
         )

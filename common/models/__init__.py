@@ -4,9 +4,7 @@
 stage's blocks out of it. The blocks of a `Chain` keep the names that an existing model gives its tensors.
 """
 
-import importlib.util
 import inspect
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import nn
 
 from common.config import Config
 from common.errors import ConfigError
-from common.models import imagenet
+from common.models import imagenet, user_code
 from common.models.autoencoder import autoencoder
 from common.models.chain import Chain, layered
 from common.models.vgg8 import vgg8
@@ -69,7 +67,8 @@ def _make(config: Config, classes: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            model = factory(**arguments)
+            with user_code.no_exit(f"model = {config.model!r}"):
+                model = factory(**arguments)
         except ConfigError:
             raise
         except Exception as error:
@@ -109,12 +108,12 @@ def _factory(name: str) -> Callable[..., Any]:
             f"model = {name!r} is unknown. Allowed: {', '.join(ZOO)}, or path/to/file.py:factory for your own"
         )
     path = Path(file).resolve()
-    spec = importlib.util.spec_from_file_location(f"sideways_user_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not path.is_file():
         raise ConfigError(f"model = {name!r}: there is no file {path}")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = user_code.load(path)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f"model = {name!r}: {path} does not load: {type(error).__name__}: {error}") from error
     factory = getattr(module, attribute, None)

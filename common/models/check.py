@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from common.config import Config
 from common.errors import ConfigError
 from common.models import named_blocks
+from common.models.user_code import no_exit
 from common.stage import forbid_in_place_on_input
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -34,9 +35,12 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
     forbid_in_place_on_input(block)
     leaf = x.detach().requires_grad_(not is_first)
     try:
-        y = block(leaf)
-        if isinstance(y, Tensor) and y.requires_grad:
-            y.sum().backward()
+        with no_exit(f"block {name}"):
+            y = block(leaf)
+            if isinstance(y, Tensor) and y.requires_grad:
+                y.sum().backward()
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f"block {name} fails on an input {list(x.shape)}: {type(error).__name__}: {error}") from error
     if not isinstance(y, Tensor) or y.dtype not in _FLOATS:

@@ -28,6 +28,7 @@ from coordinator.stream.ring import HALVES, Ring
 _SLICE = 0.2  # seconds
 _DYING = 2.0  # seconds that a killed process may take to end
 _HANGING = 0.4  # of the time that frames may take altogether
+_STARTING = 60.0  # seconds that a process may take to start: it imports much, and the machine may be busy
 _REPLACEMENTS = 10  # of one stream; more, and something else is wrong than a few bad files
 
 
@@ -92,7 +93,7 @@ class Crew:
         while not member.connection.poll(_SLICE):
             self._meanwhile()
             decoding = self._decoding(member)
-            limit = self._limit if decoding.heard else 2 * self._limit  # one that starts imports much
+            limit = self._limit if decoding.heard else max(2 * self._limit, _STARTING)
             if time.monotonic() - max(start, decoding.since) > limit:
                 return False
         return True
@@ -199,7 +200,7 @@ class _Member:
         self.heard, self.since = False, time.monotonic()
         self.connection, theirs = Pipe()
         passed = theirs.fileno(), ring.file
-        command = [sys.executable, "-m", "coordinator.stream.decoder", *map(str, passed)]
+        command = [sys.executable, "-P", "-m", "coordinator.stream.decoder", *map(str, passed)]
         environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
         theirs.close()

@@ -72,8 +72,8 @@ class Decoder:
 
 
 def main() -> None:
-    """python -m coordinator.stream.decoder CONNECTION MEMORY: two descriptors that the coordinator passes on."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """python -P -m coordinator.stream.decoder CONNECTION MEMORY: two descriptors that the coordinator passes on."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides when to end
     connection = Connection(int(sys.argv[1]))
     try:
