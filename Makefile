@@ -54,11 +54,13 @@ bench-learn: $(READY)  ## hours: accuracy against frames and seconds, and when S
 	$(BIN)/python benchmarks/learn.py $(ARGS)
 	$(BIN)/python benchmarks/study.py $(ARGS)
 
+# the folder protects them; the files are read by the containers' own users: redis, sideways, grafana
 secrets:  ## passwords for docker compose, in deploy/secrets; those that are there stay
 	@install -d -m 700 deploy/secrets
 	@for name in redis grafana; do \
 		[ -s deploy/secrets/$${name}_password ] || \
 		od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > deploy/secrets/$${name}_password; \
+		chmod 644 deploy/secrets/$${name}_password; \
 	done
 
 clean:  ## remove the virtual environment, caches and the drawn digits; your runs stay

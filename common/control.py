@@ -25,6 +25,7 @@ an error, so that no exception class has to be known on both sides.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,6 +184,13 @@ class Stages:
     def quit(self, code: int = 0) -> None:
         """Let every stage worker end, with this exit code."""
         self._call(range(self.count), "quit", code)
+
+    def hush(self, seconds: float) -> None:
+        """The coordinator ends by an error that it has told itself. Waits no longer than this, and raises nothing."""
+        with suppress(Exception):  # whoever does not hear it says that the coordinator is gone, which is true
+            futures = [self.ask(stage, "hush", seconds) for stage in range(self.count)]
+            for future in futures:
+                future.wait()
 
     def ask(self, stage: int, method: str, timeout: float, *arguments: Any) -> Any:
         """Start a call. Returns its future."""

@@ -49,7 +49,11 @@ class Step:
 
 
 class Course:
-    """Batches one after another, some of them read ahead."""
+    """Batches one after another, some of them read ahead.
+
+    Attributes:
+        last: the step that came last. Should the stream fail, it is still what it was.
+    """
 
     def __init__(self, stream: Stream, config: Config, ends: bool) -> None:
         """`ends`: the stream does (evaluation); then the last step is known as such when it comes."""
@@ -61,26 +65,36 @@ class Course:
         self._read: deque[tuple[Batch, Places]] = deque()
         self._ended = False
         self._shown: Batch | None = None
+        self.last: Step | None = None
+
+    def prime(self) -> None:
+        """Read the next step before it is asked for: however long that takes, no stage waits for it yet.
+
+        Raises DataError.
+        """
+        if not self._read and not self._ended:
+            self._fill(keep_places=True)
 
     def next(self) -> Step | None:
-        """The next step; None after the last."""
+        """The next step; None after the last. Raises DataError."""
         if self._shown is not None:
             self._spare.append(self._shown)
             self._shown = None
         while len(self._read) <= self._depth and not self._ended:
-            self._fill()
+            self._fill(keep_places=self._depth > 0)
         if not self._read:
             return None
         batch, _ = self._read.popleft()
         self._shown = batch
-        return Step(batch, self._target(batch), last=self._ended and not self._read)
+        self.last = Step(batch, self._target(batch), last=self._ended and not self._read)
+        return self.last
 
     def places(self) -> Places:
         """Where every slot is before the next step."""
         return self._read[0][1] if self._read else self._stream.places()
 
-    def _fill(self) -> None:
-        batch, places = self._spare.pop(), self._stream.places() if self._depth else []
+    def _fill(self, keep_places: bool) -> None:
+        batch, places = self._spare.pop(), self._stream.places() if keep_places else []
         if self._stream.fill(batch.frames, batch.clips, batch.labels):
             self._read.append((batch, places))
         else:

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.errors import PeerError
-from common.process import ALLOCATOR, TEMPORARY, be_parent, complain
+from common.process import ALLOCATOR, TEMPORARY, be_parent, complain, stop_signals
 from coordinator.again import LAUNCH, RESTARTS
 from coordinator.reaper import killing_the_stopped
 
@@ -75,8 +75,14 @@ def _attempt(stages: int, arguments: list[str]) -> None:
             max_restarts=0,  # which failures are worth another attempt, and how many, is decided here
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle=",".join(number.name for number in _handled()),
         )
         elastic_launch(config, sys.executable)(*arguments)
+
+
+def _handled() -> list[signal.Signals]:
+    """A hang-up that is ignored stays ignored: the run was started by nohup."""
+    return [number for number in _HANDLED if number is not signal.SIGHUP or number in stop_signals()]
 
 
 class Budget:

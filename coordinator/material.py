@@ -14,6 +14,7 @@ from coordinator.stream.live import Live
 from coordinator.stream.slots import Slots
 
 Tell = Callable[[str], None]
+_LIVE = 0.75  # of the deadline
 
 
 class Material:
@@ -59,6 +60,7 @@ class Material:
         """The training stream, from its beginning or from the places of an earlier one."""
         config, patience = self._config, self._config.network.deadline
         if config.data.live:
+            patience *= _LIVE  # a silent source is named before stage 0 misses its frames
             return self._opened(Live(config.data, config.seed, patience, self._meanwhile, start, self._hurried))
         clips, meanwhile = self.train.clips, self._meanwhile
         return self._opened(Slots(clips, config.data, config.seed, True, self._mismatch, patience, meanwhile, start))

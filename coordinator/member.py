@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import traceback
 from pathlib import Path
@@ -10,8 +9,17 @@ from pathlib import Path
 from common.config import Config
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.group import Membership, join, start_rpc
-from common.process import complain, exit_now, take_turns, watch_parent
+from common.process import (
+    allow_many_files,
+    complain,
+    exit_now,
+    stop_signals,
+    take_turns,
+    too_many_files,
+    watch_parent,
+)
 from coordinator.again import deployed
+from coordinator.limits import open_files
 from coordinator.run import Run
 from coordinator.stop import Stop
 
@@ -20,35 +28,41 @@ def main(config: Config, origin: str, resume: Path | None, as_json: bool) -> Non
     """The coordinator's process. Ends it with an exit code: 0, 1 failed, 2 wrong settings, 128 + signal."""
     watch_parent("the coordinator")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the first tick there is nothing to keep
-    _allow_many_files()
     take_turns()
     stop, run = Stop(), None
     try:
+        allow_many_files(open_files(config))
         me = join("coordinator")
         _check_stages(config, me)
         run = Run(config, me, origin, stop, resume)
         me.store.set("reports", run.inbox.address)
         start_rpc(me)
         run.prepare()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             signal.signal(number, stop.note)
         run.train_and_evaluate()
         summary = run.keep()
         if as_json:
-            print(json.dumps(summary), flush=True)
+            _print(json.dumps(summary))
     except SidewaysError as error:
-        _clear(run, str(error))
+        _clear(run, str(error), error.code != PeerError.code)
         complain(str(error))
         _end_agent(error.code)
         exit_now(error.code)
-    except BrokenPipeError:
-        exit_now(1)  # nobody listens any more; all is saved
     except BaseException as error:
-        _clear(run, f"{type(error).__name__}: {error}")
-        complain(f"the coordinator failed; please report this\n{traceback.format_exc()}")
+        _clear(run, f"{type(error).__name__}: {error}", final=True)
+        complain(too_many_files(error) or f"the coordinator failed; please report this\n{traceback.format_exc()}")
         _end_agent(1)
         exit_now(1)
     exit_now(run.code)
+
+
+def _print(line: str) -> None:
+    """On standard output. Ends the process where nobody listens any more; all is saved."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        exit_now(1)
 
 
 def _end_agent(code: int) -> None:
@@ -57,16 +71,10 @@ def _end_agent(code: int) -> None:
         os.kill(os.getppid(), signal.SIGTERM)
 
 
-def _clear(run: Run | None, reason: str) -> None:
+def _clear(run: Run | None, reason: str, final: bool) -> None:
     """Give the terminal back before an error is told."""
     if run is not None:
-        run.fail(reason)
-
-
-def _allow_many_files() -> None:
-    """Every slot keeps a file open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft != resource.RLIM_INFINITY else soft, hard))
+        run.fail(reason, final)
 
 
 def _check_stages(config: Config, me: Membership) -> None:

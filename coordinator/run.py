@@ -14,6 +14,7 @@ tick to where no stage can have got without them, and feeds the rest: all stages
 import math
 import time
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from common.config import Config
@@ -55,6 +56,7 @@ from coordinator.validation import Validation
 _GRACE_MS = _IDLE_MS = 100
 _HURRIED = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
 _LAST_PROBE = 30.0  # seconds
+_LAST_WORDS = 1.0  # seconds
 
 
 class Run:
@@ -72,7 +74,10 @@ class Run:
         )
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
         self.steering = Steering(stop)
+        self.trace = Trace(config.runs)
         self.onlookers = Onlookers()
+        self._door: Door | None = None
+        self._page: Page | None = None
         self._redis = from_environment() if config.report.redis else None
         self.start = Start()
         self.tick = 0  # the next tick, and so the number of the next training frame
@@ -80,6 +85,10 @@ class Run:
         self._saved_tick = 0
         self._overdue = False  # an evaluation where the run is resumed
         self._lost_at: float | None = None  # when an earlier attempt gave its last sign of life
+        self._data_error: DataError | None = (
+            None  # why there are no more frames: the run keeps what it learnt, and ends
+        )
+        self._made: Path | None = None  # the run directory, where this attempt has made it
         self.evaluation: Evaluation | None = None
         self.evaluated_tick: int | None = None  # the saved model may be older or newer than the last evaluation
 
@@ -87,7 +96,8 @@ class Run:
 
     def prepare(self) -> None:
         """Find the clips, split the model, build the stages, go back to a checkpoint."""
-        door = Door(self.config.report, self.resume) if self.config.report.page else None  # before anything is made
+        if self.config.report.page:
+            self._door = Door(self.config.report, self.resume)  # before anything is made
         stop = self.stop
         self.material = Material(self.config, self.display.warn, self.inbox.poll, lambda: bool(stop.signal))
         self.planned = self.material.planned
@@ -97,23 +107,25 @@ class Run:
         check(model, self.config, classes)  # what is wrong with it is told by one process, not by all
         for text in self.config.idle(self.planned):
             self.display.warn(text)
-        self.directory = RunDirectory(self.resume or create(self.config, self._run_file))
-        self.trace = Trace(self.config.runs)
+        if self.resume is None:
+            self._made = create(self.config, self._run_file)
+        self.directory = RunDirectory(self._made or self.resume or Path())
         again = self.resume is not None and self.trace.find() == self.resume
-        if again or self.resume is None:  # else its run file is still the old one: an attempt more is told of it again
+        if self.resume is None:  # else its run file is still the old one: an attempt more is told of it again
             self.trace.leave(self.directory.path)
+            self._introduce()
         self._lost_at = self.directory.last_sign if again else None
-        page = self._show(door) if door is not None else None
-        if self.config.report.redis:
-            self.onlookers.append(self._light())
         checkpoints = Checkpoints(self.directory.path, self.config.checkpoint.keep)
         found = find(checkpoints, shapes, self.planned, again, self.display.warn) if self.resume else None
         costs, split = self._split(classes, found[1].split if found else None)
         config = self.config
         if found is not None:
             self.start = go_on(*found, config, split, self.material, self.display.warn)
-            checkpoints.forget_after(self.start.tick)
         addresses = self.stages.configure(Plan(config, classes, tuple(split), self.planned, self.start.origin))
+        if self.resume is not None:  # only now is it accepted, and may be touched
+            self._introduce()
+        if found is not None:
+            checkpoints.forget_after(self.start.tick)
         self._restore()
         self.directory.save_config(config)
         self.trace.leave(self.directory.path)
@@ -130,10 +142,16 @@ class Run:
         self.tracing = Tracing(self.directory.path, config, self.stages, self.course, self.feeder)
         self.chronicle.metrics.watch(self.material, self.keeper, self.feeder)
         self.chronicle.metrics.serve(me.address, [address.metrics for address in addresses])
-        if page is not None:
-            page.built([cost.name for cost in costs], split, self.start.origin, self.chronicle.metrics.numbers)
+        if self._page is not None:
+            self._page.built([cost.name for cost in costs], split, self.start.origin, self.chronicle.metrics.numbers)
         probed = config.probe.every > 0
         self.probe = GradientProbe(config, classes, self.stages, self.start.origin) if probed else None
+
+    def _introduce(self) -> None:
+        """Whoever looks on is told from here on."""
+        self._page = self._show(self._door) if self._door is not None else None
+        if self.config.report.redis:
+            self.onlookers.append(self._light())
 
     def _show(self, door: Door) -> Page:
         """The page is there from here on."""
@@ -166,10 +184,11 @@ class Run:
         start, every = self.start, self.config.evaluate_every
         evaluated = start.scored or every == 0 or start.tick % every > 0  # or was not to be
         self._overdue = start.folder is not None and not evaluated
+        if start.folder is not None:
+            self.stages.restore(start.folder.resolve(), start.tick, start.in_flight, start.optimiser)
         if self.resume is not None:
             self.directory.forget_from(start.tick, evaluated)
         if start.folder is not None:
-            self.stages.restore(start.folder.resolve(), start.tick, start.in_flight, start.optimiser)
             self.tick = self.totals.tick = self._saved_tick = start.tick
             self.train_seconds = start.seconds
             self.display.say(str(start))
@@ -178,15 +197,35 @@ class Run:
     # ---- the phases
 
     def train_and_evaluate(self) -> None:
-        """The whole training, with evaluations and checkpoints between; or as much as the wish to stop allows."""
+        """The whole training, with evaluations and checkpoints between; or as much as the wish to stop allows.
+
+        Raises:
+            DataError: the data fail. What was learnt from them is kept.
+        """
+        try:
+            self._phases()
+            if self._data_error is not None:
+                raise self._data_error
+        except DataError as error:
+            self._finish_checkpoint()
+            self.display.end()
+            if self._saved_tick == 0:
+                raise
+            raise DataError(
+                f"{error}. What was learnt until tick {self._saved_tick} is kept: when the data are there again, go on "
+                f"by `sideways train --resume {self.directory.path}`"
+            ) from error
+
+    def _phases(self) -> None:
         self.chronicle.metrics.announce(self.directory.path)
         if self.config.report.trace_ticks:
             self._trace_at_once(self.config.report.trace_ticks)
         if self.tick >= self.planned or self._overdue:  # a process was lost after the last tick, or in an evaluation
             self._save_model()
             self._evaluate()
-        while self.tick < self.planned and not self.stop.signal:
-            self._train(self._next_pause())
+        while self.tick < self.planned and not self._ending:
+            if not self._train(self._next_pause()):
+                break
             evaluating = self._due(self.config.evaluate_every)
             if evaluating:
                 self._save_model()  # before anything else can go wrong
@@ -199,7 +238,7 @@ class Run:
             self._save_model()
             self._save_checkpoint(worth_waiting=True)
         self._finish_checkpoint()
-        if self.probe is not None and not self.stop.signal:
+        if self.probe is not None and not self._ending:
             self.probe.finish(_LAST_PROBE, self.inbox.poll)
             self._tell_probe(self.probe)
         self.tracing.finish(_HURRIED)
@@ -212,10 +251,20 @@ class Run:
 
     def _due(self, every: int) -> bool:
         """Whether something that happens every so many ticks, and at the end, does now."""
-        return self.tick >= self.planned or bool(self.stop.signal) or (every > 0 and self.tick % every == 0)
+        return self.tick >= self.planned or self._ending or (every > 0 and self.tick % every == 0)
 
-    def _train(self, last: int) -> None:
-        """Ticks up to `last`."""
+    @property
+    def _ending(self) -> bool:
+        """Whether the run is to end before its time."""
+        return bool(self.stop.signal) or self._data_error is not None
+
+    def _train(self, last: int) -> bool:
+        """Ticks up to `last`. Returns whether there were frames for any."""
+        try:
+            self.course.prime()
+        except DataError as error:
+            self._data_error = error
+            return False
         start = time.monotonic()
         self.inbox.expect_done()
         self.display.begin("training", self.planned)
@@ -224,13 +273,9 @@ class Run:
         self.onlookers.state("running", tick=self.tick)
         ending = False
         while self.tick < last:
-            if (self.stop.signal or self.steering.wanted) and not ending:
+            if (self._ending or self.steering.wanted) and not ending:
                 ending, last = True, self._end_soon(last)
-            step = self.course.next()
-            if step is None:
-                raise DataError(
-                    f"tick {self.tick}: the frames have run out; go on from the last checkpoint by --resume"
-                )
+            step = self._step()
             if self.probe is not None:
                 self._look_after_probe(self.probe, step, last)
             self.feeder.push(0, self.tick, step)
@@ -242,6 +287,24 @@ class Run:
         self.inbox.wait_done(1.5 * self.config.network.deadline)
         self.chronicle.metrics.training(False)
         self.train_seconds += time.monotonic() - start
+        return True
+
+    def _step(self) -> Step:
+        """The next frames. Where there are none any more, those before once more, for the last few ticks.
+
+        Raises DataError: there have not been any.
+        """
+        if self._data_error is None:
+            try:
+                step = self.course.next()
+                if step is not None:
+                    return step
+                self._data_error = DataError(f"tick {self.tick}: the frames have run out")
+            except DataError as error:
+                self._data_error = error
+        if self.course.last is None:
+            raise self._data_error
+        return self.course.last
 
     def _end_soon(self, last: int) -> int:
         """Move the last tick close: stage i can be at most i ticks ahead of the frames that were sent."""
@@ -265,7 +328,7 @@ class Run:
     def _evaluate(self) -> None:
         """Every frame of the validation clips forward through the frozen pipeline."""
         val = self.material.val
-        if val is None or self.stop.signal:
+        if val is None or self._ending:
             return
         self.onlookers.state("running", "evaluating", tick=self.tick)
         self.display.begin("evaluating", -(-val.frames // self.config.data.slots))
@@ -405,11 +468,23 @@ class Run:
         self.steering.farewell(f"{state} at tick {self.tick}: the model is in {self.directory.path}")
         self.onlookers.close(state, tick=self.tick)
 
-    def fail(self, reason: str) -> None:
-        """The run ends by an error: give the terminal back before it is told, and tell onlookers."""
+    def fail(self, reason: str, final: bool) -> None:
+        """The run ends by an error: give the terminal back before it is told, and tell onlookers.
+
+        `final`: no other attempt comes after this one.
+        """
         self.display.end()
         self.steering.farewell(f"the run failed: {plain(reason)}"[:1000])
         self.onlookers.close("failed", reason, tick=self.tick)
+        if not final:
+            return
+        self.stages.hush(_LAST_WORDS)
+        if not deployed():
+            self.trace.remove()
+        if self._door is not None:
+            self._door.forget()
+        if self._made is not None and self.tick == 0:  # there is nothing in it, and its name is free again
+            rmtree(self._made, ignore_errors=True)
 
     def _summary(self) -> dict[str, Any]:
         evaluation = self.evaluation or Evaluation(0, 0)

@@ -27,9 +27,11 @@ class Validation:
     def run(self, stream: Stream, on_frame: Callable[[int], None]) -> Scores | None:
         """One evaluation. `on_frame` gets the number of frames sent. Returns None where it was stopped."""
         self._phase += 1
+        course = Course(stream, self._config, ends=True)
+        course.prime()
         self._inbox.expect_done()
         self._stages.evaluate(self._phase)
-        complete = self._feed(Course(stream, self._config, ends=True), on_frame)
+        complete = self._feed(course, on_frame)
         self._inbox.wait_done(1.5 * self._config.network.deadline)
         stream.close()
         return self._stages.results() if complete else None

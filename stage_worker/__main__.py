@@ -11,7 +11,7 @@ from types import FrameType
 from common import control
 from common.errors import SidewaysError
 from common.group import join, start_rpc
-from common.process import complain, exit_now, watch_parent
+from common.process import complain, exit_now, stop_signals, too_many_files, watch_parent
 from stage_worker.reports import Reporter
 from stage_worker.service import StageService
 
@@ -35,8 +35,9 @@ def main() -> None:
         ended = service.run()
         reporter.await_farewell(_FAREWELL)
     except BaseException as error:
-        told = isinstance(error, SidewaysError)
-        message = str(error) if told else f"stage {me.stage}: {type(error).__name__}: {error}"
+        told = isinstance(error, SidewaysError) or bool(too_many_files(error))
+        message = f"stage {me.stage}: {too_many_files(error) or f'{type(error).__name__}: {error}'}"
+        message = str(error) if isinstance(error, SidewaysError) else message
         complain(message if told else f"{message}\n{traceback.format_exc()}")
         code = error.code if isinstance(error, SidewaysError) else 1
         reporter.send("failed", message=message, code=code)
@@ -51,7 +52,7 @@ def _pass_on_signals(reporter: Reporter) -> None:
     def note(number: int, frame: FrameType | None) -> None:
         reporter.stop_signal = number
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, note)
 
 

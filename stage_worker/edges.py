@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from common.config import Config
+from common.control import BUILDING
 from common.errors import ConfigError
 from common.group import Groups, Membership
 from common.lines import Line, Listener, reach
@@ -46,7 +47,7 @@ class Edges:
                 self._check(neighbour)
         self._form_groups()
         if self._shares and not groups.lines:
-            groups.lines.update(_meet(me, self._deadline))
+            groups.lines.update(_meet(me, self._deadline + BUILDING))  # some are built later than others
         # all is given before anything is taken: neighbours never wait for each other
         self._out = {
             kind: shared.give(groups.lines[to], kind, self._form(to), i, to, self._deadline)

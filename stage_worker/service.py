@@ -54,7 +54,7 @@ class StageService:
 
     def handle(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """Answer one call of common/control.py."""
-        if method in ("stop_at", "probe", "probed", "written", "traced", "clock"):
+        if method in ("stop_at", "probe", "probed", "written", "traced", "clock", "hush"):
             return getattr(self, method)(*arguments)
         if method == "train":  # before the call is answered, so that no later `stop_at` is overtaken
             first, last = arguments
@@ -94,6 +94,10 @@ class StageService:
     def clock(self) -> int:
         """This host's, in ns."""
         return clock()
+
+    def hush(self) -> None:
+        """The coordinator has said why the run ends; its end need not be told as well."""
+        self.reporter.expect_farewell()
 
     # ---- the main thread
 

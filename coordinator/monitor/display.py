@@ -1,9 +1,11 @@
 """What the person at the terminal sees: the split, a progress bar, warnings, the result."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any, Literal, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -21,7 +23,7 @@ class Display:
 
     def __init__(self) -> None:
         self.warnings: deque[str] = deque(maxlen=_REMEMBERED)
-        self._console = _Console(stderr=True, highlight=False)
+        self._console = _console("stderr")
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -86,7 +88,7 @@ class Display:
         table = Table(title="The result", show_header=False)
         for name, value in rows.items():
             table.add_row(name, shown(value))
-        _Console(highlight=False).print(table)
+        _console("stdout").print(table)
 
 
 def shown(value: object) -> str:
@@ -94,12 +96,29 @@ def shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-class _Console(Console):
-    """One that goes quiet when nobody listens any more (`| tee` that was interrupted): the run has things to finish."""
+class _Stream:
+    """Standard output or error, which may go away: a pipe, a terminal that is closed, a disk that is full. What cannot
+    be written is lost, as the run has things to finish.
+    """
 
-    def on_broken_pipe(self) -> None:
-        """rich's own would end the process."""
-        self.quiet = True
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            getattr(sys, self._name).write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            getattr(sys, self._name).flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys, self._name), name)
+
+
+def _console(name: Literal["stdout", "stderr"]) -> Console:
+    return Console(file=cast(IO[str], _Stream(name)), highlight=False)
 
 
 def _figures(totals: Totals) -> str:

@@ -21,6 +21,7 @@ from common.config import Data
 from common.errors import DataError
 from coordinator.stream.augment import Augment, draw
 from coordinator.stream.base import Mishaps
+from coordinator.stream.packets import Damage, decoded
 from coordinator.stream.probe import opened, reason, video_stream
 from coordinator.stream.scaler import Scaler
 
@@ -101,20 +102,29 @@ class Live:
             self._meanwhile()
 
     def _silence(self) -> DataError:
-        told = "; ".join(f"{source.shown}: {source.trouble}" for source in self._sources)
+        told = "; ".join(f"{source.shown}: {source.told}" for source in self._sources)
         return DataError(f"no source has given a frame for {self._patience:g} s: {told}. Are they on, and reachable?")
+
+
+def without_secrets(source: str) -> str:
+    """A source's address without user, password and whatever else looks like one."""
+    return re.sub(r"([?&][^=&]*(?:pass|pwd|token|key|secret|user|auth)[^=&]*=)[^&]*", r"\1…", _USER.sub("//…@", source))
+
+
+_USER = re.compile(r"//[^/?#]*@")
 
 
 class _Source:
     """One source and its thread. What the thread writes is read under the condition `news`."""
 
     def __init__(self, name: str, data: Data, mishaps: Mishaps, news: threading.Condition) -> None:
-        self.shown = re.sub(r"//[^/@]*@", "//…@", name)  # without user and password
+        self.shown = without_secrets(name)
         self.trouble = "nothing has come yet"
         self.taken: NDArray[np.uint8] | None = None  # what fill plays: [1, channels, height, width]
         self.taken_from = 0
         self.stop = threading.Event()
         self._name, self._data, self._mishaps, self._news = name, data, mishaps, news
+        self._damage = Damage()
         self._newest: NDArray[np.uint8] | None = None
         self._count = self._count_taken = 0
         self._connection = 0
@@ -126,6 +136,11 @@ class _Source:
     def fresh(self) -> bool:
         """Whether there is a frame that was not taken yet."""
         return self._count > self._count_taken
+
+    @property
+    def told(self) -> str:
+        """Why nothing comes."""
+        return f"nothing of it can be decoded: {self._damage.first}" if self._damage.count else self.trouble or "silent"
 
     @property
     def alive(self) -> bool:
@@ -157,8 +172,8 @@ class _Source:
         """[1, channels, height, width] uint8, from opening the source until it ends."""
         data, timeout = self._data, self._data.source_timeout
         with opened(self._name, data.source_format, data.source_options, (timeout, timeout)) as container:
-            scaler = None
-            for frame in container.decode(video_stream(container)):
+            scaler, self._damage = None, Damage()
+            for frame in decoded(container, video_stream(container), self._damage):
                 scaler = scaler or Scaler(frame, data.short_side, data.channels)
                 yield np.array(scaler(frame))[None]
                 if self.stop.is_set():
