@@ -151,10 +151,11 @@ def environment() -> dict[str, str]:
 class Background:
     """`sideways train` in the background, to be disturbed."""
 
-    def __init__(self, run_file: Path, *arguments: str) -> None:
+    def __init__(self, run_file: Path, *arguments: str, under: Sequence[str] = ()) -> None:
+        """`under`: a command that starts it, such as nohup."""
         self.folder = run_file.parent
         self.log = open(self.folder / "log", "w+")  # noqa: SIM115
-        command = [sys.executable, "-P", "-m", "coordinator", "train", str(run_file), *arguments]
+        command = [*under, sys.executable, "-P", "-m", "coordinator", "train", str(run_file), *arguments]
         self.process = subprocess.Popen(
             command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT, env=environment()
         )

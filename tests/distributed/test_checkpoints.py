@@ -135,6 +135,44 @@ def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([], "has done its 20 ticks of 20"),
+        (["ticks=40", "optimiser.name=Adamant"], "no class of torch.optim"),
+        pytest.param(["ticks=40", "model=nothing"], "model = 'nothing' is unknown", marks=pytest.mark.long),
+        pytest.param(["ticks=40", "data.train=nowhere"], "there is no folder nowhere", marks=pytest.mark.long),
+    ],
+)
+def test_a_resumption_that_is_refused_touches_nothing(
+    videos: Path, tmp_path: Path, changes: list[str], said: str
+) -> None:
+    small = {"model_args": {"width": 4}, "data__size": 16, "stages": 2, "ticks": 20}
+    run = train(tmp_path, slow_run(videos, report__redis=True, **small))
+    before = _contents(run)
+    assert json.loads(before["status.json"])["state"] == "finished"
+    settings = [part for change in changes for part in ("--set", change)]
+    done = sideways("train", "--resume", "runs/it", *settings, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert _contents(run) == before
+    assert not list((tmp_path / "runs").glob(".launch-*"))
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_fails_before_its_first_tick_does_not_hold_its_name(videos: Path, tmp_path: Path) -> None:
+    small = {"model_args": {"width": 4}, "data__size": 16, "stages": 2, "ticks": 20, "report__redis": True}
+    run_file = write_run_file(tmp_path / "run.toml", slow_run(videos, **small, optimiser__name="Adamant"))
+    done = sideways("train", run_file, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no class of torch.optim" in done.stderr
+    assert list((tmp_path / "runs").iterdir()) == []
+    train(tmp_path, slow_run(videos, **small))
+
+
 def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: Path, tmp_path: Path) -> None:
     shutil.copytree(straight, tmp_path / "runs" / "it")
     other = ["optimiser.name=RMSprop", "optimiser.lr=0.0", "precision=bfloat16", "ticks=210", "optimiser.ema=0.999"]
