@@ -71,7 +71,7 @@ class Reporter:
         `speaks`: say so on standard error when it is gone (one stage of a host does); `epoch`: of this attempt.
         """
         self.stage, self.every, self.each_loss = stage, 0.5, False
-        self._speaks, self._epoch = speaks, epoch
+        self.speaks, self._epoch = speaks, epoch
         self.due = False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
@@ -204,7 +204,7 @@ class Reporter:
             self._alone.set()
         if self._leaving:
             return
-        if self._speaks:
+        if self.speaks:
             complain(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so the stages here end too")
         exit_now(PeerError.code)
 

@@ -97,7 +97,7 @@ class StageService:
 
     def hush(self) -> None:
         """The coordinator has said why the run ends; its end need not be told as well."""
-        self.reporter.expect_farewell()
+        self.reporter.speaks = False
 
     # ---- the main thread
 

@@ -21,7 +21,7 @@ from common.errors import DataError
 from common.process import ALLOCATOR
 from coordinator.stream.base import Mishaps, Places
 from coordinator.stream.baton import Baton, sharing
-from coordinator.stream.news import Begun, Ended, Filled, Grant, Mishap, News
+from coordinator.stream.news import Begun, Busy, Ended, Filled, Grant, Mishap, News
 from coordinator.stream.player import Job
 from coordinator.stream.ring import HALVES, Ring
 
@@ -122,7 +122,7 @@ class Crew:
             self._files[news.slot] = news.path
         elif isinstance(news, Mishap):
             self._mishaps.add(news.kind, news.reason)
-        else:
+        elif not isinstance(news, Busy):
             slot, _ = member.granted.popleft()
             assert slot == news.slot, "a process fills what it was granted in the order in which it was"
             member.late = False

@@ -22,7 +22,7 @@ from typing import NoReturn
 from common.errors import DataError
 from coordinator.stream.base import Places
 from coordinator.stream.baton import Baton
-from coordinator.stream.news import Begun, Ended, Filled, Grant, Mishap, News
+from coordinator.stream.news import Begun, Busy, Ended, Filled, Grant, Mishap, News
 from coordinator.stream.player import Chunk, Job, Player
 from coordinator.stream.ring import Ring
 
@@ -33,7 +33,7 @@ class Decoder:
     def __init__(self, connection: Connection, job: Job, places: Places, ring: Ring, baton: Baton) -> None:
         """`places`: of the slots that this process plays; `baton`: held to decode."""
         self._connection, self._ring = connection, ring
-        player = Player(job, lambda kind, reason: self._say(Mishap(kind, reason)), baton)
+        player = Player(job, lambda kind, reason: self._say(Mishap(kind, reason)), baton, lambda: self._say(Busy()))
         self._room = ring.room(0, 0)
         self._chunks: dict[int, Iterator[Chunk]] = {
             entry % job.data.slots: player.chunks(

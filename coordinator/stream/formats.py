@@ -32,6 +32,8 @@ SUFFIXES = set(_ENDINGS.split())
 _SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
 _LARGEST_LIST = 1 << 28  # bytes
 _MOST_CLASSES = 100_000  # a larger number is no label
+_LONGEST_NUMBER = 9  # digits
+_SHOWN = 120  # characters of a line in a message
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
     """A list that somebody else wrote reads no other files than those it is meant for. Links may lead anywhere."""
     if not Path(os.path.abspath(entry.path)).is_relative_to(os.path.abspath(videos)):
         raise DataError(
-            f"{source} lists {entry.name}, which is outside of {videos}: set data.videos to a folder that all its "
-            f"videos are in"
+            f"{source} lists {_short(entry.name)}, which is outside of {videos}: set data.videos to a folder "
+            f"that all its videos are in"
         )
 
 
@@ -102,7 +104,7 @@ def guess(source: Path, videos: Path | None = None) -> str:
     if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
         return "ucf101"
     words = next((line for _, line in _lines(source)), "").rsplit(None, 2)
-    is_frames = len(words) > 1 and words[1].isdecimal() and ((videos or source.parent) / words[0]).is_dir()
+    is_frames = len(words) > 1 and words[1].isdecimal() and os.path.isdir((videos or source.parent) / words[0])
     return "frames" if is_frames else "list"
 
 
@@ -176,12 +178,14 @@ def _list(file: Path, videos: Path, labelled: bool) -> Listing:
         *before, last = line.rsplit(None, 1)
         path, label = (before[0], last) if before else (line, "")
         if not labelled:
-            path, label = line if (videos / line).is_file() else path, "video"
+            path, label = line if os.path.isfile(videos / line) else path, "video"
         elif not label:
-            raise DataError(f"{file}, line {number}: {line!r} is no `path label`; without labels set task = autoencode")
+            raise DataError(
+                f"{file}, line {number}: {_short(line)!r} is no `path label`; without labels set task = autoencode"
+            )
         _check_label(label, file, number)
-        if not entries and Path(path).suffix.lower() not in SUFFIXES and not (videos / path).exists():
-            raise DataError(f"{file}, line {number}: {line!r} names no video: if it is a header, remove it")
+        if not entries and Path(path).suffix.lower() not in SUFFIXES and not os.path.exists(videos / path):
+            raise DataError(f"{file}, line {number}: {_short(line)!r} names no video: if it is a header, remove it")
         entries.append(Entry(path, videos / path, label))
     return _numbered(entries, file, "path label")
 
@@ -198,10 +202,10 @@ def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
     entries = []
     for number, line in _lines(file):
         words = line.rsplit(None, 2)
-        if not labelled and not (len(words) == 3 and words[1].isdecimal()):
+        if not labelled and not (len(words) == 3 and _is_count(words[1])):
             words = [*line.rsplit(None, 1), "video"]
-        if len(words) != 3 or not words[1].isdecimal() or int(words[1]) < 1:
-            raise DataError(f"{file}, line {number}: {line!r} is no `folder total_frames label`")
+        if len(words) != 3 or not _is_count(words[1]) or int(words[1]) < 1:
+            raise DataError(f"{file}, line {number}: {_short(line)!r} is no `folder total_frames label`")
         folder, total, label = words
         _check_label(label, file, number)
         entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total)))
@@ -233,7 +237,7 @@ def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
         for number, line in _lines(file):
             name, _, tag = line.rpartition(" ")
             if tag not in ("0", "1", "2"):
-                raise DataError(f"{file}, line {number}: {line!r} is no `file 0|1|2`")
+                raise DataError(f"{file}, line {number}: {_short(line)!r} is no `file 0|1|2`")
             if tag == wanted:
                 entries.append(Entry(f"{label}/{name.strip()}", videos / label / name.strip(), label))
     return Listing(entries, [file.name.removesuffix(ending) for file in files])
@@ -243,12 +247,15 @@ def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
     lines = [line for _, line in _lines(file)]
     if not lines:
         raise DataError(f"{file} is empty: it needs a header and a row for every clip, as Kinetics' lists have")
-    rows = list(csv.DictReader(lines))
+    try:
+        rows = list(csv.DictReader(lines))
+    except csv.Error as error:
+        raise DataError(f"{file} is no table that can be read: {error}. Is a quotation mark left open?") from error
     needed = {"youtube_id", "time_start", "time_end"} | ({"label"} if labelled else set())
     if lacking := needed - set(rows[0] if rows else ()):
         raise DataError(
-            f"{file}, line 1: {lines[0]!r} is no header of a Kinetics list, or no row follows: it lacks the columns "
-            f'{", ".join(sorted(lacking))}. For lines of `path label` set data.format = "list"'
+            f"{file}, line 1: {_short(lines[0])!r} is no header of a Kinetics list, or no row follows: it lacks "
+            f'the columns {", ".join(sorted(lacking))}. For lines of `path label` set data.format = "list"'
         )
     splits = {row.get("split") for row in rows}
     if len(splits) > 1:  # one file for all: training has the rows marked train, validation the others
@@ -259,7 +266,10 @@ def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
         try:
             stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
         except (TypeError, ValueError) as error:
-            raise DataError(f"{file}, row {number}: the times must be whole seconds: {error}") from error
+            raise DataError(
+                f"{file}, row {number}: it has no whole seconds for time_start and time_end: is it too short, or a "
+                f"quotation mark left open? ({error})"
+            ) from error
         label = row["label"] if labelled else "video"
         path = there.get(stem, videos / label / f"{stem}.mp4")
         entries.append(Entry(f"{label}/{path.name}", path, label))
@@ -272,9 +282,10 @@ def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
         raise DataError(f"{file} is empty: it needs a line `{form}` for every clip")
     if not all(entry.label.isdecimal() for entry in entries):
         return Listing(entries, notes=_contradictions(entries, file))
+    if large := [entry for entry in entries if not _is_count(entry.label) or int(entry.label) >= _MOST_CLASSES]:
+        label = _short(large[0].label)
+        raise DataError(f"{file}: the label {label} is too large: numbers are classes 0, 1, … up to {_MOST_CLASSES}")
     largest = max(int(entry.label) for entry in entries)
-    if largest >= _MOST_CLASSES:
-        raise DataError(f"{file}: the label {largest} is too large: numbers are classes 0, 1, … up to {_MOST_CLASSES}")
     numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
     return Listing(numbered, [str(number) for number in range(largest + 1)], _contradictions(numbered, file))
 
@@ -286,6 +297,16 @@ def _contradictions(entries: list[Entry], file: Path) -> list[str]:
     return (
         [f"{len(twice)} lines of {file} give a clip another label than before, the first: {twice[0]}"] if twice else []
     )
+
+
+def _is_count(text: str) -> bool:
+    """Whether it is a number of a size that anybody would count to."""
+    return text.isdecimal() and len(text) <= _LONGEST_NUMBER
+
+
+def _short(text: str) -> str:
+    """As much of a line as fits into a message."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

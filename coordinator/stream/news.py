@@ -36,5 +36,9 @@ class Begun(NamedTuple):
     path: Path
 
 
-News = Filled | Ended | Mishap | Begun
+class Busy(NamedTuple):
+    """It skips many frames, and is not stuck."""
+
+
+News = Filled | Ended | Mishap | Begun | Busy
 Grant = tuple[int, int]  # a slot, and the half of it that may be overwritten

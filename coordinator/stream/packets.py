@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import av
+from av.codec.context import Flags
 
 from coordinator.stream.probe import reason
 
@@ -36,6 +38,15 @@ def decoded(
     Raises:
         av.FFmpegError: the container itself breaks off. The frames that the decoder still held come before that.
     """
+    frames = _all(container, stream, damage)
+    if stream.codec_context.name == "hevc":
+        yield from islice(frames, 1)
+        # else nothing is shown from a damaged picture to the next key frame; what comes before the first stays hidden
+        stream.codec_context.flags |= Flags.output_corrupt
+    yield from frames
+
+
+def _all(container: "av.container.InputContainer", stream: av.VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
     while True:
         try:
             yield from container.decode(stream)
@@ -49,7 +60,13 @@ def decoded(
             if error.filename == container.name:  # said in reading, not in decoding
                 yield from _held(stream, damage)
                 raise
-            damage.add(reason(error))  # the packet is gone: go on behind it
+            if not _repeats(stream, error):
+                damage.add(reason(error))  # the packet is gone: go on behind it
+
+
+def _repeats(stream: av.VideoStream, error: av.FFmpegError) -> bool:
+    """Theora's empty packets say that the frame before stays; FFmpeg takes none that is empty."""
+    return stream.codec_context.name == "theora" and isinstance(error, av.ArgumentError)
 
 
 def _held(stream: av.VideoStream, damage: Damage) -> list[av.VideoFrame]:

@@ -63,10 +63,16 @@ class Chunk(NamedTuple):
 class Player:
     """Plays slots of one stream."""
 
-    def __init__(self, job: Job, tell: Tell, baton: AbstractContextManager[None] | None = None) -> None:
-        """`tell` hears of each mishap; `baton` is held while anything is decoded."""
+    def __init__(
+        self,
+        job: Job,
+        tell: Tell,
+        baton: AbstractContextManager[None] | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`tell` hears of each mishap; `baton` is held while anything is decoded; `alive`: see `decode`."""
         self._job, self._data, self._tell = job, job.data, tell
-        self._baton = baton or nullcontext()
+        self._baton, self._alive = baton or nullcontext(), alive
         self._list = job.order()
         self._hopeless = set(job.hopeless)
         self._files = len({clip.path for clip in job.clips})
@@ -145,6 +151,7 @@ class Player:
             limit=limit,
             frame_files=files,
             damage=damage,
+            alive=self._alive,
         )
 
     def _augment(self, shape: Sequence[int], random: np.random.Generator) -> Augment:

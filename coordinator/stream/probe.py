@@ -6,7 +6,6 @@ from pathlib import Path
 from re import split as split_by
 
 import av
-from av.codec.context import Flags
 from av.stream import Disposition
 
 LARGEST = 1 << 26  # pixels of a frame; a larger one is a broken or hostile file
@@ -63,7 +62,7 @@ def pictures(folder: Path, pattern: str = "*") -> list[Path]:
     found = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in PICTURES and path.match(pattern) and not path.name.startswith(".")
+        if path.suffix.lower() in PICTURES and path.match(pattern) and not path.name.startswith(".") and path.is_file()
     ]
     return sorted(
         found, key=lambda path: [(int(part), "") if part.isdecimal() else (-1, part) for part in _parts(path)]
@@ -106,8 +105,6 @@ def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
     check_size(stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = dict(_BOUND)  # frames may grow in the middle of a stream
     stream.codec_context.thread_count = 1  # decoding is parallel over slots
-    if stream.codec_context.name == "hevc":  # else nothing is shown from a damaged picture to the next key frame
-        stream.codec_context.flags |= Flags.output_corrupt
     return stream
 
 

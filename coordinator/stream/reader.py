@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from common.errors import DataError
 from coordinator.stream.packets import Damage, decoded
 from coordinator.stream.probe import opened, pictures, reason, video_stream
 from coordinator.stream.scaler import Picture, Scaler
-from coordinator.stream.seek import frame_at, jump, record_of
-from coordinator.stream.timing import Clock, longest_gap, resample
+from coordinator.stream.seek import Alive, frame_at, jump, record_of
+from coordinator.stream.timing import CLOSE, Clock, longest_gap, resample
 
 CHUNK = 16  # frames handed on at a time
 _FAR = 256  # frames of the file; skipping more is worth an index of it
@@ -62,6 +63,7 @@ def decode(
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
     damage: Damage | None = None,
+    alive: Alive = lambda: None,
 ) -> Iterator[tuple[Scaler, av.VideoFrame]]:
     """Each frame as it is, and what makes upright pixels of it, the short side resized.
 
@@ -75,6 +77,7 @@ def decode(
         limit: frames to read at most.
         frame_files: the frames, each a file, where `path` is a folder of them.
         damage: packets, or pictures, that cannot be decoded are added to it; the other frames are read all the same.
+        alive: is called now and then while many frames are skipped.
 
     Raises:
         DataError: nothing of the file can be decoded, or it breaks off; what came before was good.
@@ -85,7 +88,7 @@ def decode(
             if frame_files:
                 first, frames = _from_pictures(frame_files, stride, skip, damage)
             else:
-                first, frames = _from_video(path, stride, fps, skip, stack, damage)
+                first, frames = _from_video(path, stride, fps, skip, stack, damage, alive)
             if first is None:
                 if damage.count:
                     raise ValueError(damage.first)
@@ -108,27 +111,48 @@ def frame_files(path: Path, pattern: str, listed: int | None) -> list[Path]:
 _Frames = tuple[av.VideoFrame | None, Iterator[av.VideoFrame]]  # the file's first, for its size; those to be read
 
 
-def _from_video(path: Path, stride: int, fps: float | None, skip: int, stack: ExitStack, damage: Damage) -> _Frames:
+def _from_video(
+    path: Path, stride: int, fps: float | None, skip: int, stack: ExitStack, damage: Damage, alive: Alive
+) -> _Frames:
     container, stream = _open(path, stack)
     frames = decoded(container, stream, damage)
     first = next(frames, None)
     if first is None:
         return None, iter(())
-    frames, skipped = chain([first], frames), 0
+    frames, number, origin = chain([first], frames), 0, None
     about = round(skip * float(stream.average_rate or 25) / fps) if fps else skip * stride
     if about > _FAR:
-        jumped = jump(path, container, stream, _finder(container, stream, stride, fps, skip), about, damage)
+        jumped = jump(path, container, stream, _finder(container, stream, stride, fps, skip), about, damage, alive)
         if jumped is None:
             container, stream = _open(path, stack)  # the other one may have moved
             damage.forget()
-            frames = record_of(path).note(decoded(container, stream, damage))
+            frames = record_of(path).note(decoded(container, stream, damage), 0, alive)
         else:
-            frames, skipped = jumped, skip
+            number, landed, frames = jumped
+            assert first.pts is not None  # else there was no jump
+            origin = first.pts, landed
     if fps:
-        origin = _seconds(first, stream) if skipped else None
-        clock = Clock(stream.average_rate, longest_gap(container), origin)
-        return first, islice(resample(frames, fps, clock, skipped), skip - skipped, None)
-    return first, islice(frames, (skip - skipped) * stride, None, stride)
+        return first, _at_rate(frames, fps, container, stream, skip, origin)
+    return first, islice(frames, skip * stride - number, None, stride)
+
+
+def _at_rate(
+    frames: Iterator[av.VideoFrame],
+    fps: float,
+    container: "av.container.InputContainer",
+    stream: av.VideoStream,
+    skip: int,
+    origin: tuple[int, int] | None,
+) -> Iterator[av.VideoFrame]:
+    """So many a second, the first `skip` left out. `origin`: timestamps of the file's first frame and of these's, where
+    they are not the same.
+    """
+    if origin is None:
+        return islice(resample(frames, fps, Clock(container, stream, None)), skip, None)
+    assert stream.time_base is not None
+    base = float(stream.time_base)
+    begun = ceil(((origin[1] - origin[0]) * base - CLOSE) * fps)  # the first instant at which they are shown
+    return islice(resample(frames, fps, Clock(container, stream, origin[0] * base), begun), skip - begun, None)
 
 
 def _finder(
@@ -140,12 +164,6 @@ def _finder(
         return lambda times: skip * stride
     seconds = skip / fps
     return lambda times: None if base is None else frame_at(times, seconds, base, longest)
-
-
-def _seconds(first: av.VideoFrame, stream: av.VideoStream) -> float:
-    assert first.pts is not None  # else there was no jump
-    assert stream.time_base is not None
-    return float(first.pts * stream.time_base)
 
 
 def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, av.VideoStream]":

@@ -3,12 +3,12 @@
 What a container says of its frames is not to be relied on. Timestamps may be in the order of decoding (AVI), key frames
 may be none that decoding can begin at (intra refresh), packets may give no frame. So a jump has to prove itself:
 
-near    What can be decoded from the beginning in a moment is, once. Timestamps and checksums of the frames on the way
-        are remembered, and later jumps must land on them.
+near    What can be decoded from the beginning in some seconds is, once. Timestamps and checksums of the frames on the
+        way are remembered: later jumps must land on them, and go on from there to what is not known yet.
 far     Hours into a film, the packets' timestamps number the frames, and two jumps, to key frames one after another,
-        must land on the same frames.
+        must land on the same frames. (Packets lost or damaged long before that are not noticed; `near` counts them.)
 
-Where it does not, the file is decoded from its beginning.
+Where a jump fails, the file is decoded from its beginning.
 """
 
 import os
@@ -32,9 +32,13 @@ from coordinator.stream.timing import CLOSE
 
 _BEFORE = 32  # frames: key frames are looked for so much earlier, as frames around them may be stored out of order
 _CHECKED = 17  # frames that a jump must land on; H.264 and HEVC predict from 16 earlier ones at most
-_MOMENT = 1 << 30  # pixels: some seconds of decoding
+_MOMENT = 1 << 33  # pixels: half a minute of decoding at most; 4,000 frames of 1920 × 1080, an hour of 320 × 240
+_TOLD = 256  # frames after which it is told that decoding goes on
 _SAMPLE = 64  # frames from the beginning of a film of which timestamps must be as its packets say
 _FILES = 512  # remembered
+
+
+Alive = Callable[[], None]
 
 
 class Record:
@@ -51,22 +55,27 @@ class Record:
         self._sums = array("L")
         self._misled = False
 
-    def note(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """Remember the file's frames, all from the first on, while they pass."""
-        for number, frame in enumerate(frames):
+    def note(self, frames: Iterator[av.VideoFrame], first: int, alive: Alive) -> Iterator[av.VideoFrame]:
+        """Remember the file's frames, all from number `first` on, while they pass. `alive` is told that they do."""
+        for number, frame in enumerate(frames, first):
             if number == len(self.times) and self.rising:
                 self._add(frame)
+            if number % _TOLD == 0:
+                alive()
             yield frame
         self.whole = self.rising
 
+    def landing(self, wanted: int | None) -> int:
+        """The number of the last frame that is known well enough to jump to, not beyond the one that is wanted."""
+        last = len(self.times) - (1 if self.whole else _CHECKED)
+        return last if wanted is None else min(wanted, last)
+
     def jump(
-        self, container: "av.container.InputContainer", stream: av.VideoStream, wanted: int, damage: Damage
+        self, container: "av.container.InputContainer", stream: av.VideoStream, number: int, damage: Damage
     ) -> Iterator[av.VideoFrame] | None:
-        """The frames from number `wanted` on, if they can be jumped to. The container is moved."""
-        expected = self._sums[wanted : wanted + _CHECKED]
-        if not self.jumps or wanted < _BEFORE or not expected or not (self.whole or len(expected) == _CHECKED):
-            return None
-        frames = _from(container, stream, self.times[wanted - _BEFORE], self.times[wanted], damage)
+        """The frames from a number on, if they can be jumped to. The container is moved."""
+        expected = self._sums[number : number + _CHECKED]
+        frames = _from(container, stream, self.times[number - _BEFORE], self.times[number], damage)
         landed = list(islice(frames, _CHECKED))
         if [_checksum(frame) for frame in landed] != expected.tolist():
             self._misled = True
@@ -104,23 +113,31 @@ def jump(
     number_of: Callable[[Sequence[int]], int | None],
     about: int,
     damage: Damage,
-) -> Iterator[av.VideoFrame] | None:
-    """The frames from a number on; None where the file has to be decoded from its beginning. The container is moved.
+    alive: Alive,
+) -> tuple[int, int, Iterator[av.VideoFrame]] | None:
+    """The frames from a number on, at most the one that is wanted: that number, the first one's timestamp, and they.
+
+    None where the file has to be decoded from its beginning. The container is moved.
 
     Args:
-        number_of: finds the number, given timestamps of all frames or of the first ones.
-        about: what the number is about.
+        number_of: finds the number that is wanted, given timestamps of all frames or of the first, where they tell.
+        about: what that number is about.
         damage: packets that cannot be decoded are added to it.
+        alive: is called now and then while frames come.
     """
     with suppress(av.FFmpegError, OSError, ValueError, IndexError):  # IndexError: see packets.py
         record = record_of(path)
-        wanted = number_of(record.times) if record.jumps else None
-        frames = None if wanted is None else record.jump(container, stream, wanted, damage)
-        if frames is not None or not record.jumps or _takes_a_moment(about, stream):
-            return frames
+        if not record.jumps:
+            return None
+        number = record.landing(number_of(record.times))
+        known = number >= _BEFORE
+        if _takes_a_moment(about - (number if known else 0), stream):
+            frames = record.jump(container, stream, number, damage) if known else None
+            return None if frames is None else (number, record.times[number], record.note(frames, number, alive))
         times = _film(path)
         wanted = number_of(times) if times else None
-        return None if wanted is None else _far(path, container, stream, times, wanted, damage)
+        found = None if wanted is None else _far(path, container, stream, times, wanted, damage)
+        return None if wanted is None or found is None else (wanted, times[wanted], found)
     return None
 
 

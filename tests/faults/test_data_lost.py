@@ -16,7 +16,9 @@ def begin(folder: Path, **changes: Any) -> Background:
     """An endless run on a folder that may be taken away; its first checkpoint is far off."""
     for number in range(4):
         write_clip(folder / "data" / "ab"[number % 2] / f"{number}.mp4", 30, seed=number)
-    tree = settings(folder, data__train="data", ticks=1_000_000, checkpoint__every=100_000, name="it", report__redis=True, **changes)
+    tree = settings(
+        folder, data__train="data", ticks=1_000_000, checkpoint__every=100_000, name="it", report__redis=True, **changes
+    )
     return Background(write_run_file(folder / "run.toml", tree))
 
 

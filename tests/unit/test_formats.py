@@ -223,7 +223,7 @@ def test_kinetics_in_one_file_and_without_labels(tmp_path: Path, video: Path) ->
     with pytest.raises(DataError, match="lacks the columns label"):
         collect(Data(train=tmp_path / "test.csv"), "train")
     (tmp_path / "bad.csv").write_text("label,youtube_id,time_start,time_end,split\nx,a,zero,10,test\n")
-    with pytest.raises(DataError, match="row 2: the times must be whole seconds"):
+    with pytest.raises(DataError, match="row 2: it has no whole seconds"):
         collect(Data(train=tmp_path / "bad.csv"), "train")
 
 

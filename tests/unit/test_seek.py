@@ -89,9 +89,36 @@ def test_a_file_is_decoded_from_its_beginning_once_and_then_jumped_into(
     tmp_path: Path, suffix: str, jumps: list[bool]
 ) -> None:
     path = write_moving(tmp_path / f"x.{suffix}", FRAMES, g="40", bf="0")
-    for skip in (600, 500, 300, 590):
+    for skip in (400, 350, 300, 600):
         list(read(path, 1, 32, 1, skip=skip, limit=17))
     assert jumps == [False, True, True, True]
+
+
+def test_what_is_not_known_yet_is_decoded_from_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second skip, farther than the first, begins where the first ended; a third has nothing to learn."""
+    path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
+    noted: list[int] = []
+    add = seek.Record._add
+
+    def counted(record: seek.Record, frame: av.VideoFrame) -> None:
+        noted.append(len(record.times))
+        add(record, frame)
+
+    monkeypatch.setattr(seek.Record, "_add", counted)
+    for skip, fps in ((300, None), (500, None), (400, 20.0), (450, None)):
+        list(read(path, 1, 32, 1, fps=fps, skip=skip, limit=20))
+    assert noted == list(range(len(noted)))
+    assert 520 <= len(noted) < FRAMES
+
+
+def test_a_film_whose_packets_are_lost_is_counted_by_its_frames(tmp_path: Path) -> None:
+    """As long as it can be decoded in half a minute: packets tell of no frames that are not there."""
+    path = spoil(write_moving(tmp_path / "x.mkv", FRAMES, g="20", bf="0"), [150, 203, 204])
+    whole = np.concatenate(list(read(path, 1, 32, 1)))
+    assert len(whole) < FRAMES
+    forget()
+    for skip in (len(whole) - 9, len(whole) - 40, 400, len(whole) - 5):
+        assert np.array_equal(next(read(path, 1, 32, 1, skip=skip, limit=5)), whole[skip : skip + 5])
 
 
 def test_a_film_is_jumped_into_at_once(tmp_path: Path, jumps: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,5 +164,5 @@ def test_a_record_ends_where_timestamps_do_not_rise(tmp_path: Path) -> None:
     path = write_moving(tmp_path / "x.avi", 40, bf="3")
     record = seek.Record()
     with av.open(str(path)) as container:
-        list(islice(record.note(container.decode(video=0)), 30))
+        list(islice(record.note(container.decode(video=0), 0, lambda: None), 30))
     assert not record.jumps

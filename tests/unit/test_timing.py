@@ -51,6 +51,12 @@ def test_time_goes_on_where_timestamps_do_not(tmp_path: Path, times: list[int]) 
     assert levels(path, fps=10) == [0, 2, 5, 7, 10, 12, 15, 17]
 
 
+def test_frames_with_one_timestamp_share_the_time_until_the_next(tmp_path: Path) -> None:
+    """As where a file of 25 frames a second was written with a clock of half that rate."""
+    path = restamp(write_at(tmp_path / "x.mkv", EVEN), [time // 80 * 80 for time in MS])
+    assert levels(path, fps=25) == list(range(20))
+
+
 def test_time_goes_on_where_two_broadcasts_are_joined(tmp_path: Path) -> None:
     """The second file's clock is its own."""
     first, second = (write_moving(tmp_path / f"{n}.ts", 75, g="25") for n in range(2))
