@@ -90,6 +90,8 @@ def test_a_list_without_labels_serves_autoencoding(tmp_path: Path, video: Path) 
         ("\n", "is empty: it needs a line `path label`"),
         ("path label\na.avi 0\n", "line 1: 'path label' names no video: if it is a header, remove it"),
         ("a.avi 0\na.avi -1\n", "line 2: -1 is no label"),
+        (f"{'a' * 5000} 0\n", "names no video"),
+        (f"a.avi {'9' * 5000}\n", "is too large: numbers are classes"),
     ],
 )
 def test_a_wrong_list_is_told(tmp_path: Path, video: Path, text: str, said: str) -> None:
@@ -352,6 +354,33 @@ def test_a_table_that_is_no_kinetics_list_is_told(tmp_path: Path, video: Path) -
     (tmp_path / "train.csv").write_text("")
     with pytest.raises(DataError, match="is empty"):
         collect(Data(train=tmp_path / "train.csv"), "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("label,youtube_id,time_start,time_end\nwalk,a,0\n", "row 2: it has no whole seconds.*is it too short"),
+        ('label,youtube_id,time_start,time_end\nwalk,"a,0,1\n' + "walk,b,0,1\n" * 20_000, "quotation mark left open"),
+    ],
+)
+def test_a_table_that_is_cut_short_is_told(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        collect(Data(train=tmp_path / "train.csv"), "train")
+
+
+def test_only_files_are_pictures(tmp_path: Path) -> None:
+    """Nobody ever writes to a pipe in a folder of frames."""
+    write_frames(tmp_path / "one", 4)
+    os.mkfifo(tmp_path / "one" / "img_0.png")
+    (tmp_path / "one" / "img_5.png").mkdir()
+    (tmp_path / "train.txt").write_text("one 4 0\n")
+    clips = collect(Data(train=tmp_path / "train.txt"), "train")
+    assert (clips.clips[0].frames, clips.notes) == (4, [])
+    assert [file.name for file in pictures(tmp_path / "one")] == [f"img_{number}.png" for number in range(1, 5)]
+    (tmp_path / "train.txt").write_text(f"one {'9' * 5000} 0\n")
+    with pytest.raises(DataError, match="is no `folder total_frames label`"):
+        collect(Data(train=tmp_path / "train.txt", format="frames"), "train")
 
 
 def test_a_list_in_utf_16_is_told(tmp_path: Path) -> None:
