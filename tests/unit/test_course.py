@@ -3,6 +3,7 @@
 import pytest
 
 from common.config import Config
+from common.errors import DataError
 from common.runfile import parse
 from coordinator.course import Batch, Course
 from coordinator.stream.base import Mishaps, Places
@@ -64,6 +65,39 @@ def test_prediction_looks_ahead_within_a_clip() -> None:
         (5, None, none, False),
         (6, None, none, True),
     ]
+
+
+@pytest.mark.parametrize("task", ["classify", "predict"])
+def test_a_step_that_is_read_before_it_is_asked_for_changes_nothing(task: str) -> None:
+    plain, primed = (Course(Numbers(7), config(task), ends=False) for _ in range(2))
+    while True:
+        primed.prime()
+        primed.prime()
+        assert primed.places() == plain.places()
+        steps = plain.next(), primed.next()
+        if steps[0] is None or steps[1] is None:
+            assert steps == (None, None)
+            return
+        assert number(steps[0].batch) == number(steps[1].batch)
+        assert number(steps[0].target) == number(steps[1].target)
+
+
+@pytest.mark.parametrize("task", ["classify", "predict"])
+def test_the_last_step_stays_when_the_stream_fails(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Numbers(5)
+    course = Course(stream, config(task), ends=False)
+    steps = [course.next() for _ in range(3)]
+
+    def fail(*arrays: object) -> bool:
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr(stream, "fill", fail)
+    with pytest.raises(DataError):
+        course.next()
+    assert course.last is steps[-1]
+    assert course.last is not None
+    assert number(course.last.batch) == 2
+    assert number(course.last.target) == (3 if task == "predict" else 2)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coordinator.stream import reader, seek
-from coordinator.stream.reader import read
+from coordinator.stream.reader import decode, read
 from tests.videos import spoil, write_moving
 
 REFRESH = {"x264-params": "intra-refresh=1:keyint=60:bframes=0"}
@@ -119,6 +119,12 @@ def test_a_film_whose_packets_are_lost_is_counted_by_its_frames(tmp_path: Path) 
     forget()
     for skip in (len(whole) - 9, len(whole) - 40, 400, len(whole) - 5):
         assert np.array_equal(next(read(path, 1, 32, 1, skip=skip, limit=5)), whole[skip : skip + 5])
+
+
+def test_whoever_waits_hears_that_frames_are_skipped(tmp_path: Path) -> None:
+    path, heard = write_moving(tmp_path / "x.mp4", FRAMES, g="40"), list[int]()
+    next(decode(path, 1, 32, 1, skip=600, alive=lambda: heard.append(0)))
+    assert len(heard) == 3
 
 
 def test_a_film_is_jumped_into_at_once(tmp_path: Path, jumps: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from common.config import Config
 from common.errors import ConfigError, DataError, SidewaysError
 from common.models import build
 from coordinator import assess
-from coordinator.evaluate import judge
+from coordinator.evaluate import Evaluation, judge
 from coordinator.export import export
 from coordinator.monitor.record import MODEL, RunDirectory
 from coordinator.predict import Seen, look, timeline, tree
@@ -24,7 +26,7 @@ from coordinator.stream.augment import middle
 from coordinator.stream.clips import collect
 from coordinator.stream.reader import read
 from coordinator.trained import Trained, open_model
-from tests.conftest import write_clip
+from tests.conftest import video_stream, write_clip
 from tests.helpers import config_of
 
 CLASSES = ["ant", "bee", "cat"]
@@ -187,6 +189,41 @@ def test_what_is_seen_in_a_video(run: Path, videos: Path, tmp_path: Path) -> Non
         said["timeline"]
     )
     json.dumps(said)
+
+
+def test_a_folder_of_frames_is_looked_at(run: Path, videos: Path, tmp_path: Path) -> None:
+    """As the video that its pictures were taken from, without loss."""
+    video, folder = videos / "val/cat/1.mp4", tmp_path / "frames"
+    folder.mkdir()
+    with av.open(str(video)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            with av.open(str(folder / f"img_{number}.png"), "w", format="image2") as picture:
+                stream = video_stream(picture, "png", 1)
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "rgb24"
+                picture.mux([*stream.encode(frame.reformat(format="rgb24")), *stream.encode()])
+    trained = open_model(run)
+    seen, expected = look(trained, folder), look(trained, video)
+    assert len(seen.best) == len(expected.best)
+    torch.testing.assert_close(seen.total, expected.total, atol=0.05, rtol=0)
+    shutil.copy(folder / "img_0.png", folder / "flow_x_0.png")
+    with pytest.raises(DataError, match=r"2 kinds of names.*set --frame-files to one"):
+        look(trained, folder)
+    assert len(look(trained, folder, frame_files="img_*").best) == len(expected.best)
+    with pytest.raises(DataError, match=r"holds no frames that match 'jpg_\*'"):
+        look(trained, folder, frame_files="jpg_*")
+
+
+def test_classes_that_are_no_utf_8(videos: Path, tmp_path: Path) -> None:
+    """Bytes of a folder's name, in tables and pictures."""
+    classes = ["ant", "caf\udce9", "cat"]
+    trained = open_model(saved(tmp_path / "odd", config_of(videos, data__stride=2), classes))
+    assert trained.classes == classes
+    look(trained, videos / "val/cat/1.mp4", tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_bytes().startswith(b"frame,ant,caf\xe9,cat")
+    confusion = Evaluation(1, 1, confusion=torch.eye(3, dtype=torch.int64))
+    table, picture = assess.write_confusion(confusion, classes, tmp_path)
+    assert b"\ncaf\xe9,0,1,0" in table.read_bytes().replace(b"\r", b"")
+    assert picture.is_file()
 
 
 def seen_with(best: list[int], stride: int = 1) -> Seen:
