@@ -4,7 +4,7 @@ import sys as _sys
 from importlib.machinery import PathFinder as _PathFinder
 from pathlib import Path as _Path
 
-_root = str(_Path(__file__).resolve().parent.parent)
+_root = _Path(__file__).resolve().parent.parent
 _found = _PathFinder.find_spec("common")
-if _found is None or _found.origin != str(_Path(_root, "common", "__init__.py")):
-    _sys.path.insert(0, _root)  # a folder of the user's has a `common`, too, and came first (PYTHONPATH, torchrun)
+if _found is None or not _found.origin or _Path(_found.origin).resolve() != _root / "common" / "__init__.py":
+    _sys.path.insert(0, str(_root))  # a folder of the user's has a `common`, too, and came first (PYTHONPATH, torchrun)

@@ -85,9 +85,7 @@ class Run:
         self._saved_tick = 0
         self._overdue = False  # an evaluation where the run is resumed
         self._lost_at: float | None = None  # when an earlier attempt gave its last sign of life
-        self._data_error: DataError | None = (
-            None  # why there are no more frames: the run keeps what it learnt, and ends
-        )
+        self._data_error: DataError | None = None  # why no more frames come: the run keeps what it learnt, and ends
         self._made: Path | None = None  # the run directory, where this attempt has made it
         self.evaluation: Evaluation | None = None
         self.evaluated_tick: int | None = None  # the saved model may be older or newer than the last evaluation

@@ -32,13 +32,13 @@ def write_moving(
 
 
 def write_at(path: Path, times: Sequence[int], rate: int = 25) -> Path:
-    """Frame n is plain, of level 3 n + 40, a key frame, and its packet's timestamp is times[n] / 100 s."""
+    """Frame n is plain, of level 3 (n mod 70) + 40, a key frame, and its packet's timestamp is times[n] / 100 s."""
     with av.open(str(path), "w") as container:
         stream = video_stream(container, "libx264", rate, options={"crf": "1", "bf": "0", "g": "1"})
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
         packets = []
         for number in range(len(times)):
-            picture = np.full((24, 32, 3), 3 * number + 40, np.uint8)
+            picture = np.full((24, 32, 3), 3 * (number % 70) + 40, np.uint8)
             packets += stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
         packets += stream.encode()
         for packet, time in zip(packets, times, strict=True):

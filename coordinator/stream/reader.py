@@ -119,7 +119,7 @@ def _from_video(
     first = next(frames, None)
     if first is None:
         return None, iter(())
-    frames, number, origin = chain([first], frames), 0, None
+    frames, number, landed = chain([first], frames), 0, None
     about = round(skip * float(stream.average_rate or 25) / fps) if fps else skip * stride
     if about > _FAR:
         jumped = jump(path, container, stream, _finder(container, stream, stride, fps, skip), about, damage, alive)
@@ -129,30 +129,14 @@ def _from_video(
             frames = record_of(path).note(decoded(container, stream, damage), 0, alive)
         else:
             number, landed, frames = jumped
-            assert first.pts is not None  # else there was no jump
-            origin = first.pts, landed
-    if fps:
-        return first, _at_rate(frames, fps, container, stream, skip, origin)
-    return first, islice(frames, skip * stride - number, None, stride)
-
-
-def _at_rate(
-    frames: Iterator[av.VideoFrame],
-    fps: float,
-    container: "av.container.InputContainer",
-    stream: av.VideoStream,
-    skip: int,
-    origin: tuple[int, int] | None,
-) -> Iterator[av.VideoFrame]:
-    """So many a second, the first `skip` left out. `origin`: timestamps of the file's first frame and of these's, where
-    they are not the same.
-    """
-    if origin is None:
-        return islice(resample(frames, fps, Clock(container, stream, None)), skip, None)
+    if fps is None:
+        return first, islice(frames, skip * stride - number, None, stride)
+    if landed is None:
+        return first, islice(resample(frames, fps, Clock(container, stream)), skip, None)
+    assert first.pts is not None  # else there was no jump
     assert stream.time_base is not None
-    base = float(stream.time_base)
-    begun = ceil(((origin[1] - origin[0]) * base - CLOSE) * fps)  # the first instant at which they are shown
-    return islice(resample(frames, fps, Clock(container, stream, origin[0] * base), begun), skip - begun, None)
+    begun = ceil((float((landed - first.pts) * stream.time_base) - CLOSE) * fps)  # the instant at which they are shown
+    return first, islice(resample(frames, fps, Clock(container, stream, first), begun), skip - begun, None)
 
 
 def _finder(

@@ -120,7 +120,7 @@ def jump(
     None where the file has to be decoded from its beginning. The container is moved.
 
     Args:
-        number_of: finds the number that is wanted, given timestamps of all frames or of the first, where they tell.
+        number_of: finds the number that is wanted, given timestamps of the first frames: see `frame_at`.
         about: what that number is about.
         damage: packets that cannot be decoded are added to it.
         alive: is called now and then while frames come.
@@ -142,15 +142,19 @@ def jump(
 
 
 def frame_at(times: Sequence[int], seconds: float, base: Fraction, longest: float) -> int | None:
-    """The number of the frame that is shown so long after the first; None where the timestamps do not tell.
+    """The number of the frame that is shown so long after the first; None where that is not known yet.
+
+    -1 where the timestamps have jumped before that, so that they do not tell.
 
     Args:
         times: rising, of the frames from the first on, in units of `base` seconds.
-        longest: gap that is none, in seconds.
+        longest: gap that is no jump, in seconds.
     """
     number = bisect_right(times, times[0] + (seconds + CLOSE) / base) - 1 if times else 0
     gap = max((later - earlier for earlier, later in pairwise(times[: number + 2])), default=0)
-    return number if number + 1 < len(times) and gap * base <= longest else None
+    if gap * base > longest:
+        return -1
+    return number if number + 1 < len(times) else None
 
 
 def _takes_a_moment(frames: int, stream: av.VideoStream) -> bool:

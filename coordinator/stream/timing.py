@@ -26,11 +26,16 @@ class Clock:
     or at the file's rate.
     """
 
-    def __init__(self, container: "av.container.InputContainer", stream: av.VideoStream, origin: float | None) -> None:
-        """`origin`: the first frame's timestamp in seconds, where it has come already."""
+    def __init__(
+        self,
+        container: "av.container.InputContainer",
+        stream: av.VideoStream,
+        first: av.VideoFrame | None = None,
+    ) -> None:
+        """`first`: the file's first frame, where it has come already."""
         self._step, self._longest = 1 / float(stream.average_rate or 25), longest_gap(container)
-        self._origin = origin
         self._stamp = (lambda frame: frame.dts) if container.format.name == "avi" else _Guess()  # it has no others
+        self._origin = None if first is None else self._seconds(first)
         self._now = self._end = self._shift = 0.0
         self._waiting: list[av.VideoFrame] = []
 

@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.stream import reader, seek
 from coordinator.stream.reader import decode, read
-from tests.videos import spoil, write_moving
+from tests.videos import spoil, write_at, write_moving
 
 REFRESH = {"x264-params": "intra-refresh=1:keyint=60:bframes=0"}
 HARD: dict[str, dict[str, Any]] = {
@@ -141,6 +141,18 @@ def test_a_file_that_is_written_anew_is_looked_at_anew(tmp_path: Path, jumps: li
     write_moving(path, FRAMES - 1, g="50")
     list(read(path, 1, 32, 1, skip=400, limit=17))
     assert jumps == [False, True, False]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_behind_a_jump_of_the_timestamps_time_goes_on_after_a_skip_too(tmp_path: Path, suffix: str) -> None:
+    """Two recordings in one file, the second with a clock of its own, later by an hour."""
+    path = tmp_path / f"x.{suffix}"
+    write_at(path, [*range(0, 1600, 4), *range(360_000, 361_600, 4)])
+    whole = np.concatenate(list(read(path, 1, 16, 1, fps=25)))
+    assert len(whole) == 800
+    for skip in (300, 350, 700, 500, 780, 390):
+        rest = np.concatenate(list(read(path, 1, 16, 1, fps=25, skip=skip, limit=20)))
+        assert np.array_equal(rest, whole[skip : skip + 20])
 
 
 def test_a_jump_beyond_a_damaged_packet_counts_the_frames_that_are_shown(tmp_path: Path, jumps: list[bool]) -> None:
