@@ -49,7 +49,7 @@ def test_data_that_vanish_cost_nothing_that_was_learnt(tmp_path: Path) -> None:
     assert len(losses_of(run)) == kept + 28
 
 
-@pytest.mark.parametrize("task", ["autoencode", "predict"])
+@pytest.mark.parametrize("task", [pytest.param("autoencode", marks=pytest.mark.long), "predict"])
 def test_so_it_is_with_targets_as_large_as_frames(tmp_path: Path, task: str) -> None:
     background = begin(tmp_path, stages=3, task=task, model="autoencoder", model_args={"width": 4}, ahead=2)
     background.wait_for_tick(60)
@@ -59,6 +59,7 @@ def test_so_it_is_with_targets_as_large_as_frames(tmp_path: Path, task: str) -> 
     assert load_file(tmp_path / "runs" / "it" / "model.safetensors")
 
 
+@pytest.mark.long
 def test_validation_clips_that_vanish_cost_nothing(videos: Path, tmp_path: Path) -> None:
     shutil.copytree(videos / "val", tmp_path / "val")
     tree = settings(
@@ -89,8 +90,8 @@ def test_a_run_without_a_single_frame_leaves_no_folder(tmp_path: Path) -> None:
     ("source", "reason"),
     [
         ("http://user:s3@cret@127.0.0.1:9/a.ts?pwd=s3cret", "Connection refused"),
-        ("nothing.mp4", "No such file or directory"),
-        ("song.mp4", "it has no video stream"),
+        pytest.param("nothing.mp4", "No such file or directory", marks=pytest.mark.long),
+        pytest.param("song.mp4", "it has no video stream", marks=pytest.mark.long),
     ],
 )
 def test_a_live_source_that_never_opens_is_named(tmp_path: Path, source: str, reason: str) -> None:

@@ -30,7 +30,7 @@ def left_behind(run: Path) -> set[str]:
     return {path.name for path in run.iterdir()} - HIDDEN - RESULTS | halves
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_hang_up_ends_a_run_as_a_wish_to_stop_does(videos: Path, tmp_path: Path, number: signal.Signals) -> None:
     background = Background(endless(videos, tmp_path), "--json")
     background.wait_for_tick(70)

@@ -66,7 +66,7 @@ def test_a_file_imports_its_own_common_and_we_keep_ours(folder: Path) -> None:
     assert all(sys.modules[name] is module for name, module in ours.items())
 
 
-@pytest.mark.parametrize("first", ["", "on the path"])
+@pytest.mark.parametrize("first", ["", pytest.param("on the path", marks=pytest.mark.long)])
 def test_a_run_beside_a_common_of_the_users_own(folder: Path, videos: Path, first: str) -> None:
     """`sideways train` in that folder; also where the user's folder comes before ours on Python's path."""
     if first:
