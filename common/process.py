@@ -46,6 +46,15 @@ def exit_now(code: int) -> NoReturn:
         os._exit(code)
 
 
+def let_go_of_output() -> None:
+    """Before Python ends: where a terminal is gone, it would end with 120 for what cannot be written any more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def complain(message: str) -> None:
     """One message for the user, on standard error."""
     with suppress(OSError, ValueError):  # nobody may be listening any more

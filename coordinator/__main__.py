@@ -8,6 +8,7 @@ import sys
 if sys.argv[1:2] in (["join"], ["train"], ["compare"]):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import atexit
 import json
 import os
 from io import TextIOWrapper
@@ -17,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from common.errors import ConfigError, SidewaysError
-from common.process import ALLOCATOR, PATH_ERRORS, complain, note_parent, too_many_files
+from common.process import ALLOCATOR, PATH_ERRORS, complain, let_go_of_output, note_parent, too_many_files
 from common.redis_access import from_environment
 from common.runfile import load
 from coordinator.again import Trace
@@ -163,6 +164,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=PATH_ERRORS)
+    atexit.register(let_go_of_output)
     try:
         app()
     except SidewaysError as error:

@@ -104,17 +104,27 @@ class _Stream:
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
         self._name = name
 
+    @property
+    def rich_proxied_file(self) -> "_Stream":
+        """While a bar is shown, rich puts itself in the stream's place, and asks by this name for the stream."""
+        return self
+
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
-            getattr(sys, self._name).write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
-            getattr(sys, self._name).flush()
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(getattr(sys, self._name), name)
+        return getattr(self._stream, name)
+
+    @property
+    def _stream(self) -> IO[str]:
+        stream = getattr(sys, self._name)
+        return cast(IO[str], getattr(stream, "rich_proxied_file", stream))
 
 
 def _console(name: Literal["stdout", "stderr"]) -> Console:

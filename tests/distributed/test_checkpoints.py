@@ -170,7 +170,6 @@ def test_a_run_that_fails_before_its_first_tick_does_not_hold_its_name(videos: P
     assert done.returncode == 2
     assert "no class of torch.optim" in done.stderr
     assert list((tmp_path / "runs").iterdir()) == []
-    train(tmp_path, slow_run(videos, **small))
 
 
 def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: Path, tmp_path: Path) -> None:
