@@ -201,6 +201,7 @@ def build(classes, channels=3):
 """
 
 
+@pytest.mark.long
 def test_new_settings_outlive_a_process_that_is_lost_while_the_run_is_resumed(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_MODEL)
     tree = slow_run(videos, model="slow.py:build", stages=2, data__size=16, ticks=20, recovery__restarts=1)
@@ -220,9 +221,8 @@ def test_new_settings_outlive_a_process_that_is_lost_while_the_run_is_resumed(vi
     assert len(losses_of(run)) == 40 - (2 - 1)
 
 
-@pytest.mark.parametrize(
-    "told", [pytest.param(True, id="told-but-not-noted", marks=pytest.mark.long), pytest.param(False, id="not-told")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("told", [pytest.param(True, id="told-but-not-noted"), pytest.param(False, id="not-told")])
 def test_an_evaluation_that_was_interrupted_is_made_up_for(videos: Path, tmp_path: Path, told: bool) -> None:
     often = {"evaluate_every": 10, "data__val": str(videos / "val"), "checkpoint__every": 10}
     run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, stages=2, ticks=30, **often))
