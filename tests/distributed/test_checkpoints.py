@@ -134,7 +134,6 @@ def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path)
     assert "has done its 200 ticks of 200: raise ticks" in complete.stderr
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -172,6 +171,7 @@ def test_a_run_that_fails_before_its_first_tick_does_not_hold_its_name(videos: P
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.long
 def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: Path, tmp_path: Path) -> None:
     shutil.copytree(straight, tmp_path / "runs" / "it")
     other = ["optimiser.name=RMSprop", "optimiser.lr=0.0", "precision=bfloat16", "ticks=210", "optimiser.ema=0.999"]
