@@ -140,7 +140,7 @@ class _Source:
     @property
     def told(self) -> str:
         """Why nothing comes."""
-        return f"nothing of it can be decoded: {self._damage.first}" if self._damage.count else self.trouble or "silent"
+        return f"{self.trouble or 'silent'}{f' ({self._damage})' if self._damage.count else ''}"
 
     @property
     def alive(self) -> bool:
