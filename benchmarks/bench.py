@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from common.config import Config
-    from common.group import Membership
-    from common.spans import Rows
-    from coordinator.course import Batch
+    from common.config.settings import Config
+    from common.processes.membership import Membership
+    from common.telemetry.spans import Rows
+    from coordinator.video.targets import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "benchmarks/models.py"
@@ -33,8 +33,8 @@ Totals = dict[str, float]  # a stage's reports of a phase, added up
 
 def launch(stages: int, script: str, *arguments: str) -> Any:
     """Run benchmarks/`script`.py with `--out FILE` and `arguments` as a run's coordinator; what it wrote to FILE."""
-    from common.process import ALLOCATOR
-    from coordinator.launch import launch as start
+    from common.processes.lifecycle import ALLOCATOR
+    from coordinator.launch.elastic import launch as start
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
@@ -51,15 +51,15 @@ def serve(out: Path, work: Callable[["Bench"], Any]) -> None:
     if os.environ["RANK"] != "0":
         os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
     from common.errors import SidewaysError
-    from common.group import join
-    from common.process import complain, exit_now
+    from common.processes.lifecycle import exit_now, print_error
+    from common.processes.membership import join
 
     try:
         bench = Bench(join("coordinator"))
         out.write_text(json.dumps(work(bench)))
         bench.close()
     except SidewaysError as error:
-        complain(str(error))
+        print_error(str(error))
         exit_now(error.code)
     except BaseException:
         traceback.print_exc()
@@ -96,14 +96,14 @@ class Bench:
     batch: "Batch"
 
     def __init__(self, me: "Membership") -> None:
-        from common.control import Stages
-        from common.group import start_rpc
-        from coordinator.feed import Feeder
-        from coordinator.monitor.inbox import Inbox
+        from common.messages.stage_calls import Stages
+        from common.processes.rpc import start_rpc
+        from coordinator.monitor.report_inbox import ReportInbox
+        from coordinator.video.feeder import Feeder
 
-        self.count, self._epoch = me.stages, me.epoch
+        self.count, self._attempt = me.stages, me.attempt
         self._reports: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        self.inbox = Inbox(me.stages, self._hear, lambda number: None, epoch=me.epoch)
+        self.inbox = ReportInbox(me.stages, self._hear, lambda number: None, attempt=me.attempt)
         me.store.set("reports", self.inbox.address)
         start_rpc(me)
         self.stages = Stages(me.stages, DEADLINE, self.inbox.poll)
@@ -115,9 +115,9 @@ class Bench:
 
     def configure(self, config: "Config") -> None:
         """Build every stage anew, and a frame batch of another clip in every row."""
-        from common.control import Plan
-        from coordinator.course import Batch
-        from coordinator.feed import Feeder
+        from common.messages.stage_calls import Plan
+        from coordinator.video.feeder import Feeder
+        from coordinator.video.targets import Batch
 
         assert config.split is not None
         self._unplug()
@@ -125,17 +125,17 @@ class Bench:
         self.batch.clips[:] = range(config.data.slots)
         self.batch.frames[:], self.batch.labels[:] = draw(config)
         addresses = self.stages.configure(Plan(config, CLASSES, tuple(config.split), 1))
-        self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll, epoch=self._epoch)
+        self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll, attempt=self._attempt)
 
     def choose(self, config: "Config") -> list[int]:
         """The split that the product would choose, measured by these stages."""
-        from coordinator.splits import choose
+        from coordinator.tools.partition import choose
 
         return choose(config, CLASSES, self.stages.measure(config, CLASSES), self.stages)
 
     def run(self, ticks: int) -> list[Totals]:
         """Train so many ticks. What each stage reported of them."""
-        from coordinator.course import Step
+        from coordinator.video.targets import Step
 
         assert self._feeder is not None
         self._reports.clear()
@@ -151,7 +151,7 @@ class Bench:
         return [_totals(self._reports[stage]) for stage in range(self.count)]
 
     def trace(self, ticks: int) -> list["Rows"]:
-        """Train so many ticks and record them: the spans of each stage (common/spans.py)."""
+        """Train so many ticks and record them: the spans of each stage (common/telemetry/spans.py)."""
         self.stages.trace(self._tick, ticks)
         self.run(ticks)
         return self.stages.traced(DEADLINE).answers()
@@ -194,8 +194,8 @@ def cpu_ms(totals: list[Totals], ticks: int) -> float:
 
 def config_of(model: str, split: list[int], slots: int, size: int, **changes: Any) -> "Config":
     """A run's settings: one thread a stage, on the CPU. `model`: of the zoo, or a function of benchmarks/models.py."""
+    from common.config.run_file import parse
     from common.models import ZOO
-    from common.runfile import parse
 
     tree = {
         "model": model if model in ZOO else f"{MODELS}:{model}",

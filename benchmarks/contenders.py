@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.bench import Bench, config_of, tick_ms
 from benchmarks.rivals import Rival
-from common.schedule import Schedule
-from common.spans import Kind, Rows
+from common.rule.schedule import Schedule
+from common.telemetry.spans import Kind, Rows
 
 if TYPE_CHECKING:
-    from common.config import Config
+    from common.config.settings import Config
 
 
 @dataclass(frozen=True)

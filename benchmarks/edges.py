@@ -6,8 +6,8 @@ Two processes with one thread each. At each tick both send the other a packet an
 the tick before, as two neighbouring stages do; the tensor is written into the packet once and read once. Milliseconds a
 tick and process: of wall time, and of CPU time of all the process's threads.
 
-shared           the product's own, between stages of one host (stage_worker/shared.py)
-gloo             the product's own, between hosts (stage_worker/gloo.py), over loopback
+shared           the product's own, between stages of one host (stage_worker/edges/shared_memory.py)
+gloo             the product's own, between hosts (stage_worker/edges/torch_p2p.py), over loopback
 shared_bf16      the same two with packets of bfloat16, half as many bytes: what is written is rounded, what is read
 gloo_bf16        is turned back into float32 first
 multiprocessing  torch.multiprocessing: tensors through a pipe, which torch moves to shared memory
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--seconds", type=span, default=0.5, help="of a round, about")
     arguments = parser.parse_args()
-    from common.process import ALLOCATOR
+    from common.processes.lifecycle import ALLOCATOR
 
     os.environ.update(ALLOCATOR)  # as the stages have it
     figures = {size: measure(size, arguments.rounds, arguments.seconds) for size in arguments.sizes}
@@ -130,7 +130,7 @@ def _member(control: Connection, other: Connection, name: str, size: int, rank: 
 
 
 def _ends(sender: Any, receiver: Any, tensor: Any, dtype: Any) -> Tick:
-    from common.packet import Packet
+    from common.rule.packet import Packet
 
     source, read = Packet(tensor.shape), tensor.clone()
     receiver.receive(0)
@@ -147,19 +147,19 @@ def _ends(sender: Any, receiver: Any, tensor: Any, dtype: Any) -> Tick:
 
 
 def _shared(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = None) -> Tick:
-    from common.lines import Listener, reach
-    from stage_worker import shared
-    from stage_worker.links import Receiver, Sender
+    from common.shared_memory.fd_passing import FdListener, connect
+    from stage_worker.edges import shared_memory as shared
+    from stage_worker.edges.ends import Receiver, Sender
 
     if rank == 0:
-        listener = Listener()
+        listener = FdListener()
         other.send(listener.name)
         line = listener.accept("stage 1", DEADLINE)
     else:
-        line = reach(other.recv(), "stage 0", DEADLINE)
+        line = connect(other.recv(), "stage 0", DEADLINE)
     form = tensor.shape, dtype or tensor.dtype
-    out = shared.give(line, "edge", form, rank, 1 - rank, DEADLINE)
-    incoming = shared.take(line, "edge", form, rank, 1 - rank, DEADLINE)
+    out = shared.offer_edge(line, "edge", form, rank, 1 - rank, DEADLINE)
+    incoming = shared.accept_edge(line, "edge", form, rank, 1 - rank, DEADLINE)
     return _ends(Sender(out, overlap=True), Receiver(incoming, rank, 1 - rank, 1), tensor, dtype)
 
 
@@ -167,17 +167,17 @@ def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = No
     import torch.distributed as dist
     from torch._C._distributed_c10d import FileStore
 
-    from common.packet import Packet
-    from stage_worker.gloo import GlooIn, GlooOut, Peer
-    from stage_worker.links import Receiver, Sender
+    from common.rule.packet import Packet
+    from stage_worker.edges.ends import Receiver, Sender
+    from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
 
     dist.init_process_group("gloo", store=FileStore(store, 2), rank=rank, world_size=2)
     out, back = (dist.new_group([0, 1], backend="gloo") for _ in range(2))
     ways = (out, back) if rank == 0 else (back, out)  # one for each direction, as activations and gradients have
     going, coming = (Peer(way, rank, 1 - rank, DEADLINE) for way in ways)
     packets = [Packet(tensor.shape, dtype or tensor.dtype) for _ in range(4)]
-    sender = Sender(GlooOut(going, packets[:2]), overlap=True)
-    return _ends(sender, Receiver(GlooIn(coming, packets[2:]), rank, 1 - rank, 1), tensor, dtype)
+    sender = Sender(P2POutgoing(going, packets[:2]), overlap=True)
+    return _ends(sender, Receiver(P2PIncoming(coming, packets[2:]), rank, 1 - rank, 1), tensor, dtype)
 
 
 def _multiprocessing(tensor: Any, rank: int, other: Connection, store: str) -> Tick:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from benchmarks.contenders import Case
     from benchmarks.streams import Streams
-    from common.config import Config
+    from common.config.settings import Config
 
 CASES = ("vgg8_112_b8", "resnet18_112_b8")
 CHECKED = 24  # ticks, after the pipeline is full
@@ -133,7 +133,7 @@ def _forms(device: "torch.device") -> list[str]:
 
 
 def _form(config: "Config", kind: str) -> "Config":
-    from common.config import Optimiser
+    from common.config.settings import Optimiser
 
     if config.device == "cuda":  # the step's number on the device too
         config = config.model_copy(update={"optimiser": Optimiser(args={"fused": True, "capturable": True})})
@@ -217,7 +217,7 @@ def differences_of(config: "Config", device: "torch.device") -> dict[str, dict[s
     """
     import torch
 
-    from common.config import Optimiser
+    from common.config.settings import Optimiser
 
     # with Adam, which divides by it, a gradient of rounding errors would count as much as any other
     config = config.model_copy(update={"optimiser": Optimiser(name="SGD", lr=0.02)})
@@ -251,9 +251,10 @@ def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor
     import torch
 
     from common.models import build, part
-    from common.packet import Packet, normalise
-    from common.reference import Reference
-    from common.stage import Stage
+    from common.rule.packet import Packet
+    from common.rule.pixels import normalise
+    from common.rule.reference import Reference
+    from common.rule.stage import Stage
 
     assert config.split is not None
     model, packet = build(config, CLASSES).to(device), partial(Packet, compute=device)

@@ -139,9 +139,9 @@ def _result(job: Job, out: Path) -> Record:
 
 
 def _train(job: Job, out: Path) -> Record:
-    from common.runfile import load
-    from coordinator.compare import outcome_of
-    from coordinator.launch import launch
+    from common.config.run_file import load
+    from coordinator.launch.elastic import launch
+    from coordinator.tools.compare import outcome_of
 
     name = f"{job.data}-{job.contender}-{job.seed}"
     shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted benchmark, or of other settings

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.bench import Bench, config_of, count, launch, serve, span, tick_ms
 
 if TYPE_CHECKING:
-    from common.config import Config
+    from common.config.settings import Config
 
 STAGES = 2
 WARM = 2 * STAGES + 4  # ticks

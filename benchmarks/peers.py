@@ -41,7 +41,7 @@ from benchmarks.bench import CLASSES, Bench, count, launch, serve, span
 from benchmarks.contenders import Case, Contender, Plain, Workers
 
 if TYPE_CHECKING:
-    from common.partition import Prediction
+    from common.partition.balance import Prediction
 
 CASES = ("vgg8_64_b8", "vgg8_32_b4", "vgg8_112_b8", "resnet18_112_b8", "vgg8_64_b32", "vgg8_64_b1")
 CORES = len(os.sched_getaffinity(0))
@@ -120,13 +120,13 @@ def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str,
 
 def _balance(bench: Bench, case: Case) -> "Prediction":
     """The split that the product chooses, and what it promises."""
-    from common.partition import balance, predict
-    from common.refine import refine
+    from common.partition.balance import balance, predict
+    from common.partition.rebalance import rebalance
 
     one_each = case.config([1] * bench.count)
     costs = bench.stages.measure(one_each, CLASSES)
     times = [cost.milliseconds for cost in costs]
-    split = refine(times, balance(times, bench.count), partial(bench.stages.rehearse, one_each, CLASSES))
+    split = rebalance(times, balance(times, bench.count), partial(bench.stages.rehearse, one_each, CLASSES))
     return predict(costs, split, 0.0, CORES, 0.0)
 
 

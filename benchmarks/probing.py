@@ -1,5 +1,5 @@
-"""Pseudo-gradients against backpropagation's, as coordinator/probe.py does it: each stage's weights and gradient of the
-tick at which it holds a frame batch, and the exact gradient of that batch at those weights.
+"""Pseudo-gradients against backpropagation's, measured as in coordinator/run/gradient_probe.py: each stage's weights
+and gradient of the tick at which it holds a frame batch, and the exact gradient of that batch at those weights.
 """
 
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from statistics import mean
 
 from torch import Tensor
 
-from common.config import Config, Optimiser
+from common.config.settings import Config, Optimiser
 from common.models import build, part
-from common.objective import Target
-from common.packet import Packet
-from common.reference import exact_gradients
-from common.stage import Stage
-from coordinator.probe import compare
+from common.rule.loss import Target
+from common.rule.packet import Packet
+from common.rule.reference import exact_gradients
+from common.rule.stage import Stage
+from coordinator.run.gradient_probe import compare
 
 
 class Probe:

@@ -20,7 +20,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.helpers import Background
+    from tests.support.processes import Background
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,8 +43,9 @@ def main() -> None:
 
 
 def _measure() -> dict[str, tuple[float, float]]:
-    from tests.conftest import write_clip
-    from tests.helpers import Background, slow_run, write_run_file
+    from tests.support.processes import Background
+    from tests.support.settings import slow_run, write_run_file
+    from tests.support.videos import write_clip
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.packet import Packet
-from common.schedule import Schedule
-from common.stage import Stage
+from common.rule.packet import Packet
+from common.rule.schedule import Schedule
+from common.rule.stage import Stage
 
 Remedy = Callable[[Stage, float], None]
 

@@ -18,7 +18,7 @@ from common.errors import SidewaysError
 if TYPE_CHECKING:
     from torch import nn
 
-    from common.config import Config
+    from common.config.settings import Config
 
 
 class Rival:
@@ -66,10 +66,10 @@ def _work(connection: Connection, settings: str, number: int, place: tuple[int, 
     import torch
     import torch.nn.functional as F
 
-    from common.config import Config
+    from common.config.settings import Config
     from common.models import build
-    from common.optimiser import build_optimiser
-    from common.packet import normalise
+    from common.rule.optimiser import build_optimiser
+    from common.rule.pixels import normalise
 
     torch.set_num_threads(threads)
     config = Config.model_validate_json(settings)

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="*", help="folders of videos; default: the shared ones, or drawn")
     parser.add_argument("--size", type=int, help="pixels that the product plays; default: the files' short side")
     arguments = parser.parse_args()
-    from common.process import ALLOCATOR
+    from common.processes.lifecycle import ALLOCATOR
 
     if not ALLOCATOR.keys() <= os.environ.keys():  # the coordinator's own, and the stages'
         os.execve(sys.executable, [sys.executable, *sys.argv], {**ALLOCATOR, **os.environ})  # noqa: S606
@@ -82,7 +82,7 @@ def _folders(spare: Path) -> list[Path]:
 
 
 def _draw(folder: Path) -> Path:
-    from tests.conftest import write_clip
+    from tests.support.videos import write_clip
 
     for number in range(24):
         write_clip(folder / "a" / f"{number}.mp4", 120, size=(320, 256), seed=number)
@@ -91,18 +91,18 @@ def _draw(folder: Path) -> Path:
 
 def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
     """The medians of both sides, on all videos below a folder."""
-    from common.config import Data
-    from coordinator.stream.clips import find
-    from coordinator.stream.probe import Probe, probe
+    from common.config.settings import Data
+    from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+    from coordinator.video.files.clips import find
 
     clips = find(root, "*", 1, labelled=False).clips
-    said = probe(clips[0].path)
-    assert isinstance(said, Probe)
+    said = read_media_info(clips[0].path)
+    assert isinstance(said, MediaInfo)
     short = size or min(said.width, said.height)
     data = Data(train=root, slots=SLOTS, size=short, flip=0.5, threads=threads)
     paths = [clip.path for clip in clips]
     bare, pixels, product, over_zmq = [], [], [], []
-    with Product(clips, data, beside=True) as stream, Product(clips, data, beside=False) as other:
+    with Product(clips, data, shares_memory=True) as stream, Product(clips, data, shares_memory=False) as other:
         frames, seconds = decode(paths, threads)  # warms up the disk's cache, and sizes the rounds
         share = max(1, round(SECONDS / seconds))
         ticks = max(1, round(SECONDS * frames / seconds / SLOTS))
@@ -153,16 +153,16 @@ def _decode(path: Path, pixels: bool) -> int:
 class Product:
     """Slots and Feeder here, an Inlet in another process."""
 
-    def __init__(self, clips: list[Any], data: Any, beside: bool) -> None:
-        from common.control import Addresses
-        from coordinator.course import Batch, Step
-        from coordinator.feed import Feeder
-        from coordinator.stream.slots import Slots
+    def __init__(self, clips: list[Any], data: Any, shares_memory: bool) -> None:
+        from common.messages.stage_calls import Addresses
+        from coordinator.video.feeder import Feeder
+        from coordinator.video.slots import Slots
+        from coordinator.video.targets import Batch, Step
 
         shape = (data.slots, data.channels, data.size, data.size)
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_take, args=(theirs, shape, beside), daemon=True)
+        self._process = context.Process(target=_take, args=(theirs, shape, shares_memory), daemon=True)
         self._process.start()
         address, memory = self._ours.recv()
         self._batch = Batch(shape)
@@ -193,21 +193,21 @@ class Product:
         return time.perf_counter() - start
 
 
-def _take(connection: Connection, shape: tuple[int, ...], beside: bool) -> None:
+def _take(connection: Connection, shape: tuple[int, ...], shares_memory: bool) -> None:
     """The stage's side: takes as many batches as it is told, and says when it has them."""
-    from stage_worker.intake import Inlet
+    from stage_worker.edges.frame_intake import FrameSocket
 
-    inlet = Inlet("127.0.0.1", 4, shape, 1 << 28, DEADLINE, "the benchmark", beside=beside)
-    connection.send((inlet.address, inlet.memory))
+    frame_socket = FrameSocket("127.0.0.1", 4, shape, 1 << 28, DEADLINE, "the benchmark", shares_memory=shares_memory)
+    connection.send((frame_socket.address, frame_socket.memory))
     tick = 0
     while ticks := connection.recv():
         for _ in range(ticks):
-            envelope, _ = inlet.take(tick)
+            envelope, _ = frame_socket.receive(tick)
             assert envelope.frame == tick, f"frame {envelope.frame} came where {tick} was due"
-            inlet.done(envelope)
+            frame_socket.release(envelope)
             tick += 1
         connection.send(tick)
-    inlet.close()
+    frame_socket.close()
 
 
 if __name__ == "__main__":

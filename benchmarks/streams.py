@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.config import Rule
+from common.config.settings import Rule
 from common.models import build, part
-from common.packet import Packet, normalise
-from common.reference import Reference
-from common.stage import Stage, casting
+from common.rule.packet import Packet
+from common.rule.pixels import normalise
+from common.rule.reference import Reference
+from common.rule.stage import Stage, casting
 
 if TYPE_CHECKING:
-    from common.config import Config
+    from common.config.settings import Config
 
 
 class DevicePacket(Packet):

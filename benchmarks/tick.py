@@ -107,10 +107,10 @@ def _compute_alone(connection: Connection, settings: str, index: int) -> None:
     """One stage's compute without any exchange. Answers a number of ticks with the milliseconds that each took."""
     import torch
 
-    from common.config import Config
+    from common.config.settings import Config
     from common.models import activation_shapes, build, part
-    from common.packet import Packet
-    from common.stage import Stage
+    from common.rule.packet import Packet
+    from common.rule.stage import Stage
 
     config = Config.model_validate_json(settings)
     torch.set_num_threads(1)

@@ -18,16 +18,16 @@ import torch
 from benchmarks.bench import ROOT
 from benchmarks.probing import Probe
 from benchmarks.remedies import apply as remedy
-from common.config import Config
+from common.config.run_file import apply, parse
+from common.config.settings import Config
 from common.models import build, part
-from common.packet import Packet
-from common.reference import Reference
-from common.runfile import apply, parse
-from common.stage import Stage
-from coordinator.course import Batch, packet_of
-from coordinator.evaluate import judge
-from coordinator.material import Material
-from stage_worker.evaluation import Tally
+from common.rule.packet import Packet
+from common.rule.reference import Reference
+from common.rule.stage import Stage
+from coordinator.monitor.evaluation_scores import evaluation_of
+from coordinator.video.datasets import Datasets
+from coordinator.video.targets import Batch, packet_of
+from stage_worker.evaluation import ClipSums
 
 CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
 DEPTHS = {"backprop": 1, "D = 4": 4, "D = 8": 8}
@@ -64,14 +64,14 @@ def train(job: Job) -> Record:
     torch.set_num_threads(1)
     start = time.monotonic()
     config = config_of(job)
-    material = Material(config, lambda text: None, lambda: None)
-    shown = list(evaluation_frames(config, material))
+    datasets = Datasets(config, lambda text: None, lambda: None)
+    shown = list(evaluation_frames(config, datasets))
     scores: list[float] = []
-    probe = Probe(config, len(material.train.classes)) if config.stages > 1 else None
-    ticks = ticks_of(job, config, material)
+    probe = Probe(config, len(datasets.train.classes)) if config.stages > 1 else None
+    ticks = ticks_of(job, config, datasets)
     when = {round(ticks * (number + 1) / EVALUATIONS) for number in range(EVALUATIONS - QUARTER, EVALUATIONS)}
     remedies = {name.removeprefix(REMEDY): value for name, value in job.settings.items() if name.startswith(REMEDY)}
-    for tick, stages in run(config, material, ticks, probe, remedies):
+    for tick, stages in run(config, datasets, ticks, probe, remedies):
         if tick + 1 in when:
             scores.append(evaluate(config, stages, shown))
     found = {"score": mean(scores), "ticks": ticks, "seconds": round(time.monotonic() - start, 1)}
@@ -110,26 +110,26 @@ def config_of(job: Job) -> Config:
     return parse(tree, "a study")
 
 
-def ticks_of(job: Job, config: Config, material: Material) -> int:
+def ticks_of(job: Job, config: Config, datasets: Datasets) -> int:
     """As many as with every frame of every clip, so that all trainings of a study update as often."""
     whole = {name: value for name, value in job.settings.items() if name not in ("data.stride", "data.window")}
     if whole == job.settings:
-        return material.planned
+        return datasets.planned
     plain = replace(job, settings=whole)
-    return Material(config_of(plain), lambda text: None, lambda: None).planned
+    return Datasets(config_of(plain), lambda text: None, lambda: None).planned
 
 
 def run(
-    config: Config, material: Material, ticks: int, probe: Probe | None, remedies: Settings
+    config: Config, datasets: Datasets, ticks: int, probe: Probe | None, remedies: Settings
 ) -> Iterator[tuple[int, list[Stage]]]:
     """The reference, tick by tick."""
     assert config.split is not None
-    model = build(config, len(material.train.classes))
+    model = build(config, len(datasets.train.classes))
     stages = [Stage(part(model, config.split, index), index, config, ticks) for index in range(config.stages)]
     staggered = remedies.pop("staggered", False)
     remedy(stages, remedies)
     reference = Reference(stages, config.frame_shape)
-    batch, stream = Batch(config.frame_shape), material.open_training(places_of(config) if staggered else None)
+    batch, stream = Batch(config.frame_shape), datasets.open_training(places_of(config) if staggered else None)
     every = max(1, ticks // PROBES)
     try:
         for tick in range(ticks):
@@ -152,9 +152,9 @@ def places_of(config: Config) -> list[tuple[int, int]]:
     return [(slot, slot % config.data.window) for slot in range(config.data.slots)]
 
 
-def evaluation_frames(config: Config, material: Material) -> Iterator[Packet]:
+def evaluation_frames(config: Config, datasets: Datasets) -> Iterator[Packet]:
     """Every validation clip once."""
-    stream, tick = material.open_evaluation(), 0
+    stream, tick = datasets.open_evaluation(), 0
     batch = Batch(config.frame_shape)
     while stream.fill(batch.frames, batch.clips, batch.labels):
         yield packet_of(batch, config, tick)
@@ -164,7 +164,7 @@ def evaluation_frames(config: Config, material: Material) -> Iterator[Packet]:
 
 def evaluate(config: Config, stages: list[Stage], shown: list[Packet]) -> float:
     """Top-1, judged as the product does."""
-    tally = Tally()
+    tally = ClipSums()
     for stage in stages:
         stage.evaluating(True)
     for packet in shown:
@@ -176,6 +176,6 @@ def evaluate(config: Config, stages: list[Stage], shown: list[Packet]) -> float:
         tally.add(packet, held.tensor, None)
     for stage in stages:
         stage.evaluating(False)
-    top1 = judge(tally.scores(), config.task).top1
+    top1 = evaluation_of(tally.scores(), config.task).top1
     assert top1 is not None
     return top1

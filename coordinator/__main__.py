@@ -17,14 +17,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from common.config.run_file import load
 from common.errors import ConfigError, SidewaysError
-from common.process import ALLOCATOR, PATH_ERRORS, complain, let_go_of_output, note_parent, too_many_files
-from common.redis_access import from_environment
-from common.runfile import load
-from coordinator.again import Trace
-from coordinator.limits import check_host
-from coordinator.steer import steer
-from coordinator.tools import Json, Settings, tools
+from common.processes.lifecycle import (
+    ALLOCATOR,
+    PATH_ERRORS,
+    flush_output,
+    print_error,
+    remember_parent,
+    too_many_files,
+)
+from common.run_registry.redis_connection import from_environment
+from coordinator.cli.live import steer
+from coordinator.cli.offline import Json, Settings, tools
+from coordinator.launch.attempt import RunMarker
+from coordinator.launch.host_limits import check_host
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -52,7 +59,7 @@ def train(
     if config.report.redis:
         from_environment()  # a wrong address is told before anything starts
     check_host(config)
-    from coordinator.launch import launch  # torch takes seconds to import: a wrong setting is told before
+    from coordinator.launch.elastic import launch  # torch takes seconds to import: a wrong setting is told before
 
     arguments = _join_arguments(run_file, resume, settings, as_json)
     raise SystemExit(launch(config.stages, arguments, config.recovery.restarts, 1.5 * config.network.deadline))
@@ -68,7 +75,7 @@ def compare(
     """Train the same run with several algorithms, one after another; write a table and a picture of them."""
     config = load(run_file, settings)
     check_host(config)
-    from coordinator import compare as comparison  # torch takes seconds to import: a wrong setting is told before
+    from coordinator.tools import compare as comparison  # torch takes seconds to import: a wrong setting is told before
 
     chosen = comparison.check_algorithms(algorithms)
     folder, outcomes, code = comparison.compare(run_file, settings or [], chosen)
@@ -87,13 +94,13 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Decode all clips: list bad files with their reasons, tell lengths, sizes, rates and smoothness."""
-    from coordinator import check as checking
+    from coordinator.tools import check_data as checking
 
     short = {"stages": stages, "data.stride": stride, "data.size": size}
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
     config = checking.settings(source, [*(settings or []), *given])
     surveys = checking.check(config)
-    told = checking.tell(surveys, config)
+    told = checking.summarise(surveys, config)
     if quarantine is not None:
         print(f"{quarantine}: {checking.quarantine(surveys, quarantine)} files")
     if as_json:
@@ -116,7 +123,7 @@ def join(
     if only_check:
         load(_resumed(run_file, resume), settings)
         return
-    note_parent()
+    remember_parent()
     if role not in ("auto", "coordinator", "stage"):
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings about peers that end
@@ -124,10 +131,10 @@ def join(
         if not ALLOCATOR.keys() <= os.environ.keys():  # torchrun knows nothing of it; read once, at the start
             _become("coordinator", *sys.argv[1:])
         run_file = _resumed(run_file, resume)
-        from coordinator.member import main as coordinate
+        from coordinator.run.process import main as coordinate
 
         config = load(run_file, settings)
-        left = Trace(config.runs).find()
+        left = RunMarker(config.runs).find()
         if left is not None:
             resume = left  # its own run file has all settings, and the split that was measured
             config = load(left / "run.toml") if (left / "run.toml").is_file() else config
@@ -164,16 +171,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=PATH_ERRORS)
-    atexit.register(let_go_of_output)
+    atexit.register(flush_output)
     try:
         app()
     except SidewaysError as error:
-        complain(str(error))
+        print_error(str(error))
         raise SystemExit(error.code) from None
     except OSError as error:
         if not too_many_files(error):
             raise
-        complain(too_many_files(error))
+        print_error(too_many_files(error))
         raise SystemExit(1) from None
 
 

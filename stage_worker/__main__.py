@@ -8,14 +8,15 @@ if __name__ == "__main__":  # until there is something to keep an interrupt ends
 import traceback
 from types import FrameType
 
-from common import control
 from common.errors import SidewaysError
-from common.group import join, start_rpc
-from common.process import complain, exit_now, stop_signals, too_many_files, watch_parent
-from stage_worker.reports import Reporter
+from common.messages import stage_calls
+from common.processes.lifecycle import exit_now, print_error, stop_signals, too_many_files, watch_parent
+from common.processes.membership import join
+from common.processes.rpc import start_rpc
+from stage_worker.reporting.reporter import Reporter
 from stage_worker.service import StageService
 
-_FAREWELL = 10.0  # seconds for the coordinator to end after its last call
+_EXIT_PATIENCE = 10.0  # seconds for the coordinator to end after its last call
 
 
 def main() -> None:
@@ -23,22 +24,22 @@ def main() -> None:
     watch_parent("a stage worker")
     try:
         me = join("stage")
-        reporter = Reporter(me.fetch("reports"), me.stage, me.local_stage == 0, me.curve, me.keys[0], me.epoch)
+        reporter = Reporter(me.fetch("reports"), me.stage, me.local_stage == 0, me.curve, me.keys[0], me.attempt)
     except SidewaysError as error:
-        complain(str(error))
+        print_error(str(error))
         exit_now(error.code)
     _pass_on_signals(reporter)
     try:
         service = StageService(me, reporter)
-        control.serve(service)
+        stage_calls.serve(service)
         start_rpc(me)
         ended = service.run()
-        reporter.await_farewell(_FAREWELL)
+        reporter.await_coordinator_exit(_EXIT_PATIENCE)
     except BaseException as error:
         told = isinstance(error, SidewaysError) or bool(too_many_files(error))
         message = f"stage {me.stage}: {too_many_files(error) or f'{type(error).__name__}: {error}'}"
         message = str(error) if isinstance(error, SidewaysError) else message
-        complain(message if told else f"{message}\n{traceback.format_exc()}")
+        print_error(message if told else f"{message}\n{traceback.format_exc()}")
         code = error.code if isinstance(error, SidewaysError) else 1
         reporter.send("failed", message=message, code=code)
         reporter.flush_and_close()

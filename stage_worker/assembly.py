@@ -6,24 +6,25 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from common import partition
-from common.config import Config, share_of_threads
-from common.control import BUILDING, Addresses, Plan
+from common.config.settings import Config, share_of_threads
 from common.errors import ConfigError
-from common.group import Groups, Membership
+from common.messages.stage_calls import BUILDING, Addresses, Plan
 from common.models import activation_shapes, build, part
-from common.packet import Packet
-from common.schedule import Schedule
-from common.stage import Stage, casting
-from stage_worker.agree import Form, agree
-from stage_worker.edges import Edges
-from stage_worker.intake import FrameIntake, Inlet, TargetIntake
-from stage_worker.links import Receiver, Sender
+from common.partition.balance import check_split
+from common.processes.membership import Membership
+from common.rule.packet import Packet
+from common.rule.schedule import Schedule
+from common.rule.stage import Stage, casting
+from stage_worker.edges.connect import Edges
+from stage_worker.edges.ends import Receiver, Sender
+from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetIntake
+from stage_worker.edges.handshake import TensorSpec, agree
+from stage_worker.edges.process_groups import Groups
 from stage_worker.loop import Loop, Ports
-from stage_worker.reports import Reporter
+from stage_worker.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
-    from stage_worker.exact import ExactLoop
+    from stage_worker.exact_loop import ExactLoop
 
 
 class Assembly:
@@ -47,7 +48,7 @@ class Assembly:
         self._device = use_device(config, me)
         self._wire, backend = self._transport()
         model = build(config, plan.classes)
-        partition.check_split(plan.split, len(model))
+        check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
         self._takes, self._gives = self._forms(parts[: me.stage + 1])
         self.stage = Stage(parts[me.stage].to(self._device), me.stage, config, plan.planned)
@@ -65,7 +66,7 @@ class Assembly:
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.ports = self._training_ports()
 
-    def _forms(self, parts: list[nn.Sequential]) -> tuple[Form, Form]:
+    def _forms(self, parts: list[nn.Sequential]) -> tuple[TensorSpec, TensorSpec]:
         """Shape and dtype of the last part's input and output."""
         config = self._config
         if config.precision != "float32":  # which layers give bfloat16 depends on the device
@@ -79,15 +80,15 @@ class Assembly:
         """What runs the ticks. A single stage is backpropagation, whatever the algorithm is called."""
         if not self._config.exact or self.groups is None:
             return Loop(self.stage, self.ports, reporter, self._config.network.overlap)
-        from stage_worker.exact import ExactLoop  # torch's pipelining takes seconds to import
+        from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
         return ExactLoop(self.stage, self.ports, reporter, self.groups, self._takes, self._gives, self._wire)
 
     @property
     def addresses(self) -> Addresses:
         """Where this stage listens for frames and targets."""
-        frames, targets = (intake.inlet.address if intake else "" for intake in (self.frames, self.targets))
-        return Addresses(frames, targets, memory=self.frames.inlet.memory if self.frames else "")
+        frames, targets = (intake.socket.address if intake else "" for intake in (self.frames, self.targets))
+        return Addresses(frames, targets, memory=self.frames.socket.memory if self.frames else "")
 
     def evaluation_edges(self) -> tuple[FrameIntake | Receiver, Sender | None]:
         """Edges of their own, so that what training has in flight stays where it is."""
@@ -107,7 +108,7 @@ class Assembly:
         """Stop listening."""
         for intake in (self.frames, self.targets):
             if intake is not None:
-                intake.inlet.close()
+                intake.socket.close()
         if self._edges is not None:
             self._edges.close()
 
@@ -130,10 +131,10 @@ class Assembly:
     def _frame_intake(self) -> FrameIntake | None:
         if not self.stage.is_first:
             return None
-        shares = self._me.with_coordinator and self._config.network.transport != "gloo"
-        inlet = self._inlet("stage 0", queue=4, beside=shares)
+        shares = self._me.on_coordinator_host and self._config.network.transport != "gloo"
+        socket = self._inlet("stage 0", queue=4, shares_memory=shares)
         packet = Packet(self._takes[0], self._takes[1], self._device)
-        return FrameIntake(inlet, packet, self._config.data.mean, self._config.data.std)
+        return FrameIntake(socket, packet, self._config.data.mean, self._config.data.std)
 
     def _target_intake(self) -> TargetIntake | None:
         if not self.stage.is_top or self._config.task == "classify":
@@ -145,14 +146,16 @@ class Assembly:
                 f"{list(self._gives[0])} and the frame {list(shape)}: change the model or data.size"
             )
         # targets wait here while their frames climb: D of them, and the frames under way to stage 0
-        inlet = self._inlet(f"stage {self._me.stage} (targets)", queue=self._me.stages + 8)
+        socket = self._inlet(f"stage {self._me.stage} (targets)", queue=self._me.stages + 8)
         out = torch.zeros(shape, device=self._device)
-        return TargetIntake(inlet, out, self._config.data.mean, self._config.data.std)
+        return TargetIntake(socket, out, self._config.data.mean, self._config.data.std)
 
-    def _inlet(self, what: str, queue: int, beside: bool = False) -> Inlet:
+    def _inlet(self, what: str, queue: int, shares_memory: bool = False) -> FrameSocket:
         network = self._config.network
         shape, me = self._config.frame_shape, self._me
-        return Inlet(me.address, queue, shape, network.max_message, network.deadline, what, me.curve, me.epoch, beside)
+        return FrameSocket(
+            me.address, queue, shape, network.max_message, network.deadline, what, me.curve, me.attempt, shares_memory
+        )
 
     def _training_ports(self) -> Ports:
         edges, i = self._edges, self._me.stage

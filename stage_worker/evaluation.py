@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from common.control import Scores
-from common.objective import Target
-from common.packet import NO_CLIP, Packet
-from common.stage import Stage
-from stage_worker.intake import TargetIntake
-from stage_worker.links import Sender, Source
+from common.messages.stage_calls import Scores
+from common.rule.loss import Target
+from common.rule.packet import NO_CLIP, Packet
+from common.rule.stage import Stage
+from stage_worker.edges.ends import Sender, Source
+from stage_worker.edges.frame_intake import TargetIntake
 
 _PICTURES = 8  # rows
 
@@ -26,9 +26,9 @@ def run(
     outputs: Sender | None,
     targets: TargetIntake | None,
     meanwhile: Callable[[], None] = lambda: None,
-) -> "Tally":
+) -> "ClipSums":
     """Run one evaluation phase, `meanwhile` at each tick. The returned tally is empty but in the top stage."""
-    tally = Tally()
+    tally = ClipSums()
     stage.evaluating(True)
     tick, last = 0, False
     while not last:
@@ -49,7 +49,7 @@ def run(
     return tally
 
 
-class Tally:
+class ClipSums:
     """Sums over each clip's frames: of the softmax, or of the mean squared error against the target."""
 
     def __init__(self) -> None:

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.packet import Packet
-from common.stage import Stage
-from stage_worker.intake import FrameIntake, TargetIntake
-from stage_worker.links import Receiver, Sender, Source
-from stage_worker.probe import Probe
-from stage_worker.reports import Reporter, Times
+from common.rule.packet import Packet
+from common.rule.stage import Stage
+from stage_worker.edges.ends import Receiver, Sender, Source
+from stage_worker.edges.frame_intake import FrameIntake, TargetIntake
+from stage_worker.reporting.gradient_probe import StageProbe
+from stage_worker.reporting.reporter import Reporter
+from stage_worker.reporting.ticking import Times
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Ports:
     def data_wait(self) -> float:
         """Seconds spent waiting for the coordinator's frames and targets."""
         frames = self.inputs.waited if isinstance(self.inputs, FrameIntake) else 0.0
-        return frames + (self.targets.inlet.waited if self.targets else 0.0)
+        return frames + (self.targets.socket.waited if self.targets else 0.0)
 
     def traffic(self) -> dict[str, int]:
         """Bytes sent since `clear`, both ways together and apart."""
@@ -77,7 +78,7 @@ class Ports:
         for sender in self.senders:
             sender.waited, sender.bytes = 0.0, 0
         if self.targets:
-            self.targets.inlet.waited = 0.0
+            self.targets.socket.waited = 0.0
 
 
 class Loop:
@@ -87,7 +88,7 @@ class Loop:
         """Without `overlap` every tick ends by waiting for its transfers."""
         self.stage, self.ports, self.reporter, self.overlap = stage, ports, reporter, overlap
         self.last = 0
-        self.probe = Probe()
+        self.probe = StageProbe()
         self.compute = 0.0  # seconds in the model since last zeroed
         self.model_cpu = 0.0  # of which this thread was on a CPU
         self._one_thread = torch.get_num_threads() == 1  # else the model's other threads cannot be told from ours

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from common.config import Config
-from common.control import Addresses, Plan, Scores
+from common.config.settings import Config
 from common.errors import ConfigError, PeerError
-from common.group import Membership
+from common.messages.stage_calls import Addresses, Plan, Scores
 from common.models import build
-from common.partition import BlockCost, at_once, measure
-from common.refine import time_stage
-from common.spans import Rows, clock
-from stage_worker import evaluation, snapshot
+from common.partition.balance import BlockCost, at_once, measure
+from common.partition.rebalance import time_stage
+from common.processes.membership import Membership
+from common.telemetry.spans import Rows, clock
+from stage_worker import checkpoint, evaluation
 from stage_worker.assembly import Assembly, use_device
 from stage_worker.loop import Loop
-from stage_worker.probe import Finding
-from stage_worker.reports import Reporter
-from stage_worker.trace import Trace
+from stage_worker.reporting.gradient_probe import Finding
+from stage_worker.reporting.reporter import Reporter
+from stage_worker.tracer import Tracer
 
 if TYPE_CHECKING:
-    from stage_worker.exact import ExactLoop
-    from stage_worker.metrics import StageMetrics
+    from stage_worker.exact_loop import ExactLoop
+    from stage_worker.reporting.prometheus import StageMetrics
 
 _IDLE_POLL = 0.25  # seconds between looks at a stop signal while there is nothing to do
 
@@ -42,18 +42,18 @@ class StageService:
     def __init__(self, me: Membership, reporter: Reporter) -> None:
         self.me, self.reporter = me, reporter
         self.loop: Loop | ExactLoop | None = None
-        self._writer: snapshot.Writer | None = None
+        self._writer: checkpoint.CheckpointWriter | None = None
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self.built: Assembly | None = None
-        self._tally = evaluation.Tally()
+        self._tally = evaluation.ClipSums()
         self._metrics: StageMetrics | None = None
         self._code: int | None = None
-        self._trace: Trace | None = None
+        self._trace: Tracer | None = None
 
     # ---- called in RPC threads
 
     def handle(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        """Answer one call of common/control.py."""
+        """Answer one call of common/messages/stage_calls.py."""
         if method in ("stop_at", "probe", "probed", "written", "traced", "clock", "hush"):
             return getattr(self, method)(*arguments)
         if method == "train":  # before the call is answered, so that no later `stop_at` is overtaken
@@ -95,9 +95,9 @@ class StageService:
         """This host's, in ns."""
         return clock()
 
-    def hush(self) -> None:
+    def expect_exit(self) -> None:
         """The coordinator has said why the run ends; its end need not be told as well."""
-        self.reporter.speaks = False
+        self.reporter.verbose = False
 
     # ---- the main thread
 
@@ -151,7 +151,7 @@ class StageService:
         """This process's metrics, served from when they are first asked for."""
         if not config.metrics.port:
             return None
-        from stage_worker.metrics import StageMetrics
+        from stage_worker.reporting.prometheus import StageMetrics
 
         self._metrics = self._metrics or StageMetrics(config.metrics, self.me)
         self._metrics.configured(config, use_device(config, self.me))
@@ -165,20 +165,22 @@ class StageService:
     def do_restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
         """Become what the stage was at a checkpoint."""
         assert self.built is not None
-        snapshot.restore(self.built, folder, tick, in_flight, optimiser)
+        checkpoint.restore(self.built, folder, tick, in_flight, optimiser)
 
     def do_snapshot(self, folder: Path, tick: int) -> None:
         """Copy the state, and begin to write it."""
         assert self.built is not None
-        state = snapshot.take(self.built, tick)
-        self._writer = snapshot.Writer(state, folder, self.built.groups.checkpoint if self.built.groups else None)
+        state = checkpoint.copy_state(self.built, tick)
+        self._writer = checkpoint.CheckpointWriter(
+            state, folder, self.built.groups.checkpoint if self.built.groups else None
+        )
 
     def do_trace(self, first: int, ticks: int) -> None:
         """Record some ticks to come."""
         assert self.loop is not None
         if self._trace is not None:
             self._trace.close()
-        self._trace = Trace(self.loop, first, ticks)
+        self._trace = Tracer(self.loop, first, ticks)
 
     def do_train(self, first: int) -> None:
         """Run the ticks from `first` until the end that was told."""
@@ -212,5 +214,5 @@ class StageService:
 
     def do_quit(self, code: int) -> None:
         """End after answering."""
-        self.reporter.expect_farewell()
+        self.reporter.allow_coordinator_exit()
         self._code = code

@@ -5,16 +5,16 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import av
-import av.container
-import numpy as np
 import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+
+from tests.support.processes import train
+from tests.support.settings import slow_run
+from tests.support.videos import write_clip
 
 hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("patient")
@@ -69,36 +69,6 @@ def _command(pid: int) -> str:
 os.environ["SIDEWAYS_TEST"] = f"pytest-{os.getpid()}"  # inherited by all that the tests start
 
 
-def video_stream(container: av.container.OutputContainer, codec: str, rate: int, **options: Any) -> av.VideoStream:
-    """A new stream of pictures."""
-    stream = container.add_stream(codec, rate=rate, **options)
-    assert isinstance(stream, av.VideoStream)
-    return stream
-
-
-def write_clip(
-    path: Path, frames: int, size: tuple[int, int] = (24, 20), seed: int = 0, codec: str = "libx264", rate: int = 25
-) -> Path:
-    """A real video of a smoothly moving bright square on a coloured ground. `size` is (width, height)."""
-    width, height = size
-    random = np.random.default_rng(seed)
-    ground = random.integers(0, 120, 3)
-    x, y, dx, dy = *random.uniform(0, 8, 2), *random.uniform(-1, 1, 2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = video_stream(container, codec, rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for _ in range(frames):
-            picture = np.empty((height, width, 3), np.uint8)
-            picture[:] = ground
-            left, top = int(x) % (width - 6), int(y) % (height - 6)
-            picture[top : top + 6, left : left + 6] = 230
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            x, y = x + dx, y + dy
-        container.mux(stream.encode())
-    return path
-
-
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders, train and val, of three classes; clips of 5 to 40 frames."""
@@ -115,6 +85,5 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def straight(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 ticks without a break."""
-    from tests.helpers import slow_run, train
 
     return train(tmp_path_factory.mktemp("straight"), slow_run(videos))

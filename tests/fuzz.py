@@ -15,10 +15,12 @@ with atheris.instrument_imports(include=["common", "coordinator", "msgpack", "py
     import msgpack
     import numpy as np
 
-    from common import runstate, wire
     from common.errors import SidewaysError
-    from coordinator.monitor import report
-    from coordinator.monitor.totals import StageTotals, Totals, line
+    from common.messages import encoding
+    from common.messages import frame_envelope as wire
+    from common.messages import stage_report as report
+    from common.run_registry import records as runstate
+    from coordinator.monitor.run_totals import RunTotals, StageTotals, metric_line
 
 _RECORDS = (runstate.Command, runstate.Answer, runstate.Owner, runstate.Status)
 
@@ -33,7 +35,7 @@ def one(data: bytes) -> None:
             envelope = wire.Envelope(data, 3, 1)
             assert len(envelope.clips) == len(envelope.labels) == 3
         elif reader == 1:
-            _report(wire.decode(data))
+            _report(encoding.decode(data))
         elif reader == 2:
             runstate.decode_line(data)
         else:
@@ -45,11 +47,11 @@ def one(data: bytes) -> None:
 
 def _report(told: report.Report) -> None:
     """What is a report can be summed up."""
-    report.check(told, 3)
+    report.check_report(told, 3)
     if told["kind"] == "progress":
-        totals = Totals([StageTotals() for _ in range(3)], 4)
+        totals = RunTotals([StageTotals() for _ in range(3)], 4)
         totals.add(told)
-        line(told, 4)
+        metric_line(told, 4)
         assert totals.loss is None or "loss" in told
 
 
@@ -57,7 +59,7 @@ def _seeds(folder: Path) -> None:
     """What is right, to begin with."""
     frames = wire.encode_frames(1, 0, 3, False, np.arange(3), np.arange(3))
     progress = dict.fromkeys(("stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes", "bytes"), 0)
-    progress |= dict.fromkeys(("epoch", "bytes_forward", "bytes_backward"), 0) | {"ticks": 2}
+    progress |= dict.fromkeys(("attempt", "bytes_forward", "bytes_backward"), 0) | {"ticks": 2}
     times = dict.fromkeys(("compute", "receive_wait", "send_wait", "data_wait"), 0.5)
     seconds = {f"{name}_seconds": value for name, value in times.items()} | {"seconds": 2.0, "rate": 0.1}
     told = {**progress, **seconds, "kind": "progress", "gradient_norm": 0.5, "loss": 1.5, "losses_held": 2}
@@ -67,7 +69,7 @@ def _seeds(folder: Path) -> None:
     )
     command = runstate.Command(id="0" * 32, do="set", lr=0.1)
     answer = runstate.Answer(state="done", text="so it is")
-    reports = [told, {"kind": "failed", "epoch": 1, "stage": 0, "dropped": 0, "message": "why", "code": 1}]
+    reports = [told, {"kind": "failed", "attempt": 1, "stage": 0, "dropped": 0, "message": "why", "code": 1}]
     seeds = [b"\0" + frames, *(b"\1" + msgpack.packb(each) for each in reports)]
     seeds += [b"\2" + runstate.encode_line({"kind": "progress", "tick": 3})]
     seeds += [bytes([3 + place]) + each.encode() for place, each in enumerate((command, answer, owner, status))]

@@ -23,9 +23,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tests.conftest import write_clip
 from tests.faults.faults import Fault
-from tests.helpers import Background, losses_of, same_model, slow_run, write_run_file
+from tests.support.oracles import losses_of, same_model
+from tests.support.processes import Background
+from tests.support.settings import slow_run, write_run_file
+from tests.support.videos import write_clip
 
 _GROWTH, _SLACK = 1.10, 4.0  # of a process's memory, at most; MiB more, as Redis fills its capped history
 _STAGES, _ENDLESS = 3, 10**8

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.config import Config
+from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import imagenet, user_code
 from common.models.autoencoder import autoencoder

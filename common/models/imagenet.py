@@ -111,7 +111,7 @@ def _vgg(name: str, classes: int, channels: int, dropout: float) -> Chain:
 
 
 def _original(name: str, classes: int, channels: int, **options: Any) -> nn.Module:
-    from common.vision import models  # seconds to import: only where one of these models is used
+    from common.torchvision_import import models  # seconds to import: only where one of these models is used
 
     root: nn.Module = getattr(models, name)(num_classes=classes, **options)
     if channels == 1:

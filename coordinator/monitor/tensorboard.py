@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.partition import BlockCost, by_stage
+from common.partition.balance import BlockCost, by_stage
 
 FOLDER = "tensorboard"
 _NO_CURVES = {"stage", "tick", "ticks", "time"}  # numbers of a report that are no figures
@@ -84,7 +84,7 @@ class EventFiles:
         self._writer.add_scalar(name, value, tick)
 
     def _confusion(self, tick: int, confusion: Tensor, classes: list[str]) -> None:
-        from coordinator.plots import confusion_figure, pixels
+        from coordinator.monitor.confusion_plot import confusion_figure, pixels
 
         picture = pixels(confusion_figure(confusion, classes))
         self._writer.add_image("confusion", picture, tick, dataformats="HWC")

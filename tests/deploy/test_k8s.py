@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from common.config import Config
-from common.runfile import parse
+from common.config.run_file import parse
+from common.config.settings import Config
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy/k8s"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import environment, free_ports, settings, sideways, write_run_file
+from tests.support.processes import environment, free_ports, sideways
+from tests.support.settings import settings, write_run_file
 
 MEMBER = Path(__file__).parent.parent.parent / "deploy/member.sh"
 STAGES = 2

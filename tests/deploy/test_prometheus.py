@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import Background, free_ports, settings, write_run_file
+from tests.support.processes import Background, free_ports
+from tests.support.settings import settings, write_run_file
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 STAGES = 2

@@ -14,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers import config_of, environment, free_ports, losses_of, reference_run, settings, write_run_file
+from tests.support.oracles import losses_of, reference_run
+from tests.support.processes import environment, free_ports
+from tests.support.settings import config_of, settings, write_run_file
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "deploy/slurm/sideways.sbatch"

@@ -14,17 +14,18 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from common.config import Config
-from common.control import Plan, Stages
-from common.group import join, start_rpc
-from common.process import exit_now
-from common.runfile import parse
-from coordinator.course import Course
-from coordinator.feed import Feeder
-from coordinator.monitor.inbox import Inbox
-from coordinator.monitor.report import Report
-from coordinator.stream.clips import find
-from coordinator.stream.slots import Slots
+from common.config.run_file import parse
+from common.config.settings import Config
+from common.messages.stage_calls import Plan, Stages
+from common.messages.stage_report import Report
+from common.processes.lifecycle import exit_now
+from common.processes.membership import join
+from common.processes.rpc import start_rpc
+from coordinator.monitor.report_inbox import ReportInbox
+from coordinator.video.feeder import Feeder
+from coordinator.video.files.clips import find
+from coordinator.video.slots import Slots
+from coordinator.video.targets import StepStream
 
 
 def main() -> None:
@@ -38,13 +39,13 @@ def main() -> None:
     def take(report: Report) -> None:
         losses.extend(report.get("losses", []))
 
-    inbox = Inbox(me.stages, take, lambda number: None, epoch=me.epoch)
+    inbox = ReportInbox(me.stages, take, lambda number: None, attempt=me.attempt)
     me.store.set("reports", inbox.address)
     start_rpc(me)
     stages = Stages(me.stages, 60, inbox.poll)
     for name, tree in cases.items():
         losses.clear()
-        run(parse(tree, name), stages, inbox, me.epoch)
+        run(parse(tree, name), stages, inbox, me.attempt)
         save_file(stages.export(), out / f"{name}.safetensors")
         (out / f"{name}.json").write_text(json.dumps(losses))
     inbox.leave()
@@ -52,15 +53,15 @@ def main() -> None:
     exit_now(0)
 
 
-def run(config: Config, stages: Stages, inbox: Inbox, epoch: int) -> None:
+def run(config: Config, stages: Stages, inbox: ReportInbox, attempt: int) -> None:
     assert config.data.train is not None
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     assert config.split is not None
     assert config.ticks is not None
     addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split), config.ticks))
     slots = Slots(clips.clips, config.data, config.seed, True)
-    feeder = Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll, epoch=epoch)
-    course = Course(slots, config, ends=False)
+    feeder = Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll, attempt=attempt)
+    course = StepStream(slots, config, ends=False)
     inbox.expect_done()
     stages.train(0, config.ticks)
     for tick in range(config.ticks):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.runfile import load
-from tests import traces
-from tests.conftest import video_stream
-from tests.helpers import settings, sideways, write_run_file
+from common.config.run_file import load
+from tests.support import traces
+from tests.support.processes import sideways
+from tests.support.settings import settings, write_run_file
+from tests.support.videos import video_stream
 
 
 def still_clips(root: Path) -> Path:

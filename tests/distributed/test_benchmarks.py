@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.contenders import Case
 from benchmarks.peers import _figures
-from tests.conftest import write_clip
-from tests.helpers import environment
+from tests.support.processes import environment
+from tests.support.videos import write_clip
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -14,22 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import (
-    STRAIGHT,
-    Background,
-    backpropagation_run,
-    config_of,
-    environment,
-    gone,
-    losses_of,
-    reference_run,
-    same_model,
-    sideways,
-    slow_run,
-    train,
-    wait_until,
-    write_run_file,
-)
+from tests.support.oracles import backpropagation_run, losses_of, reference_run, same_model
+from tests.support.processes import Background, environment, sideways, train
+from tests.support.settings import STRAIGHT, config_of, slow_run, write_run_file
+from tests.support.waiting import gone, wait_until
 
 
 def resume(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

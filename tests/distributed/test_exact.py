@@ -14,14 +14,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.helpers import backpropagation_run, config_of, environment, reference_run, settings
+from tests.support.oracles import backpropagation_run, reference_run
+from tests.support.processes import environment
+from tests.support.settings import config_of, settings
 
 DEPTHS = (1, 2, 3, 5)
 CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix"), (True, False)))
 
 # each training option by itself, and in company, at D = 3
 DROPOUT: dict[str, object] = {
-    "model": f"{Path(__file__).parent.parent}/models.py:with_dropout",
+    "model": f"{Path(__file__).parents[1]}/support/models.py:with_dropout",
     "model_args": {},
     "split": [2, 1, 2],
 }
@@ -105,7 +107,7 @@ def drive(stages: int, trees: dict[str, dict[str, Any]], out: Path, **more: str)
     """Put workers through the cases. `more` of the environment."""
     (out / "cases.json").write_text(json.dumps(trees))
     arguments = ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)]
-    launch = f"import sys; from coordinator.launch import launch; sys.exit(launch({stages}, {arguments!r}))"
+    launch = f"import sys; from coordinator.launch.elastic import launch; sys.exit(launch({stages}, {arguments!r}))"
     command, variables = [sys.executable, "-c", launch], {**environment(), **more}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.network import ip
-from tests.helpers import config_of, environment, losses_of, reference_run, settings, write_run_file
+from tests.support.oracles import losses_of, reference_run
+from tests.support.processes import environment
+from tests.support.settings import config_of, settings, write_run_file
 
 FIRST, SECOND = "10.77.0.1", "10.77.0.2"
 

@@ -14,9 +14,10 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from coordinator.page.site import ADDRESS
+from coordinator.page.http_app import ADDRESS
 from tests.distributed.test_steering import steer
-from tests.helpers import Background, settings, write_run_file
+from tests.support.processes import Background
+from tests.support.settings import settings, write_run_file
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 STAGES = 4

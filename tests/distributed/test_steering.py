@@ -11,14 +11,16 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from common.redis_access import at_socket
-from common.runfile import load
+from common.config.run_file import load
+from common.run_registry.redis_connection import at_socket
 from coordinator.__main__ import app
-from coordinator.embedded import SOCKET, EmbeddedRedis
-from coordinator.lookup import everything, find, look
-from tests import traces
-from tests.helpers import Background, config_of, inputs_of, settings, sideways, stages_of, weights_of, write_run_file
-from tests.unit.test_runstore import until
+from coordinator.registry.embedded_redis import SOCKET, EmbeddedRedis
+from coordinator.registry.run_finder import everything, find, look
+from tests.support import traces
+from tests.support.oracles import inputs_of, stages_of, weights_of
+from tests.support.processes import Background, sideways
+from tests.support.settings import config_of, settings, write_run_file
+from tests.unit.run_registry.test_store import until
 
 LONG = 10_000_000
 RATE = 7e-4
@@ -75,7 +77,7 @@ def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Pa
 
 def same_as_the_reference(background: Background, videos: Path, changed: int, ticks: int) -> None:
     """One whose rate is changed at the same tick has the same losses and parameters."""
-    from common.reference import Reference
+    from common.rule.reference import Reference
 
     shape = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 2}
     config = config_of(videos, **shape, ticks=ticks)

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from common.runfile import load
-from tests.helpers import settings, sideways, write_run_file
+from common.config.run_file import load
+from tests.support.processes import sideways
+from tests.support.settings import settings, write_run_file
 
 
 @pytest.fixture(scope="module")
 def trained(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run of a torchvision model, beginning with weights of a file: its directory and its summary."""
-    from common.vision import models
+    from common.torchvision_import import models
 
     folder = tmp_path_factory.mktemp("tools")
     torch.manual_seed(0)
@@ -60,7 +61,7 @@ def test_what_is_exported_predicts_the_same(trained: tuple[Path, dict[str, Any]]
 def test_what_is_exported_loads_into_torchvisions_model(trained: tuple[Path, dict[str, Any]]) -> None:
     from safetensors.torch import load_file
 
-    from common.vision import models
+    from common.torchvision_import import models
 
     run, _ = trained
     weights = load_file(run / "model.safetensors")

@@ -17,22 +17,16 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from common.config.run_file import load
 from common.models import build
-from common.packet import normalise
-from common.runfile import load
-from coordinator.course import Batch
-from coordinator.stream.clips import find
-from coordinator.stream.slots import Slots
-from tests import traces
-from tests.helpers import (
-    Background,
-    config_of,
-    environment,
-    reference_run,
-    settings,
-    sideways,
-    write_run_file,
-)
+from common.rule.pixels import normalise
+from coordinator.video.files.clips import find
+from coordinator.video.slots import Slots
+from coordinator.video.targets import Batch
+from tests.support import traces
+from tests.support.oracles import reference_run
+from tests.support.processes import Background, environment, sideways
+from tests.support.settings import config_of, settings, write_run_file
 
 ROOT = Path(__file__).parent.parent.parent
 STAGES, TICKS, TRACED = 3, 120, 40

@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import zmq
 
-from common.wire import encode_frames
-from tests.helpers import Background, sideways
+from common.messages.frame_envelope import encode_frames
+from tests.support.processes import Background, sideways
 
 _GREETING = b"\xff"  # the first byte that a ZeroMQ listener says to anybody who connects
 
@@ -61,8 +61,8 @@ class Fault(enum.Enum):
         elif self in _TO_A_PROCESS:
             _TO_A_PROCESS[self](members[who])
         else:
-            epoch = _epoch(members["coordinator"]) - (self is Fault.LATE)
-            for message in self._messages(epoch, 8, 3 * 32 * 32):
+            attempt = _attempt(members["coordinator"]) - (self is Fault.LATE)
+            for message in self._messages(attempt, 8, 3 * 32 * 32):
                 _send(_listeners(members[who]), message)
 
     def told(self, who: str) -> str:
@@ -81,16 +81,16 @@ class Fault(enum.Enum):
             Fault.NAN: "the training has diverged, the loss is .* try a smaller optimiser.lr",
         }.get(self, "")  # of what ends no attempt nothing is told
 
-    def _messages(self, epoch: int, rows: int, frame: int) -> list[list[bytes]]:
+    def _messages(self, attempt: int, rows: int, frame: int) -> list[list[bytes]]:
         """Messages of several parts, for runs whose batches have so many rows, of so many bytes each."""
         ids = np.zeros(rows, np.int64)
-        envelope = encode_frames(epoch, 0, 3, False, ids, ids)
+        envelope = encode_frames(attempt, 0, 3, False, ids, ids)
         return {
             Fault.GARBAGE: [[b"\xc1" + os.urandom(40)]],
             Fault.TRUNCATED: [[envelope, bytes(rows * frame // 2)]],
             Fault.MISSHAPEN: [[envelope, bytes(rows * frame * 4)]],
             Fault.REPEATED: [[envelope, bytes(rows * frame)]],
-            Fault.POINTED: [[encode_frames(epoch, 0, 3, False, ids, ids, slot=1)]],
+            Fault.POINTED: [[encode_frames(attempt, 0, 3, False, ids, ids, slot=1)]],
             Fault.FLOOD: [[bytes(1 << 26)]],
             Fault.LATE: [[envelope, bytes(size)] for size in (rows, rows * frame)],
         }[self]
@@ -132,8 +132,8 @@ _TO_A_PROCESS: dict[Fault, Callable[[int], None]] = {
 }
 
 
-def _epoch(coordinator: int) -> int:
-    """The attempt's number, as common/group.py has it."""
+def _attempt(coordinator: int) -> int:
+    """The attempt's number, as common/processes/membership.py has it."""
     return int(psutil.Process(coordinator).create_time() * 1000)
 
 

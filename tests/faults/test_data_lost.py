@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import write_clip
-from tests.helpers import Background, losses_of, settings, sideways, wait_until, write_run_file
+from tests.support.oracles import losses_of
+from tests.support.processes import Background, sideways
+from tests.support.settings import settings, write_run_file
+from tests.support.videos import write_clip
+from tests.support.waiting import wait_until
 
 
 def begin(folder: Path, **changes: Any) -> Background:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from tests.faults.network import FIRST, SECOND, Line, line
-from tests.helpers import config_of, environment, losses_of, reference_run, settings, write_run_file
+from tests.support.oracles import losses_of, reference_run
+from tests.support.processes import environment
+from tests.support.settings import config_of, settings, write_run_file
 
 pytestmark = [
     pytest.mark.long,

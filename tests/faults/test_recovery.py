@@ -12,7 +12,9 @@ import psutil
 import pytest
 
 from tests.faults.faults import Fault
-from tests.helpers import STRAIGHT, Background, losses_of, same_model, slow_run, write_run_file
+from tests.support.oracles import losses_of, same_model
+from tests.support.processes import Background
+from tests.support.settings import STRAIGHT, slow_run, write_run_file
 
 
 def slow(videos: Path, **changes: Any) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def test_a_decoding_process_is_replaced_while_the_others_go_on(
     background = Background(write_run_file(tmp_path / "run.toml", slow(videos, data__threads=1)))
     background.wait_for_tick(20)
     children = psutil.Process(background.members()["coordinator"]).children()
-    decoder = next(child for child in children if "coordinator.stream.decoder" in child.cmdline())
+    decoder = next(child for child in children if "coordinator.video.decoder_pool.worker" in child.cmdline())
     decoder.send_signal(blow)
     assert background.end(60) == 0, background.output()
     assert not decoder.is_running()

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import write_clip
-from tests.helpers import Background, gone, settings, sideways, wait_until, write_run_file
+from tests.support.processes import Background, sideways
+from tests.support.settings import settings, write_run_file
+from tests.support.videos import write_clip
+from tests.support.waiting import gone, wait_until
 
 
 def start(videos: Path, folder: Path, **changes: object) -> Background:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import Background, environment, gone, settings, wait_until, write_run_file
+from tests.support.processes import Background, environment
+from tests.support.settings import settings, write_run_file
+from tests.support.waiting import gone, wait_until
 
 HIDDEN = {".lock"}  # what stays of a run that has ended, beside its results
 RESULTS = {"checkpoints", "metrics.jsonl", "model.safetensors", "run.toml", "status.json", "summary.json"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from common.config import Config
-from common.runfile import parse
-from common.schedule import Schedule
+from common.config.run_file import parse
+from common.config.settings import Config
+from common.rule.schedule import Schedule
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -1,0 +1,113 @@
+"""A run file: TOML, then `--set section.key=value` overrides, validated once; what is wrong is told with a remedy."""
+
+import difflib
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from common.config.settings import Config
+from common.errors import ConfigError
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read and validate a run file. Relative paths in it are relative to the working directory.
+
+    Raises:
+        ConfigError: naming the key, what is allowed and the nearest valid name.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8, as TOML files are") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides or []:
+        apply(override, tree)
+    elsewhere = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
+    if elsewhere and _overridden("stages", overrides) and not _overridden("split", overrides):
+        del tree["split"]  # it was for another number of stages: measure anew
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], origin: str) -> Config:
+    """Validate a tree of settings that came from `origin`. Raises ConfigError."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{origin}: {_explain(dict(problem))}" for problem in error.errors())) from error
+
+
+def _overridden(key: str, overrides: list[str] | None) -> bool:
+    return any(override.partition("=")[0].strip() == key for override in overrides or [])
+
+
+def apply(override: str, tree: dict[str, Any]) -> None:
+    """Apply one `section.key=value`; the value is TOML, or a plain string where it is none. Raises ConfigError."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {section} is a setting, not a section")
+    try:
+        tree[name] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[name] = value
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One pydantic error as a sentence with a remedy."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {key}. {_nearest(location)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    if problem["type"] == "missing":
+        return f"the setting {key} is missing: {_field_help(location)}"
+    return f"{key} = {problem['input']!r} is wrong: {message}. {key}: {_field_help(location)}"
+
+
+def _section_of(location: list[str]) -> type[BaseModel] | None:
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        field = section.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return None
+        section = field.annotation
+    return section
+
+
+def _nearest(location: list[str]) -> str:
+    section = _section_of(location)
+    if section is None:
+        return ""
+    names = list(section.model_fields)
+    close = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+    prefix = ".".join([*location[:-1], ""])
+    hint = f"Did you mean {prefix}{close[0]}? " if close else ""
+    return f"{hint}Allowed here: {', '.join(names)}"
+
+
+def _field_help(location: list[str]) -> str:
+    section = _section_of(location)
+    field = section.model_fields.get(location[-1]) if section else None
+    if field is None:
+        return "see the run file's documentation"
+    return f"{field.description or ''} ({_type_name(field.annotation)})"
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " | ".join(repr(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(_type_name(choice) for choice in get_args(annotation) if choice is not type(None))
+    return getattr(annotation, "__name__", str(annotation))

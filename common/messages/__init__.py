@@ -1,0 +1,1 @@
+"""What coordinator and stages say to each other: calls, reports, frame envelopes."""

@@ -1,0 +1,37 @@
+"""Messages over ZeroMQ as msgpack maps, decoded strictly, and by which attempt of the run they were sent."""
+
+from typing import Any
+
+import msgpack
+
+from common.errors import PeerError
+
+
+class OtherAttemptError(PeerError):
+    """A message that a process of an earlier attempt sent: to be ignored, whatever it says."""
+
+
+def check_attempt(message: dict[str, Any], attempt: int) -> None:
+    """Raises OtherAttemptError for a message of another attempt. One that names no attempt is left to other checks."""
+    named = message.get("attempt")
+    if type(named) is int and named != attempt:
+        raise OtherAttemptError(f"a message of attempt {named} came in attempt {attempt}")
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A map with string keys, as msgpack."""
+    return msgpack.packb(message)
+
+
+def decode(data: bytes | memoryview) -> dict[str, Any]:
+    """A msgpack map with string keys, decoded strictly. Raises PeerError for anything else."""
+    size = len(data)
+    try:
+        message = msgpack.unpackb(data, strict_map_key=True)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise PeerError(
+            f"a message of {size} bytes is not msgpack ({error}): is something else sending here?"
+        ) from error
+    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
+        raise PeerError(f"a message of {size} bytes is no map with names for keys: is something else sending here?")
+    return message

@@ -1,0 +1,70 @@
+"""The envelope of a frame batch: a msgpack map that goes over ZeroMQ ahead of the raw frames."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from common.errors import PeerError
+from common.messages.encoding import check_attempt, decode
+
+SMALLEST_BUFFER = 1 << 18  # bytes of a frame socket's kernel buffer; with less, TCP stalls on loopback's large segments
+
+
+def encode_frames(
+    attempt: int,
+    phase: int,
+    frame: int,
+    last: bool,
+    clips: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    slot: int | None = None,
+) -> bytes:
+    """The envelope of a frame batch; the raw uint8 frames follow as a message part of their own.
+
+    Args:
+        attempt: Membership.attempt of the sender, so that messages of an earlier attempt are recognised.
+        phase: 0 for training; evaluations count from 1.
+        frame: number of the batch in its phase.
+        last: nothing follows in this phase.
+        clips, labels: int64 [slots].
+        slot: of shared memory (common/shared_memory/frame_slots.py) that holds the frames; then nothing follows.
+    """
+    envelope = {
+        "attempt": attempt,
+        "phase": phase,
+        "frame": frame,
+        "last": last,
+        "slot": slot,
+        "clips": clips.astype("<i8", copy=False).tobytes(),
+        "labels": labels.astype("<i8", copy=False).tobytes(),
+    }
+    return msgpack.packb(envelope)
+
+
+class Envelope:
+    """A decoded, checked frame envelope."""
+
+    __slots__ = ("attempt", "clips", "frame", "labels", "last", "phase", "slot")
+
+    def __init__(self, data: bytes | memoryview, rows: int, attempt: int) -> None:
+        """Raises OtherAttemptError for one of another attempt, PeerError for one that is not of `rows` rows."""
+        fields = decode(data)
+        check_attempt(fields, attempt)
+        try:
+            self.attempt, self.phase = fields["attempt"], fields["phase"]
+            self.frame, self.last, self.slot = fields["frame"], fields["last"], fields["slot"]
+            self.clips = np.frombuffer(fields["clips"], dtype="<i8")
+            self.labels = np.frombuffer(fields["labels"], dtype="<i8")
+        except (KeyError, TypeError, ValueError) as error:
+            raise PeerError(f"a frame's envelope is malformed ({error!r}): is something else sending here?") from error
+        if (
+            not type(self.attempt) is type(self.phase) is type(self.frame) is int
+            or type(self.last) is not bool
+            or not (self.slot is None or (type(self.slot) is int and self.slot >= 0))
+            or not len(self.clips) == len(self.labels) == rows
+        ):
+            raise PeerError(
+                f"a frame's envelope is malformed: expected {rows} clips and labels and a slot or none, got "
+                f"{len(self.clips)} and {self.slot!r:.20}"
+            )

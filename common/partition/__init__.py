@@ -1,0 +1,1 @@
+"""What each block costs, and the split whose slowest stage is fastest."""

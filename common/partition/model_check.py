@@ -1,0 +1,67 @@
+"""Whether a model can be split and trained for a task: each block is tried once, forward and backward, on zeros."""
+
+import torch
+from torch import Tensor, nn
+
+from common.config.settings import Config
+from common.errors import ConfigError
+from common.models import named_blocks
+from common.models.user_code import no_exit
+from common.rule.stage import forbid_in_place_on_input
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
+    """Try a model that is thrown away afterwards. Raises ConfigError naming the block that does not fit, and why."""
+    _refuse_sharing(model)
+    x = torch.zeros(config.frame_shape)
+    for number, (name, block) in enumerate(named_blocks(model)):
+        x = _try(name, block, x, is_first=number == 0)
+    shape = list(x.shape)
+    if config.task != "classify" and shape != list(config.frame_shape):
+        raise ConfigError(
+            f'task = "{config.task}" compares the model\'s output with a frame, but the output is {shape} and the '
+            f"frame {list(config.frame_shape)}: change the model or data.size"
+        )
+    if config.task == "classify" and (len(shape) != 2 or shape[1] < classes):
+        raise ConfigError(
+            f'task = "classify" needs logits [{config.data.slots}, {classes} classes], but the model\'s output is '
+            f"{shape}: change the model or its model_args"
+        )
+
+
+def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
+    forbid_in_place_on_input(block)
+    leaf = x.detach().requires_grad_(not is_first)
+    try:
+        with no_exit(f"block {name}"):
+            y = block(leaf)
+            if isinstance(y, Tensor) and y.requires_grad:
+                y.sum().backward()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"block {name} fails on an input {list(x.shape)}: {type(error).__name__}: {error}") from error
+    if not isinstance(y, Tensor) or y.dtype not in _FLOATS:
+        raise ConfigError(f"block {name} returns {_kind(y)}: between blocks there must be one floating-point tensor")
+    if y.dim() == 0 or y.shape[0] != x.shape[0]:
+        raise ConfigError(f"block {name} makes {list(y.shape)} of {list(x.shape)}: the first dimension is the slots'")
+    if not is_first and leaf.grad is None:
+        raise ConfigError(f"block {name} passes no gradient to its input, so nothing below it could learn")
+    return y
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _refuse_sharing(model: nn.Sequential) -> None:
+    owners: dict[int, str] = {}
+    for name, block in named_blocks(model):
+        for parameter in block.parameters():
+            if owners.setdefault(id(parameter), name) != name:
+                raise ConfigError(
+                    f"blocks {owners[id(parameter)]} and {name} share parameters: each stage trains its own, so they "
+                    f"cannot be in different blocks"
+                )

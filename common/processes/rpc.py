@@ -1,0 +1,35 @@
+"""The control channel between the processes of a run: torch.distributed.rpc over TCP."""
+
+import warnings
+
+import torch.distributed as dist
+from torch.distributed import rpc
+
+from common.errors import PeerError
+from common.processes.membership import JOIN_DEADLINE, Membership
+
+COORDINATOR = "coordinator"
+
+
+def stage_name(stage: int) -> str:
+    """The RPC name of a stage worker."""
+    return f"stage{stage}"
+
+
+def start_rpc(me: Membership) -> None:
+    """Open the control channel. Every process of the run must call it."""
+    name = COORDINATOR if me.role == "coordinator" else stage_name(me.stage)
+    # over TCP alone: the shared-memory transport polls, and does not notice that the other side has died; the channels
+    # for GPUs, which calls have no use for, fail to start on some hosts that have one
+    options = rpc.TensorPipeRpcBackendOptions(
+        num_worker_threads=4,
+        rpc_timeout=JOIN_DEADLINE,
+        init_method="env://",
+        _transports=["uv"],
+        _channels=["basic"],
+    )
+    warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)  # torch's own use, inside init_rpc
+    try:
+        rpc.init_rpc(name, rank=me.rank, world_size=me.world, rpc_backend_options=options)
+    except (dist.DistError, RuntimeError) as error:
+        raise PeerError(f"{name}: the control channel did not come up: {error}") from error

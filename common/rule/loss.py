@@ -1,0 +1,61 @@
+"""What the top stage minimises: cross-entropy with the label, or the squared error against a frame."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.config.settings import Task
+from common.rule.packet import Packet
+
+EVERY_ROW = slice(None)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A frame-sized target. tensor: float [rows, channels, height, width]; clips: int64 [rows], each row's clip."""
+
+    tensor: Tensor
+    clips: NDArray[np.int64]
+
+
+class Objective:
+    """The loss of a task.
+
+    Attributes:
+        correct: rows classified right since it was last zeroed, a 0-d int64 tensor.
+    """
+
+    def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
+        self.task, self.label_smoothing = task, label_smoothing
+        self.correct = torch.zeros((), dtype=torch.int64)
+
+    def __call__(self, y: Tensor, held: Packet, target: Target | None, rows: slice = EVERY_ROW) -> Tensor:
+        """The mean loss over rows: y is the model's output for `rows` of what `held` holds. Computed in float32.
+
+        Predicting, a row whose clip ends before the frame to come counts as zero.
+        """
+        if y.dtype in (torch.bfloat16, torch.float16):
+            y = y.float()
+        if self.task == "classify":
+            return self._classify(y, held.label_tensor[rows])
+        assert target is not None, "tasks without labels have frame-sized targets"
+        return _squared_error(y, target.tensor[rows], target.clips[rows] == held.clips[rows])
+
+    def _classify(self, y: Tensor, labels: Tensor) -> Tensor:
+        labels = labels.to(y.device, non_blocking=True)
+        if self.correct.device != y.device:
+            self.correct = self.correct.to(y.device)
+        self.correct += (y.detach().argmax(1) == labels).sum()
+        return F.cross_entropy(y, labels, label_smoothing=self.label_smoothing)
+
+
+def _squared_error(y: Tensor, target: Tensor, valid: NDArray[Any]) -> Tensor:
+    if valid.all():
+        return F.mse_loss(y, target)
+    error = F.mse_loss(y, target, reduction="none").flatten(1).mean(1)
+    return error[torch.from_numpy(valid).to(y.device)].sum() / len(valid)

@@ -1,0 +1,203 @@
+"""θ ← optimiser(θ, Δθ): a stage's optimiser, its learning rate's course, clipping, means of weights and gradients."""
+
+import inspect
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.config.settings import Optimiser
+from common.errors import ConfigError
+from common.rule.orthogonal_gradient import Orthogonal
+
+_UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}  # they need closures, or sparse gradients
+_WITHOUT_MOMENTUM = {"Adam": {"betas": (0.0, 0.999)}, "AdamW": {"betas": (0.0, 0.999)}}
+_FUSED = {"Adam", "AdamW", "SGD", "Adagrad"}  # one kernel for all parameters, on the CPU too: less Python a tick
+
+
+def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> torch.optim.Optimizer | None:
+    """The optimiser of a stage; None for a stage without parameters. Raises ConfigError for an unknown one."""
+    kind = getattr(torch.optim, settings.name, None)
+    usable = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and settings.name not in _UNUSABLE
+    if kind is None or not usable:
+        known = sorted(name for name in dir(torch.optim) if name[0].isupper() and name not in _UNUSABLE)
+        raise ConfigError(f"optimiser.name = {settings.name!r} is no class of torch.optim. Allowed: {', '.join(known)}")
+    lr = _rate(settings, settings.lr, mismatch)
+    given = settings.args
+    alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
+    fused = {"fused": True} if settings.name in _FUSED and not alternatives else {}
+    arguments = {**fused, **_WITHOUT_MOMENTUM.get(settings.name, {}), **given}
+    groups = _groups(blocks, kind, arguments, settings.decay_all)
+    try:
+        return kind(groups, lr=lr, **arguments) if groups else None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"optimiser.args do not fit torch.optim.{settings.name}: {error}") from error
+
+
+def _rate(settings: Optimiser, rate: float, mismatch: int) -> float:
+    """A stage's share of the run's learning rate."""
+    return rate / (1 + mismatch) if settings.lr_by_mismatch else rate
+
+
+def _groups(blocks: nn.Module, kind: type, arguments: dict[str, Any], decay_all: bool) -> list[dict[str, Any]]:
+    """Parameter groups. Normalisations and biases, which are vectors, do not decay."""
+    parameters = [parameter for parameter in blocks.parameters() if parameter.requires_grad]
+    default = inspect.signature(kind).parameters.get("weight_decay")
+    decay = arguments.get("weight_decay", default.default if default is not None else 0.0)
+    if decay_all or not decay:
+        return [{"params": parameters}] if parameters else []
+    decaying = [parameter for parameter in parameters if parameter.ndim > 1]
+    constant = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decaying}, {"params": constant, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def rate_factor(settings: Optimiser, tick: int, planned: int) -> float:
+    """What the learning rate is multiplied by at a stage's update of `tick`, of `planned` ticks in all.
+
+    After a linear warm-up: constant; cosine, half a period down to `final`; step, × `gamma` after each of `steps`;
+    one-cycle, half a cosine up from `final` to 1 at `peak`, then half a cosine down to `final` (Smith, 2018).
+    """
+    warm = min(1.0, (tick + 1) / (settings.warmup + 1))
+    share = min(1.0, max(0.0, (tick - settings.warmup) / max(1, planned - settings.warmup)))
+    return warm * _course(settings, share)
+
+
+def _course(settings: Optimiser, share: float) -> float:
+    if settings.schedule == "cosine":
+        return _cosine(1.0, settings.final, share)
+    if settings.schedule == "step":
+        return settings.gamma ** sum(share >= step for step in settings.steps)
+    if settings.schedule == "one-cycle":
+        rising = share < settings.peak
+        along = share / settings.peak if rising else (share - settings.peak) / (1 - settings.peak)
+        return _cosine(settings.final, 1.0, along) if rising else _cosine(1.0, settings.final, along)
+    return 1.0
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Updater:
+    """Gathers a stage's gradients and updates its parameters.
+
+    Attributes:
+        ticks: updates asked for so far, those that only gathered included.
+        gathered: gradients in .grad that the next update will use.
+    """
+
+    def __init__(self, blocks: nn.Module, settings: Optimiser, every: int, mismatch: int, planned: int) -> None:
+        """`every`: gradients that an update uses the mean of; `planned`: ticks of the whole training."""
+        self._settings, self._every, self._planned, self._mismatch = settings, every, planned, mismatch
+        self.optimiser = build_optimiser(blocks, settings, mismatch)
+        self.ticks = self.gathered = self.updates = 0
+        self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
+        self._parameters = list(self._named.values())
+        self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser else []
+        self._orthogonal = Orthogonal(self._parameters, settings.orthogonal) if settings.orthogonal else None
+        self._varies = settings.schedule != "constant" or settings.warmup > 0
+        self._average = [value.detach().clone() for value in self._parameters] if settings.ema else []
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate of the last update; None for a stage without parameters."""
+        return float(self.optimiser.param_groups[0]["lr"]) if self.optimiser else None
+
+    def set_rate(self, rate: float) -> None:
+        """Change the learning rate that the schedule multiplies (optimiser.lr), from the next update on."""
+        if self.optimiser is not None:
+            self._rates = [_rate(self._settings, rate, self._mismatch)] * len(self._rates)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self._rates[0]
+
+    def update(self) -> None:
+        """Every N-th call: a step on the mean of the last N gradients."""
+        self.ticks += 1
+        self.gathered += 1
+        if self.optimiser is None or self.gathered < self._every:
+            return
+        self._prepare_gradients()
+        if self._varies:
+            self._set_rate()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.gathered = 0
+        self.updates += 1
+        if self._average:
+            # the first averages forget the random start sooner (as in TensorFlow's ExponentialMovingAverage)
+            decay = min(self._settings.ema, self.updates / (9 + self.updates))
+            torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
+
+    def _prepare_gradients(self) -> None:
+        if self.gathered > 1:
+            torch._foreach_mul_(list(self._gradients()), 1 / self.gathered)
+        if self._orthogonal is not None:
+            self._orthogonal.turn()
+        if self._settings.clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
+
+    def _set_rate(self) -> None:
+        assert self.optimiser is not None
+        factor = rate_factor(self._settings, self.ticks - 1, self._planned)
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _gradients(self) -> Iterator[Tensor]:
+        return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
+
+    def gradient_norm(self) -> float:
+        """Euclidean norm of the mean of the gradients gathered for the next update. Call before `update`."""
+        gradients = list(self._gradients())
+        return float(nn.utils.get_total_norm(gradients)) / (self.gathered + 1) if gradients else 0.0
+
+    def swap_average(self) -> None:
+        """Exchange the weights and their average, if there is one: before an evaluation, and again after it."""
+        for index, average in enumerate(self._average):
+            parameter = self._parameters[index]
+            self._average[index], parameter.data = parameter.data, average
+
+    # ---- checkpoints
+
+    def count(self, ticks: int) -> None:
+        """So many ticks were done before, by another number of stages."""
+        self.ticks, self.updates = ticks, ticks // self._every
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next update depends on beside the parameters, under their names."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._named.items():
+            own = self.optimiser.state.get(parameter, {}) if self.optimiser else {}
+            found |= {f"optimiser.{name}.{key}": value for key, value in own.items() if isinstance(value, Tensor)}
+            if parameter.grad is not None and self.gathered:
+                found[f"gradient.{name}"] = parameter.grad
+        found |= {f"average.{name}": value for name, value in zip(self._named, self._average, strict=False)}
+        if self._orthogonal is not None:
+            found |= {f"mean.{name}": value for name, value in zip(self._named, self._orthogonal.means, strict=True)}
+        return found
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over a state, after the weights were. What it lacks begins anew."""
+        self._load_optimiser(state)
+        for index, (name, parameter) in enumerate(self._named.items()):
+            if f"gradient.{name}" in state:
+                parameter.grad = state[f"gradient.{name}"].to(parameter.device)
+            if self._average:  # one that is only now asked for begins with the weights as they are
+                self._average[index].copy_(state.get(f"average.{name}", parameter.detach()))
+            if self._orthogonal is not None and f"mean.{name}" in state:
+                self._orthogonal.means[index].copy_(state[f"mean.{name}"])
+
+    def _load_optimiser(self, state: dict[str, Tensor]) -> None:
+        if self.optimiser is None:
+            return
+        tree = self.optimiser.state_dict()
+        names = {id(parameter): name for name, parameter in self._named.items()}
+        order = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        for number, parameter in enumerate(order):
+            prefix = f"optimiser.{names[id(parameter)]}."
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            if own:
+                tree["state"][number] = own
+        self.optimiser.load_state_dict(tree)  # which puts every tensor where this optimiser wants it

@@ -1,0 +1,160 @@
+"""The Sideways rule for one layer group. Pure torch: no transport, no clock. The reference and the workers run it.
+
+At tick k a stage holds its newest input x(k) and its newest gradient g(k), and computes with both at once
+(Malinowski et al., CVPR 2020, section 3.2):
+
+    y = H(x; θ)      Δθ = (∂H/∂θ)ᵀ g      r = (∂H/∂x)ᵀ g      θ ← optimiser(θ, Δθ)
+
+It keeps one input, one output and one gradient; the next tick overwrites them, whatever the pipeline's depth.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.config.settings import Config
+from common.errors import ConfigError
+from common.rule.loss import EVERY_ROW, Objective, Target
+from common.rule.optimiser import Updater
+from common.rule.packet import Packet
+from common.rule.schedule import Schedule
+
+
+def gate(gradient: Packet, held: Packet) -> int:
+    """Zero the rows of `gradient` that belong to another clip than `held`'s row does. Returns how many."""
+    foreign = np.flatnonzero(gradient.clips != held.clips)
+    if len(foreign):
+        gradient.tensor.index_fill_(0, torch.from_numpy(foreign).to(gradient.tensor.device), 0)
+    return len(foreign)
+
+
+def casting(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 autocast where it is wanted."""
+    wanted = config.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+class Stage:
+    """One layer group: forward, gate, backward, update.
+
+    Attributes:
+        loss: the top stage's last loss, a 0-d tensor (mean over the rows); elsewhere None.
+        gated, rows: gradient rows dropped at a clip's boundary, and received, since last zeroed.
+    """
+
+    def __init__(self, blocks: nn.Sequential, index: int, config: Config, planned: int = 1) -> None:
+        """`blocks` is this stage's part of the model; `index` counts from 0 at the input; `planned`: ticks in all."""
+        self.blocks, self.index, self.config = blocks, index, config
+        self.is_first, self.is_top = index == 0, index == config.stages - 1
+        mismatch = 0 if config.exact else Schedule(config.stages).mismatch(index)
+        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
+        self.objective = Objective(config.task, config.label_smoothing)
+        self.loss: Tensor | None = None
+        self.gated = self.rows = 0
+        self._input: Tensor | None = None
+        self._output: Tensor | None = None
+        self._autocast = config.precision == "bfloat16"
+        self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
+        forbid_in_place_on_input(blocks)
+
+    def forward(self, x: Packet) -> Tensor:
+        """y(k) from x(k), keeping the graph of this one tick. x: [rows, …] → [rows, …]."""
+        self._output = None  # while there is no gradient yet, the last tick's graph is still here: it goes first
+        self._input = x.tensor.detach()  # a leaf in the receive buffer; r(k) arrives in its .grad
+        if not self.is_first:
+            self._input.requires_grad_()
+        self._output = self.run(self._input, x.frame)
+        return self._output
+
+    def run(self, x: Tensor, frame: int, part: int = 0) -> Tensor:
+        """The blocks on an input. Dropout's draws depend on the seed, the stage, the frame and the micro-batch alone.
+
+        So they need no clock and no state, and the reference, which runs all stages in one process, draws the same.
+        """
+        seed = hash((self.config.seed, self.index, frame, part)) % (1 << 63)
+        torch.default_generator.manual_seed(seed)
+        if x.is_cuda:
+            torch.cuda.default_generators[x.device.index].manual_seed(seed)
+        if not self._autocast:
+            return self._run(x)
+        with casting(self.config, x.device):
+            return self._run(x)
+
+    def rehearse(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        """Run once on zeros and undo it: what is compiled takes its time now, not while neighbours wait for a tick.
+
+        Raises:
+            ConfigError: the blocks cannot be compiled here.
+        """
+        before = {name: value.clone() for name, value in self.blocks.state_dict().items()}
+        x = torch.zeros(tuple(shape), dtype=dtype, device=device).requires_grad_(not self.is_first)
+        try:
+            y = self.run(x, 0)
+            if y.requires_grad:
+                y.sum().backward()
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"compile = true: stage {self.index} cannot be compiled here ({reason})") from error
+        self.blocks.load_state_dict(before)
+        self.blocks.zero_grad(set_to_none=True)
+
+    def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
+        """Δθ(k) into the parameters' .grad, from the newest gradient, which is gated in place.
+
+        Returns r(k), the gradient for the stage below; None for stage 0.
+        """
+        self.rows += len(held.clips)
+        if self.config.rule.boundary == "gate":
+            self.gated += gate(gradient, held)
+        assert self._output is not None
+        if self._output.requires_grad:
+            self._output.backward(gradient.tensor)
+        return self._drop_graph()
+
+    def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
+        """The top stage's backward: its gradient is the loss's, of the frames it holds. Returns r(k)."""
+        assert self._output is not None
+        self.rows += len(held.clips)
+        loss = self.objective(self._output, held, target, EVERY_ROW)
+        if loss.requires_grad:
+            loss.backward()
+        self.loss = loss.detach()
+        return self._drop_graph()
+
+    def update(self) -> None:
+        """θ ← optimiser(θ, Δθ): every tick, or every N-th on the mean of the last N gradients."""
+        self.updater.update()
+
+    def infer(self, x: Packet) -> Tensor:
+        """y from x with frozen weights and no graph. Call `evaluating` first."""
+        with torch.no_grad(), casting(self.config, x.tensor.device):
+            return self.blocks(x.tensor)
+
+    def evaluating(self, on: bool) -> None:
+        """Switch to evaluation and back: dropout and batch norms, and the average of the weights if there is one."""
+        self.blocks.train(not on)
+        self.updater.swap_average()
+
+    def _drop_graph(self) -> Tensor | None:
+        """Forget this tick's graph, so that nothing of it outlives the tick; hand out the input's gradient."""
+        assert self._input is not None
+        gradient = self._input.grad
+        self._input = self._output = None
+        return gradient
+
+
+def forbid_in_place_on_input(blocks: nn.Module) -> None:
+    """A stage's input is a leaf in a receive buffer: layers may not write there (ReLU(inplace=True)).
+
+    What comes before the first layer with parameters may be, or share memory with, the input.
+    """
+    for module in blocks.modules():
+        if list(module.children()):
+            continue
+        if list(module.parameters()):
+            return
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]

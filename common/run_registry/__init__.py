@@ -1,0 +1,1 @@
+"""Runs in Redis: their records, and where they are stored."""

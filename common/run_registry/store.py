@@ -1,0 +1,161 @@
+"""Runs in Redis: who runs, how far it is, what was measured, what people ask of it. runstate.py has the records.
+
+    sideways:runs                     sorted set  names, by the time of their start
+    sideways:run:<name>:status        string      a Status: the newest
+    sideways:run:<name>:heartbeat     string      an Owner; gone a few seconds after the coordinator
+    sideways:run:<name>:metrics       stream      the lines of metrics.jsonl, about the last METRICS
+    sideways:run:<name>:commands      stream      Commands
+    sideways:run:<name>:answer:<id>   string      the Answer to a command, for some minutes
+
+Every method may raise redis.RedisError; what is found malformed raises SidewaysError.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis import Redis
+
+from common.errors import SidewaysError
+from common.run_registry.records import MOST_COMMAND, MOST_STATUS, Answer, Command, Owner, Status, decode, decode_line
+
+METRICS = 10_000  # lines of a run
+ALIVE = 10  # seconds that a heartbeat lasts
+_RUNS = 1000  # in the registry
+_KEPT = 30 * 24 * 3600  # seconds after its last word that a run is forgotten
+_COMMANDS, _ANSWERED = 100, 600  # commands; seconds
+_FIELD = b"json"
+
+
+class Keys:
+    """A run's keys."""
+
+    RUNS = "sideways:runs"
+
+    def __init__(self, name: str) -> None:
+        run = f"sideways:run:{name}"
+        self.status, self.heartbeat = f"{run}:status", f"{run}:heartbeat"
+        self.commands, self.metrics = f"{run}:commands", f"{run}:metrics"
+        self._answer = f"{run}:answer"
+
+    def answer(self, command: str) -> str:
+        """Of a command."""
+        return f"{self._answer}:{command}"
+
+
+class RunWriter:
+    """The run's own side."""
+
+    def __init__(self, client: Redis, name: str, owner: Owner, anew: bool) -> None:
+        """Take a name: `name`, or where another living run has it `name-1`, …; `anew`: without its old history."""
+        self._client: Any = client  # its own types promise less than it keeps
+        self._owner = owner
+        self.name = self._free(name)
+        self._keys = Keys(self.name)
+        if anew:
+            self._client.delete(self._keys.metrics)
+        newest = self._client.xrevrange(self._keys.commands, count=1)
+        self._heard: Any = newest[0][0] if newest else b"0-0"  # older ones were meant for an earlier run
+
+    def _free(self, name: str) -> str:
+        for attempt in range(100):
+            candidate = name if attempt == 0 else f"{name}-{attempt}"
+            holder = _bounded(self._client, Keys(candidate).heartbeat, MOST_COMMAND)
+            if holder is None or _same_place(holder, self._owner):
+                return candidate
+        raise SidewaysError(f"a hundred runs named {name} are alive: set `name`")
+
+    def exchange(self, status: Status, lines: Sequence[bytes], answers: Mapping[str, Answer]) -> list[Command | str]:
+        """Tell everything, hear what is new: commands, or why one is none. One round trip."""
+        keys, batch = self._keys, self._client.pipeline(transaction=False)
+        batch.zadd(Keys.RUNS, {self.name: status.started})
+        batch.zremrangebyrank(Keys.RUNS, 0, -_RUNS - 1)
+        batch.set(keys.status, status.encode(), ex=_KEPT)
+        batch.set(keys.heartbeat, self._owner.encode(), ex=ALIVE)
+        for line in lines:
+            batch.xadd(keys.metrics, {_FIELD: line}, maxlen=METRICS, approximate=True)
+        batch.expire(keys.metrics, _KEPT)
+        for command, answer in answers.items():
+            batch.set(keys.answer(command), answer.encode(), ex=_ANSWERED)
+        batch.xread({keys.commands: self._heard}, count=_COMMANDS)
+        found = batch.execute()[-1]
+        return [self._hear(number, fields) for _, entries in found or [] for number, fields in entries]
+
+    def _hear(self, number: bytes, fields: dict[bytes, bytes]) -> Command | str:
+        self._heard = number
+        try:
+            return decode(Command, fields.get(_FIELD, b""), MOST_COMMAND)
+        except SidewaysError as error:
+            return str(error)
+
+    def forget_from(self, tick: int) -> None:
+        """The run is resumed at `tick`: what was measured beyond is measured again."""
+        found = self._client.xrange(self._keys.metrics)
+        late = [number for number, fields in found if _is_late(fields.get(_FIELD, b""), tick)]
+        if late:
+            self._client.xdel(self._keys.metrics, *late)
+
+    def leave(self) -> None:
+        """The run has ended: no heartbeat any more."""
+        self._client.delete(self._keys.heartbeat)
+
+
+class Store:
+    """Everybody else's side."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client: Any = client
+
+    def names(self) -> list[str]:
+        """Runs that are known, the newest first."""
+        found = self._client.zrevrange(Keys.RUNS, 0, _RUNS)
+        return [name.decode("utf-8", "replace") for name in found]
+
+    def status(self, name: str) -> Status | None:
+        """A run's; None for an unknown one."""
+        data = _bounded(self._client, Keys(name).status, MOST_STATUS)
+        return decode(Status, data) if data is not None else None
+
+    def alive(self, name: str) -> bool:
+        """Whether its coordinator has been heard a moment ago."""
+        return bool(self._client.exists(Keys(name).heartbeat))
+
+    def metrics(self, name: str, count: int) -> list[dict[str, Any]]:
+        """The last `count` lines of the history, the oldest first."""
+        found = self._client.xrevrange(Keys(name).metrics, count=count)
+        return [decode_line(fields.get(_FIELD, b"")) for _, fields in reversed(found)]
+
+    def ask(self, name: str, command: Command) -> bytes:
+        """Ask something of a run. Returns the number to withdraw it by."""
+        keys = Keys(name)
+        number = self._client.xadd(keys.commands, {_FIELD: command.encode()}, maxlen=_COMMANDS)
+        self._client.expire(keys.commands, _KEPT)
+        return number
+
+    def withdraw(self, name: str, number: bytes) -> None:
+        """Nobody waits for it any more."""
+        self._client.xdel(Keys(name).commands, number)
+
+    def answer(self, name: str, command: Command) -> Answer | None:
+        """To a command, so far."""
+        data = _bounded(self._client, Keys(name).answer(command.id), MOST_COMMAND)
+        return decode(Answer, data) if data is not None else None
+
+
+def _bounded(client: Any, key: str, most: int) -> bytes | None:
+    """A string's value, of which no more than `most` + 1 bytes are fetched; None where there is none."""
+    return client.getrange(key, 0, most) or None
+
+
+def _is_late(data: bytes, tick: int) -> bool:
+    try:
+        return bool(decode_line(data)["tick"] >= tick)
+    except SidewaysError:
+        return True
+
+
+def _same_place(holder: bytes, owner: Owner) -> bool:
+    try:
+        other = decode(Owner, holder, MOST_COMMAND)
+    except SidewaysError:
+        return False
+    return (other.host, other.directory) == (owner.host, owner.directory)

@@ -1,0 +1,1 @@
+"""Memory and sockets that processes of one host share."""

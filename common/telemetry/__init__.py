@@ -1,0 +1,1 @@
+"""Metrics, spans, and the HTTP server that shows them."""

@@ -1,0 +1,166 @@
+"""Every metric that the processes of a run show to Prometheus (common/telemetry/metric_registry.py has their numbers).
+
+python -m common.telemetry.metric_catalogue > docs/metrics.md
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Who = Literal["stage", "coordinator", "both"]
+Kind = Literal["counter", "gauge", "histogram"]
+
+EDGES = 2.0 ** np.arange(-13, 6)  # seconds, upper edges of the histograms' buckets: 0.12 ms … 32 s
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric. `unit` as its name says it; "" for a plain number. A counter's name ends in _total when it is shown."""
+
+    name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    who: Who
+    help: str
+
+    @property
+    def shown(self) -> str:
+        """The name that queries use."""
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+_STAGE: tuple[str, ...] = ("stage",)
+
+METRICS = (
+    Metric("sideways_ticks", "counter", "", _STAGE, "stage", "Ticks done by this process"),
+    Metric("sideways_current_tick", "gauge", "", _STAGE, "stage", "Number of the last reported tick of the run"),
+    Metric("sideways_tick_seconds", "histogram", "seconds", _STAGE, "stage", "A tick from end to end"),
+    Metric("sideways_tick_compute_seconds", "histogram", "seconds", _STAGE, "stage", "In the model, of a tick"),
+    Metric(
+        "sideways_tick_receive_wait_seconds", "histogram", "seconds", _STAGE, "stage",
+        "Waiting for activations and gradients of the neighbours, of a tick",
+    ),
+    Metric(
+        "sideways_tick_send_wait_seconds", "histogram", "seconds", _STAGE, "stage",
+        "Waiting for the neighbours to take what was sent, of a tick",
+    ),
+    Metric(
+        "sideways_tick_data_wait_seconds", "histogram", "seconds", _STAGE, "stage",
+        "Waiting for the coordinator's frames and targets, of a tick",
+    ),
+    Metric(
+        "sideways_edge_bytes", "counter", "bytes", ("stage", "way"), "both",
+        "Sent by a stage: forward to the next, backward to the one before; by the coordinator: frames, targets",
+    ),
+    Metric(
+        "sideways_gradient_rows", "counter", "", _STAGE, "stage",
+        "Rows of gradients that came in; the gated share is sideways_gated_rows_total / sideways_gradient_rows_total",
+    ),
+    Metric(
+        "sideways_gated_rows", "counter", "", _STAGE, "stage",
+        "Rows of them that were dropped, being of another clip than the row's input",
+    ),
+    Metric("sideways_gradient_norm", "gauge", "", _STAGE, "stage", "Euclidean norm of the stage's last gradient"),
+    Metric("sideways_learning_rate", "gauge", "", _STAGE, "stage", "Learning rate of the last update"),
+    Metric(
+        "sideways_mismatch_frames", "gauge", "frames", _STAGE, "stage",
+        "Frames between the input that the stage holds and the one its gradient belongs to",
+    ),
+    Metric("sideways_loss", "gauge", "", _STAGE, "stage", "Mean loss of the last report's ticks; top stage only"),
+    Metric(
+        "sideways_accuracy_ratio", "gauge", "ratio", _STAGE, "stage",
+        "Share of the last report's training rows that were classified right; top stage only",
+    ),
+    Metric(
+        "sideways_peak_memory_bytes", "gauge", "bytes", _STAGE, "stage",
+        "The most that the stage needed so far: device memory on CUDA, else growth of the process",
+    ),
+    Metric("sideways_cuda_memory_bytes", "gauge", "bytes", _STAGE, "stage", "CUDA memory in tensors now; 0 on the CPU"),
+    Metric(
+        "sideways_dropped_reports", "counter", "", _STAGE, "stage", "Reports that the coordinator was too slow to take"
+    ),
+    Metric("sideways_training", "gauge", "", (), "coordinator", "1 while ticks run, 0 in evaluations and outside"),
+    Metric("sideways_planned_ticks", "gauge", "", (), "coordinator", "Ticks of the whole training"),
+    Metric("sideways_frames", "counter", "frames", ("phase",), "coordinator", "Frames fed: training, evaluation"),
+    Metric(
+        "sideways_dropped_frames", "counter", "frames", (), "coordinator",
+        "Frames of live sources that the pipeline was too slow for",
+    ),
+    Metric(
+        "sideways_clip_mishaps", "counter", "", ("kind",), "coordinator",
+        "Clips: skipped (nothing decoded), broken (ended early), damaged (in part), short (within the mismatch)",
+    ),
+    Metric("sideways_reconnects", "counter", "", (), "coordinator", "Live sources opened anew"),
+    Metric(
+        "sideways_queue_depth", "gauge", "", ("queue",), "coordinator",
+        "Batches that wait; frames: fed by the coordinator and not yet taken by stage 0, at its last report",
+    ),
+    Metric(
+        "sideways_pseudo_gradient_cosine", "gauge", "", _STAGE, "coordinator",
+        "Between pseudo-gradient and backpropagation's gradient, in the last probe",
+    ),
+    Metric(
+        "sideways_pseudo_gradient_norm_ratio", "gauge", "ratio", _STAGE, "coordinator",
+        "Norm of the pseudo-gradient over that of backpropagation's, in the last probe",
+    ),
+    Metric(
+        "sideways_validation_score", "gauge", "", (), "coordinator",
+        "Of the last evaluation: top-1 as a share, or the negative mean squared error; larger is better",
+    ),
+    Metric(
+        "sideways_checkpoint_timestamp_seconds", "gauge", "seconds", (), "coordinator",
+        "When the newest checkpoint was taken; before the first, when the process began to train. time() - it: the age",
+    ),
+    Metric(
+        "sideways_checkpoint_duration_seconds", "gauge", "seconds", (), "coordinator",
+        "From the first byte of the last checkpoint to its commit; 0 before the first",
+    ),
+    Metric(
+        "sideways_checkpoint_size_bytes", "gauge", "bytes", (), "coordinator",
+        "Of the last checkpoint; 0 before the first",
+    ),
+    Metric("sideways_checkpoints", "counter", "", (), "coordinator", "Checkpoints kept by this process"),
+    Metric("sideways_checkpoint_failures", "counter", "", (), "coordinator", "Checkpoints that could not be kept"),
+    Metric("sideways_restarts", "counter", "", (), "coordinator", "Restarts of the run by its launcher"),
+    Metric(
+        "sideways_recovery_seconds", "gauge", "seconds", (), "coordinator",
+        "From the last report before the last restart to the first after it; 0 if there was none",
+    ),
+)  # fmt: skip
+TABLE = {metric.name: metric for metric in METRICS}
+
+
+def document() -> str:
+    """docs/metrics.md."""
+    rows = [
+        f"| `{m.shown}` | {m.kind} | {m.unit or '1'} | {', '.join(m.labels) or 'none'} | {_WHO[m.who]} | {m.help} |"
+        for m in METRICS
+    ]
+    edges = f"{1e3 * EDGES[0]:.2f} ms to {EDGES[-1]:.0f} s, each twice the one before"
+    return "\n".join([*_INTRODUCTION, *rows, "", f"Buckets of the histograms: {edges}.", *_PROCESS])
+
+
+_WHO = {"stage": "stage worker", "coordinator": "coordinator", "both": "both"}
+_INTRODUCTION = [
+    "# Metrics",
+    "",
+    "Generated by `python -m common.telemetry.metric_catalogue > docs/metrics.md`. With `metrics.port` set, every",
+    "process of a run serves its own at `http://HOST:PORT/metrics` ([watching.md](watching.md)). `stage` counts from",
+    "0; Prometheus adds the labels `run` and `process` (`coordinator`, `stage 0`, …) from the run's list of targets.",
+    "",
+    "| name | type | unit | labels | shown by | meaning |",
+    "|---|---|---|---|---|---|",
+]
+_PROCESS = [
+    "",
+    "Every process also shows prometheus_client's own, on Linux: `process_resident_memory_bytes` (host memory),",
+    "`process_virtual_memory_bytes`, `process_cpu_seconds_total`, `process_start_time_seconds`, `process_open_fds`,",
+    "`process_max_fds`.",
+    "",
+]
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,90 @@
+"""Where a run begins: at tick 0, or at the newest checkpoint of the run that is resumed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config.settings import Config
+from common.errors import SidewaysError
+from coordinator.checkpoints.store import Checkpoints, Position
+from coordinator.video.datasets import Datasets, Warn
+from coordinator.video.stream import Places
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """Where a run begins.
+
+    Attributes:
+        tick: the first, and so the number of the first training frame.
+        origin: the tick at which the pipeline is, or was, empty.
+        seconds: of training before.
+        places: in the clips; None: at their beginning.
+        folder: the checkpoint; None for a new run.
+        in_flight: what was under way in the pipeline still fits, so that it goes on as if nothing had happened.
+        optimiser: its state still fits.
+        scored: an evaluation at this very tick has been noted.
+    """
+
+    tick: int = 0
+    origin: int = 0
+    seconds: float = 0.0
+    places: Places | None = None
+    folder: Path | None = None
+    in_flight: bool = False
+    optimiser: bool = False
+    scored: bool = False
+
+    def __str__(self) -> str:
+        how = "with all that was in flight" if self.in_flight else "and the pipeline warms up again"
+        return f"resumed from {self.folder} at tick {self.tick}, {how}"
+
+
+def find_checkpoint(
+    checkpoints: Checkpoints, shapes: dict[str, tuple[int, ...]], planned: int, again: bool, warn: Warn
+) -> tuple[Path, Position] | None:
+    """The newest good checkpoint; each that is refused is told with its reason.
+
+    None where there is none, and the run goes on by itself: it begins anew.
+
+    Args:
+        shapes: of the whole model's parameters and buffers, by name.
+        planned: ticks of the whole training.
+        again: the run goes on by itself, having lost a process.
+
+    Raises:
+        SidewaysError: the user resumes a run that has none, or that has done all its ticks.
+    """
+    folder, position, refused = checkpoints.newest(shapes)
+    for reason in refused:
+        warn(f"refused: {reason}")
+    if folder is None or position is None:
+        if again:
+            warn("there was no checkpoint yet: the training begins anew")
+            return None
+        raise SidewaysError(f"{checkpoints.run} has no checkpoint to go on from: train anew, without --resume")
+    if position.tick >= planned and not again:
+        done = f"{checkpoints.run} has done its {position.tick} ticks of {planned}"
+        raise SidewaysError(f"{done}: raise ticks, or epochs, by --set")
+    return folder, position
+
+
+def start_from(
+    folder: Path, position: Position, config: Config, split: list[int], datasets: Datasets, warn: Warn
+) -> StartPoint:
+    """What of a checkpoint a run with this configuration can take over."""
+    same_clips = position.clips == datasets.fingerprint and len(position.places) == config.data.slots
+    if not same_clips:
+        warn("the clips or slots are not those of the checkpoint: every slot begins anew")
+    if not position.same_optimiser(config):
+        warn("the optimiser is not the checkpoint's: its state begins anew")
+    in_flight = same_clips and position.fits(config, split)
+    return StartPoint(
+        tick=position.tick,
+        origin=position.origin if in_flight else position.tick,
+        seconds=position.seconds,
+        places=position.places if same_clips else None,
+        folder=folder,
+        in_flight=in_flight,
+        optimiser=position.same_optimiser(config),
+        scored=position.score is not None,
+    )

@@ -1,0 +1,236 @@
+"""What a run can be resumed from: RUN/checkpoints/TICK/, written by all stages together, committed by a rename.
+
+.metadata, __0_0.distcp …   torch.distributed.checkpoint, see stage_worker/checkpoint.py
+position.json               where the coordinator was, and the size and SHA-256 of every other file
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from common.checkpoint_reader import Reader
+from common.config.settings import Config
+from common.errors import SidewaysError
+from coordinator.video.stream import Places
+
+FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".refused", 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run was.
+
+    Attributes:
+        tick: the next one.
+        origin: the tick at which the pipeline began empty.
+        places: of the slots, in the clips that `clips` is the fingerprint of.
+        optimiser: its name and arguments.
+        seconds: of training so far.
+        score: what the last evaluation, made at this very tick, says; larger is better.
+    """
+
+    tick: int
+    origin: int
+    split: list[int]
+    algorithm: str
+    task: str
+    ahead: int
+    frame_shape: list[int]
+    precision: str
+    optimiser: str
+    places: Places
+    clips: str
+    seconds: float
+    score: float | None = None
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    format: int = _FORMAT
+
+    @staticmethod
+    def of(config: Config, tick: int, origin: int, places: Places, clips: str, seconds: float) -> "Position":
+        """Where a run with this configuration is."""
+        assert config.split is not None
+        return Position(
+            tick=tick,
+            origin=origin,
+            split=config.split,
+            algorithm=config.algorithm,
+            task=config.task,
+            ahead=config.ahead,
+            frame_shape=list(config.frame_shape),
+            precision=config.precision,
+            optimiser=_kind(config),
+            places=places,
+            clips=clips,
+            seconds=seconds,
+        )
+
+    def fits(self, config: Config, split: list[int]) -> bool:
+        """Whether a run with this configuration can go on with what was in flight."""
+        now = [split, config.algorithm, config.task, config.ahead, list(config.frame_shape), config.precision]
+        return now == [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision]
+
+    def same_optimiser(self, config: Config) -> bool:
+        """Whether the optimiser's state is of the same kind."""
+        return self.optimiser == _kind(config)
+
+
+def _kind(config: Config) -> str:
+    return json.dumps([config.optimiser.name, config.optimiser.args], sort_keys=True)
+
+
+_FORM = TypeAdapter(Position)
+
+
+class Checkpoints:
+    """The checkpoints of a run directory."""
+
+    def __init__(self, run: Path, keep: int) -> None:
+        """`keep`: how many of the newest stay, beside the best."""
+        self.run = run
+        self._folder, self._keep = run / FOLDER, keep
+        self._whole: set[Path] = set()  # known to be
+        for part in self._folder.glob(f"*{_PART}"):
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed while it wrote
+
+    def begin(self, tick: int) -> Path:
+        """An empty folder for the stages to write to. Raises OSError."""
+        part = self._folder / f"{tick:010}{_PART}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        return part
+
+    def commit(self, part: Path, position: Position) -> int:
+        """All is written: give it its name, and remove what is too old. Returns its bytes. Raises OSError."""
+        files = {path.name: (path.stat().st_size, _digest(path)) for path in part.iterdir()}
+        _write_position(part, replace(position, files=files))
+        final = part.with_name(part.name.removesuffix(_PART))
+        if final in self._whole and final.exists():  # twice at one tick, so the same; to replace it would take a moment
+            self.abandon(part)  # without any
+        else:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(part, final)
+            self._whole.add(final)
+        self._prune()
+        return sum(size for size, _ in files.values())
+
+    def abandon(self, part: Path) -> None:
+        """Remove what could not be written."""
+        shutil.rmtree(part, ignore_errors=True)
+
+    def newest(self, shapes: dict[str, tuple[int, ...]]) -> tuple[Path | None, Position | None, list[str]]:
+        """The newest checkpoint that is whole and of this model, and why each newer one is refused.
+
+        Args:
+            shapes: of the whole model's parameters and buffers, by name.
+        """
+        refused: list[str] = []
+        for path in reversed(self._all()):
+            try:
+                position = _read_position(path)
+                _check_files(path, position)
+                _check_model(path, shapes)
+                return path, position, refused
+            except SidewaysError as error:
+                refused.append(str(error))
+        return None, None, refused
+
+    def forget_after(self, tick: int) -> None:
+        """The run goes on from `tick`: what claims to be later is set aside, so that it displaces nothing good."""
+        for path in self._all():
+            if int(path.name) > tick:
+                aside = path.with_name(path.name + _REFUSED)
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
+
+    def set_score(self, tick: int, score: float) -> None:
+        """What an evaluation says of the checkpoint of a tick, if there is one. Raises OSError."""
+        path = self._folder / f"{tick:010}"
+        if path.is_dir():
+            _write_position(path, replace(_read_position(path), score=score))
+            self._prune()
+
+    def _all(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit())
+
+    def _scores(self) -> dict[Path, float | None]:
+        scores = {}
+        for path in self._all():
+            try:
+                scores[path] = _read_position(path).score
+            except SidewaysError:
+                scores[path] = None
+        return scores
+
+    def _prune(self) -> None:
+        scores = self._scores()
+        known = [path for path, score in scores.items() if score is not None]
+        best = max(known, key=lambda path: scores[path] or 0.0, default=None)
+        for path in list(scores)[: -self._keep]:
+            if path != best:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_position(path: Path) -> Position:
+    try:
+        fields = json.loads((path / _POSITION).read_bytes())
+        if isinstance(fields, dict) and fields.get("format", _FORMAT) != _FORMAT:
+            raise SidewaysError(f"{path} is of another version of Sideways (format {fields['format']})")
+        return _FORM.validate_python(fields)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SidewaysError(f"{path} is no whole checkpoint: {_POSITION} cannot be read ({reason})") from error
+
+
+def _write_position(folder: Path, position: Position) -> None:
+    part = folder / f"{_POSITION}{_PART}"
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(position), allow_nan=False))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, folder / _POSITION)
+
+
+def _check_files(path: Path, position: Position) -> None:
+    for name, (size, digest) in position.files.items():
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            raise SidewaysError(f"{path} is no whole checkpoint: {name} is missing")
+        if file.stat().st_size != size:
+            raise SidewaysError(f"{file} is truncated: it has {file.stat().st_size} bytes of {size}")
+        if _digest(file) != digest:
+            raise SidewaysError(f"{file} is damaged: its checksum is not the one it was written with")
+
+
+def _check_model(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    try:
+        entries = Reader(path).read_metadata().state_dict_metadata
+    except Exception as error:
+        raise SidewaysError(f"{path} is no whole checkpoint: {error}") from error
+    tensors = {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
+    held = {name: tuple(entry.size) for name, entry in tensors.items() if name.startswith("model.")}
+    wanted = {f"model.{name}": shape for name, shape in shapes.items()}
+    if held != wanted:
+        odd = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
+        name = odd[0].removeprefix("model.")
+        raise SidewaysError(
+            f"{path} is of another model: {name} is {_text(held.get(odd[0]))} there and {_text(wanted.get(odd[0]))} "
+            f"here ({len(odd)} such tensors)"
+        )
+
+
+def _text(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

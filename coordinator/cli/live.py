@@ -1,0 +1,186 @@
+"""The commands that look at runs and steer them while they go on, from any host that reaches their Redis."""
+
+import json
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.config.settings import MOST_TRACED
+from common.errors import ConfigError, SidewaysError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from common.run_registry.records import Answer, Command, Owner
+    from coordinator.registry.run_finder import RunAccess, RunInfo
+
+steer = typer.Typer()
+
+Run = Annotated[str, typer.Argument(help="a run's name or directory; see `sideways runs`")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder that holds this host's runs")]
+Wait = Annotated[float, typer.Option(min=1, max=3600, help="seconds to wait for the run to do it")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON on standard output instead")]
+
+_HERE, _PATIENCE = Path("runs"), 120.0
+_TAKEN, _POLL = 10.0, 0.1  # seconds for a run to take a command; between looks for its answer
+_SETTABLE = ("lr", "optimiser.lr")
+
+
+@steer.command()
+def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
+    """List the runs that Redis knows, and those of this host: name, state, tick, loss, accuracy, start, host."""
+    from coordinator.cli.status_view import overview
+    from coordinator.registry.run_finder import everything
+
+    seen = everything(folder)
+    if as_json:
+        print(json.dumps([_tree(run) for run in seen]))
+    elif seen:
+        _console().print(overview(seen))
+    else:
+        print(f"no runs are known: none in {folder}/, none in Redis")
+
+
+@steer.command()
+def status(run: Run, runs: Runs = _HERE, as_json: Json = False) -> None:
+    """Show how a run is: its tick, loss and accuracy, and where each stage's time goes."""
+    from coordinator.cli.status_view import view
+    from coordinator.registry.run_finder import look
+
+    seen = look(run, runs)
+    if as_json:
+        print(json.dumps(_tree(seen)))
+    else:
+        _console().print(view(seen))
+
+
+@steer.command()
+def top(run: Run, runs: Runs = _HERE) -> None:
+    """Watch a run in the terminal until it ends, or Ctrl-C."""
+    from coordinator.cli.status_view import watch
+    from coordinator.registry.run_finder import look
+
+    with suppress(KeyboardInterrupt):
+        watch(lambda: look(run, runs), _console())
+
+
+@steer.command()
+def pause(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """Hold a run between two ticks until `sideways resume`."""
+    _ask(run, runs, wait, do="pause")
+
+
+@steer.command()
+def resume(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """Let a paused run go on. (One that has ended goes on by `sideways train --resume`.)"""
+    _ask(run, runs, wait, do="resume")
+
+
+@steer.command()
+def checkpoint(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """Have a run keep a checkpoint now."""
+    _ask(run, runs, wait, do="checkpoint")
+
+
+@steer.command()
+def stop(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+    """End a run early, as SIGTERM does: the model so far is kept."""
+    _ask(run, runs, wait, do="stop")
+
+
+@steer.command(name="set")
+def change(
+    run: Run,
+    setting: Annotated[str, typer.Argument(help="lr=RATE: the learning rate, as optimiser.lr")],
+    runs: Runs = _HERE,
+    wait: Wait = _PATIENCE,
+) -> None:
+    """Change the learning rate of a run from its next tick on."""
+    _ask(run, runs, wait, do="set", lr=_rate(setting))
+
+
+@steer.command()
+def trace(
+    run: Run,
+    ticks: Annotated[int, typer.Option(min=1, max=MOST_TRACED, help="how many")] = 100,
+    out: Annotated[Path | None, typer.Option(help="also copy it here: FILE.json or FILE.json.gz")] = None,
+    runs: Runs = _HERE,
+    wait: Wait = _PATIENCE,
+) -> None:
+    """Record what every process does when in the next ticks, and write it for ui.perfetto.dev or chrome://tracing."""
+    from coordinator.trace.copy import check, copy
+
+    if out is not None:
+        check(out)
+    owner = _ask(run, runs, wait, do="trace", ticks=ticks)
+    if out is not None:
+        copy(owner, out)
+        print(f"{out}: a copy of it")
+
+
+def _rate(setting: str) -> float:
+    name, equals, value = setting.partition("=")
+    if not equals or name.strip() not in _SETTABLE:
+        raise ConfigError(
+            f"{setting!r}: only the learning rate can be set while a run goes on, such as lr=0.001; for anything else "
+            f"stop the run, and go on with `sideways train --resume RUN --set {name.strip() or 'section.key'}=…`"
+        )
+    with suppress(ValueError):
+        if 0 <= (rate := float(value)) < float("inf"):
+            return rate
+    raise ConfigError(f"{setting!r}: the learning rate is a number of at least 0, such as lr=0.001")
+
+
+def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
+    """Ask, wait for the answer, print it. Returns who gave it.
+
+    Raises SidewaysError where there is none, or the run refuses.
+    """
+    from common.run_registry.records import Command
+    from coordinator.registry.run_finder import find
+
+    found = find(run, runs)
+    seen = found.look() if found else None
+    if found is None or seen is None or seen.state not in ("starting", "running", "paused"):
+        how = seen.state if seen else "its Redis is gone"
+        raise SidewaysError(f"{run} is not running any more ({how}): see `sideways status {run}`")
+    command = Command(id=uuid.uuid4().hex, **fields)
+    answer = _await(found, command, wait)
+    if answer.state == "refused":
+        raise SidewaysError(f"{found.name} refused to {command.do}: {answer.text}")
+    print(f"{found.name}: {answer.text}")
+    return seen.status.owner
+
+
+def _await(found: "RunAccess", command: "Command", wait: float) -> "Answer":
+    start = time.monotonic()
+    with found.reaching():
+        number = found.store.ask(found.name, command)
+        while True:
+            answer = found.store.answer(found.name, command)
+            if answer is not None and answer.state != "taken":
+                return answer
+            waited = time.monotonic() - start
+            if answer is None and waited > min(wait, _TAKEN):
+                found.store.withdraw(found.name, number)
+                raise SidewaysError(f"{found.name} took no notice for {waited:.0f} s: is its coordinator alive?")
+            if waited > wait:
+                raise SidewaysError(
+                    f"{found.name} has taken notice, but has not done it after {wait:g} s (an evaluation, or ticks "
+                    f"that are to be traced?): it will; see `sideways status`"
+                )
+            time.sleep(_POLL)
+
+
+def _tree(seen: "RunInfo") -> dict[str, Any]:
+    return {**seen.status.model_dump(mode="json"), "state": seen.state}
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)

@@ -1,0 +1,138 @@
+"""The stages' reports come in here: progress is passed on, a failure or a lost stage ends the run."""
+
+import time
+from collections.abc import Callable
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from common.errors import PeerError, SidewaysError
+from common.messages.encoding import OtherAttemptError, check_attempt, decode
+from common.messages.stage_report import Report, check_report
+from common.processes.addresses import LOOPBACK
+from common.processes.zmq_curve import CurveKeys
+
+_MAX_REPORT = 1 << 20  # bytes
+_GRACE = 1.5  # seconds for a lost stage's neighbours to tell what they saw
+_MOST_TTL = 6_553_500  # ms
+
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+
+
+class ReportInbox:
+    """A PULL socket that every stage connects to."""
+
+    def __init__(
+        self,
+        stages: int,
+        on_progress: Callable[[Report], None],
+        on_signal: Callable[[int], None],
+        host: str = LOOPBACK,
+        curve: CurveKeys | None = None,
+        deadline: float = 60.0,
+        attempt: int = 0,
+    ) -> None:
+        """Listen on `host`, by `curve` to known processes alone, and to those of this attempt, `attempt`.
+
+        Either side finds the other lost that says nothing for `deadline` seconds: ZeroMQ's own threads ask and answer,
+        so it is stopped, or cut off, and not merely busy.
+
+        `on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent.
+        """
+        self._stages, self._attempt = stages, attempt
+        self._on_progress, self._on_signal = on_progress, on_signal
+        self._done: set[int] = set()
+        self._strangers = 0  # connections that failed to shake hands and will close: they may come and go
+        self._failure: SidewaysError | None = None
+        self._heard = time.monotonic()
+        self._leaving = False
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, int(250 * deadline))
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * deadline))
+        self._socket.setsockopt(zmq.HEARTBEAT_TTL, min(int(1000 * deadline), _MOST_TTL))
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
+        if curve is not None:
+            curve.listen(self._socket)
+        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
+        self.address = f"tcp://{host}:{port}"
+
+    def expect_done(self) -> None:
+        """A phase begins: nobody is done with it."""
+        self._done.clear()
+        self._heard = time.monotonic()
+
+    def poll(self, milliseconds: int = 0) -> None:
+        """Take in what has arrived, waiting at most so long for a first report. Raises SidewaysError for a stage."""
+        if milliseconds and not self._socket.poll(milliseconds):
+            self._check()
+            return
+        while True:
+            try:
+                self._take(self._socket.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+        self._check()
+
+    def wait_done(self, deadline: float) -> None:
+        """Wait until every stage has ended the phase. Raises PeerError when none reports for `deadline` seconds."""
+        self._heard = time.monotonic()
+        while len(self._done) < self._stages:
+            self.poll(100)
+            if time.monotonic() - self._heard > deadline:
+                missing = sorted(set(range(self._stages)) - self._done)
+                raise PeerError(f"stages {missing} did not end the phase and reported nothing for {deadline:g} s")
+
+    def leave(self) -> None:
+        """From now on stages may go."""
+        self._leaving = True
+
+    def close(self) -> None:
+        """Hear no more. The monitor goes first: ZeroMQ's thread would wait for one that nobody reads."""
+        self._socket.disable_monitor()
+        self._socket.close(0)
+
+    def _take(self, message: bytes) -> None:
+        report = decode(message)
+        try:
+            check_attempt(report, self._attempt)
+        except OtherAttemptError:
+            return
+        check_report(report, self._stages)
+        self._heard = time.monotonic()
+        self._act(report["kind"], report["stage"], report)
+
+    def _act(self, kind: str, stage: int, report: Report) -> None:
+        if kind == "progress":
+            self._on_progress(report)
+        elif kind == "done":
+            self._done.add(stage)
+        elif kind == "signal":
+            self._on_signal(report["signal"])
+        elif self._failure is None:
+            kind_of = PeerError if report["code"] == PeerError.code else SidewaysError
+            self._failure = kind_of(report["message"])
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            event = recv_monitor_message(self._monitor)
+            if event["event"] & _REFUSED:
+                self._strangers += 1
+            elif self._strangers:
+                self._strangers -= 1
+            elif not self._leaving:
+                self._await_explanations()
+
+    def _await_explanations(self) -> None:
+        """A stage's connection is gone. It, or its neighbours, may have said why."""
+        end = time.monotonic() + _GRACE
+        while self._failure is None and time.monotonic() < end:
+            if self._socket.poll(50):
+                self._take(self._socket.recv())
+        self._failure = self._failure or PeerError(
+            "a stage worker is gone without a word: it was killed, cut off from the network, or stopped for longer "
+            "than network.deadline"
+        )
+        raise self._failure

@@ -1,0 +1,111 @@
+"""Figures of the run, summed from the stages' progress reports."""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.messages.stage_report import Report
+
+_RECENT = 20  # the top stage's reports in the running loss and accuracy
+
+
+@dataclass
+class StageTotals:
+    """Sums over a stage's reports; seconds. The first, which holds the warm-up, counts only while it is alone."""
+
+    reports: int = 0
+    ticks: int = 0
+    seconds: float = 0.0
+    compute: float = 0.0
+    peak_memory: int = 0  # bytes
+    recent_wait: float = 0.0  # share of the time since the report before
+
+    def add(self, report: Report) -> None:
+        """Take in a progress report."""
+        self.recent_wait = wait_seconds(report) / max(report["seconds"], 1e-9)
+        self.peak_memory = max(self.peak_memory, report["peak_memory_bytes"])
+        self.reports += 1
+        if self.reports == 2:
+            self.ticks, self.seconds, self.compute = 0, 0.0, 0.0
+        self.ticks += report["ticks"]
+        self.seconds += report["seconds"]
+        self.compute += report["compute_seconds"]
+
+    def per_tick_ms(self, seconds: float) -> float:
+        """Milliseconds a tick."""
+        return 1e3 * seconds / max(self.ticks, 1)
+
+
+def wait_seconds(report: Report) -> float:
+    """Seconds that a stage waited for anything."""
+    return report["receive_wait_seconds"] + report["send_wait_seconds"] + report["data_wait_seconds"]
+
+
+@dataclass
+class RunTotals:
+    """The whole run's figures so far."""
+
+    stages: list[StageTotals]
+    slots: int
+    tick: int = 0
+    dropped: int = 0
+    _recent: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def add(self, report: Report) -> None:
+        """Take in a progress report of any stage."""
+        stage = report["stage"]
+        self.stages[stage].add(report)
+        self.dropped = max(self.dropped, report["dropped"])
+        if stage == 0:
+            self.tick = report["tick"] + 1
+        if "loss" in report:
+            ticks = report["losses_held"]
+            self._recent.append((report["loss"] * ticks, ticks, report.get("correct")))
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss over the top stage's recent reports."""
+        ticks = sum(ticks for _, ticks, _ in self._recent)
+        return sum(loss for loss, _, _ in self._recent) / ticks if ticks else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of recent rows classified right; None where nothing is classified."""
+        counts = [(ticks, correct) for _, ticks, correct in self._recent if correct is not None]
+        return (
+            sum(correct for _, correct in counts) / (sum(ticks for ticks, _ in counts) * self.slots) if counts else None
+        )
+
+    @property
+    def tick_ms(self) -> float:
+        """Mean wall time of a tick."""
+        return self.stages[0].per_tick_ms(self.stages[0].seconds)
+
+    @property
+    def slowest_stage_ms(self) -> float:
+        """Mean compute time a tick of the stage that computes longest."""
+        return max(stage.per_tick_ms(stage.compute) for stage in self.stages)
+
+
+def metric_line(report: Report, slots: int) -> dict[str, Any]:
+    """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes."""
+    ticks = report["ticks"]
+    result = {"kind": "progress", "stage": report["stage"], "tick": report["tick"], "ticks": ticks}
+    result["tick_ms"] = round(1e3 * report["seconds"] / ticks, 4)
+    for name in ("compute", "receive_wait", "send_wait", "data_wait"):
+        result[f"{name}_ms"] = round(1e3 * report[f"{name}_seconds"] / ticks, 4)
+    if "outside_cpu_seconds" in report:
+        result["cpu_outside_model_ms"] = round(1e3 * report["outside_cpu_seconds"] / ticks, 4)
+    result["learning_rate"] = report["rate"]
+    result["peak_memory_mib"] = round(report["peak_memory_bytes"] / 2**20, 2)
+    result["bytes"] = report["bytes"] // ticks
+    result["gradient_norm"] = report["gradient_norm"]
+    result["gated_share"] = report["gated"] / report["rows"] if report["rows"] else 0.0
+    if "loss" in report:
+        result["loss"] = report["loss"] if math.isfinite(report["loss"]) else None  # JSON has no NaN
+        if "correct" in report:
+            result["accuracy"] = report["correct"] / (report["losses_held"] * slots)
+    if "losses" in report:
+        result["losses"] = report["losses"]
+    return result

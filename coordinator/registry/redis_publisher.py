@@ -1,0 +1,206 @@
+"""Tells Redis how the run is, and brings back what people ask of it; in a thread of its own.
+
+consumes   the lines of metrics.jsonl, the run's state, answers to commands
+produces   status, heartbeat and metric history in Redis; commands for the training
+waits for  Redis, which nobody else waits for: what it is away too long for is dropped, oldest first, and counted
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common.config.settings import Config
+from common.errors import SidewaysError
+from common.run_registry.records import Answer, Command, State, Status, encode_line
+from common.run_registry.redis_connection import RedisAccess
+from coordinator.monitor.run_status import RunStatus
+
+if TYPE_CHECKING:
+    from common.run_registry.store import RunWriter
+
+STATUS = "status.json"  # in the run directory: the last word of a run whose own Redis is gone
+_EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; between attempts while Redis is away
+_BACKLOG, _AT_ONCE = 4096, 256  # lines
+_EXIT_PATIENCE, _LINGER = 4.0, 0.5  # seconds for the last exchange; for its answers to be read
+
+
+class RedisServer(Protocol):
+    """Where Redis is."""
+
+    def access(self) -> RedisAccess:
+        """How to reach it, after starting it if it is ours and does not run. Raises SidewaysError."""
+
+    def missed(self) -> None:
+        """It did not answer: if it is ours, it is started anew."""
+
+    def close(self) -> None:
+        """End it, if it is ours."""
+
+
+class RedisPublisher:
+    """One run's. Everything but `start` and `close` returns at once."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        planned: int,
+        server: "RedisServer",
+        submit: Callable[[Command], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        """`server` is where Redis is; `submit` gets each command, in the beacon's thread."""
+        self.name = run.name
+        self._run, self._server, self._heed, self._warn = run, server, submit, warn
+        self._standing = RunStatus(config, run, planned)
+        self._lines: deque[bytes] = deque(maxlen=_BACKLOG)
+        self._dropped = 0
+        self._answers: dict[str, Answer] = {}
+        self._unsent: list[bytes] = []
+        self._station: RunWriter | None = None
+        self._at: RedisAccess | None = None
+        self._written: object = None
+        self._forget_from: int | None = None
+        self._anew, self._away, self._pause = True, False, _EVERY
+        self._changed, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="beacon", daemon=True)
+
+    # ---- called by the training
+
+    def start(self, resumed: bool) -> None:
+        """Begin. A resumed run goes on with its metric history."""
+        self._anew = not resumed
+        self._thread.start()
+
+    def resumed_at(self, tick: int) -> None:
+        """The metric history goes on from here. Called before the first line."""
+        self._forget_from = tick
+
+    def line(self, line: dict[str, Any], **now: Any) -> None:
+        """A line of metrics.jsonl, and fields of Status that it changes."""
+        self._standing.line(line, **now)
+        self._dropped += len(self._lines) == _BACKLOG
+        self._lines.append(encode_line({"time": round(time.time(), 3), **line}))
+
+    def state(self, state: State, message: str = "", **now: Any) -> None:
+        """What the run does from now on."""
+        self._standing.state(state, message, **now)
+        self._changed.set()
+
+    def answer(self, command: Command, answer: Answer) -> None:
+        """What became of a command."""
+        self._answers[command.id] = answer
+        self._changed.set()
+
+    def close(self, state: State, message: str = "", **now: Any) -> None:
+        """The last word."""
+        self.state(state, message, **now)
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(_EXIT_PATIENCE)
+
+    # ---- the thread
+
+    def _work(self) -> None:
+        try:
+            self._keep_telling()
+        except Exception as error:  # it must be told, and ends no run
+            self._warn(f"nothing more is told to Redis, the run goes on: {type(error).__name__}: {error}")
+        finally:
+            self._server.close()
+
+    def _keep_telling(self) -> None:
+        lingering = False
+        while True:
+            ending, answers = self._ending.is_set(), dict(self._answers)
+            status = self._standing.status(self.name, self._dropped)  # no older than the answers
+            self._write(status)
+            self._try_exchange(status, answers)
+            lingering = lingering or bool(answers)
+            behind = bool(self._answers or self._lines)
+            if ending and (self._away or not behind):
+                break
+            if self._away or not self._lines:
+                self._changed.wait(self._pause)
+                self._changed.clear()
+        if lingering and not self._away:
+            time.sleep(_LINGER)  # a private Redis ends with us
+
+    def _try_exchange(self, status: Status, answers: dict[str, Answer]) -> None:
+        import redis
+
+        access: RedisAccess | None = None
+        try:
+            access = self._server.access()
+            self._exchange(access, status, answers)
+        except (redis.RedisError, OSError, SidewaysError) as error:
+            self._miss(access, error)
+            return
+        if self._away:
+            self._warn(f"Redis at {access.shown} answers again")
+        self._away, self._pause = False, _EVERY
+
+    def _miss(self, access: RedisAccess | None, error: Exception) -> None:
+        """Redis is away: say so once, ask less and less often."""
+        if not self._away:
+            where = f"at {access.shown} " if access else ""
+            reason = access.explain(error) if access else str(error)
+            self._warn(
+                f"Redis {where}does not answer ({reason}): the run goes on; until it does, nobody can look at the run "
+                f"or steer it from outside"
+            )
+        self._server.missed()
+        self._away, self._pause = True, min(_LONGEST_PAUSE, 2 * self._pause)
+
+    def _exchange(self, access: RedisAccess, status: Status, answers: dict[str, Answer]) -> None:
+        if self._station is None or access != self._at:
+            self._station, self._at = self._arrive(access), access
+        if self._forget_from is not None:
+            self._station.forget_from(self._forget_from)
+            self._forget_from = None
+        while len(self._unsent) < _AT_ONCE and self._lines:
+            self._unsent.append(self._lines.popleft())
+        found = self._station.exchange(status, self._unsent, answers)
+        self._unsent = []
+        for identity, answer in answers.items():
+            if self._answers[identity] is answer:  # and no newer one
+                del self._answers[identity]
+        for command in found:
+            self._take(command)
+        if self._ending.is_set():
+            self._station.leave()
+
+    def _arrive(self, access: RedisAccess) -> "RunWriter":
+        from common.run_registry.store import RunWriter
+
+        station = RunWriter(access.connect(), self.name, self._standing.owner, self._anew)
+        self._anew = False
+        if station.name != self.name:
+            self._warn(f"another run named {self.name} is alive: in Redis this one is {station.name}")
+        self.name = station.name
+        return station
+
+    def _take(self, command: Command | str) -> None:
+        if isinstance(command, str):
+            self._warn(f"a command was ignored: {command}")
+            return
+        if self._ending.is_set():
+            self.answer(command, Answer(state="refused", text="the run has ended"))
+            return
+        self.answer(command, Answer(state="taken", text="it is done between two ticks"))
+        self._heed(command)
+
+    def _write(self, status: Status) -> None:
+        news = (status.state, status.message, status.name)
+        if news == self._written:
+            return
+        self._written = news
+        part = self._run / f"{STATUS}.part"
+        with suppress(OSError):  # a full disk is told by those who write what matters
+            part.write_bytes(status.encode())
+            os.replace(part, self._run / STATUS)

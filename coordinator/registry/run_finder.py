@@ -1,0 +1,128 @@
+"""Finds runs for those who look at them or steer them: in the Redis of REDIS_URL, or by a run directory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import SidewaysError
+from common.run_registry.records import MOST_STATUS, OVER, Status, decode
+from common.run_registry.redis_connection import RedisAccess, at_socket, from_environment
+from common.run_registry.store import Store
+from coordinator.registry.embedded_redis import SOCKET
+from coordinator.registry.redis_publisher import STATUS
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as it was found; `state` is its own word, or `lost` where no heartbeat bears it out."""
+
+    status: Status
+    state: str
+
+
+class RunAccess:
+    """A run that was asked for by name or directory."""
+
+    def __init__(self, name: str, access: RedisAccess) -> None:
+        self.name, self._access = name, access
+        self.store = Store(access.connect())
+
+    def look(self) -> RunInfo | None:
+        """How it is; None where Redis knows nothing of it."""
+        with self.reaching():
+            status = self.store.status(self.name)
+            return None if status is None else _seen(status, self.store.alive(self.name))
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """Redis' errors become a SidewaysError."""
+        with _reaching(self._access):
+            yield
+
+
+@contextmanager
+def _reaching(access: RedisAccess) -> Iterator[None]:
+    import redis
+
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise SidewaysError(f"Redis at {access.shown} does not answer: {access.explain(error)}") from None
+
+
+def _seen(status: Status, alive: bool) -> RunInfo:
+    return RunInfo(status, status.state if alive or status.state in OVER else "lost")
+
+
+def find(run: str, runs: Path) -> RunAccess | None:
+    """A run that Redis knows, by name or directory; None if there is but its directory. Raises SidewaysError."""
+    folder = _folder(run, runs)
+    access = _private(folder) or from_environment()
+    name = folder.resolve().name
+    if access is not None:
+        found = RunAccess(name, access)
+        if found.look() is not None:
+            return found
+    if (folder / STATUS).is_file():
+        return None
+    raise SidewaysError(f"there is no run {run!r}. {_known(runs)}")
+
+
+def _known(runs: Path) -> str:
+    names = ", ".join(seen.status.name for seen in everything(runs)[:20])
+    where = f"in {runs}/" if from_environment() is None else f"in {runs}/ or in Redis"
+    return f"Known: {names}" if names else f"None is known {where}: name its directory, or set REDIS_URL as it has it"
+
+
+def look(run: str, runs: Path) -> RunInfo:
+    """How a run is, or was when it ended. Raises SidewaysError."""
+    found = find(run, runs)
+    seen = found.look() if found is not None else None
+    return seen or _last_word(_folder(run, runs))
+
+
+def _folder(run: str, runs: Path) -> Path:
+    """The run directory that is meant, if it is on this host."""
+    named = Path(run)
+    return named if (named / STATUS).is_file() or (not (runs / run).is_dir() and named.is_dir()) else runs / run
+
+
+def everything(runs: Path) -> list[RunInfo]:
+    """All runs that Redis knows and that lie in `runs`, the newest first. Raises SidewaysError."""
+    found: dict[tuple[str, str], RunInfo] = {}
+    access = from_environment()
+    if access is not None:
+        with _reaching(access):
+            store = Store(access.connect())
+            for name in store.names():
+                if (status := store.status(name)) is not None:
+                    found[status.owner.host, status.owner.directory] = _seen(status, store.alive(name))
+    for folder in sorted(path.parent for path in runs.glob(f"*/{STATUS}")):
+        seen = _local(folder)
+        found.setdefault((seen.status.owner.host, seen.status.owner.directory), seen)
+    return sorted(found.values(), key=lambda seen: -seen.status.started)
+
+
+def _local(folder: Path) -> RunInfo:
+    """A run of this host, from its own Redis if that is alive."""
+    try:
+        access = _private(folder)
+        seen = RunAccess(folder.resolve().name, access).look() if access else None
+    except SidewaysError:
+        seen = None
+    return seen or _last_word(folder)
+
+
+def _private(folder: Path) -> RedisAccess | None:
+    """The run's own Redis, where it is alive."""
+    socket = folder / SOCKET
+    return at_socket(socket.resolve()) if socket.is_socket() else None
+
+
+def _last_word(folder: Path) -> RunInfo:
+    try:
+        with open(folder / STATUS, "rb") as file:
+            return _seen(decode(Status, file.read(MOST_STATUS + 1)), alive=False)
+    except OSError as error:
+        raise SidewaysError(f"{folder / STATUS} cannot be read: {error}") from error

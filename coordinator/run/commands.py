@@ -1,0 +1,129 @@
+"""What people ask of a run while it goes on: pause, resume, checkpoint, stop, another learning rate, a trace.
+
+consumes   commands, from the beacon's thread, in which `submit` runs
+produces   answers; what is asked for, done by the training's own thread between two phases
+waits for  `resume` or a stop, while paused: the stages have ended a phase, so no deadline runs
+"""
+
+import queue
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from common.errors import PeerError, SidewaysError
+from common.run_registry.records import Answer, Command
+from coordinator.run.stop_request import StopRequest
+
+
+class Steerable(Protocol):
+    """What a run can be asked for between two phases."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has done its ticks."""
+
+    @property
+    def tick(self) -> int:
+        """The next."""
+
+    def hold(self, paused: bool) -> None:
+        """Show that it is paused, or goes on."""
+
+    def idle(self) -> None:
+        """Look after the stages for a moment."""
+
+    def checkpoint_now(self) -> str:
+        """Returns what was kept. Raises SidewaysError."""
+
+    def set_rate(self, rate: float) -> str:
+        """Returns what was changed. Raises SidewaysError."""
+
+    def record(self, ticks: int, told: Callable[[Answer], None]) -> None:
+        """Trace some ticks; `told` hears of it afterwards. Raises SidewaysError."""
+
+
+class CommandQueue:
+    """Commands wait here until the training is between two ticks.
+
+    Attributes:
+        answer: takes what became of a command.
+    """
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.answer: Callable[[Command, Answer], None] = lambda command, answer: None
+        self._stop = stop
+        self._waiting: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._stops: list[Command] = []
+        self._recording: list[Command] = []
+        self._paused = False
+
+    def submit(self, command: Command) -> None:
+        """Take a command; a stop works at once, as SIGTERM does. Called in any thread."""
+        if command.do == "stop":
+            self._stops.append(command)
+            self._stop.final = True
+            self._stop.note(signal.SIGTERM)
+        else:
+            self._waiting.put(command)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the phase should end soon."""
+        return not self._waiting.empty()
+
+    def execute(self, run: Steerable) -> None:
+        """Between two phases: do what was asked; while paused, wait for more."""
+        self._work_off(run)
+        while self._paused and not self._stop.signal:
+            run.idle()
+            self._work_off(run)
+
+    def close(self, text: str) -> None:
+        """The run has ended: answer what is left. `text`: how."""
+        for command in self._stops:
+            self.answer(command, Answer(state="done", text=text))
+        for command in self._recording:
+            self.answer(command, Answer(state="refused", text=text))
+        while self.wanted:
+            self.answer(self._waiting.get(), Answer(state="refused", text=text))
+
+    def _work_off(self, run: Steerable) -> None:
+        while self.wanted and not self._stop.signal:
+            command = self._waiting.get()
+            try:
+                if command.do == "trace":
+                    self._record(command, run)  # and the answer follows
+                    continue
+                answer = Answer(state="done", text=self._carry_out(command, run))
+            except PeerError as error:
+                self.answer(command, Answer(state="refused", text=str(error)[:1000]))
+                raise  # a process is lost, whatever was asked
+            except SidewaysError as error:
+                answer = Answer(state="refused", text=str(error)[:1000])
+            self.answer(command, answer)
+
+    def _record(self, command: Command, run: Steerable) -> None:
+        if self._paused:
+            raise SidewaysError("it is paused, so there are no ticks to trace: `sideways resume` it first")
+        assert command.ticks is not None
+        run.record(command.ticks, partial(self._recorded, command))
+        self._recording.append(command)
+
+    def _recorded(self, command: Command, answer: Answer) -> None:
+        self._recording.remove(command)
+        self.answer(command, answer)
+
+    def _carry_out(self, command: Command, run: Steerable) -> str:
+        if run.over:
+            raise SidewaysError("the run has done its ticks")
+        if command.do == "checkpoint":
+            return run.checkpoint_now()
+        if command.do == "set":
+            assert command.lr is not None
+            return run.set_rate(command.lr)
+        was, self._paused = self._paused, command.do == "pause"
+        if was == self._paused:
+            return f"it was {'paused already' if was else 'not paused'}, at tick {run.tick}"
+        run.hold(self._paused)
+        return f"{'paused at' if self._paused else 'goes on from'} tick {run.tick}"

@@ -1,0 +1,29 @@
+"""A loss that is no number, or far too high: the weights are lost, and every tick more is wasted."""
+
+import math
+
+from common.config.settings import Config, Recovery
+from common.errors import PeerError, SidewaysError
+from common.messages.stage_report import Report
+
+
+def has_diverged(report: Report, recovery: Recovery) -> bool:
+    """Whether a progress report's mean loss says so."""
+    loss = report.get("loss")
+    return loss is not None and not (math.isfinite(loss) and loss <= recovery.highest_loss)
+
+
+def slower(config: Config) -> Config:
+    """The same with a lower learning rate."""
+    return config.at_rate(config.optimiser.lr * config.recovery.slower)
+
+
+def divergence(report: Report, config: Config) -> SidewaysError:
+    """What ends this attempt: one that all processes are started anew for, where that is the policy."""
+    told = f"tick {report['tick']}: the training has diverged, the loss is {report['loss']:.4g}"
+    if config.recovery.divergence == "rollback":
+        return PeerError(f"{told}: going back to before that, with optimiser.lr = {config.optimiser.lr:.4g}")
+    return SidewaysError(
+        f"{told}: try a smaller optimiser.lr, with --resume to go on from the last checkpoint, or "
+        f'recovery.divergence = "rollback" to have that done'
+    )

@@ -1,0 +1,113 @@
+"""How far the pseudo-gradients are from backpropagation's: measured for one frame batch now and then.
+
+Each stage copies its weights and its pseudo-gradient at the tick at which it holds that frame. The reference then
+recomputes backpropagation's gradient of the same batch at those weights, in a thread of the coordinator.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config.settings import Config, Optimiser
+from common.errors import SidewaysError
+from common.messages.stage_calls import Pending, Stages
+from common.models import build, part
+from common.rule.loss import Target
+from common.rule.packet import Packet
+from common.rule.reference import exact_gradients
+from common.rule.stage import Stage
+from coordinator.video.targets import Batch, Step, packet_of
+
+Row = dict[str, float | int | None]
+
+
+class GradientProbe:
+    """Asks for a frame, and works out what came of it."""
+
+    def __init__(self, config: Config, classes: int, stages: Stages, origin: int) -> None:
+        self._config, self._stages, self._origin = config, stages, origin
+        plain = {"compile": False, "optimiser": Optimiser()}  # it never updates anything
+        self._own = _build(config.model_copy(update=plain), classes)
+        self._pending: Pending | None = None
+        self._frame = -1
+        self._batch, self._target = Batch(config.frame_shape), Batch(config.frame_shape)
+        self._thread: threading.Thread | None = None
+        self._result: dict[str, Any] | None = None
+
+    def ask_before(self, tick: int, last: int) -> None:
+        """Called before frame `tick` is sent: if the next one is due, tell the stages."""
+        frame, depth = tick + 1, self._config.stages
+        due = frame % self._config.probe.every == 0 and frame > self._origin + 2 * depth and frame + depth < last
+        if due and self._thread is None and self._pending is None:
+            self._pending, self._frame = self._stages.probe(frame), frame
+
+    def take(self, tick: int, step: Step) -> None:
+        """Called with every step: keeps the one asked for, and starts the work on it."""
+        if tick == self._frame and self._pending is not None:
+            self._batch.copy_from(step.batch)
+            self._target.copy_from(step.target)
+            self._thread = threading.Thread(target=self._work, args=(self._pending,), name="probe", daemon=True)
+            self._thread.start()
+            self._pending = None
+
+    def result(self) -> dict[str, Any] | None:
+        """What was found since the last look: {"tick": …, "stages": [{stage, cosine, norm_ratio, smoothness}]}."""
+        if self._thread is None or self._thread.is_alive():
+            return None
+        self._thread = None
+        result, self._result = self._result, None
+        return result
+
+    def finish(self, seconds: float, meanwhile: Callable[[], None]) -> None:
+        """Wait for what is being worked on."""
+        end = time.monotonic() + seconds
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < end:
+            meanwhile()
+            time.sleep(0.02)
+
+    def _work(self, pending: Pending) -> None:
+        try:
+            findings = pending.answers()
+        except SidewaysError:
+            return  # whoever is gone is missed elsewhere
+        if any(finding is None for finding in findings):
+            return  # the training ended before
+        for stage, finding in zip(self._own, findings, strict=True):
+            for name, parameter in stage.blocks.named_parameters():
+                parameter.data.copy_(finding.weights[name])
+        exact = exact_gradients(self._own, *self._inputs())
+        rows = [
+            {"stage": index, **compare(finding.gradients, gradients), "smoothness": finding.smoothness}
+            for index, (finding, gradients) in enumerate(zip(findings, exact, strict=True))
+        ]
+        self._result = {"tick": self._frame, "stages": rows}
+
+    def _inputs(self) -> tuple[Packet, Target]:
+        packet = packet_of(self._batch, self._config, self._frame)
+        target = packet_of(self._target, self._config, self._frame)
+        return packet, Target(target.tensor, target.clips)
+
+
+def _build(config: Config, classes: int) -> list[Stage]:
+    torch.set_num_threads(1)  # the stages need the cores
+    model = build(config, classes)
+    assert config.split is not None
+    return [Stage(part(model, config.split, index), index, config) for index in range(config.stages)]
+
+
+def compare(pseudo: dict[str, Tensor], exact: dict[str, Tensor]) -> Row:
+    """Cosine between two gradients of the same parameters, and ‖pseudo‖ / ‖exact‖; None where one is zero."""
+    dot, pseudo_square, exact_square = (
+        sum(float((a[name].double() * b[name].double()).sum()) for name in exact if name in a and name in b)
+        for a, b in ((pseudo, exact), (pseudo, pseudo), (exact, exact))
+    )
+    if pseudo_square == 0 or exact_square == 0:
+        return {"cosine": None, "norm_ratio": None}
+    return {
+        "cosine": dot / (pseudo_square * exact_square) ** 0.5,
+        "norm_ratio": (pseudo_square / exact_square) ** 0.5,
+    }

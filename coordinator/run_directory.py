@@ -1,0 +1,148 @@
+"""The run directory: the resolved configuration, metrics.jsonl, the exported model, summary.json."""
+
+import fcntl
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.config.settings import Config
+from common.errors import SidewaysError
+
+CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json", ".lock"
+
+
+class RunDirectory:
+    """Everything that a run leaves behind. Raises SidewaysError where the disk refuses, but for metrics: see `lost`.
+
+    Attributes:
+        last_sign: when the last line was written to metrics.jsonl by an earlier attempt, in seconds since 1970.
+        lost: why the last line of metrics.jsonl could not be written; the training goes on without.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a directory, made by `create` or by an earlier run that is resumed."""
+        self.path = path
+        self.lost: str | None = None
+        self._lock = _lock(path)
+        metrics = path / METRICS
+        self.last_sign = metrics.stat().st_mtime if metrics.is_file() else None
+        try:
+            self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
+    def close(self) -> None:
+        """Nothing more is written here."""
+        self._metrics.close()
+        self._lock.close()
+
+    def forget_from(self, tick: int, evaluated: bool) -> None:
+        """A run is resumed at `tick`: what it had done beyond is done again, and its evaluation if not `evaluated`."""
+        path = self.path / METRICS
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _is_before(line, tick, evaluated)]
+            self._metrics.close()
+            self._write(METRICS, "".join(kept))
+            self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
+    def save_config(self, config: Config) -> None:
+        """Write every setting, defaults and the measured split included: training it again repeats this run."""
+        tree = config.model_dump(mode="json", exclude_none=True, exclude={"name"})
+        self._write(CONFIG, tomli_w.dumps(tree))
+
+    def metric(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        try:
+            self._metrics.write(_json({"time": round(time.time(), 3), **line}) + "\n")
+        except OSError as error:
+            self.lost = str(error)
+
+    def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> None:
+        """Write the whole model, and beside the tensors what is needed to use it."""
+        about = {
+            "format": "pt",
+            "model": config.model,
+            "model_args": json.dumps(config.model_args),
+            "task": config.task,
+            "classes": json.dumps(classes),
+            "ahead": str(config.ahead),
+            "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride", "fps"}),
+        }
+        part = self.path / f"{MODEL}.part"
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
+            os.replace(part, self.path / MODEL)
+        except Exception as error:  # safetensors wraps what the disk says in an error of its own
+            raise _refusal(self.path, error) from error
+
+    def save_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json."""
+        self._write(SUMMARY, _json(summary) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
+        try:
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, self.path / name)
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
+
+def _json(line: dict[str, Any]) -> str:
+    """JSON has no NaN and no infinity: null stands for them."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+    }
+    return json.dumps(finite)
+
+
+def _is_before(line: str, tick: int, evaluated: bool) -> bool:
+    """Whether a line of metrics.jsonl is whole, and about what was before `tick`; at it, a rate and an evaluation."""
+    at = ("evaluation", "set") if evaluated else ("set",)
+    try:
+        about = json.loads(line)
+        return bool(about["tick"] < tick or (about["kind"] in at and about["tick"] <= tick))
+    except (ValueError, KeyError, TypeError):
+        return False  # half a line: the process was killed while writing it
+
+
+def create(config: Config, origin: str) -> Path:
+    """A new run directory. `origin` is the run file's name, used where the run has none of its own."""
+    name = config.name or f"{Path(origin).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for attempt in range(100):
+        path = config.runs / (name if attempt == 0 else f"{name}-{attempt}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if config.name:
+                raise SidewaysError(f"the run directory {path} exists: choose another name or remove it") from None
+        except OSError as error:
+            raise _refusal(path, error) from error
+    raise SidewaysError(f"{config.runs} has a hundred runs named {name}: choose another name")
+
+
+def _lock(path: Path) -> IO[str]:
+    """Nobody else writes here as long as this file is open. Raises SidewaysError."""
+    try:
+        file = open(path / LOCK, "w", encoding="utf-8")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SidewaysError(f"another process is training in {path}: stop it first, or wait until it ends") from None
+    except OSError as error:
+        raise _refusal(path, error) from error
+    return file
+
+
+def _refusal(path: Path, error: Exception) -> SidewaysError:
+    return SidewaysError(f"cannot write to {path}: {error}. Make room there, or set runs to another folder")

@@ -1,0 +1,195 @@
+"""`sideways check`: every frame of every clip, decoded as a run would, before the run.
+
+Clips are independent, so threads decode them side by side. What is told: bad files and their reasons; clips, classes,
+frames, sizes, frame rates; how long clips are against the 2(D - 1) frames of the bottom stage's mismatch; and how
+smooth the data is, the mean over successive frames of ||x_t - x_{t-1}|| / ||x_t||, on normalised frames as they are
+played (Sideways takes x_t for x_{t-1}: the smaller the better).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from common.config.run_file import apply, load, parse
+from common.config.settings import Config, Data
+from common.errors import DataError, SidewaysError
+from common.processes.lifecycle import PATH_ERRORS
+from common.rule.schedule import Schedule
+from coordinator.video.decoding.augment import middle
+from coordinator.video.decoding.media_info import MediaInfo, pictures, read_media_info
+from coordinator.video.decoding.packets import Damage
+from coordinator.video.decoding.reader import frame_files, read
+from coordinator.video.files.clips import Clip, Clips, collect
+
+_SHOWN = 12  # sizes and rates, the most frequent first
+
+
+@dataclass
+class FileCheck:
+    """What decoding a clip gave. `change` sums ||x_t - x_{t-1}|| / ||x_t|| over `pairs` of frames.
+
+    `damage` says what of it is passed over.
+    """
+
+    path: Path
+    frames: int = 0
+    size: str = ""
+    rate: float = 0.0
+    change: float = 0.0
+    pairs: int = 0
+    reason: str = ""
+    damage: str = ""
+
+
+@dataclass
+class DatasetCheck:
+    """All findings of a data set."""
+
+    clips: Clips
+    findings: list[FileCheck] = field(default_factory=list)
+
+    @property
+    def bad(self) -> dict[Path, str]:
+        """Files that cannot be played, or not to their end, with the reason."""
+        return self.clips.bad | {finding.path: finding.reason for finding in self.findings if finding.reason}
+
+    @property
+    def damaged(self) -> dict[Path, str]:
+        """Files that can be played but for some packets, with what is passed over."""
+        return {finding.path: finding.damage for finding in self.findings if finding.damage}
+
+    @property
+    def readable(self) -> list[FileCheck]:
+        """Of the clips that gave frames."""
+        return [finding for finding in self.findings if finding.frames]
+
+
+def settings(source: Path, overrides: list[str]) -> Config:
+    """The settings of a run file, or the defaults for a folder, a list or a split. Raises ConfigError."""
+    if source.suffix.lower() == ".toml":
+        return load(source, overrides)
+    tree: dict[str, Any] = {"ticks": 1, "data": {"train": str(source)}}
+    for override in overrides:
+        apply(override, tree)
+    return parse(tree, str(source))
+
+
+def check(config: Config) -> list[DatasetCheck]:
+    """Decode the training clips, and the validation clips if there are some. Raises DataError."""
+    data = config.data
+    if data.live:
+        raise DataError("live sources cannot be checked: there is nothing yet to decode")
+    labelled = config.task == "classify"
+    train = collect(data, "train", labelled, none_is_fine=True)
+    parts = [train] + ([collect(data, "val", labelled, train.classes, none_is_fine=True)] if data.val else [])
+    return [_survey(clips, data) for clips in parts]
+
+
+def figures(survey: DatasetCheck, config: Config) -> dict[str, Any]:
+    """The survey as figures, by name."""
+    found, frames = survey.readable, [finding.frames for finding in survey.readable]
+    mismatch, pairs = Schedule(config.stages).mismatch(0), sum(finding.pairs for finding in found)
+    mean = sum(frames) / len(frames) if frames else 0.0
+    return {
+        "data": str(survey.clips.root),
+        "clips": len(found),
+        "classes": len(survey.clips.classes),
+        "frames": sum(frames),
+        "bad_files": len(survey.bad),
+        "damaged_files": len(survey.damaged),
+        "quarantined_files": survey.clips.quarantined,
+        "sizes": dict(Counter(finding.size for finding in found).most_common(_SHOWN)),
+        "frame_rates": dict(Counter(f"{finding.rate:.4g}" for finding in found).most_common(_SHOWN)),
+        "mean_clip_frames": round(mean, 2),
+        "shortest_clip_frames": min(frames, default=0),
+        "longest_clip_frames": max(frames, default=0),
+        "stages": config.stages,
+        "mismatch_frames": mismatch,
+        "clips_within_mismatch": sum(length <= mismatch for length in frames),
+        "smoothness": round(sum(finding.change for finding in found) / pairs, 4) if pairs else None,
+    }
+
+
+def summarise(surveys: list[DatasetCheck], config: Config) -> list[dict[str, Any]]:
+    """Print bad files and figures. Returns the figures."""
+    console, told = Console(highlight=False, soft_wrap=True), [figures(survey, config) for survey in surveys]
+    for survey, rows in zip(surveys, told, strict=True):
+        for path, reason in survey.bad.items():
+            console.print(f"bad: {path}: {reason}", style="yellow", markup=False)
+        for path, damage in survey.damaged.items():
+            console.print(f"damaged: {path}: {damage}", style="yellow", markup=False)
+        for text in survey.clips.notes:
+            console.print(f"note: {text}", markup=False)
+        table = Table(title=f"{survey.clips.root}", show_header=False)
+        for name, value in rows.items():
+            table.add_row(name.replace("_", " "), _shown(value))
+        console.print(table)
+    return told
+
+
+def quarantine(surveys: list[DatasetCheck], file: Path) -> int:
+    """Write the bad files' absolute paths, one a line. Returns their number. Raises SidewaysError."""
+    paths = [os.path.abspath(path) for survey in surveys for path in survey.bad]
+    try:
+        file.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8", errors=PATH_ERRORS)
+    except OSError as error:
+        raise SidewaysError(f"cannot write {file}: {error.strerror}") from error
+    return len(paths)
+
+
+def _survey(clips: Clips, data: Data) -> DatasetCheck:
+    with ThreadPoolExecutor(max(data.threads, len(os.sched_getaffinity(0)))) as pool:
+        findings: Iterable[FileCheck] = pool.map(lambda clip: _decode(clip, data), clips.clips)
+        progress = track(findings, str(clips.root), len(clips.clips), console=Console(stderr=True), transient=True)
+        return DatasetCheck(clips, list(progress))
+
+
+def _decode(clip: Clip, data: Data) -> FileCheck:
+    """Every frame of a clip that a run would play."""
+    finding = FileCheck(clip.path)
+    last, damage = None, Damage()
+    try:
+        files = frame_files(clip.path, data.frame_files, clip.pictures)
+        _describe(finding, clip, data)
+        pixel_settings = data.stride, data.short_side, data.channels
+        for chunk in read(clip.path, *pixel_settings, fps=data.fps, frame_files=files, damage=damage):
+            pixels = torch.from_numpy(middle(chunk, data.size)(chunk))
+            frames = (pixels.flatten(1) / 255 - data.mean) / data.std
+            finding.frames += len(frames)
+            both = frames if last is None else torch.cat([last, frames])
+            change = (both[1:] - both[:-1]).norm(dim=1) / both[1:].norm(dim=1).clamp(min=1e-6)
+            finding.change += float(change.sum())
+            finding.pairs += len(change)
+            last = frames[-1:]
+        if not finding.frames:
+            finding.reason = "it has no frames"
+    except DataError as error:
+        finding.reason = str(error).removeprefix(f"{clip.path}: ")
+        if finding.frames:
+            finding.reason = f"it breaks off after {finding.frames} frames: {finding.reason}"
+    if finding.frames and damage.count:
+        finding.damage = str(damage)
+    return finding
+
+
+def _describe(finding: FileCheck, clip: Clip, data: Data) -> None:
+    """Size and rate, as the file states them."""
+    file = clip.path if clip.pictures is None else pictures(clip.path, data.frame_files)[0]
+    said = read_media_info(file)
+    if isinstance(said, MediaInfo):
+        finding.size, finding.rate = f"{said.width}x{said.height}", said.rate
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {count}" for name, count in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,139 @@
+"""`sideways eval`: a trained model on the clips of a folder, in one process, and what is written about it."""
+
+import csv
+from collections import deque
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from common.config.run_file import load
+from common.config.settings import Data
+from common.errors import ConfigError, SidewaysError
+from common.messages.stage_calls import Scores
+from common.processes.lifecycle import PATH_ERRORS
+from common.rule.packet import NO_CLIP
+from coordinator.monitor.confusion_plot import confusion_figure
+from coordinator.monitor.evaluation_scores import Evaluation
+from coordinator.run_directory import CONFIG
+from coordinator.tools.trained_model import TrainedModel
+from coordinator.video.files.clips import Clips, collect
+from coordinator.video.slots import Slots
+from coordinator.video.stream import PlaybackErrors
+from coordinator.video.targets import Batch
+
+CONFUSION = "confusion"  # .png and .csv
+
+
+def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str) -> Data:
+    """The settings to evaluate with: the run's own, its validation clips, unless `clips` names others.
+
+    Raises ConfigError: there is nothing to evaluate on.
+    """
+    own = load(run / CONFIG).data if (run / CONFIG).is_file() else trained.data
+    if clips is not None:
+        others = {"val": clips, "val_include": include, "format": "auto", "videos": None, "quarantine": None}
+        return own.model_copy(update=others)
+    if own.val is None:
+        raise ConfigError(f"{run} does not say what to evaluate on: name a folder or list of clips after it")
+    return own if include == "*" else own.model_copy(update={"val_include": include})
+
+
+def find_clips(trained: TrainedModel, data: Data) -> Clips:
+    """The clips. Raises DataError: nothing there can be played, or it has classes that the model does not know."""
+    return collect(data, "val", trained.task == "classify", trained.classes)
+
+
+def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, PlaybackErrors]:
+    """Every frame of every clip once, forward, `data.slots` side by side. Returns the sums and what did not play."""
+    batch = Batch((data.slots, data.channels, data.size, data.size))
+    sums = _Sums(trained, len(clips.clips))
+    with closing(Slots(clips.clips, data, 0, train=False)) as source, _bar() as bar:
+        task = bar.add_task("evaluating", total=clips.frames)
+        while source.fill(batch.frames, batch.clips, batch.labels):
+            sums.add(batch)
+            bar.advance(task, int((batch.clips != NO_CLIP).sum()))
+        return sums.scores(np.array([clip.label for clip in clips.clips])), source.errors
+
+
+def _bar() -> Progress:
+    return Progress(console=Console(stderr=True), transient=True, refresh_per_second=3)
+
+
+class _Sums:
+    """Per clip, sums of the softmax, or of the squared error against the frame `ahead` of the one that went in."""
+
+    def __init__(self, trained: TrainedModel, clips: int) -> None:
+        self._trained, self._classify = trained, trained.task == "classify"
+        self._sums = torch.zeros(clips, len(trained.classes) if self._classify else 1, dtype=torch.float64)
+        self._frames = torch.zeros(clips, dtype=torch.int64)
+        self._earlier: deque[tuple[Tensor, NDArray[np.int64]]] = deque(maxlen=trained.ahead + 1)
+
+    def add(self, batch: Batch) -> None:
+        """Take in one frame of every slot."""
+        x = self._trained.normalised(torch.from_numpy(batch.frames))
+        with torch.no_grad():
+            self._earlier.append((self._trained.module(x).float(), batch.clips.copy()))
+        if len(self._earlier) <= self._trained.ahead:
+            return
+        y, clips = self._earlier[0]
+        rows = torch.from_numpy(np.flatnonzero((clips != NO_CLIP) & (clips == batch.clips)))
+        values = self._values(y[rows], x[rows])
+        self._sums.index_add_(0, torch.from_numpy(clips)[rows], values)
+        self._frames.index_add_(0, torch.from_numpy(clips)[rows], torch.ones(len(rows), dtype=torch.int64))
+
+    def _values(self, y: Tensor, frames: Tensor) -> Tensor:
+        if self._classify:
+            return F.softmax(y.double(), dim=1)
+        return F.mse_loss(y, frames, reduction="none").double().flatten(1).mean(1, keepdim=True)
+
+    def scores(self, labels: NDArray[np.int64]) -> Scores:
+        """The sums of the clips that gave a frame. A clip's id is its place in the list: each is played once."""
+        clips = self._frames.nonzero().flatten()
+        return Scores(clips, torch.from_numpy(labels)[clips], self._frames[clips], self._sums[clips])
+
+
+def figures(evaluation: Evaluation) -> dict[str, float | int | None]:
+    """The numbers, for --json."""
+    names = ("top1", "top5", "mean_class") if evaluation.mse is None else ("mse",)
+    return {name: getattr(evaluation, name) for name in (*names, "clips")}
+
+
+def show(evaluation: Evaluation, data: Data, console: Console) -> None:
+    """Every number, and beside it how it came about."""
+    views = f"one centre crop of {data.size} × {data.size} pixels, all frames at stride {data.stride}"
+    softmax = f"{views}, softmax averaged over a clip's frames, {evaluation.clips} clips"
+    protocol = {
+        "top1": softmax,
+        "top5": softmax,
+        "mean_class": f"{softmax}, share of each class's clips averaged over the classes that have any",
+        "mse": f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips",
+    }
+    table = Table("figure", "value", "protocol", title="The evaluation", show_lines=True)
+    for name, value in figures(evaluation).items():
+        if name in protocol:
+            table.add_row(name, f"{value:.4f}", protocol[name])
+    console.print(table)
+
+
+def write_confusion(evaluation: Evaluation, classes: list[str], folder: Path) -> list[Path]:
+    """confusion.csv and confusion.png in `folder`. Returns their paths. Raises SidewaysError where the disk refuses."""
+    assert evaluation.confusion is not None
+    table, picture = folder / f"{CONFUSION}.csv", folder / f"{CONFUSION}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(table, "w", newline="", encoding="utf-8", errors=PATH_ERRORS) as file:
+            writer = csv.writer(file)
+            writer.writerow(["class \\ taken for", *classes])
+            writer.writerows([name, *row] for name, row in zip(classes, evaluation.confusion.tolist(), strict=True))
+        confusion_figure(evaluation.confusion, classes).savefig(picture)
+    except OSError as error:
+        raise SidewaysError(f"cannot write to {folder}: {error.strerror}. Name another folder with --out") from error
+    return [table, picture]

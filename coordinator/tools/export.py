@@ -1,0 +1,75 @@
+"""`sideways export`: the whole model of a run in one file, weights under its own names or a program by torch.export."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigError, SidewaysError
+from coordinator.run_directory import MODEL
+from coordinator.tools.trained_model import ABOUT, TrainedModel, open_model, read_tensors
+
+_BATCHES = (1, 3)  # of the check after writing; the program is traced with another
+_TRACED = 2
+_TOLERANCE = 1e-4  # of the largest output
+
+
+def export(run: Path, out: Path) -> int:
+    """Write the model of the run directory `run` to `out`, .safetensors or .pt2, atomically. Returns its tensors.
+
+    Raises:
+        SidewaysError: there is no such run, it has no model yet, the model is damaged, or `out` cannot be written.
+        ConfigError: `out` has another ending, or the model's own file is gone.
+    """
+    model = run / MODEL
+    if not model.is_file():
+        raise SidewaysError(f"{model} does not exist: name a run directory, such as runs/digits-…, that has ended")
+    tensors, _ = read_tensors(model)
+    if out.suffix not in (".safetensors", ".pt2"):
+        raise ConfigError(f"{out}: name a file that ends in .safetensors (weights) or .pt2 (a program by torch.export)")
+    part = out.with_name(f".{out.stem}.part{out.suffix}")
+    try:
+        if out.suffix == ".pt2":
+            _write_program(open_model(run), part)
+        else:
+            shutil.copyfile(model, part)
+        os.replace(part, out)
+    except OSError as error:
+        raise SidewaysError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return len(tensors)
+
+
+def _write_program(trained: TrainedModel, out: Path) -> None:
+    """Frames normalised, float32 [n, channels, size, size], any n → output; the description beside the program."""
+    example = torch.rand(_TRACED, trained.data.channels, trained.data.size, trained.data.size)
+    try:
+        program = torch.export.export(trained.module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except Exception as error:  # whatever torch's tracer says about the user's model
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise SidewaysError(
+            f"torch.export cannot make a program of {trained.path}: {reason[0]}. Export a .safetensors file instead"
+        ) from error
+    torch.export.save(program, out, extra_files={ABOUT: json.dumps(trained.about)})
+    _compare(trained, open_model(out).module)
+
+
+def _compare(trained: TrainedModel, program: nn.Module) -> None:
+    """Raises SidewaysError where the program that was written does not give what the model gives."""
+    for batch in _BATCHES:
+        x = torch.randn(batch, trained.data.channels, trained.data.size, trained.data.size)
+        with torch.no_grad():
+            expected, found = trained.module(x), program(x)
+        if not _close(expected, found):
+            raise SidewaysError(
+                f"the exported program differs from the model by {float((expected - found).abs().max()):.3g} on "
+                f"{batch} frame(s): nothing was written. Export a .safetensors file instead, and please report this"
+            )
+
+
+def _close(expected: Tensor, found: Tensor) -> bool:
+    return torch.allclose(expected, found, rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max()))

@@ -1,0 +1,168 @@
+"""A run's split; `sideways partition`: what the blocks cost, and what some numbers of stages would make of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from common.config.settings import Config, share_of_threads
+from common.errors import ConfigError
+from common.messages.stage_calls import Stages
+from common.models import build
+from common.partition.balance import (
+    BlockCost,
+    Prediction,
+    at_once,
+    balance,
+    by_stage,
+    check_split,
+    measure,
+    optimiser_state,
+    predict,
+)
+from common.partition.model_check import check_model
+from common.partition.rebalance import rebalance
+from common.rule.optimiser import build_optimiser
+
+_MOST_STAGES = 256
+
+
+def stage_counts(text: str) -> list[int]:
+    """`4`, `1..4` or `1,2,4` as numbers. Raises ConfigError."""
+    first, dots, last = text.partition("..")
+    try:
+        counts = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1 or max(counts) > _MOST_STAGES:
+        raise ConfigError(f"--stages {text}: write 4, 1..4 or 1,2,4, with numbers from 1 to {_MOST_STAGES}")
+    return counts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Block costs, and what each number of stages would make of them.
+
+    Attributes:
+        costs: of the blocks, one list for each prediction: fewer stages have more threads each.
+    """
+
+    costs: list[list[BlockCost]]
+    predictions: list[Prediction]
+    threads: list[int]
+    device: str
+
+    def tree(self) -> dict[str, Any]:
+        """For --json. Milliseconds, KiB, MiB; `blocks` as timed for the first number of stages."""
+        rows = [
+            {"stages": len(prediction.split), "threads": threads, **asdict(prediction)}
+            for prediction, threads in zip(self.predictions, self.threads, strict=True)
+        ]
+        return {"device": self.device, "blocks": [asdict(cost) for cost in self.costs[0]], "splits": rows}
+
+
+def choose(config: Config, classes: int, costs: Sequence[BlockCost], stages: Stages) -> list[int]:
+    """A run's split: balanced by the blocks' costs, and refined by what its stages take when all run at once."""
+    times = [cost.milliseconds for cost in costs]
+    split = balance(times, config.stages)
+    if config.stages in (1, len(costs)):
+        return split  # there is no other
+    return rebalance(times, split, partial(stages.rehearse, config, classes))
+
+
+def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[[str], None]) -> Comparison:
+    """Time the run's model here, and balance it for each number of stages.
+
+    A split that the run file gives is taken for its own number of stages. Raises ConfigError: the model does not fit
+    its task, or has fewer blocks than stages are asked for.
+    """
+    check_model(build(config, classes, tell), config, classes)
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    timed: dict[int, list[BlockCost]] = {}
+    threads = [share_of_threads(config, count) for count in counts]
+    before = torch.get_num_threads()
+    try:
+        for number in set(threads):
+            torch.set_num_threads(number)
+            frames = torch.rand(config.frame_shape, device=device)
+            timed[number] = measure(build(config, classes).to(device), frames)
+    finally:
+        torch.set_num_threads(before)
+    costs = [timed[number] for number in threads]
+    predictions = [
+        _predict(config, own, count, at_once(device, number))
+        for own, count, number in zip(costs, counts, threads, strict=True)
+    ]
+    return Comparison(costs, predictions, threads, str(device))
+
+
+def _predict(config: Config, costs: list[BlockCost], stages: int, at_once: int) -> Prediction:
+    given = config.split if config.split and len(config.split) == stages else None
+    split = given or balance([cost.milliseconds for cost in costs], stages)
+    check_split(split, len(costs))
+    state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0))
+    state += (config.optimiser.ema > 0) + 2 * (config.optimiser.orthogonal > 0)
+    input_kib = torch.Size(config.frame_shape).numel() * torch.float32.itemsize / 1024
+    return predict(costs, split, input_kib, at_once, state)
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """The tables: blocks, then the stages of a single split or a line for each number of stages."""
+    single = len(comparison.predictions) == 1
+    console.print(_blocks(comparison.costs[0], comparison.predictions[0] if single else None))
+    console.print(_stages(comparison) if single else _counts(comparison))
+    console.print(
+        f"timed on {comparison.device} with {comparison.threads[0]} thread(s) a stage. saved: kept for the backward "
+        "pass; tick: the slowest stage, or more where stages take turns on the cores; efficiency: sum of the stages / "
+        "(stages × the slowest)",
+        style="dim",
+    )
+
+
+def _blocks(costs: Sequence[BlockCost], prediction: Prediction | None) -> Table:
+    table = _table("The blocks, forward + backward", "block", "parameters", "ms", "output KiB", "saved KiB")
+    if prediction is not None:
+        table.add_column("stage", justify="right")
+    stages = [stage for stage, blocks in enumerate(prediction.split if prediction else []) for _ in range(blocks)]
+    for index, cost in enumerate(costs):
+        figures = [f"{cost.parameters:,}", f"{cost.milliseconds:.2f}"]
+        figures += [f"{cost.activation_kib:.0f}", f"{cost.saved_kib:.0f}"]
+        table.add_row(cost.name, *figures, *([str(stages[index])] if stages else []))
+    return table
+
+
+def _stages(comparison: Comparison) -> Table:
+    prediction, parts = comparison.predictions[0], by_stage(comparison.costs[0], comparison.predictions[0].split)
+    table = _table("The split", "stage", "blocks", "parameters", "ms", "memory MiB")
+    for stage, part in enumerate(parts):
+        parameters = f"{sum(cost.parameters for cost in part):,}"
+        figures = [f"{prediction.stage_ms[stage]:.2f}", f"{prediction.memory_mib[stage]:.1f}"]
+        table.add_row(str(stage), _span(part), parameters, *figures)
+    table.caption = f"predicted tick {prediction.tick_ms:.2f} ms, efficiency {prediction.efficiency:.2f}"
+    return table
+
+
+def _counts(comparison: Comparison) -> Table:
+    table = _table("Numbers of stages", "stages", "split", "slowest ms", "tick ms", "efficiency", "largest memory MiB")
+    for prediction in comparison.predictions:
+        figures = [f"{max(prediction.stage_ms):.2f}", f"{prediction.tick_ms:.2f}", f"{prediction.efficiency:.2f}"]
+        split = "+".join(map(str, prediction.split))
+        table.add_row(str(len(prediction.split)), split, *figures, f"{max(prediction.memory_mib):.1f}")
+    return table
+
+
+def _span(part: Sequence[BlockCost]) -> str:
+    return part[0].name if len(part) == 1 else f"{part[0].name} … {part[-1].name}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        text = column in ("block", "blocks", "split")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    return table

@@ -1,0 +1,125 @@
+"""A trained model, opened for use: from a run directory, or from what `sideways export` wrote.
+
+The weights' file says which model it is, so that `build` makes it again; a .pt2 file holds the whole program.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from common.config.run_file import parse
+from common.config.settings import Config, Data, Task
+from common.errors import ConfigError, SidewaysError
+from common.models import build
+from common.rule.pixels import normalise
+from coordinator.run_directory import MODEL
+
+ABOUT = "sideways.json"  # the file in a .pt2 archive that holds what a .safetensors file has as metadata
+_KEYS = ("model", "model_args", "task", "classes", "data")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model to be used, in evaluation mode on the CPU.
+
+    Attributes:
+        module: normalised frames, float32 [n, channels, size, size] → logits [n, classes] or frames.
+        data: size, resize, channels, mean, std and stride of the frames it was trained on; slots and threads too.
+        ahead: how many frames ahead the frame is that it predicts; 0 for other tasks.
+        about: the file's own description, all of it text.
+    """
+
+    path: Path
+    module: nn.Module
+    task: Task
+    classes: list[str]
+    data: Data
+    ahead: int
+    about: dict[str, str]
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """uint8 frames [n, channels, size, size] → the module's output."""
+        x = self.normalised(frames)
+        with torch.no_grad():
+            return self.module(x)
+
+    def normalised(self, frames: Tensor) -> Tensor:
+        """uint8 frames → float32, as the model takes them."""
+        x = torch.empty(frames.shape)
+        normalise(x, frames, self.data.mean, self.data.std)
+        return x
+
+
+def open_model(path: Path) -> TrainedModel:
+    """Open a run directory, a .safetensors or a .pt2 file.
+
+    Raises:
+        SidewaysError: there is no such file, it is damaged, or it does not say what it is.
+        ConfigError: the user's own model file is gone, or does not fit the weights any more.
+    """
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        raise SidewaysError(
+            f"{file} does not exist: name a run directory, such as runs/digits-…, that has saved its model, or a file "
+            f"that `sideways export` wrote"
+        )
+    if file.suffix == ".pt2":
+        module, about = _read_program(file)
+    elif file.suffix == ".safetensors":
+        tensors, about = read_tensors(file)
+        module = _rebuild(file, tensors, about)
+    else:
+        raise ConfigError(f"{file}: a model is a run directory, a .safetensors or a .pt2 file")
+    config = _config(file, about)
+    ahead = config.ahead if config.task == "predict" else 0
+    return TrainedModel(file, module, config.task, json.loads(about["classes"]), config.data, ahead, about)
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Names and tensors of a .safetensors file, and its description. Raises SidewaysError where it is damaged."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise SidewaysError(f"{file} is damaged ({error}): export or train again") from error
+
+
+def _read_program(file: Path) -> tuple[nn.Module, dict[str, str]]:
+    found = {ABOUT: ""}
+    try:
+        program = torch.export.load(file, extra_files=found)
+        return program.module(), dict(json.loads(found[ABOUT] or "{}"))
+    except Exception as error:  # zip, JSON, torch's own: many kinds, and all of them mean this
+        raise SidewaysError(f"{file} is no program that torch {torch.__version__} can load ({error})") from error
+
+
+def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> nn.Module:
+    config = _config(file, about)
+    model = build(config, len(json.loads(about["classes"])))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{file} does not fit model = {config.model!r} with model_args = {config.model_args}: has the model's file "
+            f"changed since? {error}"
+        ) from error
+    return model.eval()
+
+
+def _config(file: Path, about: dict[str, str]) -> Config:
+    """The settings that the description tells; the others have their defaults and no meaning."""
+    if missing := [key for key in _KEYS if key not in about]:
+        raise SidewaysError(f"{file} does not say its {', '.join(missing)}: it was not written by sideways")
+    try:
+        data = {**json.loads(about["data"]), "train": "."}
+        tree = {"model": about["model"], "model_args": json.loads(about["model_args"]), "task": about["task"]}
+        tree["ahead"] = int(about.get("ahead", "1"))
+        if not isinstance(json.loads(about["classes"]), list):
+            raise ValueError("its classes are no list")
+        return parse({**tree, "stages": 1, "ticks": 1, "data": data}, str(file))
+    except (ValueError, TypeError, ConfigError) as error:
+        raise SidewaysError(f"{file} describes itself in a way that this version does not know: {error}") from error

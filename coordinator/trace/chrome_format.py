@@ -1,0 +1,235 @@
+"""A recording as a trace that Perfetto and chrome://tracing show: the Trace Event Format, JSON, packed by gzip.
+
+process "coordinator"    slices    read, feed
+process "stage i"        slices    tick, and within it forward, backward, update, sends and waits
+                         async     what it sent: from when it is given to the network until the neighbour takes it
+arrows                             one for each frame (with exact gradients for each micro-batch): from the
+                                   coordinator through the stages' forward passes up, their backward passes down
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.rule.schedule import Schedule
+from common.telemetry.spans import Kind, Rows
+
+Event = dict[str, Any]
+Key = tuple[int, int, str]  # process, Kind, frame
+
+_COORDINATOR = 0  # processes: the coordinator is 0, stage i is i + 1; in the file they count from 1
+_NAMES = {
+    Kind.WAIT_ACTIVATION: "wait: activation",
+    Kind.WAIT_GRADIENT: "wait: gradient",
+    Kind.SEND_ACTIVATION: "send activation",
+    Kind.SEND_GRADIENT: "send gradient",
+    Kind.WAIT_ACTIVATION_SENT: "wait: activation sent",
+    Kind.WAIT_GRADIENT_SENT: "wait: gradient sent",
+    Kind.WAIT_FRAMES: "wait: frames",
+    Kind.WAIT_TARGETS: "wait: targets",
+}
+_OF_GRADIENT = (Kind.BACKWARD, Kind.UPDATE, Kind.WAIT_GRADIENT, Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT)
+_SHORTEST_WAIT = 1000  # ns: of a shorter one nothing would be seen
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A stage's clock against the coordinator's: at `at` it was `offset` ahead, give or take `uncertainty`; ns."""
+
+    at: int
+    offset: int
+    uncertainty: int
+
+    @property
+    def same(self) -> bool:
+        """Nothing speaks against its being the same clock, as it is on one host."""
+        return abs(self.offset) <= self.uncertainty
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded: spans of the coordinator and of each stage, each by its own host's clock.
+
+    clocks: of each stage, before and after; asked: ticks.
+    """
+
+    run: str
+    algorithm: str
+    first: int
+    asked: int
+    coordinator: Rows
+    stages: list[Rows]
+    clocks: list[tuple[Clock, Clock]]
+
+    @property
+    def exact(self) -> bool:
+        """A tick is a whole step: every stage works on the same frame."""
+        return self.algorithm != "sideways"
+
+    @property
+    def ticks(self) -> int:
+        """That every stage has done."""
+        return min(int((rows[:, 0] == Kind.TICK).sum()) for rows in self.stages)
+
+
+def write(recording: Recording, path: Path) -> None:
+    """Write it, whole or not at all. Raises OSError."""
+    part = path.with_name(f"{path.name}.part")
+    with gzip.open(part, "wt", compresslevel=4) as file:
+        about = {"displayTimeUnit": "ms", "otherData": _about(recording), "traceEvents": []}
+        file.write(json.dumps(about)[:-2])
+        for number, event in enumerate(events(recording)):
+            file.write(f"{',' if number else ''}\n{json.dumps(event)}")
+        file.write("\n]}\n")
+    os.replace(part, path)
+
+
+def events(recording: Recording) -> Iterator[Event]:
+    """The file's events, one row's slices in the order of time."""
+    processes = [
+        recording.coordinator,
+        *(_at_one_clock(*both) for both in zip(recording.stages, recording.clocks, strict=True)),
+    ]
+    yield from _rows(len(recording.stages))
+    yield from _ChromeTrace(recording, [_in_order(rows) for rows in processes]).events()
+
+
+def _about(recording: Recording) -> Event:
+    clocks = [
+        {
+            "stage": stage,
+            "offset_us": 0 if before.same and after.same else [before.offset / 1e3, after.offset / 1e3],
+            "uncertainty_us": max(before.uncertainty, after.uncertainty) / 1e3,
+        }
+        for stage, (before, after) in enumerate(recording.clocks)
+    ]
+    return {
+        "run": recording.run,
+        "algorithm": recording.algorithm,
+        "stages": len(recording.stages),
+        "first_tick": recording.first,
+        "ticks": recording.ticks,
+        "asked": recording.asked,
+        "clocks": clocks,
+    }
+
+
+def _at_one_clock(rows: Rows, clocks: tuple[Clock, Clock]) -> Rows:
+    """By the coordinator's clock: two hosts' clocks drift apart evenly."""
+    before, after = clocks
+    if before.same and after.same:
+        return rows
+    offsets = np.interp(rows[:, 2:], [before.at, after.at], [before.offset, after.offset])
+    return np.concatenate([rows[:, :2], rows[:, 2:] - np.rint(offsets).astype(np.int64)], axis=1)
+
+
+def _in_order(rows: Rows) -> Rows:
+    """By their starts; what encloses others goes first. Waits that were none are left out."""
+    waits = [kind for kind, name in _NAMES.items() if name.startswith("wait")]
+    rows = rows[~(np.isin(rows[:, 0], waits) & (rows[:, 3] - rows[:, 2] < _SHORTEST_WAIT))]
+    return rows[np.lexsort((-rows[:, 3], rows[:, 2]))]
+
+
+def _rows(stages: int) -> Iterator[Event]:
+    for process in range(stages + 1):
+        name = f"stage {process - 1}" if process else "coordinator"
+        place = {"ph": "M", "pid": process + 1, "tid": process + 1}
+        yield {**place, "name": "process_name", "args": {"name": name}}
+        yield {**place, "name": "process_sort_index", "args": {"sort_index": process}}
+        yield {**place, "name": "thread_name", "args": {"name": name}}
+
+
+class _ChromeTrace:
+    """Spans become events. Processes: the coordinator's spans, then each stage's."""
+
+    def __init__(self, recording: Recording, processes: list[Rows]) -> None:
+        self._exact, self._processes = recording.exact, processes
+        self._stages = len(processes) - 1
+        self._schedule = Schedule(self._stages)
+        self._zero = min((int(rows[:, 2].min()) for rows in processes if len(rows)), default=0)
+        self._found: dict[Key, tuple[int, int]] = {}  # start, end
+
+    def events(self) -> Iterator[Event]:
+        """Slices first: transfers and arrows lie between them."""
+        for process in range(len(self._processes)):
+            yield from self._slices(process)
+        if not self._exact:
+            for stage in range(self._stages):
+                yield from self._transfers(stage)
+        yield from self._arrows()
+
+    def _slices(self, process: int) -> Iterator[Event]:
+        parts: dict[tuple[int, int], int] = {}  # micro-batches so far of a tick, for each kind
+        for number, tick, start, end in self._processes[process].tolist():
+            kind, arguments = Kind(number), {"tick": tick}
+            frame = self._frame(kind, process, tick)
+            if frame is not None and frame >= 0:
+                part = parts.get((number, tick), 0)
+                parts[number, tick] = part + 1
+                micro_batch = self._exact and kind in (Kind.FORWARD, Kind.BACKWARD)
+                arguments |= {"frame": frame, **({"micro_batch": part} if micro_batch else {})}
+                self._found[process, number, _name(frame, part)] = start, end
+            name = _NAMES.get(kind, kind.name.lower())
+            category = "wait" if name.startswith("wait") else "work"
+            yield self._at("X", process, start, name, category, dur=(end - start) / 1e3, args=arguments)
+
+    def _frame(self, kind: Kind, process: int, tick: int) -> int | None:
+        """That a span is about; of a tick, the one that is held."""
+        if kind in (Kind.SETTLE, Kind.REPORT) or (self._exact and kind == Kind.UPDATE):
+            return None
+        if process == _COORDINATOR or self._exact:
+            return tick
+        stage = process - 1
+        of_gradient = kind in _OF_GRADIENT
+        return self._schedule.gradient(stage, tick) if of_gradient else self._schedule.frame(stage, tick)
+
+    def _transfers(self, stage: int) -> Iterator[Event]:
+        ways = (
+            (1, Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION, Kind.FORWARD, "activation"),
+            (-1, Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT, Kind.BACKWARD, "gradient"),
+        )
+        for step, send, wait, use, what in ways:
+            for frame, left in self._sent(stage, send):
+                taken = self._taken(stage + step + 1, wait, use, frame)
+                if taken is not None:
+                    name, own = f"{what} to stage {stage + step}", {"id": f"{stage}.{what}.{frame}"}
+                    arguments = {"frame": int(frame)}
+                    yield self._at("b", stage + 1, left, name, "transfer", args=arguments, **own)
+                    yield self._at("e", stage + 1, max(left, taken), name, "transfer", **own)
+
+    def _sent(self, stage: int, send: Kind) -> list[tuple[str, int]]:
+        """Frames that were sent, and when they had been handed over."""
+        found = self._found.items()
+        return [(frame, end) for (process, kind, frame), (_, end) in found if (process, kind) == (stage + 1, send)]
+
+    def _taken(self, process: int, wait: Kind, use: Kind, frame: str) -> int | None:
+        """When a message was in the hands of the stage that it was for: after waiting for it, or when it was used."""
+        waited, used = self._found.get((process, wait, frame)), self._found.get((process, use, frame))
+        return waited[1] if waited else used[0] if used else None
+
+    def _arrows(self) -> Iterator[Event]:
+        up = [(process, Kind.FORWARD) for process in range(1, self._stages + 1)]
+        down = [(process, Kind.BACKWARD) for process in range(self._stages, 0, -1)]
+        frames = dict.fromkeys(frame for _, kind, frame in self._found if kind in (Kind.FORWARD, Kind.BACKWARD))
+        for frame in frames:
+            way = [(_COORDINATOR, Kind.FEED, frame.partition(".")[0]), *((*place, frame) for place in up + down)]
+            stops = [(key[0], *self._found[key]) for key in way if key in self._found]
+            for number, (process, start, end) in enumerate(stops if len(stops) > 1 else []):
+                phase = "s" if number == 0 else "f" if number == len(stops) - 1 else "t"
+                binding = {"bp": "e"} if phase == "f" else {}  # to the slice that it lies in, not to the next
+                yield self._at(phase, process, (start + end) // 2, "frame", "frame", id=frame, **binding)
+
+    def _at(self, phase: str, process: int, moment: int, name: str, category: str, **more: Any) -> Event:
+        place = {"ph": phase, "pid": process + 1, "tid": process + 1, "ts": (moment - self._zero) / 1e3}
+        return {**place, "name": name, "cat": category, **more}
+
+
+def _name(frame: int, part: int) -> str:
+    """Of a frame, or of a later micro-batch of it."""
+    return f"{frame}.{part}" if part else f"{frame}"

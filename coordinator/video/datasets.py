@@ -1,0 +1,120 @@
+"""The clips of a run: found before it, opened for training and for evaluations, and what went wrong with them."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from os.path import realpath
+from typing import Any
+
+from common.config.settings import Config
+from common.rule.schedule import Schedule
+from coordinator.video.files.clips import Clips, collect
+from coordinator.video.live import Live
+from coordinator.video.slots import Slots
+from coordinator.video.stream import Places, PlaybackErrors, Stream
+
+Warn = Callable[[str], None]
+_LIVE = 0.75  # of the deadline
+
+
+class Datasets:
+    """What is learnt from, and what is evaluated on.
+
+    Attributes:
+        train, val: the clips; `val` is None without data.val.
+        fingerprint: of the order of clips that a stream's places count in.
+    """
+
+    def __init__(
+        self, config: Config, warn: Warn, meanwhile: Callable[[], None], hurried: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Find the clips. Raises DataError.
+
+        Args:
+            meanwhile: runs while a stream waits for a decoder, and may raise.
+            hurried: whether the run is to end, so that no live source is waited for.
+        """
+        self._hurried = hurried
+        self._config, self._warn, self._meanwhile = config, warn, meanwhile
+        labelled = config.task == "classify"
+        self.train = collect(config.data, "train", labelled)
+        self.val: Clips | None = collect(config.data, "val", labelled, self.train.classes) if config.data.val else None
+        self.fingerprint = self._fingerprint()
+        self._errors: list[PlaybackErrors] = []
+        # frames that a clip must outlast for the bottom stage to get a gradient of it
+        gated = config.rule.boundary == "gate" and not config.exact
+        self._mismatch = Schedule(config.stages).mismatch(0) if gated else 0
+        for clips in self._both:
+            for text in clips.warnings(self._mismatch if clips is self.train else 0):
+                warn(text)
+        if self.val is not None and (text := _shared(self.train, self.val)):
+            warn(text)
+
+    @property
+    def planned(self) -> int:
+        """Ticks of the whole training."""
+        config = self._config
+        return config.ticks or max(1, round((config.epochs or 0) * self.train.frames / config.data.slots))
+
+    def open_training(self, start: Places | None) -> Stream:
+        """The training stream, from its beginning or from the places of an earlier one."""
+        config, patience = self._config, self._config.network.deadline
+        if config.data.live:
+            patience *= _LIVE  # a silent source is named before stage 0 misses its frames
+            return self._opened(Live(config.data, config.seed, patience, self._meanwhile, start, self._hurried))
+        clips, meanwhile = self.train.clips, self._meanwhile
+        return self._opened(Slots(clips, config.data, config.seed, True, self._mismatch, patience, meanwhile, start))
+
+    def open_evaluation(self) -> Stream:
+        """Every validation clip once."""
+        assert self.val is not None
+        config, patience = self._config, self._config.network.deadline
+        return self._opened(Slots(self.val.clips, config.data, config.seed, False, 0, patience, self._meanwhile))
+
+    def _opened(self, stream: Stream) -> Stream:
+        self._errors.append(stream.errors)
+        return stream
+
+    @property
+    def _both(self) -> list[Clips]:
+        return [clips for clips in (self.train, self.val) if clips is not None]
+
+    def _fingerprint(self) -> str:
+        sampling = self._config.data.model_dump(mode="json", include={"stride", "fps", "window", "sources", "loop"})
+        clips = [[clip.path.name, clip.label] for clip in self.train.clips]
+        return hashlib.sha256(json.dumps([clips, sampling, self._config.seed]).encode()).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of what could not be played as it should."""
+        counts: dict[str, Any] = {
+            "unreadable_files": sum(len(clips.bad) for clips in self._both),
+            "quarantined_files": sum(clips.quarantined for clips in self._both),
+        }
+        counts |= {f"{kind}_clips": self.count(kind) for kind in ("skipped", "broken", "damaged", "short")}
+        if self._config.data.live:
+            counts |= {"dropped_frames": self.count("dropped"), "reconnects": self.count("reconnects")}
+        return counts
+
+    def warn_of_errors(self) -> None:
+        """Warn of them, with the first reasons."""
+        reasons = "; ".join([reason for errors in self._errors for reason in errors.reasons][:5])
+        skipped, broken, damaged, reconnects = map(self.count, ("skipped", "broken", "damaged", "reconnects"))
+        if skipped or broken or damaged:
+            self._warn(
+                f"while playing, clips were skipped {skipped} times, broke off {broken} times, and lacked damaged "
+                f"packets {damaged} times: {reasons}"
+            )
+        if reconnects:
+            self._warn(f"live sources were opened anew {reconnects} times: {reasons}")
+
+    def count(self, kind: str) -> int:
+        """How many errors of a kind there were so far: see PlaybackErrors.add."""
+        return sum(getattr(errors, kind) for errors in self._errors)
+
+
+def _shared(train: Clips, val: Clips) -> str:
+    """A warning where validation clips are learnt from."""
+    learnt = {realpath(clip.path) for clip in train.clips}
+    count = sum(realpath(clip.path) in learnt for clip in val.clips)
+    told = f"{count} of {len(val.clips)} clips of {val.root} are learnt from as well: their score says little"
+    return told if count else ""

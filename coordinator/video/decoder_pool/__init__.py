@@ -1,0 +1,1 @@
+"""Processes that decode clips into shared memory."""

@@ -1,0 +1,90 @@
+"""A decoding process: what it is told to play of a stream, it decodes ahead into the memory it shares.
+
+A process, not a thread: FFmpeg comes back to Python thousands of times a second, and would wait for the interpreter
+each time; and a file that crashes FFmpeg ends no more than this. It imports no torch, so that it starts quickly,
+unless colours are jittered or sizes drawn.
+
+consumes   a Job and the slots' places, once; then lists of (slot, half) whose frames may be overwritten
+produces   frames in the ring, and news of them
+waits for  the coordinator, with which it ends, and the baton, to decode
+"""
+
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NoReturn
+
+from common.errors import DataError
+from coordinator.video.decoder_pool.clip_player import Chunk, ClipPlayer, Job
+from coordinator.video.decoder_pool.decode_lock import DecodeLock
+from coordinator.video.decoder_pool.messages import Begun, Busy, ClipError, Ended, Filled, Grant, News
+from coordinator.video.decoder_pool.shared_ring import SharedRing
+from coordinator.video.stream import Places
+
+
+class DecoderWorker:
+    """One process's share of a stream."""
+
+    def __init__(self, connection: Connection, job: Job, places: Places, ring: SharedRing, baton: DecodeLock) -> None:
+        """`places`: of the slots that this process plays; `baton`: held to decode."""
+        self._connection, self._ring = connection, ring
+        player = ClipPlayer(
+            job, lambda kind, reason: self._say(ClipError(kind, reason)), baton, lambda: self._say(Busy())
+        )
+        self._room = ring.room(0, 0)
+        self._chunks: dict[int, Iterator[Chunk]] = {
+            entry % job.data.slots: player.chunks(
+                entry, done, lambda: self._room, partial(self._begin, entry % job.data.slots)
+            )
+            for entry, done in places
+        }
+        self._grants: deque[Grant] = deque()
+        if job.train and job.data.computes:
+            import torch
+
+            torch.set_num_threads(1)  # with helpers of its own it would wait for them, spinning
+
+    def run(self) -> NoReturn:
+        """Decode until the coordinator goes."""
+        while True:
+            while not self._grants or self._connection.poll():
+                self._grants.extend(self._connection.recv())
+            slot, half = self._grants.popleft()
+            self._room = self._ring.room(slot, half)
+            self._say(self._fill(slot, half))
+
+    def _fill(self, slot: int, half: int) -> Filled | Ended:
+        """Have the slot's next chunk written to where there is room now."""
+        try:
+            chunk = next(self._chunks[slot], None)
+        except DataError as error:
+            return Ended(slot, str(error))
+        return Ended(slot) if chunk is None else Filled(slot, half, *chunk)
+
+    def _begin(self, slot: int, path: Path) -> None:
+        self._say(Begun(slot, path))
+
+    def _say(self, news: News) -> None:
+        self._connection.send(news)
+
+
+def main() -> None:
+    """`python -P -m coordinator.video.decoder_pool.worker CONNECTION MEMORY`, two file descriptors."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the coordinator decides when to end
+    connection = Connection(int(sys.argv[1]))
+    try:
+        job, places, number = connection.recv()
+        ring = SharedRing(job.data, int(sys.argv[2]))
+        DecoderWorker(connection, job, places, ring, DecodeLock(ring.file, number)).run()
+    except (EOFError, ConnectionError):
+        os._exit(0)  # the coordinator has gone
+
+
+if __name__ == "__main__":
+    main()

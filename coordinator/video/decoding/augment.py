@@ -1,0 +1,146 @@
+"""Crop, flip and colours by torchvision.transforms.v2.functional, drawn once a clip: redrawn at each frame they would
+destroy the smoothness between frames that Sideways lives on.
+
+The draws come from a generator of the clip's own. torchvision's random transforms draw from torch's one global
+generator, which decoding threads would share with each other and with everything else in the process. What is off
+draws nothing, so that switching one on leaves runs without it as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config.settings import Data
+from coordinator.video.decoding.scaler import Picture
+
+if TYPE_CHECKING:
+    from torch import Tensor  # imported where it is needed: decoders start without it
+
+_WORDS = {size: (np.dtype(f">u{size}"), np.dtype(f"<u{size}")) for size in (1, 2, 4, 8)}  # made once: it takes time
+_TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class Augment:
+    """One clip's choices, applied to any number of its frames. Pixels, and factors; a factor of 1 changes nothing."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: int
+    mirrored: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether it only cuts and mirrors: then nothing is computed."""
+        factors = (self.brightness, self.contrast, self.saturation, self.hue)
+        return (self.height, self.width) == (self.size, self.size) and factors == (1, 1, 1, 0)
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 [n, channels, height, width] → uint8 [n, channels, size, size], dense."""
+        return np.ascontiguousarray(self.view(frames))
+
+    def view(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same, not dense: a plain cut costs nothing until it is copied to where it belongs."""
+        cut = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        pixels = cut if self.plain else self._computed(cut)
+        return pixels[..., ::-1] if self.mirrored else pixels
+
+    def write(self, pictures: Sequence[Picture], out: NDArray[np.uint8]) -> None:
+        """The same of frames that are not dense yet, to where they belong: uint8 [≥ n, channels, size, size]."""
+        if not self.plain:
+            out[: len(pictures)] = self.view(np.array(pictures))
+            return
+        rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+        for picture, place in zip(pictures, out, strict=False):
+            for channel, pixels in zip(picture, place, strict=True):
+                if self.mirrored:
+                    _mirror(channel[rows, columns], pixels)
+                else:
+                    pixels[:] = channel[rows, columns]
+
+    def _computed(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        import torch
+
+        from common.torchvision_import import v2
+
+        does = v2.functional
+        frames: Tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+        if (self.height, self.width) != (self.size, self.size):
+            frames = does.resize(frames, [self.size, self.size], antialias=True)
+        if self.brightness != 1:
+            frames = does.adjust_brightness(frames, self.brightness)
+        if self.contrast != 1:
+            frames = does.adjust_contrast(frames, self.contrast)
+        if self.saturation != 1:
+            frames = does.adjust_saturation(frames, self.saturation)
+        frames = does.adjust_hue(frames, self.hue) if self.hue else frames
+        return frames.numpy()
+
+
+def _mirror(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Copy rows turned round: up to 8 pixels at once, as words whose order and whose bytes' order are reversed."""
+    word = math.gcd(pixels.shape[1], 8)
+    if pixels.strides[1] != 1:  # turned by a quarter: its rows are no words
+        word = 1
+    backward, forward = _WORDS[word]
+    out.view(backward)[:] = pixels.view(forward)[:, ::-1]
+
+
+def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augment:
+    """The choices for one playing of a clip with frames of this height and width."""
+    height, width = shape
+    top, left, height, width = _crop(height, width, data, random)
+    mirrored = bool(random.random() < data.flip)
+    factors = {
+        name: 1 + random.uniform(-span, span)
+        for name in ("brightness", "contrast", "saturation")
+        if (span := getattr(data, name))
+    }
+    hue = random.uniform(-data.hue, data.hue) if data.hue else 0.0
+    return Augment(top, left, height, width, data.size, mirrored, **factors, hue=hue)
+
+
+def middle(frames: NDArray[np.uint8], size: int) -> Augment:
+    """The middle of the frames as it is, for evaluation."""
+    return centre(frames.shape[-2:], size)
+
+
+def centre(shape: Sequence[int], size: int) -> Augment:
+    """The same, of frames of this height and width."""
+    height, width = shape
+    return Augment((height - size) // 2, (width - size) // 2, size, size, size)
+
+
+def _crop(height: int, width: int, data: Data, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop, or of a random-resized one."""
+    rows, columns = (
+        (data.size, data.size) if data.scale is None else _box(height, width, data.scale, data.ratio, random)
+    )
+    top, left = random.integers(0, height - rows + 1), random.integers(0, width - columns + 1)
+    return int(top), int(left), rows, columns
+
+
+def _box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], random: np.random.Generator
+) -> tuple[int, int]:
+    """Height and width of a part with a random share of the area and a random width / height."""
+    for _ in range(_TRIES):
+        area = height * width * random.uniform(*scale)
+        shape = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        rows, columns = round(math.sqrt(area / shape)), round(math.sqrt(area * shape))
+        if 0 < rows <= height and 0 < columns <= width:
+            return rows, columns
+    rows, columns = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))  # as much as fits
+    return max(1, rows), max(1, columns)

@@ -1,0 +1,150 @@
+"""What a file says of itself, without decoding it, and what is refused before any of it is decoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from re import split as split_by
+
+import av
+from av.stream import Disposition
+
+LARGEST = 1 << 26  # pixels of a frame; a larger one is a broken or hostile file
+_BOUND = {"max_pixels": str(LARGEST)}
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """Frames and seconds as the container states or implies them, the frames' pixels, and frames a second.
+
+    `note` says what the user should know: which of several video streams is played, or which pictures.
+    """
+
+    frames: int
+    seconds: float
+    width: int
+    height: int
+    rate: float
+    note: str = ""
+
+
+def read_media_info(path: Path) -> MediaInfo | str:
+    """What a video file says, or the reason why it cannot be played."""
+    try:
+        if path.stat().st_size == 0:
+            return "the file is empty"
+        with opened(str(path)) as container:
+            return _said(container)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return reason(error)
+
+
+def read_frame_folder_info(folder: Path, pattern: str, listed: int) -> MediaInfo | str:
+    """The same for a folder of frames, of which a list says that there are `listed`."""
+    try:
+        files = pictures(folder, pattern)
+    except (OSError, ValueError) as error:
+        return reason(error)
+    if len(files) < listed:
+        return f"it holds {len(files)} {matching(pattern)}, but the list says {listed}"
+    if len(files) > listed and (several := kinds(files)):
+        return f"it holds {len(files)} {matching(pattern)}, but the list says {listed}: {several}"
+    first = next((found for file in files[:listed] if isinstance(found := read_media_info(file), MediaInfo)), None)
+    if first is None:
+        return f"{files[0].name}: {read_media_info(files[0])}"
+    more = f"it holds {len(files)} {matching(pattern)}: the first {listed}, as listed, are played (data.frame_files)"
+    return MediaInfo(listed, 0.0, first.width, first.height, 0.0, more if len(files) > listed else "")
+
+
+def pictures(folder: Path, pattern: str = "*") -> list[Path]:
+    """The frames of a folder in the order of their numbers: 2 comes before 10."""
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURES and path.match(pattern) and not path.name.startswith(".") and path.is_file()
+    ]
+    return sorted(
+        found, key=lambda path: [(int(part), "") if part.isdecimal() else (-1, part) for part in _parts(path)]
+    )
+
+
+def matching(pattern: str) -> str:
+    """Which files of a folder are frames, in words."""
+    return f"frames that match {pattern!r} (with an ending of {', '.join(PICTURES)})"
+
+
+def kinds(files: Sequence[Path], setting: str = "data.frame_files") -> str:
+    """What to do where the names of pictures begin differently, as in a folder with optical flow; else nothing."""
+    beginnings = sorted({_parts(path)[0] for path in files})
+    if len(beginnings) < 2:
+        return ""
+    shown = ", ".join(f'"{beginning}*"' for beginning in beginnings[:5])
+    return f"{'more' if len(beginnings) > 5 else len(beginnings)} kinds of names, {shown}: set {setting} to one"
+
+
+def opened(
+    name: str,
+    kind: str | None = None,
+    options: dict[str, str] | None = None,
+    timeout: tuple[float, float] | None = None,
+) -> "av.container.InputContainer":
+    """Open a file or a source. FFmpeg decodes a little of it to know what it is; not even then too large a frame."""
+    return av.open(name, format=kind, options={**(options or {}), **_BOUND}, timeout=timeout)
+
+
+def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
+    """The film: the best video stream that is no cover picture. Raises ValueError where none is of sensible size."""
+    films = _films(container)
+    if not films:
+        raise ValueError("it has no video stream" + (", only a cover picture" if container.streams.video else ""))
+    best = container.streams.best("video")
+    stream = next((film for film in films if best is not None and film.index == best.index), films[0])
+    if stream.codec_context is None:
+        raise ValueError("its codec is unknown")
+    check_size(stream.codec_context.width, stream.codec_context.height)
+    stream.codec_context.options = dict(_BOUND)  # frames may grow in the middle of a stream
+    stream.codec_context.thread_count = 1  # decoding is parallel over slots
+    return stream
+
+
+def _films(container: "av.container.InputContainer") -> list[av.VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises ValueError where a frame is too large to be decoded."""
+    if width * height > LARGEST:
+        raise ValueError(f"frames of {width} × {height} pixels are refused: at most {LARGEST} pixels are decoded")
+
+
+def reason(error: Exception) -> str:
+    """An error of FFmpeg or the file system in a few words."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _said(container: "av.container.InputContainer") -> MediaInfo:
+    stream = video_stream(container)
+    if not stream.codec_context.width:
+        raise ValueError(f"no frame can be decoded, or frames have more than {LARGEST} pixels, which are refused")
+    rate = float(stream.average_rate or 25)
+    seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    seconds = seconds or (container.duration or 0) / av.time_base
+    frames = stream.frames or max(1, round(seconds * rate))
+    size = stream.codec_context.width, stream.codec_context.height
+    return MediaInfo(frames, seconds or frames / rate, *size, rate, _choice(container, stream))
+
+
+def _choice(container: "av.container.InputContainer", stream: av.VideoStream) -> str:
+    films = _films(container)
+    if len(films) == 1:
+        return ""
+    codec = stream.codec_context
+    return (
+        f"of its {len(films)} video streams number {films.index(stream)} is played "
+        f"({codec.name}, {codec.width} × {codec.height}, stream {stream.index} of the file)"
+    )
+
+
+def _parts(path: Path) -> list[str]:
+    return split_by(r"(\d+)", path.name)

@@ -1,0 +1,180 @@
+"""Decoding: a video file becomes chunks of uint8 frames, resized as they are decoded (PyAV, its own FFmpeg)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain, islice
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import DataError
+from coordinator.video.decoding.media_info import opened, pictures, reason, video_stream
+from coordinator.video.decoding.packets import Damage, decoded
+from coordinator.video.decoding.resample import CLOSE, FrameClock, longest_gap, resample
+from coordinator.video.decoding.scaler import Picture, Scaler
+from coordinator.video.decoding.seek import Alive, frame_at, frame_index, jump
+
+CHUNK = 16  # frames handed on at a time
+_FAR = 256  # frames of the file; skipping more is worth an index of it
+
+
+def read(
+    path: Path,
+    stride: int,
+    short_side: int,
+    channels: int,
+    *,
+    fps: float | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+    frame_files: Sequence[Path] = (),
+    damage: Damage | None = None,
+) -> Iterator[NDArray[np.uint8]]:
+    """Chunks [n ≤ CHUNK, channels, height, width] of uint8: `decode`, as pixels. Raises DataError as it does."""
+    options: dict[str, Any] = {"fps": fps, "skip": skip, "limit": limit, "frame_files": frame_files}
+    frames = decode(path, stride, short_side, channels, **options, damage=damage)
+    chunk: list[Picture] = []
+    try:
+        for scaler, frame in frames:
+            chunk.append(scaler(frame))
+            if len(chunk) == CHUNK:
+                yield np.array(chunk)
+                chunk = []
+    except DataError:
+        if chunk:
+            yield np.array(chunk)
+        raise
+    if chunk:
+        yield np.array(chunk)
+
+
+def decode(
+    path: Path,
+    stride: int,
+    short_side: int,
+    channels: int,
+    *,
+    fps: float | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+    frame_files: Sequence[Path] = (),
+    damage: Damage | None = None,
+    alive: Alive = lambda: None,
+) -> Iterator[tuple[Scaler, av.VideoFrame]]:
+    """Each frame as it is, and what makes upright pixels of it, the short side resized.
+
+    All frames get the size of the file's first one, whatever comes later in it.
+
+    Args:
+        stride: every how many-th frame is read.
+        fps: or so many frames a second, by the file's timestamps: the newest frame at each instant.
+        skip: frames, at that stride or rate, that are left out at the beginning; they are decoded but not resized, and
+            where they are many they are jumped over (seek.py).
+        limit: frames to read at most.
+        frame_files: the frames, each a file, where `path` is a folder of them.
+        damage: packets, or pictures, that cannot be decoded are added to it; the other frames are read all the same.
+        alive: is called now and then while many frames are skipped.
+
+    Raises:
+        DataError: nothing of the file can be decoded, or it breaks off; what came before was good.
+    """
+    damage = damage or Damage()
+    try:
+        with ExitStack() as stack:
+            if frame_files:
+                first, frames = _from_pictures(frame_files, stride, skip, damage)
+            else:
+                first, frames = _from_video(path, stride, fps, skip, stack, damage, alive)
+            if first is None:
+                if damage.count:
+                    raise ValueError(damage.first)
+                return
+            scaler = Scaler(first, short_side, channels, damage)
+            for frame in islice(frames, limit):
+                yield scaler, frame
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"{path}: {reason(error)}") from error
+
+
+def frame_files(path: Path, pattern: str, listed: int | None) -> list[Path]:
+    """The files of a folder of frames; none for a video. Raises DataError."""
+    try:
+        return [] if listed is None else pictures(path, pattern)[:listed]
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}") from error
+
+
+_Frames = tuple[av.VideoFrame | None, Iterator[av.VideoFrame]]  # the file's first, for its size; those to be read
+
+
+def _from_video(
+    path: Path, stride: int, fps: float | None, skip: int, stack: ExitStack, damage: Damage, alive: Alive
+) -> _Frames:
+    container, stream = _open(path, stack)
+    frames = decoded(container, stream, damage)
+    first = next(frames, None)
+    if first is None:
+        return None, iter(())
+    frames, number, landed = chain([first], frames), 0, None
+    about = round(skip * float(stream.average_rate or 25) / fps) if fps else skip * stride
+    if about > _FAR:
+        jumped = jump(path, container, stream, _finder(container, stream, stride, fps, skip), about, damage, alive)
+        if jumped is None:
+            container, stream = _open(path, stack)  # the other one may have moved
+            damage.forget()
+            frames = frame_index(path).note(decoded(container, stream, damage), 0, alive)
+        else:
+            number, landed, frames = jumped
+    if fps is None:
+        return first, islice(frames, skip * stride - number, None, stride)
+    if landed is None:
+        return first, islice(resample(frames, fps, FrameClock(container, stream)), skip, None)
+    assert first.pts is not None  # else there was no jump
+    assert stream.time_base is not None
+    begun = ceil((float((landed - first.pts) * stream.time_base) - CLOSE) * fps)  # the instant at which they are shown
+    return first, islice(resample(frames, fps, FrameClock(container, stream, first), begun), skip - begun, None)
+
+
+def _finder(
+    container: "av.container.InputContainer", stream: av.VideoStream, stride: int, fps: float | None, skip: int
+) -> Callable[[Sequence[int]], int | None]:
+    """Finds the number of the frame after `skip`, given timestamps."""
+    base, longest = stream.time_base, longest_gap(container)
+    if fps is None:
+        return lambda times: skip * stride
+    seconds = skip / fps
+    return lambda times: None if base is None else frame_at(times, seconds, base, longest)
+
+
+def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, av.VideoStream]":
+    container = stack.enter_context(opened(str(path)))
+    return container, video_stream(container)
+
+
+def _from_pictures(files: Sequence[Path], stride: int, skip: int, damage: Damage) -> _Frames:
+    """A picture that cannot be decoded is replaced by the one before it, or at the beginning by the first that can."""
+    first = next((frame for file in files if (frame := _picture(file, damage)) is not None), None)
+    numbers = range(skip * stride, len(files), stride)
+    return first, (_picture(files[number], damage) or _before(files, number) or first for number in numbers if first)
+
+
+def _before(files: Sequence[Path], number: int) -> av.VideoFrame | None:
+    """The nearest good picture before one that is not."""
+    return next((frame for file in files[:number][::-1] if (frame := _picture(file, Damage())) is not None), None)
+
+
+def _picture(file: Path, damage: Damage) -> av.VideoFrame | None:
+    found = Damage()
+    try:
+        with opened(str(file)) as container:
+            frame = next(decoded(container, video_stream(container), found), None)
+        if frame is None:
+            raise ValueError(found.first or "it holds no picture")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        damage.add(f"{file.name}: {reason(error)}")
+        return None
+    return frame

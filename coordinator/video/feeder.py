@@ -1,0 +1,135 @@
+"""Frames into the pipeline: one batch a tick to stage 0, and frame-sized targets to the top stage.
+
+consumes   batches that the slots have decoded ahead
+produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; or an envelope alone, and the frames in memory that
+           stage 0 shares where it is on this host
+waits for  room in the socket's queue, or that memory; unblocked by stage 0's ticks: a slow pipeline slows the reader
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import zmq
+
+from common.errors import PeerError
+from common.messages.frame_envelope import SMALLEST_BUFFER, encode_frames
+from common.messages.stage_calls import Addresses
+from common.processes.zmq_curve import CurveKeys, PublicKey
+from common.shared_memory.frame_slots import FrameSlotWriter
+from coordinator.video.targets import Batch, Step
+
+_QUEUE = 4  # batches waiting on this side
+_RETRY_MS = 200
+_LAST_WORDS = 2.0  # seconds that a stage which has gone may take to have said why
+
+
+class Feeder:
+    """Pushes batches; while it waits for room it lets `meanwhile` look after the run."""
+
+    def __init__(
+        self,
+        addresses: list[Addresses],
+        batch_bytes: int,
+        deadline: float,
+        meanwhile: Callable[[], None],
+        curve: CurveKeys | None = None,
+        keys: Sequence[PublicKey] = (),
+        attempt: int = 0,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`addresses` of all stages, and with `curve` their public `keys`.
+
+        Args:
+            batch_bytes: of a batch.
+            deadline: seconds for a batch to be taken.
+            meanwhile: runs while one is not.
+            attempt: of this attempt; with another one nothing is taken.
+            warn: is told why memory cannot be shared with stage 0.
+        """
+        self.frame_bytes = self.target_bytes = 0  # sent so far
+        self._deadline, self._meanwhile, self._attempt = deadline, meanwhile, attempt
+        secure = [partial(curve.connect, server=key) for key in keys] if curve else [_plain] * len(addresses)
+        self._frames = _connect(addresses[0].frames, batch_bytes, secure[0])
+        self._writer = _share(addresses[0].memory, batch_bytes, deadline, warn)
+        self._targets = _connect(addresses[-1].targets, batch_bytes, secure[-1]) if addresses[-1].targets else None
+
+    def push(self, phase: int, frame: int, step: Step) -> None:
+        """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
+        complaint = f"stage 0 has taken no frame since frame {frame - 1}"
+        slot = None if self._writer is None else self._until(partial(self._put, self._writer, step.batch), complaint)
+        message = self._message(phase, frame, step.last, step.batch, slot)
+        self._until(partial(_send, self._frames, message), complaint)
+        self.frame_bytes += step.batch.frames.nbytes
+        if self._targets is not None:
+            complaint = f"the top stage has taken no target since frame {frame - 1}"
+            message = self._message(phase, frame, step.last, step.target, None)
+            self._until(partial(_send, self._targets, message), complaint)
+            self.target_bytes += step.target.frames.nbytes
+
+    def close(self) -> None:
+        """Drop what was not taken."""
+        for socket in (self._frames, self._targets):
+            if socket is not None:
+                socket.close(0)
+        if self._writer is not None:
+            self._writer.close()
+
+    def _message(self, phase: int, frame: int, last: bool, batch: Batch, slot: int | None) -> Sequence[Any]:
+        envelope = encode_frames(self._attempt, phase, frame, last, batch.clips, batch.labels, slot)
+        return [envelope, batch.frames] if slot is None else [envelope]
+
+    def _put(self, writer: FrameSlotWriter, batch: Batch) -> int | None:
+        """The slot where its frames are now. A stage that has gone may have said why: then that is the error."""
+        try:
+            return writer.write(batch.frames)
+        except PeerError:
+            end = time.monotonic() + _LAST_WORDS
+            while time.monotonic() < end:
+                self._meanwhile()
+                time.sleep(0.02)
+            raise
+
+    def _until(self, attempt: Callable[[], int | None], complaint: str) -> int:
+        """Try until something comes of it."""
+        start = time.monotonic()
+        while (result := attempt()) is None:
+            self._meanwhile()
+            if time.monotonic() - start > self._deadline:
+                raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
+        return result
+
+
+def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None]) -> FrameSlotWriter | None:
+    """Memory for frames, where stage 0 has a listener for it and can see it."""
+    try:
+        return FrameSlotWriter(listener, size, deadline, _RETRY_MS / 1000) if listener else None
+    except PeerError as error:
+        warn(f"frames are sent over TCP, as no memory can be shared with stage 0: {error}")
+        return None
+
+
+def _send(socket: "zmq.Socket[bytes]", parts: Sequence[Any]) -> int | None:
+    """The number of parts; None when there is no room."""
+    try:
+        socket.send_multipart(parts)  # copies, so the batch can be reused
+    except zmq.Again:
+        return None
+    return len(parts)
+
+
+def _plain(socket: "zmq.Socket[bytes]") -> None:
+    """On loopback."""
+
+
+def _connect(address: str, batch_bytes: int, secure: Callable[["zmq.Socket[bytes]"], None]) -> "zmq.Socket[bytes]":
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+    socket.setsockopt(zmq.SNDHWM, _QUEUE)
+    socket.setsockopt(zmq.SNDTIMEO, _RETRY_MS)
+    socket.setsockopt(
+        zmq.SNDBUF, max(batch_bytes, SMALLEST_BUFFER)
+    )  # else the kernel queues megabytes more, which a stop must work off
+    secure(socket)
+    socket.connect(address)
+    return socket

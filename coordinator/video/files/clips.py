@@ -1,0 +1,164 @@
+"""What there is to play: the videos that a data set names, probed before the run."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import partial
+from os.path import abspath
+from pathlib import Path
+
+from common.config.settings import Data
+from common.errors import ConfigError, DataError
+from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
+from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
+
+_NOTES = 5  # files of which a note is told one by one
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file, its label, and its number of frames as it is sampled (the container's word, not counted).
+
+    For a folder of frames `pictures` says how many of them the list names, before any sampling.
+    """
+
+    path: Path
+    label: int
+    frames: int
+    pictures: int | None = None
+
+
+@dataclass
+class Clips:
+    """The readable clips of a data set, its class names, the files that cannot be read with their reasons, and the
+    number of those that were left out because they are in quarantine. `notes` tells what else was left out, or chosen.
+    """
+
+    root: Path
+    classes: list[str]
+    clips: list[Clip]
+    bad: dict[Path, str] = field(default_factory=dict)
+    quarantined: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """Frames of all clips, as they are sampled."""
+        return sum(clip.frames for clip in self.clips)
+
+    def warnings(self, mismatch: int) -> list[str]:
+        """What the user should know before training, with `mismatch` the bottom stage's, in frames."""
+        notes = [f"{path} cannot be read and is left out: {reason}" for path, reason in list(self.bad.items())[:10]]
+        if len(self.bad) > 10:
+            notes.append(f"… and {len(self.bad) - 10} more files in {self.root} cannot be read")
+        if self.quarantined:
+            notes.append(f"{self.quarantined} files in {self.root} are in quarantine and left out")
+        notes += self.notes
+        counts = Counter(clip.label for clip in self.clips)
+        single = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 1]
+        empty = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 0]
+        if single:
+            notes.append(f"only one clip in {self.root} for {_some(single)}: the model can hardly learn such a class")
+        if empty and self.clips:
+            notes.append(f"no readable clip in {self.root} for {_some(empty)}")
+        short = sum(clip.frames <= mismatch for clip in self.clips)
+        if short:
+            notes.append(
+                f"{short} of {len(self.clips)} clips in {self.root} have at most {mismatch} frames: with "
+                f'boundary = "gate" their gradients never reach the bottom stage; use fewer stages or a smaller stride'
+            )
+        return notes
+
+
+def find(root: Path, include: str, stride: int, labelled: bool = True, classes: Sequence[str] | None = None) -> Clips:
+    """The training clips of `collect`, with all other settings at their defaults."""
+    return collect(Data(train=root, train_include=include, stride=stride), "train", labelled, classes)
+
+
+def collect(
+    data: Data, part: str, labelled: bool = True, classes: Sequence[str] | None = None, none_is_fine: bool = False
+) -> Clips:
+    """The clips of a data set, in a fixed order. Live sources have none.
+
+    Args:
+        part: "train" or "val".
+        labelled: whether labels are needed; without them all clips are of one class, and folders may have any layout.
+        classes: the labels to use; by default the format's, or the names in alphabetical order.
+        none_is_fine: do not raise where there are videos, but none that can be read.
+
+    Raises:
+        DataError: there is no such data set, no video, none that can be read, or a class that is not among `classes`.
+        ConfigError: labels are needed, but `data.sources` have none.
+    """
+    if part == "train" and data.sources:
+        return _sources(data, labelled)
+    root = data.train if part == "train" else data.val
+    assert root is not None
+    include = data.train_include if part == "train" else data.val_include
+    listed = listing(data, part, labelled)
+    entries = [entry for entry in listed.entries if fnmatch(entry.name, include)]
+    if not entries:
+        raise DataError(_nothing(root, include, labelled, listed.notes))
+    names = list(classes or (labelled and listed.classes) or sorted({entry.label for entry in entries}))
+    if unknown := sorted({entry.label for entry in entries} - set(names)):
+        raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
+    left_out = quarantined(data.quarantine)
+    kept = [entry for entry in entries if abspath(entry.path) not in left_out]
+    clips, bad, notes = _probe_all(kept, names, data)
+    if not clips and not none_is_fine:
+        told = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
+        raise DataError(f"none of the {len(entries)} videos in {root} can be read; {told or 'all are in quarantine'}")
+    return Clips(root, names, clips, bad, len(entries) - len(kept), listed.notes + notes)
+
+
+def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list[Clip], dict[Path, str], list[str]]:
+    """The clips, what cannot be read, and what the user should know of the others."""
+    clips, bad, notes, numbers = [], {}, [], {name: number for number, name in enumerate(names)}
+    with ThreadPoolExecutor() as pool:
+        for entry, outcome in zip(entries, pool.map(partial(_probe, data=data), entries), strict=True):
+            if isinstance(outcome, MediaInfo):
+                clips.append(Clip(entry.path, numbers[entry.label], sampled(outcome, data), entry.frames))
+                notes += [f"{entry.path}: {outcome.note}"] if outcome.note else []
+            else:
+                bad[entry.path] = outcome
+    more = [f"… and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
+    return clips, bad, notes[:_NOTES] + more
+
+
+def _probe(entry: Entry, data: Data) -> MediaInfo | str:
+    if entry.frames is None:
+        return read_media_info(entry.path)
+    if data.fps:
+        return "folders of frames have no timestamps: use data.stride in place of data.fps"
+    return read_frame_folder_info(entry.path, data.frame_files, entry.frames)
+
+
+def sampled(found: MediaInfo, data: Data) -> int:
+    """Frames that are played of a file, by `data.stride` or `data.fps`."""
+    return max(1, round(found.seconds * data.fps)) if data.fps else -(-found.frames // data.stride)
+
+
+def _sources(data: Data, labelled: bool) -> Clips:
+    if labelled:
+        raise ConfigError('data.sources have no labels: set task = "autoencode" or "predict", or use data.train')
+    if data.live:
+        return Clips(Path("data.sources"), ["video"], [])
+    clips, bad, notes = _probe_all([Entry(source, Path(source), "video") for source in data.sources], ["video"], data)
+    if bad:
+        path, why = next(iter(bad.items()))
+        raise DataError(f"data.sources: {path} cannot be read: {why}")
+    return Clips(Path("data.sources"), ["video"], clips, notes=notes)
+
+
+def _nothing(root: Path, include: str, labelled: bool, notes: list[str]) -> str:
+    layout = f"{root}/<class>/<clip>" if labelled else "files"
+    matching = "" if include == "*" else f" and a path matching {include!r}"
+    expected = f"expected {layout} with an ending of {', '.join(sorted(SUFFIXES))}{matching}"
+    return f"no videos in {root}: {'; '.join([expected, *notes])}. Folders of frames need a list (docs/data.md)"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

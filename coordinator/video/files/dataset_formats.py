@@ -1,0 +1,324 @@
+"""How data lies on people's disks: which videos there are and what their labels are, before anything is opened.
+
+folders     root/<class>/<clip>.mp4                          labels are the folders' names
+list        lines of `path label`                            the label a number or a name
+frames      lines of `folder total_frames label`             frames as jpg or png files in the folder
+ucf101      trainlist01.txt, testlist01.txt, classInd.txt    unmodified
+hmdb51      <class>_test_split1.txt                          unmodified: 1 trains, 2 tests, 0 is left out
+kinetics    label,youtube_id,time_start,time_end,split       files named <id>_<start>_<end>.mp4, wherever they lie
+
+torchvision reads the official splits only while it builds its own video index, leaves out what is missing without a
+word, and its video reading is gone: so they are read here, and a test compares the outcome with torchvision's.
+"""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.config.settings import Data
+from common.errors import DataError
+from common.processes.lifecycle import PATH_ERRORS
+
+_ENDINGS = (
+    ".3g2 .3gp .amv .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v .mjpeg "
+    ".mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nut .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .wtv "
+    ".y4m"
+)
+SUFFIXES = set(_ENDINGS.split())
+_SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
+_LARGEST_LIST = 1 << 28  # bytes
+_MOST_CLASSES = 100_000  # a larger number is no label
+_LONGEST_NUMBER = 9  # digits
+_SHOWN = 120  # characters of a line in a message
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A video that should be there. `name` is its path as the data set writes it; `frames` what a list says."""
+
+    name: str
+    path: Path
+    label: str
+    frames: int | None = None
+
+
+@dataclass
+class Listing:
+    """The entries in a fixed order, and the class names where the format fixes their order.
+
+    `notes` tells what lies there and is not among them.
+    """
+
+    entries: list[Entry]
+    classes: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def listing(data: Data, part: str, labelled: bool) -> Listing:
+    """What `data.train` or `data.val` (`part`) names. Raises DataError, naming the file and line that is wrong."""
+    source = data.train if part == "train" else data.val
+    assert source is not None
+    kind = guess(source, data.videos) if data.format == "auto" else data.format
+    if kind == "folders":
+        return _folders(source, labelled)
+    videos = data.videos or (source if source.is_dir() else source.parent)
+    found = _listed(kind, source, videos, data.fold, part, labelled)
+    for entry in found.entries:
+        _stay_inside(entry, source, videos)
+    return found
+
+
+def _listed(kind: str, source: Path, videos: Path, fold: int, part: str, labelled: bool) -> Listing:
+    if kind == "ucf101":
+        return _ucf101(source, videos, fold, part)
+    if kind == "hmdb51":
+        return _hmdb51(source, videos, fold, part)
+    if kind == "kinetics":
+        return _kinetics(source, videos, part, labelled)
+    return _list(source, videos, labelled) if kind == "list" else _frames(source, videos, labelled)
+
+
+def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
+    """A list that somebody else wrote reads no other files than those it is meant for. Links may lead anywhere."""
+    if not Path(os.path.abspath(entry.path)).is_relative_to(os.path.abspath(videos)):
+        raise DataError(
+            f"{source} lists {_short(entry.name)}, which is outside of {videos}: set data.videos to a folder "
+            f"that all its videos are in"
+        )
+
+
+def guess(source: Path, videos: Path | None = None) -> str:
+    """The format of what lies at `source`, by its kind, its name and a list's first line."""
+    if source.is_dir():
+        if (source / "classInd.txt").is_file():
+            return "ucf101"
+        return "hmdb51" if any(not _hidden(file.name) for file in source.glob("*_test_split[0-9]*.txt")) else "folders"
+    if source.suffix.lower() == ".csv":
+        return "kinetics"
+    if source.suffix.lower() != ".txt":
+        return "folders"
+    if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
+        return "ucf101"
+    words = next((line for _, line in _lines(source)), "").rsplit(None, 2)
+    is_frames = len(words) > 1 and words[1].isdecimal() and os.path.isdir((videos or source.parent) / words[0])
+    return "frames" if is_frames else "list"
+
+
+def quarantined(file: Path | None) -> set[str]:
+    """The absolute paths that `sideways check --quarantine` has written, one a line."""
+    return {os.path.abspath(line) for _, line in _lines(file)} if file else set()
+
+
+def videos_below(root: Path) -> list[Path]:
+    """All video files below a folder, also behind links, in a fixed order."""
+    return _below(root)[0]
+
+
+def _below(root: Path) -> tuple[list[Path], Counter[str]]:
+    """The video files, and how many others there are of each ending. What is hidden or the system's is neither."""
+    found, others, visited = [], Counter[str](), set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link back up
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = [name for name in subfolders if not _hidden(name)]
+        for name in names:
+            path = Path(folder, name)
+            if not _hidden(name) and path.is_file():
+                if path.suffix.lower() in SUFFIXES:
+                    found.append(path)
+                else:
+                    others[path.suffix.lower() or "no ending"] += 1
+    return sorted(found), others
+
+
+def _hidden(name: str) -> bool:
+    """Whether nobody means a file or folder of this name: .Trash-1000, ._clip.mp4, __MACOSX."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def _folders(root: Path, labelled: bool) -> Listing:
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}: set data.train and data.val to folders or lists of videos")
+    videos, others = _below(root)
+    files = [path for path in videos if not labelled or path.parent != root]
+    names = [path.relative_to(root) for path in files]
+    labels = [name.parts[0] if labelled else "video" for name in names]
+    found = zip(names, files, labels, strict=True)
+    entries = [Entry(name.as_posix(), path, label) for name, path, label in found]
+    return Listing(entries, notes=[*_others(root, others), *(_no_class(root, videos, entries) if labelled else [])])
+
+
+def _others(root: Path, others: "Counter[str]") -> list[str]:
+    if not others:
+        return []
+    shown = ", ".join(f"{count} {ending}" for ending, count in others.most_common(5))
+    return [f"{others.total()} files in {root} have no video's ending and are left out: {shown}"]
+
+
+def _no_class(root: Path, videos: list[Path], entries: list[Entry]) -> list[str]:
+    """Videos outside of all classes, and folders that would be classes if they held any."""
+    loose = [path for path in videos if path.parent == root]
+    notes = [f"{len(loose)} videos lie in {root} itself, in no class's folder, and are left out"] if loose else []
+    classes = {entry.label for entry in entries}
+    empty = sorted(path.name for path in root.iterdir() if path.is_dir() and not _hidden(path.name))
+    empty = [name for name in empty if name not in classes]
+    return notes + ([f"no video in the folders {', '.join(empty[:5])} of {root}: they are no classes"] if empty else [])
+
+
+def _list(file: Path, videos: Path, labelled: bool) -> Listing:
+    entries: list[Entry] = []
+    for number, line in _lines(file):
+        *before, last = line.rsplit(None, 1)
+        path, label = (before[0], last) if before else (line, "")
+        if not labelled:
+            path, label = line if os.path.isfile(videos / line) else path, "video"
+        elif not label:
+            raise DataError(
+                f"{file}, line {number}: {_short(line)!r} is no `path label`; without labels set task = autoencode"
+            )
+        _check_label(label, file, number)
+        if not entries and Path(path).suffix.lower() not in SUFFIXES and not os.path.exists(videos / path):
+            raise DataError(f"{file}, line {number}: {_short(line)!r} names no video: if it is a header, remove it")
+        entries.append(Entry(path, videos / path, label))
+    return _numbered(entries, file, "path label")
+
+
+def _check_label(label: str, file: Path, number: int) -> None:
+    if re.fullmatch(r"-\d+", label):
+        raise DataError(
+            f"{file}, line {number}: {label} is no label: classes are 0, 1, … or names. Remove clips without a label, "
+            f'or set task = "autoencode"'
+        )
+
+
+def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
+    entries = []
+    for number, line in _lines(file):
+        words = line.rsplit(None, 2)
+        if not labelled and not (len(words) == 3 and _is_count(words[1])):
+            words = [*line.rsplit(None, 1), "video"]
+        if len(words) != 3 or not _is_count(words[1]) or int(words[1]) < 1:
+            raise DataError(f"{file}, line {number}: {_short(line)!r} is no `folder total_frames label`")
+        folder, total, label = words
+        _check_label(label, file, number)
+        entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total)))
+    return _numbered(entries, file, "folder total_frames label")
+
+
+def _ucf101(source: Path, videos: Path, fold: int, part: str) -> Listing:
+    name = f"{'train' if part == 'train' else 'test'}list{fold:02d}.txt"
+    file = source / name if source.is_dir() else source
+    classes = [line.split()[-1] for _, line in _lines(file.parent / "classInd.txt")]
+    entries = []
+    for number, line in _lines(file):
+        path = line.split()[0]
+        label = path.partition("/")[0]
+        if label not in classes:
+            raise DataError(f"{file}, line {number}: the class {label!r} is not in classInd.txt")
+        entries.append(Entry(path, videos / path, label))
+    return Listing(entries, classes)
+
+
+def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
+    ending, wanted = f"_test_split{fold}.txt", "1" if part == "train" else "2"
+    files = sorted(file for file in folder.glob(f"*{ending}") if not _hidden(file.name))
+    if not files:
+        raise DataError(f"no files <class>{ending} in {folder}: is data.fold = {fold} right?")
+    entries = []
+    for file in files:
+        label = file.name.removesuffix(ending)
+        for number, line in _lines(file):
+            name, _, tag = line.rpartition(" ")
+            if tag not in ("0", "1", "2"):
+                raise DataError(f"{file}, line {number}: {_short(line)!r} is no `file 0|1|2`")
+            if tag == wanted:
+                entries.append(Entry(f"{label}/{name.strip()}", videos / label / name.strip(), label))
+    return Listing(entries, [file.name.removesuffix(ending) for file in files])
+
+
+def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
+    lines = [line for _, line in _lines(file)]
+    if not lines:
+        raise DataError(f"{file} is empty: it needs a header and a row for every clip, as Kinetics' lists have")
+    try:
+        rows = list(csv.DictReader(lines))
+    except csv.Error as error:
+        raise DataError(f"{file} is no table that can be read: {error}. Is a quotation mark left open?") from error
+    needed = {"youtube_id", "time_start", "time_end"} | ({"label"} if labelled else set())
+    if lacking := needed - set(rows[0] if rows else ()):
+        raise DataError(
+            f"{file}, line 1: {_short(lines[0])!r} is no header of a Kinetics list, or no row follows: it lacks "
+            f'the columns {", ".join(sorted(lacking))}. For lines of `path label` set data.format = "list"'
+        )
+    splits = {row.get("split") for row in rows}
+    if len(splits) > 1:  # one file for all: training has the rows marked train, validation the others
+        rows = [row for row in rows if (row["split"] == "train") == (part == "train")]
+    there = {path.stem: path for path in videos_below(videos)}
+    entries = []
+    for number, row in enumerate(rows, 2):
+        try:
+            stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{file}, row {number}: it has no whole seconds for time_start and time_end: is it too short, or a "
+                f"quotation mark left open? ({error})"
+            ) from error
+        label = row["label"] if labelled else "video"
+        path = there.get(stem, videos / label / f"{stem}.mp4")
+        entries.append(Entry(f"{label}/{path.name}", path, label))
+    return Listing(entries)
+
+
+def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
+    """Labels that are all numbers are the classes 0, 1, …; else they are names. `form` is that of a line."""
+    if not entries:
+        raise DataError(f"{file} is empty: it needs a line `{form}` for every clip")
+    if not all(entry.label.isdecimal() for entry in entries):
+        return Listing(entries, notes=_contradictions(entries, file))
+    if large := [entry for entry in entries if not _is_count(entry.label) or int(entry.label) >= _MOST_CLASSES]:
+        label = _short(large[0].label)
+        raise DataError(f"{file}: the label {label} is too large: numbers are classes 0, 1, … up to {_MOST_CLASSES}")
+    largest = max(int(entry.label) for entry in entries)
+    numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
+    return Listing(numbered, [str(number) for number in range(largest + 1)], _contradictions(numbered, file))
+
+
+def _contradictions(entries: list[Entry], file: Path) -> list[str]:
+    """Clips that are listed more than once, with different labels."""
+    labels: dict[str, str] = {}
+    twice = [entry.name for entry in entries if labels.setdefault(entry.name, entry.label) != entry.label]
+    return (
+        [f"{len(twice)} lines of {file} give a clip another label than before, the first: {twice[0]}"] if twice else []
+    )
+
+
+def _is_count(text: str) -> bool:
+    """Whether it is a number of a size that anybody would count to."""
+    return text.isdecimal() and len(text) <= _LONGEST_NUMBER
+
+
+def _short(text: str) -> str:
+    """As much of a line as fits into a message."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank. Raises DataError where the file is no text of sensible size."""
+    try:
+        if file.stat().st_size > _LARGEST_LIST:
+            raise DataError(f"{file} is larger than {_LARGEST_LIST >> 20} MiB: that is no list")
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the list {file}: {error.strerror}") from error
+    if b"\0" in content:
+        raise DataError(f"{file} is no list: it is not UTF-8 text. If it was saved as UTF-16, save it as UTF-8")
+    text = content.decode("utf-8-sig", PATH_ERRORS)
+    numbered = enumerate(text.splitlines(), 1)
+    return iter([(number, line.strip()) for number, line in numbered if line.strip()])

@@ -1,0 +1,1 @@
+"""The ends of an edge between two stages, and what carries it."""

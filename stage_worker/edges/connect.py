@@ -1,0 +1,130 @@
+"""A stage's edges, each over the transport that fits: shared memory between stages of one host, else gloo or NCCL."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+
+from common.config.settings import Config
+from common.errors import ConfigError
+from common.messages.stage_calls import BUILDING
+from common.processes.membership import Membership
+from common.rule.packet import Packet
+from common.shared_memory.fd_passing import FdConnection, FdListener, connect
+from stage_worker.edges import shared_memory as shared
+from stage_worker.edges.ends import Receiver, Sender
+from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.process_groups import Groups
+from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
+
+Kind = Literal["forward", "backward", "evaluation"]  # evaluation: what training has in flight stays where it is
+
+
+class Edges:
+    """What a stage is connected by. Both ends of an edge must be made with the same settings."""
+
+    def __init__(
+        self,
+        config: Config,
+        me: Membership,
+        groups: Groups,
+        forms: tuple[TensorSpec, TensorSpec],
+        devices: tuple[torch.device, torch.device],
+    ) -> None:
+        """`forms` of the stage's input and output; `devices` that compute, and that the wire reads.
+
+        Raises:
+            ConfigError: network.transport = "shared" is not possible.
+            PeerError: a neighbour does not answer.
+        """
+        self._config, self._me, self._groups = config, me, groups
+        self._takes, self._gives = forms
+        self._device, self._wire = devices
+        # stage 0's wait for frames has the plain deadline, so that a starving pipeline is blamed on the reader
+        self._deadline = 1.25 * config.network.deadline
+        i = me.stage
+        for neighbour in (i - 1, i + 1):
+            if config.network.transport == "shared" and 0 <= neighbour < me.stages:
+                self._check(neighbour)
+        self._form_groups()
+        if self._shares and not groups.lines:
+            groups.lines.update(_meet(me, self._deadline + BUILDING))  # some are built later than others
+        # all is given before anything is taken: neighbours never wait for each other
+        self._out = {
+            kind: shared.offer_edge(groups.lines[to], kind, self._form(to), i, to, self._deadline)
+            for kind, to in self._kinds(i + 1, i - 1)
+        }
+        self._in = {
+            kind: shared.accept_edge(groups.lines[of], kind, self._form(of), i, of, self._deadline)
+            for kind, of in self._kinds(i - 1, i + 1)
+        }
+
+    def sender(self, kind: Kind) -> Sender:
+        """The end by which activations go up or gradients down."""
+        neighbour = self._me.stage + (-1 if kind == "backward" else 1)
+        outgoing = self._out.get(kind) or P2POutgoing(self._peer(kind, neighbour), self._packets(neighbour))
+        return Sender(outgoing, self._config.network.overlap)
+
+    def receiver(self, kind: Kind, first_tick: int) -> Receiver:
+        """The end by which activations or gradients come, from `first_tick` on."""
+        neighbour = self._me.stage + (1 if kind == "backward" else -1)
+        incoming = self._in.get(kind) or P2PIncoming(self._peer(kind, neighbour), self._packets(neighbour))
+        return Receiver(incoming, self._me.stage, neighbour, first_tick)
+
+    def close(self) -> None:
+        """Let go of the shared ones."""
+        for end in (*self._out.values(), *self._in.values()):
+            end.close()
+
+    def _form_groups(self) -> None:
+        """Now, while the stages are in step; those that need none form it with those that do."""
+        if self._config.exact:
+            _ = self._groups.pipeline
+        elif not (self._shares and len(self._me.stages_on_host) == self._me.stages):
+            _ = self._groups.backward
+
+    def _kinds(self, forward: int, backward: int) -> Iterator[tuple[Kind, int]]:
+        """The shared edges of one direction, with the neighbours that `forward` and `backward` are."""
+        kinds: list[tuple[Kind, int]] = [("forward", forward), ("backward", backward), ("evaluation", forward)]
+        for kind, neighbour in kinds:
+            wanted = kind == "evaluation" or not self._config.exact  # torch's schedules have their own connections
+            if wanted and self._is_shared(neighbour):
+                yield kind, neighbour
+
+    def _is_shared(self, neighbour: int) -> bool:
+        return self._shares and neighbour in self._me.stages_on_host
+
+    @property
+    def _shares(self) -> bool:
+        return self._config.network.transport in ("auto", "shared") and self._device.type == "cpu"
+
+    def _check(self, neighbour: int) -> None:
+        if not self._is_shared(neighbour):
+            raise ConfigError(
+                'network.transport = "shared" needs all stages on one host and on the CPU, but stages '
+                f'{self._me.stage} and {neighbour} are not: use "auto", which shares memory where it can'
+            )
+
+    def _peer(self, kind: Kind, neighbour: int) -> Peer:
+        group = self._groups.backward if kind == "backward" else self._groups.forward
+        return Peer(group, self._me.stage, neighbour, self._deadline, tag=int(kind == "evaluation"))
+
+    def _form(self, neighbour: int) -> TensorSpec:
+        return self._takes if neighbour < self._me.stage else self._gives
+
+    def _packets(self, neighbour: int) -> list[Packet]:
+        shape, dtype = self._form(neighbour)
+        return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
+
+
+def _meet(me: Membership, deadline: float) -> dict[int, FdConnection]:
+    """Connections to the neighbours on this host. Both sides must call it."""
+    lines, below, above = {}, me.stage - 1, me.stage + 1
+    listener = FdListener() if above in me.stages_on_host else None
+    if listener:
+        me.store.set(f"line/{me.stage}", listener.name)
+    if below in me.stages_on_host:
+        lines[below] = connect(me.fetch(f"line/{below}", f"stage {below}"), f"stage {below}", deadline)
+    if listener:
+        lines[above] = listener.accept(f"stage {above}", deadline)
+    return lines

@@ -1,0 +1,1 @@
+"""What a stage tells the coordinator and Prometheus."""

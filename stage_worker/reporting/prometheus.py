@@ -1,0 +1,121 @@
+"""What a stage shows to Prometheus.
+
+A tick costs one row of five numbers in memory that is allocated once; the rows become histograms when a report is due,
+or when they are full. Everything else comes from the reports.
+"""
+
+import struct
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config.settings import Config, Metrics
+from common.processes.membership import Membership
+from common.rule.schedule import Schedule
+from common.telemetry.http_server import serve
+from common.telemetry.metric_registry import Board
+from stage_worker.reporting.ticking import Times
+
+_ROWS = 4096
+_FORM = struct.Struct("5d")
+_HISTOGRAMS = ("compute", "receive_wait", "send_wait", "data_wait")
+_GAUGES = {
+    "tick": "sideways_current_tick",
+    "gradient_norm": "sideways_gradient_norm",
+    "rate": "sideways_learning_rate",
+    "peak_memory_bytes": "sideways_peak_memory_bytes",
+    "loss": "sideways_loss",
+}
+
+
+class TickTimes:
+    """How long each tick took, and each of its parts, until that goes into the histograms."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._memory = bytearray(_ROWS * _FORM.size)
+        # sums since the last report, after each tick: compute, receive-wait, send-wait, data-wait, clock; seconds
+        self._table = np.frombuffer(self._memory, np.float64).reshape(_ROWS, 5)
+        self._rows = 0
+        self._before = np.zeros((1, 5))
+        self._board_names = [*(f"sideways_tick_{name}_seconds" for name in _HISTOGRAMS), "sideways_tick_seconds"]
+
+    def begin(self) -> None:
+        """Sums are zero now."""
+        self._rows = 0
+        self._before[:] = 0.0, 0.0, 0.0, 0.0, time.perf_counter()
+
+    def note(self, times: Times) -> None:
+        """A tick is over. times: sums since `begin`, or since `fold` if they were zeroed there."""
+        _FORM.pack_into(self._memory, self._rows * _FORM.size, *times, time.perf_counter())
+        self._rows += 1
+        if self._rows == _ROWS:
+            self.fold(zeroed=False)
+
+    def fold(self, zeroed: bool) -> None:
+        """Into the histograms. `zeroed`: the sums are zeroed now, the clock is not."""
+        if not self._rows:
+            return
+        rows = self._table[: self._rows]
+        ticks = np.diff(rows, axis=0, prepend=self._before).clip(0.0)  # sums of differences of clocks are rounded
+        for name, seconds in zip(self._board_names, ticks.T, strict=True):
+            self._board.observe(name, seconds)
+        self._before[0] = rows[-1]
+        if zeroed:
+            self._before[0, :4] = 0.0
+        self._rows = 0
+
+
+class StageMetrics:
+    """The metrics of a stage worker, served from the start.
+
+    Attributes:
+        address: host:port.
+    """
+
+    def __init__(self, settings: Metrics, me: Membership) -> None:
+        """Raises ConfigError where they cannot be served."""
+        self._board = Board(stage=str(me.stage))
+        self._stage, self._times = me.stage, TickTimes(self._board)
+        self._slots = 1
+        self.address = serve(self._board.registry, settings, 1 + me.local_stage, me.address)
+
+    def configured(self, config: Config, device: torch.device) -> None:
+        """The stage is built: counters begin at 0."""
+        self._slots = config.data.slots
+        for name in ("ticks", "gradient_rows", "gated_rows", "dropped_reports"):
+            self._board.add(f"sideways_{name}", 0)
+        ways = {"forward": self._stage < config.stages - 1, "backward": self._stage > 0}
+        for way in (way for way, exists in ways.items() if exists):
+            self._board.add("sideways_edge_bytes", 0, way=way)
+        mismatch = 0 if config.exact else Schedule(config.stages).mismatch(self._stage)
+        self._board.set("sideways_mismatch_frames", mismatch)
+        cuda = device.type == "cuda"
+        self._board.watch("sideways_cuda_memory_bytes", lambda: torch.cuda.memory_allocated(device) if cuda else 0)
+
+    def begin(self) -> None:
+        """A phase of training begins."""
+        self._times.begin()
+
+    def ticked(self, times: Times) -> None:
+        """A tick is over. times: see Ticking.times."""
+        self._times.note(times)
+
+    def reported(self, summary: dict[str, Any], dropped: int) -> None:
+        """A report was made, and what it sums up is zeroed. `dropped`: reports, since the process began."""
+        board = self._board
+        self._times.fold(zeroed=True)
+        for key, name in _GAUGES.items():
+            if summary.get(key) is not None:
+                board.set(name, summary[key])
+        board.add("sideways_ticks", summary["ticks"])
+        board.add("sideways_gradient_rows", summary["rows"])
+        board.add("sideways_gated_rows", summary["gated"])
+        board.set("sideways_dropped_reports", dropped)
+        for way in ("forward", "backward"):
+            if summary[f"bytes_{way}"]:
+                board.add("sideways_edge_bytes", summary[f"bytes_{way}"], way=way)
+        if "correct" in summary:
+            board.set("sideways_accuracy_ratio", summary["correct"] / (summary["losses_held"] * self._slots))

@@ -1,0 +1,198 @@
+"""What a stage tells the coordinator: progress a few times a second, the end of a phase, a failure.
+
+Reports are PUSHed and never wait: one that does not fit the queue is dropped and counted. The same connection is the
+worker's lifeline: when the coordinator is gone, so is the reason to run.
+"""
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from common.errors import PeerError
+from common.messages.encoding import encode
+from common.processes.lifecycle import exit_now, print_error
+from common.processes.zmq_curve import CurveKeys, PublicKey
+from common.rule.stage import Stage
+from common.telemetry.peak_memory import forget_peak, peak
+from stage_worker.reporting.ticking import ReportedLoop
+
+if TYPE_CHECKING:
+    from stage_worker.reporting.prometheus import StageMetrics
+
+_QUEUE = 1000  # reports
+_MOST_LOSSES = 4096  # ticks in one report
+
+
+class Reporter:
+    """A stage's voice.
+
+    Attributes:
+        due: a report follows this tick, so what is only measured for reports is measured now.
+        every: seconds between reports.
+        each_loss: report the loss of every tick, not only their mean.
+        gradient_norm: as measured in a due tick; None if there was none.
+        stop_signal: a signal that this process got and that the coordinator should know of.
+        metrics: what Prometheus is told, if it is.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        stage: int,
+        verbose: bool = True,
+        curve: CurveKeys | None = None,
+        server: PublicKey = b"",
+        attempt: int = 0,
+    ) -> None:
+        """Connect to the coordinator, by `curve` to the one with the public key `server`.
+
+        `verbose`: say so on standard error when it is gone (one stage of a host does); `attempt`: of this attempt.
+        """
+        self.stage, self.every, self.each_loss = stage, 0.5, False
+        self.verbose, self._attempt = verbose, attempt
+        self.due = False
+        self.gradient_norm: float | None = None
+        self.stop_signal = 0
+        self.metrics: StageMetrics | None = None
+        self._dropped = 0
+        self._leaving = False
+        self._alone = threading.Event()
+        self._context = zmq.Context()  # its own, so that closing it waits for these messages alone
+        self._socket = self._context.socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
+        self._watch_coordinator()
+        if curve is not None:
+            curve.connect(self._socket, server)
+        self._socket.connect(address)
+        self.built(torch.device("cpu"))
+        self._restart()
+
+    def built(self, device: torch.device) -> None:
+        """The stage is about to be built on `device`: its memory is counted from here."""
+        self._device, self._memory_before = device, forget_peak(device)
+        self._losses = torch.zeros(_MOST_LOSSES, device=device)
+
+    def begin(self, loop: ReportedLoop) -> None:
+        """A phase begins: forget what was counted outside it."""
+        _zero(loop)
+        self._restart()
+        if self.metrics is not None:
+            self.metrics.begin()
+
+    def _restart(self) -> None:
+        self._ticks = self._losses_held = 0
+        self._started, self._cpu = time.perf_counter(), time.process_time()
+        self._next = self._started + self.every
+
+    def ticked(self, tick: int, loop: ReportedLoop) -> None:
+        """Count a tick; send a report if one is due."""
+        self._ticks += 1
+        if self.metrics is not None:
+            self.metrics.ticked(loop.times())
+        if loop.stage.loss is not None:
+            self._losses[self._losses_held] = loop.stage.loss
+            self._losses_held += 1
+        if self.due:
+            self.flush(tick, loop)
+        elif time.perf_counter() >= self._next or self._losses_held == _MOST_LOSSES - 1:
+            self.due = True
+
+    def flush(self, tick: int, loop: ReportedLoop) -> None:
+        """Report what happened since the last report, and zero the counters."""
+        if self._ticks:
+            summary = self._summary(tick, loop)
+            self.send("progress", **summary)
+            if self.metrics is not None:
+                self.metrics.reported(summary, self._dropped)
+        _zero(loop)
+        self.due, self.gradient_norm = False, None
+        self.tell_signal()
+        self._restart()
+
+    def tell_signal(self) -> None:
+        """Pass on that somebody asked this process to stop."""
+        if self.stop_signal:
+            self.send("signal", signal=self.stop_signal)
+            self.stop_signal = 0
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send a report; drop and count it if the coordinator does not keep up."""
+        try:
+            message = {"kind": kind, "attempt": self._attempt, "stage": self.stage, "dropped": self._dropped, **fields}
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            self._dropped += 1
+
+    def allow_coordinator_exit(self) -> None:
+        """From now on the coordinator may go."""
+        self._leaving = True
+
+    def await_coordinator_exit(self, seconds: float) -> None:
+        """Wait until the coordinator is gone: it has then had the answers to its last calls."""
+        self._alone.wait(seconds)
+
+    def flush_and_close(self, linger: float = 2.0) -> None:
+        """Close the connection on purpose; what was sent gets `linger` seconds to arrive."""
+        self._leaving = True
+        self._socket.disable_monitor()
+        self._socket.close(int(linger * 1000))
+        self._context.term()
+
+    def _summary(self, tick: int, loop: ReportedLoop) -> dict[str, Any]:
+        stage = loop.stage
+        summary: dict[str, Any] = {
+            "tick": tick,
+            "ticks": self._ticks,
+            "seconds": time.perf_counter() - self._started,
+            "rows": stage.rows,
+            "gated": stage.gated,
+            "gradient_norm": self.gradient_norm,
+            "rate": stage.updater.rate,
+            "peak_memory_bytes": peak(self._device, self._memory_before),
+            **loop.summary(),
+        }
+        model_cpu = summary.pop("model_cpu_seconds", None)
+        if model_cpu is not None:
+            summary["outside_cpu_seconds"] = time.process_time() - self._cpu - model_cpu
+        return summary | self._loss_summary(stage)
+
+    def _loss_summary(self, stage: Stage) -> dict[str, Any]:
+        """Only the top stage has a loss; the others report none."""
+        if not self._losses_held:
+            return {}
+        losses = self._losses[: self._losses_held]
+        summary: dict[str, Any] = {"loss": float(losses.mean()), "losses_held": self._losses_held}
+        if stage.objective.task == "classify":
+            summary["correct"] = int(stage.objective.correct)
+        if self.each_loss:
+            summary["losses"] = losses.tolist()
+        return summary
+
+    def _watch_coordinator(self) -> None:
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)
+        threading.Thread(target=self._die_with_coordinator, args=(monitor,), name="lifeline", daemon=True).start()
+
+    def _die_with_coordinator(self, monitor: "zmq.Socket[bytes]") -> None:
+        try:
+            recv_monitor_message(monitor)
+        except zmq.ContextTerminated:
+            pass  # closed on purpose
+        finally:
+            monitor.close(0)
+            self._alone.set()
+        if self._leaving:
+            return
+        if self.verbose:
+            print_error(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so the stages here end too")
+        exit_now(PeerError.code)
+
+
+def _zero(loop: ReportedLoop) -> None:
+    loop.clear()
+    loop.stage.rows = loop.stage.gated = 0
+    loop.stage.objective.correct.zero_()

@@ -1,0 +1,85 @@
+"""What a distributed run must equal: the one-process reference, and plain backpropagation, on the run's own frames."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from common.config.settings import Config
+from common.models import build, part
+from common.rule.loss import Target
+from common.rule.packet import Packet
+from common.rule.reference import Reference
+from common.rule.stage import Stage
+from coordinator.video.files.clips import find
+from coordinator.video.slots import Slots
+from coordinator.video.targets import StepStream, packet_of
+
+
+def stages_of(config: Config, classes: int) -> list[Stage]:
+    """Every stage of a run, as the workers build them."""
+    model = build(config, classes)
+    assert config.split is not None
+    return [Stage(part(model, config.split, i), i, config, config.ticks or 0) for i in range(config.stages)]
+
+
+def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
+    """The run's own frames and targets, tick after tick."""
+    assert config.data.train is not None
+    clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
+    slots = Slots(clips.clips, config.data, config.seed, train=True)
+    course = StepStream(slots, config, ends=False)
+    assert config.ticks is not None
+    for tick in range(config.ticks):
+        step = course.next()
+        assert step is not None
+        target = packet_of(step.target, config, tick)
+        wanted = Target(target.tensor, target.clips) if config.task != "classify" else None
+        yield packet_of(step.batch, config, tick), wanted
+    slots.close()
+
+
+def weights_of(stages: list[Stage]) -> dict[str, Tensor]:
+    """What would be exported: the average of the weights, if there is one."""
+    for stage in stages:
+        stage.updater.swap_average()
+    return {name: value.clone() for stage in stages for name, value in stage.blocks.state_dict().items()}
+
+
+def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and final parameters of the one-process reference on the run's own frames."""
+    reference = Reference(stages_of(config, 3), config.frame_shape)
+    losses = [reference.tick(packet, target) for packet, target in inputs_of(config)]
+    return [float(loss) for loss in losses if loss is not None], weights_of(reference.stages)
+
+
+def backpropagation_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
+    """The same by plain backpropagation through all stages, micro-batch by micro-batch, in one process."""
+    stages, losses = stages_of(config, 3), []
+    size = config.data.slots // config.parts
+    for tick, (packet, target) in enumerate(inputs_of(config)):
+        parts = []
+        for number in range(config.parts):
+            rows = slice(number * size, (number + 1) * size)
+            y = packet.tensor[rows]
+            for stage in stages:
+                y = stage.run(y, tick, number)
+            parts.append(stages[-1].objective(y, packet, target, rows) / config.parts)
+            parts[-1].backward()
+        losses.append(float(torch.stack([loss.detach() for loss in parts]).sum()))
+        for stage in stages:
+            stage.update()
+    return losses, weights_of(stages)
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [loss for line in lines for loss in line.get("losses", [])]
+
+
+def same_model(first: Path, second: Path) -> bool:
+    models: list[dict[str, Tensor]] = [load_file(run / "model.safetensors") for run in (first, second)]
+    return set(models[0]) == set(models[1]) and all(torch.equal(models[0][name], models[1][name]) for name in models[0])

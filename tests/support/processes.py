@@ -1,0 +1,126 @@
+"""The command line in a subprocess, in the foreground or in the background, and ports for it."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.settings import write_run_file
+
+
+def sideways(
+    *arguments: str | Path, cwd: Path, timeout: float = 120, before: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end. `before`: a folder that comes first on Python's path."""
+    command = [sys.executable, "-P", "-m", "coordinator", *map(str, arguments)]
+    found = environment()
+    if before is not None:
+        found["PYTHONPATH"] = f"{before}{os.pathsep}{found['PYTHONPATH']}"
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", timeout=timeout, env=found
+    )
+
+
+def environment() -> dict[str, str]:
+    """The environment for a run started by a test, from any working directory."""
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": root, "COLUMNS": "140"}
+
+
+class Background:
+    """`sideways train` in the background, to be disturbed."""
+
+    def __init__(self, run_file: Path, *arguments: str, under: Sequence[str] = ()) -> None:
+        """`under`: a command that starts it, such as nohup."""
+        self.folder = run_file.parent
+        self.log = open(self.folder / "log", "w+")  # noqa: SIM115
+        command = [*under, sys.executable, "-P", "-m", "coordinator", "train", str(run_file), *arguments]
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT, env=environment()
+        )
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
+        files = list(self.folder.glob("runs/*/metrics.jsonl"))
+        if not files:
+            return []
+        complete = [text for text in files[0].read_text().splitlines(keepends=True) if text.endswith("\n")]
+        return [json.loads(text) for text in complete]
+
+    def wait_for_tick(self, tick: int, timeout: float = 60) -> None:
+        """Wait until a stage has reported `tick`."""
+        end = time.monotonic() + timeout
+        while not any(line.get("tick", -1) >= tick for line in self.metrics()):
+            assert self.process.poll() is None, f"ended early with {self.process.returncode}:\n{self.output()}"
+            assert time.monotonic() < end, f"tick {tick} was not reached:\n{self.output()}"
+            time.sleep(0.05)
+
+    def wait_for_output(self, pattern: str, timeout: float) -> None:
+        """Wait until something that matches `pattern` was printed."""
+        end = time.monotonic() + timeout
+        while not re.search(pattern, self.output()):
+            assert time.monotonic() < end, f"no {pattern!r} within {timeout} s:\n{self.output()}"
+            time.sleep(0.05)
+
+    def members(self) -> dict[str, int]:
+        """Process ids: coordinator, stage0 … by rank, and redis."""
+
+        pids: dict[str, int] = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it may just be ending
+                command = " ".join(child.cmdline())
+                if "redis-server" in command:
+                    pids["redis"] = child.pid
+                elif "decoder_pool.worker" not in command:  # what a process of the run starts has its rank, too
+                    rank = int(child.environ().get("RANK", -1))  # none yet: it is just being started
+                    if rank >= 0:
+                        pids.setdefault("coordinator" if rank == 0 else f"stage{rank - 1}", child.pid)
+        return pids
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the launcher."""
+        self.process.send_signal(number)
+
+    def end(self, timeout: float) -> int:
+        """Wait for the launcher's end. Returns its exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"still running after {timeout} s:\n{self.output()}") from None
+
+    def output(self) -> str:
+        """All that was printed so far."""
+        self.log.flush()
+        return (self.folder / "log").read_text()
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row, below those that the system hands out, that nobody holds now."""
+    for first in range(20010 + os.getpid() % 1000 * 10, 32000, count):
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
+
+
+def train(folder: Path, tree: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    done = sideways("train", write_run_file(folder / "run.toml", tree), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "it"

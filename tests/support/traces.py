@@ -1,0 +1,97 @@
+"""What every trace must be, read back from its file."""
+
+import gzip
+import json
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from common.rule.schedule import Schedule
+
+Event = dict[str, Any]
+WORK = ("tick", "forward", "backward", "update")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A trace's file."""
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        return json.load(file)
+
+
+def slices(trace: dict[str, Any]) -> dict[int, list[Event]]:
+    """By process, in the order of the file."""
+    rows = defaultdict(list)
+    for event in trace["traceEvents"]:
+        if event["ph"] == "X":
+            rows[event["pid"]].append(event)
+    return rows
+
+
+def check(trace: dict[str, Any], first: int, ticks: int) -> None:
+    """All slices, transfers and arrows of a run by Sideways in which every tick was recorded, and no other."""
+    about, rows = trace["otherData"], slices(trace)
+    stages = about["stages"]
+    assert (about["first_tick"], about["ticks"]) == (first, ticks)
+    names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
+    assert names == {1: "coordinator", **{stage + 2: f"stage {stage}" for stage in range(stages)}}
+    for row in rows.values():
+        nested(row)
+    for stage in range(stages):
+        for name in WORK:
+            assert [e["args"]["tick"] for e in rows[stage + 2] if e["name"] == name] == [*range(first, first + ticks)]
+    assert [e["args"]["frame"] for e in rows[1] if e["name"] == "feed"] == [*range(first, first + ticks)]
+    transfers(trace, stages, first, ticks)
+    arrows(trace, rows, stages, first, ticks)
+
+
+def nested(row: list[Event]) -> None:
+    """In the order of their starts; each lies within the one that it begins in."""
+    around: list[float] = []
+    last = 0.0
+    for event in row:
+        start, end = event["ts"], event["ts"] + event["dur"]
+        assert start >= last
+        assert event["dur"] >= 0
+        while around and around[-1] <= start + 1e-6:
+            around.pop()
+        assert not around or end <= around[-1] + 1e-6  # µs; they are rounded
+        around.append(end)
+        last = start
+
+
+def transfers(trace: dict[str, Any], stages: int, first: int, ticks: int) -> None:
+    """Each begins and ends once; those of all ticks but the last are there."""
+    begun, ended = (
+        {e["id"]: e for e in trace["traceEvents"] if e["ph"] == phase and e["cat"] == "transfer"} for phase in "be"
+    )
+    assert begun.keys() == ended.keys()
+    assert all(begun[key]["ts"] <= ended[key]["ts"] for key in begun)
+    assert len(begun) == 2 * (stages - 1) * (ticks - 1)
+
+
+def arrows(trace: dict[str, Any], rows: dict[int, list[Event]], stages: int, first: int, ticks: int) -> None:
+    """Each frame's goes up through the forward passes and down through the backward passes of the schedule's ticks."""
+    ways = defaultdict(list)
+    for event in trace["traceEvents"]:
+        if event["ph"] in "stf":
+            ways[event["id"]].append(event)
+    schedule, whole = Schedule(stages), 0
+    for frame, way in ways.items():
+        assert [event["ph"] for event in way] == ["s", *"t" * (len(way) - 2), "f"]
+        assert all(a["ts"] <= b["ts"] for a, b in pairwise(way))
+        stops = [stop(rows, event) for event in way]
+        expected = [(1, "feed", int(frame))]
+        expected += [(stage + 2, "forward", int(frame) + schedule.first_input(stage)) for stage in range(stages)]
+        expected += [
+            (stage + 2, "backward", int(frame) + schedule.first_gradient(stage)) for stage in reversed(range(stages))
+        ]
+        assert stops == [place for place in expected if first <= place[2] < first + ticks]
+        whole += len(stops) == len(expected)
+    assert whole == ticks - schedule.first_gradient(0)
+
+
+def stop(rows: dict[int, list[Event]], event: Event) -> tuple[int, str, int]:
+    """The innermost slice that a point of an arrow lies in."""
+    found = [e for e in rows[event["pid"]] if e["ts"] <= event["ts"] < e["ts"] + e["dur"]]
+    return event["pid"], found[-1]["name"], found[-1]["args"]["tick"]

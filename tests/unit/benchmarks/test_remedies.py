@@ -1,0 +1,55 @@
+"""What benchmarks/remedies.py does to a stage is what it says."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.remedies import apply
+from common.rule.packet import Packet
+from common.rule.stage import Stage
+from tests.support.settings import config_of
+
+STAGES = 3  # stage 0's mismatch is 4
+RATE = 0.1
+
+
+def stage() -> Stage:
+    torch.manual_seed(5)
+    config = config_of(Path(), stages=STAGES, optimiser={"name": "SGD", "lr": RATE, "lr_by_mismatch": False})
+    return Stage(nn.Sequential(nn.Linear(6, 4)), 0, config)
+
+
+def weight(of: Stage) -> Tensor:
+    return next(of.blocks.parameters()).detach().clone()
+
+
+def drawn(count: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and gradients. A linear layer's own gradient does not depend on its weights."""
+    generator = torch.Generator().manual_seed(6)
+    return [(torch.randn(2, 6, generator=generator), torch.randn(2, 4, generator=generator)) for _ in range(count)]
+
+
+def ticks(made: Stage, count: int) -> list[Tensor]:
+    """So many ticks; the weights at which each forward pass was."""
+    x, gradient, seen = Packet((2, 6)), Packet((2, 4)), []
+    for tick, (values, gradients) in enumerate(drawn(count)):
+        x.tensor.copy_(values)
+        gradient.tensor.copy_(gradients)
+        x.label(tick - 1, tick)
+        made.forward(x)
+        seen.append(weight(made))
+        made.backward(x, gradient)
+        made.update()
+    return seen
+
+
+def test_weights_are_looked_ahead_and_put_back() -> None:
+    plain, same, ahead = stage(), stage(), stage()
+    apply([same], {"lookahead": 0.0})
+    apply([ahead], {"lookahead": 1.0})
+    expected, unmoved, moved = ticks(plain, 6), ticks(same, 6), ticks(ahead, 6)
+    assert all(torch.equal(a, b) for a, b in zip(expected, unmoved, strict=True))
+    assert torch.equal(moved[0], expected[0])
+    torch.testing.assert_close(moved[1], expected[1] + 4 * 0.1 * (expected[1] - expected[0]))
+    torch.testing.assert_close(weight(ahead), weight(plain))

@@ -1,0 +1,77 @@
+"""A checkpoint that takes too long is told once."""
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, cast
+
+from coordinator.checkpoints.background_saver import BackgroundSaver
+from coordinator.checkpoints.store import Checkpoints
+from tests.unit.checkpoints.test_store import position
+
+
+class Slow:
+    """Stages that write until they are let."""
+
+    def __init__(self) -> None:
+        self.written: Future[list[None]] = Future()
+
+    def snapshot(self, part: Path, tick: int) -> "Slow":
+        return self
+
+    def answers(self) -> list[None]:
+        return self.written.result(10)
+
+
+def made(run: Path) -> tuple[BackgroundSaver, Slow, list[str]]:
+    stages, warned = Slow(), list[str]()
+    saver = BackgroundSaver(Checkpoints(run, keep=2), cast(Any, stages), warned.append)
+    saver.save(position(10))
+    for _ in range(3):
+        saver.finish(lambda: 0.05, lambda: None)
+    assert saver.failed == 1
+    assert len(warned) == 1
+    assert "tick 10 could not be kept" in warned[0]
+    return saver, stages, warned
+
+
+def test_a_late_one_that_fails_is_counted_once(tmp_path: Path) -> None:
+    saver, stages, warned = made(tmp_path)
+    stages.written.set_exception(OSError("no disk"))
+    _end(saver)
+    assert (saver.kept, saver.failed, len(warned)) == (0, 1, 1)
+
+
+def test_a_late_one_may_be_kept_after_all(tmp_path: Path) -> None:
+    saver, stages, _ = made(tmp_path)
+    stages.written.set_result([])
+    _end(saver)
+    assert (saver.kept, saver.failed) == (1, 0)
+    saver.save(position(20))
+    saver.finish(lambda: 5, lambda: None)
+    assert (saver.kept, saver.failed) == (2, 0)
+
+
+def test_the_wait_is_shorter_once_the_run_is_to_stop(tmp_path: Path) -> None:
+    warned, limits = list[str](), [1800.0]
+    saver = BackgroundSaver(Checkpoints(tmp_path, keep=2), cast(Any, Slow()), warned.append)
+    saver.save(position(10))
+    saver.finish(lambda: limits[-1], lambda: limits.append(0.05))
+    assert "writing it took longer than 0.05 s" in warned[0]
+
+
+def test_one_that_is_dropped_is_not_committed(tmp_path: Path) -> None:
+    stages = Slow()
+    saver = BackgroundSaver(Checkpoints(tmp_path, keep=2), cast(Any, stages), lambda text: None)
+    saver.save(position(10))
+    saver.drop()
+    stages.written.set_result([])
+    _end(saver)
+    assert (saver.kept, saver.failed) == (0, 1)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def _end(saver: BackgroundSaver) -> None:
+    saving = saver._saving
+    assert saving is not None
+    saving._thread.join(5)
+    saver.look()

@@ -1,0 +1,114 @@
+"""Settings are read once, completely, and a wrong one is told with a remedy."""
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config.run_file import load, parse
+from common.config.settings import Config
+from common.errors import ConfigError
+
+MINIMAL = {"ticks": 10, "data": {"train": "videos"}}
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    config = parse(MINIMAL, "test")
+    assert config.rule.boundary == "gate"
+    assert config.rule.every == 1
+    assert config.optimiser.name == "AdamW"
+
+
+def test_overrides_reach_any_section(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(tomli_w.dumps(MINIMAL))
+    overrides = ["data.slots=7", "rule.boundary=mix", "split=[1, 2]", "stages=2", "optimiser.args.weight_decay=0.5"]
+    config = load(file, [*overrides, "data.train=a b/c"])
+    assert (config.data.slots, config.rule.boundary, config.split) == (7, "mix", [1, 2])
+    assert config.optimiser.args == {"weight_decay": 0.5}
+    assert config.data.train == Path("a b/c")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stagse": 3}, ["unknown setting stagse", "Did you mean stages?", "Allowed here"]),
+        ({"data": {"train": "v", "slot": 3}}, ["unknown setting data.slot", "Did you mean data.slots?", "stride"]),
+        ({"rule": {"boundary": "gates"}}, ["rule.boundary = 'gates'", "'gate' | 'mix'"]),
+        ({"stages": 0}, ["stages = 0", "greater than or equal to 1"]),
+        ({"data": {}}, ["data.train is missing"]),
+        ({"data": {"train": "v", "slots": 4096, "size": 2048}}, ["51539607552 bytes", "network.max_message"]),
+        ({"epochs": 3}, ["either ticks or epochs"]),
+        ({"split": [1, 2]}, ["split = [1, 2]", "4 stages"]),
+        ({"network": {"deadline": 5}, "report": {"every": 6}}, ["report.every is longer than network.deadline"]),
+        ({"epochs": float("inf"), "ticks": None}, ["epochs = inf", "finite"]),
+        ({"data": {"train": "v", "size": 64, "resize": 32}}, ["data.resize = 32", "data.size = 64"]),
+    ],
+)
+def test_a_wrong_setting_names_the_key_and_what_is_allowed(change: dict[str, object], said: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse({**MINIMAL, **change}, "run.toml")
+    assert all(part in str(error.value) for part in ["run.toml", *said]), str(error.value)
+
+
+@pytest.mark.parametrize("override", ["stages", "=3", "stages.x=1"])
+def test_a_malformed_override_is_told(tmp_path: Path, override: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(tomli_w.dumps({**MINIMAL, "stages": 2}))
+    with pytest.raises(ConfigError, match="--set"):
+        load(file, [override])
+
+
+def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("stages = = 3")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(tmp_path / "bad.toml")
+
+
+@given(st.integers(1, 256), st.integers(1, 4096), st.integers(0, (1 << 31) - 1), st.sampled_from(["gate", "mix"]))
+def test_a_resolved_configuration_reads_back_the_same(stages: int, slots: int, seed: int, boundary: str) -> None:
+    tree = {"ticks": 5, "stages": stages, "seed": seed, "rule": {"boundary": boundary}}
+    config = parse({**tree, "data": {"train": "v", "slots": slots}}, "test")
+    dumped = config.model_dump(mode="json", exclude_none=True)
+    assert Config.model_validate(dumped) == config
+
+
+def test_settings_that_do_nothing_are_told() -> None:
+    tree = {"ticks": 10, "data": {"train": ".", "slots": 4}, "stages": 2}
+    given = {**tree, "ahead": 2, "micro_batches": 2, "optimiser": {"warmup": 10}}
+    told = " ".join(parse(given, "test").idle(10))
+    assert all(name in told for name in ("ahead", "micro_batches", "optimiser.warmup"))
+    assert "label_smoothing" in parse({**tree, "task": "autoencode", "label_smoothing": 0.1}, "test").idle(10)[0]
+    assert parse(tree, "test").idle(10) == []
+    assert parse({**given, "task": "predict", "algorithm": "gpipe"}, "test").idle(100) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"algorithm": "gpipe", "micro_batches": 3}, "cannot be cut into 3 micro-batches"),
+        ({"algorithm": "1f1b", "micro_batches": 1}, "1f1b needs at least as many micro_batches as stages"),
+        ({"algorithm": "backprop", "probe": {"every": 5}}, "probe.every measures Sideways"),
+        ({"optimiser": {"steps": [0.7, 0.2]}}, "must be rising shares"),
+        ({"data": {"sources": ["/dev/video0"], "slots": 4}}, "data.sources have no labels"),
+        ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),
+    ],
+)
+def test_settings_that_contradict_each_other(change: dict[str, object], said: str) -> None:
+    tree = {"ticks": 10, "data": {"train": ".", "slots": 4}, "stages": 2, **change}
+    with pytest.raises(ConfigError, match=said):
+        parse({key: value for key, value in tree.items() if value is not None}, "test")
+
+
+def test_a_split_for_another_number_of_stages_is_measured_anew(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('ticks = 1\nstages = 3\nsplit = [1, 2, 3]\n[data]\ntrain = "."\n')
+    assert load(file).split == [1, 2, 3]
+    assert load(file, ["stages=2"]).split is None
+    assert load(file, ["stages=2", "split=[3,3]"]).split == [3, 3]
+    with pytest.raises(ConfigError, match="must name at least one block for each of the 3 stages"):
+        load(file, ["split=[6]"])

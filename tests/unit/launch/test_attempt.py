@@ -1,0 +1,81 @@
+"""Attempts of a run: which one this is, where the ones before left it, how many there may be."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import SidewaysError
+from coordinator.launch import elastic
+from coordinator.launch.attempt import LAUNCH, RESTARTS, RunMarker, deployed, restarts
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (LAUNCH, RESTARTS, "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "it"
+    run.mkdir()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a/b c")
+    RunMarker(tmp_path).leave(run)
+    assert RunMarker(tmp_path).find() is None  # the first attempt of a launch that happens to have the same name
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert restarts() == 2
+    assert RunMarker(tmp_path).find() == run
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
+    assert RunMarker(tmp_path).find() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a/b c")
+    RunMarker(tmp_path).remove()
+    assert RunMarker(tmp_path).find() is None
+
+
+def test_a_full_disk_leaves_what_was_left_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH, "demo")
+    (tmp_path / "it").mkdir()
+    RunMarker(tmp_path).leave(tmp_path / "it")
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(SidewaysError, match="Make room"):
+            RunMarker(tmp_path).leave(tmp_path / "other")
+    assert RunMarker(tmp_path).find() == tmp_path / "it"
+
+
+def test_an_empty_file_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH, "demo")
+    (tmp_path / ".launch-demo").touch()
+    assert RunMarker(tmp_path).find() is None
+
+
+def test_a_named_launch_goes_on_until_it_has_ended_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that is started anew does not know that it is."""
+    monkeypatch.setenv(LAUNCH, "demo")
+    assert RunMarker(tmp_path).find() is None
+    (tmp_path / "it").mkdir()
+    RunMarker(tmp_path).leave(tmp_path / "it")
+    assert RunMarker(tmp_path).find() == tmp_path / "it"
+    assert deployed()
+    monkeypatch.setenv(RESTARTS, "0")  # as `sideways train` does
+    assert not deployed()
+    assert RunMarker(tmp_path).find() is None
+    monkeypatch.setenv(RESTARTS, "1")
+    assert RunMarker(tmp_path).find() == tmp_path / "it"
+    (tmp_path / "it").rmdir()
+    assert RunMarker(tmp_path).find() is None
+
+
+def test_restarts_are_counted_by_the_hour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 1000.0
+    monkeypatch.setattr("coordinator.elastic.elastic.time.monotonic", lambda: now)
+    budget = elastic.Budget(2)
+    assert [budget.take(attempt) for attempt in range(3)] == [True, True, False]
+    assert "recovery.restarts allows 2 an hour: giving up" in capsys.readouterr().err
+    now += 3601
+    assert budget.take(3)
+    assert not elastic.Budget(0).take(0)

@@ -1,0 +1,190 @@
+"""The zoo: blocks, names, reproducible weights, and the user's own factory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import ConfigError
+from common.models import activation_shapes, build, part
+from tests.support.settings import config_of
+
+
+@pytest.mark.parametrize(("name", "task"), [("vgg8", "classify"), ("autoencoder", "autoencode")])
+def test_parts_compose_to_the_whole_under_its_own_names(tmp_path: Path, name: str, task: str) -> None:
+    config = config_of(tmp_path, model=name, task=task, stages=3)
+    model = build(config, 5)
+    parts = [part(model, [2, 3, 3], stage) for stage in range(3)]
+    names = [key for piece in parts for key in piece.state_dict()]
+    assert names == list(model.state_dict())
+    x = torch.rand(2, 3, 16, 16)
+    y = x
+    for piece in parts:
+        y = piece(y)
+    assert torch.equal(y, model(x))
+    shapes = activation_shapes(parts, (2, 3, 16, 16))
+    assert shapes[-1] == (y.shape, torch.float32)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("vgg8", 24), ("vgg11", 0), ("resnet18", 0), ("autoencoder", 0)])
+def test_cut_between_layers_it_is_the_same_model(tmp_path: Path, name: str, layers: int) -> None:
+    task = "autoencode" if name == "autoencoder" else "classify"
+    whole = build(config_of(tmp_path, model=name, model_args={}, task=task, split=None), 5)
+    finer = build(config_of(tmp_path, model=name, model_args={}, task=task, split=None, cuts="layers"), 5)
+    assert len(finer) >= max(layers, len(whole))
+    assert list(finer.state_dict()) == list(whole.state_dict())
+    assert all(torch.equal(value, whole.state_dict()[key]) for key, value in finer.state_dict().items())
+    x = torch.rand(2, 3, 32, 32)
+    split = [len(finer) // 3, 1, len(finer) - len(finer) // 3 - 1]
+    parts = [part(finer, split, stage) for stage in range(3)]
+    assert [key for piece in parts for key in piece.state_dict()] == list(whole.state_dict())
+    whole.eval()
+    y = x
+    for piece in parts:
+        y = piece.eval()(y)
+    assert torch.equal(y, whole(x))
+
+
+def test_vgg8_has_eight_weight_layers() -> None:
+    from common.models.vgg8 import vgg8
+
+    layers = [module for module in vgg8(10, width=8).modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 8
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "none"])
+def test_activations_keep_their_scale_without_normalisation_too(norm: str) -> None:
+    from common.models.vgg8 import vgg8
+
+    torch.manual_seed(0)
+    model = vgg8(10, width=32, norm=norm)  # type: ignore[arg-type]
+    x = torch.randn(4, 3, 64, 64)
+    for block in list(model)[:-1]:
+        x = block(x)
+        assert 0.1 < x.detach().pow(2).mean().sqrt().item() < 10
+
+
+def test_the_seed_fixes_the_weights(tmp_path: Path) -> None:
+    first, again, other = (build(config_of(tmp_path, seed=seed), 5).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["conv1.conv.weight"], other["conv1.conv.weight"])
+
+
+def user_model(folder: Path, body: str) -> str:
+    (folder / "mine.py").write_text(f"from torch import nn\n{body}\n")
+    return f"{folder / 'mine.py'}:build"
+
+
+def test_a_factory_of_the_users_own(tmp_path: Path) -> None:
+    name = user_model(
+        tmp_path, "def build(classes, width=3): return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))"
+    )
+    model = build(config_of(tmp_path, model=name, model_args={"width": 12}), 7)
+    assert model[1].weight.shape == (7, 12)
+
+
+def test_a_factory_is_passed_what_it_asks_for(tmp_path: Path) -> None:
+    name = user_model(tmp_path, "def build(size, channels): return nn.Sequential(nn.Linear(size, channels))")
+    model = build(config_of(tmp_path, model=name, model_args={}, data__size=20), 7)
+    assert model[0].weight.shape == (3, 20)
+
+
+def test_a_model_of_the_users_own_that_is_no_sequence(tmp_path: Path) -> None:
+    """docs/models.md: a Chain says which of its modules each block takes, and what it does between them."""
+    name = user_model(
+        tmp_path,
+        "from common.models.chain import Block, Chain\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.body, self.head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(True)), nn.Linear(4, classes)\n"
+        "def ends(tree, x): return tree.head(x.mean((2, 3)))\n"
+        "def build(classes):\n"
+        "    return Chain(Net(classes), {'a': Block(('body.0', 'body.1')), 'b': Block(('head',), ends)})",
+    )
+    config = config_of(tmp_path, model=name, model_args={})
+    model = build(config, 7)
+    assert list(model.state_dict()) == ["body.0.weight", "body.0.bias", "head.weight", "head.bias"]
+    assert list(part(model, [1, 1], 1).state_dict()) == ["head.weight", "head.bias"]
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def build(): return nn.Linear(2, 2)", "must return an nn.Sequential"),
+        ("def build(): return nn.Sequential()", "must return an nn.Sequential"),
+        ("def other(): pass", "has no function build"),
+        ("raise RuntimeError('oops')", "does not load: RuntimeError: oops"),
+        ("def build(need): pass", "cannot be built"),
+    ],
+)
+def test_a_factory_that_does_not_fit_is_told(tmp_path: Path, body: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(config_of(tmp_path, model=user_model(tmp_path, body), model_args={}), 3)
+
+
+@pytest.mark.parametrize("name", ["vgg9", "no/such.py:build"])
+def test_an_unknown_model_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown|there is no file"):
+        build(config_of(tmp_path, model=name), 3)
+
+
+def test_an_unknown_argument_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be built with model_args = .*breadth.*Its parameters: classes"):
+        build(config_of(tmp_path, model_args={"breadth": 3}), 3)
+
+
+def checked(tmp_path: Path, body: str, **changes: object) -> None:
+    from common.partition.model_check import check_model
+
+    tree = {"model": user_model(tmp_path, body), "model_args": {}, **changes}
+    config = config_of(tmp_path, **tree)
+    check_model(build(config, 3), config, 3)
+
+
+FLAT = "nn.Flatten(), nn.Linear(768, 8)"
+
+
+def test_models_that_fit_pass_the_check(tmp_path: Path) -> None:
+    checked(tmp_path, f"def build(): return nn.Sequential({FLAT}, nn.ReLU(inplace=True), nn.Linear(8, 3))")
+    for name, task in (("vgg8", "classify"), ("autoencoder", "autoencode")):
+        checked(tmp_path, "", model=name, task=task, model_args={"width": 4})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        (f"{FLAT}, nn.Linear(9, 3)", r"block 2 fails on an input \[3, 8\]: RuntimeError"),
+        (f"{FLAT}, nn.Linear(8, 2)", r"needs logits \[3, 3 classes\], but the model's output is \[3, 2\]"),
+        ("nn.Conv2d(3, 3, 1)", r"needs logits .* is \[3, 3, 16, 16\]"),
+        ("nn.Flatten(), nn.Flatten(0, 1), nn.Linear(1, 3)", r"block 1 makes \[2304\] of \[3, 768\]"),
+        ("nn.Flatten(), Detach(), nn.Linear(768, 3)", "block Detach|block 1 passes no gradient"),
+        ("nn.Flatten(), Pair()", "block 1 returns tuple: between blocks there must be one floating-point tensor"),
+        ("nn.Flatten(), Scribble(), nn.Linear(768, 3)", "block 1 fails .*in-place"),
+        (
+            "nn.Flatten(), *(lambda a: (a, nn.ReLU(), a, nn.Linear(768, 3)))(nn.Linear(768, 768))",
+            "blocks 1 and 3 share",
+        ),
+    ],
+)
+def test_what_does_not_fit_names_the_block(tmp_path: Path, blocks: str, said: str) -> None:
+    modules = (
+        "class Detach(nn.Module):\n    def forward(self, x): return x.detach()\n"
+        "class Pair(nn.Module):\n    def forward(self, x): return x, x\n"
+        "class Scribble(nn.Module):\n    def forward(self, x): return x.add_(1)\n"
+    )
+    with pytest.raises(ConfigError, match=said):
+        checked(tmp_path, f"{modules}def build(): return nn.Sequential({blocks})")
+
+
+def test_an_autoencoder_must_give_back_the_frames_shape(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the output is \[3, 3, 24, 24\] and the frame \[3, 3, 20, 20\]"):
+        checked(tmp_path, "", model="autoencoder", task="autoencode", model_args={"width": 4}, data__size=20)
+
+
+def test_one_module_in_several_places(tmp_path: Path) -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu)
+    assert [len(part(model, [2, 2], stage)) for stage in range(2)] == [2, 2]

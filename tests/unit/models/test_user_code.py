@@ -1,0 +1,124 @@
+"""A user's own modules win in the user's own code, however they are named, and nowhere else."""
+
+import json
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+from common.config.run_file import parse
+from common.errors import ConfigError
+from common.models import build, user_code
+from common.partition.model_check import check_model
+from tests.support.processes import sideways
+from tests.support.settings import settings, write_run_file
+
+MODEL = """
+    from torch import nn
+    from common.layers import block
+    import helpers
+
+    def small(classes, channels):
+        from common.sizes import WIDTH  # later, when the file has long been read
+        import coordinator
+        assert coordinator.MINE
+        assert helpers.WIDTH == WIDTH
+        return nn.Sequential(block(channels, WIDTH), block(WIDTH, WIDTH), nn.Flatten(), nn.LazyLinear(classes))
+"""
+FILES = {
+    "mine.py": MODEL,
+    "common/__init__.py": "",
+    "common/sizes.py": "WIDTH = 5",
+    "common/layers.py": """
+        from torch import nn
+        from . import sizes
+
+        def block(inputs, outputs):
+            from common.sizes import WIDTH
+            assert WIDTH == sizes.WIDTH
+            return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2), nn.ReLU())
+    """,
+    "helpers.py": "from common.sizes import WIDTH",
+    "coordinator.py": "MINE = True",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(dedent(text))
+    model = tmp_path / "mine.py"
+    model.write_text(model.read_text().replace("nn.LazyLinear(classes)", "nn.Linear(WIDTH * 9, classes)"))
+    return tmp_path
+
+
+def test_a_file_imports_its_own_common_and_we_keep_ours(folder: Path) -> None:
+    ours = {name: module for name, module in sys.modules.items() if name.startswith(("common", "coordinator"))}
+    config = parse({"model": f"{folder / 'mine.py'}:small", "ticks": 1, "stages": 2, "data": {"train": "x"}}, "test")
+    model = build(config, 3)
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+    import common.config.settings
+    import coordinator.video.files.clips  # noqa: F401
+
+    assert common.config.settings.Config is type(config)
+    assert all(sys.modules[name] is module for name, module in ours.items())
+
+
+@pytest.mark.parametrize("first", ["", pytest.param("on the path", marks=pytest.mark.long)])
+def test_a_run_beside_a_common_of_the_users_own(folder: Path, videos: Path, first: str) -> None:
+    """`sideways train` in that folder; also where the user's folder comes before ours on Python's path."""
+    if first:
+        (folder / "coordinator.py").unlink()
+        model = folder / "mine.py"
+        lines = [line for line in model.read_text().splitlines() if "coordinator" not in line]
+        model.write_text("\n".join(lines))
+    tree = settings(videos, model="mine.py:small", model_args={}, split=[1, 3], ticks=20, name="it")
+    done = sideways(
+        "train", write_run_file(folder / "run.toml", tree), "--json", cwd=folder, before=folder if first else None
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["ticks"] == 20
+
+
+def test_a_file_that_imports_ours_gets_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder `common` with nothing of Python's in it, or our own checkout, hides nothing."""
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "notes.txt").write_text("x")
+    (tmp_path / "mine.py").write_text("from common.models.chain import Chain\nfrom common.errors import ConfigError\n")
+    for place in (tmp_path, Path(__file__).parents[3]):
+        monkeypatch.chdir(place)
+        assert user_code.load(tmp_path / "mine.py").ConfigError is ConfigError
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys\nsys.exit(3)",
+        "import sys\ndef small():\n    sys.exit('no')",
+    ],
+)
+def test_a_model_that_ends_the_process_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    config = parse({"model": f"{tmp_path / 'mine.py'}:small", "ticks": 1, "data": {"train": "x"}}, "test")
+    with pytest.raises(ConfigError, match=r"calls sys\.exit"):
+        build(config, 3)
+
+
+def test_a_block_that_ends_the_process_is_told(tmp_path: Path) -> None:
+    class Ends(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sys.exit(1)
+
+    config = parse({"ticks": 1, "data": {"train": "x"}}, "test")
+    with pytest.raises(ConfigError, match=r"block 0 calls sys\.exit\(1\)"):
+        check_model(torch.nn.Sequential(Ends()), config, 3)
+
+
+def test_functions_of_a_users_module_compile(folder: Path) -> None:
+    """torch.compile reads the names that a module's functions see."""
+    (folder / "mine.py").write_text("def double(x):\n    import common.sizes\n    return 2 * x + len([1])\n")
+    double = user_code.load(folder / "mine.py").double
+    assert torch.equal(torch.compile(double, backend="eager")(torch.ones(2)), torch.full((2,), 3.0))

@@ -1,0 +1,107 @@
+"""What TensorBoard reads back is what was written; a full disk ends no run."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from common.partition.balance import BlockCost
+from coordinator.monitor.tensorboard import EventFiles
+
+
+def written(run: Path) -> Any:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def refuse(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_reports_become_curves(tmp_path: Path) -> None:
+    files = EventFiles(tmp_path, refuse)
+    line = {"kind": "progress", "stage": 2, "tick": 40, "ticks": 10, "tick_ms": 5.5, "loss": 1.25, "losses": [1.0]}
+    files.progress(line)
+    files.progress({**line, "tick": 80, "loss": None, "gated_share": 0.5, "diverged": True})
+    files.probed({"kind": "probe", "tick": 60, "stages": [{"stage": 0, "cosine": 0.5, "frames": None}]})
+    files.evaluation(80, {"top1": 0.75, "mse": None, "clips": 8}, torch.tensor([[3, 1], [1, 3]]), ["ant", "b$e$e"])
+    files.close()
+    events = written(tmp_path)
+    curves = {name: [(at.step, at.value) for at in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert curves == {
+        "stage 2/tick_ms": [(40, 5.5), (80, 5.5)],
+        "stage 2/loss": [(40, 1.25)],
+        "stage 2/gated_share": [(80, 0.5)],
+        "probe 0/cosine": [(60, 0.5)],
+        "evaluation/top1": [(80, 0.75)],
+        "evaluation/clips": [(80, 8.0)],
+    }
+    assert events.Tags()["images"] == ["confusion"]
+
+
+def test_the_split_is_a_table(tmp_path: Path) -> None:
+    files = EventFiles(tmp_path, refuse)
+    files.partition([BlockCost("stem", 1.5, 8, 100), BlockCost("head", 0.5, 1, 20)], [1, 1])
+    files.close()
+    text = written(tmp_path).Tensors("partition/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| stem | 0 | 100 | 1.50 | 8 |" in text
+    assert "| head | 1 | 20 | 0.50 | 1 |" in text
+
+
+def test_frames_and_reconstructions_lie_side_by_side(tmp_path: Path) -> None:
+    frames = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
+    others = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
+    files = EventFiles(tmp_path, refuse)
+    files.pictures(5, frames, others)
+    files.pictures(6, frames[:, :1], others[:, :1])  # grey
+    files.close()
+    image = written(tmp_path).Images("frame and reconstruction")[0]
+    (tmp_path / "picture.png").write_bytes(image.encoded_image_string)
+    with Image.open(tmp_path / "picture.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape[1] in (12, 24)  # a pair, or both pairs in a row
+    assert np.array_equal(pixels[:4, :6], frames[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(pixels[:4, 6:12], others[0].permute(1, 2, 0).numpy())
+
+
+FULL_DISK = """
+import resource
+import sys
+from pathlib import Path
+import torch
+from coordinator.monitor.tensorboard import EventFiles
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+files = EventFiles(Path(sys.argv[1]), print)
+noise = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+for tick in range(30):
+    files.pictures(tick, noise, noise)
+    files.progress({"stage": 0, "tick": tick, "loss": 1.0})
+files.close()
+files.close()
+"""
+
+
+def test_a_full_disk_is_told_once(tmp_path: Path) -> None:
+    """In a process of its own, none of whose files may grow beyond 4 KiB: this one's output may be a file too."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("\n") == 1
+    assert "no TensorBoard files are written from here on" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    told: list[str] = []
+    files = EventFiles(tmp_path, told.append)
+    files.progress({"stage": 0, "tick": 1, "loss": 1.0})
+    files.evaluation(1, {"top1": 1.0}, None, [])
+    files.close()
+    assert len(told) == 1

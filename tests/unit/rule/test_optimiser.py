@@ -1,0 +1,183 @@
+"""Learning rates, decay, clipping, the average of the weights, and what a checkpoint holds of them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from common.config.settings import Optimiser
+from common.rule.optimiser import Updater, build_optimiser, rate_factor
+
+SGD = {"name": "SGD", "lr": 0.1, "args": {}}
+
+
+def blocks() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+
+
+def draw(model: nn.Module, seed: int) -> None:
+    torch.manual_seed(seed)
+    model(torch.randn(3, 4)).square().sum().backward()
+
+
+def step(model: nn.Module, updater: Updater, seed: int) -> None:
+    draw(model, seed)
+    updater.update()
+
+
+def test_courses_of_the_rate_by_hand() -> None:
+    def factors(ticks: list[int], planned: int = 100, **settings: object) -> list[float]:
+        return [round(rate_factor(Optimiser(**settings), tick, planned), 4) for tick in ticks]
+
+    assert factors([0, 50, 99]) == [1, 1, 1]
+    assert factors([0, 1, 3, 4, 50], warmup=4) == [0.2, 0.4, 0.8, 1, 1]
+    assert factors([0, 50, 100], schedule="cosine") == [1, 0.5, 0]
+    assert factors([100, 1000], schedule="cosine", final=0.1) == [0.1, 0.1]
+    assert factors([0, 49, 50, 75], schedule="step") == [1, 1, 0.1, 0.01]
+    assert factors([0, 15, 30, 65, 100], schedule="one-cycle") == [0, 0.5, 1, 0.5, 0]
+    assert factors([10, 60, 110], 110, schedule="cosine", warmup=10) == [1, 0.5, 0]
+
+
+@given(
+    schedule=st.sampled_from(["constant", "cosine", "step", "one-cycle"]),
+    tick=st.integers(0, 10_000),
+    planned=st.integers(0, 10_000),
+    warmup=st.integers(0, 500),
+    final=st.floats(0, 1),
+)
+def test_a_rate_is_never_beyond_its_bounds(schedule: str, tick: int, planned: int, warmup: int, final: float) -> None:
+    settings = Optimiser(schedule=schedule, warmup=warmup, final=final)
+    assert 0 <= rate_factor(settings, tick, planned) <= 1 + 1e-12
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = blocks()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    updater = Updater(model, Optimiser(**SGD | {"args": {"weight_decay": 0.5}}), 1, 0, 1)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    updater.update()
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {"0.weight", "2.weight"}
+
+
+@pytest.mark.parametrize(("decay_all", "groups"), [(False, [2, 4]), (True, [6])])
+def test_decay_all(decay_all: bool, groups: list[int]) -> None:
+    optimiser = build_optimiser(blocks(), Optimiser(decay_all=decay_all), 0)  # AdamW decays by default
+    assert optimiser is not None
+    assert [len(group["params"]) for group in optimiser.param_groups] == groups
+
+
+def test_gradients_are_clipped_to_a_norm() -> None:
+    model = blocks()
+    before = [value.detach().clone() for value in model.parameters()]
+    updater = Updater(model, Optimiser(**SGD | {"clip": 0.5}), 1, 0, 1)
+    step(model, updater, 1)
+    pairs = zip(model.parameters(), before, strict=True)
+    moved = math.sqrt(sum(float((a.detach() - b).square().sum()) for a, b in pairs))
+    assert moved == pytest.approx(0.1 * 0.5, rel=1e-4)
+
+
+def test_gradients_lose_what_points_along_the_mean_of_those_before() -> None:
+    model, decay = blocks(), 0.5
+    parameters = list(model.parameters())
+    updater = Updater(model, Optimiser(**SGD | {"orthogonal": decay}), 1, 0, 1)
+    means = [torch.zeros_like(value) for value in parameters]
+    for seed in range(5):
+        before = [value.detach().clone() for value in parameters]
+        draw(model, seed)
+        gradients = [value.grad.clone() for value in parameters if value.grad is not None]
+        updater.update()
+        for index, (gradient, mean) in enumerate(zip(gradients, means, strict=True)):
+            share = float((gradient * mean).sum() / mean.square().sum()) if seed else 0.0
+            torch.testing.assert_close(parameters[index].detach(), before[index] - 0.1 * (gradient - share * mean))
+            means[index] = decay * mean + (1 - decay) * gradient
+
+
+def test_the_average_follows_the_weights() -> None:
+    model = blocks()
+    updater = Updater(model, Optimiser(**SGD | {"ema": 0.5}), 1, 0, 1)
+    expected = [value.detach().clone() for value in model.parameters()]
+    for seed in range(30):
+        step(model, updater, seed)
+        decay = min(0.5, (seed + 1) / (10 + seed))
+        expected = [decay * a + (1 - decay) * b.detach() for a, b in zip(expected, model.parameters(), strict=True)]
+    weights = [value.detach().clone() for value in model.parameters()]
+    updater.swap_average()
+    for parameter, value in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value)
+    updater.swap_average()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"name": "Adam", "args": {"betas": [0.9, 0.99], "amsgrad": True}},
+        {"name": "SGD", "args": {"momentum": 0.9}},
+        {"name": "RMSprop", "args": {"centered": True}},
+        {"name": "RAdam", "args": {}},
+        {"name": "Adafactor", "args": {}},
+        {"ema": 0.9, "schedule": "cosine", "clip": 0.1},
+        {"orthogonal": 0.9},
+    ],
+)
+def test_a_state_taken_and_loaded_goes_on_bit_for_bit(settings: dict[str, object]) -> None:
+    whole, half = blocks(), blocks()
+    optimiser = Optimiser(**{"lr": 0.01, **settings})
+    first, second = (Updater(model, optimiser, 3, 0, 40) for model in (whole, half))
+    for seed in range(20):
+        step(whole, first, seed)
+        step(half, second, seed)
+    state = {name: value.clone() for name, value in second.state().items()}
+    other = blocks()
+    other.load_state_dict(half.state_dict())
+    third = Updater(other, optimiser, 3, 0, 40)
+    third.load(state)
+    third.ticks, third.gathered, third.updates = second.ticks, second.gathered, second.updates
+    for seed in range(20, 40):
+        step(whole, first, seed)
+        step(other, third, seed)
+    first.swap_average()
+    third.swap_average()
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
+    assert any(name.startswith("gradient.") for name in state)  # 20 is no multiple of 3
+
+
+def test_a_stage_without_parameters_has_nothing_to_update() -> None:
+    updater = Updater(nn.Sequential(nn.Flatten()), Optimiser(ema=0.5), 2, 0, 1)
+    updater.update()
+    updater.swap_average()
+    assert updater.rate is None
+    assert updater.state() == {}
+    updater.load({"optimiser.other": Tensor()})
+
+
+def test_an_average_that_is_only_now_asked_for_begins_with_the_weights() -> None:
+    model = blocks()
+    updater = Updater(model, Optimiser(**SGD | {"ema": 0.9999}), 1, 0, 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)  # as if other weights had been loaded since
+    updater.load({})
+    weights = [value.detach().clone() for value in model.parameters()]
+    updater.swap_average()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize("course", [{}, {"schedule": "cosine", "warmup": 3}, {"lr_by_mismatch": True}])
+def test_a_rate_that_is_set_updates_as_one_that_was_built_with_it(course: dict[str, object]) -> None:
+    first, second = blocks(), blocks()
+    changed = Updater(first, Optimiser(**SGD | course), 1, 4, 20)
+    changed.set_rate(0.3)
+    built = Updater(second, Optimiser(**SGD | course | {"lr": 0.3}), 1, 4, 20)
+    for seed in range(5):
+        step(first, changed, seed)
+        step(second, built, seed)
+        assert changed.rate == built.rate
+    assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))

@@ -1,0 +1,304 @@
+"""What follows from the rule (DESIGN, section 1), on the reference: the very `Stage` that the workers run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.config.settings import Config, Data, Optimiser, Rule, Task
+from common.rule.loss import Target
+from common.rule.packet import Packet
+from common.rule.reference import Reference
+from common.rule.stage import Stage, gate
+
+SGD = Optimiser(name="SGD", lr=0.05, lr_by_mismatch=False, args={})
+FROZEN = Optimiser(name="SGD", lr=0.0, args={})
+ROWS, WIDTH = 4, 6
+
+
+def model(stages: int, dtype: torch.dtype = torch.float64, out: int = 5) -> list[nn.Sequential]:
+    torch.manual_seed(stages)
+    widths = [WIDTH] * stages + [out]
+    return [nn.Sequential(nn.Linear(widths[i], widths[i + 1]), nn.Tanh()).to(dtype) for i in range(stages)]
+
+
+def learning(stages: int, optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify") -> Config:
+    return Config(
+        stages=stages,
+        task=task,
+        ticks=1,
+        data=Data(train="."),
+        rule=rule or Rule(),
+        optimiser=optimiser,
+    )
+
+
+def pipeline(
+    parts: list[nn.Sequential], optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify"
+) -> Reference:
+    config = learning(len(parts), optimiser, rule, task)
+    stages = [Stage(part, i, config) for i, part in enumerate(parts)]
+    return Reference(stages, (ROWS, WIDTH), next(parts[0].parameters()).dtype)
+
+
+def packet(tick: int, values: Tensor, labels: Tensor, clips: list[int] | None = None) -> Packet:
+    made = Packet(values.shape, values.dtype)
+    made.label(tick - 1, tick)
+    made.clips[:], made.labels[:] = clips or list(range(ROWS)), labels.numpy()
+    made.tensor.copy_(values)
+    return made
+
+
+def random_frames(ticks: int, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(99)
+    return [(torch.randn(ROWS, WIDTH, dtype=dtype), torch.randint(0, 5, (ROWS,))) for _ in range(ticks)]
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_one_stage_is_backpropagation_frame_by_frame(name: str) -> None:
+    known: dict[str, dict[str, Any]] = {"AdamW": {"betas": (0.0, 0.999)}, "SGD": {"momentum": 0.3}}
+    arguments = known[name]
+    optimiser = Optimiser(name=name, lr=0.05, args=arguments, decay_all=True)
+    ours, plain = model(1), model(1)[0]
+    reference = pipeline(ours, optimiser)
+    step = getattr(torch.optim, name)(plain.parameters(), lr=0.05, fused=True, **arguments)
+    for tick, (frames, labels) in enumerate(random_frames(50)):
+        loss = F.cross_entropy(plain(frames), labels)
+        step.zero_grad()
+        loss.backward()
+        step.step()
+        assert torch.equal(reference.tick(packet(tick, frames, labels)), loss.detach())  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(ours[0].parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 5, 8])
+def test_constant_clip_with_frozen_weights_gives_backpropagations_gradient_exactly(stages: int) -> None:
+    parts = model(stages)
+    reference = pipeline(parts, FROZEN)
+    frames, labels = random_frames(1)[0]
+    gradients: dict[int, list[Tensor]] = {}
+    for stage in reference.stages:
+        stage.update = lambda stage=stage: _take_gradients(stage, gradients)  # type: ignore[method-assign,misc]
+    for tick in range(2 * stages + 3):
+        reference.tick(packet(tick, frames, labels))
+    whole = nn.Sequential(*model(stages))
+    F.cross_entropy(whole(frames), labels).backward()
+    expected = [parameter.grad for parameter in whole.parameters()]
+    got = [gradient for stage in range(stages) for gradient in gradients[stage]]
+    assert len(got) == len(expected) == 2 * stages
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))  # type: ignore[arg-type]
+
+
+def _take_gradients(stage: Stage, into: dict[int, list[Tensor]]) -> None:
+    into[stage.index] = [
+        parameter.grad.clone() for parameter in stage.blocks.parameters() if parameter.grad is not None
+    ]
+    stage.blocks.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 5])
+def test_stages_hold_the_scheduled_frames_and_gradients(stages: int) -> None:
+    reference = pipeline(model(stages), SGD)
+    seen: list[tuple[int, int, int | None, int | None]] = []
+    for stage in reference.stages:
+        _spy(stage, reference, seen)
+    for tick, (frames, labels) in enumerate(random_frames(3 * stages)):
+        reference.tick(packet(tick, frames, labels))
+    schedule = reference.schedule
+    expected = [
+        (stage, tick, schedule.frame(stage, tick), schedule.gradient(stage, tick))
+        for tick in range(3 * stages)
+        for stage in range(stages)
+        if schedule.frame(stage, tick) is not None
+    ]
+    assert seen == expected  # before its first input a stage computes nothing at all
+
+
+def _spy(stage: Stage, reference: Reference, seen: list[tuple[int, int, int | None, int | None]]) -> None:
+    forward, backward, top = stage.forward, stage.backward, stage.backward_from_loss
+
+    def note_forward(x: Packet) -> Tensor:
+        seen.append((stage.index, reference.tick_number, x.frame, None))
+        return forward(x)
+
+    def note_backward(held: Packet, gradient: Packet) -> Tensor | None:
+        seen[-1] = (*seen[-1][:3], gradient.frame)
+        return backward(held, gradient)
+
+    def note_top(held: Packet, target: Target | None) -> Tensor | None:
+        seen[-1] = (*seen[-1][:3], held.frame)
+        return top(held, target)
+
+    stage.forward, stage.backward, stage.backward_from_loss = (  # type: ignore[method-assign]
+        note_forward,
+        note_backward,
+        note_top,
+    )
+
+
+def test_two_stages_by_hand() -> None:
+    """The rule written out tick by tick with autograd for D = 2, with an update every tick."""
+    parts, mine = model(2), model(2)
+    reference = pipeline(parts, SGD, Rule(boundary="mix"))
+    low, high = mine
+    activation = gradient = held_labels = None
+    for tick, (frames, labels) in enumerate(random_frames(20)):
+        reference.tick(packet(tick, frames, labels))
+        y = low(frames)
+        low_step = None if gradient is None else torch.autograd.grad(y, list(low.parameters()), gradient)
+        next_gradient = None
+        if activation is not None and held_labels is not None:
+            held = activation.requires_grad_()
+            loss = F.cross_entropy(high(held), held_labels)
+            *high_step, next_gradient = torch.autograd.grad(loss, [*high.parameters(), held])
+            _descend(high, high_step)
+        if low_step is not None:
+            _descend(low, low_step)
+        activation, gradient, held_labels = y.detach(), next_gradient, labels
+    for ours, by_hand in zip(parts, mine, strict=True):
+        for a, b in zip(ours.parameters(), by_hand.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)  # autograd.grad sums in its own order
+
+
+def _descend(module: nn.Module, gradients: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+            parameter.sub_(SGD.lr * gradient)
+
+
+def test_gate_zeroes_exactly_the_rows_of_other_clips() -> None:
+    held, gradient = Packet((ROWS, WIDTH)), Packet((ROWS, WIDTH))
+    held.clips[:], gradient.clips[:] = [7, 8, 9, 3], [7, 4, 9, 5]
+    gradient.tensor.fill_(2.0)
+    assert gate(gradient, held) == 2
+    assert gradient.tensor[:, 0].tolist() == [2.0, 0.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("boundary", ["gate", "mix"])
+def test_a_clips_boundary_drops_gradients_only_when_gated(boundary: str) -> None:
+    stages, change = 3, 9
+    reference = pipeline(model(stages), FROZEN, Rule(boundary=boundary))
+    bottom = reference.stages[0]
+    for tick, (frames, labels) in enumerate(random_frames(20)):
+        reference.tick(packet(tick, frames, labels, [0] * ROWS if tick < change else [1] * ROWS))
+    # stage 0 holds the new clip while the gradients of the old one's last 4 frames still come down
+    assert bottom.gated == (4 * ROWS if boundary == "gate" else 0)
+    assert bottom.rows == (20 - 4) * ROWS
+
+
+def test_update_every_n_ticks_uses_the_mean_of_n_gradients() -> None:
+    parts, plain = model(1), model(1)[0]
+    reference = pipeline(parts, SGD, Rule(every=4))
+    step = torch.optim.SGD(plain.parameters(), lr=SGD.lr, fused=True)
+    for tick, (frames, labels) in enumerate(random_frames(12)):
+        reference.tick(packet(tick, frames, labels))
+        F.cross_entropy(plain(frames), labels).backward()
+        if tick % 4 == 3:
+            for parameter in plain.parameters():
+                assert parameter.grad is not None
+                parameter.grad.mul_(1 / 4)
+            step.step()
+            step.zero_grad()
+        assert all(torch.equal(a, b) for a, b in zip(parts[0].parameters(), plain.parameters(), strict=True))
+
+
+def test_frame_sized_targets_are_matched_by_frame_number() -> None:
+    stages = 4
+    torch.manual_seed(0)
+    parts = [nn.Sequential(nn.Linear(WIDTH, WIDTH)) for _ in range(stages)]
+    reference = pipeline(parts, FROZEN, task="autoencode")
+    whole = nn.Sequential(*parts)
+    frames = [frames for frames, _ in random_frames(12, torch.float32)]
+    for tick, values in enumerate(frames):
+        held = packet(tick, values, torch.zeros(ROWS, dtype=torch.int64))
+        loss = reference.tick(held, Target(held.tensor, held.clips))
+        if tick >= stages - 1:
+            frame = frames[tick - (stages - 1)]
+            assert torch.equal(loss, F.mse_loss(whole(frame), frame).detach())  # type: ignore[arg-type]
+
+
+def test_labels_ride_with_their_rows() -> None:
+    reference = pipeline(model(4), FROZEN)
+    whole = nn.Sequential(*[stage.blocks for stage in reference.stages])
+    frames = random_frames(12)
+    for tick, (values, labels) in enumerate(frames):
+        loss = reference.tick(packet(tick, values, labels))
+        if tick >= 3:
+            held, its_labels = frames[tick - 3]
+            assert torch.equal(loss, F.cross_entropy(whole(held), its_labels).detach())  # type: ignore[arg-type]
+
+
+def test_nothing_is_stashed_however_deep_the_pipeline() -> None:
+    """Live graphs and saved bytes of stage 0, at the worst moment of a tick, do not depend on D."""
+    measured = {stages: _footprint(stages) for stages in (2, 4, 8, 16)}
+    assert len(set(measured.values())) == 1, measured
+    assert measured[2][0] > 0
+    assert measured[2][1] == 1
+
+
+def _footprint(stages: int) -> tuple[int, int]:
+    """Bytes saved for stage 0's backward passes and still alive, and graphs alive, at most, at any of its forwards."""
+    reference = pipeline(model(stages), SGD)
+    bottom = reference.stages[0]
+    saved: dict[int, tuple[int, int]] = {}  # of each tensor that autograd keeps: the tick it was saved in, its bytes
+    worst = (0, 0)
+    original = bottom.forward
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor.detach()  # the output itself would hold its own graph
+            saved[id(self)] = reference.tick_number, tensor.nbytes
+
+        def __del__(self) -> None:
+            del saved[id(self)]
+
+    def forward(x: Packet) -> Tensor:
+        nonlocal worst
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            y = original(x)
+        graphs = len({tick for tick, _ in saved.values()})
+        worst = (max(worst[0], sum(size for _, size in saved.values())), max(worst[1], graphs))
+        return y
+
+    bottom.forward = forward  # type: ignore[method-assign]
+    for tick, (frames, labels) in enumerate(random_frames(3 * stages)):
+        reference.tick(packet(tick, frames, labels))
+    return worst
+
+
+def test_a_first_layer_that_works_in_place_is_mended() -> None:
+    stage = Stage(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, 2)), 1, learning(3, SGD))
+    held = Packet((ROWS, WIDTH))
+    held.tensor.fill_(-1.0)
+    stage.forward(held)
+    assert bool((held.tensor == -1.0).all())
+
+
+def test_a_stage_without_parameters_passes_gradients_on() -> None:
+    stage = Stage(nn.Sequential(nn.Flatten()), 1, learning(3, SGD))
+    held, gradient = Packet((ROWS, 2, 3)), Packet((ROWS, 6))
+    gradient.tensor.copy_(torch.arange(ROWS * 6.0).view(ROWS, 6))
+    stage.forward(held)
+    passed = stage.backward(held, gradient)
+    stage.update()
+    assert passed is not None
+    assert torch.equal(passed.flatten(), torch.arange(ROWS * 6.0))
+
+
+def test_rates_fall_with_a_stages_mismatch() -> None:
+    optimiser = Optimiser(name="SGD", lr=1.0, lr_by_mismatch=True, args={})
+    stages = [Stage(part, i, learning(3, optimiser)) for i, part in enumerate(model(3))]
+    assert [stage.updater.rate for stage in stages] == [1 / 5, 1 / 3, 1.0]
+
+
+def test_counts_of_right_rows() -> None:
+    reference = pipeline(model(1), FROZEN)
+    frames, labels = random_frames(1)[0]
+    right = int((nn.Sequential(*model(1))(frames).argmax(1) == labels).sum())
+    reference.tick(packet(0, frames, labels))
+    assert int(reference.stages[0].objective.correct) == right
+    assert np.array_equal(packet(0, frames, labels).labels, labels.numpy())

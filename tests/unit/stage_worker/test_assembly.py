@@ -1,0 +1,71 @@
+"""Which device a stage computes on, and how."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from common.config.run_file import parse
+from common.config.settings import Config
+from common.errors import ConfigError
+from common.messages.stage_calls import Plan
+from common.processes.membership import Membership
+from stage_worker.assembly import Assembly, use_device
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is afterwards as before
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+def config_of(**changes: object) -> Config:
+    return parse({"ticks": 1, "stages": 4, "data": {"train": "."}, **changes}, "test")
+
+
+def member(stage: int) -> Membership:
+    return Membership("stage", stage + 1, 5, stage, 4, stage, 4, False, 1, frozenset(), True, HashStore())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_cuda_auto_is_the_cpu_and_cuda_an_error() -> None:
+    assert use_device(config_of(), member(0)).type == "cpu"
+    with pytest.raises(ConfigError, match='use "auto" or "cpu"'):
+        use_device(config_of(device="cuda"), member(0))
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_stages_of_a_host_take_its_devices_in_turn() -> None:
+    assert [use_device(config_of(), member(stage)).index for stage in range(4)] == [0, 1, 0, 1]
+    assert use_device(config_of(device="cpu"), member(1)).type == "cpu"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_deterministic_algorithms_where_they_are_asked_for_and_matter() -> None:
+    use_device(config_of(), member(0))
+    assert not torch.are_deterministic_algorithms_enabled()
+    use_device(config_of(deterministic=True), member(0))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    use_device(config_of(deterministic=True, device="cpu"), member(0))  # the same worker, configured anew
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_exact_pipelines_on_shared_gpus_are_refused() -> None:
+    plan = Plan(config_of(algorithm="1f1b", data={"train": ".", "slots": 4}), 2, (2, 2, 2, 2), 1)
+    with pytest.raises(ConfigError, match=r"by NCCL alone.*give each stage one"):
+        Assembly(plan, member(0), None)

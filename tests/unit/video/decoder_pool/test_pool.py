@@ -1,0 +1,207 @@
+"""Decoding processes that die or hang: the stream goes on as if nothing had been, or says what to do."""
+
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from common.config.settings import Data
+from common.errors import DataError
+from coordinator.video.decoder_pool.decode_lock import DecodeLock
+from coordinator.video.decoder_pool.shared_ring import HALVES, SharedRing, chunk_of
+from coordinator.video.files.clips import Clip, find
+from coordinator.video.slots import Slots
+from coordinator.video.targets import Batch
+from tests.support.videos import write_clip
+
+DATA = Data(train=Path(), slots=3, size=16, flip=0.5)
+
+
+def decoders() -> list[psutil.Process]:
+    """Those alive; one may die, of what a test did to it, while it is looked at."""
+    return [
+        child for child in psutil.Process().children() if "coordinator.video.decoder_pool.worker" in _command(child)
+    ]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended, or is a zombie
+        return []
+
+
+def play(slots: Slots, ticks: int, blow_at: tuple[int, ...] = (), blow: int = signal.SIGKILL) -> list[bytes]:
+    batch, seen = Batch((3, 3, 16, 16)), []
+    for tick in range(ticks):
+        if tick in blow_at:
+            decoders()[0].send_signal(blow)
+        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        seen.append(b"".join(array.tobytes() for array in (batch.frames, batch.clips, batch.labels)))
+    return seen
+
+
+def test_a_killed_process_is_replaced_and_nothing_is_lost(videos: Path) -> None:
+    clips = find(videos / "train", "*", 1).clips
+    undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True)
+    expected = play(undisturbed, 150)
+    undisturbed.close()
+    assert play(disturbed, 150, blow_at=(0, 50, 100)) == expected
+    disturbed.close()
+    assert disturbed.errors.skipped == 0
+    assert not decoders()
+
+
+def test_a_file_that_two_processes_die_of_is_left_out(tmp_path: Path) -> None:
+    """A named pipe stands for it: opening it takes for ever, and meanwhile the process is killed."""
+    good = write_clip(tmp_path / "good.mp4", 12)
+    deadly = tmp_path / "deadly.mp4"
+    os.mkfifo(deadly)
+
+    def kill() -> None:
+        decoding = slots._crew._decoding(slots._crew._members[0])
+        if slots._crew._busy_with(decoding) == deadly:
+            decoding.process.kill()
+
+    data = DATA.model_copy(update={"threads": 1})
+    slots = Slots([Clip(deadly, 0, 12), Clip(good, 0, 12)], data, 0, train=True, meanwhile=kill)
+    play(slots, 60)
+    slots.close()
+    assert slots.errors.skipped > 1
+    assert "deadly.mp4: two processes that decoded it died, the last by signal SIGKILL" in slots.errors.reasons[0]
+
+
+def test_processes_that_always_die_end_the_run_with_a_sentence(videos: Path) -> None:
+    slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
+    batch = Batch((3, 3, 16, 16))
+
+    def play_on() -> None:
+        while True:
+            for process in decoders():
+                with suppress(psutil.Error):
+                    process.kill()
+            slots.fill(batch.frames, batch.clips, batch.labels)
+
+    with pytest.raises(DataError, match="ended with signal SIGKILL, as 10 of this stream did before"):
+        play_on()
+    slots.close()
+
+
+def test_a_stopped_process_is_replaced_and_nothing_is_lost(videos: Path) -> None:
+    clips = find(videos / "train", "*", 1).clips
+    undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True, patience=3.0)
+    expected = play(undisturbed, 150)
+    undisturbed.close()
+    assert play(disturbed, 150, blow_at=(0, 50, 100), blow=signal.SIGSTOP) == expected
+    disturbed.close()
+    assert disturbed.errors.skipped == 0
+    assert not decoders()
+
+
+def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stuck.mp4")
+    slots = Slots([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True, patience=4.0)
+    batch = Batch((3, 3, 16, 16))
+    with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1\.6 s to decode, twice"):
+        slots.fill(batch.frames, batch.clips, batch.labels)
+    slots.close()
+
+
+@pytest.mark.parametrize("first", ["good", "stuck"])
+def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_path: Path, first: str) -> None:
+    os.mkfifo(tmp_path / "stuck.mp4")
+    good = write_clip(tmp_path / "good.mp4", 400)
+    data = DATA.model_copy(update={"threads": 1, "slots": 2})
+
+    def wake() -> None:
+        """The good one, when the other has the turn."""
+        if DecodeLock(slots._crew.ring.file, 0).holder() == members[1].process.pid:
+            members[0].process.send_signal(signal.SIGCONT)
+
+    clips = [Clip(good, 0, 400), Clip(tmp_path / "stuck.mp4", 0, 1)]
+    slots = Slots(clips, data, 0, train=False, patience=4.0, meanwhile=wake)
+    members, batch = slots._crew._members, Batch((2, 3, 16, 16))
+    if first == "stuck":
+        members[0].process.send_signal(signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1\.6 s to decode, twice"):
+        slots.fill(batch.frames, batch.clips, batch.labels)
+    slots.close()
+
+
+def test_a_baton_is_one_process_s_until_it_leaves_or_dies(tmp_path: Path) -> None:
+    file = os.open(tmp_path / "batons", os.O_RDWR | os.O_CREAT)
+    hold = "import time; from coordinator.video.decoder_pool.decode_lock import DecodeLock; "
+    hold += f"lock = DecodeLock({file}, 0); lock.__enter__(); "
+    command = [sys.executable, "-c", hold + "print(flush=True); time.sleep(60)"]
+    first = subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    first.stdout.readline()
+    assert DecodeLock(file, 0).holder() == first.pid
+    with DecodeLock(file, 1):  # another's
+        assert DecodeLock(file, 0).holder() == first.pid
+    second = subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE)
+    assert second.stdout is not None
+    assert not select.select([second.stdout], [], [], 2.0)[0], "it did not wait for its turn"
+    first.kill()
+    second.stdout.readline()
+    assert DecodeLock(file, 0).holder() == second.pid
+    second.kill()
+    for process in (first, second):
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    assert DecodeLock(file, 0).holder() is None
+    os.close(file)
+
+
+def test_they_end_with_their_coordinator(videos: Path) -> None:
+    slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
+    play(slots, 3)
+    processes = decoders()
+    assert len(processes) == 3  # a pair, and the third slot's
+    for member in slots._crew._members:
+        member.connection.close()  # as the kernel does when the coordinator dies
+    end = time.monotonic() + 10
+    while decoders():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    slots.close()
+
+
+def test_the_ring_has_room_for_every_slot_and_bounds_its_memory() -> None:
+    ring = SharedRing(DATA)
+    rooms = [ring.room(slot, half) for slot in range(3) for half in range(HALVES)]
+    for number, room in enumerate(rooms):
+        room[:] = number + 1
+    assert [int(room.max()) for room in rooms] == [int(room.min()) for room in rooms] == list(range(1, 7))
+    assert not ring.pixels[ring.black].any()
+    other = SharedRing(DATA, os.dup(ring.file))
+    assert np.array_equal(other.pixels, ring.pixels)
+    ring.close()
+    other.close()
+    assert chunk_of(DATA) == 64
+    assert chunk_of(Data(train=Path(), slots=64, size=112)) == 27
+    assert chunk_of(Data(train=Path(), slots=256, size=224)) == 4
+
+
+def test_memory_that_cannot_be_had_is_told_with_a_remedy_and_leaves_nothing_open() -> None:
+    files = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(DataError, match=r"MiB of memory for decoded frames cannot be had: .*Lower data\.slots"):
+            SharedRing(DATA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert os.listdir("/proc/self/fd") == files

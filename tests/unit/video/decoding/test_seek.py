@@ -1,0 +1,186 @@
+"""Jumps into the middle of a file begin with the very frame that decoding from its beginning comes to."""
+
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from coordinator.video.decoding import reader, seek
+from coordinator.video.decoding.reader import decode, read
+from tests.support.videos import spoil, write_at, write_moving
+
+REFRESH = {"x264-params": "intra-refresh=1:keyint=60:bframes=0"}
+HARD: dict[str, dict[str, Any]] = {
+    "b-frames.avi": {"codec": "libx264", "bf": "3", "g": "80"},  # its timestamps are in the order of decoding
+    "b-frames-asp.avi": {"codec": "mpeg4", "bf": "2", "g": "60"},
+    "intra-refresh.mp4": {"codec": "libx264", **REFRESH},
+    "intra-refresh.mkv": {"codec": "libx264", **REFRESH},
+    "intra-refresh.ts": {"codec": "libx264", **REFRESH},
+    "hevc-intra-refresh.mp4": {
+        "codec": "libx265",
+        "x265-params": "log-level=none:intra-refresh=1:keyint=60:bframes=0",
+    },
+    "open-gop.mp4": {"codec": "libx264", "x264-params": "open-gop=1:keyint=48:bframes=4:b-pyramid=normal:ref=8"},
+    "open-gop.ts": {"codec": "libx264", "x264-params": "open-gop=1:keyint=48:bframes=4"},
+    "hidden-frames.webm": {"codec": "libvpx", "g": "60", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"},
+    "program.mpg": {"codec": "mpeg2video", "bf": "2", "g": "15"},
+    "raw.h264": {"codec": "libx264", "bf": "2", "g": "50"},
+}
+FRAMES = 620
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hard")
+
+
+@pytest.fixture(params=["near", "film"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file that can be decoded from its beginning in a moment, or one that is taken to be hours long."""
+    if request.param == "film":
+        monkeypatch.setattr(seek, "_MOMENT", 0)
+    return str(request.param)
+
+
+def forget() -> None:
+    """As in a new process."""
+    for known in (seek._indexed, seek._film, seek._keys):
+        known.cache_clear()
+
+
+@pytest.fixture
+def jumps(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each far skip jumped."""
+    taken: list[bool] = []
+    jump = seek.jump
+
+    def noted(*arguments: Any) -> object:
+        found = jump(*arguments)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(reader, "jump", noted)
+    return taken
+
+
+@pytest.mark.parametrize(("stride", "fps"), [(1, None), (2, None), (1, 20.0)])
+@pytest.mark.parametrize("name", HARD)
+def test_a_jump_begins_with_the_right_frame(folder: Path, name: str, stride: int, fps: float | None, kind: str) -> None:
+    path = folder / name
+    if not path.exists():
+        write_moving(path, FRAMES, **HARD[name])
+    whole = np.concatenate(list(read(path, stride, 32, 1, fps=fps)))
+    assert len(whole) in (-(-FRAMES // stride), FRAMES * 20 // 25, FRAMES * 20 // 25 + 1)
+    random = Random(name)
+    for skip in [*(random.randrange(len(whole)) for _ in range(6)), len(whole) - 3, len(whole)]:
+        if kind == "film":
+            forget()
+        rest = [frame for chunk in read(path, stride, 32, 1, fps=fps, skip=skip, limit=20) for frame in chunk]
+        assert len(rest) == len(whole[skip : skip + 20])
+        assert not rest or np.array_equal(rest, whole[skip : skip + 20]), f"after {skip} frames"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_file_is_decoded_from_its_beginning_once_and_then_jumped_into(
+    tmp_path: Path, suffix: str, jumps: list[bool]
+) -> None:
+    path = write_moving(tmp_path / f"x.{suffix}", FRAMES, g="40", bf="0")
+    for skip in (400, 350, 300, 600):
+        list(read(path, 1, 32, 1, skip=skip, limit=17))
+    assert jumps == [False, True, True, True]
+
+
+def test_what_is_not_known_yet_is_decoded_from_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second skip, farther than the first, begins where the first ended; a third has nothing to learn."""
+    path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
+    noted: list[int] = []
+    add = seek.FrameIndex._add
+
+    def counted(record: seek.FrameIndex, frame: av.VideoFrame) -> None:
+        noted.append(len(record.times))
+        add(record, frame)
+
+    monkeypatch.setattr(seek.FrameIndex, "_add", counted)
+    for skip, fps in ((300, None), (500, None), (400, 20.0), (450, None)):
+        list(read(path, 1, 32, 1, fps=fps, skip=skip, limit=20))
+    assert noted == list(range(len(noted)))
+    assert 520 <= len(noted) < FRAMES
+
+
+def test_a_film_whose_packets_are_lost_is_counted_by_its_frames(tmp_path: Path) -> None:
+    """As long as it can be decoded in half a minute: packets tell of no frames that are not there."""
+    path = spoil(write_moving(tmp_path / "x.mkv", FRAMES, g="20", bf="0"), [150, 203, 204])
+    whole = np.concatenate(list(read(path, 1, 32, 1)))
+    assert len(whole) < FRAMES
+    forget()
+    for skip in (len(whole) - 9, len(whole) - 40, 400, len(whole) - 5):
+        assert np.array_equal(next(read(path, 1, 32, 1, skip=skip, limit=5)), whole[skip : skip + 5])
+
+
+def test_whoever_waits_hears_that_frames_are_skipped(tmp_path: Path) -> None:
+    path, heard = write_moving(tmp_path / "x.mp4", FRAMES, g="40"), list[int]()
+    next(decode(path, 1, 32, 1, skip=600, alive=lambda: heard.append(0)))
+    assert len(heard) == 3
+
+
+def test_a_film_is_jumped_into_at_once(tmp_path: Path, jumps: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seek, "_MOMENT", 0)
+    path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
+    list(read(path, 1, 32, 1, skip=600, limit=2))
+    assert jumps == [True]
+
+
+def test_a_file_that_is_written_anew_is_looked_at_anew(tmp_path: Path, jumps: list[bool]) -> None:
+    path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
+    for skip in (500, 400):
+        list(read(path, 1, 32, 1, skip=skip, limit=17))
+    write_moving(path, FRAMES - 1, g="50")
+    list(read(path, 1, 32, 1, skip=400, limit=17))
+    assert jumps == [False, True, False]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_behind_a_jump_of_the_timestamps_time_goes_on_after_a_skip_too(tmp_path: Path, suffix: str) -> None:
+    """Two recordings in one file, the second with a clock of its own, later by an hour."""
+    path = tmp_path / f"x.{suffix}"
+    write_at(path, [*range(0, 1600, 4), *range(360_000, 361_600, 4)])
+    whole = np.concatenate(list(read(path, 1, 16, 1, fps=25)))
+    assert len(whole) == 800
+    for skip in (300, 350, 700, 500, 780, 390):
+        rest = np.concatenate(list(read(path, 1, 16, 1, fps=25, skip=skip, limit=20)))
+        assert np.array_equal(rest, whole[skip : skip + 20])
+
+
+def test_a_jump_beyond_a_damaged_packet_counts_the_frames_that_are_shown(tmp_path: Path, jumps: list[bool]) -> None:
+    path = spoil(write_moving(tmp_path / "x.mp4", 400, g="1", bf="0"), [100])
+    whole = np.concatenate(list(read(path, 1, 32, 1)))
+    assert len(whole) == 399
+    for skip in (380, 350):
+        assert np.array_equal(next(read(path, 1, 32, 1, skip=skip, limit=10)), whole[skip : skip + 10])
+    assert jumps == [False, True]
+
+
+def test_what_pads_a_row_is_no_part_of_a_frame() -> None:
+    """Decoders leave anything there."""
+    frame = av.VideoFrame(50, 20, "gray")
+    plane = frame.planes[0]
+    assert plane.line_size > 50
+    sums = []
+    for padding in (0, 255):
+        rows = np.full((plane.height, plane.line_size), padding, np.uint8)
+        rows[:, :50] = np.arange(50)
+        plane.update(rows.tobytes()[: plane.buffer_size])
+        sums.append(seek._checksum(frame))
+    assert sums[0] == sums[1]
+
+
+def test_a_record_ends_where_timestamps_do_not_rise(tmp_path: Path) -> None:
+    path = write_moving(tmp_path / "x.avi", 40, bf="3")
+    record = seek.FrameIndex()
+    with av.open(str(path)) as container:
+        list(islice(record.note(container.decode(video=0), 0, lambda: None), 30))
+    assert not record.jumps

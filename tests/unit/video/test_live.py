@@ -1,0 +1,240 @@
+"""Live sources over a real local connection: newest frame wins, drops are counted, what dies is opened anew."""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from common.config.run_file import parse
+from common.config.settings import Data
+from common.errors import DataError
+from coordinator.video.datasets import Datasets
+from coordinator.video.live import Live
+from coordinator.video.slots import Slots
+from coordinator.video.targets import Batch
+from tests.support.videos import video_stream, write_clip
+from tests.support.waiting import wait_until
+
+_PATIENT = 30.0
+
+
+def transport_stream(frames: int, level: int, step: int) -> list[bytes]:
+    """MPEG-TS of plain key frames, in pieces; frame n is of brightness level + step · (n mod 40)."""
+    buffer, pieces, done = io.BytesIO(), [], 0
+    with av.open(buffer, "w", format="mpegts", options={"flush_packets": "1"}) as container:
+        stream = video_stream(container, "mpeg2video", 25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 32, 24, "yuv420p", 1
+        for number in range(frames):
+            picture = np.full((24, 32, 3), level + step * (number % 40), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            pieces.append(buffer.getvalue()[done:])
+            done = len(buffer.getvalue())
+    return pieces
+
+
+class Camera:
+    """Serves HTTP connections one after another; each sends `frames` frames as fast or slow as told, then hangs up."""
+
+    def __init__(self, frames: int, level: int = 20, wait: float = 0.0, step: int = 4) -> None:
+        self._pieces, self._wait = transport_stream(frames, level, step), wait
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(0.1)
+        self.url = f"http://camera:secret@127.0.0.1:{self._server.getsockname()[1]}/live.ts"
+        self.served, self.on, self.stop = 0, True, threading.Event()
+        self._go = threading.Event()
+        self._go.set()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def hold(self) -> None:
+        """Send nothing more until `go`."""
+        self._go.clear()
+
+    def go(self) -> None:
+        """Send again."""
+        self._go.set()
+
+    def _serve(self) -> None:
+        while not self.stop.is_set():
+            try:
+                connection, _ = self._server.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                try:
+                    connection.recv(4096)
+                    if self.on:
+                        self._send(connection)
+                except OSError:
+                    pass
+        self._server.close()
+
+    def _send(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+        self.served += 1
+        for piece in self._pieces:
+            while not self._go.wait(0.05):
+                if self.stop.is_set():
+                    return
+            connection.sendall(piece)
+            if self.stop.wait(self._wait):
+                return
+
+    def close(self) -> None:
+        self.stop.set()
+        self._thread.join(5)
+
+
+@contextmanager
+def playing(
+    *cameras: Camera | str,
+    slots: int = 1,
+    patience: float = _PATIENT,
+    start: Any = None,
+    hurried: Callable[[], bool] = lambda: False,
+    **data: Any,
+) -> Iterator[tuple[Live, Batch]]:
+    """A stream of them, and a batch for it; all is closed at the end."""
+    sources = [camera if isinstance(camera, str) else camera.url for camera in cameras]
+    settings = Data(sources=sources, slots=slots, size=16, channels=1, **{"source_timeout": 2, **data})
+    stream = Live(settings, 0, patience, start=start, hurried=hurried)
+    try:
+        yield stream, Batch((slots, 1, 16, 16))
+    finally:
+        stream.close()
+        for camera in cameras:
+            if isinstance(camera, Camera):
+                camera.close()
+
+
+def fill(stream: Live, batch: Batch) -> list[float]:
+    """The brightness of every slot's frame."""
+    assert stream.fill(batch.frames, batch.clips, batch.labels)
+    return [float(row.mean()) for row in batch.frames]
+
+
+def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
+    camera = Camera(300, wait=0.03)  # FFmpeg looks at about 20 frames before it gives the first
+    with playing(camera) as (stream, batch):
+        first = fill(stream, batch)[0]
+        source = stream._sources[0]
+        before, count = stream.errors.dropped, source._count_taken
+        wait_until(lambda: source._count >= count + 8, _PATIENT)
+        later = fill(stream, batch)[0]
+        dropped = stream.errors.dropped - before
+        assert source._count_taken == count + dropped + 1
+        assert dropped >= 7
+        assert round((later - first) / 4) % 40 == (dropped + 1) % 40
+
+
+def test_a_faster_pipeline_waits_for_the_next_frame() -> None:
+    camera, polled = Camera(400, wait=0.05), []
+    with playing(camera) as (stream, batch):
+        stream._meanwhile = lambda: polled.append(1)
+        levels = [fill(stream, batch)[0] for _ in range(8)]
+        assert all(0 < (b - a) % 160 < 80 for a, b in pairwise(levels))  # 40 levels, 4 apart, again and again
+        assert polled
+
+
+def test_slots_share_the_sources_and_cut_them_differently() -> None:
+    with playing(Camera(60, 20, 0.05, 0), Camera(60, 140, 0.05, 0), slots=4, resize=40) as (stream, batch):
+        levels = fill(stream, batch)
+        assert levels[0] == pytest.approx(levels[2], abs=3)
+        assert levels[1] > levels[0] + 60
+        assert batch.clips.tolist() == [0, 1, 2, 3]
+        assert len({(slot._augment.top, slot._augment.left) for slot in stream._slots if slot._augment}) > 1
+
+
+def test_a_source_that_dies_comes_back_as_a_new_clip() -> None:
+    camera = Camera(30, wait=0.005)
+    with playing(camera, slots=2) as (stream, batch):
+        ids = []
+        while stream.errors.reconnects < 3:
+            fill(stream, batch)
+            ids.append(batch.clips.tolist())
+        fill(stream, batch)
+        ids.append(batch.clips.tolist())
+        assert all(pair[0] % 2 == 0 and pair[1] == pair[0] + 1 for pair in ids)
+        assert sorted({pair[0] for pair in ids})[:2] == [0, 2]
+        assert camera.served >= 4
+        places = stream.places()
+        assert places[0][0] == ids[-1][0]
+        assert any("127.0.0.1" in reason for reason in stream.errors.reasons)
+        assert not any("secret" in reason for reason in stream.errors.reasons)
+    again = Camera(30, wait=0.005)
+    with playing(again, slots=2, start=places) as (stream, batch):
+        fill(stream, batch)
+        assert batch.clips.tolist() == [places[0][0] + 2, places[1][0] + 2]  # never used before
+
+
+def test_a_silent_source_stands_still_while_others_play() -> None:
+    silent = Camera(60, 20, 0.02)
+    with playing(silent, Camera(400, 80, 0.02), slots=2, source_timeout=1) as (stream, batch):
+        fill(stream, batch)
+        silent.hold()
+        frozen = [fill(stream, batch) for _ in range(60)][-10:]
+        assert len({levels[0] for levels in frozen}) == 1
+        assert len({levels[1] for levels in frozen}) > 1
+        silent.go()
+
+
+def test_a_source_that_never_comes_is_black_while_others_play() -> None:
+    with playing("http://127.0.0.1:9/none", Camera(100, 80, 0.02), slots=2) as (stream, batch):
+        levels = fill(stream, batch)
+        assert levels[0] == 0
+        assert levels[1] > 60
+
+
+def test_a_run_that_is_to_end_waits_for_no_source() -> None:
+    off = Camera(5)
+    off.on = False
+    asked: list[bool] = []
+
+    def hurried() -> bool:
+        asked.append(True)
+        return len(asked) > 3  # it was not, when the waiting began
+
+    with playing(off, slots=1, patience=30.0, hurried=hurried) as (stream, batch):
+        start = time.monotonic()
+        assert fill(stream, batch) == [0]
+        assert time.monotonic() - start < 10
+
+
+def test_when_no_source_gives_anything_the_run_ends_and_names_them() -> None:
+    off = Camera(5)
+    off.on = False
+    with (
+        playing("nowhere.mp4", off, slots=2, patience=1.0) as (stream, batch),
+        pytest.raises(DataError, match=r"no source has given a frame for 1 s: nowhere.mp4: No such file.*127\.0\.0\.1"),
+    ):
+        fill(stream, batch)
+
+
+def test_a_silent_peer_hangs_nothing(tmp_path: Path) -> None:
+    """It accepts the connection and says nothing: opening times out, and closing ends the thread."""
+    silent = Camera(5)
+    silent.hold()
+    with playing(silent, patience=0.5, source_timeout=0.5) as (stream, batch):
+        with pytest.raises(DataError, match="no source"):
+            fill(stream, batch)
+        stream.close()
+        wait_until(lambda: not stream._sources[0].thread.is_alive(), _PATIENT)
+
+
+def test_what_is_played_decides_the_kind_of_stream(tmp_path: Path) -> None:
+    write_clip(tmp_path / "x.mp4", 5)
+    data = {"sources": ["gone.mp4"], "slots": 1, "size": 16, "val": str(tmp_path)}
+    config = parse({"task": "autoencode", "ticks": 1, "stages": 1, "data": data}, "test")
+    datasets = Datasets(config, lambda text: None, lambda: None)
+    for stream, kind in ((datasets.open_training(None), Live), (datasets.open_evaluation(), Slots)):
+        stream.close()
+        assert isinstance(stream, kind)
