@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from common.config.settings import Config
+    from common.messages.stage_report import Progress
     from common.processes.membership import Membership
     from common.telemetry.spans import Rows
     from coordinator.video.targets import Batch
@@ -96,76 +97,56 @@ class Bench:
     batch: "Batch"
 
     def __init__(self, me: "Membership") -> None:
-        from common.messages.stage_calls import Stages
-        from common.processes.rpc import start_rpc
-        from coordinator.monitor.report_inbox import ReportInbox
-        from coordinator.video.feeder import Feeder
+        from coordinator.run.pipeline import Pipeline
 
-        self.count, self._attempt = me.stages, me.attempt
-        self._reports: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        self.inbox = ReportInbox(me.stages, self._hear, lambda number: None, attempt=me.attempt)
-        me.store.set("reports", self.inbox.address)
-        start_rpc(me)
-        self.stages = Stages(me.stages, DEADLINE, self.inbox.poll)
-        self._feeder: Feeder | None = None
+        self.count = me.stages
+        self._reports: dict[int, list[Progress]] = defaultdict(list)
+        self._pipeline = Pipeline(me, DEADLINE, lambda report: self._reports[report.stage].append(report))
+        self.stages = self._pipeline.stages
         self._tick = 0
-
-    def _hear(self, report: dict[str, Any]) -> None:
-        self._reports[report["stage"]].append(report)
 
     def configure(self, config: "Config") -> None:
         """Build every stage anew, and a frame batch of another clip in every row."""
         from common.messages.stage_calls import Plan
-        from coordinator.video.feeder import Feeder
         from coordinator.video.targets import Batch
 
         assert config.split is not None
-        self._unplug()
         self.batch, self._tick = Batch(config.frame_shape), 0
         self.batch.clips[:] = range(config.data.slots)
         self.batch.frames[:], self.batch.labels[:] = draw(config)
-        addresses = self.stages.configure(Plan(config, CLASSES, tuple(config.split), 1))
-        self._feeder = Feeder(addresses, self.batch.frames.nbytes, DEADLINE, self.inbox.poll, attempt=self._attempt)
+        self._pipeline.configure(Plan(config, CLASSES, tuple(config.split), 1))
 
     def choose(self, config: "Config") -> list[int]:
         """The split that the product would choose, measured by these stages."""
-        from coordinator.tools.partition import choose
+        from common.messages.stage_calls import StageCalls
+        from coordinator.run.split import choose
 
-        return choose(config, CLASSES, self.stages.measure(config, CLASSES), self.stages)
+        return choose(config, CLASSES, self.stages.ask(0, StageCalls.measure, config, CLASSES), self.stages)
 
     def run(self, ticks: int) -> list[Totals]:
         """Train so many ticks. What each stage reported of them."""
         from coordinator.video.targets import Step
 
-        assert self._feeder is not None
         self._reports.clear()
-        self.inbox.expect_done()
-        last = self._tick + ticks
-        self.stages.train(self._tick, last)
-        step = Step(self.batch, self.batch, last=False)
+        last, step = self._tick + ticks, Step(self.batch, self.batch, last=False)
+        self._pipeline.train(self._tick, last)
         for tick in range(self._tick, last):
-            self._feeder.push(0, tick, step)
-            self.inbox.poll()
-        self.inbox.wait_done(DEADLINE)
+            self._pipeline.push(0, tick, step)
+        self._pipeline.wait_done()
         self._tick = last
         return [_totals(self._reports[stage]) for stage in range(self.count)]
 
     def trace(self, ticks: int) -> list["Rows"]:
         """Train so many ticks and record them: the spans of each stage (common/telemetry/spans.py)."""
-        self.stages.trace(self._tick, ticks)
+        from common.messages.stage_calls import StageCalls
+
+        self.stages.ask_all(StageCalls.trace, self._tick, ticks)
         self.run(ticks)
-        return self.stages.traced(DEADLINE).answers()
+        return self.stages.begin(StageCalls.trace_rows, DEADLINE).answers()
 
     def close(self) -> None:
         """Let the stages go."""
-        self._unplug()
-        self.inbox.leave()
-        self.stages.quit()
-
-    def _unplug(self) -> None:
-        if self._feeder is not None:
-            self._feeder.close()
-            self._feeder = None
+        self._pipeline.close()
 
 
 def draw(config: "Config") -> tuple["NDArray[np.uint8]", "NDArray[np.int64]"]:
@@ -177,9 +158,10 @@ def draw(config: "Config") -> tuple["NDArray[np.uint8]", "NDArray[np.int64]"]:
     return frames, random.integers(0, CLASSES, config.data.slots)
 
 
-def _totals(reports: list[dict[str, Any]]) -> Totals:
-    added = ("seconds", "compute_seconds", "outside_cpu_seconds")
-    return {name: sum(report[name] for report in reports) for name in added if name in reports[0]}
+def _totals(reports: list["Progress"]) -> Totals:
+    sums = {name: sum(getattr(report, name) for report in reports) for name in ("seconds", "compute_seconds")}
+    outside = [report.outside_cpu_seconds for report in reports if report.outside_cpu_seconds is not None]
+    return {**sums, "outside_cpu_seconds": sum(outside)} if outside else sums
 
 
 def tick_ms(totals: list[Totals], ticks: int) -> float:

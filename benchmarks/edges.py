@@ -148,19 +148,22 @@ def _ends(sender: Any, receiver: Any, tensor: Any, dtype: Any) -> Tick:
 
 def _shared(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = None) -> Tick:
     from common.shared_memory.fd_passing import FdListener, connect
+    from common.telemetry.spans import Kind, WorkClock
     from stage_worker.edges import shared_memory as shared
     from stage_worker.edges.ends import Receiver, Sender
 
     if rank == 0:
         listener = FdListener()
         other.send(listener.name)
-        line = listener.accept("stage 1", DEADLINE)
+        connection = listener.accept("stage 1", DEADLINE)
     else:
-        line = connect(other.recv(), "stage 0", DEADLINE)
-    form = tensor.shape, dtype or tensor.dtype
-    out = shared.offer_edge(line, "edge", form, rank, 1 - rank, DEADLINE)
-    incoming = shared.accept_edge(line, "edge", form, rank, 1 - rank, DEADLINE)
-    return _ends(Sender(out, overlap=True), Receiver(incoming, rank, 1 - rank, 1), tensor, dtype)
+        connection = connect(other.recv(), "stage 0", DEADLINE)
+    spec = tensor.shape, dtype or tensor.dtype
+    out = shared.offer_edge(connection, "edge", spec, rank, 1 - rank, DEADLINE)
+    incoming = shared.accept_edge(connection, "edge", spec, rank, 1 - rank, DEADLINE)
+    work, kind = WorkClock(), Kind.WAIT_ACTIVATION
+    sender, receiver = Sender(out, work, kind, kind), Receiver(incoming, rank, 1 - rank, 1, work, kind)
+    return _ends(sender, receiver, tensor, dtype)
 
 
 def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = None) -> Tick:
@@ -168,6 +171,7 @@ def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = No
     from torch._C._distributed_c10d import FileStore
 
     from common.rule.packet import Packet
+    from common.telemetry.spans import Kind, WorkClock
     from stage_worker.edges.ends import Receiver, Sender
     from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
 
@@ -176,8 +180,10 @@ def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = No
     ways = (out, back) if rank == 0 else (back, out)  # one for each direction, as activations and gradients have
     going, coming = (Peer(way, rank, 1 - rank, DEADLINE) for way in ways)
     packets = [Packet(tensor.shape, dtype or tensor.dtype) for _ in range(4)]
-    sender = Sender(P2POutgoing(going, packets[:2]), overlap=True)
-    return _ends(sender, Receiver(P2PIncoming(coming, packets[2:]), rank, 1 - rank, 1), tensor, dtype)
+    work, kind = WorkClock(), Kind.WAIT_ACTIVATION
+    sender = Sender(P2POutgoing(going, packets[:2]), work, kind, kind)
+    receiver = Receiver(P2PIncoming(coming, packets[2:]), rank, 1 - rank, 1, work, kind)
+    return _ends(sender, receiver, tensor, dtype)
 
 
 def _multiprocessing(tensor: Any, rank: int, other: Connection, store: str) -> Tick:

@@ -120,13 +120,15 @@ def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str,
 
 def _balance(bench: Bench, case: Case) -> "Prediction":
     """The split that the product chooses, and what it promises."""
+    from common.messages.stage_calls import StageCalls
     from common.partition.balance import balance, predict
     from common.partition.rebalance import rebalance
+    from coordinator.run.split import timed_at_once
 
     one_each = case.config([1] * bench.count)
-    costs = bench.stages.measure(one_each, CLASSES)
+    costs = bench.stages.ask(0, StageCalls.measure, one_each, CLASSES)
     times = [cost.milliseconds for cost in costs]
-    split = rebalance(times, balance(times, bench.count), partial(bench.stages.rehearse, one_each, CLASSES))
+    split = rebalance(times, balance(times, bench.count), timed_at_once(bench.stages, one_each, CLASSES))
     return predict(costs, split, 0.0, CORES, 0.0)
 
 

@@ -151,13 +151,14 @@ def _decode(path: Path, pixels: bool) -> int:
 
 
 class Product:
-    """Slots and Feeder here, an Inlet in another process."""
+    """Slots and Feeder here, a FrameSocket in another process."""
 
     def __init__(self, clips: list[Any], data: Any, shares_memory: bool) -> None:
         from common.messages.stage_calls import Addresses
         from coordinator.video.feeder import Feeder
         from coordinator.video.slots import Slots
         from coordinator.video.targets import Batch, Step
+        from tests.support import members
 
         shape = (data.slots, data.channels, data.size, data.size)
         context = multiprocessing.get_context("spawn")
@@ -168,7 +169,8 @@ class Product:
         self._batch = Batch(shape)
         self._step = Step(self._batch, self._batch, last=False)
         size = self._batch.frames.nbytes
-        self._feeder = Feeder([Addresses(frames=address, targets="", memory=memory)], size, DEADLINE, lambda: None)
+        addresses = [Addresses(frames=address, targets="", memory=memory)]
+        self._feeder = Feeder(members.coordinator(), addresses, size, DEADLINE, lambda: None)
         self._slots = Slots(clips, data, 0, train=True)
         self._tick = 0
 
@@ -195,9 +197,12 @@ class Product:
 
 def _take(connection: Connection, shape: tuple[int, ...], shares_memory: bool) -> None:
     """The stage's side: takes as many batches as it is told, and says when it has them."""
+    from common.config.settings import Network
     from stage_worker.edges.frame_intake import FrameSocket
+    from tests.support import members
 
-    frame_socket = FrameSocket("127.0.0.1", 4, shape, 1 << 28, DEADLINE, "the benchmark", shares_memory=shares_memory)
+    network = Network(deadline=DEADLINE)
+    frame_socket = FrameSocket(members.stage(), network, shape, 4, "the benchmark", shares_memory)
     connection.send((frame_socket.address, frame_socket.memory))
     tick = 0
     while ticks := connection.recv():

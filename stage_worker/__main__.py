@@ -9,7 +9,7 @@ import traceback
 from types import FrameType
 
 from common.errors import SidewaysError
-from common.messages import stage_calls
+from common.messages.stage_rpc import serve
 from common.processes.lifecycle import exit_now, print_error, stop_signals, too_many_files, watch_parent
 from common.processes.membership import join
 from common.processes.rpc import start_rpc
@@ -24,14 +24,14 @@ def main() -> None:
     watch_parent("a stage worker")
     try:
         me = join("stage")
-        reporter = Reporter(me.fetch("reports"), me.stage, me.local_stage == 0, me.curve, me.keys[0], me.attempt)
+        reporter = Reporter(me, me.fetch("reports"))
     except SidewaysError as error:
         print_error(str(error))
         exit_now(error.code)
     _pass_on_signals(reporter)
     try:
         service = StageService(me, reporter)
-        stage_calls.serve(service)
+        serve(service)
         start_rpc(me)
         ended = service.run()
         reporter.await_coordinator_exit(_EXIT_PATIENCE)
@@ -41,7 +41,7 @@ def main() -> None:
         message = str(error) if isinstance(error, SidewaysError) else message
         print_error(message if told else f"{message}\n{traceback.format_exc()}")
         code = error.code if isinstance(error, SidewaysError) else 1
-        reporter.send("failed", message=message, code=code)
+        reporter.fail(message, code)
         reporter.flush_and_close()
         exit_now(code)
     exit_now(ended)

@@ -1,6 +1,7 @@
 """What a stage worker is made of for one run: its blocks, its device, its edges to the neighbours, its intakes."""
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,16 +16,20 @@ from common.processes.membership import Membership
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
 from common.rule.stage import Stage, casting
+from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges.connect import Edges
-from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetIntake
 from stage_worker.edges.handshake import TensorSpec, agree
+from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
-from stage_worker.loop import Loop, Ports
+from stage_worker.loop import Loop
+from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
     from stage_worker.exact_loop import ExactLoop
+
+_FRAMES_QUEUED = 4  # batches, in stage 0's socket
 
 
 class Assembly:
@@ -33,10 +38,14 @@ class Assembly:
     Attributes:
         stage: the layer group.
         ports: its connections for training.
+        work: its clock, which all of them add to.
         groups: the process groups, to be handed to the next assembly of this process; None for a single stage.
+        loop: runs the ticks.
+        probe: of the stage's pseudo-gradients.
+        origin: the tick at which the pipeline is empty.
     """
 
-    def __init__(self, plan: Plan, me: Membership, groups: Groups | None) -> None:
+    def __init__(self, plan: Plan, me: Membership, groups: Groups | None, reporter: Reporter) -> None:
         """Build the stage and agree with the neighbours on what passes between them.
 
         Raises:
@@ -50,23 +59,26 @@ class Assembly:
         model = build(config, plan.classes)
         check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
-        self._takes, self._gives = self._forms(parts[: me.stage + 1])
+        self._input_spec, self._output_spec = self._specs(parts[: me.stage + 1])
         self.stage = Stage(parts[me.stage].to(self._device), me.stage, config, plan.planned)
         self.groups = groups
+        self.work = WorkClock()
         self._edges: Edges | None = None
         if me.stages > 1:
             self.groups = groups or Groups(me, backend, 1.25 * config.network.deadline)
             patience = config.network.deadline + BUILDING
-            agree(self.groups.forward, me.stage, me.stages, self._takes, self._gives, patience)
+            agree(self.groups.forward, me.stage, me.stages, self._input_spec, self._output_spec, patience)
             devices = self._device, self._wire
-            self._edges = Edges(config, me, self.groups, (self._takes, self._gives), devices)
+            self._edges = Edges(config, me, self.groups, (self._input_spec, self._output_spec), devices, self.work)
         if config.compile:
-            rows, *rest = self._takes[0]
-            self.stage.rehearse([rows // config.parts, *rest], self._takes[1], self._device)
+            rows, *rest = self._input_spec[0]
+            self.stage.warm_up([rows // config.parts, *rest], self._input_spec[1], self._device)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.ports = self._training_ports()
+        self.probe = StageProbe()
+        self.loop = self._loop(reporter)
 
-    def _forms(self, parts: list[nn.Sequential]) -> tuple[TensorSpec, TensorSpec]:
+    def _specs(self, parts: list[nn.Sequential]) -> tuple[TensorSpec, TensorSpec]:
         """Shape and dtype of the last part's input and output."""
         config = self._config
         if config.precision != "float32":  # which layers give bfloat16 depends on the device
@@ -76,13 +88,14 @@ class Assembly:
         below = shapes[-2] if len(parts) > 1 else (torch.Size(config.frame_shape), torch.float32)
         return below, shapes[-1]
 
-    def loop(self, reporter: Reporter) -> "Loop | ExactLoop":
+    def _loop(self, reporter: Reporter) -> "Loop | ExactLoop":
         """What runs the ticks. A single stage is backpropagation, whatever the algorithm is called."""
         if not self._config.exact or self.groups is None:
-            return Loop(self.stage, self.ports, reporter, self._config.network.overlap)
+            return Loop(self.stage, self.ports, reporter, self.work, self.probe)
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
-        return ExactLoop(self.stage, self.ports, reporter, self.groups, self._takes, self._gives, self._wire)
+        specs = self._input_spec, self._output_spec
+        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs, self._wire)
 
     @property
     def addresses(self) -> Addresses:
@@ -90,13 +103,16 @@ class Assembly:
         frames, targets = (intake.socket.address if intake else "" for intake in (self.frames, self.targets))
         return Addresses(frames, targets, memory=self.frames.socket.memory if self.frames else "")
 
-    def evaluation_edges(self) -> tuple[FrameIntake | Receiver, Sender | None]:
+    def evaluation_ports(self) -> EdgePorts:
         """Edges of their own, so that what training has in flight stays where it is."""
-        if self._edges is None:
-            assert self.frames is not None
-            return self.frames, None
-        inputs = self.frames or self._edges.receiver("evaluation", self._me.stage)
-        return inputs, None if self.stage.is_top else self._edges.sender("evaluation")
+        edges, stage = self._edges, self.stage
+        return EdgePorts(
+            self._device,
+            frames=self.frames,
+            targets=self.targets,
+            inputs=edges.receiver("evaluation", self._me.stage) if edges and not stage.is_first else None,
+            outputs=edges.sender("evaluation") if edges and not stage.is_top else None,
+        )
 
     def enter_phase(self, phase: int) -> None:
         """Expect frames and targets of this phase: 0 training, others evaluations."""
@@ -132,43 +148,38 @@ class Assembly:
         if not self.stage.is_first:
             return None
         shares = self._me.on_coordinator_host and self._config.network.transport != "gloo"
-        socket = self._inlet("stage 0", queue=4, shares_memory=shares)
-        packet = Packet(self._takes[0], self._takes[1], self._device)
+        network, shape = self._config.network, self._config.frame_shape
+        socket = FrameSocket(self._me, network, shape, _FRAMES_QUEUED, "stage 0", shares, self.work)
+        packet = Packet(self._input_spec[0], self._input_spec[1], self._device)
         return FrameIntake(socket, packet, self._config.data.mean, self._config.data.std)
 
     def _target_intake(self) -> TargetIntake | None:
         if not self.stage.is_top or self._config.task == "classify":
             return None
         shape = torch.Size(self._config.frame_shape)
-        if self._gives[0] != shape:
+        if self._output_spec[0] != shape:
             raise ConfigError(
                 f'task = "{self._config.task}" compares the model\'s output with the frame, but the output is '
-                f"{list(self._gives[0])} and the frame {list(shape)}: change the model or data.size"
+                f"{list(self._output_spec[0])} and the frame {list(shape)}: change the model or data.size"
             )
         # targets wait here while their frames climb: D of them, and the frames under way to stage 0
-        socket = self._inlet(f"stage {self._me.stage} (targets)", queue=self._me.stages + 8)
+        network, queue, what = self._config.network, self._me.stages + 8, f"stage {self._me.stage} (targets)"
+        socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=Kind.WAIT_TARGETS)
         out = torch.zeros(shape, device=self._device)
         return TargetIntake(socket, out, self._config.data.mean, self._config.data.std)
 
-    def _inlet(self, what: str, queue: int, shares_memory: bool = False) -> FrameSocket:
-        network = self._config.network
-        shape, me = self._config.frame_shape, self._me
-        return FrameSocket(
-            me.address, queue, shape, network.max_message, network.deadline, what, me.curve, me.attempt, shares_memory
-        )
-
-    def _training_ports(self) -> Ports:
+    def _training_ports(self) -> EdgePorts:
         edges, i = self._edges, self._me.stage
+        ports = EdgePorts(self._device, self.frames, self.targets)
         if self._config.exact or edges is None:  # torch's schedules have their own connections, a single stage none
-            return Ports(self.frames, None, None, None, self.targets, self._device)
+            return ports
         schedule, origin, has_above = Schedule(self._me.stages), self.origin, not self.stage.is_top
-        return Ports(
-            inputs=self.frames or edges.receiver("forward", origin + schedule.first_input(i)),
+        return replace(
+            ports,
+            inputs=edges.receiver("forward", origin + schedule.first_input(i)) if i > 0 else None,
             outputs=edges.sender("forward") if has_above else None,
             gradients_in=edges.receiver("backward", origin + schedule.first_gradient(i)) if has_above else None,
             gradients_out=edges.sender("backward") if i > 0 else None,
-            targets=self.targets,
-            device=self._device,
         )
 
 

@@ -52,7 +52,7 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
 
 def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
     ports = {"forward": built.ports.inputs, "backward": built.ports.gradients_in}
-    return ((way, port) for way, port in ports.items() if isinstance(port, Receiver))
+    return ((way, port) for way, port in ports.items() if port is not None)
 
 
 def _edge(way: str, stage: Stage) -> str:

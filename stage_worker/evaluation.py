@@ -14,39 +14,31 @@ from common.messages.stage_calls import Scores
 from common.rule.loss import Target
 from common.rule.packet import NO_CLIP, Packet
 from common.rule.stage import Stage
-from stage_worker.edges.ends import Sender, Source
-from stage_worker.edges.frame_intake import TargetIntake
+from stage_worker.edges.ports import EdgePorts
 
 _PICTURES = 8  # rows
 
 
-def run(
-    stage: Stage,
-    inputs: Source,
-    outputs: Sender | None,
-    targets: TargetIntake | None,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> "ClipSums":
-    """Run one evaluation phase, `meanwhile` at each tick. The returned tally is empty but in the top stage."""
-    tally = ClipSums()
+def run(stage: Stage, ports: EdgePorts, meanwhile: Callable[[], None] = lambda: None) -> "ClipSums":
+    """Run one evaluation phase, `meanwhile` at each tick. The returned sums are empty but in the top stage."""
+    sums = ClipSums()
     stage.evaluating(True)
     tick, last = 0, False
     while not last:
         meanwhile()
-        x = inputs.receive(tick)
+        x = ports.receive_input(tick)
         if x is not None:
             last = x.last
             y = stage.infer(x)
-            if outputs is not None:
-                outputs.send(tick, x, y)
-                outputs.release()
+            if stage.is_top:
+                sums.add(x, y, ports.target(tick, x))
             else:
-                tally.add(x, y, targets.target(x.frame, tick) if targets else None)
+                ports.send_output(tick, x, y)
         tick += 1
-    if outputs is not None:
-        outputs.settle(tick - 1)
+    if not stage.is_top:
+        ports.settle(tick - 1)
     stage.evaluating(False)
-    return tally
+    return sums
 
 
 class ClipSums:

@@ -21,15 +21,16 @@ from common.errors import PeerError
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
+from common.telemetry.spans import COMPUTE, DATA_WAIT, Kind, WorkClock, clock
 from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import Peer
-from stage_worker.loop import Ports
-from stage_worker.reporting.gradient_probe import StageProbe
+from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
-from stage_worker.reporting.ticking import Times
 
 _LABELS = 3  # tag
+_FORWARD, _BACKWARD, _UPDATE, _REPORT = map(int, (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE, Kind.REPORT))
 
 
 class _Blocks(nn.Module):
@@ -50,23 +51,23 @@ class _Blocks(nn.Module):
         return self._stage[0].run(x, self.frame, self.part - 1)
 
 
-class _Timed(PipelineStage):
-    """Counts the seconds in the model."""
+class _TimedPipelineStage(PipelineStage):
+    """Adds the time of every micro-batch to a clock."""
 
-    seconds = 0.0
+    work: WorkClock
 
     def forward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
         """Forward pass of a micro-batch."""
-        self.seconds -= time.perf_counter()
+        start = clock()
         y = super().forward_one_chunk(*args, **kwargs)
-        self.seconds += time.perf_counter()
+        self.work.add(_FORWARD, start)
         return y
 
     def backward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
         """Backward pass of a micro-batch."""
-        self.seconds -= time.perf_counter()
+        start = clock()
         r = super().backward_one_chunk(*args, **kwargs)
-        self.seconds += time.perf_counter()
+        self.work.add(_BACKWARD, start)
         return r
 
 
@@ -76,67 +77,71 @@ class ExactLoop:
     def __init__(
         self,
         stage: Stage,
-        ports: Ports,
+        ports: EdgePorts,
         reporter: Reporter,
+        work: WorkClock,
         groups: Groups,
-        takes: TensorSpec,
-        gives: TensorSpec,
+        specs: tuple[TensorSpec, TensorSpec],
         wire: torch.device,
     ) -> None:
-        """`takes` and `gives`: the forms of the stage's whole input and output."""
-        self.stage, self.ports, self.reporter = stage, ports, reporter
-        self.probe = StageProbe()  # never asked for anything
+        """`specs` of the stage's whole input and output."""
+        self.stage, self.ports, self.reporter, self.work = stage, ports, reporter, work
         self.last = 0
         self._device = ports.device
         self._blocks = _Blocks(stage)
         self._parts, self._deadline = stage.config.parts, stage.config.network.deadline
-        self.pipe = self._pipeline(groups.pipeline, takes, gives)
+        self.pipe = self._pipeline(groups.pipeline, *specs)
         kind = Schedule1F1B if stage.config.algorithm == "1f1b" else ScheduleGPipe
         self._schedule = kind(self.pipe, self._parts, self._loss, scale_grads=False)
-        self._held, self._part = Packet((takes[0][0], 1), wire=wire), 0  # the header alone is used
+        self._held, self._part = Packet((specs[0][0][0], 1), wire=wire), 0  # the header alone is used
         self._target: Target | None = None
         other_end = stage.config.stages - 1 if stage.is_first else 0
         self._labels = Peer(groups.forward, stage.index, other_end, 1.25 * self._deadline, tag=_LABELS)
         self._sending: dist.Work | None = None
         self._backward_bytes, self._forward_bytes = (  # a tick
-            form[0].numel() * form[1].itemsize * int(exists)
-            for form, exists in ((takes, not stage.is_first), (gives, not stage.is_top))
+            spec[0].numel() * spec[1].itemsize * int(exists)
+            for spec, exists in zip(specs, (not stage.is_first, not stage.is_top), strict=True)
         )
-        self._clear()
+        self._since = time.perf_counter()
 
-    def _pipeline(self, group: dist.ProcessGroup, takes: TensorSpec, gives: TensorSpec) -> _Timed:
+    def _pipeline(self, group: dist.ProcessGroup, inputs: TensorSpec, outputs: TensorSpec) -> _TimedPipelineStage:
         x, y = (
-            torch.empty(form[0][0] // self._parts, *form[0][1:], dtype=form[1], device=self._device)
-            for form in (takes, gives)
+            torch.empty(spec[0][0] // self._parts, *spec[0][1:], dtype=spec[1], device=self._device)
+            for spec in (inputs, outputs)
         )
         x.requires_grad_(not self.stage.is_first)
         y.requires_grad_()
         index, count = self.stage.index, self.stage.config.stages
-        return _Timed(self._blocks, index, count, self._device, input_args=x, output_args=y, group=group)
+        pipe = _TimedPipelineStage(self._blocks, index, count, self._device, input_args=x, output_args=y, group=group)
+        pipe.work = self.work
+        return pipe
 
     def run(self, first: int) -> None:
         """Train from step `first` until `self.last`."""
-        tick = first
         self.reporter.begin(self)
+        tick = first
         while tick < self.last:
+            self.work.begin_tick(tick)
             try:
-                self.tick(tick)
+                self._step(tick)
             except RuntimeError as error:
                 raise self._explain(tick, error) from error
+            self.work.end_tick()
+            start = clock()
             self.reporter.ticked(tick, self)
+            self.work.add(_REPORT, start)
             tick += 1
         if self._sending is not None:
             self._labels.wait(self._sending, tick, "sending labels to")
             self._sending = None
         self.reporter.flush(tick - 1, self)
+        self.work.end_phase()
 
-    def tick(self, k: int) -> None:
-        """One step."""
+    def _step(self, k: int) -> None:
         stage = self.stage
         self._blocks.begin(k)
         if stage.is_first:
-            assert self.ports.inputs is not None
-            x = self.ports.inputs.receive(k)
+            x = self.ports.receive_input(k)
             assert x is not None
             self._send_labels(x, k)
             self._schedule.step(x.tensor, return_outputs=False)
@@ -149,9 +154,9 @@ class ExactLoop:
         stage.rows += len(self._held.clips)
         if self.reporter.due:
             self.reporter.gradient_norm = stage.updater.gradient_norm()
-        start = time.perf_counter()
+        start = clock()
         stage.update()
-        self.pipe.seconds += time.perf_counter() - start
+        self.work.add(_UPDATE, start)
 
     def _send_labels(self, x: Packet, k: int) -> None:
         if self._sending is not None:
@@ -161,7 +166,8 @@ class ExactLoop:
         self._sending = self._labels.send(self._held.buffer, k)
 
     def _step_top(self, k: int) -> None:
-        self._target = self.ports.targets.target(k, k) if self.ports.targets else None
+        self._held.label(k - 1, k)
+        self._target = self.ports.target(k, self._held)
         self._part = 0
         losses: list[Tensor] = []
         self._schedule.step(target=self._held.label_tensor, losses=losses, return_outputs=False)
@@ -188,32 +194,23 @@ class ExactLoop:
 
     # ---- figures for the reports
 
-    def times(self) -> Times:
-        """Seconds of compute, of waiting to receive, to send, and for data, since `clear`."""
-        own, data = self.pipe.seconds, self.ports.data_wait
-        # waits of both kinds are inside torch's schedule: counted as one
-        return own, max(0.0, time.perf_counter() - self._since - own - data), 0.0, data
+    @property
+    def model_cpu(self) -> float | None:
+        """Not known: torch's schedule computes and waits in one call."""
+        return None
 
-    def summary(self) -> dict[str, Any]:
-        """Seconds and bytes since `clear`."""
-        compute, received, sent, data = self.times()
+    def times(self) -> Times:
+        """Where the time went since `clear`. Waits of both kinds are inside torch's schedule: counted as one."""
+        compute, data = self.work.seconds(COMPUTE), self.work.seconds(DATA_WAIT)
+        waited = max(0.0, time.perf_counter() - self._since - compute - data)
+        return Times(compute, waited, 0.0, data)
+
+    def bytes_sent(self) -> tuple[int, int]:
+        """Forward and backward since `clear`."""
         ticks = self.stage.rows // len(self._held.clips)
-        forward, backward = ticks * self._forward_bytes, ticks * self._backward_bytes
-        return {
-            "compute_seconds": compute,
-            "receive_wait_seconds": received,
-            "send_wait_seconds": sent,
-            "data_wait_seconds": data,
-            "bytes": forward + backward,
-            "bytes_forward": forward,
-            "bytes_backward": backward,
-        }
+        return ticks * self._forward_bytes, ticks * self._backward_bytes
 
     def clear(self) -> None:
         """Zero the counters."""
-        self._clear()
-        self.ports.clear()
-
-    def _clear(self) -> None:
-        self.pipe.seconds = 0.0
+        self.work.clear()
         self._since = time.perf_counter()

@@ -26,12 +26,20 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8, as TOML files are") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    _drop_removed(tree)
     for override in overrides or []:
         apply(override, tree)
     elsewhere = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
     if elsewhere and _overridden("stages", overrides) and not _overridden("split", overrides):
         del tree["split"]  # it was for another number of stages: measure anew
     return parse(tree, str(path))
+
+
+def _drop_removed(tree: dict[str, Any]) -> None:
+    """Settings that there were once, and that a run which is resumed still has, where they say what always holds."""
+    network = tree.get("network")
+    if isinstance(network, dict) and network.get("overlap") is True:
+        del network["overlap"]
 
 
 def parse(tree: dict[str, Any], origin: str) -> Config:

@@ -174,7 +174,6 @@ class Network(Section):
     """How the processes reach each other and how long they wait."""
 
     deadline: float = Field(60.0, gt=0, le=3600, description="seconds any process waits for another before it gives up")
-    overlap: bool = Field(True, description="hide transfers behind compute")
     transport: Literal["auto", "gloo", "nccl", "shared"] = Field(
         "auto",
         description="auto: NCCL if every stage has its own GPU; else shared memory between stages of one host on the "

@@ -1,24 +1,26 @@
-"""Who is who in a run, and the groups they form.
+"""Who is who in a run, and how its processes reach each other.
 
 Every process is started by torch's elastic launcher with a rank. Its role is told on its command line, and the ranks
-exchange their roles through the launcher's store: stages are numbered in the order of their ranks, so nothing depends
-on which host got which rank.
+publish what others must know of them (`Member`) in the launcher's store: stages are numbered in the order of their
+ranks, so nothing depends on which host got which rank.
 """
 
+import json
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Literal
 
 import psutil
 import torch
 import torch.distributed as dist
+import zmq
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from common.errors import PeerError, SidewaysError
 from common.processes.addresses import ADDRESS, LOOPBACK, is_loopback, own_address, use_interface_of
-from common.processes.zmq_curve import CurveKeys, PublicKey
+from common.processes.zmq_curve import CurveKeys
 
 Role = Literal["coordinator", "stage"]
 
@@ -26,24 +28,129 @@ JOIN_DEADLINE = 120.0  # seconds for every process of the run to appear
 
 
 @dataclass(frozen=True)
-class Membership:
-    """This process's place in the run."""
+class Member:
+    """What a process tells the others of itself.
+
+    Attributes:
+        address: by which others reach it.
+        hostname: of its host; containers with an address of their own count as hosts.
+        devices: CUDA devices that it sees.
+        public_key: of its ZeroMQ sockets, 40 characters of Z85.
+        started: ms since 1970.
+    """
 
     role: Role
+    address: str = LOOPBACK
+    hostname: str = ""
+    devices: int = 0
+    public_key: str = ""
+    started: int = 0
+
+    @property
+    def host(self) -> tuple[str, str]:
+        """Equal for processes that share a host."""
+        return self.address, self.hostname
+
+
+@dataclass(frozen=True)
+class Membership:
+    """This process's place in the run.
+
+    Attributes:
+        members: of the run, by rank.
+        curve: this process's keys; None where all processes are on loopback.
+    """
+
     rank: int
-    world: int
-    stage: int  # of a stage worker; -1 for the coordinator
-    stages: int
-    local_stage: int  # number of this stage among those of its host; -1 for the coordinator
-    local_stages: int  # stage workers on this host
-    own_devices: bool  # every stage of the run has a CUDA device of its own
-    attempt: int  # this attempt's number, larger than any earlier one's: ms since 1970 at which its coordinator started
-    stages_on_host: frozenset[int]  # the stages of this host, with the same CUDA devices
-    on_coordinator_host: bool  # it is on this host, too
+    members: tuple[Member, ...]
     store: Store
-    address: str = LOOPBACK  # by which others reach this process
-    curve: CurveKeys | None = None  # None: all processes are on loopback
-    keys: tuple[PublicKey, ...] = ()  # public keys, the coordinator's and then the stages'
+    curve: CurveKeys | None = None
+
+    @property
+    def own(self) -> Member:
+        """This process."""
+        return self.members[self.rank]
+
+    @property
+    def address(self) -> str:
+        """By which others reach this process."""
+        return self.own.address
+
+    @property
+    def stage_ranks(self) -> list[int]:
+        """The ranks of the stages, in their order."""
+        return [rank for rank, member in enumerate(self.members) if member.role == "stage"]
+
+    @property
+    def coordinator(self) -> Member:
+        """The one coordinator."""
+        return next(member for member in self.members if member.role == "coordinator")
+
+    @property
+    def stages(self) -> int:
+        """How many there are."""
+        return len(self.stage_ranks)
+
+    @property
+    def stage(self) -> int:
+        """Of a stage worker; -1 for the coordinator."""
+        return self.stage_ranks.index(self.rank) if self.own.role == "stage" else -1
+
+    @property
+    def attempt(self) -> int:
+        """This attempt's number, larger than any earlier one's: when its coordinator started."""
+        return self.coordinator.started
+
+    @property
+    def local_stages(self) -> int:
+        """Stage workers on this host."""
+        return len(self._local)
+
+    @property
+    def local_stage(self) -> int:
+        """Number of this stage among those of its host; -1 for the coordinator."""
+        return self._local.index(self.rank) if self.own.role == "stage" else -1
+
+    @property
+    def _local(self) -> list[int]:
+        return [rank for rank in self.stage_ranks if self.members[rank].host == self.own.host]
+
+    @property
+    def stages_on_host(self) -> frozenset[int]:
+        """The stages of this host that see the same CUDA devices, this one included."""
+        same = (self.own.host, self.own.devices)
+        ranks = self.stage_ranks
+        return frozenset(
+            stage for stage, rank in enumerate(ranks) if (self.members[rank].host, self.members[rank].devices) == same
+        )
+
+    @property
+    def own_devices(self) -> bool:
+        """Whether every stage of the run has a CUDA device of its own."""
+        stages = [self.members[rank] for rank in self.stage_ranks]
+        return all(sum(other.host == stage.host for other in stages) <= stage.devices for stage in stages)
+
+    @property
+    def on_coordinator_host(self) -> bool:
+        """Whether the coordinator is on this host, too."""
+        return self.coordinator.host == self.own.host
+
+    def listen(self, endpoint: "zmq.Socket[bytes]") -> str:
+        """Bind to a free port of this process's address, for members of the run alone. Returns the address."""
+        if self.curve is not None:
+            self.curve.listen(endpoint)
+        port = endpoint.bind_to_random_port(f"tcp://{self.own.address}")
+        return f"tcp://{self.own.address}:{port}"
+
+    def connect(self, endpoint: "zmq.Socket[bytes]", address: str, to: Member) -> None:
+        """Connect to what a member listens on, and to nobody else there."""
+        if self.curve is not None:
+            self.curve.connect(endpoint, to.public_key.encode())
+        endpoint.connect(address)
+
+    def stage_member(self, stage: int) -> Member:
+        """The member that is this stage; -1: the top one."""
+        return self.members[self.stage_ranks[stage]]
 
     def fetch(self, key: str, whose: str = "the coordinator") -> str:
         """What another process has put, or will soon put, into the store. Raises PeerError."""
@@ -64,56 +171,30 @@ def join(role: Role) -> Membership:
     """Meet the other processes of the run. Raises SidewaysError when the launcher or a peer is missing."""
     rank, world, store, address = _connect()
     curve = CurveKeys()
-    host, devices = f"{address}/{socket.gethostname()}", torch.cuda.device_count()
     started = int(psutil.Process().create_time() * 1000)
-    store.set(f"member/{rank}", f"{role} {devices} {curve.public.decode()} {started} {host}")
-    members = [_member(store, other) for other in range(world)]
-    _check_addresses([member[2] for member in members])
-    coordinators = [other for other, member in enumerate(members) if member[0] == "coordinator"]
-    if len(coordinators) != 1 or world < 2:
+    own = Member(role, address, socket.gethostname(), torch.cuda.device_count(), curve.public.decode(), started)
+    store.set(f"member/{rank}", json.dumps(asdict(own)))
+    told = [_fetch(store, f"member/{other}", f"process {other} of the run") for other in range(world)]
+    members = tuple(Member(**json.loads(text)) for text in told)
+    _check(members)
+    me = Membership(rank, members, store, None if is_loopback(address) else curve)
+    curve.allow(member.public_key.encode() for member in (members if role == "coordinator" else [me.coordinator]))
+    return me
+
+
+def _check(members: tuple[Member, ...]) -> None:
+    """Raises SidewaysError where these processes are no run."""
+    inner = [rank for rank, member in enumerate(members) if is_loopback(member.address)]
+    if inner and len(inner) < len(members):
         raise SidewaysError(
-            f"{world} processes joined, {len(coordinators)} of them as coordinator: a run needs exactly one "
-            f"coordinator and at least one stage worker (torchrun --nproc-per-node STAGES+1, see the README)"
-        )
-    stage_ranks = [other for other, member in enumerate(members) if member[0] == "stage"]
-    local = [other for other in stage_ranks if members[other][2] == host]
-    per_host = {members[other][2]: int(members[other][1]) for other in stage_ranks}
-    stages_on_host = frozenset(n for n, other in enumerate(stage_ranks) if members[other][1:3] == members[rank][1:3])
-    crowded = any(sum(members[other][2] == name for other in stage_ranks) > count for name, count in per_host.items())
-    keys = tuple(members[other][3] for other in [*coordinators, *stage_ranks])
-    curve.allow(keys if role == "coordinator" else keys[:1])
-    return Membership(
-        role=role,
-        rank=rank,
-        world=world,
-        stage=stage_ranks.index(rank) if role == "stage" else -1,
-        stages=len(stage_ranks),
-        local_stage=local.index(rank) if role == "stage" else -1,
-        local_stages=len(local),
-        own_devices=not crowded,
-        attempt=members[coordinators[0]][4],
-        stages_on_host=stages_on_host,
-        on_coordinator_host=members[coordinators[0]][2] == host,
-        store=store,
-        address=address,
-        curve=None if is_loopback(address) else curve,
-        keys=keys,
-    )
-
-
-def _member(store: Store, rank: int) -> tuple[str, str, str, PublicKey, int]:
-    text = _fetch(store, f"member/{rank}", f"process {rank} of the run")
-    role, devices, key, started, host = text.split(" ", 4)
-    return role, devices, host, key.encode(), int(started)
-
-
-def _check_addresses(hosts: list[str]) -> None:
-    addresses = [host.split("/", 1)[0] for host in hosts]
-    inner = [rank for rank, address in enumerate(addresses) if is_loopback(address)]
-    if inner and len(inner) < len(addresses):
-        raise SidewaysError(
-            f"process {inner[0]} takes {addresses[inner[0]]} for its address, which other hosts cannot reach: "
+            f"process {inner[0]} takes {members[inner[0]].address} for its address, which other hosts cannot reach: "
             f"set {ADDRESS} there to one that they can"
+        )
+    coordinators = sum(member.role == "coordinator" for member in members)
+    if coordinators != 1 or len(members) < 2:
+        raise SidewaysError(
+            f"{len(members)} processes joined, {coordinators} of them as coordinator: a run needs exactly one "
+            f"coordinator and at least one stage worker (torchrun --nproc-per-node STAGES+1, see the README)"
         )
 
 

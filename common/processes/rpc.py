@@ -18,7 +18,7 @@ def stage_name(stage: int) -> str:
 
 def start_rpc(me: Membership) -> None:
     """Open the control channel. Every process of the run must call it."""
-    name = COORDINATOR if me.role == "coordinator" else stage_name(me.stage)
+    name = COORDINATOR if me.own.role == "coordinator" else stage_name(me.stage)
     # over TCP alone: the shared-memory transport polls, and does not notice that the other side has died; the channels
     # for GPUs, which calls have no use for, fail to start on some hosts that have one
     options = rpc.TensorPipeRpcBackendOptions(
@@ -30,6 +30,6 @@ def start_rpc(me: Membership) -> None:
     )
     warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)  # torch's own use, inside init_rpc
     try:
-        rpc.init_rpc(name, rank=me.rank, world_size=me.world, rpc_backend_options=options)
+        rpc.init_rpc(name, rank=me.rank, world_size=len(me.members), rpc_backend_options=options)
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(f"{name}: the control channel did not come up: {error}") from error

@@ -1,7 +1,7 @@
 """All stages in one process, one tick of delay between them: what the distributed run must equal bit for bit.
 
-It runs the workers' own `Stage` and `Packet`; only the transport is missing: what a stage packs at tick k into the
-packets of parity k % 2 its neighbours read at tick k + 1.
+It runs the workers' own `Stage`, `Packet` and `run_tick`; only the transport is missing: what a stage sends at tick k
+it packs into the packets of parity k % 2, which its neighbours read at tick k + 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,15 @@ from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
 from common.rule.stage import Stage, casting
+from common.rule.tick import run_tick
 
 
 class Reference:
-    """A whole pipeline, advanced a tick at a time."""
+    """A whole pipeline, advanced a tick at a time.
+
+    Attributes:
+        tick_number: the next tick.
+    """
 
     def __init__(
         self,
@@ -30,16 +35,13 @@ class Reference:
 
         `packet` makes one of a shape and dtype.
         """
-        self.stages = stages
-        self.schedule = Schedule(len(stages))
-        self.tick_number = 0
+        self.stages, self.schedule, self.tick_number = stages, Schedule(len(stages)), 0
         with casting(stages[0].config, torch.device("cpu")):
-            shapes = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
-        # [parity][stage]: activations go up into stage i + 1, gradients go down into stage i - 1
-        self._up = [[packet(shape, kind) for shape, kind in shapes] for _ in range(2)]
-        below = [(torch.Size(frame_shape), dtype), *shapes[:-1]]
-        self._down = [[packet(shape, kind) for shape, kind in below] for _ in range(2)]
-        self._targets: dict[int, Target] = {}
+            outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
+        inputs = [(torch.Size(frame_shape), dtype), *outputs[:-1]]
+        up = [[packet(*spec) for spec in outputs] for _ in range(2)]
+        down = [[packet(*spec) for spec in inputs] for _ in range(2)]
+        self._ports = [MemoryPorts(self.schedule, i, up, down) for i in range(len(stages))]
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
         """One tick of every stage. Returns the top stage's loss, None while it has no input.
@@ -50,7 +52,7 @@ class Reference:
                 holds it.
         """
         if target is not None:
-            self._targets[frame.frame] = Target(target.tensor.clone(), target.clips.copy())
+            self._ports[-1].targets[frame.frame] = Target(target.tensor.clone(), target.clips.copy())
         for stage in self.stages:
             self.tick_stage(stage, frame)
         self.tick_number += 1
@@ -59,24 +61,48 @@ class Reference:
 
     def tick_stage(self, stage: Stage, frame: Packet) -> None:
         """One stage's part of this tick. The stages' order does not matter: none reads what another writes now."""
-        tick, i = self.tick_number, stage.index
-        now, before = tick % 2, (tick - 1) % 2
-        if self.schedule.frame(i, tick) is None:
-            return
-        x = frame if stage.is_first else self._up[before][i - 1]
-        y = stage.forward(x)
-        if stage.is_top:
-            source = x
-            r = stage.backward_from_loss(x, self._targets.pop(x.frame, None))
-        else:
-            self._up[now][i].pack(tick, x, y)
-            if self.schedule.gradient(i, tick) is None:
-                return
-            source = self._down[before][i + 1]
-            r = stage.backward(x, source)
-        if r is not None:
-            self._down[now][i].pack(tick, source, r)
-        stage.update()
+        ports = self._ports[stage.index]
+        ports.frame = frame
+        run_tick(stage, ports, self.tick_number)
+
+
+class MemoryPorts:
+    """A stage's ports in one process: packets[parity][stage] that all stages see.
+
+    Attributes:
+        frame: stage 0's input of this tick.
+        targets: of frames that the top stage does not hold yet, by their number.
+    """
+
+    def __init__(self, schedule: Schedule, stage: int, up: list[list[Packet]], down: list[list[Packet]]) -> None:
+        """`up[parity][i]` is stage i's output, `down[parity][i]` the gradient of its input."""
+        self._schedule, self._stage, self._up, self._down = schedule, stage, up, down
+        self.frame: Packet | None = None
+        self.targets: dict[int, Target] = {}
+
+    def receive_input(self, tick: int) -> Packet | None:
+        """x(k)."""
+        if self._schedule.frame(self._stage, tick) is None:
+            return None
+        return self.frame if self._stage == 0 else self._up[(tick - 1) % 2][self._stage - 1]
+
+    def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
+        """y(k)."""
+        self._up[tick % 2][self._stage].pack(tick, held, y)
+
+    def receive_gradient(self, tick: int) -> Packet | None:
+        """g(k)."""
+        if self._schedule.gradient(self._stage, tick) is None:
+            return None
+        return self._down[(tick - 1) % 2][self._stage + 1]
+
+    def target(self, tick: int, held: Packet) -> Target | None:
+        """Of the frame that the top stage holds."""
+        return self.targets.pop(held.frame, None)
+
+    def send_gradient(self, tick: int, source: Packet, r: Tensor) -> None:
+        """r(k)."""
+        self._down[tick % 2][self._stage].pack(tick, source, r)
 
 
 def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> list[dict[str, Tensor]]:

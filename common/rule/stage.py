@@ -83,7 +83,7 @@ class Stage:
         with casting(self.config, x.device):
             return self._run(x)
 
-    def rehearse(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+    def warm_up(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
         """Run once on zeros and undo it: what is compiled takes its time now, not while neighbours wait for a tick.
 
         Raises:

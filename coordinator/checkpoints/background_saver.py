@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import SidewaysError
-from common.messages.stage_calls import Pending, Stages
+from common.messages.stage_calls import WRITING, StageCalls
+from common.messages.stage_rpc import Pending, Stages
 from coordinator.checkpoints.store import Checkpoints, Position
 
 _POLL = 0.02  # seconds
@@ -45,7 +46,8 @@ class BackgroundSaver:
         except OSError as error:
             self._complain(position.tick, str(error))
             return
-        pending = self._stages.snapshot(part.resolve(), position.tick)
+        self._stages.ask_all(StageCalls.checkpoint, part.resolve(), position.tick)
+        pending = self._stages.begin(StageCalls.checkpoint_written, WRITING)
         self._saving = _Saving(self.checkpoints, part, position, pending)
 
     def look(self) -> None:
@@ -93,7 +95,7 @@ class BackgroundSaver:
 class _Saving:
     """A checkpoint that the stages are writing, followed to its end in a thread."""
 
-    def __init__(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending) -> None:
+    def __init__(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending[None]) -> None:
         self.tick, self.taken = position.tick, time.time()
         self.seconds, self.bytes = 0.0, 0
         self.error: str | None = None
@@ -114,7 +116,7 @@ class _Saving:
         with self._committing:
             self._unwanted = True
 
-    def _follow(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending) -> None:
+    def _follow(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending[None]) -> None:
         start = time.monotonic()
         try:
             pending.answers()

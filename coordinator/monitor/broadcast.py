@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from common.config.settings import Config
-from common.messages.stage_report import Report
+from common.messages.stage_report import Progress
 from common.partition.balance import BlockCost
 from common.rule.pixels import to_pixels
 from coordinator.monitor.evaluation_scores import Evaluation
@@ -40,7 +40,7 @@ class Broadcast:
         if self.events is not None:
             self.events.partition(costs, split)
 
-    def progress(self, report: Report) -> None:
+    def progress(self, report: Progress) -> None:
         """A stage's progress report."""
         self._totals.add(report)
         metric = metric_line(report, self._config.data.slots)

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.config.settings import Config
 from common.errors import SidewaysError
-from common.messages.stage_report import Report
+from common.messages.stage_report import Progress
 from common.telemetry.http_server import serve
 from common.telemetry.metric_registry import Board
 from coordinator.checkpoints.background_saver import BackgroundSaver
@@ -100,10 +100,10 @@ class RunMetrics:
         samples = [sample for family in self._board.collect() for sample in family.samples]
         return {_series(sample.name, sample.labels): sample.value for sample in samples}
 
-    def progress(self, report: Report) -> None:
+    def progress(self, report: Progress) -> None:
         """A stage's progress report."""
-        if report["stage"] == 0:
-            waiting = self._first + self.fed - (report["tick"] + 1)
+        if report.stage == 0:
+            waiting = self._first + self.fed - (report.tick + 1)
             self._board.set("sideways_queue_depth", max(0, waiting), queue="frames")
 
     def evaluation(self, evaluation: Evaluation) -> None:

@@ -7,10 +7,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import PeerError, SidewaysError
-from common.messages.encoding import OtherAttemptError, check_attempt, decode
-from common.messages.stage_report import Report, check_report
-from common.processes.addresses import LOOPBACK
-from common.processes.zmq_curve import CurveKeys
+from common.messages.encoding import OtherAttemptError
+from common.messages.stage_report import Done, Failed, Progress, Signalled, decode_report
+from common.processes.membership import Membership
 
 _MAX_REPORT = 1 << 20  # bytes
 _GRACE = 1.5  # seconds for a lost stage's neighbours to tell what they saw
@@ -20,26 +19,25 @@ _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PRO
 
 
 class ReportInbox:
-    """A PULL socket that every stage connects to."""
+    """A PULL socket that every stage connects to. Attributes: address."""
 
     def __init__(
         self,
-        stages: int,
-        on_progress: Callable[[Report], None],
-        on_signal: Callable[[int], None],
-        host: str = LOOPBACK,
-        curve: CurveKeys | None = None,
-        deadline: float = 60.0,
-        attempt: int = 0,
+        me: Membership,
+        deadline: float,
+        on_progress: Callable[[Progress], None],
+        on_signal: Callable[[int], None] = lambda number: None,
     ) -> None:
-        """Listen on `host`, by `curve` to known processes alone, and to those of this attempt, `attempt`.
+        """Listen for the stages of this attempt.
 
-        Either side finds the other lost that says nothing for `deadline` seconds: ZeroMQ's own threads ask and answer,
-        so it is stopped, or cut off, and not merely busy.
+        Either side finds the other lost that is silent for `deadline` seconds: ZeroMQ's own threads ask and answer, so
+        it is stopped, or cut off, and not merely busy.
 
-        `on_progress` gets each progress report, `on_signal` the number of a signal that a stage was sent.
+        Args:
+            on_progress: gets each progress report.
+            on_signal: gets the number of a signal that a stage was sent.
         """
-        self._stages, self._attempt = stages, attempt
+        self._stages, self._attempt = me.stages, me.attempt
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
         self._strangers = 0  # connections that failed to shake hands and will close: they may come and go
@@ -52,10 +50,7 @@ class ReportInbox:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * deadline))
         self._socket.setsockopt(zmq.HEARTBEAT_TTL, min(int(1000 * deadline), _MOST_TTL))
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
-        if curve is not None:
-            curve.listen(self._socket)
-        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
-        self.address = f"tcp://{host}:{port}"
+        self.address = me.listen(self._socket)
 
     def expect_done(self) -> None:
         """A phase begins: nobody is done with it."""
@@ -93,25 +88,21 @@ class ReportInbox:
         self._socket.close(0)
 
     def _take(self, message: bytes) -> None:
-        report = decode(message)
         try:
-            check_attempt(report, self._attempt)
+            report = decode_report(message, self._stages, self._attempt)
         except OtherAttemptError:
             return
-        check_report(report, self._stages)
         self._heard = time.monotonic()
-        self._act(report["kind"], report["stage"], report)
-
-    def _act(self, kind: str, stage: int, report: Report) -> None:
-        if kind == "progress":
-            self._on_progress(report)
-        elif kind == "done":
-            self._done.add(stage)
-        elif kind == "signal":
-            self._on_signal(report["signal"])
-        elif self._failure is None:
-            kind_of = PeerError if report["code"] == PeerError.code else SidewaysError
-            self._failure = kind_of(report["message"])
+        match report:
+            case Progress():
+                self._on_progress(report)
+            case Done():
+                self._done.add(report.stage)
+            case Signalled():
+                self._on_signal(report.signal)
+            case Failed() if self._failure is None:
+                kind_of = PeerError if report.code == PeerError.code else SidewaysError
+                self._failure = kind_of(report.message)
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.messages.stage_report import Report
+from common.messages.stage_report import Progress
 
 _RECENT = 20  # the top stage's reports in the running loss and accuracy
 
@@ -21,25 +21,20 @@ class StageTotals:
     peak_memory: int = 0  # bytes
     recent_wait: float = 0.0  # share of the time since the report before
 
-    def add(self, report: Report) -> None:
+    def add(self, report: Progress) -> None:
         """Take in a progress report."""
-        self.recent_wait = wait_seconds(report) / max(report["seconds"], 1e-9)
-        self.peak_memory = max(self.peak_memory, report["peak_memory_bytes"])
+        self.recent_wait = report.wait_seconds / max(report.seconds, 1e-9)
+        self.peak_memory = max(self.peak_memory, report.peak_memory_bytes)
         self.reports += 1
         if self.reports == 2:
             self.ticks, self.seconds, self.compute = 0, 0.0, 0.0
-        self.ticks += report["ticks"]
-        self.seconds += report["seconds"]
-        self.compute += report["compute_seconds"]
+        self.ticks += report.ticks
+        self.seconds += report.seconds
+        self.compute += report.compute_seconds
 
     def per_tick_ms(self, seconds: float) -> float:
         """Milliseconds a tick."""
         return 1e3 * seconds / max(self.ticks, 1)
-
-
-def wait_seconds(report: Report) -> float:
-    """Seconds that a stage waited for anything."""
-    return report["receive_wait_seconds"] + report["send_wait_seconds"] + report["data_wait_seconds"]
 
 
 @dataclass
@@ -52,16 +47,16 @@ class RunTotals:
     dropped: int = 0
     _recent: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
-    def add(self, report: Report) -> None:
+    def add(self, report: Progress) -> None:
         """Take in a progress report of any stage."""
-        stage = report["stage"]
+        stage = report.stage
         self.stages[stage].add(report)
-        self.dropped = max(self.dropped, report["dropped"])
+        self.dropped = max(self.dropped, report.dropped)
         if stage == 0:
-            self.tick = report["tick"] + 1
-        if "loss" in report:
-            ticks = report["losses_held"]
-            self._recent.append((report["loss"] * ticks, ticks, report.get("correct")))
+            self.tick = report.tick + 1
+        if report.loss is not None and report.losses_held is not None:
+            ticks = report.losses_held
+            self._recent.append((report.loss * ticks, ticks, report.correct))
 
     @property
     def loss(self) -> float | None:
@@ -88,24 +83,24 @@ class RunTotals:
         return max(stage.per_tick_ms(stage.compute) for stage in self.stages)
 
 
-def metric_line(report: Report, slots: int) -> dict[str, Any]:
+def metric_line(report: Progress, slots: int) -> dict[str, Any]:
     """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes."""
-    ticks = report["ticks"]
-    result = {"kind": "progress", "stage": report["stage"], "tick": report["tick"], "ticks": ticks}
-    result["tick_ms"] = round(1e3 * report["seconds"] / ticks, 4)
+    ticks = report.ticks
+    line: dict[str, Any] = {"kind": "progress", "stage": report.stage, "tick": report.tick, "ticks": ticks}
+    line["tick_ms"] = round(1e3 * report.seconds / ticks, 4)
     for name in ("compute", "receive_wait", "send_wait", "data_wait"):
-        result[f"{name}_ms"] = round(1e3 * report[f"{name}_seconds"] / ticks, 4)
-    if "outside_cpu_seconds" in report:
-        result["cpu_outside_model_ms"] = round(1e3 * report["outside_cpu_seconds"] / ticks, 4)
-    result["learning_rate"] = report["rate"]
-    result["peak_memory_mib"] = round(report["peak_memory_bytes"] / 2**20, 2)
-    result["bytes"] = report["bytes"] // ticks
-    result["gradient_norm"] = report["gradient_norm"]
-    result["gated_share"] = report["gated"] / report["rows"] if report["rows"] else 0.0
-    if "loss" in report:
-        result["loss"] = report["loss"] if math.isfinite(report["loss"]) else None  # JSON has no NaN
-        if "correct" in report:
-            result["accuracy"] = report["correct"] / (report["losses_held"] * slots)
-    if "losses" in report:
-        result["losses"] = report["losses"]
-    return result
+        line[f"{name}_ms"] = round(1e3 * getattr(report, f"{name}_seconds") / ticks, 4)
+    if report.outside_cpu_seconds is not None:
+        line["cpu_outside_model_ms"] = round(1e3 * report.outside_cpu_seconds / ticks, 4)
+    line["learning_rate"] = report.rate
+    line["peak_memory_mib"] = round(report.peak_memory_bytes / 2**20, 2)
+    line["bytes"] = (report.bytes_forward + report.bytes_backward) // ticks
+    line["gradient_norm"] = report.gradient_norm
+    line["gated_share"] = report.gated / report.rows if report.rows else 0.0
+    if report.loss is not None and report.losses_held is not None:
+        line["loss"] = report.loss if math.isfinite(report.loss) else None  # JSON has no NaN
+        if report.correct is not None:
+            line["accuracy"] = report.correct / (report.losses_held * slots)
+    if report.losses is not None:
+        line["losses"] = report.losses
+    return line

@@ -4,12 +4,12 @@ import math
 
 from common.config.settings import Config, Recovery
 from common.errors import PeerError, SidewaysError
-from common.messages.stage_report import Report
+from common.messages.stage_report import Progress
 
 
-def has_diverged(report: Report, recovery: Recovery) -> bool:
+def has_diverged(report: Progress, recovery: Recovery) -> bool:
     """Whether a progress report's mean loss says so."""
-    loss = report.get("loss")
+    loss = report.loss
     return loss is not None and not (math.isfinite(loss) and loss <= recovery.highest_loss)
 
 
@@ -18,9 +18,9 @@ def slower(config: Config) -> Config:
     return config.at_rate(config.optimiser.lr * config.recovery.slower)
 
 
-def divergence(report: Report, config: Config) -> SidewaysError:
+def divergence(report: Progress, config: Config) -> SidewaysError:
     """What ends this attempt: one that all processes are started anew for, where that is the policy."""
-    told = f"tick {report['tick']}: the training has diverged, the loss is {report['loss']:.4g}"
+    told = f"tick {report.tick}: the training has diverged, the loss is {report.loss:.4g}"
     if config.recovery.divergence == "rollback":
         return PeerError(f"{told}: going back to before that, with optimiser.lr = {config.optimiser.lr:.4g}")
     return SidewaysError(

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from common.config.settings import Config
-from common.messages.stage_calls import Scores, Stages
+from common.messages.stage_calls import Scores, StageCalls
+from common.messages.stage_rpc import Stages
 from coordinator.monitor.report_inbox import ReportInbox
 from coordinator.run.stop_request import StopRequest
 from coordinator.video.feeder import Feeder
@@ -30,11 +31,11 @@ class EvaluationPhase:
         course = StepStream(stream, self._config, ends=True)
         course.prime()
         self._inbox.expect_done()
-        self._stages.evaluate(self._phase)
+        self._stages.ask_all(StageCalls.evaluate, self._phase)
         complete = self._feed(course, on_frame)
         self._inbox.wait_done(1.5 * self._config.network.deadline)
         stream.close()
-        return self._stages.results() if complete else None
+        return self._stages.ask(self._stages.count - 1, StageCalls.scores) if complete else None
 
     def _feed(self, course: StepStream, on_frame: Callable[[int], None]) -> bool:
         """All frames. Returns whether it was not stopped."""

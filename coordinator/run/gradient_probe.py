@@ -14,7 +14,8 @@ from torch import Tensor
 
 from common.config.settings import Config, Optimiser
 from common.errors import SidewaysError
-from common.messages.stage_calls import Pending, Stages
+from common.messages.stage_calls import GradientSample, StageCalls
+from common.messages.stage_rpc import Pending, Stages
 from common.models import build, part
 from common.rule.loss import Target
 from common.rule.packet import Packet
@@ -32,7 +33,7 @@ class GradientProbe:
         self._config, self._stages, self._origin = config, stages, origin
         plain = {"compile": False, "optimiser": Optimiser()}  # it never updates anything
         self._own = _build(config.model_copy(update=plain), classes)
-        self._pending: Pending | None = None
+        self._pending: Pending[GradientSample | None] | None = None
         self._frame = -1
         self._batch, self._target = Batch(config.frame_shape), Batch(config.frame_shape)
         self._thread: threading.Thread | None = None
@@ -43,7 +44,9 @@ class GradientProbe:
         frame, depth = tick + 1, self._config.stages
         due = frame % self._config.probe.every == 0 and frame > self._origin + 2 * depth and frame + depth < last
         if due and self._thread is None and self._pending is None:
-            self._pending, self._frame = self._stages.probe(frame), frame
+            self._stages.ask_all(StageCalls.probe, frame)
+            self._pending = self._stages.begin(StageCalls.probe_result, self._config.network.deadline)
+            self._frame = frame
 
     def take(self, tick: int, step: Step) -> None:
         """Called with every step: keeps the one asked for, and starts the work on it."""
@@ -69,20 +72,20 @@ class GradientProbe:
             meanwhile()
             time.sleep(0.02)
 
-    def _work(self, pending: Pending) -> None:
+    def _work(self, pending: Pending[GradientSample | None]) -> None:
         try:
-            findings = pending.answers()
+            samples = [sample for sample in pending.answers() if sample is not None]
         except SidewaysError:
             return  # whoever is gone is missed elsewhere
-        if any(finding is None for finding in findings):
+        if len(samples) < self._stages.count:
             return  # the training ended before
-        for stage, finding in zip(self._own, findings, strict=True):
+        for stage, sample in zip(self._own, samples, strict=True):
             for name, parameter in stage.blocks.named_parameters():
-                parameter.data.copy_(finding.weights[name])
+                parameter.data.copy_(sample.weights[name])
         exact = exact_gradients(self._own, *self._inputs())
         rows = [
-            {"stage": index, **compare(finding.gradients, gradients), "smoothness": finding.smoothness}
-            for index, (finding, gradients) in enumerate(zip(findings, exact, strict=True))
+            {"stage": index, **compare(sample.gradients, gradients), "smoothness": sample.smoothness}
+            for index, (sample, gradients) in enumerate(zip(samples, exact, strict=True))
         ]
         self._result = {"tick": self._frame, "stages": rows}
 

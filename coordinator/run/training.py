@@ -19,14 +19,16 @@ from typing import Any
 
 from common.config.settings import Config
 from common.errors import DataError, SidewaysError
-from common.messages.stage_calls import WRITING, Plan, Stages
-from common.messages.stage_report import Report
+from common.messages.stage_calls import WRITING, Plan, StageCalls
+from common.messages.stage_report import Progress
+from common.messages.stage_rpc import Stages
 from common.models import build
 from common.partition.balance import BlockCost, check_split
 from common.partition.model_check import check_model
 from common.processes.membership import Membership
 from common.run_registry.records import Answer, State, plain
 from common.run_registry.redis_connection import from_environment
+from common.telemetry.spans import Kind, WorkClock, clock
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.checkpoints.resume import StartPoint, find_checkpoint, start_from
 from coordinator.checkpoints.store import Checkpoints, Position
@@ -45,9 +47,9 @@ from coordinator.run.commands import CommandQueue
 from coordinator.run.divergence import divergence, has_diverged, slower
 from coordinator.run.evaluation_phase import EvaluationPhase
 from coordinator.run.gradient_probe import GradientProbe
+from coordinator.run.split import choose
 from coordinator.run.stop_request import StopRequest
 from coordinator.run_directory import MODEL, RunDirectory, create
-from coordinator.tools.partition import choose
 from coordinator.trace.recorder import TraceDone, TraceRecorder
 from coordinator.video.datasets import Datasets
 from coordinator.video.feeder import Feeder
@@ -71,10 +73,9 @@ class Run:
         self.started = time.monotonic()
         self.terminal = Terminal()
         self.totals = RunTotals([StageTotals() for _ in range(config.stages)], config.data.slots)
-        self.inbox = ReportInbox(
-            config.stages, self._progress, stop.note, me.address, me.curve, config.network.deadline, me.attempt
-        )
+        self.inbox = ReportInbox(me, config.network.deadline, self._progress, stop.note)
         self.stages = Stages(config.stages, config.network.deadline, self.inbox.poll)
+        self.work = WorkClock()
         self.steering = CommandQueue(stop)
         self.trace = RunMarker(config.runs)
         self.onlookers = Onlookers()
@@ -135,11 +136,11 @@ class Run:
         self.saver = BackgroundSaver(checkpoints, self.stages, self.terminal.warn)
         patience, me = 1.5 * config.network.deadline, self._me
         size, look, warn = math.prod(config.frame_shape), self.inbox.poll, self.terminal.warn
-        self.feeder = Feeder(addresses, size, patience, look, me.curve, me.keys[1:], me.attempt, warn)
+        self.feeder = Feeder(me, addresses, size, patience, look, warn)
         self.validation = EvaluationPhase(config, self.stages, self.feeder, self.inbox, self.stop)
         self.stream = self.datasets.open_training(self.start.places)
         self.course = StepStream(self.stream, config, ends=False)
-        self.tracing = TraceRecorder(self.directory.path, config, self.stages, self.course, self.feeder)
+        self.tracing = TraceRecorder(self.directory.path, config, self.stages, self.work)
         self.broadcast.metrics.watch(self.datasets, self.saver, self.feeder)
         self.broadcast.metrics.serve(me.address, [address.metrics for address in addresses])
         if self._page is not None:
@@ -171,7 +172,7 @@ class Run:
 
     def _split(self, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
         """Which blocks go to which stage, now in the configuration too. `before`: in the run that is resumed."""
-        costs, stages = self.stages.measure(self.config, classes), self.config.stages
+        costs, stages = self.stages.ask(0, StageCalls.measure, self.config, classes), self.config.stages
         earlier = before if before is not None and len(before) == stages else None
         split = self.config.split or earlier or choose(self.config, classes, costs, self.stages)
         check_split(split, len(costs))
@@ -185,7 +186,9 @@ class Run:
         evaluated = start.scored or every == 0 or start.tick % every > 0  # or was not to be
         self._overdue = start.folder is not None and not evaluated
         if start.folder is not None:
-            self.stages.restore(start.folder.resolve(), start.tick, start.in_flight, start.optimiser)
+            self.stages.ask_all(
+                StageCalls.restore, start.folder.resolve(), start.tick, start.in_flight, start.optimiser
+            )
         if self.resume is not None:
             self.directory.forget_from(start.tick, evaluated)
         if start.folder is not None:
@@ -268,22 +271,27 @@ class Run:
         start = time.monotonic()
         self.inbox.expect_done()
         self.terminal.begin("training", self.planned)
-        self.stages.train(self.tick, last)
+        self.stages.ask_all(StageCalls.stop_at, last)
+        self.stages.ask_all(StageCalls.train, self.tick)
         self.broadcast.metrics.training(True)
         self.onlookers.state("running", tick=self.tick)
         ending = False
         while self.tick < last:
             if (self._ending or self.steering.wanted) and not ending:
                 ending, last = True, self._end_soon(last)
+            self.work.begin_tick(self.tick)
             step = self._step()
             if self.probe is not None:
                 self._look_after_probe(self.probe, step, last)
+            start = clock()
             self.feeder.push(0, self.tick, step)
+            self.work.add(Kind.FEED, start)
             self.broadcast.metrics.fed += 1
             self.inbox.poll()
             self.saver.look()
             self.tick += 1
-            self.tracing.look(self.tick)
+            self.tracing.poll(self.tick)
+        self.work.end_phase()
         self.inbox.wait_done(1.5 * self.config.network.deadline)
         self.broadcast.metrics.training(False)
         self.train_seconds += time.monotonic() - start
@@ -296,7 +304,9 @@ class Run:
         """
         if self._data_error is None:
             try:
+                start = clock()
                 step = self.course.next()
+                self.work.add(Kind.READ, start)
                 if step is not None:
                     return step
                 self._data_error = DataError(f"tick {self.tick}: the frames have run out")
@@ -312,7 +322,7 @@ class Run:
             self.inbox.poll(_GRACE_MS)  # if the launcher ends us because a stage died, that is the news
             self.terminal.say("stopping: the frames under way are finished, then the model is saved")
         soon = min(last, self.tick + self.config.stages)
-        self.stages.stop_at(soon)
+        self.stages.ask_all(StageCalls.stop_at, soon)
         return soon
 
     def _look_after_probe(self, probe: GradientProbe, step: Step, last: int) -> None:
@@ -343,17 +353,17 @@ class Run:
             self._finish_checkpoint()
             self.saver.note_score(self.tick, score)
 
-    def _progress(self, report: Report) -> None:
+    def _progress(self, report: Progress) -> None:
         self.broadcast.progress(report)
         if self._lost_at is not None:
-            self.broadcast.recovered(report["tick"], restarts(), round(time.time() - self._lost_at, 3))
+            self.broadcast.recovered(report.tick, restarts(), round(time.time() - self._lost_at, 3))
             self._lost_at = None
         if has_diverged(report, self.config.recovery):
             self._diverged(report)
 
-    def _diverged(self, report: Report) -> None:
+    def _diverged(self, report: Progress) -> None:
         """Stop, or go back to a checkpoint from before the weights can have gone wrong."""
-        first = report["tick"] - report["ticks"] - 2 * self.config.stages
+        first = report.tick - report.ticks - 2 * self.config.stages
         if self.config.recovery.divergence == "rollback":
             self.config = slower(self.config)
             self.saver.drop()
@@ -391,7 +401,7 @@ class Run:
         """Look after the stages for a moment."""
         self.inbox.poll(_IDLE_MS)
         self.saver.look()
-        self.tracing.look(self.tick)
+        self.tracing.poll(self.tick)
 
     def checkpoint_now(self) -> str:
         """Take a checkpoint and wait for it. Returns what was kept. Raises SidewaysError."""
@@ -408,7 +418,7 @@ class Run:
         kept = self._checkpoint_at_once()
         self.directory.save_config(config)
         self.config = config
-        self.stages.set_rate(rate)
+        self.stages.ask_all(StageCalls.set_rate, rate)
         self.broadcast.rate(self.tick, rate)
         unkept = "" if kept else "; no checkpoint of it could be kept, so what is resumed has it from an earlier one on"
         return f"optimiser.lr is {rate:g} from tick {self.tick} on{unkept}"
@@ -446,7 +456,7 @@ class Run:
     def keep(self) -> dict[str, Any]:
         """Save the summary, let the stages go. Returns the summary."""
         self.inbox.leave()
-        self.stages.quit(self.code)
+        self.stages.ask_all(StageCalls.quit, self.code)
         self.stream.close()
         self.feeder.close()
         self.broadcast.close()
@@ -478,7 +488,7 @@ class Run:
         self.onlookers.close("failed", reason, tick=self.tick)
         if not final:
             return
-        self.stages.expect_exit(_LAST_WORDS)
+        self.stages.expect_coordinator_exit(_LAST_WORDS)
         if not deployed():
             self.trace.remove()
         if self._page_server is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 
 from common.config.settings import Config, share_of_threads
 from common.errors import ConfigError
-from common.messages.stage_calls import Stages
 from common.models import build
 from common.partition.balance import (
     BlockCost,
@@ -26,7 +24,6 @@ from common.partition.balance import (
     predict,
 )
 from common.partition.model_check import check_model
-from common.partition.rebalance import rebalance
 from common.rule.optimiser import build_optimiser
 
 _MOST_STAGES = 256
@@ -64,15 +61,6 @@ class Comparison:
             for prediction, threads in zip(self.predictions, self.threads, strict=True)
         ]
         return {"device": self.device, "blocks": [asdict(cost) for cost in self.costs[0]], "splits": rows}
-
-
-def choose(config: Config, classes: int, costs: Sequence[BlockCost], stages: Stages) -> list[int]:
-    """A run's split: balanced by the blocks' costs, and refined by what its stages take when all run at once."""
-    times = [cost.milliseconds for cost in costs]
-    split = balance(times, config.stages)
-    if config.stages in (1, len(costs)):
-        return split  # there is no other
-    return rebalance(times, split, partial(stages.rehearse, config, classes))
 
 
 def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[[str], None]) -> Comparison:

@@ -16,7 +16,7 @@ import zmq
 from common.errors import PeerError
 from common.messages.frame_envelope import SMALLEST_BUFFER, encode_frames
 from common.messages.stage_calls import Addresses
-from common.processes.zmq_curve import CurveKeys, PublicKey
+from common.processes.membership import Membership
 from common.shared_memory.frame_slots import FrameSlotWriter
 from coordinator.video.targets import Batch, Step
 
@@ -30,30 +30,27 @@ class Feeder:
 
     def __init__(
         self,
+        me: Membership,
         addresses: list[Addresses],
         batch_bytes: int,
         deadline: float,
         meanwhile: Callable[[], None],
-        curve: CurveKeys | None = None,
-        keys: Sequence[PublicKey] = (),
-        attempt: int = 0,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`addresses` of all stages, and with `curve` their public `keys`.
+        """Connect to the stages that take frames and targets.
 
         Args:
+            addresses: of all stages.
             batch_bytes: of a batch.
             deadline: seconds for a batch to be taken.
             meanwhile: runs while one is not.
-            attempt: of this attempt; with another one nothing is taken.
             warn: is told why memory cannot be shared with stage 0.
         """
         self.frame_bytes = self.target_bytes = 0  # sent so far
-        self._deadline, self._meanwhile, self._attempt = deadline, meanwhile, attempt
-        secure = [partial(curve.connect, server=key) for key in keys] if curve else [_plain] * len(addresses)
-        self._frames = _connect(addresses[0].frames, batch_bytes, secure[0])
+        self._deadline, self._meanwhile, self._attempt = deadline, meanwhile, me.attempt
+        self._frames = _connect(me, addresses[0].frames, 0, batch_bytes)
         self._writer = _share(addresses[0].memory, batch_bytes, deadline, warn)
-        self._targets = _connect(addresses[-1].targets, batch_bytes, secure[-1]) if addresses[-1].targets else None
+        self._targets = _connect(me, addresses[-1].targets, -1, batch_bytes) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
@@ -119,17 +116,11 @@ def _send(socket: "zmq.Socket[bytes]", parts: Sequence[Any]) -> int | None:
     return len(parts)
 
 
-def _plain(socket: "zmq.Socket[bytes]") -> None:
-    """On loopback."""
-
-
-def _connect(address: str, batch_bytes: int, secure: Callable[["zmq.Socket[bytes]"], None]) -> "zmq.Socket[bytes]":
+def _connect(me: Membership, address: str, stage: int, batch_bytes: int) -> "zmq.Socket[bytes]":
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     socket.setsockopt(zmq.SNDHWM, _QUEUE)
     socket.setsockopt(zmq.SNDTIMEO, _RETRY_MS)
-    socket.setsockopt(
-        zmq.SNDBUF, max(batch_bytes, SMALLEST_BUFFER)
-    )  # else the kernel queues megabytes more, which a stop must work off
-    secure(socket)
-    socket.connect(address)
+    # else the kernel queues megabytes more, which a stop must work off
+    socket.setsockopt(zmq.SNDBUF, max(batch_bytes, SMALLEST_BUFFER))
+    me.connect(socket, address, to=me.stage_member(stage))
     return socket

@@ -11,13 +11,25 @@ from common.messages.stage_calls import BUILDING
 from common.processes.membership import Membership
 from common.rule.packet import Packet
 from common.shared_memory.fd_passing import FdConnection, FdListener, connect
+from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import shared_memory as shared
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.handshake import TensorSpec
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
 
-Kind = Literal["forward", "backward", "evaluation"]  # evaluation: what training has in flight stays where it is
+EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation: what training has in flight stays where it is
+
+_RECEIVING = {
+    "forward": Kind.WAIT_ACTIVATION,
+    "backward": Kind.WAIT_GRADIENT,
+    "evaluation": Kind.WAIT_ACTIVATION,
+}
+_SENDING = {
+    "forward": (Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT),
+    "backward": (Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT),
+    "evaluation": (Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT),
+}
 
 
 class Edges:
@@ -30,8 +42,14 @@ class Edges:
         groups: Groups,
         forms: tuple[TensorSpec, TensorSpec],
         devices: tuple[torch.device, torch.device],
+        work: WorkClock,
     ) -> None:
-        """`forms` of the stage's input and output; `devices` that compute, and that the wire reads.
+        """Make every edge of the stage.
+
+        Args:
+            forms: of the stage's input and output.
+            devices: that compute, and that the wire reads.
+            work: takes the time spent sending and waiting.
 
         Raises:
             ConfigError: network.transport = "shared" is not possible.
@@ -40,6 +58,7 @@ class Edges:
         self._config, self._me, self._groups = config, me, groups
         self._takes, self._gives = forms
         self._device, self._wire = devices
+        self._work = work
         # stage 0's wait for frames has the plain deadline, so that a starving pipeline is blamed on the reader
         self._deadline = 1.25 * config.network.deadline
         i = me.stage
@@ -59,17 +78,17 @@ class Edges:
             for kind, of in self._kinds(i - 1, i + 1)
         }
 
-    def sender(self, kind: Kind) -> Sender:
+    def sender(self, kind: EdgeKind) -> Sender:
         """The end by which activations go up or gradients down."""
         neighbour = self._me.stage + (-1 if kind == "backward" else 1)
         outgoing = self._out.get(kind) or P2POutgoing(self._peer(kind, neighbour), self._packets(neighbour))
-        return Sender(outgoing, self._config.network.overlap)
+        return Sender(outgoing, self._work, *_SENDING[kind])
 
-    def receiver(self, kind: Kind, first_tick: int) -> Receiver:
+    def receiver(self, kind: EdgeKind, first_tick: int) -> Receiver:
         """The end by which activations or gradients come, from `first_tick` on."""
         neighbour = self._me.stage + (1 if kind == "backward" else -1)
         incoming = self._in.get(kind) or P2PIncoming(self._peer(kind, neighbour), self._packets(neighbour))
-        return Receiver(incoming, self._me.stage, neighbour, first_tick)
+        return Receiver(incoming, self._me.stage, neighbour, first_tick, self._work, _RECEIVING[kind])
 
     def close(self) -> None:
         """Let go of the shared ones."""
@@ -83,9 +102,9 @@ class Edges:
         elif not (self._shares and len(self._me.stages_on_host) == self._me.stages):
             _ = self._groups.backward
 
-    def _kinds(self, forward: int, backward: int) -> Iterator[tuple[Kind, int]]:
+    def _kinds(self, forward: int, backward: int) -> Iterator[tuple[EdgeKind, int]]:
         """The shared edges of one direction, with the neighbours that `forward` and `backward` are."""
-        kinds: list[tuple[Kind, int]] = [("forward", forward), ("backward", backward), ("evaluation", forward)]
+        kinds: list[tuple[EdgeKind, int]] = [("forward", forward), ("backward", backward), ("evaluation", forward)]
         for kind, neighbour in kinds:
             wanted = kind == "evaluation" or not self._config.exact  # torch's schedules have their own connections
             if wanted and self._is_shared(neighbour):
@@ -105,7 +124,7 @@ class Edges:
                 f'{self._me.stage} and {neighbour} are not: use "auto", which shares memory where it can'
             )
 
-    def _peer(self, kind: Kind, neighbour: int) -> Peer:
+    def _peer(self, kind: EdgeKind, neighbour: int) -> Peer:
         group = self._groups.backward if kind == "backward" else self._groups.forward
         return Peer(group, self._me.stage, neighbour, self._deadline, tag=int(kind == "evaluation"))
 

@@ -7,10 +7,9 @@ while the stage computes; a send is only waited for when its packet is needed ag
                 then posts  the receive for k + 1
     send(k):    waits for   room for its packet; unblocked by the neighbour's posts, which come at most a tick later
 
-How a packet gets from one end to the other is the business of gloo.py, or of shared.py on one host.
+How a packet gets from one end to the other is up to the transport: shared_memory.py or torch_p2p.py.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,15 +17,7 @@ from torch import Tensor
 
 from common.errors import PeerError
 from common.rule.packet import Packet
-
-
-class Source(Protocol):
-    """Where a stage's inputs or gradients come from."""
-
-    waited: float  # seconds spent waiting, since last zeroed
-
-    def receive(self, tick: int) -> Packet | None:
-        """The packet for this tick; None before the first."""
+from common.telemetry.spans import Kind, WorkClock, clock
 
 
 class Incoming(Protocol):
@@ -59,12 +50,14 @@ class Outgoing(Protocol):
 class Receiver:
     """The receiving end of an edge."""
 
-    def __init__(self, incoming: Incoming, stage: int, neighbour: int, first_tick: int) -> None:
-        """`first_tick` ≥ 1 is the tick of the first message."""
+    def __init__(
+        self, incoming: Incoming, stage: int, neighbour: int, first_tick: int, work: WorkClock, wait: Kind
+    ) -> None:
+        """`first_tick` ≥ 1 is the tick of the first message; time spent waiting is added to `work` as `wait`."""
         assert first_tick >= 1
-        self.waited = 0.0
         self._incoming, self._packets, self._first = incoming, incoming.packets, first_tick
         self._stage, self._neighbour = stage, neighbour
+        self._work, self._wait = work, int(wait)
         self._posted = False
 
     def receive(self, tick: int) -> Packet | None:
@@ -80,7 +73,10 @@ class Receiver:
     def settle(self, tick: int) -> None:
         """Wait until the message for `tick` is in, without taking it."""
         if self._posted:
-            self.wait(tick)
+            start = clock()
+            self._incoming.wait(tick)
+            self._work.add(self._wait, start)
+            self._posted = False
 
     def expects(self, tick: int) -> bool:
         """Whether there is a message for `tick`."""
@@ -98,8 +94,7 @@ class Receiver:
         return self._packets[tick % len(self._packets)]
 
     def _arrived(self, tick: int) -> Packet:
-        if self._posted:
-            self.wait(tick)
+        self.settle(tick)
         packet = self._packet(tick)
         packet.arrive()
         if packet.tick != tick - 1:
@@ -109,52 +104,34 @@ class Receiver:
             )
         return packet
 
-    def wait(self, tick: int) -> None:
-        """Wait for the message for `tick`, whose receive is posted."""
-        assert self._posted
-        start = time.perf_counter()
-        self._incoming.wait(tick)
-        self.waited += time.perf_counter() - start
-        self._posted = False
-
 
 class Sender:
-    """The sending end of an edge."""
+    """The sending end of an edge.
 
-    def __init__(self, outgoing: Outgoing, overlap: bool) -> None:
-        """Without `overlap` a transfer only starts in `settle`, when the tick's compute is over."""
-        self.waited = 0.0
+    Attributes:
+        bytes: sent since last zeroed.
+    """
+
+    def __init__(self, outgoing: Outgoing, work: WorkClock, send: Kind, wait: Kind) -> None:
+        """The time of a `send` is added to `work` as `send`, that of waiting for room as `wait`, too."""
         self.bytes = 0
-        self._outgoing, self._packets, self._overlap = outgoing, outgoing.packets, overlap
-        self._held_back: int | None = None  # tick of a packet that waits for `settle` to leave
+        self._outgoing, self._packets = outgoing, outgoing.packets
+        self._work, self._send, self._wait = work, int(send), int(wait)
 
     def send(self, tick: int, source: Packet, tensor: Tensor) -> None:
         """Pack `tensor`, computed at `tick` from `source`, and let it leave."""
-        self.wait(tick)
+        start = clock()
+        self._outgoing.room(tick)
+        self._work.add(self._wait, start)
         packet = self._packets[tick % len(self._packets)]
         packet.pack(tick, source, tensor)
         packet.depart()
         self.bytes += packet.buffer.nbytes
-        if self._overlap:
-            self._outgoing.start(tick)
-        else:
-            self._held_back = tick
-
-    def release(self) -> None:
-        """Start the transfer that was held back, if any."""
-        if self._held_back is not None:
-            self._outgoing.start(self._held_back)
-            self._held_back = None
+        self._outgoing.start(tick)
+        self._work.add(self._send, start)
 
     def settle(self, tick: int) -> None:
         """Wait until everything sent up to `tick` has left."""
-        self.release()
-        start = time.perf_counter()
+        start = clock()
         self._outgoing.finish(tick)
-        self.waited += time.perf_counter() - start
-
-    def wait(self, tick: int) -> None:
-        """Wait until the packet of `tick` may be overwritten."""
-        start = time.perf_counter()
-        self._outgoing.room(tick)
-        self.waited += time.perf_counter() - start
+        self._work.add(self._wait, start)

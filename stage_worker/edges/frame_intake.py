@@ -9,7 +9,6 @@ the top holds their frame and wait, as uint8, in the socket's queue.
     produces  a packet, or a target tensor, on the stage's device
 """
 
-import time
 import warnings
 from collections.abc import Sequence
 
@@ -19,69 +18,70 @@ import zmq
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.config.settings import Network
 from common.errors import PeerError
 from common.messages.encoding import OtherAttemptError
 from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
-from common.processes.zmq_curve import CurveKeys
+from common.processes.membership import Membership
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.pixels import normalise
 from common.shared_memory.frame_slots import FrameSlotReader
+from common.telemetry.spans import Kind, WorkClock, clock
 
 
 class FrameSocket:
-    """A listening PULL socket that yields checked batches of frames."""
+    """A listening PULL socket that yields checked batches of frames.
+
+    Attributes:
+        address: where it listens.
+        memory: the name of the listener for shared memory; empty where there is none.
+    """
 
     def __init__(
         self,
-        host: str,
-        queue: int,
+        me: Membership,
+        network: Network,
         shape: Sequence[int],
-        max_message: int,
-        deadline: float,
+        queue: int,
         what: str,
-        curve: CurveKeys | None = None,
-        attempt: int = 0,
         shares_memory: bool = False,
+        work: WorkClock | None = None,
+        wait: Kind = Kind.WAIT_FRAMES,
     ) -> None:
-        """Listen on `host`, with `curve` for the coordinator alone.
+        """Listen for the coordinator.
 
         Args:
-            queue: batches that wait on this side at most.
             shape: of a batch, [slots, channels, height, width].
-            max_message: bytes of a message at most.
-            deadline: seconds to wait for a batch.
+            queue: batches that wait on this side at most.
             what: who receives here, for error messages.
-            attempt: messages of another one are ignored.
             shares_memory: the coordinator is on this host, and may pass frames in shared memory.
+            work, wait: time spent waiting for a batch is added to `work` as this kind.
         """
-        self.waited = 0.0
-        self._shape, self._what, self._deadline, self._attempt = tuple(shape), what, deadline, attempt
+        self._work, self._wait = work or WorkClock(), int(wait)
+        self._shape, self._what, self._deadline, self._attempt = tuple(shape), what, network.deadline, me.attempt
         self._size = torch.Size(shape).numel()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, queue)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, max_message)
-        self._socket.setsockopt(zmq.RCVTIMEO, int(deadline * 1000))
+        self._socket.setsockopt(zmq.MAXMSGSIZE, network.max_message)
+        self._socket.setsockopt(zmq.RCVTIMEO, int(network.deadline * 1000))
         self._socket.setsockopt(zmq.RCVBUF, max(self._size, SMALLEST_BUFFER))  # else the kernel queues megabytes more
         # the message is read-only, and only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-        if curve is not None:
-            curve.listen(self._socket)
-        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
-        self.address = f"tcp://{host}:{port}"
-        self._reader = FrameSlotReader(self._shape, deadline) if shares_memory else None
+        self.address = me.listen(self._socket)
+        self._reader = FrameSlotReader(self._shape, network.deadline) if shares_memory else None
         self.memory = self._reader.name if self._reader else ""
 
     def receive(self, tick: int) -> tuple[Envelope, Tensor]:
         """The next batch and its envelope. The tensor is uint8, to be read alone, until `release`. Raises PeerError."""
-        start = time.perf_counter()
+        start = clock()
         while (received := self._receive()) is None:
-            if time.perf_counter() - start >= self._deadline:
+            if clock() - start >= self._deadline * 1e9:
                 raise PeerError(
                     f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the "
                     f"reader stuck on a slow disk or stream? Raise network.deadline if that is expected"
                 )
-        self.waited += time.perf_counter() - start
+        self._work.add(self._wait, start)
         envelope, sizes, payload = received
         reader = self._reader if envelope.slot is not None else None
         if sizes[1:] != ([] if reader else [self._size]):
@@ -139,15 +139,6 @@ class FrameIntake:
         self.socket = socket
         self._packet, self._mean, self._std = packet, mean, std
 
-    @property
-    def waited(self) -> float:
-        """Seconds spent waiting, since last zeroed."""
-        return self.socket.waited
-
-    @waited.setter
-    def waited(self, seconds: float) -> None:
-        self.socket.waited = seconds
-
     def receive(self, tick: int) -> Packet:
         """The frame batch of this tick, normalised. Valid until the next receive."""
         envelope, frames = self.socket.receive(tick)
@@ -176,9 +167,9 @@ class TargetIntake:
         self.aside: dict[tuple[int, int], Raw] = {}
         self._out, self._mean, self._std = out, mean, std
 
-    def target(self, frame: int, tick: int) -> Target:
-        """The target of a frame, normalised. Within a phase frames are asked for in order."""
-        due = self.phase, frame
+    def target(self, tick: int, held: Packet) -> Target:
+        """The target of the frame that the top stage holds, normalised. Within a phase frames come in order."""
+        due = self.phase, held.frame
         raw = self.aside.pop(due, None)
         while raw is None:
             key, arrived = self._take(tick, due)

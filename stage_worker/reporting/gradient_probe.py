@@ -4,29 +4,16 @@ The coordinator names a frame. At the tick in which the stage holds it, weights,
 input since the frame before are copied; at all other ticks the probe costs one comparison of numbers.
 """
 
-from dataclasses import dataclass
 from threading import Event
 
 import torch
 from torch import Tensor
 
+from common.messages.stage_calls import GradientSample
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 
 _NONE = -9
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a stage saw. weights, gradients: by the whole model's names, on the CPU.
-
-    smoothness: mean over rows that stay in their clip of ‖x(k) - x(k-1)‖ / ‖x(k)‖ of the stage's input; None if no
-    row does.
-    """
-
-    weights: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-    smoothness: float | None
 
 
 class StageProbe:
@@ -35,7 +22,7 @@ class StageProbe:
     def __init__(self) -> None:
         self._frame = _NONE
         self._done = Event()
-        self._finding: Finding | None = None
+        self._sample: GradientSample | None = None
         self._before: tuple[Tensor, Tensor] | None = None  # the frame before: input, clips
         self._weights: dict[str, Tensor] = {}
         self._gathered: dict[str, Tensor] = {}
@@ -45,12 +32,12 @@ class StageProbe:
     def ask(self, frame: int) -> None:
         """Look at a frame that no stage has reached yet."""
         self._done.clear()
-        self._finding, self._frame = None, frame
+        self._sample, self._frame = None, frame
 
-    def answer(self, seconds: float) -> Finding | None:
+    def answer(self, seconds: float) -> GradientSample | None:
         """What was found; None where training ended before, or `seconds` were over."""
         self._done.wait(seconds)
-        return self._finding
+        return self._sample
 
     # ---- the tick loop
 
@@ -75,7 +62,7 @@ class StageProbe:
             if parameter.grad is not None:
                 own = parameter.grad - self._gathered[name] if name in self._gathered else parameter.grad
                 gradients[name] = own.to("cpu", copy=True)
-        self._finding = Finding(self._weights, gradients, self._smoothness(x))
+        self._sample = GradientSample(self._weights, gradients, self._smoothness(x))
         self.end()
 
     def end(self) -> None:

@@ -6,17 +6,17 @@ or when they are full. Everything else comes from the reports.
 
 import struct
 import time
-from typing import Any
 
 import numpy as np
 import torch
 
 from common.config.settings import Config, Metrics
+from common.messages.stage_report import Progress
 from common.processes.membership import Membership
 from common.rule.schedule import Schedule
 from common.telemetry.http_server import serve
 from common.telemetry.metric_registry import Board
-from stage_worker.reporting.ticking import Times
+from stage_worker.reporting.reported_loop import Times
 
 _ROWS = 4096
 _FORM = struct.Struct("5d")
@@ -100,22 +100,22 @@ class StageMetrics:
         self._times.begin()
 
     def ticked(self, times: Times) -> None:
-        """A tick is over. times: see Ticking.times."""
+        """A tick is over. times: see ReportedLoop.times."""
         self._times.note(times)
 
-    def reported(self, summary: dict[str, Any], dropped: int) -> None:
-        """A report was made, and what it sums up is zeroed. `dropped`: reports, since the process began."""
+    def reported(self, report: Progress) -> None:
+        """A report was made, and what it sums up is zeroed."""
         board = self._board
         self._times.fold(zeroed=True)
-        for key, name in _GAUGES.items():
-            if summary.get(key) is not None:
-                board.set(name, summary[key])
-        board.add("sideways_ticks", summary["ticks"])
-        board.add("sideways_gradient_rows", summary["rows"])
-        board.add("sideways_gated_rows", summary["gated"])
-        board.set("sideways_dropped_reports", dropped)
-        for way in ("forward", "backward"):
-            if summary[f"bytes_{way}"]:
-                board.add("sideways_edge_bytes", summary[f"bytes_{way}"], way=way)
-        if "correct" in summary:
-            board.set("sideways_accuracy_ratio", summary["correct"] / (summary["losses_held"] * self._slots))
+        for field, name in _GAUGES.items():
+            if (value := getattr(report, field)) is not None:
+                board.set(name, value)
+        board.add("sideways_ticks", report.ticks)
+        board.add("sideways_gradient_rows", report.rows)
+        board.add("sideways_gated_rows", report.gated)
+        board.set("sideways_dropped_reports", report.dropped)
+        for way, sent in (("forward", report.bytes_forward), ("backward", report.bytes_backward)):
+            if sent:
+                board.add("sideways_edge_bytes", sent, way=way)
+        if report.correct is not None and report.losses_held is not None:
+            board.set("sideways_accuracy_ratio", report.correct / (report.losses_held * self._slots))

@@ -13,13 +13,14 @@ import torch
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from common.config.settings import Config
 from common.errors import PeerError
-from common.messages.encoding import encode
+from common.messages.stage_report import Done, Failed, Progress, Report, Signalled, encode_report
 from common.processes.lifecycle import exit_now, print_error
-from common.processes.zmq_curve import CurveKeys, PublicKey
+from common.processes.membership import Membership
 from common.rule.stage import Stage
 from common.telemetry.peak_memory import forget_peak, peak
-from stage_worker.reporting.ticking import ReportedLoop
+from stage_worker.reporting.reported_loop import ReportedLoop
 
 if TYPE_CHECKING:
     from stage_worker.reporting.prometheus import StageMetrics
@@ -38,23 +39,13 @@ class Reporter:
         gradient_norm: as measured in a due tick; None if there was none.
         stop_signal: a signal that this process got and that the coordinator should know of.
         metrics: what Prometheus is told, if it is.
+        verbose: say so on standard error when the coordinator is gone; one stage of a host does.
     """
 
-    def __init__(
-        self,
-        address: str,
-        stage: int,
-        verbose: bool = True,
-        curve: CurveKeys | None = None,
-        server: PublicKey = b"",
-        attempt: int = 0,
-    ) -> None:
-        """Connect to the coordinator, by `curve` to the one with the public key `server`.
-
-        `verbose`: say so on standard error when it is gone (one stage of a host does); `attempt`: of this attempt.
-        """
-        self.stage, self.every, self.each_loss = stage, 0.5, False
-        self.verbose, self._attempt = verbose, attempt
+    def __init__(self, me: Membership, address: str) -> None:
+        """Connect to where the coordinator listens."""
+        self.stage, self.every, self.each_loss = me.stage, 0.5, False
+        self.verbose, self._attempt = me.local_stage == 0, me.attempt
         self.due = False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
@@ -66,14 +57,16 @@ class Reporter:
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
         self._watch_coordinator()
-        if curve is not None:
-            curve.connect(self._socket, server)
-        self._socket.connect(address)
-        self.built(torch.device("cpu"))
+        me.connect(self._socket, address, to=me.coordinator)
+        self._count_memory(torch.device("cpu"))
         self._restart()
 
-    def built(self, device: torch.device) -> None:
+    def configure(self, config: Config, device: torch.device, metrics: "StageMetrics | None") -> None:
         """The stage is about to be built on `device`: its memory is counted from here."""
+        self.every, self.each_loss, self.metrics = config.report.every, config.report.losses, metrics
+        self._count_memory(device)
+
+    def _count_memory(self, device: torch.device) -> None:
         self._device, self._memory_before = device, forget_peak(device)
         self._losses = torch.zeros(_MOST_LOSSES, device=device)
 
@@ -105,10 +98,10 @@ class Reporter:
     def flush(self, tick: int, loop: ReportedLoop) -> None:
         """Report what happened since the last report, and zero the counters."""
         if self._ticks:
-            summary = self._summary(tick, loop)
-            self.send("progress", **summary)
+            report = self._progress(tick, loop)
+            self._send(report)
             if self.metrics is not None:
-                self.metrics.reported(summary, self._dropped)
+                self.metrics.reported(report)
         _zero(loop)
         self.due, self.gradient_norm = False, None
         self.tell_signal()
@@ -117,14 +110,24 @@ class Reporter:
     def tell_signal(self) -> None:
         """Pass on that somebody asked this process to stop."""
         if self.stop_signal:
-            self.send("signal", signal=self.stop_signal)
+            self._send(Signalled(**self._sender(), signal=self.stop_signal))
             self.stop_signal = 0
 
-    def send(self, kind: str, **fields: Any) -> None:
+    def done(self) -> None:
+        """A phase has ended."""
+        self._send(Done(**self._sender()))
+
+    def fail(self, message: str, code: int) -> None:
+        """This process ends with exit code `code`."""
+        self._send(Failed(**self._sender(), message=message, code=code))
+
+    def _sender(self) -> dict[str, Any]:
+        return {"attempt": self._attempt, "stage": self.stage, "dropped": self._dropped}
+
+    def _send(self, report: Report) -> None:
         """Send a report; drop and count it if the coordinator does not keep up."""
         try:
-            message = {"kind": kind, "attempt": self._attempt, "stage": self.stage, "dropped": self._dropped, **fields}
-            self._socket.send(encode(message), zmq.NOBLOCK)
+            self._socket.send(encode_report(report), zmq.NOBLOCK)
         except zmq.Again:
             self._dropped += 1
 
@@ -143,35 +146,41 @@ class Reporter:
         self._socket.close(int(linger * 1000))
         self._context.term()
 
-    def _summary(self, tick: int, loop: ReportedLoop) -> dict[str, Any]:
-        stage = loop.stage
-        summary: dict[str, Any] = {
-            "tick": tick,
-            "ticks": self._ticks,
-            "seconds": time.perf_counter() - self._started,
-            "rows": stage.rows,
-            "gated": stage.gated,
-            "gradient_norm": self.gradient_norm,
-            "rate": stage.updater.rate,
-            "peak_memory_bytes": peak(self._device, self._memory_before),
-            **loop.summary(),
-        }
-        model_cpu = summary.pop("model_cpu_seconds", None)
-        if model_cpu is not None:
-            summary["outside_cpu_seconds"] = time.process_time() - self._cpu - model_cpu
-        return summary | self._loss_summary(stage)
+    def _progress(self, tick: int, loop: ReportedLoop) -> Progress:
+        stage, times = loop.stage, loop.times()
+        forward, backward = loop.bytes_sent()
+        outside = None if loop.model_cpu is None else time.process_time() - self._cpu - loop.model_cpu
+        return Progress(
+            **self._sender(),
+            tick=tick,
+            ticks=self._ticks,
+            seconds=time.perf_counter() - self._started,
+            compute_seconds=times.compute,
+            receive_wait_seconds=times.receive_wait,
+            send_wait_seconds=times.send_wait,
+            data_wait_seconds=times.data_wait,
+            outside_cpu_seconds=outside,
+            rows=stage.rows,
+            gated=stage.gated,
+            gradient_norm=self.gradient_norm,
+            rate=stage.updater.rate,
+            peak_memory_bytes=peak(self._device, self._memory_before),
+            bytes_forward=forward,
+            bytes_backward=backward,
+            **self._loss(stage),
+        )
 
-    def _loss_summary(self, stage: Stage) -> dict[str, Any]:
+    def _loss(self, stage: Stage) -> dict[str, Any]:
         """Only the top stage has a loss; the others report none."""
         if not self._losses_held:
             return {}
         losses = self._losses[: self._losses_held]
-        summary: dict[str, Any] = {"loss": float(losses.mean()), "losses_held": self._losses_held}
-        if stage.objective.task == "classify":
-            summary["correct"] = int(stage.objective.correct)
-        if self.each_loss:
-            summary["losses"] = losses.tolist()
-        return summary
+        return {
+            "loss": float(losses.mean()),
+            "losses_held": self._losses_held,
+            "correct": int(stage.objective.correct) if stage.objective.task == "classify" else None,
+            "losses": losses.tolist() if self.each_loss else None,
+        }
 
     def _watch_coordinator(self) -> None:
         monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)

@@ -6,7 +6,6 @@ left out; configuring, feeding, ticking, reporting and exporting are the product
 """
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -16,13 +15,10 @@ from safetensors.torch import save_file
 
 from common.config.run_file import parse
 from common.config.settings import Config
-from common.messages.stage_calls import Plan, Stages
-from common.messages.stage_report import Report
+from common.messages.stage_calls import Plan
 from common.processes.lifecycle import exit_now
 from common.processes.membership import join
-from common.processes.rpc import start_rpc
-from coordinator.monitor.report_inbox import ReportInbox
-from coordinator.video.feeder import Feeder
+from coordinator.run.pipeline import Pipeline
 from coordinator.video.files.clips import find
 from coordinator.video.slots import Slots
 from coordinator.video.targets import StepStream
@@ -33,45 +29,32 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "stage_worker"])
     cases: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     out = Path(sys.argv[2])
-    me = join("coordinator")
     losses: list[float] = []
-
-    def take(report: Report) -> None:
-        losses.extend(report.get("losses", []))
-
-    inbox = ReportInbox(me.stages, take, lambda number: None, attempt=me.attempt)
-    me.store.set("reports", inbox.address)
-    start_rpc(me)
-    stages = Stages(me.stages, 60, inbox.poll)
+    pipeline = Pipeline(join("coordinator"), 60, lambda report: losses.extend(report.losses or []))
     for name, tree in cases.items():
         losses.clear()
-        run(parse(tree, name), stages, inbox, me.attempt)
-        save_file(stages.export(), out / f"{name}.safetensors")
+        run(parse(tree, name), pipeline)
+        save_file(pipeline.stages.export(), out / f"{name}.safetensors")
         (out / f"{name}.json").write_text(json.dumps(losses))
-    inbox.leave()
-    stages.quit()
+    pipeline.close()
     exit_now(0)
 
 
-def run(config: Config, stages: Stages, inbox: ReportInbox, attempt: int) -> None:
+def run(config: Config, pipeline: Pipeline) -> None:
     assert config.data.train is not None
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     assert config.split is not None
     assert config.ticks is not None
-    addresses = stages.configure(Plan(config, len(clips.classes), tuple(config.split), config.ticks))
+    pipeline.configure(Plan(config, len(clips.classes), tuple(config.split), config.ticks))
     slots = Slots(clips.clips, config.data, config.seed, True)
-    feeder = Feeder(addresses, math.prod(config.frame_shape), 60, inbox.poll, attempt=attempt)
-    course = StepStream(slots, config, ends=False)
-    inbox.expect_done()
-    stages.train(0, config.ticks)
+    steps = StepStream(slots, config, ends=False)
+    pipeline.train(0, config.ticks)
     for tick in range(config.ticks):
-        step = course.next()
+        step = steps.next()
         assert step is not None
-        feeder.push(0, tick, step)
-        inbox.poll()
-    inbox.wait_done(60)
+        pipeline.push(0, tick, step)
+    pipeline.wait_done()
     slots.close()
-    feeder.close()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tests.support.processes import environment
 from tests.support.settings import config_of, settings
 
 DEPTHS = (1, 2, 3, 5)
-CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix"), (True, False)))
+CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix")))
 
 # each training option by itself, and in company, at D = 3
 DROPOUT: dict[str, object] = {
@@ -44,7 +44,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "predict": {"task": "predict", "model": "autoencoder", "ahead": 3},
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "gloo": {"network__transport": "gloo"},  # else neighbours on one host share memory
-    "gloo-serial": {"network": {"transport": "gloo", "overlap": False}, "task": "autoencode", "model": "autoencoder"},
+    "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
     "all": {
         **DROPOUT,
         "precision": "bfloat16",
@@ -69,11 +69,11 @@ EXACT: dict[str, dict[str, object]] = {
 Results = Callable[..., Path]
 
 
-def case_name(task: str, every: int, boundary: str, overlap: bool) -> str:
-    return f"{task}-{every}-{boundary}-{'overlap' if overlap else 'serial'}"
+def case_name(task: str, every: int, boundary: str) -> str:
+    return f"{task}-{every}-{boundary}"
 
 
-def changes(stages: int, task: str, every: int, boundary: str, overlap: bool) -> dict[str, object]:
+def changes(stages: int, task: str, every: int, boundary: str) -> dict[str, object]:
     model = "vgg8" if task == "classify" else "autoencoder"
     return {
         "stages": stages,
@@ -81,7 +81,6 @@ def changes(stages: int, task: str, every: int, boundary: str, overlap: bool) ->
         "model": model,
         "rule__every": every,
         "rule__boundary": boundary,
-        "network__overlap": overlap,
     }
 
 
@@ -117,13 +116,13 @@ def drive(stages: int, trees: dict[str, dict[str, Any]], out: Path, **more: str)
 def reference(videos: Path) -> Callable[..., tuple[list[float], dict[str, Tensor]]]:
     @lru_cache
     def run(stages: int, task: str, every: int, boundary: str) -> tuple[list[float], dict[str, Tensor]]:
-        return reference_run(config_of(videos, **changes(stages, task, every, boundary, True)))
+        return reference_run(config_of(videos, **changes(stages, task, every, boundary)))
 
     return run
 
 
 @pytest.mark.parametrize("stages", [pytest.param(n, marks=[] if n == 3 else pytest.mark.long) for n in DEPTHS])
-@pytest.mark.parametrize(("task", "every", "boundary", "overlap"), CASES)
+@pytest.mark.parametrize(("task", "every", "boundary"), CASES)
 def test_distributed_run_equals_the_reference_bit_for_bit(
     distributed: Results,
     reference: Callable[..., tuple[list[float], dict[str, Tensor]]],
@@ -131,9 +130,8 @@ def test_distributed_run_equals_the_reference_bit_for_bit(
     task: str,
     every: int,
     boundary: str,
-    overlap: bool,
 ) -> None:
-    name = case_name(task, every, boundary, overlap)
+    name = case_name(task, every, boundary)
     folder = distributed(stages)
     losses, parameters = reference(stages, task, every, boundary)
     assert len(losses) == 200 - (stages - 1)

@@ -1,4 +1,4 @@
-"""What every trace must be, read back from its file."""
+"""Recordings of a pipeline, and what every trace must be, read back from its file."""
 
 import gzip
 import json
@@ -7,7 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.rule.schedule import Schedule
+from common.telemetry.spans import Kind, Rows
+from coordinator.trace.chrome_format import Clock, Recording, write
 
 Event = dict[str, Any]
 WORK = ("tick", "forward", "backward", "update")
@@ -95,3 +99,39 @@ def stop(rows: dict[int, list[Event]], event: Event) -> tuple[int, str, int]:
     """The innermost slice that a point of an arrow lies in."""
     found = [e for e in rows[event["pid"]] if e["ts"] <= event["ts"] < e["ts"] + e["dur"]]
     return event["pid"], found[-1]["name"], found[-1]["args"]["tick"]
+
+
+STAGES, FIRST, TICKS = 3, 20, 12
+TICK = 1_000_000  # ns
+SAME = (Clock(0, 40, 50), Clock(1, -40, 50))
+
+
+def spans_of(*spans: tuple[int, int, int, int]) -> Rows:
+    return np.array(sorted(spans, key=lambda span: span[3]), np.int64)
+
+
+def stage_rows(stage: int, ahead: int = 0) -> Rows:
+    """A stage that does everything at the same moments of each tick, by a clock that is so far ahead."""
+    kinds = [Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE]
+    if stage > 0:
+        kinds = [Kind.WAIT_ACTIVATION, *kinds, Kind.SEND_GRADIENT]
+    if stage < STAGES - 1:
+        kinds = [*kinds, Kind.SEND_ACTIVATION, Kind.WAIT_GRADIENT]
+    spans = []
+    for tick in range(FIRST, FIRST + TICKS):
+        start = ahead + tick * TICK
+        spans.append((Kind.TICK, tick, start, start + TICK - 1000))
+        for place, kind in enumerate(sorted(kinds)):
+            spans.append((kind, tick, start + 10_000 + 90_000 * place, start + 90_000 * (place + 1)))
+    return spans_of(*spans)
+
+
+def recording(ahead: int = 0) -> Recording:
+    fed = [(Kind.FEED, tick, (tick - 3) * TICK, (tick - 3) * TICK + 5000) for tick in range(FIRST, FIRST + TICKS)]
+    stages = [stage_rows(stage, ahead * stage) for stage in range(STAGES)]
+    return Recording("it", "sideways", FIRST, TICKS, spans_of(*fed), stages, [SAME] * STAGES)
+
+
+def written(what: Recording, folder: Path) -> dict[str, Any]:
+    write(what, folder / "trace.json.gz")
+    return read(folder / "trace.json.gz")

@@ -21,6 +21,15 @@ def test_defaults_are_those_of_the_design() -> None:
     assert config.optimiser.name == "AdamW"
 
 
+def test_a_removed_setting_is_ignored_where_it_says_what_always_holds(tmp_path: Path) -> None:
+    """A run that an earlier version began can be resumed."""
+    file = tmp_path / "run.toml"
+    file.write_text('ticks = 1\n[data]\ntrain = "."\n[network]\noverlap = true\n')
+    assert load(file).network.deadline == 60
+    with pytest.raises(ConfigError, match=r"unknown setting network\.overlap"):
+        load(file, ["network.overlap=false"])
+
+
 def test_overrides_reach_any_section(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(tomli_w.dumps(MINIMAL))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from common.errors import ConfigError, PeerError
 from common.rule.packet import Packet
 from common.shared_memory.fd_passing import FdConnection, FdListener, connect
+from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import shared_memory as shared
 from stage_worker.edges.connect import Edges
 from stage_worker.edges.ends import Receiver, Sender
@@ -38,6 +39,14 @@ def edge(deadline: float = 0.05) -> Iterator[tuple[SharedOutgoing, SharedIncomin
     incoming.close()
 
 
+def sending(out: SharedOutgoing) -> Sender:
+    return Sender(out, WorkClock(), Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT)
+
+
+def receiving(incoming: SharedIncoming, first: int = 1) -> Receiver:
+    return Receiver(incoming, 1, 0, first, WorkClock(), Kind.WAIT_ACTIVATION)
+
+
 def made(tick: int) -> tuple[Packet, torch.Tensor]:
     """What a stage sends at a tick."""
     source = Packet(*FORM)
@@ -55,16 +64,16 @@ def holds(packet: Packet | None, tick: int) -> bool:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 9))
-def test_whoever_is_faster_waits_and_nothing_is_overwritten_that_is_read(sends: list[bool], first: int) -> None:
+def test_whoever_is_faster_waits_and_nothing_is_overwritten_that_is_read(turns: list[bool], first: int) -> None:
     with edge(deadline=0.001) as (out, incoming):
-        sender, receiver = Sender(out, overlap=True), Receiver(incoming, 1, 0, first)
+        sender, receiver = sending(out), receiving(incoming, first)
         receiver.receive(first - 1)
         sent, received, reading = first - 1, first, None
-        for sending in sends:
-            if sending and sent - received < SLOTS - 2:
+        for sends_now in turns:
+            if sends_now and sent - received < SLOTS - 2:
                 sender.send(sent, *made(sent))
                 sent += 1
-            elif sending:  # two of the slots are the receiver's
+            elif sends_now:  # two of the slots are the receiver's
                 with pytest.raises(PeerError, match=r"stage 0, tick \d+, sending to stage 1: nothing moved"):
                     sender.send(sent, *made(-1))
             elif received > sent:
@@ -87,27 +96,26 @@ def test_nothing_is_copied() -> None:
 def test_a_phase_after_another_finds_all_as_it_was() -> None:
     with edge() as (out, incoming):
         for _ in range(3):
-            sender, receiver = Sender(out, overlap=False), Receiver(incoming, 1, 0, 1)
+            sender, receiver = sending(out), receiving(incoming, 1)
             receiver.receive(0)
             for tick in range(5):
                 source, tensor = made(tick)
                 source.label(tick, 100 + tick, last=tick == 4)
                 sender.send(tick, source, tensor)
-                sender.release()
                 assert holds(receiver.receive(tick + 1), tick)
             sender.settle(4)
 
 
 def test_what_is_under_way_is_kept_and_put_back() -> None:
     with edge() as (out, incoming), edge() as (again, there):
-        sender, receiver = Sender(out, overlap=True), Receiver(incoming, 1, 0, 1)
+        sender, receiver = sending(out), receiving(incoming, 1)
         receiver.receive(0)
         sender.send(0, *made(0))
         receiver.receive(1)
         sender.send(1, *made(1))
         receiver.settle(2)
         message = receiver.waiting(2).clone()
-        sender, receiver = Sender(again, overlap=True), Receiver(there, 1, 0, 1)
+        sender, receiver = sending(again), receiving(there, 1)
         receiver.put(2, message)
         for tick in range(2, 9):
             sender.send(tick, *made(tick))
@@ -117,7 +125,7 @@ def test_what_is_under_way_is_kept_and_put_back() -> None:
 @pytest.mark.parametrize("unread", [False, True])
 def test_a_neighbour_that_has_gone_is_told_at_once(unread: bool) -> None:
     with edge(deadline=60) as (out, incoming):
-        sender, receiver = Sender(out, overlap=True), Receiver(incoming, 1, 0, 1)
+        sender, receiver = sending(out), receiving(incoming, 1)
         receiver.receive(0)
         if unread:
             sender.send(0, *made(0))
@@ -127,7 +135,7 @@ def test_a_neighbour_that_has_gone_is_told_at_once(unread: bool) -> None:
         with pytest.raises(PeerError, match="stage 1, tick 1, receiving from stage 0: the connection broke"):
             receiver.receive(1)
     with edge(deadline=60) as (out, incoming):
-        sender = Sender(out, overlap=True)
+        sender = sending(out)
         incoming.close()
         with pytest.raises(PeerError, match="stage 0, tick 0, sending to stage 1: the connection broke"):
             sender.send(0, *made(0))
@@ -209,12 +217,12 @@ def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
     me, apart = SimpleNamespace(stage=0, stages=2, stages_on_host={0}), SimpleNamespace(lines={})
     config, devices = config_of(tmp_path, network__transport="shared"), (torch.device("cpu"),) * 2
     with pytest.raises(ConfigError, match="needs all stages on one host and on the CPU, but stages 0 and 1 are not"):
-        Edges(config, me, apart, (FORM, FORM), devices)  # type: ignore[arg-type]
+        Edges(config, me, apart, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
 
 
 def test_with_gloo_neighbours_on_a_host_need_not_find_each_other(tmp_path: Path) -> None:
     """It is what the user is told to choose where they cannot."""
     me, groups = SimpleNamespace(stage=0, stages=2, stages_on_host={0, 1}), SimpleNamespace(lines={}, backward=None)
     config, devices = config_of(tmp_path, network__transport="gloo"), (torch.device("cpu"),) * 2
-    Edges(config, me, groups, (FORM, FORM), devices)  # type: ignore[arg-type]
+    Edges(config, me, groups, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
     assert not groups.lines

@@ -72,7 +72,7 @@ def test_a_named_launch_goes_on_until_it_has_ended_well(tmp_path: Path, monkeypa
 
 def test_restarts_are_counted_by_the_hour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 1000.0
-    monkeypatch.setattr("coordinator.elastic.elastic.time.monotonic", lambda: now)
+    monkeypatch.setattr("coordinator.launch.elastic.time.monotonic", lambda: now)
     budget = elastic.Budget(2)
     assert [budget.take(attempt) for attempt in range(3)] == [True, True, False]
     assert "recovery.restarts allows 2 an hour: giving up" in capsys.readouterr().err

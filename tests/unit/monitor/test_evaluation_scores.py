@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import common.torchvision_import  # noqa: F401  makes torchvision importable, which torchmetrics imports
 from common.messages.stage_calls import Scores
 from common.rule.loss import Target
 from common.rule.packet import Packet

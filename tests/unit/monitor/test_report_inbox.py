@@ -7,17 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import zmq
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from common.errors import PeerError
 from common.messages.encoding import encode
-from common.messages.stage_report import Report, check_report
 from coordinator.monitor.report_inbox import ReportInbox
+from tests.support import members
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def heard() -> list[int]:
 
 @pytest.fixture
 def inbox(heard: list[int]) -> Iterator[ReportInbox]:
-    inbox = ReportInbox(2, lambda report: None, heard.append)
+    inbox = ReportInbox(members.coordinator(stages=2), 60.0, lambda report: None, heard.append)
     yield inbox
     inbox.close()
 
@@ -97,7 +96,7 @@ def test_a_lost_stages_own_words_are_the_news(inbox: ReportInbox, heard: list[in
 @pytest.mark.parametrize(
     "report", [{"kind": "progress", "attempt": 0, "stage": 2}, {"kind": "x", "stage": 0}, {"stage": 0}]
 )
-def test_reports_of_nobody_are_refused(inbox: ReportInbox, heard: list[int], report: Report) -> None:
+def test_reports_of_nobody_are_refused(inbox: ReportInbox, heard: list[int], report: dict[str, Any]) -> None:
     stage = join(inbox, heard)
     stage.send(encode(report))
     with pytest.raises(PeerError, match="something else sending"):
@@ -121,36 +120,6 @@ def test_a_stage_of_an_earlier_attempt_is_not_heard(inbox: ReportInbox, heard: l
         each.close(0)
 
 
-PROGRESS: Report = {
-    **dict.fromkeys(["attempt", "stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes"], 0),
-    **dict.fromkeys(["bytes", "bytes_forward", "bytes_backward"], 0),
-    **dict.fromkeys(["compute_seconds", "receive_wait_seconds", "send_wait_seconds", "data_wait_seconds"], 0.0),
-    "kind": "progress",
-    "ticks": 1,
-    "seconds": 0.1,
-    "gradient_norm": None,
-    "rate": 1e-3,
-}
-
-
-def test_a_progress_report_is_one() -> None:
-    check_report(PROGRESS, 1)
-    check_report({**PROGRESS, "loss": 0.5, "losses_held": 3, "correct": 2, "losses": [0.5] * 3}, 1)
-
-
-NUMBERS = {"rate", "gradient_norm", *(name for name in PROGRESS if name.endswith("wait_seconds") or "compute" in name)}
-
-
-@given(
-    st.sampled_from(sorted(PROGRESS)),
-    st.text() | st.integers(max_value=-1) | st.binary() | st.lists(st.integers()) | st.booleans(),
-)
-def test_a_malformed_one_is_not(name: str, value: object) -> None:
-    assume(type(value) is not int or name not in NUMBERS)
-    with pytest.raises(PeerError, match="something else sending"):
-        check_report({**PROGRESS, name: value}, 1)
-
-
 @contextmanager
 def process(code: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Another process that runs `code`."""
@@ -163,8 +132,9 @@ def process(code: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 LISTENER = """
-from coordinator.monitor.report_inbox import Inbox
-inbox = Inbox(1, lambda report: None, lambda number: print("heard", flush=True), deadline=3)
+from coordinator.monitor.report_inbox import ReportInbox
+from tests.support import members
+inbox = ReportInbox(members.coordinator(), 3.0, lambda report: None, lambda number: print("heard", flush=True))
 print(inbox.address, flush=True)
 while True:
     inbox.poll(100)
@@ -189,7 +159,7 @@ def test_a_stage_sees_that_the_coordinator_is_stopped() -> None:
 
 TALKER = """
 import sys, time, zmq
-from common.messages.frame_envelope import encode
+from common.messages.encoding import encode
 stage = zmq.Context.instance().socket(zmq.PUSH)
 stage.connect(sys.argv[1])
 stage.send(encode({"kind": "signal", "stage": 0, "attempt": 0, "dropped": 0, "signal": 15}))
@@ -198,7 +168,7 @@ time.sleep(60)
 
 
 def test_the_coordinator_sees_that_a_stage_is_stopped(heard: list[int]) -> None:
-    inbox = ReportInbox(1, lambda report: None, heard.append, deadline=3)
+    inbox = ReportInbox(members.coordinator(), 3.0, lambda report: None, heard.append)
     with process(TALKER, inbox.address) as stage:
         while not heard:
             inbox.poll(100)

@@ -6,12 +6,11 @@ import zmq
 
 from common.errors import PeerError
 from common.messages.encoding import encode
-from common.messages.stage_calls import Addresses
 from common.processes.zmq_curve import CurveKeys
 from coordinator.monitor.report_inbox import ReportInbox
-from coordinator.video.feeder import Feeder
 from coordinator.video.targets import Batch, Step
-from stage_worker.edges.frame_intake import FrameSocket
+from tests.support import members
+from tests.support.frames import feeder_of, frame_socket
 
 SHAPE = (2, 3, 4, 4)
 
@@ -30,7 +29,8 @@ def test_a_stranger_cannot_report(has_keys: bool) -> None:
     coordinator, stage, other = CurveKeys(), CurveKeys(), CurveKeys()
     coordinator.allow([stage.public])
     heard: list[int] = []
-    inbox = ReportInbox(1, lambda report: None, heard.append, curve=coordinator)
+    me = members.coordinator(curve=coordinator)
+    inbox = ReportInbox(me, 60.0, lambda report: None, heard.append)
     foe = stranger(inbox.address, other if has_keys else None, coordinator.public)
     foe.send(encode({"kind": "signal", "stage": 0, "attempt": 0, "dropped": 0, "signal": 1}))
     friend = stranger(inbox.address, stage, coordinator.public)
@@ -47,21 +47,20 @@ def test_a_stranger_cannot_report(has_keys: bool) -> None:
 def test_frames_go_to_the_stage_that_they_are_meant_for_and_come_from_the_coordinator() -> None:
     coordinator, stage, other = CurveKeys(), CurveKeys(), CurveKeys()
     stage.allow([coordinator.public])
-    frame_socket = FrameSocket("127.0.0.1", 4, SHAPE, 1 << 20, 2.0, "stage 0", stage)
+    stage_0 = frame_socket(SHAPE, deadline=2.0, curve=stage)
     batch = Batch(SHAPE)
     batch.frames[:] = np.arange(96).reshape(SHAPE)
     step = Step(batch, batch, last=False)
-    addresses = [Addresses(frame_socket.address, "")]
     for curve, key in ((other, stage.public), (coordinator, other.public)):  # a wrong sender, a wrong receiver
-        feeder = Feeder(addresses, 96, 1.0, lambda: None, curve, [key])
+        feeder = feeder_of(stage_0, curve=curve, key=key.decode())
         feeder.push(0, 7, step)  # ZeroMQ keeps it until somebody answers
         with pytest.raises(PeerError, match="no frames from the coordinator for 2 s"):
-            frame_socket.receive(7)
+            stage_0.receive(7)
         feeder.close()
-    feeder = Feeder(addresses, 96, 1.0, lambda: None, coordinator, [stage.public])
+    feeder = feeder_of(stage_0, curve=coordinator, key=stage.public.decode())
     feeder.push(0, 7, step)
-    envelope, frames = frame_socket.receive(7)
+    envelope, frames = stage_0.receive(7)
     assert envelope.frame == 7
     assert np.array_equal(frames.numpy(), batch.frames)
     feeder.close()
-    frame_socket.close()
+    stage_0.close()

@@ -10,20 +10,22 @@ from tests.support.processes import environment
 
 STAGE = """
 import sys, time
-from types import SimpleNamespace
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.service import StageService
+from tests.support import members
 
-service = StageService(SimpleNamespace(), Reporter(sys.argv[1], 0, True))
-service.reporter.send("signal", signal=15)
-if sys.argv[2] == "hushed":
-    service.handle("hush", ())
+me = members.stage()
+service = StageService(me, Reporter(me, sys.argv[1]))
+service.reporter.stop_signal = 15
+service.reporter.tell_signal()
+if sys.argv[2] == "told":
+    service.handle("expect_coordinator_exit")
 print("ready", flush=True)
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("how", ["hushed", "not told"])
+@pytest.mark.parametrize("how", ["told", "not told"])
 def test_a_stage_ends_with_its_coordinator(how: str) -> None:
     coordinator: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
     port = coordinator.bind_to_random_port("tcp://127.0.0.1")
@@ -35,4 +37,4 @@ def test_a_stage_ends_with_its_coordinator(how: str) -> None:
     coordinator.close(0)
     _, told = stage.communicate(timeout=20)  # well before the launcher, which would have to kill it
     assert stage.returncode == 3
-    assert ("the coordinator is gone" in told) == (how != "hushed")
+    assert ("the coordinator is gone" in told) == (how != "told")

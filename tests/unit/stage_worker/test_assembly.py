@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import torch
-from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from common.config.run_file import parse
 from common.config.settings import Config
@@ -13,6 +13,8 @@ from common.errors import ConfigError
 from common.messages.stage_calls import Plan
 from common.processes.membership import Membership
 from stage_worker.assembly import Assembly, use_device
+from stage_worker.reporting.reporter import Reporter
+from tests.support import members
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def config_of(**changes: object) -> Config:
 
 
 def member(stage: int) -> Membership:
-    return Membership("stage", stage + 1, 5, stage, 4, stage, 4, False, 1, frozenset(), True, HashStore())
+    return members.stage(stage, stages=4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -68,4 +70,4 @@ def test_deterministic_algorithms_where_they_are_asked_for_and_matter() -> None:
 def test_exact_pipelines_on_shared_gpus_are_refused() -> None:
     plan = Plan(config_of(algorithm="1f1b", data={"train": ".", "slots": 4}), 2, (2, 2, 2, 2), 1)
     with pytest.raises(ConfigError, match=r"by NCCL alone.*give each stage one"):
-        Assembly(plan, member(0), None)
+        Assembly(plan, member(0), None, cast(Reporter, None))

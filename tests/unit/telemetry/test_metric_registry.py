@@ -29,7 +29,9 @@ from coordinator.monitor.evaluation_scores import Evaluation
 from coordinator.monitor.prometheus import RunMetrics
 from deploy.grafana.build import DASHBOARDS, FOLDER, built
 from stage_worker.reporting.prometheus import StageMetrics, TickTimes
+from stage_worker.reporting.reported_loop import Times
 from tests.support.processes import free_ports
+from tests.support.reports import progress
 
 ROOT = Path(__file__).parents[3]
 
@@ -87,7 +89,7 @@ def test_every_tick_is_in_the_histograms_once() -> None:
     for number, parts in enumerate(ticks):
         sums += parts
         a, b, c, d = sums.tolist()
-        times.note((a, b, c, d))
+        times.note(Times(a, b, c, d))
         if number % 6000 == 4999:
             times.fold(zeroed=True)
             sums[:] = 0
@@ -111,12 +113,12 @@ def test_a_stages_report_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = StageMetrics(config.metrics, cast(Membership, SimpleNamespace(stage=1, local_stage=0, address="here")))
     metrics.configured(config, torch.device("cpu"))
     metrics.begin()
-    summary = {
-        "tick": 19, "ticks": 10, "rows": 40, "gated": 8, "gradient_norm": None, "rate": 0.25, "peak_memory_bytes": 5,
-        "bytes_forward": 70, "bytes_backward": 30, "loss": float("nan"), "losses_held": 10, "correct": 20,
-    }  # fmt: skip
+    report = progress(
+        stage=1, tick=19, ticks=10, rows=40, gated=8, rate=0.25, peak_memory_bytes=5, dropped=1,
+        bytes_forward=70, bytes_backward=30, loss=float("nan"), losses_held=10, correct=20,
+    )  # fmt: skip
     for _ in range(2):
-        metrics.reported(summary, dropped=1)
+        metrics.reported(report)
     found = shown(metrics._board)
     assert math.isnan(found.pop(("sideways_loss", (("stage", "1"),))))
     assert {name.removeprefix("sideways_"): value for (name, labels), value in found.items() if len(labels) == 1} == {
@@ -141,8 +143,8 @@ def test_the_coordinator_counts_and_says_who_is_there(tmp_path: Path, monkeypatc
     }  # fmt: skip
     assert {group["labels"]["run"] for group in groups} == {"it"}
     metrics.fed = 10
-    metrics.progress({"stage": 0, "tick": 105})  # ticks 100 … 105 took six batches of ten
-    metrics.progress({"stage": 1, "tick": 104})
+    metrics.progress(progress(tick=105))  # ticks 100 … 105 took six batches of ten
+    metrics.progress(progress(stage=1, tick=104))
     metrics.evaluation(Evaluation(3, 50, top1=0.75))
     metrics.probed({"stages": [{"stage": 0, "cosine": 0.5, "norm_ratio": None}]})
     metrics.training(True)

@@ -1,0 +1,140 @@
+"""Carries the calls of stage_calls.py over torch.distributed.rpc, each with a deadline.
+
+A stage's answer is a value or the sentence of an error, so that no exception class has to be known on both sides.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from torch import Tensor
+from torch.distributed import rpc
+
+from common.errors import ConfigError, PeerError, SidewaysError
+from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, StageCalls, handling
+from common.processes.rpc import stage_name
+
+_POLL = 0.005  # seconds
+_MARGIN = 5.0  # seconds that an answer may take on its way
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Handler(Protocol):
+    """Handles calls in a stage worker, in RPC threads."""
+
+    def handle(self, call: str, *args: Any, **kwargs: Any) -> Any: ...
+
+
+_handler: Handler | None = None
+
+
+def serve(handler: Handler) -> None:
+    """Answer the coordinator's calls with `handler` (stage workers)."""
+    global _handler
+    _handler = handler
+
+
+def _answer(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
+    """Runs in the stage worker."""
+    if _handler is None:
+        return "error", f"{call} came before the stage was ready"
+    try:
+        return "value", _handler.handle(call, *args, **kwargs)
+    except ConfigError as error:
+        return "config", str(error)
+    except Exception as error:
+        return "error", str(error) if isinstance(error, SidewaysError) else f"{type(error).__name__}: {error}"
+
+
+class Stages:
+    """The coordinator's handle on all stages.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, count: int, deadline: float, meanwhile: Callable[[], None]) -> None:
+        """`deadline` in seconds, for each call; `meanwhile` runs while one is waited for, and may raise."""
+        self.count, self._deadline, self._meanwhile = count, deadline, meanwhile
+
+    def ask(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call one stage, and wait for its answer. Raises ConfigError or PeerError."""
+        return self._ask([stage], call.__name__, args, kwargs)[0]
+
+    def ask_all(self, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
+        """Call every stage, and wait for their answers. Raises ConfigError or PeerError for the first that fails."""
+        return self._ask(range(self.count), call.__name__, args, kwargs)
+
+    def ask_now(self, stage: int, call: Callable[[StageCalls], R]) -> R:
+        """Call one stage, and do nothing else until its answer is here. May be called in any thread."""
+        name = call.__name__
+        return _result(stage, name, self._start(stage, name, (), {}, self._deadline), self._deadline)
+
+    def begin(self, call: Callable[[StageCalls, float], R], seconds: float) -> "Pending[R]":
+        """Call every stage with `seconds` to wait for something, and do not wait for their answers."""
+        futures = [self._start(stage, call.__name__, (seconds,), {}, seconds + _MARGIN) for stage in range(self.count)]
+        return Pending(call.__name__, seconds, futures)
+
+    def configure(self, plan: Plan) -> list[Addresses]:
+        """Build every stage."""
+        more = COMPILING if plan.config.compile else 0.0
+        return self._ask(range(self.count), StageCalls.configure.__name__, (plan,), {}, BUILDING + more)
+
+    def export(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the whole model, on the CPU, under its own names and in its order."""
+        return {name: tensor for part in self.ask_all(StageCalls.export) for name, tensor in part.items()}
+
+    def expect_coordinator_exit(self, seconds: float) -> None:
+        """The coordinator ends by an error that it reports itself. Waits no longer than this, and raises nothing."""
+        name = StageCalls.expect_coordinator_exit.__name__
+        with suppress(Exception):  # a stage that does not get it says that the coordinator is gone, which is true
+            for future in [self._start(stage, name, (), {}, seconds) for stage in range(self.count)]:
+                future.wait()
+
+    def _ask(
+        self, stages: Sequence[int], call: str, args: Any, kwargs: Any, patience: float | None = None
+    ) -> list[Any]:
+        timeout = self._deadline + (handling(call).patience if patience is None else patience)
+        pending = {stage: self._start(stage, call, args, kwargs, timeout) for stage in stages}
+        answers: dict[int, Any] = {}
+        while pending:  # the first error ends it; each call ends at the deadline at the latest
+            for stage in [stage for stage, future in pending.items() if future.done()]:
+                answers[stage] = _result(stage, call, pending.pop(stage), timeout)
+            self._meanwhile()
+            time.sleep(_POLL)
+        return [answers[stage] for stage in stages]
+
+    def _start(self, stage: int, call: str, args: Any, kwargs: Any, timeout: float) -> Any:
+        return rpc.rpc_async(stage_name(stage), _answer, args=(call, args, kwargs), timeout=timeout)
+
+
+@dataclass(frozen=True)
+class Pending(Generic[R]):
+    """A call to every stage whose answers have not been waited for yet."""
+
+    call: str
+    seconds: float
+    futures: list[Any]
+
+    def answers(self) -> list[R]:
+        """One a stage; waits for them. Raises ConfigError or PeerError for the first that failed."""
+        return [_result(stage, self.call, future, self.seconds) for stage, future in enumerate(self.futures)]
+
+
+def _result(stage: int, call: str, future: Any, timeout: float) -> Any:
+    """A call's value. Raises ConfigError or PeerError with the stage's sentence."""
+    try:
+        kind, value = future.wait()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise PeerError(
+            f"stage {stage} did not answer {call} within {timeout:.0f} s or is gone ({reason}): "
+            f"look at its own message; raise network.deadline if it was only slow"
+        ) from error
+    if kind == "value":
+        return value
+    raise (ConfigError if kind == "config" else PeerError)(f"stage {stage}, {call}: {value}")

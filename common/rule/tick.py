@@ -1,0 +1,68 @@
+"""One tick of one stage: what it receives, computes and sends, in this order (DESIGN, section 1; paper, section 3.2).
+
+    x_i(k) = y_{i-1}(k-1)                              receive the newest input
+    y_i(k) = H_i(x_i(k); θ_i)                          forward, and send
+    g_i(k) = r_{i+1}(k-1), or the top stage's loss     receive the newest gradient
+    Δθ_i(k), r_i(k)                                    backward at x_i(k) with g_i(k), and send
+    θ_i ← optimiser(θ_i, Δθ_i(k))                      update
+
+The stage workers' loop and the one-process reference run these very lines; only their ports differ.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from common.rule.loss import Target
+from common.rule.packet import Packet
+
+
+class Ports(Protocol):
+    """What connects a stage to its neighbours. What is sent at tick k the neighbour receives at tick k + 1."""
+
+    def receive_input(self, tick: int) -> Packet | None:
+        """x(k), valid until the next call; None before the first frame gets here."""
+
+    def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
+        """y(k), computed from `held`, to the stage above. Not called in the top stage."""
+
+    def receive_gradient(self, tick: int) -> Packet | None:
+        """g(k), valid until the next call; None before the first gradient gets here. Not called in the top stage."""
+
+    def target(self, tick: int, held: Packet) -> Target | None:
+        """What the loss on the frames that the top stage holds compares with; None where that is their labels."""
+
+    def send_gradient(self, tick: int, source: Packet, r: Tensor) -> None:
+        """r(k), computed from `source`, to the stage below. Not called in stage 0."""
+
+
+class Computes(Protocol):
+    """What a stage computes: common/rule/stage.py, or that with clocks around it."""
+
+    is_first: bool
+    is_top: bool
+
+    def forward(self, x: Packet) -> Tensor: ...
+    def backward(self, held: Packet, gradient: Packet) -> Tensor | None: ...
+    def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None: ...
+    def update(self) -> None: ...
+
+
+def run_tick(stage: Computes, ports: Ports, k: int) -> None:
+    """Tick k of a stage."""
+    x = ports.receive_input(k)
+    if x is None:
+        return  # the first frame has not climbed this far
+    y = stage.forward(x)
+    if stage.is_top:
+        g, r = x, stage.backward_from_loss(x, ports.target(k, x))
+    else:
+        ports.send_output(k, x, y)
+        gradient = ports.receive_gradient(k)
+        if gradient is None:
+            return  # the first gradient has not come down this far
+        g, r = gradient, stage.backward(x, gradient)
+    if not stage.is_first:
+        assert r is not None, "the coordinator has checked that every block passes a gradient on"
+        ports.send_gradient(k, g, r)
+    stage.update()

@@ -1,0 +1,109 @@
+"""The stages as one thing to drive: configure it, start a phase, push its frames, wait for its end.
+
+    consumes   steps (frame batches and their targets), one a tick
+    produces   calls to the stages, frames for stage 0, targets for the top stage; their reports, to `on_progress`
+    waits for  answers to calls and room for frames, both unblocked by the stages, and looks after reports meanwhile
+
+The product, the tests' driver and the benchmarks drive their stages with this class.
+"""
+
+import math
+from collections.abc import Callable
+
+from common.messages.stage_calls import Addresses, Plan, StageCalls
+from common.messages.stage_report import Progress
+from common.messages.stage_rpc import Stages
+from common.processes.membership import Membership
+from common.processes.rpc import start_rpc
+from coordinator.monitor.report_inbox import ReportInbox
+from coordinator.video.feeder import Feeder
+from coordinator.video.targets import Step
+
+TRAINING = 0  # phase; evaluations count from 1
+_PATIENCE = 1.5  # of the deadline, which the stages' own waits have
+
+
+class Pipeline:
+    """All stages of a run.
+
+    Attributes:
+        stages: takes calls.
+        addresses: where the stages listen, once configured.
+    """
+
+    def __init__(
+        self,
+        me: Membership,
+        deadline: float,
+        on_progress: Callable[[Progress], None],
+        on_signal: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        """Open the channels to the stages, which wait for that. Raises PeerError.
+
+        Args:
+            deadline: seconds for each wait.
+            on_progress: gets each progress report, from within this class's calls.
+            on_signal: gets the number of a signal that a stage was sent.
+        """
+        self._me, self._deadline = me, deadline
+        self._inbox = ReportInbox(me, deadline, on_progress, on_signal)
+        me.store.set("reports", self._inbox.address)
+        start_rpc(me)
+        self.stages = Stages(me.stages, deadline, self._inbox.poll)
+        self.addresses: list[Addresses] = []
+        self._feeder: Feeder | None = None
+
+    @property
+    def feeder(self) -> Feeder:
+        """Sends the frames; there after `configure`."""
+        assert self._feeder is not None, "configure comes first"
+        return self._feeder
+
+    def configure(self, plan: Plan, warn: Callable[[str], None] = lambda text: None) -> None:
+        """Build every stage. May be called again, for another run. Raises ConfigError or PeerError.
+
+        `warn` is told why frames do not go through shared memory where they could.
+        """
+        self._close_feeder()
+        self.addresses = self.stages.configure(plan)
+        size = math.prod(plan.config.frame_shape)
+        self._feeder = Feeder(self._me, self.addresses, size, _PATIENCE * self._deadline, self.poll, warn)
+
+    def train(self, first: int, last: int) -> None:
+        """Start ticks first … last - 1; each takes one `push`."""
+        self._inbox.expect_done()
+        self.stop_at(last)
+        self.stages.ask_all(StageCalls.train, first)
+
+    def stop_at(self, last: int) -> None:
+        """End the running training before tick `last`, which lies beyond the current tick of every stage."""
+        self.stages.ask_all(StageCalls.stop_at, last)
+
+    def evaluate(self, phase: int) -> None:
+        """Start an evaluation, which ends with the step marked as the last."""
+        self._inbox.expect_done()
+        self.stages.ask_all(StageCalls.evaluate, phase)
+
+    def push(self, phase: int, frame: int, step: Step) -> None:
+        """Send a tick's frames, and take in what has been reported. Raises SidewaysError."""
+        self.feeder.push(phase, frame, step)
+        self._inbox.poll()
+
+    def poll(self, milliseconds: int = 0) -> None:
+        """Take in what has been reported, waiting at most so long for a first report. Raises SidewaysError."""
+        self._inbox.poll(milliseconds)
+
+    def wait_done(self) -> None:
+        """Wait until every stage has ended the phase. Raises PeerError when none reports for too long."""
+        self._inbox.wait_done(_PATIENCE * self._deadline)
+
+    def close(self, code: int = 0) -> None:
+        """Let every stage worker end with this exit code."""
+        self._inbox.leave()
+        self.stages.ask_all(StageCalls.quit, code)
+        self._close_feeder()
+
+    def _close_feeder(self) -> None:
+        if self._feeder is not None:
+            self._feeder.close()
+            self._feeder = None

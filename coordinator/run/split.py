@@ -1,0 +1,29 @@
+"""Which blocks go to which stage: measured by the run's own stages."""
+
+from collections.abc import Callable, Sequence
+
+from common.config.settings import Config
+from common.messages.stage_calls import StageCalls
+from common.messages.stage_rpc import Stages
+from common.partition.balance import BlockCost, balance
+from common.partition.rebalance import rebalance
+
+
+def choose(config: Config, classes: int, costs: Sequence[BlockCost], stages: Stages) -> list[int]:
+    """A run's split: balanced by the blocks' costs, and refined by what its stages take when all run at once."""
+    times = [cost.milliseconds for cost in costs]
+    split = balance(times, config.stages)
+    if config.stages in (1, len(costs)):
+        return split  # there is no other
+    return rebalance(times, split, timed_at_once(stages, config, classes))
+
+
+def timed_at_once(stages: Stages, config: Config, classes: int) -> Callable[[Sequence[int]], list[float] | None]:
+    """Times every stage of a split while all run at once; None where some would have to share a core or GPU."""
+
+    def time(split: Sequence[int]) -> list[float] | None:
+        found = stages.ask_all(StageCalls.time_split, config, classes, list(split))
+        times = [milliseconds for milliseconds in found if milliseconds is not None]
+        return times if len(times) == stages.count else None
+
+    return time

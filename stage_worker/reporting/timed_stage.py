@@ -1,0 +1,78 @@
+"""A stage with clocks around what it computes, and with what is looked at while it computes: probes, gradient norms."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from common.rule.loss import Target
+from common.rule.packet import Packet
+from common.rule.stage import Stage
+from common.telemetry.spans import Kind, WorkClock, clock
+from stage_worker.reporting.gradient_probe import StageProbe
+
+_FORWARD, _BACKWARD, _UPDATE = int(Kind.FORWARD), int(Kind.BACKWARD), int(Kind.UPDATE)
+
+
+class TimedStage:
+    """Computes what `stage` does.
+
+    Attributes:
+        model_cpu: seconds that this thread was on a CPU in the model, since last zeroed; None where the model has
+            threads of its own, whose time cannot be told from others'.
+    """
+
+    def __init__(self, stage: Stage, work: WorkClock, probe: StageProbe, before_update: Callable[[], None]) -> None:
+        """Time is added to `work`; `before_update` runs when the gradients of a tick are there."""
+        self.stage, self.is_first, self.is_top = stage, stage.is_first, stage.is_top
+        self.model_cpu = 0.0 if torch.get_num_threads() == 1 else None
+        self._work, self._probe, self._before_update = work, probe, before_update
+        self._probing = False
+
+    def forward(self, x: Packet) -> Tensor:
+        """y(k) from x(k)."""
+        self._probing = self._probe.sees(x.frame)
+        if self._probing:
+            self._probe.before(self.stage, x)
+        start, cpu = clock(), time.thread_time()
+        y = self.stage.forward(x)
+        self._done(_FORWARD, start, cpu)
+        return y
+
+    def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
+        """Δθ(k), and r(k), from the newest gradient."""
+        start, cpu = clock(), time.thread_time()
+        r = self.stage.backward(held, gradient)
+        self._done(_BACKWARD, start, cpu)
+        self._probe_after(held)
+        return r
+
+    def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
+        """The same from the loss."""
+        start, cpu = clock(), time.thread_time()
+        r = self.stage.backward_from_loss(held, target)
+        self._done(_BACKWARD, start, cpu)
+        self._probe_after(held)
+        return r
+
+    def update(self) -> None:
+        """θ ← optimiser(θ, Δθ)."""
+        self._before_update()
+        start, cpu = clock(), time.thread_time()
+        self.stage.update()
+        self._done(_UPDATE, start, cpu)
+
+    def clear(self) -> None:
+        """Zero the counter."""
+        if self.model_cpu is not None:
+            self.model_cpu = 0.0
+
+    def _done(self, kind: int, start: int, cpu: float) -> None:
+        self._work.add(kind, start)
+        if self.model_cpu is not None:
+            self.model_cpu += time.thread_time() - cpu
+
+    def _probe_after(self, held: Packet) -> None:
+        if self._probing:
+            self._probe.after(self.stage, held)

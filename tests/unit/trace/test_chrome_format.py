@@ -1,0 +1,41 @@
+"""What is written of a recording: slices, transfers and arrows, in one clock."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from common.rule.schedule import Schedule
+from common.telemetry.spans import Kind
+from coordinator.trace.chrome_format import Clock, Recording
+from tests.support.traces import FIRST, SAME, STAGES, TICK, TICKS, check, recording, slices, spans_of, written
+
+
+def test_a_trace_has_every_slice_transfer_and_arrow(tmp_path: Path) -> None:
+    trace = written(recording(), tmp_path)
+    check(trace, FIRST, TICKS)
+    forward = [e["args"] for e in slices(trace)[3] if e["name"] == "forward"]
+    backward = [e["args"] for e in slices(trace)[2] if e["name"] == "backward"]
+    assert forward[0] == {"tick": FIRST, "frame": Schedule(STAGES).frame(1, FIRST)}
+    assert backward[0] == {"tick": FIRST, "frame": Schedule(STAGES).gradient(0, FIRST)}
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.json.gz"]
+
+
+def test_hosts_clocks_become_one(tmp_path: Path) -> None:
+    other = recording(ahead=7 * TICK)
+    ends = FIRST * TICK, (FIRST + TICKS) * TICK
+    clocks = [tuple(Clock(end + 7 * TICK * stage, 7 * TICK * stage, 50) for end in ends) for stage in range(STAGES)]
+    trace = written(replace(other, clocks=cast(Any, clocks)), tmp_path)
+    assert trace["traceEvents"] == written(recording(), tmp_path)["traceEvents"]
+    assert trace["otherData"]["clocks"][1] == {"stage": 1, "offset_us": [7000.0, 7000.0], "uncertainty_us": 0.05}
+
+
+def test_exact_gradients_have_an_arrow_for_each_micro_batch(tmp_path: Path) -> None:
+    spans = []
+    for place, kind in enumerate([Kind.FORWARD, Kind.FORWARD, Kind.BACKWARD, Kind.BACKWARD]):
+        spans.append((kind, FIRST, 1000 * place, 1000 * place + 500))
+    rows = spans_of(*spans, (Kind.TICK, FIRST, 0, 5000))
+    what = Recording("it", "gpipe", FIRST, 1, spans_of((Kind.FEED, FIRST, -900, -100)), [rows] * 2, [SAME] * 2)
+    trace = written(what, tmp_path)
+    ids = [event["id"] for event in trace["traceEvents"] if event["ph"] in "stf"]
+    assert {name: ids.count(name) for name in ids} == {"20": 5, "20.1": 5}
+    assert [e["args"]["micro_batch"] for e in slices(trace)[2] if e["name"] == "forward"] == [0, 1]
