@@ -116,9 +116,9 @@ def _is_before(line: str, tick: int, evaluated: bool) -> bool:
         return False  # half a line: the process was killed while writing it
 
 
-def create(config: Config, origin: str) -> Path:
-    """A new run directory. `origin` is the run file's name, used where the run has none of its own."""
-    name = config.name or f"{Path(origin).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+def create(config: Config, run_file: str) -> Path:
+    """A new run directory. `run_file`: its name, used where the run has none of its own."""
+    name = config.name or f"{Path(run_file).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(100):
         path = config.runs / (name if attempt == 0 else f"{name}-{attempt}")
         try:

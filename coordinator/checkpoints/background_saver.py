@@ -40,7 +40,7 @@ class BackgroundSaver:
                 f"taken now: raise checkpoint.every, or use a faster disk"
             )
             return
-        self.look()
+        self.poll()
         try:
             part = self.checkpoints.begin(position.tick)
         except OSError as error:
@@ -50,7 +50,7 @@ class BackgroundSaver:
         pending = self._stages.begin(StageCalls.checkpoint_written, WRITING)
         self._saving = _Saving(self.checkpoints, part, position, pending)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take notice of one that has ended."""
         saving = self._saving
         if saving is not None and not saving.running:
@@ -70,15 +70,15 @@ class BackgroundSaver:
         while self._saving is not None and not self._saving.late and time.monotonic() - start < limit():
             meanwhile()
             time.sleep(_POLL)
-            self.look()
+            self.poll()
         if self._saving is not None and not self._saving.late:
             self._saving.late = True  # it was waited for once
             self._complain(self._saving.tick, f"writing it took longer than {limit():g} s")
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """The one that is being written is not wanted any more."""
         if self._saving is not None:
-            self._saving.drop()
+            self._saving.discard()
 
     def note_score(self, tick: int, score: float) -> None:
         """An evaluation of the checkpoint of this tick, which is on the disk by now, or is not at all."""
@@ -111,7 +111,7 @@ class _Saving:
         """Whether it is still being written."""
         return self._thread.is_alive()
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """From now on it is not committed; it may have been before."""
         with self._committing:
             self._unwanted = True

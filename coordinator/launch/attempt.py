@@ -35,7 +35,7 @@ class RunMarker:
         launch = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID") or "by-hand"
         self._file = runs / f".launch-{sub('[^A-Za-z0-9._-]', '_', launch)[:100]}"
 
-    def leave(self, directory: Path) -> None:
+    def write(self, directory: Path) -> None:
         """This is where the run is. Raises SidewaysError."""
         part = self._file.with_name(f"{self._file.name}.part")
         try:

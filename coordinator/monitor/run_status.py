@@ -1,53 +1,13 @@
-"""How a run is: what those who look at it from outside are told, put together in one place."""
+"""A run's status as it is shown outside the run: in Redis, and on the page."""
 
 import os
 import socket
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from common.config.settings import Config
 from common.run_registry.records import Owner, StageStatus, State, Status, finite, plain
-
-
-class Onlooker(Protocol):
-    """Somebody who is told how the run is. Everything but `close` returns at once."""
-
-    def line(self, line: dict[str, Any], **now: Any) -> None:
-        """A line of metrics.jsonl, and fields of Status that it changes."""
-
-    def state(self, state: State, message: str = "", **now: Any) -> None:
-        """What the run does from now on."""
-
-    def resumed_at(self, tick: int) -> None:
-        """The metric history goes on from here. Called before the first line."""
-
-    def close(self, state: State, message: str = "", **now: Any) -> None:
-        """The last word."""
-
-
-class Onlookers(list[Onlooker]):
-    """All of a run's: each is told the same."""
-
-    def line(self, line: dict[str, Any], **now: Any) -> None:
-        """A line of metrics.jsonl, and fields of Status that it changes."""
-        for onlooker in self:
-            onlooker.line(line, **now)
-
-    def state(self, state: State, message: str = "", **now: Any) -> None:
-        """What the run does from now on."""
-        for onlooker in self:
-            onlooker.state(state, message, **now)
-
-    def resumed_at(self, tick: int) -> None:
-        """The metric history goes on from here. Called before the first line."""
-        for onlooker in self:
-            onlooker.resumed_at(tick)
-
-    def close(self, state: State, message: str = "", **now: Any) -> None:
-        """The last word."""
-        for onlooker in self:
-            onlooker.close(state, message, **now)
 
 
 class RunStatus:
@@ -60,19 +20,19 @@ class RunStatus:
         self._now: dict[str, Any] = {"algorithm": config.algorithm, "planned": planned, "tick": 0, "state": "starting"}
         self._stages: dict[int, dict[str, Any]] = {}
 
-    def line(self, line: dict[str, Any], **now: Any) -> None:
+    def line(self, line: dict[str, Any], **status: Any) -> None:
         """A line of metrics.jsonl, and fields of Status that it changes."""
         if line["kind"] == "progress":
             known = self._stages.get(line["stage"], {})
             self._stages[line["stage"]] = known | {name: value for name, value in line.items() if value is not None}
-        self._now |= {name: finite(value) for name, value in now.items()}
+        self._now |= {name: finite(value) for name, value in status.items()}
 
-    def state(self, state: State, message: str = "", **now: Any) -> None:
+    def state(self, state: State, message: str, tick: int) -> None:
         """What the run does from now on."""
-        self._now |= {"state": state, "message": plain(message), **now}
+        self._now |= {"state": state, "message": plain(message), "tick": tick}
 
     def status(self, name: str, dropped: int = 0) -> Status:
-        """As it is now; `name` is the run's, and `dropped` lines never reached who asks."""
+        """As it is now. `name`: the run's; `dropped`: lines that never reached who asks."""
         stages = [StageStatus(**_of_stage(line)) for _, line in sorted(self._stages.copy().items())]
         own = {"name": plain(name), "owner": self.owner, "started": self._started, "updated": time.time()}
         return Status(**own, **self._now.copy(), dropped=dropped, stages=stages)

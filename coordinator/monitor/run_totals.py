@@ -43,6 +43,7 @@ class RunTotals:
 
     stages: list[StageTotals]
     slots: int
+    planned: int = 0  # ticks of the whole training
     tick: int = 0
     dropped: int = 0
     _recent: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from common.partition.balance import BlockCost, by_stage
+from common.run_registry.records import State
+from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 
 FOLDER = "tensorboard"
 _NO_CURVES = {"stage", "tick", "ticks", "time"}  # numbers of a report that are no figures
 _PICTURES = 8
 
 
-class EventFiles:
+class EventFiles(Listener):
     """Writes scalars, tables and pictures; steps are ticks."""
 
     def __init__(self, run: Path, warn: Callable[[str], None], first: int = 0) -> None:
@@ -33,17 +35,16 @@ class EventFiles:
         self._given_up = False
         self._try(lambda: self._open(run / FOLDER, first))
 
-    def progress(self, line: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl: every number in it becomes a scalar `stage i/name` (without `stage`: `run/name`)."""
-        where = f"stage {line['stage']}" if "stage" in line else "run"
-        self._scalars(where, line, int(line["tick"]))
+    def progress(self, event: ProgressEvent) -> None:
+        """Every number of the report becomes a scalar `stage i/name`."""
+        self._scalars(f"stage {event.report.stage}", event.line, event.report.tick)
 
-    def probed(self, found: Mapping[str, Any]) -> None:
-        """A gradient probe: its figures as scalars `probe i/name`, i the stage."""
+    def probed(self, found: dict[str, Any]) -> None:
+        """The probe's figures as scalars `probe i/name`, i the stage."""
         for row in found["stages"]:
             self._scalars(f"probe {row['stage']}", row, int(found["tick"]))
 
-    def partition(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
         """The blocks, their costs and their stages, as a table."""
         rows = ["| block | stage | parameters | forward + backward ms | activation KiB |", "|---|---|---|---|---|"]
         for stage, part in enumerate(by_stage(costs, split)):
@@ -52,19 +53,16 @@ class EventFiles:
                 rows.append(f"| {cost.name} | {stage} | {figures} |")
         self._try(lambda: self._writer.add_text("partition", "\n".join(rows), 0))
 
-    def evaluation(
-        self, tick: int, figures: Mapping[str, Any], confusion: Tensor | None, classes: Sequence[str]
-    ) -> None:
-        """The numbers among `figures` as scalars `evaluation/name`, and the confusion matrix as a picture."""
-        self._scalars("evaluation", figures, tick)
+    def evaluated(self, event: EvaluationEvent) -> None:
+        """The figures as scalars `evaluation/name`; the confusion matrix, and up to 8 frames with their outputs."""
+        self._scalars("evaluation", event.figures, event.tick)
+        confusion, pictures = event.evaluation.confusion, event.pictures
         if confusion is not None:
-            self._try(lambda: self._confusion(tick, confusion, list(classes)))
+            self._try(lambda: self._confusion(event.tick, confusion, list(event.classes)))
+        if pictures is not None:
+            self._try(lambda: self._pictures(event.tick, *(each[:_PICTURES] for each in pictures)))
 
-    def pictures(self, tick: int, frames: Tensor, reconstructions: Tensor) -> None:
-        """Up to 8 frames with their reconstructions beside them. Both uint8 [n, channels, height, width]."""
-        self._try(lambda: self._pictures(tick, frames[:_PICTURES], reconstructions[:_PICTURES]))
-
-    def close(self) -> None:
+    def close(self, state: State, message: str, tick: int) -> None:
         """Write what is still held back."""
         self._try(lambda: self._writer.close())
         self._given_up = True

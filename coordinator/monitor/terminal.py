@@ -12,13 +12,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from common.partition.balance import BlockCost
+from common.run_registry.records import State
+from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 from coordinator.monitor.run_totals import RunTotals
 
 _PLAIN_EVERY = 5.0  # seconds between lines where the output is no terminal
 _REMEMBERED = 20  # warnings
 
 
-class Terminal:
+class Terminal(Listener):
     """Progress and messages go to standard error, the result to standard output. Attributes: warnings, the last."""
 
     def __init__(self) -> None:
@@ -45,7 +47,7 @@ class Terminal:
         self.warnings.append(text)
         self._console.print("warning:", text, style="yellow", markup=False, soft_wrap=True)
 
-    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+    def show_split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
         """The table of blocks and the stages that they went to."""
         stages = [stage for stage, blocks in enumerate(split) for _ in range(blocks)]
         table = Table(title="The split")
@@ -60,16 +62,33 @@ class Terminal:
         self._progress.reset(self._task, description=what, total=total, figures="")
         self._progress.start()
 
-    def trained(self, totals: RunTotals, total: int) -> None:
-        """Show the state of the training."""
+    def progress(self, event: ProgressEvent) -> None:
+        """Show how far the training is."""
+        totals = event.totals
         figures = _figures(totals)
         self._progress.update(self._task, completed=totals.tick, figures=figures)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_plain >= _PLAIN_EVERY:
             self._last_plain = now
-            self.say(f"tick {totals.tick}/{total}  {figures}")
+            self.say(f"tick {totals.tick}/{totals.planned}  {figures}")
 
-    def evaluated(self, ticks: int) -> None:
+    def evaluated(self, event: EvaluationEvent) -> None:
+        """Show what the validation clips say."""
+        self.say(f"tick {event.tick}: " + ", ".join(f"{name} {shown(value)}" for name, value in event.figures.items()))
+
+    def rate_changed(self, tick: int, rate: float) -> None:
+        """Show the new learning rate."""
+        self.say(f"tick {tick}: optimiser.lr is {rate:g} from here on, as asked")
+
+    def restarted(self, tick: int, restarts: int, seconds: float) -> None:
+        """Show that the training goes on."""
+        self.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
+
+    def close(self, state: State, message: str, tick: int) -> None:
+        """Take the bar away."""
+        self.end()
+
+    def evaluating(self, ticks: int) -> None:
         """Show how far an evaluation is."""
         self._progress.update(self._task, completed=ticks, figures=f"{ticks} ticks")
 

@@ -1,4 +1,4 @@
-"""The page as an onlooker: keeps what it is told, and tells it to browsers when they ask.
+"""What the page shows: kept as it happens, and given to browsers when they ask.
 
 consumes   lines of metrics.jsonl and the run's state, from the training's thread, which only stores them
 produces   the answer to /api/state, in the thread of whoever asks
@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from common.config.settings import Config
+from common.partition.balance import BlockCost, by_stage
 from common.rule.schedule import Schedule
 from common.run_registry.records import State, finite
+from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
 from coordinator.page.curves import MetricHistory
 from coordinator.page.http_app import PageServer
@@ -25,7 +26,7 @@ from coordinator.run_directory import METRICS
 _WATCHED, _EXIT_PATIENCE = 3.0, 0.8  # seconds since somebody asked; for the last answer. The page asks every 0.5
 
 
-class PageState:
+class PageState(LineListener):
     """One run's. All but `close` return at once."""
 
     def __init__(
@@ -33,49 +34,47 @@ class PageState:
     ) -> None:
         """`run`: its directory; `planned`: ticks of the whole training; `warnings`: told so far, and later."""
         self._config, self._run, self._page_server, self._warnings = config, run, page_server, warnings
-        self._standing, self._history = RunStatus(config, run, planned), MetricHistory()
+        self._status, self._history = RunStatus(config, run, planned), MetricHistory()
         self._blocks: list[list[str]] = [[] for _ in range(config.stages)]
         self._origin = 0
         self._numbers: Callable[[], dict[str, float]] = dict
         self._asked = -_WATCHED
         self._lock = threading.Lock()
 
-    def built(
-        self, blocks: Sequence[str], split: Sequence[int], origin: int, numbers: Callable[[], dict[str, float]]
-    ) -> None:
-        """The pipeline stands.
+    def running(self, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
+        """The pipeline is there.
 
         Args:
-            blocks: names of the model's.
-            split: blocks of each stage.
-            origin: tick at which the pipeline is, or was, empty.
+            origin: the tick at which it is, or was, empty.
             numbers: what Prometheus is shown; called in any thread.
         """
-        ends = list(accumulate(split))
-        self._blocks = [list(blocks[end - count : end]) for end, count in zip(ends, split, strict=True)]
         self._origin, self._numbers = origin, numbers
 
     # ---- called by the training
 
-    def line(self, line: dict[str, Any], **now: Any) -> None:
+    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        """Which blocks each stage has."""
+        self._blocks = [[cost.name for cost in part] for part in by_stage(costs, split)]
+
+    def line(self, line: dict[str, Any], **status: Any) -> None:
         """A line of metrics.jsonl, and fields of Status that it changes."""
         with self._lock:
-            self._standing.line(line, **now)
+            self._status.line(line, **status)
             self._history.add(line)
 
-    def state(self, state: State, message: str = "", **now: Any) -> None:
+    def state(self, state: State, message: str, tick: int) -> None:
         """What the run does from now on."""
         with self._lock:
-            self._standing.state(state, message, **now)
+            self._status.state(state, message, tick)
 
-    def resumed_at(self, tick: int) -> None:
+    def resumed(self, tick: int) -> None:
         """What was measured before `tick` is in metrics.jsonl."""
         with suppress(OSError), self._lock:
             self._history.replay(self._run / METRICS)
 
-    def close(self, state: State, message: str = "", **now: Any) -> None:
-        """The last word."""
-        self.state(state, message, **now)
+    def close(self, state: State, message: str, tick: int) -> None:
+        """The run has ended: if somebody is watching, wait until it has been shown."""
+        self.state(state, message, tick)
         if state != "failed":
             self._page_server.forget()
         if time.monotonic() - self._asked < _WATCHED:
@@ -87,7 +86,7 @@ class PageState:
         """How the run is, as JSON; docs/watching.md has its form."""
         self._asked = time.monotonic()
         with self._lock:
-            status, history = self._standing.status(self._run.name), self._history
+            status, history = self._status.status(self._run.name), self._history
             told: dict[str, Any] = {"curves": history.curves(), "restarts": list(history.restarts)}
         rate = status.ticks_per_second
         told |= {

@@ -18,6 +18,7 @@ from common.config.settings import Config
 from common.errors import SidewaysError
 from common.run_registry.records import Answer, Command, State, Status, encode_line
 from common.run_registry.redis_connection import RedisAccess
+from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class RedisServer(Protocol):
         """End it, if it is ours."""
 
 
-class RedisPublisher:
+class RedisPublisher(LineListener):
     """One run's. Everything but `start` and `close` returns at once."""
 
     def __init__(
@@ -54,21 +55,21 @@ class RedisPublisher:
         submit: Callable[[Command], None],
         warn: Callable[[str], None],
     ) -> None:
-        """`server` is where Redis is; `submit` gets each command, in the beacon's thread."""
+        """`server` is where Redis is; `submit` gets each command, in the publisher's thread."""
         self.name = run.name
-        self._run, self._server, self._heed, self._warn = run, server, submit, warn
-        self._standing = RunStatus(config, run, planned)
+        self._run, self._server, self._submit, self._warn = run, server, submit, warn
+        self._status = RunStatus(config, run, planned)
         self._lines: deque[bytes] = deque(maxlen=_BACKLOG)
         self._dropped = 0
         self._answers: dict[str, Answer] = {}
         self._unsent: list[bytes] = []
-        self._station: RunWriter | None = None
+        self._writer: RunWriter | None = None
         self._at: RedisAccess | None = None
         self._written: object = None
         self._forget_from: int | None = None
         self._anew, self._away, self._pause = True, False, _EVERY
         self._changed, self._ending = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="beacon", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="redis", daemon=True)
 
     # ---- called by the training
 
@@ -77,19 +78,19 @@ class RedisPublisher:
         self._anew = not resumed
         self._thread.start()
 
-    def resumed_at(self, tick: int) -> None:
-        """The metric history goes on from here. Called before the first line."""
+    def resumed(self, tick: int) -> None:
+        """The metric history goes on from here."""
         self._forget_from = tick
 
-    def line(self, line: dict[str, Any], **now: Any) -> None:
+    def line(self, line: dict[str, Any], **status: Any) -> None:
         """A line of metrics.jsonl, and fields of Status that it changes."""
-        self._standing.line(line, **now)
+        self._status.line(line, **status)
         self._dropped += len(self._lines) == _BACKLOG
         self._lines.append(encode_line({"time": round(time.time(), 3), **line}))
 
-    def state(self, state: State, message: str = "", **now: Any) -> None:
+    def state(self, state: State, message: str, tick: int) -> None:
         """What the run does from now on."""
-        self._standing.state(state, message, **now)
+        self._status.state(state, message, tick)
         self._changed.set()
 
     def answer(self, command: Command, answer: Answer) -> None:
@@ -97,9 +98,9 @@ class RedisPublisher:
         self._answers[command.id] = answer
         self._changed.set()
 
-    def close(self, state: State, message: str = "", **now: Any) -> None:
-        """The last word."""
-        self.state(state, message, **now)
+    def close(self, state: State, message: str, tick: int) -> None:
+        """The run has ended: publish that, and what was not published yet, within a few seconds."""
+        self.state(state, message, tick)
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join(_EXIT_PATIENCE)
@@ -118,7 +119,7 @@ class RedisPublisher:
         lingering = False
         while True:
             ending, answers = self._ending.is_set(), dict(self._answers)
-            status = self._standing.status(self.name, self._dropped)  # no older than the answers
+            status = self._status.status(self.name, self._dropped)  # no older than the answers
             self._write(status)
             self._try_exchange(status, answers)
             lingering = lingering or bool(answers)
@@ -158,14 +159,14 @@ class RedisPublisher:
         self._away, self._pause = True, min(_LONGEST_PAUSE, 2 * self._pause)
 
     def _exchange(self, access: RedisAccess, status: Status, answers: dict[str, Answer]) -> None:
-        if self._station is None or access != self._at:
-            self._station, self._at = self._arrive(access), access
+        if self._writer is None or access != self._at:
+            self._writer, self._at = self._arrive(access), access
         if self._forget_from is not None:
-            self._station.forget_from(self._forget_from)
+            self._writer.forget_from(self._forget_from)
             self._forget_from = None
         while len(self._unsent) < _AT_ONCE and self._lines:
             self._unsent.append(self._lines.popleft())
-        found = self._station.exchange(status, self._unsent, answers)
+        found = self._writer.exchange(status, self._unsent, answers)
         self._unsent = []
         for identity, answer in answers.items():
             if self._answers[identity] is answer:  # and no newer one
@@ -173,17 +174,17 @@ class RedisPublisher:
         for command in found:
             self._take(command)
         if self._ending.is_set():
-            self._station.leave()
+            self._writer.leave()
 
     def _arrive(self, access: RedisAccess) -> "RunWriter":
         from common.run_registry.store import RunWriter
 
-        station = RunWriter(access.connect(), self.name, self._standing.owner, self._anew)
+        writer = RunWriter(access.connect(), self.name, self._status.owner, self._anew)
         self._anew = False
-        if station.name != self.name:
-            self._warn(f"another run named {self.name} is alive: in Redis this one is {station.name}")
-        self.name = station.name
-        return station
+        if writer.name != self.name:
+            self._warn(f"another run named {self.name} is alive: in Redis this one is {writer.name}")
+        self.name = writer.name
+        return writer
 
     def _take(self, command: Command | str) -> None:
         if isinstance(command, str):
@@ -193,7 +194,7 @@ class RedisPublisher:
             self.answer(command, Answer(state="refused", text="the run has ended"))
             return
         self.answer(command, Answer(state="taken", text="it is done between two ticks"))
-        self._heed(command)
+        self._submit(command)
 
     def _write(self, status: Status) -> None:
         news = (status.state, status.message, status.name)

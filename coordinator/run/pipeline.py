@@ -29,29 +29,36 @@ class Pipeline:
     Attributes:
         stages: takes calls.
         addresses: where the stages listen, once configured.
+        on_progress: gets each progress report.
     """
 
     def __init__(
         self,
         me: Membership,
         deadline: float,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[Progress], None] = lambda report: None,
         on_signal: Callable[[int], None] = lambda number: None,
     ) -> None:
         """Open the channels to the stages, which wait for that. Raises PeerError.
 
         Args:
             deadline: seconds for each wait.
-            on_progress: gets each progress report, from within this class's calls.
+            on_progress: gets each progress report, from within this class's calls; may be set later.
             on_signal: gets the number of a signal that a stage was sent.
         """
         self._me, self._deadline = me, deadline
-        self._inbox = ReportInbox(me, deadline, on_progress, on_signal)
+        self.on_progress = on_progress
+        self._inbox = ReportInbox(me, deadline, lambda report: self.on_progress(report), on_signal)
         me.store.set("reports", self._inbox.address)
         start_rpc(me)
         self.stages = Stages(me.stages, deadline, self._inbox.poll)
         self.addresses: list[Addresses] = []
         self._feeder: Feeder | None = None
+
+    @property
+    def address(self) -> str:
+        """Of this process."""
+        return self._me.address
 
     @property
     def feeder(self) -> Feeder:

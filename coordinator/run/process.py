@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 import traceback
 from pathlib import Path
 
@@ -18,44 +19,78 @@ from common.processes.lifecycle import (
     watch_parent,
 )
 from common.processes.membership import Membership, join
-from common.processes.rpc import start_rpc
 from coordinator.launch.attempt import deployed
 from coordinator.launch.host_limits import open_files
+from coordinator.run.pipeline import Pipeline
+from coordinator.run.presence import Presence
+from coordinator.run.setup import Prepared, prepare
 from coordinator.run.stop_request import StopRequest
-from coordinator.run.training import Run
+from coordinator.run.summary import exit_code, finish
+from coordinator.run.training import Training
+
+_LAST_WORDS = 1.0  # seconds
 
 
-def main(config: Config, origin: str, resume: Path | None, as_json: bool) -> None:
-    """The coordinator's process. Ends it with an exit code: 0, 1 failed, 2 wrong settings, 128 + signal."""
+def main(config: Config, run_file: str, resume: Path | None, as_json: bool) -> None:
+    """The coordinator's process. Ends it with an exit code: 0, 1 failed, 2 wrong settings, 3 a lost peer, 128 + signal.
+
+    `run_file`: its name; `resume`: the run directory to go on with.
+    """
     watch_parent("the coordinator")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the first tick there is nothing to keep
     shorten_thread_switches()
-    stop, run = StopRequest(), None
+    process = _Process(config)
     try:
-        allow_many_files(open_files(config))
-        me = join("coordinator")
-        _check_stages(config, me)
-        run = Run(config, me, origin, stop, resume)
-        me.store.set("reports", run.inbox.address)
-        start_rpc(me)
-        run.prepare()
-        for number in stop_signals():
-            signal.signal(number, stop.note)
-        run.train_and_evaluate()
-        summary = run.keep()
-        if as_json:
-            _print(json.dumps(summary))
+        code = process.run(run_file, resume, as_json)
     except SidewaysError as error:
-        _clear(run, str(error), error.code != PeerError.code)
+        process.fail(str(error), final=error.code != PeerError.code)
         print_error(str(error))
         _end_agent(error.code)
         exit_now(error.code)
     except BaseException as error:
-        _clear(run, f"{type(error).__name__}: {error}", final=True)
+        process.fail(f"{type(error).__name__}: {error}", final=True)
         print_error(too_many_files(error) or f"the coordinator failed; please report this\n{traceback.format_exc()}")
         _end_agent(1)
         exit_now(1)
-    exit_now(run.code)
+    exit_now(code)
+
+
+class _Process:
+    """A run, and what is there of it at any moment, so that it can fail at any."""
+
+    def __init__(self, config: Config) -> None:
+        self._config, self._started, self._stop = config, time.monotonic(), StopRequest()
+        self._pipeline: Pipeline | None = None
+        self._presence: Presence | None = None
+        self._prepared: Prepared | None = None
+
+    def run(self, run_file: str, resume: Path | None, as_json: bool) -> int:
+        """From joining the other processes to the summary. Returns the exit code."""
+        config, stop = self._config, self._stop
+        allow_many_files(open_files(config))
+        me = join("coordinator")
+        _check_stages(config, me)
+        pipeline = self._pipeline = Pipeline(me, config.network.deadline, on_signal=stop.note)
+        presence = self._presence = Presence(config, me, stop, resume)
+        run = self._prepared = prepare(config, pipeline, presence, stop, run_file, resume)
+        for number in stop_signals():
+            signal.signal(number, stop.note)
+        Training(run).run()
+        summary = finish(run, self._started)
+        if as_json:
+            _print(json.dumps(summary))
+        return exit_code(run.state)
+
+    def fail(self, reason: str, final: bool) -> None:
+        """Say so to all that watch the run. `final`: no other attempt comes after this one."""
+        pipeline, presence = self._pipeline, self._presence
+        if pipeline is None:
+            return
+        if presence is None:
+            pipeline.stages.expect_coordinator_exit(_LAST_WORDS)
+            return
+        tick = self._prepared.state.tick if self._prepared is not None else 0
+        presence.fail(reason, tick, final, lambda: pipeline.stages.expect_coordinator_exit(_LAST_WORDS))
 
 
 def _print(line: str) -> None:
@@ -70,12 +105,6 @@ def _end_agent(code: int) -> None:
     """Where the run is deployed, do not let torchrun start again what would fail again: only a lost peer may not."""
     if deployed() and code != PeerError.code:
         os.kill(os.getppid(), signal.SIGTERM)
-
-
-def _clear(run: Run | None, reason: str, final: bool) -> None:
-    """Give the terminal back before an error is told."""
-    if run is not None:
-        run.fail(reason, final)
 
 
 def _check_stages(config: Config, me: Membership) -> None:

@@ -1,8 +1,14 @@
-"""Progress reports."""
+"""Progress reports, and what listeners get of them and of evaluations."""
 
+from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from common.messages.stage_report import Progress
+from coordinator.monitor.evaluation_scores import Evaluation
+from coordinator.monitor.listener import EvaluationEvent, ProgressEvent
+from coordinator.monitor.run_totals import RunTotals, StageTotals
 
 
 def progress(**fields: Any) -> Progress:
@@ -12,3 +18,20 @@ def progress(**fields: Any) -> Progress:
     seconds = [f"{name}_seconds" for name in ("compute", "receive_wait", "send_wait", "data_wait")]
     rest = {"ticks": 1, "seconds": 0.1, "gradient_norm": None, "rate": 1e-3}
     return Progress(**{**counts, **dict.fromkeys(seconds, 0.0), **rest, **fields})
+
+
+def progress_event(line: dict[str, Any] | None = None, **fields: Any) -> ProgressEvent:
+    """What listeners get of such a report. `line`: in the place of the one for metrics.jsonl that it makes."""
+    report = progress(**fields)
+    totals = RunTotals([StageTotals() for _ in range(report.stage + 1)], slots=4)
+    totals.add(report)
+    event = ProgressEvent.of(report, totals)
+    return event if line is None else replace(event, line=line)
+
+
+def evaluation_event(
+    tick: int, figures: dict[str, Any], pictures: tuple[Tensor, Tensor] | None = None, **evaluation: Any
+) -> EvaluationEvent:
+    """An evaluation with these figures."""
+    found = Evaluation(**{"clips": 0, "frames": 0, **evaluation})
+    return EvaluationEvent(tick, 1.0, found, figures, pictures, ["ant", "b$e$e"])

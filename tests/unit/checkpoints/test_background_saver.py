@@ -63,7 +63,7 @@ def test_one_that_is_dropped_is_not_committed(tmp_path: Path) -> None:
     stages = Slow()
     saver = BackgroundSaver(Checkpoints(tmp_path, keep=2), cast(Any, stages), lambda text: None)
     saver.save(position(10))
-    saver.drop()
+    saver.discard()
     stages.written.set_result([])
     _end(saver)
     assert (saver.kept, saver.failed) == (0, 1)
@@ -74,4 +74,4 @@ def _end(saver: BackgroundSaver) -> None:
     saving = saver._saving
     assert saving is not None
     saving._thread.join(5)
-    saver.look()
+    saver.poll()

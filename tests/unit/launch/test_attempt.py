@@ -19,7 +19,7 @@ def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeyp
     run = tmp_path / "it"
     run.mkdir()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a/b c")
-    RunMarker(tmp_path).leave(run)
+    RunMarker(tmp_path).write(run)
     assert RunMarker(tmp_path).find() is None  # the first attempt of a launch that happens to have the same name
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     assert restarts() == 2
@@ -34,7 +34,7 @@ def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeyp
 def test_a_full_disk_leaves_what_was_left_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCH, "demo")
     (tmp_path / "it").mkdir()
-    RunMarker(tmp_path).leave(tmp_path / "it")
+    RunMarker(tmp_path).write(tmp_path / "it")
 
     def full(self: Path, *_: object, **__: object) -> None:
         self.touch()
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_what_was_left_before(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
         with pytest.raises(SidewaysError, match="Make room"):
-            RunMarker(tmp_path).leave(tmp_path / "other")
+            RunMarker(tmp_path).write(tmp_path / "other")
     assert RunMarker(tmp_path).find() == tmp_path / "it"
 
 
@@ -58,7 +58,7 @@ def test_a_named_launch_goes_on_until_it_has_ended_well(tmp_path: Path, monkeypa
     monkeypatch.setenv(LAUNCH, "demo")
     assert RunMarker(tmp_path).find() is None
     (tmp_path / "it").mkdir()
-    RunMarker(tmp_path).leave(tmp_path / "it")
+    RunMarker(tmp_path).write(tmp_path / "it")
     assert RunMarker(tmp_path).find() == tmp_path / "it"
     assert deployed()
     monkeypatch.setenv(RESTARTS, "0")  # as `sideways train` does

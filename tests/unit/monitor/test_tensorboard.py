@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.partition.balance import BlockCost
 from coordinator.monitor.tensorboard import EventFiles
+from tests.support.reports import evaluation_event, progress_event
 
 
 def written(run: Path) -> Any:
@@ -27,11 +28,13 @@ def refuse(text: str) -> None:
 def test_reports_become_curves(tmp_path: Path) -> None:
     files = EventFiles(tmp_path, refuse)
     line = {"kind": "progress", "stage": 2, "tick": 40, "ticks": 10, "tick_ms": 5.5, "loss": 1.25, "losses": [1.0]}
-    files.progress(line)
-    files.progress({**line, "tick": 80, "loss": None, "gated_share": 0.5, "diverged": True})
+    files.progress(progress_event(line, stage=2, tick=40))
+    later = {**line, "tick": 80, "loss": None, "gated_share": 0.5, "diverged": True}
+    files.progress(progress_event(later, stage=2, tick=80))
     files.probed({"kind": "probe", "tick": 60, "stages": [{"stage": 0, "cosine": 0.5, "frames": None}]})
-    files.evaluation(80, {"top1": 0.75, "mse": None, "clips": 8}, torch.tensor([[3, 1], [1, 3]]), ["ant", "b$e$e"])
-    files.close()
+    confusion = torch.tensor([[3, 1], [1, 3]])
+    files.evaluated(evaluation_event(80, {"top1": 0.75, "mse": None, "clips": 8}, confusion=confusion))
+    files.close("finished", "", 0)
     events = written(tmp_path)
     curves = {name: [(at.step, at.value) for at in events.Scalars(name)] for name in events.Tags()["scalars"]}
     assert curves == {
@@ -47,8 +50,8 @@ def test_reports_become_curves(tmp_path: Path) -> None:
 
 def test_the_split_is_a_table(tmp_path: Path) -> None:
     files = EventFiles(tmp_path, refuse)
-    files.partition([BlockCost("stem", 1.5, 8, 100), BlockCost("head", 0.5, 1, 20)], [1, 1])
-    files.close()
+    files.split([BlockCost("stem", 1.5, 8, 100), BlockCost("head", 0.5, 1, 20)], [1, 1])
+    files.close("finished", "", 0)
     text = written(tmp_path).Tensors("partition/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| stem | 0 | 100 | 1.50 | 8 |" in text
     assert "| head | 1 | 20 | 0.50 | 1 |" in text
@@ -58,9 +61,9 @@ def test_frames_and_reconstructions_lie_side_by_side(tmp_path: Path) -> None:
     frames = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
     others = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
     files = EventFiles(tmp_path, refuse)
-    files.pictures(5, frames, others)
-    files.pictures(6, frames[:, :1], others[:, :1])  # grey
-    files.close()
+    files.evaluated(evaluation_event(5, {}, (frames, others)))
+    files.evaluated(evaluation_event(6, {}, (frames[:, :1], others[:, :1])))  # grey
+    files.close("finished", "", 0)
     image = written(tmp_path).Images("frame and reconstruction")[0]
     (tmp_path / "picture.png").write_bytes(image.encoded_image_string)
     with Image.open(tmp_path / "picture.png") as picture:
@@ -76,15 +79,16 @@ import sys
 from pathlib import Path
 import torch
 from coordinator.monitor.tensorboard import EventFiles
+from tests.support.reports import evaluation_event, progress_event
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 files = EventFiles(Path(sys.argv[1]), print)
 noise = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
 for tick in range(30):
-    files.pictures(tick, noise, noise)
-    files.progress({"stage": 0, "tick": tick, "loss": 1.0})
-files.close()
-files.close()
+    files.evaluated(evaluation_event(tick, {}, (noise, noise)))
+    files.progress(progress_event(tick=tick))
+files.close("finished", "", 0)
+files.close("finished", "", 0)
 """
 
 
@@ -101,7 +105,7 @@ def test_a_folder_that_cannot_be_made_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     told: list[str] = []
     files = EventFiles(tmp_path, told.append)
-    files.progress({"stage": 0, "tick": 1, "loss": 1.0})
-    files.evaluation(1, {"top1": 1.0}, None, [])
-    files.close()
+    files.progress(progress_event(tick=1))
+    files.evaluated(evaluation_event(1, {"top1": 1.0}))
+    files.close("finished", "", 0)
     assert len(told) == 1

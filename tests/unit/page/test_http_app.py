@@ -14,6 +14,7 @@ import pytest
 from common.config.run_file import parse
 from common.config.settings import Config, Report
 from common.errors import ConfigError
+from common.partition.balance import BlockCost
 from common.rule.schedule import Schedule
 from coordinator.page.curves import Series
 from coordinator.page.http_app import _STATIC, ADDRESS, PageServer
@@ -70,8 +71,9 @@ def test_the_state_is_what_was_told(served: Served, tmp_path: Path) -> None:
     assert (early["status"]["state"], early["pipeline"]["tick"], early["ticks_per_second"]) == ("starting", -1, None)
     assert [stage["frame"] for stage in early["pipeline"]["stages"]] == [None] * 3
     page = served.page
-    page.built(["a", "b", "c", "d"], [1, 2, 1], 0, lambda: NUMBERS)
-    page.state("running", tick=0)
+    page.split([BlockCost(name, 1.0, 1.0, 1) for name in "abcd"], [1, 2, 1])
+    page.running(0, lambda: NUMBERS)
+    page.state("running", "", 0)
     for stage in range(3):
         page.line(progress(stage, 41), tick=42, loss=0.5, accuracy=float("nan"))
     page.line(progress(2, 45, loss=0.25, accuracy=0.75, gradient_norm=3.5))
@@ -107,10 +109,10 @@ def test_the_state_is_what_was_told(served: Served, tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["sideways", "backprop"])
 def test_frames_are_the_schedules_also_after_a_pipeline_began_anew(tmp_path: Path, algorithm: str) -> None:
     page = PageState(config_of(algorithm=algorithm), tmp_path, 100, PageServer(Report(), None), [])
-    page.built("abc", [1, 1, 1], 20, dict)
+    page.running(20, dict)
     schedule = Schedule(3)
     for done in range(18, 30):
-        page.state("running", tick=done)
+        page.state("running", "", done)
         stages = json.loads(page.answer())["pipeline"]["stages"]
         for number, stage in enumerate(stages):
             rows = [schedule.frame(number, done - 21), schedule.gradient(number, done - 21)]
@@ -169,19 +171,19 @@ def test_an_attempt_after_this_one_is_at_the_same_address(tmp_path: Path) -> Non
     first = Served(tmp_path, config_of())
     for tick in (3, 6):
         first.page.line(progress(2, tick, loss=0.5))
-    first.page.close("failed", "a stage is gone")
+    first.page.close("failed", "a stage is gone", 7)
     assert first.state()["status"]["message"] == "a stage is gone"
     first.close()
     lines = [progress(2, 3, loss=0.5), {"kind": "restart", "tick": 2, "restarts": 1, "recovery_seconds": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     second = Served(tmp_path, config_of(), resumed=tmp_path)
     assert second.url == first.url
-    second.page.resumed_at(4)
+    second.page.resumed(4)
     second.page.line(progress(2, 9, loss=0.25))
     told = second.state()
     assert told["curves"]["loss"] == [[3, 0.5], [9, 0.25]]
     assert [restart["restarts"] for restart in told["restarts"]] == [1]
-    second.page.close("finished")
+    second.page.close("finished", "", 9)
     second.close()
     assert not (tmp_path / ADDRESS).exists()
 

@@ -297,18 +297,18 @@ def test_a_private_server_dies_with_its_process_and_the_next_one_clears_up(tmp_p
     assert not (tmp_path / SOCKET).is_symlink()
 
 
-# ---- the beacon
+# ---- the publisher
 
 
 class Listener:
-    """What a beacon says, and what it hears."""
+    """What a publisher says, and what it hears."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.commands: list[Command] = []
 
 
-def beacon_at(tmp_path: Path, videos: Path, server: Any, listener: Listener) -> RedisPublisher:
+def publisher_at(tmp_path: Path, videos: Path, server: Any, listener: Listener) -> RedisPublisher:
     run = tmp_path / "it"
     run.mkdir()
     publisher = RedisPublisher(config_of(videos), run, 100, server, listener.commands.append, listener.warnings.append)
@@ -327,10 +327,10 @@ LINE = {"kind": "progress", "stage": 0, "tick": 3, "tick_ms": 1.0, "compute_ms":
 LINE |= {"send_wait_ms": 0.1, "data_wait_ms": 0.1, "peak_memory_mib": 9.0, "gradient_norm": float("nan")}
 
 
-def test_a_beacon_outlives_its_redis(tmp_path: Path, videos: Path) -> None:
+def test_a_publisher_outlives_its_redis(tmp_path: Path, videos: Path) -> None:
     listener, server = Listener(), EmbeddedRedis(tmp_path)
     late = tmp_path / "late.sock"
-    publisher = beacon_at(tmp_path, videos, RedisAccess(f"unix://{late}"), listener)
+    publisher = publisher_at(tmp_path, videos, RedisAccess(f"unix://{late}"), listener)
     for tick in range(5000):  # more than it keeps
         publisher.line({**LINE, "tick": tick}, tick=tick + 1, loss=float("inf"))
     until(lambda: listener.warnings)
@@ -349,7 +349,7 @@ def test_a_beacon_outlives_its_redis(tmp_path: Path, videos: Path) -> None:
     until(lambda: listener.commands == [asked])
     until(lambda: store.answer("it", asked) is not None)
     publisher.answer(asked, Answer(state="done", text="so"))
-    publisher.close("finished")
+    publisher.close("finished", "", 5000)
     answer, status = store.answer("it", asked), store.status("it")
     assert answer == Answer(state="done", text="so")
     assert status is not None
@@ -373,21 +373,21 @@ def alive_at(folder: Path) -> bool:
 
 def test_a_private_redis_that_is_killed_is_replaced(tmp_path: Path, videos: Path) -> None:
     listener, server = Listener(), EmbeddedRedis(tmp_path)
-    publisher = beacon_at(tmp_path, videos, server, listener)
+    publisher = publisher_at(tmp_path, videos, server, listener)
     until(lambda: alive_at(tmp_path))
     first = int(at_private(tmp_path).info("server")["process_id"])
     os.kill(first, signal.SIGKILL)
     until(lambda: gone([first], 5) and alive_at(tmp_path))
-    publisher.close("finished")
+    publisher.close("finished", "", 5000)
     until(lambda: not (tmp_path / SOCKET).is_symlink())
 
 
-def test_a_closed_beacon_does_not_wait_for_a_redis_that_never_was(tmp_path: Path, videos: Path) -> None:
+def test_a_closed_publisher_does_not_wait_for_a_redis_that_never_was(tmp_path: Path, videos: Path) -> None:
     listener = Listener()
-    publisher = beacon_at(tmp_path, videos, RedisAccess("redis://127.0.0.1:1"), listener)
+    publisher = publisher_at(tmp_path, videos, RedisAccess("redis://127.0.0.1:1"), listener)
     publisher.line(LINE)
     until(lambda: listener.warnings)
-    publisher.close("failed", "a\nreason")
+    publisher.close("failed", "a\nreason", 3)
     assert len(listener.warnings) == 1
     seen = everything(tmp_path)[0]
     assert (seen.state, seen.status.message) == ("failed", "a reason")

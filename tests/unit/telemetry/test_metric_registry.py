@@ -25,13 +25,12 @@ from common.processes.membership import Membership
 from common.telemetry.http_server import serve
 from common.telemetry.metric_catalogue import METRICS, document
 from common.telemetry.metric_registry import Board
-from coordinator.monitor.evaluation_scores import Evaluation
 from coordinator.monitor.prometheus import RunMetrics
 from deploy.grafana.build import DASHBOARDS, FOLDER, built
 from stage_worker.reporting.prometheus import StageMetrics, TickTimes
 from stage_worker.reporting.reported_loop import Times
 from tests.support.processes import free_ports
-from tests.support.reports import progress
+from tests.support.reports import evaluation_event, progress, progress_event
 
 ROOT = Path(__file__).parents[3]
 
@@ -143,13 +142,13 @@ def test_the_coordinator_counts_and_says_who_is_there(tmp_path: Path, monkeypatc
     }  # fmt: skip
     assert {group["labels"]["run"] for group in groups} == {"it"}
     metrics.fed = 10
-    metrics.progress(progress(tick=105))  # ticks 100 … 105 took six batches of ten
-    metrics.progress(progress(stage=1, tick=104))
-    metrics.evaluation(Evaluation(3, 50, top1=0.75))
+    metrics.progress(progress_event(tick=105))  # ticks 100 … 105 took six batches of ten
+    metrics.progress(progress_event(stage=1, tick=104))
+    metrics.evaluated(evaluation_event(9, {}, clips=3, frames=50, top1=0.75))
     metrics.probed({"stages": [{"stage": 0, "cosine": 0.5, "norm_ratio": None}]})
     metrics.training(True)
-    metrics.recovered(4.5)
-    found = shown(metrics._board)
+    metrics.restarted(105, 2, 4.5)
+    found = shown(metrics.board)
     assert found == {
         ("sideways_planned_ticks", ()): 1000,
         ("sideways_frames_total", (("phase", "training"),)): 40,
@@ -161,7 +160,7 @@ def test_the_coordinator_counts_and_says_who_is_there(tmp_path: Path, monkeypatc
         ("sideways_restarts_total", ()): 2,
         ("sideways_recovery_seconds", ()): 4.5,
     }
-    metrics.close()
+    metrics.close("finished", "", 106)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,121 @@
+"""What happens in a run, and the protocol of all that watch it: terminal, files, TensorBoard, Prometheus, Redis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from common.messages.stage_report import Progress
+from common.partition.balance import BlockCost
+from common.run_registry.records import State
+from coordinator.monitor.evaluation_scores import Evaluation
+from coordinator.monitor.run_totals import RunTotals, metric_line
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """A stage's progress report.
+
+    Attributes:
+        totals: of the run, this report included.
+        line: for metrics.jsonl.
+    """
+
+    report: Progress
+    totals: RunTotals
+    line: dict[str, Any]
+
+    @staticmethod
+    def of(report: Progress, totals: RunTotals) -> "ProgressEvent":
+        """What a report, which `totals` include, says."""
+        return ProgressEvent(report, totals, metric_line(report, totals.slots))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Fields of the run's Status that it changes."""
+        totals, rate = self.totals, self.line["learning_rate"]
+        known = {"tick": totals.tick, "loss": totals.loss, "accuracy": totals.accuracy}
+        return known if rate is None else {**known, "learning_rate": rate}
+
+
+@dataclass(frozen=True)
+class EvaluationEvent:
+    """An evaluation at `tick`, after `seconds` of training.
+
+    Attributes:
+        figures: those that there are, by their names in metrics.jsonl.
+        pictures: uint8 targets and outputs, each [rows, channels, height, width]; None where there are none.
+        classes: their names.
+    """
+
+    tick: int
+    seconds: float
+    evaluation: Evaluation
+    figures: dict[str, Any]
+    pictures: tuple[Tensor, Tensor] | None
+    classes: Sequence[str]
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """For metrics.jsonl."""
+        return {"kind": "evaluation", "tick": self.tick, "train_seconds": round(self.seconds, 3), **self.figures}
+
+
+class Listener:
+    """Watches a run. Every method but `close` returns at once; those of no interest are not overridden."""
+
+    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        """The blocks, what they cost, and how many each stage has."""
+
+    def resumed(self, tick: int) -> None:
+        """The run goes on from a checkpoint at `tick`. Called before the first line."""
+
+    def state(self, state: State, message: str, tick: int) -> None:
+        """What the run does from now on."""
+
+    def progress(self, event: ProgressEvent) -> None:
+        """A stage has reported."""
+
+    def evaluated(self, event: EvaluationEvent) -> None:
+        """The validation clips were evaluated."""
+
+    def probed(self, found: dict[str, Any]) -> None:
+        """A gradient probe: {"tick": …, "stages": [{stage, cosine, norm_ratio, smoothness}]}."""
+
+    def rate_changed(self, tick: int, rate: float) -> None:
+        """optimiser.lr was set, from `tick` on."""
+
+    def restarted(self, tick: int, restarts: int, seconds: float) -> None:
+        """The training goes on after a process was lost, `seconds` after its last report."""
+
+    def close(self, state: State, message: str, tick: int) -> None:
+        """The run has ended, and how."""
+
+
+class LineListener(Listener):
+    """Takes what happens as the lines of metrics.jsonl."""
+
+    def line(self, line: dict[str, Any], **status: Any) -> None:
+        """A line, and fields of the run's Status that it changes."""
+        raise NotImplementedError
+
+    def progress(self, event: ProgressEvent) -> None:
+        """A stage has reported."""
+        self.line(event.line, **event.status)
+
+    def evaluated(self, event: EvaluationEvent) -> None:
+        """The validation clips were evaluated."""
+        self.line(event.line, evaluation=event.figures)
+
+    def probed(self, found: dict[str, Any]) -> None:
+        """A gradient probe."""
+        self.line({"kind": "probe", **found})
+
+    def rate_changed(self, tick: int, rate: float) -> None:
+        """optimiser.lr was set."""
+        self.line({"kind": "set", "tick": tick, "optimiser.lr": rate})
+
+    def restarted(self, tick: int, restarts: int, seconds: float) -> None:
+        """The training goes on after a process was lost."""
+        self.line({"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds})

@@ -1,0 +1,23 @@
+"""metrics.jsonl: a line for everything that happens in a run."""
+
+from collections.abc import Callable
+from typing import Any
+
+from coordinator.monitor.listener import LineListener
+from coordinator.run_directory import RunDirectory
+
+
+class MetricsFile(LineListener):
+    """Writes the run directory's metrics.jsonl."""
+
+    def __init__(self, directory: RunDirectory, warn: Callable[[str], None]) -> None:
+        """`warn` is told once when a line cannot be written."""
+        self._directory, self._warn = directory, warn
+        self._warned = False
+
+    def line(self, line: dict[str, Any], **status: Any) -> None:
+        """Append a line."""
+        self._directory.metric(line)
+        if self._directory.lost and not self._warned:
+            self._warned = True
+            self._warn(f"metrics.jsonl cannot be written, the training goes on: {self._directory.lost}")

@@ -1,0 +1,50 @@
+"""When a run saves its model and takes a checkpoint, and how long that is waited for."""
+
+from common.messages.stage_calls import WRITING
+from coordinator.checkpoints.store import Position
+from coordinator.run.setup import Prepared
+
+_HURRIED = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
+
+
+class Checkpointing:
+    """Saves a run between two phases, while no stage runs."""
+
+    def __init__(self, run: Prepared) -> None:
+        self._run, self._state = run, run.state
+
+    def next_pause(self) -> int:
+        """The next tick at which something else than training is due."""
+        state = self._state
+        every = [every for every in (state.config.evaluate_every, state.config.checkpoint.every) if every]
+        return min([state.planned, *((state.tick // n + 1) * n for n in every)])
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many ticks, and at the end, does now."""
+        state = self._state
+        return state.over or state.ending or (every > 0 and state.tick % every == 0)
+
+    def save_model(self) -> None:
+        """Write the whole model. Raises SidewaysError."""
+        run, state = self._run, self._state
+        run.directory.save_model(run.pipeline.stages.export(), state.config, run.datasets.train.classes)
+        state.saved_tick = state.tick
+
+    def save(self, worth_waiting: bool) -> None:
+        """Take a checkpoint; one `worth_waiting` for is not left out because the last is still being written."""
+        if worth_waiting:
+            self.finish()
+        run, state = self._run, self._state
+        places, clips = run.steps.places(), run.datasets.fingerprint
+        run.saver.save(Position.of(state.config, state.tick, run.start.origin, places, clips, state.seconds))
+
+    def save_at_once(self) -> bool:
+        """Take a checkpoint and wait for it. Returns whether there is one of this tick now."""
+        self.save(worth_waiting=True)
+        self.finish()
+        return self._run.saver.tick == self._state.tick
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is being written is there; after a request to stop not for long."""
+        stop = self._state.stop
+        self._run.saver.finish(lambda: _HURRIED if stop.signal else WRITING, self._run.pipeline.poll)

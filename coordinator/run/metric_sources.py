@@ -1,0 +1,24 @@
+"""Figures that are read where they are kept, whenever Prometheus asks."""
+
+from common.telemetry.metric_registry import Board
+from coordinator.checkpoints.background_saver import BackgroundSaver
+from coordinator.video.datasets import Datasets
+from coordinator.video.feeder import Feeder
+
+
+def watch(board: Board, datasets: Datasets, saver: BackgroundSaver, feeder: Feeder) -> None:
+    """Let `board` read the figures of the data, the checkpoints and the frames sent."""
+    watch = board.watch
+    watch("sideways_dropped_frames", lambda: datasets.count("dropped"))
+    watch("sideways_reconnects", lambda: datasets.count("reconnects"))
+    watch("sideways_clip_mishaps", lambda: datasets.count("skipped"), kind="skipped")
+    watch("sideways_clip_mishaps", lambda: datasets.count("broken"), kind="broken")
+    watch("sideways_clip_mishaps", lambda: datasets.count("damaged"), kind="damaged")
+    watch("sideways_clip_mishaps", lambda: datasets.count("short"), kind="short")
+    watch("sideways_checkpoints", lambda: saver.kept)
+    watch("sideways_checkpoint_failures", lambda: saver.failed)
+    watch("sideways_checkpoint_timestamp_seconds", lambda: saver.taken)
+    watch("sideways_checkpoint_duration_seconds", lambda: saver.seconds)
+    watch("sideways_checkpoint_size_bytes", lambda: saver.bytes)
+    watch("sideways_edge_bytes", lambda: feeder.frame_bytes, stage="coordinator", way="frames")
+    watch("sideways_edge_bytes", lambda: feeder.target_bytes, stage="coordinator", way="targets")

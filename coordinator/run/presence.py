@@ -1,0 +1,94 @@
+"""What shows a run to the outside, from its start to its end, however far it gets: the terminal, the page, Redis."""
+
+from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+
+from common.config.settings import Config
+from common.processes.membership import Membership
+from common.run_registry.records import State, plain
+from common.run_registry.redis_connection import from_environment
+from coordinator.launch.attempt import RunMarker, deployed
+from coordinator.monitor.broadcast import Broadcast
+from coordinator.monitor.terminal import Terminal
+from coordinator.page.http_app import PageServer
+from coordinator.page.state import PageState
+from coordinator.registry.embedded_redis import EmbeddedRedis
+from coordinator.registry.redis_publisher import RedisPublisher
+from coordinator.run.commands import CommandQueue
+from coordinator.run.stop_request import StopRequest
+from coordinator.run_directory import create
+
+_MOST_TEXT = 1000  # characters of an answer
+
+
+class Presence:
+    """A run's.
+
+    Attributes:
+        terminal: for messages.
+        broadcast: takes what happens.
+        commands: what people ask of the run.
+        marker: by which a later attempt finds it.
+        page: what the page shows, once the run is introduced; None without a page.
+    """
+
+    def __init__(self, config: Config, me: Membership, stop: StopRequest, resume: Path | None) -> None:
+        """Take the page's port. Raises ConfigError where it, or Redis' address, cannot be used."""
+        self._config, self._me, self._resumed = config, me, resume is not None
+        self.terminal = Terminal()
+        self.broadcast = Broadcast(self.terminal)
+        self.commands = CommandQueue(stop)
+        self.marker = RunMarker(config.runs)
+        self.page: PageState | None = None
+        self._redis = from_environment() if config.report.redis else None
+        self._page_server = PageServer(config.report, resume) if config.report.page else None
+        self._created: Path | None = None
+
+    def create_directory(self, run_file: str) -> Path:
+        """A run directory, which goes again if the run fails before its first tick. Raises SidewaysError."""
+        self._created = create(self._config, run_file)
+        return self._created
+
+    def introduce(self, config: Config, directory: Path, planned: int) -> None:
+        """From here on the page is there, and Redis knows the run. `planned`: ticks of the whole training."""
+        if self._page_server is not None:
+            self.page = PageState(config, directory, planned, self._page_server, self.terminal.warnings)
+            self.broadcast.add(self.page)
+            url = self._page_server.open(self.page.answer, self._me.address, directory)
+            self.terminal.say(f"watch it at {url}")
+        if config.report.redis:
+            self.broadcast.add(self._publisher(config, directory, planned))
+
+    def _publisher(self, config: Config, directory: Path, planned: int) -> RedisPublisher:
+        """Publishes in the Redis of the environment, or in one of the run's own."""
+        server, submit = self._redis or EmbeddedRedis(directory), self.commands.submit
+        publisher = RedisPublisher(config, directory, planned, server, submit, self.terminal.warn)
+        self.commands.answer = publisher.answer
+        publisher.start(resumed=self._resumed)
+        return publisher
+
+    def close(self, state: State, text: str, tick: int) -> None:
+        """The run has ended at `tick`; `text` answers the commands that are left."""
+        self.commands.close(text)
+        self.broadcast.close(state, "", tick)
+
+    def fail(self, reason: str, tick: int, final: bool, before_removal: Callable[[], None]) -> None:
+        """The run ends by an error. The terminal is given back before anybody reports it.
+
+        Args:
+            final: no other attempt comes after this one.
+            before_removal: runs, if it is final, before what is left of the run is removed.
+        """
+        self.terminal.end()
+        self.commands.close(f"the run failed: {plain(reason)}"[:_MOST_TEXT])
+        self.broadcast.close("failed", reason, tick)
+        if not final:
+            return
+        before_removal()
+        if not deployed():
+            self.marker.remove()
+        if self._page_server is not None:
+            self._page_server.forget()
+        if self._created is not None and tick == 0:  # there is nothing in it, and its name is free again
+            rmtree(self._created, ignore_errors=True)

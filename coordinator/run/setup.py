@@ -1,0 +1,207 @@
+"""From settings to a run that is ready for its first tick: find the clips, check the model, choose the split, build the
+stages, go back to a checkpoint.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config.settings import Config
+from common.messages.stage_calls import Plan, StageCalls
+from common.models import build
+from common.partition.balance import BlockCost, check_split
+from common.partition.model_check import check_model
+from common.telemetry.spans import WorkClock
+from coordinator.checkpoints.background_saver import BackgroundSaver
+from coordinator.checkpoints.resume import StartPoint, find_checkpoint, start_from
+from coordinator.checkpoints.store import Checkpoints, Position
+from coordinator.monitor.metrics_file import MetricsFile
+from coordinator.monitor.prometheus import RunMetrics
+from coordinator.monitor.run_totals import RunTotals, StageTotals
+from coordinator.monitor.tensorboard import EventFiles
+from coordinator.run import metric_sources
+from coordinator.run.gradient_probe import GradientProbe
+from coordinator.run.pipeline import Pipeline
+from coordinator.run.presence import Presence
+from coordinator.run.split import choose
+from coordinator.run.state import RunState
+from coordinator.run.stop_request import StopRequest
+from coordinator.run_directory import RunDirectory
+from coordinator.trace.recorder import TraceRecorder
+from coordinator.video.datasets import Datasets, Warn
+from coordinator.video.stream import Stream
+from coordinator.video.targets import StepStream
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready for its first tick.
+
+    Attributes:
+        stream: the training's frames; `steps` reads it.
+        overdue: an evaluation is due before the first tick: the run was lost in it.
+        lost_at: when an earlier attempt gave its last sign of life, in seconds since 1970; None if there was none.
+        probe: of pseudo-gradients; None where none is asked for.
+        work: the coordinator's own clock, for traces.
+    """
+
+    state: RunState
+    start: StartPoint
+    pipeline: Pipeline
+    presence: Presence
+    datasets: Datasets
+    directory: RunDirectory
+    stream: Stream
+    steps: StepStream
+    totals: RunTotals
+    metrics: RunMetrics
+    saver: BackgroundSaver
+    probe: GradientProbe | None
+    tracer: TraceRecorder
+    work: WorkClock
+    overdue: bool
+    lost_at: float | None
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What every step of the preparation needs."""
+
+    config: Config
+    pipeline: Pipeline
+    presence: Presence
+    stop: StopRequest
+    resume: Path | None
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """Data and model are right, and there is a directory to write to."""
+
+    datasets: Datasets
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    found: tuple[Path, Position] | None
+    again: bool  # the run goes on by itself, having lost a process
+
+
+def prepare(
+    config: Config, pipeline: Pipeline, presence: Presence, stop: StopRequest, run_file: str, resume: Path | None
+) -> Prepared:
+    """Make a run ready.
+
+    Args:
+        run_file: its name, by which a run without a name of its own is called.
+        resume: the run directory to go on with.
+
+    Raises:
+        SidewaysError: in many ways, each with its remedy.
+    """
+    setup = _Setup(config, pipeline, presence, stop, resume)
+    accepted = _accept(setup, run_file)
+    state, start = _build(setup, accepted)
+    overdue = _restore(setup, accepted, start, state)
+    accepted.directory.save_config(state.config)
+    presence.marker.write(accepted.directory.path)
+    return _assemble(setup, accepted, start, state, overdue)
+
+
+def _accept(setup: _Setup, run_file: str) -> _Accepted:
+    """Find the clips, check the model, find the checkpoint to go on from."""
+    config, presence, resume, stop = setup.config, setup.presence, setup.resume, setup.stop
+    warn = presence.terminal.warn
+    datasets = Datasets(config, warn, setup.pipeline.poll, lambda: bool(stop.signal))
+    shapes = _check(config, datasets, warn)
+    directory = RunDirectory(resume or presence.create_directory(run_file))
+    again = resume is not None and presence.marker.find() == resume
+    if resume is None:  # else its run file is still the old one: it is introduced once it is accepted
+        presence.marker.write(directory.path)
+        presence.introduce(config, directory.path, datasets.planned)
+    checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
+    found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
+    return _Accepted(datasets, directory, checkpoints, found, again)
+
+
+def _check(config: Config, datasets: Datasets, warn: Warn) -> dict[str, tuple[int, ...]]:
+    """What is wrong with the model is reported by one process, not by all. Returns the shapes of its tensors."""
+    classes = len(datasets.train.classes)
+    model = build(config, classes, warn)
+    check_model(model, config, classes)
+    for text in config.idle(datasets.planned):
+        warn(text)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint]:
+    """Choose the split, build the stages."""
+    datasets, found, presence = accepted.datasets, accepted.found, setup.presence
+    planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
+    costs, split = _split(setup, classes, found[1].split if found else None)
+    config = setup.config.model_copy(update={"split": split})
+    start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
+    presence.terminal.show_split(costs, split)
+    setup.pipeline.configure(Plan(config, classes, tuple(split), planned, start.origin), warn)
+    if setup.resume is not None:
+        presence.introduce(config, accepted.directory.path, planned)
+    if config.report.tensorboard:
+        presence.broadcast.add(EventFiles(accepted.directory.path, warn, start.tick))
+    presence.broadcast.split(costs, split)
+    return RunState(config, setup.stop, planned, start.tick, start.seconds, start.tick), start
+
+
+def _split(setup: _Setup, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
+    """The blocks' costs, and how many go to each stage. `before`: in the run that is resumed."""
+    config, stages = setup.config, setup.pipeline.stages
+    costs = stages.ask(0, StageCalls.measure, config, classes)
+    earlier = before if before is not None and len(before) == config.stages else None
+    split = config.split or earlier or choose(config, classes, costs, stages)
+    check_split(split, len(costs))
+    return costs, split
+
+
+def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState) -> bool:
+    """Go back to the checkpoint that the run starts from, if it does. Returns whether its evaluation is still due."""
+    every, presence = state.config.evaluate_every, setup.presence
+    evaluated = start.scored or every == 0 or start.tick % every > 0  # or was not to be
+    if start.folder is not None:
+        accepted.checkpoints.forget_after(start.tick)
+        folder = start.folder.resolve()
+        setup.pipeline.stages.ask_all(StageCalls.restore, folder, start.tick, start.in_flight, start.optimiser)
+    if setup.resume is not None:
+        accepted.directory.forget_from(start.tick, evaluated)
+    if start.folder is not None:
+        presence.terminal.say(str(start))
+        presence.broadcast.resumed(start.tick)
+    return start.folder is not None and not evaluated
+
+
+def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, overdue: bool) -> Prepared:
+    """What the training is made of, and the listeners to it that are still missing."""
+    config, pipeline, presence, datasets = state.config, setup.pipeline, setup.presence, accepted.datasets
+    directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
+    saver = BackgroundSaver(accepted.checkpoints, pipeline.stages, warn)
+    metrics = RunMetrics(config, state.planned, start.tick)
+    metric_sources.watch(metrics.board, datasets, saver, pipeline.feeder)
+    metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
+    for listener in (MetricsFile(directory, warn), metrics):
+        presence.broadcast.add(listener)
+    if presence.page is not None:
+        presence.page.running(start.origin, metrics.numbers)
+    stream, classes = datasets.open_training(start.places), len(datasets.train.classes)
+    return Prepared(
+        state=state,
+        start=start,
+        pipeline=pipeline,
+        presence=presence,
+        datasets=datasets,
+        directory=directory,
+        stream=stream,
+        steps=StepStream(stream, config, ends=False),
+        totals=RunTotals([StageTotals() for _ in range(config.stages)], config.data.slots, state.planned, start.tick),
+        metrics=metrics,
+        saver=saver,
+        probe=GradientProbe(config, classes, pipeline.stages, start.origin) if config.probe.every else None,
+        tracer=TraceRecorder(directory.path, config, pipeline.stages, work),
+        work=work,
+        overdue=overdue,
+        lost_at=directory.last_sign if accepted.again else None,
+    )

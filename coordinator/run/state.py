@@ -1,0 +1,48 @@
+"""How far a training is: the only thing that changes while it runs."""
+
+from dataclasses import dataclass
+
+from common.config.settings import Config
+from common.errors import DataError
+from coordinator.monitor.evaluation_scores import Evaluation
+from coordinator.run.stop_request import StopRequest
+
+
+@dataclass
+class RunState:
+    """A training's.
+
+    Attributes:
+        config: as it is now; the learning rate may change.
+        planned: ticks of the whole training.
+        tick: the next, and so the number of the next training frame.
+        seconds: of training so far.
+        saved_tick: of the saved model; 0 if there is none.
+        data_error: why no more frames come. The run keeps what it learnt, and ends.
+        evaluation, evaluated_tick: the last one; the saved model may be older or newer.
+    """
+
+    config: Config
+    stop: StopRequest
+    planned: int
+    tick: int = 0
+    seconds: float = 0.0
+    saved_tick: int = 0
+    data_error: DataError | None = None
+    evaluation: Evaluation | None = None
+    evaluated_tick: int | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether all ticks are done."""
+        return self.tick >= self.planned
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is to end before its time."""
+        return bool(self.stop.signal) or self.data_error is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended for good: it is not to be started again."""
+        return self.over or self.stop.final

@@ -1,0 +1,66 @@
+"""What a run leaves behind when it ends: the summary, an exit code, a last word to all that watch it."""
+
+import time
+from typing import Any
+
+from common.run_registry.records import State
+from coordinator.launch.attempt import deployed, restarts
+from coordinator.monitor.evaluation_scores import Evaluation
+from coordinator.run.setup import Prepared
+from coordinator.run.state import RunState
+from coordinator.run_directory import MODEL
+
+
+def exit_code(state: RunState) -> int:
+    """0, or 128 + the signal that asked to stop. Who deploys a run starts again what ends with another than 0."""
+    if state.done and deployed():
+        return 0
+    return 128 + state.stop.signal if state.stop.signal else 0
+
+
+def finish(run: Prepared, started: float) -> dict[str, Any]:
+    """Let the stages go, save the summary, close everything. Returns the summary.
+
+    `started`: when the process began, by time.monotonic.
+    """
+    state, presence = run.state, run.presence
+    run.pipeline.close(exit_code(state))
+    run.stream.close()
+    if state.done or not deployed():
+        presence.marker.remove()
+    summary = summarise(run, started)
+    run.directory.save_summary(summary)
+    how: State = "finished" if state.over else "stopped"
+    presence.close(how, f"{how} at tick {state.tick}: the model is in {run.directory.path}", state.tick)
+    run.datasets.warn_of_errors()
+    if run.totals.dropped:
+        presence.terminal.warn(f"a stage dropped {run.totals.dropped} reports: the coordinator did not keep up")
+    model = run.directory.path / MODEL
+    presence.terminal.result({**summary, "model": model if model.exists() else "none: stopped before the first tick"})
+    return summary
+
+
+def summarise(run: Prepared, started: float) -> dict[str, Any]:
+    """The contents of summary.json."""
+    state, totals = run.state, run.totals
+    evaluation = state.evaluation or Evaluation(0, 0)
+    frames = (state.tick - run.start.tick) * state.config.data.slots
+    summary: dict[str, Any] = {
+        "run": str(run.directory.path),
+        "algorithm": state.config.algorithm,
+        "restarts": restarts(),
+        "ticks": state.tick,
+        "frames_per_second": round(frames / max(state.seconds - run.start.seconds, 1e-9), 2),
+        "val_top1": evaluation.top1,
+        "val_top5": evaluation.top5,
+        "val_tick": state.evaluated_tick,
+        "seconds": round(time.monotonic() - started, 2),
+        "train_seconds": round(state.seconds, 2),
+        "slowest_stage_ms": round(totals.slowest_stage_ms, 3),
+        "tick_ms": round(totals.tick_ms, 3),
+        "peak_memory_mib": [round(stage.peak_memory / 2**20, 1) for stage in totals.stages],
+        "failed_checkpoints": run.saver.failed,
+    }
+    if state.config.task != "classify":
+        summary["val_mse"] = evaluation.mse if evaluation.score is not None else None  # JSON has no NaN
+    return summary | run.datasets.summary()
