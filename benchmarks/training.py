@@ -21,13 +21,13 @@ from benchmarks.remedies import apply as remedy
 from common.config.run_file import apply, parse
 from common.config.settings import Config
 from common.models import build, part
+from common.rule.clip_sums import ClipSums
 from common.rule.packet import Packet
 from common.rule.reference import Reference
 from common.rule.stage import Stage
 from coordinator.monitor.evaluation_scores import evaluation_of
 from coordinator.video.datasets import Datasets
 from coordinator.video.targets import Batch, packet_of
-from stage_worker.evaluation import ClipSums
 
 CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
 DEPTHS = {"backprop": 1, "D = 4": 4, "D = 8": 8}
@@ -164,7 +164,7 @@ def evaluation_frames(config: Config, datasets: Datasets) -> Iterator[Packet]:
 
 def evaluate(config: Config, stages: list[Stage], shown: list[Packet]) -> float:
     """Top-1, judged as the product does."""
-    tally = ClipSums()
+    sums = ClipSums()
     for stage in stages:
         stage.evaluating(True)
     for packet in shown:
@@ -173,9 +173,9 @@ def evaluate(config: Config, stages: list[Stage], shown: list[Packet]) -> float:
             source, y = held, stage.infer(held)
             held = Packet(y.shape)
             held.pack(source.tick, source, y)
-        tally.add(packet, held.tensor, None)
+        sums.classified(packet.clips, packet.labels, held.tensor)
     for stage in stages:
         stage.evaluating(False)
-    top1 = evaluation_of(tally.scores(), config.task).top1
+    top1 = evaluation_of(sums.scores(), config.task).top1
     assert top1 is not None
     return top1

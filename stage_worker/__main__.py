@@ -7,6 +7,7 @@ if __name__ == "__main__":  # until there is something to keep an interrupt ends
 
 import traceback
 from types import FrameType
+from typing import NoReturn
 
 from common.errors import SidewaysError
 from common.messages.stage_rpc import serve
@@ -29,22 +30,30 @@ def main() -> None:
         print_error(str(error))
         exit_now(error.code)
     _pass_on_signals(reporter)
+    service = StageService(me, reporter)
     try:
-        service = StageService(me, reporter)
         serve(service)
         start_rpc(me)
         ended = service.run()
         reporter.await_coordinator_exit(_EXIT_PATIENCE)
     except BaseException as error:
-        told = isinstance(error, SidewaysError) or bool(too_many_files(error))
-        message = f"stage {me.stage}: {too_many_files(error) or f'{type(error).__name__}: {error}'}"
-        message = str(error) if isinstance(error, SidewaysError) else message
-        print_error(message if told else f"{message}\n{traceback.format_exc()}")
-        code = error.code if isinstance(error, SidewaysError) else 1
-        reporter.fail(message, code)
-        reporter.flush_and_close()
-        exit_now(code)
+        _fail(error, service.place, reporter)
     exit_now(ended)
+
+
+def _fail(error: BaseException, place: str, reporter: Reporter) -> NoReturn:
+    """Report an error, here and to the coordinator, and end. `place`: which stage, at which tick."""
+    known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
+    message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or _described(error)}"
+    print_error(message if known else f"{message}\n{traceback.format_exc()}")
+    code = error.code if isinstance(error, SidewaysError) else 1
+    reporter.fail(message, code)
+    reporter.flush_and_close()
+    exit_now(code)
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _pass_on_signals(reporter: Reporter) -> None:

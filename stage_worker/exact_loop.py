@@ -23,6 +23,7 @@ from common.rule.packet import Packet
 from common.rule.stage import Stage
 from common.telemetry.spans import COMPUTE, DATA_WAIT, Kind, WorkClock, clock
 from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import Peer
@@ -86,7 +87,7 @@ class ExactLoop:
     ) -> None:
         """`specs` of the stage's whole input and output."""
         self.stage, self.ports, self.reporter, self.work = stage, ports, reporter, work
-        self.last = 0
+        self.last = self.tick = 0
         self._device = ports.device
         self._blocks = _Blocks(stage)
         self._parts, self._deadline = stage.config.parts, stage.config.network.deadline
@@ -121,6 +122,7 @@ class ExactLoop:
         self.reporter.begin(self)
         tick = first
         while tick < self.last:
+            self.tick = tick
             self.work.begin_tick(tick)
             try:
                 self._step(tick)
@@ -181,15 +183,12 @@ class ExactLoop:
         return self.stage.objective(y, self._held, self._target, rows) / self._parts
 
     def _explain(self, tick: int, error: RuntimeError) -> Exception:
-        text = str(error)
-        if isinstance(error, PeerError) or not any(
-            sign in text for sign in ("imed out", "onnection", "closed by peer")
-        ):
+        if isinstance(error, PeerError) or not is_lost_peer(error):
             return error
+        cause = str(error).splitlines()[0][:120]
         return PeerError(
             f"stage {self.stage.index}, tick {tick}, exchanging micro-batches: a neighbour died, or nothing moved for "
-            f"{self._deadline:g} s ({text.splitlines()[0][:120]}). Look at the other stages' messages, then start the "
-            f"run again"
+            f"{self._deadline:g} s ({cause}). Look at the other stages' messages, then start the run again"
         )
 
     # ---- figures for the reports

@@ -26,19 +26,21 @@ class Loop:
 
     Attributes:
         last: may be moved while it runs, in another thread.
+        tick: the one that runs, or ran last.
         timed: the stage, with clocks.
     """
 
     def __init__(self, stage: Stage, ports: EdgePorts, reporter: Reporter, work: WorkClock, probe: StageProbe) -> None:
         self.stage, self.ports, self.reporter, self.work = stage, ports, reporter, work
         self.timed = TimedStage(stage, work, probe, self._before_update)
-        self.last = 0
+        self.last = self.tick = 0
 
     def run(self, first: int) -> None:
         """Train from tick `first` until `self.last`."""
         self.reporter.begin(self)
         tick = first
         while tick < self.last:
+            self.tick = tick
             self.work.begin_tick(tick)
             run_tick(self.timed, self.ports, tick)
             self.work.end_tick()

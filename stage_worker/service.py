@@ -20,11 +20,12 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError
-from common.messages.stage_calls import Addresses, GradientSample, Plan, Scores, StageCalls, handling
+from common.messages.stage_calls import Addresses, GradientSample, Plan, StageCalls, handling
 from common.models import build
 from common.partition.balance import BlockCost, at_once, measure
 from common.partition.rebalance import time_stage
 from common.processes.membership import Membership
+from common.rule.clip_sums import ClipSums, Scores
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint, evaluation
 from stage_worker.assembly import Assembly, use_device
@@ -44,11 +45,12 @@ class StageService(StageCalls):
         self.me, self.reporter = me, reporter
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._built: Assembly | None = None
-        self._sums = evaluation.ClipSums()
+        self._sums = ClipSums()
         self._writer: checkpoint.CheckpointWriter | None = None
         self._metrics: StageMetrics | None = None
         self._spans = Spans(0, 0, 0)
         self._code: int | None = None
+        self._training = False
 
     def handle(self, call: str, *args: Any, **kwargs: Any) -> Any:
         """Answer one call; runs in an RPC thread."""
@@ -77,6 +79,12 @@ class StageService(StageCalls):
                 if self._built is not None:
                     raise
         return self._code
+
+    @property
+    def place(self) -> str:
+        """Which stage this is, and the tick that it trains at, for error messages."""
+        tick = f", tick {self._built.loop.tick}" if self._training and self._built else ""
+        return f"stage {self.me.stage}{tick}"
 
     @property
     def built(self) -> Assembly:
@@ -154,7 +162,9 @@ class StageService(StageCalls):
     def train(self, first: int) -> None:
         """Run the ticks from `first`."""
         self.built.enter_phase(0)
+        self._training = True
         self.built.loop.run(first)
+        self._training = False
         self.reporter.done()
 
     def evaluate(self, phase: int) -> None:

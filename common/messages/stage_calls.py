@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.partition.balance import BlockCost
+from common.rule.clip_sums import Scores
 from common.telemetry.spans import Rows
 
 BUILDING = 60.0  # seconds more to time or build a model, which takes its first import of much of torch
@@ -54,21 +55,6 @@ class Addresses:
     targets: str
     metrics: str = ""
     memory: str = ""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """An evaluation's sums: per clip the sum over its frames of the softmax, or of the squared error.
-
-    clips, labels, frames: int64 [n]; sums: float64 [n, classes], or [n, 1] for the mean squared error. pictures: of
-    tasks without labels, targets and outputs of a few rows, normalised, float [2, rows, channels, height, width].
-    """
-
-    clips: Tensor
-    labels: Tensor
-    frames: Tensor
-    sums: Tensor
-    pictures: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -1,90 +1,115 @@
-"""The numbers that a process shows to Prometheus, of the metrics in common/telemetry/metric_catalogue.py.
+"""A process's metrics: prometheus_client's own objects, made from the table in metric_catalogue.py when first used.
 
-Each process has a registry and a port of its own (common/telemetry/http_server.py): its series die with it. Numbers are
-written a few times a second, or read when Prometheus asks; nothing here is on a tick's path.
+Each process has a registry and a port of its own (http_server.py): its series die with it. Numbers are written a few
+times a second, or read when Prometheus asks; nothing here is on a tick's path.
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from common.telemetry.metric_catalogue import EDGES, TABLE, Metric
+from common.telemetry.metric_catalogue import EDGES, TABLE
 
-Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
-_Key = tuple[str, tuple[str, ...]]
+disable_created_metrics()  # else every counter has a second series
 
 
-class Board(Collector):
-    """The numbers of one process; Prometheus reads them through `registry`, from another thread."""
+class MetricRegistry:
+    """The metrics of one process. Attributes: registry, which Prometheus reads from another thread."""
 
     def __init__(self, **labels: str) -> None:
         """`labels` that all its metrics with such a label have, unless told otherwise."""
-        self._labels = labels
-        self._lock = threading.Lock()
-        self._values: dict[_Key, float] = {}
-        self._watched: dict[_Key, Callable[[], float]] = {}
-        self._counts: dict[_Key, NDArray[np.int64]] = {}
         self.registry = CollectorRegistry()
-        self.registry.register(self)
         ProcessCollector(registry=self.registry)
+        self._labels = labels
+        self._metrics: dict[str, Any] = {}
+        self._watched = _WatchedCounters()
+        self.registry.register(self._watched)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """A gauge is now `value`."""
-        with self._lock:
-            self._values[self._key(name, labels)] = value
+        self._child(name, labels).set(value)
 
     def add(self, name: str, amount: float, **labels: str) -> None:
         """A counter grows by `amount`; with 0 its series begins."""
-        assert TABLE[name].kind == "counter"
-        key = self._key(name, labels)
-        with self._lock:
-            self._values[key] = self._values.get(key, 0.0) + amount
+        self._child(name, labels).inc(amount)
 
     def watch(self, name: str, read: Callable[[], float], **labels: str) -> None:
-        """What `read` returns is asked for whenever Prometheus asks, in another thread."""
-        with self._lock:
-            self._watched[self._key(name, labels)] = read
+        """A gauge or counter is what `read` returns whenever Prometheus asks, in another thread."""
+        if TABLE[name].kind == "counter":
+            self._watched.add(name, self._values(name, labels), read)
+        else:
+            self._child(name, labels).set_function(read)
 
     def observe(self, name: str, seconds: NDArray[np.float64], **labels: str) -> None:
-        """A histogram takes in values [n]."""
-        assert TABLE[name].kind == "histogram"
-        key = self._key(name, labels)
-        found = np.bincount(np.searchsorted(EDGES, seconds), minlength=len(EDGES) + 1)
-        with self._lock:
-            self._counts[key] = self._counts[key] + found if key in self._counts else found
-            self._values[key] = self._values.get(key, 0.0) + float(seconds.sum())
+        """A histogram takes in values [n] at once, for which prometheus_client has no call."""
+        histogram = self._child(name, labels)
+        counts = np.bincount(np.searchsorted(EDGES, seconds), minlength=len(EDGES) + 1)
+        for bucket, count in zip(histogram._buckets, counts.tolist(), strict=True):
+            bucket.inc(count)
+        histogram._sum.inc(float(seconds.sum()))
 
-    def collect(self) -> Iterable[Any]:
-        """All metric families that have a series."""
-        with self._lock:
-            values, watched, counts = dict(self._values), dict(self._watched), dict(self._counts)
-        values |= {key: float(read()) for key, read in watched.items()}
-        families: dict[str, Family] = {}
-        for (name, labels), value in values.items():
-            family = families.setdefault(name, _family(TABLE[name]))
-            if isinstance(family, HistogramMetricFamily):
-                family.add_metric(labels, _buckets(counts[name, labels]), value)
-            else:
-                family.add_metric(labels, value)
-        return families.values()
+    def numbers(self) -> dict[str, float]:
+        """Every number as it is now, by its name and labels as they are written in a query. For any thread."""
+        families = self.registry.collect()
+        samples = [sample for family in families if family.name in TABLE for sample in family.samples]
+        return {_series(sample.name, sample.labels): sample.value for sample in samples}
 
-    def _key(self, name: str, labels: dict[str, str]) -> _Key:
+    def _child(self, name: str, labels: dict[str, str]) -> Any:
+        if name not in self._metrics:
+            self._metrics[name] = self._made(name)
+        values = self._values(name, labels)
+        return self._metrics[name].labels(*values) if values else self._metrics[name]
+
+    def _made(self, name: str) -> Any:
+        metric = TABLE[name]
+        about = (metric.name, metric.help, metric.labels)
+        if metric.kind == "histogram":
+            return Histogram(*about, registry=self.registry, buckets=EDGES.tolist())
+        return {"counter": Counter, "gauge": Gauge}[metric.kind](*about, registry=self.registry)
+
+    def _values(self, name: str, labels: dict[str, str]) -> tuple[str, ...]:
         every = {**self._labels, **labels}
-        return name, tuple(every[label] for label in TABLE[name].labels)
+        return tuple(every[label] for label in TABLE[name].labels)
 
 
-def _family(metric: Metric) -> Family:
-    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
-    return kinds[metric.kind](metric.name, metric.help, labels=metric.labels)
+class _WatchedCounters(Collector):
+    """Counters that are kept elsewhere: prometheus_client's own can only be added to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reads: dict[str, dict[tuple[str, ...], Callable[[], float]]] = defaultdict(dict)
+
+    def add(self, name: str, labels: tuple[str, ...], read: Callable[[], float]) -> None:
+        """From now on this one is read, too."""
+        with self._lock:
+            self._reads[name][labels] = read
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them, as they are now."""
+        with self._lock:
+            reads = {name: dict(series) for name, series in self._reads.items()}
+        for name, series in reads.items():
+            family = CounterMetricFamily(name, TABLE[name].help, labels=TABLE[name].labels)
+            for labels, read in series.items():
+                family.add_metric(labels, float(read()))
+            yield family
 
 
-def _buckets(counts: NDArray[np.int64]) -> list[tuple[str, float]]:
-    """Prometheus' buckets are cumulative."""
-    edges = [*(str(float(edge)) for edge in EDGES), "+Inf"]
-    return list(zip(edges, np.cumsum(counts).tolist(), strict=True))
+def _series(name: str, labels: dict[str, str]) -> str:
+    inner = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    return f"{name}{{{inner}}}" if inner else name

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.config.settings import Task
-from common.messages.stage_calls import Scores
+from common.rule.clip_sums import Scores
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from common.config.settings import Config
 from common.errors import SidewaysError
 from common.run_registry.records import State
 from common.telemetry.http_server import serve
-from common.telemetry.metric_registry import Board
+from common.telemetry.metric_registry import MetricRegistry
 from coordinator.launch.attempt import restarts
 from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 
@@ -22,21 +22,21 @@ class RunMetrics(Listener):
     """The coordinator's metrics; without metrics.port they are only kept.
 
     Attributes:
-        board: the metrics.
+        registry: the metrics.
         fed: training batches fed by this process.
     """
 
     def __init__(self, config: Config, planned: int, first: int) -> None:
         """`planned`: ticks of the whole training; `first`: the tick at which it begins, or goes on."""
-        self._config, self.board, self._first = config, Board(), first
+        self._config, self.registry, self._first = config, MetricRegistry(), first
         self._processes: dict[str, str] = {}  # host:port of each
         self._targets: Path | None = None
-        self.fed = 0
-        self.board.set("sideways_planned_ticks", planned)
-        self.board.add("sideways_frames", 0, phase="evaluation")
-        self.board.watch("sideways_frames", lambda: self.fed * config.data.slots, phase="training")
-        self.board.set("sideways_restarts", restarts())
-        self.board.set("sideways_recovery_seconds", 0.0)
+        self.fed = self._evaluated = 0
+        self.registry.set("sideways_planned_ticks", planned)
+        self.registry.watch("sideways_frames", lambda: self._evaluated, phase="evaluation")
+        self.registry.watch("sideways_frames", lambda: self.fed * config.data.slots, phase="training")
+        self.registry.add("sideways_restarts", restarts())
+        self.registry.set("sideways_recovery_seconds", 0.0)
         self.training(False)
 
     def serve(self, address: str, stages: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ class RunMetrics(Listener):
             stages: host:port of every stage's metrics.
         """
         if self._config.metrics.port:
-            self._processes = {"coordinator": serve(self.board.registry, self._config.metrics, 0, address)}
+            self._processes = {"coordinator": serve(self.registry.registry, self._config.metrics, 0, address)}
             self._processes |= {f"stage {stage}": address for stage, address in enumerate(stages)}
 
     def announce(self, run: Path) -> None:
@@ -70,44 +70,33 @@ class RunMetrics(Listener):
 
     def training(self, on: bool) -> None:
         """Whether ticks run now."""
-        self.board.set("sideways_training", float(on))
-
-    def numbers(self) -> dict[str, float]:
-        """All of them as they are now, by the names and labels that Prometheus knows. May be called in any thread."""
-        samples = [sample for family in self.board.collect() for sample in family.samples]
-        return {_series(sample.name, sample.labels): sample.value for sample in samples}
+        self.registry.set("sideways_training", float(on))
 
     def progress(self, event: ProgressEvent) -> None:
         """Batches that were fed and that stage 0 has not had yet."""
         if event.report.stage == 0:
             waiting = self._first + self.fed - (event.report.tick + 1)
-            self.board.set("sideways_queue_depth", max(0, waiting), queue="frames")
+            self.registry.set("sideways_queue_depth", max(0, waiting), queue="frames")
 
     def evaluated(self, event: EvaluationEvent) -> None:
         """What the validation clips say."""
-        self.board.add("sideways_frames", event.evaluation.frames, phase="evaluation")
+        self._evaluated += event.evaluation.frames
         if event.evaluation.score is not None:
-            self.board.set("sideways_validation_score", event.evaluation.score)
+            self.registry.set("sideways_validation_score", event.evaluation.score)
 
     def probed(self, found: dict[str, Any]) -> None:
         """What a gradient probe found."""
         for row in found["stages"]:
             for name in ("cosine", "norm_ratio"):
                 if row[name] is not None:
-                    self.board.set(f"sideways_pseudo_gradient_{name}", row[name], stage=str(row["stage"]))
+                    self.registry.set(f"sideways_pseudo_gradient_{name}", row[name], stage=str(row["stage"]))
 
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
         """The training goes on, so long after the last report of the attempt before."""
-        self.board.set("sideways_recovery_seconds", seconds)
+        self.registry.set("sideways_recovery_seconds", seconds)
 
     def close(self, state: State, message: str, tick: int) -> None:
         """Where the run has ended as it should, Prometheus need not look for its processes any more."""
         if self._targets is not None and state != "failed":
             with suppress(OSError):
                 self._targets.unlink()
-
-
-def _series(name: str, labels: dict[str, str]) -> str:
-    """As it is written in a query."""
-    inner = ",".join(f'{label}="{value}"' for label, value in labels.items())
-    return f"{name}{{{inner}}}" if inner else name

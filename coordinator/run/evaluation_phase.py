@@ -8,7 +8,8 @@ waits for  the decoders, room for frames, and the stages at the end
 from collections.abc import Callable
 from dataclasses import replace
 
-from common.messages.stage_calls import Scores, StageCalls
+from common.messages.stage_calls import StageCalls
+from common.rule.clip_sums import Scores
 from coordinator.run.pipeline import TRAINING, Pipeline
 from coordinator.run.state import RunState
 from coordinator.video.stream import Stream

@@ -1,14 +1,14 @@
 """Figures that are read where they are kept, whenever Prometheus asks."""
 
-from common.telemetry.metric_registry import Board
+from common.telemetry.metric_registry import MetricRegistry
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.video.datasets import Datasets
 from coordinator.video.feeder import Feeder
 
 
-def watch(board: Board, datasets: Datasets, saver: BackgroundSaver, feeder: Feeder) -> None:
-    """Let `board` read the figures of the data, the checkpoints and the frames sent."""
-    watch = board.watch
+def watch(registry: MetricRegistry, datasets: Datasets, saver: BackgroundSaver, feeder: Feeder) -> None:
+    """Let `registry` read the figures of the data, the checkpoints and the frames sent."""
+    watch = registry.watch
     watch("sideways_dropped_frames", lambda: datasets.count("dropped"))
     watch("sideways_reconnects", lambda: datasets.count("reconnects"))
     watch("sideways_clip_mishaps", lambda: datasets.count("skipped"), kind="skipped")

@@ -180,12 +180,12 @@ def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunS
     directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
     saver = BackgroundSaver(accepted.checkpoints, pipeline.stages, warn)
     metrics = RunMetrics(config, state.planned, start.tick)
-    metric_sources.watch(metrics.board, datasets, saver, pipeline.feeder)
+    metric_sources.watch(metrics.registry, datasets, saver, pipeline.feeder)
     metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
     if presence.page is not None:
-        presence.page.running(start.origin, metrics.numbers)
+        presence.page.running(start.origin, metrics.registry.numbers)
     stream, classes = datasets.open_training(start.places), len(datasets.train.classes)
     return Prepared(
         state=state,

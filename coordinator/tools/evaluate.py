@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -17,8 +16,8 @@ from torch import Tensor
 from common.config.run_file import load
 from common.config.settings import Data
 from common.errors import ConfigError, SidewaysError
-from common.messages.stage_calls import Scores
 from common.processes.lifecycle import PATH_ERRORS
+from common.rule.clip_sums import ClipSums, Scores
 from common.rule.packet import NO_CLIP
 from coordinator.monitor.confusion_plot import confusion_figure
 from coordinator.monitor.evaluation_scores import Evaluation
@@ -54,50 +53,38 @@ def find_clips(trained: TrainedModel, data: Data) -> Clips:
 def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, PlaybackErrors]:
     """Every frame of every clip once, forward, `data.slots` side by side. Returns the sums and what did not play."""
     batch = Batch((data.slots, data.channels, data.size, data.size))
-    sums = _Sums(trained, len(clips.clips))
+    scorer = _Scorer(trained)
     with closing(Slots(clips.clips, data, 0, train=False)) as source, _bar() as bar:
         task = bar.add_task("evaluating", total=clips.frames)
         while source.fill(batch.frames, batch.clips, batch.labels):
-            sums.add(batch)
+            scorer.add(batch)
             bar.advance(task, int((batch.clips != NO_CLIP).sum()))
-        return sums.scores(np.array([clip.label for clip in clips.clips])), source.errors
+        return scorer.sums.scores(), source.errors
 
 
 def _bar() -> Progress:
     return Progress(console=Console(stderr=True), transient=True, refresh_per_second=3)
 
 
-class _Sums:
-    """Per clip, sums of the softmax, or of the squared error against the frame `ahead` of the one that went in."""
+class _Scorer:
+    """Runs frames through a model, and adds up what comes out against labels, or against the frame `ahead`."""
 
-    def __init__(self, trained: TrainedModel, clips: int) -> None:
-        self._trained, self._classify = trained, trained.task == "classify"
-        self._sums = torch.zeros(clips, len(trained.classes) if self._classify else 1, dtype=torch.float64)
-        self._frames = torch.zeros(clips, dtype=torch.int64)
+    def __init__(self, trained: TrainedModel) -> None:
+        self._trained, self.sums = trained, ClipSums()
         self._earlier: deque[tuple[Tensor, NDArray[np.int64]]] = deque(maxlen=trained.ahead + 1)
 
     def add(self, batch: Batch) -> None:
         """Take in one frame of every slot."""
         x = self._trained.normalised(torch.from_numpy(batch.frames))
         with torch.no_grad():
-            self._earlier.append((self._trained.module(x).float(), batch.clips.copy()))
-        if len(self._earlier) <= self._trained.ahead:
+            y = self._trained.module(x).float()
+        if self._trained.task == "classify":
+            self.sums.classified(batch.clips, batch.labels, y)
             return
-        y, clips = self._earlier[0]
-        rows = torch.from_numpy(np.flatnonzero((clips != NO_CLIP) & (clips == batch.clips)))
-        values = self._values(y[rows], x[rows])
-        self._sums.index_add_(0, torch.from_numpy(clips)[rows], values)
-        self._frames.index_add_(0, torch.from_numpy(clips)[rows], torch.ones(len(rows), dtype=torch.int64))
-
-    def _values(self, y: Tensor, frames: Tensor) -> Tensor:
-        if self._classify:
-            return F.softmax(y.double(), dim=1)
-        return F.mse_loss(y, frames, reduction="none").double().flatten(1).mean(1, keepdim=True)
-
-    def scores(self, labels: NDArray[np.int64]) -> Scores:
-        """The sums of the clips that gave a frame. A clip's id is its place in the list: each is played once."""
-        clips = self._frames.nonzero().flatten()
-        return Scores(clips, torch.from_numpy(labels)[clips], self._frames[clips], self._sums[clips])
+        self._earlier.append((y, batch.clips.copy()))
+        if len(self._earlier) > self._trained.ahead:
+            earlier, clips = self._earlier[0]
+            self.sums.compared(clips, batch.labels, earlier, x, batch.clips)
 
 
 def figures(evaluation: Evaluation) -> dict[str, float | int | None]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.errors import PeerError
 from common.rule.packet import Packet
-from stage_worker.edges.peer_errors import broken, stuck
+from stage_worker.edges.peer_errors import transfer_failed
 
 
 class Peer:
@@ -46,9 +46,7 @@ class Peer:
 
     def _failure(self, tick: int, doing: str, error: RuntimeError) -> PeerError:
         place = f"stage {self.stage}, tick {tick}, {doing}"
-        if "imed out" in str(error):  # gloo's and torch's only sign of a time-out
-            return stuck(place, self.neighbour, self.deadline.total_seconds())
-        return broken(place, self.neighbour, error)
+        return transfer_failed(place, self.neighbour, self.deadline.total_seconds(), error)
 
 
 class P2POutgoing:

@@ -15,7 +15,7 @@ from common.messages.stage_report import Progress
 from common.processes.membership import Membership
 from common.rule.schedule import Schedule
 from common.telemetry.http_server import serve
-from common.telemetry.metric_registry import Board
+from common.telemetry.metric_registry import MetricRegistry
 from stage_worker.reporting.reported_loop import Times
 
 _ROWS = 4096
@@ -33,14 +33,14 @@ _GAUGES = {
 class TickTimes:
     """How long each tick took, and each of its parts, until that goes into the histograms."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, registry: MetricRegistry) -> None:
+        self._registry = registry
         self._memory = bytearray(_ROWS * _FORM.size)
         # sums since the last report, after each tick: compute, receive-wait, send-wait, data-wait, clock; seconds
         self._table = np.frombuffer(self._memory, np.float64).reshape(_ROWS, 5)
         self._rows = 0
         self._before = np.zeros((1, 5))
-        self._board_names = [*(f"sideways_tick_{name}_seconds" for name in _HISTOGRAMS), "sideways_tick_seconds"]
+        self._names = [*(f"sideways_tick_{name}_seconds" for name in _HISTOGRAMS), "sideways_tick_seconds"]
 
     def begin(self) -> None:
         """Sums are zero now."""
@@ -60,8 +60,8 @@ class TickTimes:
             return
         rows = self._table[: self._rows]
         ticks = np.diff(rows, axis=0, prepend=self._before).clip(0.0)  # sums of differences of clocks are rounded
-        for name, seconds in zip(self._board_names, ticks.T, strict=True):
-            self._board.observe(name, seconds)
+        for name, seconds in zip(self._names, ticks.T, strict=True):
+            self._registry.observe(name, seconds)
         self._before[0] = rows[-1]
         if zeroed:
             self._before[0, :4] = 0.0
@@ -77,23 +77,24 @@ class StageMetrics:
 
     def __init__(self, settings: Metrics, me: Membership) -> None:
         """Raises ConfigError where they cannot be served."""
-        self._board = Board(stage=str(me.stage))
-        self._stage, self._times = me.stage, TickTimes(self._board)
-        self._slots = 1
-        self.address = serve(self._board.registry, settings, 1 + me.local_stage, me.address)
+        self._registry = MetricRegistry(stage=str(me.stage))
+        self._stage, self._times = me.stage, TickTimes(self._registry)
+        self._slots, self._dropped = 1, 0
+        self._registry.watch("sideways_dropped_reports", lambda: self._dropped)
+        self.address = serve(self._registry.registry, settings, 1 + me.local_stage, me.address)
 
     def configured(self, config: Config, device: torch.device) -> None:
         """The stage is built: counters begin at 0."""
         self._slots = config.data.slots
-        for name in ("ticks", "gradient_rows", "gated_rows", "dropped_reports"):
-            self._board.add(f"sideways_{name}", 0)
+        for name in ("ticks", "gradient_rows", "gated_rows"):
+            self._registry.add(f"sideways_{name}", 0)
         ways = {"forward": self._stage < config.stages - 1, "backward": self._stage > 0}
         for way in (way for way, exists in ways.items() if exists):
-            self._board.add("sideways_edge_bytes", 0, way=way)
+            self._registry.add("sideways_edge_bytes", 0, way=way)
         mismatch = 0 if config.exact else Schedule(config.stages).mismatch(self._stage)
-        self._board.set("sideways_mismatch_frames", mismatch)
+        self._registry.set("sideways_mismatch_frames", mismatch)
         cuda = device.type == "cuda"
-        self._board.watch("sideways_cuda_memory_bytes", lambda: torch.cuda.memory_allocated(device) if cuda else 0)
+        self._registry.watch("sideways_cuda_memory_bytes", lambda: torch.cuda.memory_allocated(device) if cuda else 0)
 
     def begin(self) -> None:
         """A phase of training begins."""
@@ -105,17 +106,17 @@ class StageMetrics:
 
     def reported(self, report: Progress) -> None:
         """A report was made, and what it sums up is zeroed."""
-        board = self._board
+        registry = self._registry
         self._times.fold(zeroed=True)
         for field, name in _GAUGES.items():
             if (value := getattr(report, field)) is not None:
-                board.set(name, value)
-        board.add("sideways_ticks", report.ticks)
-        board.add("sideways_gradient_rows", report.rows)
-        board.add("sideways_gated_rows", report.gated)
-        board.set("sideways_dropped_reports", report.dropped)
+                registry.set(name, value)
+        registry.add("sideways_ticks", report.ticks)
+        registry.add("sideways_gradient_rows", report.rows)
+        registry.add("sideways_gated_rows", report.gated)
+        self._dropped = report.dropped
         for way, sent in (("forward", report.bytes_forward), ("backward", report.bytes_backward)):
             if sent:
-                board.add("sideways_edge_bytes", sent, way=way)
+                registry.add("sideways_edge_bytes", sent, way=way)
         if report.correct is not None and report.losses_held is not None:
-            board.set("sideways_accuracy_ratio", report.correct / (report.losses_held * self._slots))
+            registry.set("sideways_accuracy_ratio", report.correct / (report.losses_held * self._slots))

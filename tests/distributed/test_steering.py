@@ -20,7 +20,7 @@ from tests.support import traces
 from tests.support.oracles import inputs_of, stages_of, weights_of
 from tests.support.processes import Background, sideways
 from tests.support.settings import config_of, settings, write_run_file
-from tests.unit.run_registry.test_store import until
+from tests.support.waiting import wait_until
 
 LONG = 10_000_000
 RATE = 7e-4
@@ -100,7 +100,9 @@ def test_the_runs_own_redis_is_lost(videos: Path, tmp_path: Path, blow: signal.S
     background = start(videos, tmp_path)
     os.kill(background.members()["redis"], blow)
     time.sleep(1)
-    until(lambda: "paused at tick" in CliRunner().invoke(app, ["pause", "it", "--runs", str(tmp_path / "runs")]).output)
+    wait_until(
+        lambda: "paused at tick" in CliRunner().invoke(app, ["pause", "it", "--runs", str(tmp_path / "runs")]).output
+    )
     assert "stopped at tick" in steer(tmp_path, "stop", "it")
     assert background.end(20) == 143
 
@@ -120,12 +122,12 @@ def test_redis_taken_away_and_given_back_while_it_trains(
         background = start(videos, tmp_path)
         assert "running" in steer(elsewhere, "runs")
         server.close()
-        until(lambda: "does not answer" in background.output())
+        wait_until(lambda: "does not answer" in background.output())
         time.sleep(20)
         gone_at = background.metrics()[-1]["tick"]
         background.wait_for_tick(gone_at + 10)
         second.access().connect().config_set("requirepass", password)
-        until(lambda: "answers again" in background.output())
+        wait_until(lambda: "answers again" in background.output())
         unknown = sideways("pause", "other", cwd=tmp_path)
         assert (unknown.returncode, "no run 'other'. Known: it" in unknown.stderr) == (1, True)
         assert "paused at tick" in steer(elsewhere, "pause", "it")

@@ -1,6 +1,12 @@
 """Models of the tests."""
 
-from torch import nn
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
 
 
 def with_dropout(classes: int, rate: float = 0.3) -> nn.Sequential:
@@ -12,3 +18,49 @@ def with_dropout(classes: int, rate: float = 0.3) -> nn.Sequential:
 
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
     return nn.Sequential(block(3, 8, 2), block(8, 8, 1), block(8, 16, 2), nn.Dropout(rate), head)
+
+
+class FailAt(nn.Module):
+    """Passes its input on, and fails at a tick of the training in a stage's process: once, if there is a `marker`."""
+
+    def __init__(self, stage: int, tick: int, how: str, marker: str) -> None:
+        super().__init__()
+        self.stage, self.tick, self.how, self.marker = stage, tick, how, marker
+        self.forwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x → x."""
+        trains = self.training and torch.is_grad_enabled() and os.environ.get("RANK") == str(1 + self.stage)
+        if trains:
+            if self.forwards == self.tick - self.stage and not (self.marker and Path(self.marker).exists()):
+                self._fail()
+            self.forwards += 1
+        return x
+
+    def _fail(self) -> None:
+        if self.marker:
+            Path(self.marker).touch()
+        if self.how == "raise":
+            raise ValueError("this block fails on purpose")
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)
+
+
+def fail_at(classes: int, stage: int, tick: int, how: str, marker: str = "") -> nn.Sequential:
+    """Six blocks for the split [2, 2, 2]; stage 1 or 2 fails at `tick`. `how`: raise, kill or hang."""
+
+    def block(incoming: int, outgoing: int, stride: int) -> nn.Module:
+        convolution = nn.Conv2d(incoming, outgoing, 3, stride, padding=1)
+        return nn.Sequential(convolution, nn.GroupNorm(2, outgoing), nn.ReLU())
+
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+    widths = [(3, 8, 2), (8, 8, 1), (8, 16, 2), (16, 16, 1), (16, 16, 1)]
+    blocks: list[nn.Module] = [*(block(*each) for each in widths), head]
+    blocks[2 * stage] = nn.Sequential(FailAt(stage, tick, how, marker), blocks[2 * stage])
+    return nn.Sequential(*blocks)
+
+
+def user_model(folder: Path, body: str) -> str:
+    (folder / "mine.py").write_text(f"from torch import nn\n{body}\n")
+    return f"{folder / 'mine.py'}:build"

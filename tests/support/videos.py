@@ -10,6 +10,7 @@ import av
 import av.container
 import numpy as np
 
+from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import read
 
 
@@ -114,3 +115,23 @@ def write_clip(
             x, y = x + dx, y + dy
         container.mux(stream.encode())
     return path
+
+
+def count(path: Path) -> tuple[int, int]:
+    """Frames that are read, and packets that cannot be decoded."""
+    damage = Damage()
+    return sum(len(chunk) for chunk in read(path, 1, 32, 3, damage=damage)), damage.count
+
+
+def write_pictures(folder: Path, name: str, frames: int, level: int = 10) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, frames + 1):
+        with av.open(str(folder / f"{name}{number}.png"), "w", format="image2") as container:
+            stream = video_stream(container, "png", 1)
+            stream.width, stream.height, stream.pix_fmt = 24, 20, "rgb24"
+            picture = np.full((20, 24, 3), level * number, np.uint8)
+            container.mux([*stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")), *stream.encode()])
+
+
+def frames_of(path: Path, stride: int = 1, short_side: int = 20, channels: int = 3) -> np.ndarray:
+    return np.concatenate(list(read(path, stride, short_side, channels)))

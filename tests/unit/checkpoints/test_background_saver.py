@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.checkpoints.store import Checkpoints
-from tests.unit.checkpoints.test_store import position
+from tests.support.checkpoints import position
 
 
 class Slow:

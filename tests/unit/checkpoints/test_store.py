@@ -1,44 +1,13 @@
 """Which checkpoints are kept, and which are refused."""
 
 import json
-import pickle
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from common.config.run_file import parse
-from common.errors import SidewaysError
-from coordinator.checkpoints.resume import find_checkpoint
-from coordinator.checkpoints.store import Checkpoints, Position
-
-MODEL: dict[str, Tensor] = {"model.a.weight": torch.arange(6.0).view(2, 3), "model.a.steps": torch.tensor(7)}
-SHAPES: dict[str, tuple[int, ...]] = {"a.weight": (2, 3), "a.steps": ()}
-
-
-def position(tick: int, score: float | None = None, **changes: object) -> Position:
-    known = {
-        "origin": 0,
-        "precision": "float32",
-        "optimiser": "[]",
-        "split": [1, 1],
-        "algorithm": "sideways",
-        "task": "classify",
-        "ahead": 1,
-    }
-    rest = {"frame_shape": [1, 3, 8, 8], "places": [(0, 5)], "clips": "abc", "seconds": 1.5, "score": score}
-    return Position(tick=tick, **{**known, **rest, **changes})  # type: ignore[arg-type]
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def keep(checkpoints: Checkpoints, made: Position, model: dict[str, Tensor] | None = None) -> Path:
-    part = checkpoints.begin(made.tick)
-    save(model or MODEL, storage_writer=FileSystemWriter(part), no_dist=True)
-    checkpoints.commit(part, made)
-    return part.with_name(part.name.removesuffix(".part"))
+from coordinator.checkpoints.store import Checkpoints
+from tests.support.checkpoints import SHAPES, keep, position
 
 
 def ticks(run: Path) -> list[int]:
@@ -158,36 +127,6 @@ def test_what_was_in_flight_fits_only_the_same_pipeline() -> None:
     assert not position(1, frame_shape=[2, 3, 8, 8]).fits(config, [1, 1])
 
 
-def test_an_index_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=5)
-    part = checkpoints.begin(10)
-    (part / ".metadata").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    checkpoints.commit(part, position(10))
-    found, _, refused = checkpoints.newest(SHAPES)
-    assert found is None
-    assert "which no index needs" in refused[0]
-    assert not (tmp_path / "ran").exists()
-    pickle.loads((tmp_path / "checkpoints/0000000010/.metadata").read_bytes())  # the unguarded way it would have
-    assert (tmp_path / "ran").exists()
-
-
-def test_an_attribute_of_anything_but_the_indexs_enumeration_is_refused(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=5)
-    part = checkpoints.begin(10)
-    (part / ".metadata").write_bytes(b"cbuiltins\ngetattr\n(ctorch\nSize\nV__class__\ntR.")
-    checkpoints.commit(part, position(10))
-    _, _, refused = checkpoints.newest(SHAPES)
-    assert "asks for an attribute of" in refused[0]
-
-
-class Evil:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.touch, (self.path,)
-
-
 def test_what_claims_to_be_later_displaces_nothing_good(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     keep(checkpoints, position(60))
@@ -226,19 +165,3 @@ def test_a_malformed_position_is_refused(tmp_path: Path, fields: dict[str, objec
     found, _, refused = checkpoints.newest(SHAPES)
     assert (found is None) == (fields != {"unknown": 1})
     assert all("position.json cannot be read" in reason for reason in refused)
-
-
-def test_a_run_without_checkpoints_cannot_go_on_but_by_itself_begins_anew(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    told: list[str] = []
-    with pytest.raises(SidewaysError, match="has no checkpoint to go on from"):
-        find_checkpoint(checkpoints, SHAPES, 9, False, told.append)
-    assert find_checkpoint(checkpoints, SHAPES, 9, True, told.append) is None
-    assert told == ["there was no checkpoint yet: the training begins anew"]
-    keep(checkpoints, position(9))
-    with pytest.raises(SidewaysError, match="has done its 9 ticks of 9: raise ticks"):
-        find_checkpoint(checkpoints, SHAPES, 9, False, told.append)
-    for planned, again in ((10, False), (9, True)):  # by itself: what comes after the last tick was lost
-        found = find_checkpoint(checkpoints, SHAPES, planned, again, told.append)
-        assert found is not None
-        assert found[1].tick == 9

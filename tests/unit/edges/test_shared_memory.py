@@ -1,28 +1,21 @@
 """Edges in shared memory: what is sent arrives, once, in order, and stays as it is while it is read."""
 
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import ConfigError, PeerError
+from common.errors import PeerError
 from common.rule.packet import Packet
-from common.shared_memory.fd_passing import FdConnection, FdListener, connect
+from common.shared_memory.fd_passing import FdConnection
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import shared_memory as shared
-from stage_worker.edges.connect import Edges
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.shared_memory import SLOTS, SharedIncoming, SharedOutgoing
-from tests.support.settings import config_of
 
 FORM = torch.Size((2, 3)), torch.float32
 
@@ -139,90 +132,3 @@ def test_a_neighbour_that_has_gone_is_told_at_once(unread: bool) -> None:
         incoming.close()
         with pytest.raises(PeerError, match="stage 0, tick 0, sending to stage 1: the connection broke"):
             sender.send(0, *made(0))
-
-
-def test_stages_of_a_host_find_each_other() -> None:
-    listener = FdListener()
-    above = connect(listener.name, "stage 0", 5)
-    below = listener.accept("stage 1", 5)
-    reading, writing = os.pipe()
-    below.send_files("forward", [writing])
-    (passed,) = above.receive_files("forward", 1)
-    os.write(passed, b"x")
-    assert os.read(reading, 2) == b"x"
-    below.send_files("forward", [writing])
-    with pytest.raises(
-        PeerError, match="stage 0, a neighbour on this host, gives 1 files for b'forward' where 'evaluat"
-    ):
-        above.receive_files("evaluation", 1)
-    for file in (reading, writing, passed):
-        os.close(file)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_user_s_process_is_not_let_in_and_keeps_nobody_out() -> None:
-    listener = FdListener()
-    _come_as_nobody(listener)
-    above = connect(listener.name, "stage 0", 5)
-    below = listener.accept("stage 1", 5)
-    reading, writing = os.pipe()
-    below.send_files("forward", [writing])
-    for file in (reading, writing, *above.receive_files("forward", 1)):
-        os.close(file)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_where_only_another_user_s_process_comes_that_is_told() -> None:
-    listener = FdListener()
-    _come_as_nobody(listener)
-    with pytest.raises(
-        PeerError, match="a process of user 65534 speaks for stage 1 on this host, and this one is user 0"
-    ):
-        listener.accept("stage 1", 0.1)
-
-
-def _come_as_nobody(listener: FdListener) -> None:
-    connect = f"import os, socket; os.setuid(65534); socket.socket(socket.AF_UNIX).connect('\\0{listener.name}')"
-    subprocess.run([sys.executable, "-c", connect], check=True)
-
-
-def unanswered() -> None:
-    FdListener().accept("stage 1", 0.01)
-
-
-def unheard() -> None:
-    connect("sideways-nobody", "stage 0", 5)
-
-
-def silent() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        FdConnection(ours, "stage 0", 0.01).receive_files("forward", 1)
-
-
-@pytest.mark.parametrize(
-    ("attempt", "told"),
-    [
-        (unanswered, "stage 1, on this host, does not connect: timed out"),
-        (unheard, "stage 0, on this host, cannot be reached over a Unix socket: .*set network.transport"),
-        (silent, "stage 0, a neighbour on this host, gives no files: timed out"),
-    ],
-)
-def test_one_that_does_not_answer_is_named(attempt: Callable[[], None], told: str) -> None:
-    with pytest.raises(PeerError, match=told):
-        attempt()
-
-
-def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
-    me, apart = SimpleNamespace(stage=0, stages=2, stages_on_host={0}), SimpleNamespace(lines={})
-    config, devices = config_of(tmp_path, network__transport="shared"), (torch.device("cpu"),) * 2
-    with pytest.raises(ConfigError, match="needs all stages on one host and on the CPU, but stages 0 and 1 are not"):
-        Edges(config, me, apart, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
-
-
-def test_with_gloo_neighbours_on_a_host_need_not_find_each_other(tmp_path: Path) -> None:
-    """It is what the user is told to choose where they cannot."""
-    me, groups = SimpleNamespace(stage=0, stages=2, stages_on_host={0, 1}), SimpleNamespace(lines={}, backward=None)
-    config, devices = config_of(tmp_path, network__transport="gloo"), (torch.device("cpu"),) * 2
-    Edges(config, me, groups, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
-    assert not groups.lines

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from common.errors import SidewaysError
-from coordinator.launch import elastic
 from coordinator.launch.attempt import LAUNCH, RESTARTS, RunMarker, deployed, restarts
 
 
@@ -68,14 +67,3 @@ def test_a_named_launch_goes_on_until_it_has_ended_well(tmp_path: Path, monkeypa
     assert RunMarker(tmp_path).find() == tmp_path / "it"
     (tmp_path / "it").rmdir()
     assert RunMarker(tmp_path).find() is None
-
-
-def test_restarts_are_counted_by_the_hour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    now = 1000.0
-    monkeypatch.setattr("coordinator.launch.elastic.time.monotonic", lambda: now)
-    budget = elastic.Budget(2)
-    assert [budget.take(attempt) for attempt in range(3)] == [True, True, False]
-    assert "recovery.restarts allows 2 an hour: giving up" in capsys.readouterr().err
-    now += 3601
-    assert budget.take(3)
-    assert not elastic.Budget(0).take(0)

@@ -8,6 +8,7 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.models import activation_shapes, build, part
+from tests.support.models import user_model
 from tests.support.settings import config_of
 
 
@@ -71,11 +72,6 @@ def test_the_seed_fixes_the_weights(tmp_path: Path) -> None:
     assert not torch.equal(first["conv1.conv.weight"], other["conv1.conv.weight"])
 
 
-def user_model(folder: Path, body: str) -> str:
-    (folder / "mine.py").write_text(f"from torch import nn\n{body}\n")
-    return f"{folder / 'mine.py'}:build"
-
-
 def test_a_factory_of_the_users_own(tmp_path: Path) -> None:
     name = user_model(
         tmp_path, "def build(classes, width=3): return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))"
@@ -134,57 +130,3 @@ def test_an_unknown_model_is_told(tmp_path: Path, name: str) -> None:
 def test_an_unknown_argument_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be built with model_args = .*breadth.*Its parameters: classes"):
         build(config_of(tmp_path, model_args={"breadth": 3}), 3)
-
-
-def checked(tmp_path: Path, body: str, **changes: object) -> None:
-    from common.partition.model_check import check_model
-
-    tree = {"model": user_model(tmp_path, body), "model_args": {}, **changes}
-    config = config_of(tmp_path, **tree)
-    check_model(build(config, 3), config, 3)
-
-
-FLAT = "nn.Flatten(), nn.Linear(768, 8)"
-
-
-def test_models_that_fit_pass_the_check(tmp_path: Path) -> None:
-    checked(tmp_path, f"def build(): return nn.Sequential({FLAT}, nn.ReLU(inplace=True), nn.Linear(8, 3))")
-    for name, task in (("vgg8", "classify"), ("autoencoder", "autoencode")):
-        checked(tmp_path, "", model=name, task=task, model_args={"width": 4})
-
-
-@pytest.mark.parametrize(
-    ("blocks", "said"),
-    [
-        (f"{FLAT}, nn.Linear(9, 3)", r"block 2 fails on an input \[3, 8\]: RuntimeError"),
-        (f"{FLAT}, nn.Linear(8, 2)", r"needs logits \[3, 3 classes\], but the model's output is \[3, 2\]"),
-        ("nn.Conv2d(3, 3, 1)", r"needs logits .* is \[3, 3, 16, 16\]"),
-        ("nn.Flatten(), nn.Flatten(0, 1), nn.Linear(1, 3)", r"block 1 makes \[2304\] of \[3, 768\]"),
-        ("nn.Flatten(), Detach(), nn.Linear(768, 3)", "block Detach|block 1 passes no gradient"),
-        ("nn.Flatten(), Pair()", "block 1 returns tuple: between blocks there must be one floating-point tensor"),
-        ("nn.Flatten(), Scribble(), nn.Linear(768, 3)", "block 1 fails .*in-place"),
-        (
-            "nn.Flatten(), *(lambda a: (a, nn.ReLU(), a, nn.Linear(768, 3)))(nn.Linear(768, 768))",
-            "blocks 1 and 3 share",
-        ),
-    ],
-)
-def test_what_does_not_fit_names_the_block(tmp_path: Path, blocks: str, said: str) -> None:
-    modules = (
-        "class Detach(nn.Module):\n    def forward(self, x): return x.detach()\n"
-        "class Pair(nn.Module):\n    def forward(self, x): return x, x\n"
-        "class Scribble(nn.Module):\n    def forward(self, x): return x.add_(1)\n"
-    )
-    with pytest.raises(ConfigError, match=said):
-        checked(tmp_path, f"{modules}def build(): return nn.Sequential({blocks})")
-
-
-def test_an_autoencoder_must_give_back_the_frames_shape(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the output is \[3, 3, 24, 24\] and the frame \[3, 3, 20, 20\]"):
-        checked(tmp_path, "", model="autoencoder", task="autoencode", model_args={"width": 4}, data__size=20)
-
-
-def test_one_module_in_several_places(tmp_path: Path) -> None:
-    relu = nn.ReLU()
-    model = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu)
-    assert [len(part(model, [2, 2], stage)) for stage in range(2)] == [2, 2]

@@ -1,23 +1,17 @@
 """Decoding processes that die or hang: the stream goes on as if nothing had been, or says what to do."""
 
 import os
-import resource
-import select
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
-from coordinator.video.decoder_pool.shared_ring import HALVES, SharedRing, chunk_of
 from coordinator.video.files.clips import Clip, find
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Batch
@@ -137,32 +131,6 @@ def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_pa
     slots.close()
 
 
-def test_a_baton_is_one_process_s_until_it_leaves_or_dies(tmp_path: Path) -> None:
-    file = os.open(tmp_path / "batons", os.O_RDWR | os.O_CREAT)
-    hold = "import time; from coordinator.video.decoder_pool.decode_lock import DecodeLock; "
-    hold += f"lock = DecodeLock({file}, 0); lock.__enter__(); "
-    command = [sys.executable, "-c", hold + "print(flush=True); time.sleep(60)"]
-    first = subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE)
-    assert first.stdout is not None
-    first.stdout.readline()
-    assert DecodeLock(file, 0).holder() == first.pid
-    with DecodeLock(file, 1):  # another's
-        assert DecodeLock(file, 0).holder() == first.pid
-    second = subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE)
-    assert second.stdout is not None
-    assert not select.select([second.stdout], [], [], 2.0)[0], "it did not wait for its turn"
-    first.kill()
-    second.stdout.readline()
-    assert DecodeLock(file, 0).holder() == second.pid
-    second.kill()
-    for process in (first, second):
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-    assert DecodeLock(file, 0).holder() is None
-    os.close(file)
-
-
 def test_they_end_with_their_coordinator(videos: Path) -> None:
     slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
     play(slots, 3)
@@ -175,33 +143,3 @@ def test_they_end_with_their_coordinator(videos: Path) -> None:
         assert time.monotonic() < end
         time.sleep(0.05)
     slots.close()
-
-
-def test_the_ring_has_room_for_every_slot_and_bounds_its_memory() -> None:
-    ring = SharedRing(DATA)
-    rooms = [ring.room(slot, half) for slot in range(3) for half in range(HALVES)]
-    for number, room in enumerate(rooms):
-        room[:] = number + 1
-    assert [int(room.max()) for room in rooms] == [int(room.min()) for room in rooms] == list(range(1, 7))
-    assert not ring.pixels[ring.black].any()
-    other = SharedRing(DATA, os.dup(ring.file))
-    assert np.array_equal(other.pixels, ring.pixels)
-    ring.close()
-    other.close()
-    assert chunk_of(DATA) == 64
-    assert chunk_of(Data(train=Path(), slots=64, size=112)) == 27
-    assert chunk_of(Data(train=Path(), slots=256, size=224)) == 4
-
-
-def test_memory_that_cannot_be_had_is_told_with_a_remedy_and_leaves_nothing_open() -> None:
-    files = os.listdir("/proc/self/fd")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        with pytest.raises(DataError, match=r"MiB of memory for decoded frames cannot be had: .*Lower data\.slots"):
-            SharedRing(DATA)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert os.listdir("/proc/self/fd") == files

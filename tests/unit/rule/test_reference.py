@@ -3,59 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.config.settings import Config, Data, Optimiser, Rule, Task
+from common.config.settings import Optimiser, Rule
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import Reference
-from common.rule.stage import Stage, gate
-
-SGD = Optimiser(name="SGD", lr=0.05, lr_by_mismatch=False, args={})
-FROZEN = Optimiser(name="SGD", lr=0.0, args={})
-ROWS, WIDTH = 4, 6
-
-
-def model(stages: int, dtype: torch.dtype = torch.float64, out: int = 5) -> list[nn.Sequential]:
-    torch.manual_seed(stages)
-    widths = [WIDTH] * stages + [out]
-    return [nn.Sequential(nn.Linear(widths[i], widths[i + 1]), nn.Tanh()).to(dtype) for i in range(stages)]
-
-
-def learning(stages: int, optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify") -> Config:
-    return Config(
-        stages=stages,
-        task=task,
-        ticks=1,
-        data=Data(train="."),
-        rule=rule or Rule(),
-        optimiser=optimiser,
-    )
-
-
-def pipeline(
-    parts: list[nn.Sequential], optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify"
-) -> Reference:
-    config = learning(len(parts), optimiser, rule, task)
-    stages = [Stage(part, i, config) for i, part in enumerate(parts)]
-    return Reference(stages, (ROWS, WIDTH), next(parts[0].parameters()).dtype)
-
-
-def packet(tick: int, values: Tensor, labels: Tensor, clips: list[int] | None = None) -> Packet:
-    made = Packet(values.shape, values.dtype)
-    made.label(tick - 1, tick)
-    made.clips[:], made.labels[:] = clips or list(range(ROWS)), labels.numpy()
-    made.tensor.copy_(values)
-    return made
-
-
-def random_frames(ticks: int, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
-    torch.manual_seed(99)
-    return [(torch.randn(ROWS, WIDTH, dtype=dtype), torch.randint(0, 5, (ROWS,))) for _ in range(ticks)]
+from common.rule.stage import Stage
+from tests.support.toy_pipeline import FROZEN, ROWS, SGD, WIDTH, learning, model, packet, pipeline, random_frames
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
@@ -170,14 +128,6 @@ def _descend(module: nn.Module, gradients: Sequence[Tensor]) -> None:
             parameter.sub_(SGD.lr * gradient)
 
 
-def test_gate_zeroes_exactly_the_rows_of_other_clips() -> None:
-    held, gradient = Packet((ROWS, WIDTH)), Packet((ROWS, WIDTH))
-    held.clips[:], gradient.clips[:] = [7, 8, 9, 3], [7, 4, 9, 5]
-    gradient.tensor.fill_(2.0)
-    assert gate(gradient, held) == 2
-    assert gradient.tensor[:, 0].tolist() == [2.0, 0.0, 2.0, 0.0]
-
-
 @pytest.mark.parametrize("boundary", ["gate", "mix"])
 def test_a_clips_boundary_drops_gradients_only_when_gated(boundary: str) -> None:
     stages, change = 3, 9
@@ -270,14 +220,6 @@ def _footprint(stages: int) -> tuple[int, int]:
     return worst
 
 
-def test_a_first_layer_that_works_in_place_is_mended() -> None:
-    stage = Stage(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, 2)), 1, learning(3, SGD))
-    held = Packet((ROWS, WIDTH))
-    held.tensor.fill_(-1.0)
-    stage.forward(held)
-    assert bool((held.tensor == -1.0).all())
-
-
 def test_a_stage_without_parameters_passes_gradients_on() -> None:
     stage = Stage(nn.Sequential(nn.Flatten()), 1, learning(3, SGD))
     held, gradient = Packet((ROWS, 2, 3)), Packet((ROWS, 6))
@@ -287,18 +229,3 @@ def test_a_stage_without_parameters_passes_gradients_on() -> None:
     stage.update()
     assert passed is not None
     assert torch.equal(passed.flatten(), torch.arange(ROWS * 6.0))
-
-
-def test_rates_fall_with_a_stages_mismatch() -> None:
-    optimiser = Optimiser(name="SGD", lr=1.0, lr_by_mismatch=True, args={})
-    stages = [Stage(part, i, learning(3, optimiser)) for i, part in enumerate(model(3))]
-    assert [stage.updater.rate for stage in stages] == [1 / 5, 1 / 3, 1.0]
-
-
-def test_counts_of_right_rows() -> None:
-    reference = pipeline(model(1), FROZEN)
-    frames, labels = random_frames(1)[0]
-    right = int((nn.Sequential(*model(1))(frames).argmax(1) == labels).sum())
-    reference.tick(packet(0, frames, labels))
-    assert int(reference.stages[0].objective.correct) == right
-    assert np.array_equal(packet(0, frames, labels).labels, labels.numpy())

@@ -1,0 +1,76 @@
+"""An evaluation's sums over each clip's frames: of the softmax, or of the mean squared error against a target."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.rule.packet import NO_CLIP
+
+_PICTURES = 8  # rows
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation's sums: per clip the sum over its frames of the softmax, or of the squared error.
+
+    clips, labels, frames: int64 [n]; sums: float64 [n, classes], or [n, 1] for the mean squared error. pictures: of
+    tasks without labels, targets and outputs of a few rows, normalised, float [2, rows, channels, height, width].
+    """
+
+    clips: Tensor
+    labels: Tensor
+    frames: Tensor
+    sums: Tensor
+    pictures: Tensor | None = None
+
+
+class ClipSums:
+    """Sums per clip, by the clips' ids."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, Tensor] = {}
+        self._frames: dict[int, int] = {}
+        self._labels: dict[int, int] = {}
+        self._pictures: Tensor | None = None
+
+    def classified(self, clips: NDArray[np.int64], labels: NDArray[np.int64], logits: Tensor) -> None:
+        """Add a frame of every clip. clips, labels: int64 [rows], NO_CLIP for none; logits: [rows, classes]."""
+        self._add(clips, labels, F.softmax(logits.double(), dim=1).cpu(), clips != NO_CLIP)
+
+    def compared(
+        self, clips: NDArray[np.int64], labels: NDArray[np.int64], y: Tensor, target: Tensor, of: NDArray[np.int64]
+    ) -> None:
+        """The same where outputs are compared with frames.
+
+        Args:
+            y, target: [rows, channels, height, width].
+            of: int64 [rows], the clips that the targets belong to; a row counts where it is its own clip.
+        """
+        error = F.mse_loss(y.float(), target, reduction="none").double().flatten(1).mean(1, keepdim=True).cpu()
+        if self._pictures is None:
+            self._pictures = torch.stack([target[:_PICTURES], y[:_PICTURES].float()]).cpu()
+        self._add(clips, labels, error, (clips != NO_CLIP) & (clips == of))
+
+    def scores(self) -> Scores:
+        """The sums, in the order of clip ids."""
+        clips = sorted(self._sums)
+        return Scores(
+            clips=torch.tensor(clips, dtype=torch.int64),
+            labels=torch.tensor([self._labels[clip] for clip in clips], dtype=torch.int64),
+            frames=torch.tensor([self._frames[clip] for clip in clips], dtype=torch.int64),
+            sums=torch.stack([self._sums[clip] for clip in clips]) if clips else torch.zeros(0, 1),
+            pictures=self._pictures,
+        )
+
+    def _add(
+        self, clips: NDArray[np.int64], labels: NDArray[np.int64], values: Tensor, valid: NDArray[np.bool_]
+    ) -> None:
+        for row in np.flatnonzero(valid).tolist():
+            clip = int(clips[row])
+            self._sums[clip] = self._sums[clip] + values[row] if clip in self._sums else values[row].clone()
+            self._frames[clip] = self._frames.get(clip, 0) + 1
+            self._labels[clip] = int(labels[row])

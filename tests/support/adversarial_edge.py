@@ -1,0 +1,108 @@
+"""An edge between two threads that is as late as the protocol allows, and spoils every buffer that must not be read.
+
+A packet is filled with NaN when its receive is posted, and copied only when the receiver waits for it: a receiver that
+reads a packet too early, or still reads one whose receive is posted, computes with NaN. The sender's own packet is
+filled with NaN as soon as it has been copied, and copied late: one that is overwritten too early arrives changed.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+
+from common.errors import PeerError
+from common.rule.packet import Packet
+
+_PATIENCE = 30.0  # seconds
+
+
+class AdversarialEdge:
+    """Both ends: `outgoing` and `incoming` are its transports, of two packets each.
+
+    Attributes:
+        fail_at: a tick at which the sending end fails, as if its neighbour had died; None: never.
+    """
+
+    def __init__(self, make: Callable[[], Packet], name: str) -> None:
+        self.name = name
+        self.fail_at: int | None = None
+        self.outgoing, self.incoming = _Outgoing(self, make), _Incoming(self, make)
+        self._changed = threading.Condition()
+        self._sent = self._taken = -1  # the last tick that was sent, and the last that was copied
+        self._broken = False
+
+    def break_off(self) -> None:
+        """From now on both ends fail."""
+        with self._changed:
+            self._broken = True
+            self._changed.notify_all()
+
+    def until(self, reached: Callable[[], bool], what: str) -> None:
+        """Wait. Raises PeerError when the other end is gone."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: reached() or self._broken, _PATIENCE), f"{self.name}: {what}"
+            if not reached():
+                raise PeerError(f"{self.name}: the other end is gone, {what}")
+
+    def sent(self, tick: int) -> None:
+        with self._changed:
+            assert tick == self._sent + 1 or self._sent < 0, f"{self.name}: tick {tick} sent after {self._sent}"
+            self._sent = tick
+            self._changed.notify_all()
+
+    def take(self, tick: int) -> None:
+        """Copy what was sent at `tick`, now."""
+        source = self.outgoing.packets[tick % 2]
+        self.incoming.packets[(tick + 1) % 2].buffer.copy_(source.buffer)
+        _spoil(source)
+        with self._changed:
+            self._taken = tick
+            self._changed.notify_all()
+
+    @property
+    def last_sent(self) -> int:
+        return self._sent
+
+    @property
+    def last_taken(self) -> int:
+        return self._taken
+
+
+class _Outgoing:
+    def __init__(self, edge: AdversarialEdge, make: Callable[[], Packet]) -> None:
+        self.packets: Sequence[Packet] = [make(), make()]
+        self._edge = edge
+
+    def room(self, tick: int) -> None:
+        """What was sent from this packet two ticks ago has been copied."""
+        edge = self._edge
+        if edge.fail_at == tick:
+            edge.break_off()
+            raise PeerError(f"{edge.name}, tick {tick}: it fails here")
+        edge.until(lambda: edge.last_sent < tick - 1 or edge.last_taken >= tick - 2, f"tick {tick} has no room")
+
+    def start(self, tick: int) -> None:
+        self._edge.sent(tick)
+
+    def finish(self, tick: int) -> None:
+        edge = self._edge
+        edge.until(lambda: edge.last_taken >= min(tick, edge.last_sent) - 1, f"tick {tick} has not left")
+
+
+class _Incoming:
+    def __init__(self, edge: AdversarialEdge, make: Callable[[], Packet]) -> None:
+        self.packets: Sequence[Packet] = [make(), make()]
+        self._edge = edge
+
+    def post(self, tick: int) -> None:
+        _spoil(self.packets[tick % 2])
+
+    def wait(self, tick: int) -> None:
+        edge = self._edge
+        edge.until(lambda: edge.last_sent >= tick - 1, f"nothing came for tick {tick}")
+        edge.take(tick - 1)
+
+
+def _spoil(packet: Packet) -> None:
+    packet.tensor.fill_(torch.nan)
+    packet.head[:] = -77

@@ -1,0 +1,144 @@
+"""torch's transfers over a fake process group: which packet when, what is waited for, and failures in torch's words."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+import torch
+
+from common.errors import PeerError
+from common.rule.packet import Packet
+from stage_worker.edges.peer_errors import is_lost_peer
+from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
+
+# gloo's were taken down from torch 2.13 (a peer that sleeps, is killed, or was given up before); NCCL's are those of
+# torch's sources (ProcessGroupNCCL.cpp, NCCLUtils.hpp)
+_GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/"
+STUCK = [
+    f"{_GLOO}unbound_buffer.cc:78] Timed out waiting 1000ms for recv operation to complete",
+    "Application timeout caused pair closure",
+    "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=RECV, NumelIn=64, NumelOut=64, "
+    "Timeout(ms)=1000) ran for 1003 milliseconds before timing out.",
+    "[Rank 1] WorkNCCL(SeqNum=7, OpType=SEND) timed out in blocking wait.",
+]
+BROKEN = [
+    f"{_GLOO}pair.cc:553] Connection closed by peer [127.0.0.1]:31945. This is typically caused by a remote worker "
+    "crashing. Check the logs of the remote worker before reporting an error. GLHF! 🏖️",
+    f"{_GLOO}pair.cc:547] Read error [127.0.0.1]:40012: Connection reset by peer",
+    "NCCL communicator was aborted on rank 1.",
+    "NCCL error in: NCCLUtils.cpp:94, remote process exited or there was a network error, NCCL version 2.29.3\n"
+    "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+    "NCCL error in: ProcessGroupNCCL.cpp:4020, unhandled system error (run with NCCL_DEBUG=INFO for details)",
+]
+
+
+@dataclass
+class Work:
+    """A transfer that ends when it is waited for, or fails."""
+
+    name: str
+    group: "Group"
+
+    def wait(self, timeout: timedelta) -> None:
+        self.group.log.append(f"wait {self.name}")
+        assert timeout == timedelta(seconds=20)
+        if self.group.fails == self.name:
+            raise RuntimeError(self.group.text)
+
+
+@dataclass
+class Group:
+    """A process group that notes what is done.
+
+    Attributes:
+        fails: which transfer does, when it is waited for ("send 3": the fourth send), or starts ("start send 3").
+    """
+
+    log: list[str] = field(default_factory=list)
+    buffers: list[torch.Tensor] = field(default_factory=list)
+    fails: str = ""
+    text: str = ""
+
+    def send(self, buffers: list[torch.Tensor], peer: int, tag: int) -> Work:
+        return self._start("send", buffers, peer, tag)
+
+    def recv(self, buffers: list[torch.Tensor], peer: int, tag: int) -> Work:
+        return self._start("recv", buffers, peer, tag)
+
+    def _start(self, what: str, buffers: list[torch.Tensor], peer: int, tag: int) -> Work:
+        name = f"{what} {sum(entry.startswith(what) for entry in self.log)}"
+        if self.fails == f"start {name}":
+            raise RuntimeError(self.text)
+        self.log.append(name)
+        self.buffers += buffers
+        assert (peer, tag) == (2, 0)
+        return Work(name, self)
+
+
+def peer_of(group: Group) -> Peer:
+    return Peer(cast(Any, group), 1, 2, 20.0)
+
+
+def packets() -> list[Packet]:
+    return [Packet((2, 3)) for _ in range(2)]
+
+
+def test_a_send_is_only_waited_for_when_its_packet_is_needed_again() -> None:
+    group, own = Group(), packets()
+    outgoing = P2POutgoing(peer_of(group), own)
+    for tick in range(4):
+        outgoing.room(tick)
+        outgoing.start(tick)
+    assert group.log == ["send 0", "send 1", "wait send 0", "send 2", "wait send 1", "send 3"]
+    assert [buffer is own[tick % 2].buffer for tick, buffer in enumerate(group.buffers)] == [True] * 4
+    outgoing.finish(3)
+    assert group.log[6:] == ["wait send 2", "wait send 3"]
+    outgoing.finish(3)
+    assert len(group.log) == 8
+
+
+def test_a_receive_is_posted_into_the_packet_of_its_tick() -> None:
+    group, own = Group(), packets()
+    incoming = P2PIncoming(peer_of(group), own)
+    for tick in range(1, 4):
+        incoming.post(tick)
+        incoming.wait(tick)
+    assert group.log == [entry for n in range(3) for entry in (f"recv {n}", f"wait recv {n}")]
+    assert [buffer is own[tick % 2].buffer for tick, buffer in enumerate(group.buffers, 1)] == [True] * 3
+
+
+@pytest.mark.parametrize("text", STUCK)
+def test_what_does_not_move_is_said_to_be_stuck(text: str) -> None:
+    group = Group(fails="recv 0", text=text)
+    incoming = P2PIncoming(peer_of(group), packets())
+    incoming.post(7)
+    with pytest.raises(PeerError, match=r"stage 1, tick 7, receiving from stage 2: nothing moved for 20 s"):
+        incoming.wait(7)
+    assert is_lost_peer(RuntimeError(text))
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_connection_that_broke_is_said_to_be_broken(text: str) -> None:
+    group = Group(fails="send 1", text=text)
+    outgoing = P2POutgoing(peer_of(group), packets())
+    for tick in (4, 5):
+        outgoing.room(tick)
+        outgoing.start(tick)
+    outgoing.room(6)
+    with pytest.raises(PeerError, match=r"stage 1, tick 7, sending to stage 2: the connection broke") as error:
+        outgoing.room(7)
+    assert text.splitlines()[0][:120] in str(error.value)
+    assert is_lost_peer(RuntimeError(text))
+
+
+@pytest.mark.parametrize("what", ["send", "recv"])
+def test_a_transfer_may_fail_as_it_starts(what: str) -> None:
+    peer = peer_of(Group(fails=f"start {what} 0", text=BROKEN[0]))
+    start = P2POutgoing(peer, packets()).start if what == "send" else P2PIncoming(peer, packets()).post
+    with pytest.raises(PeerError, match=r"stage 1, tick 3, .* stage 2: the connection broke"):
+        start(3)
+
+
+def test_other_errors_of_torch_are_no_lost_peers() -> None:
+    assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x6 and 5x5)"))

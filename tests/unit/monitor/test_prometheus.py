@@ -1,0 +1,46 @@
+"""The coordinator's metrics, and the list of processes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.config.run_file import parse
+from coordinator.monitor.prometheus import RunMetrics
+from tests.support.metrics import shown
+from tests.support.reports import evaluation_event, progress_event
+
+
+def test_the_coordinator_counts_and_says_who_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDEWAYS_RESTARTS", "2")
+    monkeypatch.setattr("coordinator.monitor.prometheus.serve", lambda *_: "here:1")
+    config = parse({"ticks": 1, "stages": 2, "data": {"train": ".", "slots": 4}, "metrics": {"port": 1}}, "test")
+    metrics = RunMetrics(config, planned=1000, first=100)
+    metrics.serve("here", ["here:2", "there:3"])
+    metrics.announce(tmp_path / "it")
+    groups = json.loads((tmp_path / "it.targets.json").read_text())
+    assert {group["labels"]["process"]: group["targets"] for group in groups} == {
+        "coordinator": ["here:1"], "stage 0": ["here:2"], "stage 1": ["there:3"],
+    }  # fmt: skip
+    assert {group["labels"]["run"] for group in groups} == {"it"}
+    metrics.fed = 10
+    metrics.progress(progress_event(tick=105))  # ticks 100 … 105 took six batches of ten
+    metrics.progress(progress_event(stage=1, tick=104))
+    metrics.evaluated(evaluation_event(9, {}, clips=3, frames=50, top1=0.75))
+    metrics.probed({"stages": [{"stage": 0, "cosine": 0.5, "norm_ratio": None}]})
+    metrics.training(True)
+    metrics.restarted(105, 2, 4.5)
+    found = shown(metrics.registry)
+    assert found == {
+        ("sideways_planned_ticks", ()): 1000,
+        ("sideways_frames_total", (("phase", "training"),)): 40,
+        ("sideways_frames_total", (("phase", "evaluation"),)): 50,
+        ("sideways_queue_depth", (("queue", "frames"),)): 4,
+        ("sideways_validation_score", ()): 0.75,
+        ("sideways_pseudo_gradient_cosine", (("stage", "0"),)): 0.5,
+        ("sideways_training", ()): 1,
+        ("sideways_restarts_total", ()): 2,
+        ("sideways_recovery_seconds", ()): 4.5,
+    }
+    metrics.close("finished", "", 106)
+    assert list(tmp_path.iterdir()) == []

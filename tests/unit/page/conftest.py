@@ -1,0 +1,15 @@
+"""A page that is served."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.page import Served, config_of
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    found = Served(tmp_path, config_of())
+    yield found
+    found.close()

@@ -1,0 +1,91 @@
+"""What the page shows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.config.settings import Report
+from common.partition.balance import BlockCost
+from common.rule.schedule import Schedule
+from coordinator.page.http_app import ADDRESS, PageServer
+from coordinator.page.state import PageState
+from tests.support.page import Served, config_of, progress
+
+NUMBERS = {"sideways_training": 1.0, 'sideways_frames_total{phase="training"}': 12.0, "sideways_loss": float("nan")}
+
+
+def test_the_state_is_what_was_told(served: Served, tmp_path: Path) -> None:
+    early = served.state()
+    assert (early["status"]["state"], early["pipeline"]["tick"], early["ticks_per_second"]) == ("starting", -1, None)
+    assert [stage["frame"] for stage in early["pipeline"]["stages"]] == [None] * 3
+    page = served.page
+    page.split([BlockCost(name, 1.0, 1.0, 1) for name in "abcd"], [1, 2, 1])
+    page.running(0, lambda: NUMBERS)
+    page.state("running", "", 0)
+    for stage in range(3):
+        page.line(progress(stage, 41), tick=42, loss=0.5, accuracy=float("nan"))
+    page.line(progress(2, 45, loss=0.25, accuracy=0.75, gradient_norm=3.5))
+    page.line(progress(2, 46, loss=None))
+    page.line({"kind": "evaluation", "tick": 46, "val_top1": 0.625}, evaluation={"val_top1": 0.625})
+    page.line({"kind": "restart", "tick": 40, "restarts": 1, "recovery_seconds": 4.5})
+    page.line({"kind": "set", "tick": 40, "optimiser.lr": 1.0})
+    served.warnings.append("again")
+    told = served.state()
+    status = told.pop("status")
+    assert (status["name"], status["state"], status["tick"], status["planned"]) == (tmp_path.name, "running", 42, 100)
+    assert (status["loss"], status["accuracy"], status["evaluation"]) == (0.5, None, {"val_top1": 0.625})
+    assert [stage["stage"] for stage in status["stages"]] == [0, 1, 2]
+    assert status["stages"][2]["gradient_norm"] == 3.5
+    pipeline = told.pop("pipeline")
+    assert [stage.pop("blocks") for stage in pipeline["stages"]] == [["a"], ["b", "c"], ["d"]]
+    assert pipeline == {"tick": 41, "origin": 0, "stages": [
+        {"frame": 41, "gradient": 37, "mismatch": 4},
+        {"frame": 40, "gradient": 38, "mismatch": 2},
+        {"frame": 39, "gradient": 39, "mismatch": 0},
+    ]}  # fmt: skip
+    assert told == {
+        "slots": 4,
+        "ticks_per_second": 100.0,
+        "frames_per_second": 400.0,
+        "numbers": {**NUMBERS, "sideways_loss": None},
+        "curves": {"loss": [[45, 0.25]], "accuracy": [[45, 0.75]], "val_top1": [[46, 0.625]], "val_mse": []},
+        "restarts": [{"kind": "restart", "tick": 40, "restarts": 1, "recovery_seconds": 4.5}],
+        "warnings": ["beware", "again"],
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["sideways", "backprop"])
+def test_frames_are_the_schedules_also_after_a_pipeline_began_anew(tmp_path: Path, algorithm: str) -> None:
+    page = PageState(config_of(algorithm=algorithm), tmp_path, 100, PageServer(Report(), None), [])
+    page.running(20, dict)
+    schedule = Schedule(3)
+    for done in range(18, 30):
+        page.state("running", "", done)
+        stages = json.loads(page.answer())["pipeline"]["stages"]
+        for number, stage in enumerate(stages):
+            rows = [schedule.frame(number, done - 21), schedule.gradient(number, done - 21)]
+            if algorithm == "backprop":
+                rows = [done - 21 if done > 20 else None] * 2
+            assert [stage["frame"], stage["gradient"]] == [None if row is None else row + 20 for row in rows]
+
+
+def test_an_attempt_after_this_one_is_at_the_same_address(tmp_path: Path) -> None:
+    first = Served(tmp_path, config_of())
+    for tick in (3, 6):
+        first.page.line(progress(2, tick, loss=0.5))
+    first.page.close("failed", "a stage is gone", 7)
+    assert first.state()["status"]["message"] == "a stage is gone"
+    first.close()
+    lines = [progress(2, 3, loss=0.5), {"kind": "restart", "tick": 2, "restarts": 1, "recovery_seconds": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    second = Served(tmp_path, config_of(), resumed=tmp_path)
+    assert second.url == first.url
+    second.page.resumed(4)
+    second.page.line(progress(2, 9, loss=0.25))
+    told = second.state()
+    assert told["curves"]["loss"] == [[3, 0.5], [9, 0.25]]
+    assert [restart["restarts"] for restart in told["restarts"]] == [1]
+    second.page.close("finished", "", 9)
+    second.close()
+    assert not (tmp_path / ADDRESS).exists()

@@ -1,0 +1,39 @@
+"""Sums over each clip's frames."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.rule.clip_sums import ClipSums
+from common.rule.packet import NO_CLIP
+from coordinator.monitor.evaluation_scores import evaluation_of
+
+
+def test_softmax_is_averaged_over_a_clips_frames() -> None:
+    sums, labels = ClipSums(), np.array([2, 0, -1])
+    logits = torch.randn(4, 3, 7)
+    for tick, clips in enumerate(([5, 9, -1], [5, 9, -1], [5, -1, -1], [5, -1, -1])):
+        sums.classified(np.array(clips), labels, logits[tick])
+    scores = sums.scores()
+    assert scores.clips.tolist() == [5, 9]
+    assert scores.frames.tolist() == [4, 2]
+    assert scores.labels.tolist() == [2, 0]
+    softmax = logits.double().softmax(2)
+    torch.testing.assert_close(scores.sums[0] / 4, softmax[:, 0].mean(0))
+    torch.testing.assert_close(scores.sums[1] / 2, softmax[:2, 1].mean(0))
+
+
+def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
+    sums, labels, clips, zeros = ClipSums(), np.zeros(2, np.int64), np.array([0, 1]), torch.zeros(2, 4)
+    sums.compared(clips, labels, zeros, torch.tensor([[1.0] * 4, [3.0] * 4]), clips)
+    clips = np.array([0, NO_CLIP])
+    sums.compared(clips, labels, zeros, torch.tensor([[2.0] * 4, [100.0] * 4]), clips)
+    evaluation = evaluation_of(sums.scores(), "autoencode")
+    assert evaluation.mse == pytest.approx(np.mean([(1 + 4) / 2, 9]))
+    assert evaluation.top1 is None
+
+
+def test_a_target_of_another_clip_does_not_count() -> None:
+    sums, labels, clips = ClipSums(), np.zeros(2, np.int64), np.array([0, 1])
+    sums.compared(clips, labels, torch.zeros(2, 4), torch.ones(2, 4), np.array([0, 2]))
+    assert sums.scores().clips.tolist() == [0]

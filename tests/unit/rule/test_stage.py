@@ -1,0 +1,40 @@
+"""The rule for one stage."""
+
+import numpy as np
+from torch import nn
+
+from common.config.settings import Optimiser
+from common.rule.packet import Packet
+from common.rule.stage import Stage, gate
+from tests.support.toy_pipeline import FROZEN, ROWS, SGD, WIDTH, learning, model, packet, pipeline, random_frames
+
+
+def test_gate_zeroes_exactly_the_rows_of_other_clips() -> None:
+    held, gradient = Packet((ROWS, WIDTH)), Packet((ROWS, WIDTH))
+    held.clips[:], gradient.clips[:] = [7, 8, 9, 3], [7, 4, 9, 5]
+    gradient.tensor.fill_(2.0)
+    assert gate(gradient, held) == 2
+    assert gradient.tensor[:, 0].tolist() == [2.0, 0.0, 2.0, 0.0]
+
+
+def test_a_first_layer_that_works_in_place_is_mended() -> None:
+    stage = Stage(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, 2)), 1, learning(3, SGD))
+    held = Packet((ROWS, WIDTH))
+    held.tensor.fill_(-1.0)
+    stage.forward(held)
+    assert bool((held.tensor == -1.0).all())
+
+
+def test_rates_fall_with_a_stages_mismatch() -> None:
+    optimiser = Optimiser(name="SGD", lr=1.0, lr_by_mismatch=True, args={})
+    stages = [Stage(part, i, learning(3, optimiser)) for i, part in enumerate(model(3))]
+    assert [stage.updater.rate for stage in stages] == [1 / 5, 1 / 3, 1.0]
+
+
+def test_counts_of_right_rows() -> None:
+    reference = pipeline(model(1), FROZEN)
+    frames, labels = random_frames(1)[0]
+    right = int((nn.Sequential(*model(1))(frames).argmax(1) == labels).sum())
+    reference.tick(packet(0, frames, labels))
+    assert int(reference.stages[0].objective.correct) == right
+    assert np.array_equal(packet(0, frames, labels).labels, labels.numpy())

@@ -1,0 +1,121 @@
+"""What a file is said to hold: covers, several films, folders of pictures."""
+
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from common.config.settings import Data
+from common.errors import DataError
+from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.files.clips import collect
+from tests.support.videos import count, video_stream, write_clip, write_pictures
+
+
+def add_cover(container: av.container.OutputContainer) -> None:
+    cover = video_stream(container, "mjpeg", 1)
+    cover.width, cover.height, cover.pix_fmt = 48, 48, "yuvj420p"
+    cover.disposition = av.stream.Disposition.attached_pic
+    picture = av.VideoFrame.from_ndarray(np.full((48, 48, 3), 200, np.uint8), format="rgb24")
+    container.mux([*cover.encode(picture), *cover.encode()])
+
+
+def boxes(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
+    """The boxes of an mp4 file: of each name the first byte and the byte behind."""
+    found = {}
+    while start < end:
+        size, name = struct.unpack(">I4s", data[start : start + 8])
+        found[name] = start, start + size
+        start += size
+    return found
+
+
+def with_cover_first(path: Path) -> Path:
+    """An mp4 of 20 frames whose first video stream is its cover: its box is moved before the film's."""
+    plain = write_clip(path.with_name("plain.mp4"), 20)
+    with av.open(str(plain)) as source, av.open(str(path), "w") as container:
+        film = container.add_stream_from_template(source.streams.video[0])
+        add_cover(container)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = film
+                container.mux(packet)
+    plain.unlink()
+    data = path.read_bytes()
+    start, end = boxes(data, 0, len(data))[b"moov"]
+    inner = boxes(data, start + 8, end)
+    order = sorted(inner, key=[b"mvhd", b"udta", b"trak"].index)
+    path.write_bytes(data[: start + 8] + b"".join(data[slice(*inner[name])] for name in order) + data[end:])
+    return path
+
+
+def test_a_cover_is_no_film(tmp_path: Path) -> None:
+    path = with_cover_first(tmp_path / "x.mp4")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].disposition & av.stream.Disposition.attached_pic
+    assert count(path) == (20, 0)
+    said = read_media_info(path)
+    assert isinstance(said, MediaInfo)
+    assert (said.width, said.height, said.note) == (24, 20, "")
+
+
+def test_a_song_with_a_cover_is_told_from_a_film(tmp_path: Path) -> None:
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as container:
+        song = container.add_stream("aac", rate=44100)
+        assert isinstance(song, av.AudioStream)
+        song.layout = "mono"
+        add_cover(container)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.rate = 44100
+        container.mux([*song.encode(sound), *song.encode()])
+    assert read_media_info(path) == "it has no video stream, only a cover picture"
+
+
+def test_which_of_several_films_is_played_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "v" / "a" / "x.mkv"
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as container:
+        streams = []
+        for width in (32, 64):
+            stream = video_stream(container, "libx264", 25)
+            stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
+            streams.append(stream)
+        for _ in range(9):
+            for stream in streams:
+                picture = np.full((48, stream.width, 3), 99, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    (note,) = collect(Data(train=tmp_path / "v"), "train").notes
+    assert "of its 2 video streams number" in note
+    assert str(path) in note
+    assert count(path) == (9, 0)
+
+
+def test_pictures_of_several_kinds_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    for kind in ("img_", "flow_x_", "flow_y_"):
+        write_pictures(tmp_path / "one", kind, 4)
+    (tmp_path / "train.txt").write_text("one 4 0\n")
+    with pytest.raises(DataError, match=r'3 kinds of names, "flow_x_\*", "flow_y_\*", "img_\*": set data.frame_files'):
+        collect(Data(train=tmp_path / "train.txt"), "train")
+    assert not collect(Data(train=tmp_path / "train.txt", frame_files="img_*"), "train").notes
+
+
+def test_more_pictures_than_the_list_says_are_told(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "one", "img_", 6)
+    (tmp_path / "one" / "._img_1.png").write_bytes(b"AppleDouble")
+    (tmp_path / "train.txt").write_text("one 4 0\n")
+    clips = collect(Data(train=tmp_path / "train.txt"), "train")
+    assert clips.clips[0].frames == 4
+    assert "it holds 6 frames that match '*'" in clips.notes[0]
+
+
+def test_the_endings_of_pictures_are_named(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "img_1.exr").write_bytes(b"x")
+    (tmp_path / "train.txt").write_text("one 4 0\n")
+    with pytest.raises(DataError, match=r"with an ending of \.jpg, \.jpeg, \.png, "):
+        collect(Data(train=tmp_path / "train.txt"), "train")
