@@ -15,7 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from coordinator.page.http_app import ADDRESS
-from tests.distributed.test_steering import steer
+from tests.support.commands import steer
 from tests.support.processes import Background
 from tests.support.settings import settings, write_run_file
 

@@ -17,6 +17,7 @@ from coordinator.__main__ import app
 from coordinator.registry.embedded_redis import SOCKET, EmbeddedRedis
 from coordinator.registry.run_finder import everything, find, look
 from tests.support import traces
+from tests.support.commands import steer
 from tests.support.oracles import inputs_of, stages_of, weights_of
 from tests.support.processes import Background, sideways
 from tests.support.settings import config_of, settings, write_run_file
@@ -33,13 +34,6 @@ def start(videos: Path, folder: Path, **changes: Any) -> Background:
     background = Background(write_run_file(folder / "run.toml", tree))
     background.wait_for_tick(5)
     return background
-
-
-def steer(folder: Path, *arguments: str) -> str:
-    """A command, in this process: starting one takes a second."""
-    done = CliRunner().invoke(app, [*arguments, "--runs", str(folder / "runs")])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
 
 
 def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
 
+from common.messages.stage_calls import StageCalls
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.checkpoints.store import Checkpoints
 from tests.support.checkpoints import position
@@ -15,7 +16,11 @@ class Slow:
     def __init__(self) -> None:
         self.written: Future[list[None]] = Future()
 
-    def snapshot(self, part: Path, tick: int) -> "Slow":
+    def ask_all(self, call: object, part: Path, tick: int) -> None:
+        assert call is StageCalls.checkpoint
+
+    def begin(self, call: object, seconds: float) -> "Slow":
+        assert call is StageCalls.checkpoint_written
         return self
 
     def answers(self) -> list[None]:

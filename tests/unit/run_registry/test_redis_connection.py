@@ -92,7 +92,7 @@ def test_a_password_is_never_shown(password: str) -> None:
     written = quote(password, safe="")
     access = RedisAccess(f"redis://me:{written}@127.0.0.1:1/0?password={written}")
     assert access.shown == "redis://127.0.0.1:1/0"
-    assert repr(access) == "Access()"
+    assert repr(access) == "RedisAccess()"
     for error in (ValueError(f"cannot: {access.url}"), ValueError(f"no: {password}"), ValueError(f"so: {written}")):
         assert written not in access.explain(error).removeprefix("cannot").removeprefix("no").removeprefix("so")
 
