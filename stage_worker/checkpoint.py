@@ -28,12 +28,12 @@ from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
 from stage_worker.edges.ends import Receiver
 
-# every stage reads for itself, and a single one writes for itself, on purpose
+# intended: every stage reads by itself, and a single stage writes by itself
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
 def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
-    """Copies, on the CPU, of all that ticks from `tick` on depend on."""
+    """Copies, on the CPU, of everything that the ticks from `tick` on depend on."""
     stage = built.stage
     found = {f"model.{name}": value for name, value in stage.blocks.state_dict().items()}
     found |= stage.updater.state()
@@ -64,7 +64,7 @@ def _counters(stage: Stage) -> str:
 
 
 class CheckpointWriter:
-    """Writes one snapshot in a thread of its own, together with the other stages."""
+    """Writes one copied state in a thread, together with the other stages."""
 
     def __init__(self, state: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None) -> None:
         """`group` of all stages, which nothing else uses; None for a single stage."""
@@ -73,7 +73,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is on the disk. Raises PeerError with the reason if it is not."""
+        """Wait until the checkpoint is written. Raises PeerError with the reason if it is not."""
         self._thread.join(seconds)
         if self._thread.is_alive():
             raise PeerError(f"writing took longer than {seconds:g} s")
@@ -83,12 +83,12 @@ class CheckpointWriter:
     def _write(self, state: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None) -> None:
         try:
             save(state, storage_writer=FileSystemWriter(folder), process_group=group, no_dist=group is None)
-        except BaseException as error:  # whatever the disk or the library says, training goes on
+        except BaseException as error:  # a failed checkpoint does not end the training
             self._error = _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
-    """The cause: the library gathers every stage's failure into one long text."""
+    """The first line of the cause: the library joins every stage's failure into one long text."""
     failures = getattr(error, "failures", None)  # CheckpointException
     cause = next(iter(failures.values()))[0] if failures else error
     line = str(cause).splitlines()[0] if str(cause) else ""
@@ -97,7 +97,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
-    """Make the stage what it was at `tick`.
+    """Restore the stage's state at `tick`.
 
     Args:
         in_flight: also what was under way on the edges; else the pipeline begins empty, and warms up again.
@@ -116,7 +116,7 @@ def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser
 
 
 def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
-    """Weights and what updates them."""
+    """Load the weights, the optimiser's state and its counters."""
     stage = built.stage
     stage.blocks.load_state_dict({name: state[f"model.{name}"] for name in stage.blocks.state_dict()})
     stage.updater.load(state)

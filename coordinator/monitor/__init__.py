@@ -1,1 +1,1 @@
-"""What the stages report: inbox (who is alive, who is done), totals (figures), display (terminal), record (files)."""
+"""What the stages report, and all that watch a run."""

@@ -15,7 +15,7 @@ class Broadcast(Listener):
         self._listeners = list(listeners)
 
     def add(self, listener: Listener) -> None:
-        """From here on it is told, too."""
+        """From now on pass events on to `listener`, too."""
         self._listeners.append(listener)
 
     def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
@@ -59,6 +59,6 @@ class Broadcast(Listener):
             listener.restarted(tick, restarts, seconds)
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """The run has ended. Those that came last go first: the terminal is there to the end."""
+        """The run has ended. Listeners are closed in reverse order, so that the terminal lasts longest."""
         for listener in reversed(self._listeners):
             listener.close(state, message, tick)

@@ -63,7 +63,7 @@ class EvaluationEvent:
 
 
 class Listener:
-    """Watches a run. Every method but `close` returns at once; those of no interest are not overridden."""
+    """Watches a run. Methods do nothing unless overridden; all but `close` must return at once."""
 
     def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
         """The blocks, what they cost, and how many each stage has."""
@@ -94,10 +94,10 @@ class Listener:
 
 
 class LineListener(Listener):
-    """Takes what happens as the lines of metrics.jsonl."""
+    """A listener that takes events as the lines of metrics.jsonl."""
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
-        """A line, and fields of the run's Status that it changes."""
+        """Called with each line, and with the fields of the run's Status that it changes."""
         raise NotImplementedError
 
     def progress(self, event: ProgressEvent) -> None:

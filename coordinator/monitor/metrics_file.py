@@ -11,7 +11,7 @@ class MetricsFile(LineListener):
     """Writes the run directory's metrics.jsonl."""
 
     def __init__(self, directory: RunDirectory, warn: Callable[[str], None]) -> None:
-        """`warn` is told once when a line cannot be written."""
+        """`warn` is called once if a line cannot be written."""
         self._directory, self._warn = directory, warn
         self._warned = False
 

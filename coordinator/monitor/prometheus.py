@@ -1,4 +1,4 @@
-"""What the coordinator shows to Prometheus, and the list of the run's processes that Prometheus finds them by."""
+"""The coordinator's metrics, and the file by which Prometheus discovers the run's processes."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from common.telemetry.metric_registry import MetricRegistry
 from coordinator.launch.attempt import restarts
 from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 
-TARGETS = ".targets.json"  # after the run's name, beside its directory
+TARGETS = ".targets.json"  # appended to the run directory's path
 
 
 class RunMetrics(Listener):
-    """The coordinator's metrics; without metrics.port they are only kept.
+    """The coordinator's metrics. Without metrics.port they are not served.
 
     Attributes:
         registry: the metrics.
@@ -40,7 +40,7 @@ class RunMetrics(Listener):
         self.training(False)
 
     def serve(self, address: str, stages: Sequence[str]) -> None:
-        """Serve, if that is asked for. Raises ConfigError.
+        """Serve them if metrics.port is set. Raises ConfigError.
 
         Args:
             address: of this host.
@@ -51,7 +51,7 @@ class RunMetrics(Listener):
             self._processes |= {f"stage {stage}": address for stage, address in enumerate(stages)}
 
     def announce(self, run: Path) -> None:
-        """Let Prometheus find all processes. `run`: the run directory. Raises SidewaysError."""
+        """Write the list of targets for Prometheus. `run`: the run directory. Raises SidewaysError."""
         if not self._processes:
             return
         targets = [
@@ -69,34 +69,34 @@ class RunMetrics(Listener):
             ) from error
 
     def training(self, on: bool) -> None:
-        """Whether ticks run now."""
+        """Set whether ticks run now."""
         self.registry.set("sideways_training", float(on))
 
     def progress(self, event: ProgressEvent) -> None:
-        """Batches that were fed and that stage 0 has not had yet."""
+        """Update the number of batches that stage 0 has not taken yet."""
         if event.report.stage == 0:
             waiting = self._first + self.fed - (event.report.tick + 1)
             self.registry.set("sideways_queue_depth", max(0, waiting), queue="frames")
 
     def evaluated(self, event: EvaluationEvent) -> None:
-        """What the validation clips say."""
+        """Update the score."""
         self._evaluated += event.evaluation.frames
         if event.evaluation.score is not None:
             self.registry.set("sideways_validation_score", event.evaluation.score)
 
     def probed(self, found: dict[str, Any]) -> None:
-        """What a gradient probe found."""
+        """Update the probe's figures."""
         for row in found["stages"]:
             for name in ("cosine", "norm_ratio"):
                 if row[name] is not None:
                     self.registry.set(f"sideways_pseudo_gradient_{name}", row[name], stage=str(row["stage"]))
 
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
-        """The training goes on, so long after the last report of the attempt before."""
+        """Update how long the recovery took."""
         self.registry.set("sideways_recovery_seconds", seconds)
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """Where the run has ended as it should, Prometheus need not look for its processes any more."""
+        """Remove the list of targets, unless another attempt may follow."""
         if self._targets is not None and state != "failed":
             with suppress(OSError):
                 self._targets.unlink()

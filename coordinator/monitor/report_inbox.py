@@ -1,4 +1,4 @@
-"""The stages' reports come in here: progress is passed on, a failure or a lost stage ends the run."""
+"""Receives the stages' reports: passes progress on, and ends the run when a stage fails or is lost."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from common.messages.stage_report import Done, Failed, Progress, Signalled, deco
 from common.processes.membership import Membership
 
 _MAX_REPORT = 1 << 20  # bytes
-_GRACE = 1.5  # seconds for a lost stage's neighbours to tell what they saw
+_GRACE = 1.5  # seconds for a lost stage's neighbours to report why
 _MOST_TTL = 6_553_500  # ms
 
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -40,7 +40,7 @@ class ReportInbox:
         self._stages, self._attempt = me.stages, me.attempt
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
-        self._strangers = 0  # connections that failed to shake hands and will close: they may come and go
+        self._strangers = 0  # connections whose handshake failed: their closing is no lost stage
         self._failure: SidewaysError | None = None
         self._heard = time.monotonic()
         self._leaving = False
@@ -53,12 +53,14 @@ class ReportInbox:
         self.address = me.listen(self._socket)
 
     def expect_done(self) -> None:
-        """A phase begins: nobody is done with it."""
+        """A phase begins: no stage has ended it yet."""
         self._done.clear()
         self._heard = time.monotonic()
 
     def poll(self, milliseconds: int = 0) -> None:
-        """Take in what has arrived, waiting at most so long for a first report. Raises SidewaysError for a stage."""
+        """Process what has arrived, waiting at most `milliseconds` for the first report.
+
+        Raises SidewaysError when a stage has failed or is lost."""
         if milliseconds and not self._socket.poll(milliseconds):
             self._check()
             return
@@ -79,11 +81,11 @@ class ReportInbox:
                 raise PeerError(f"stages {missing} did not end the phase and reported nothing for {deadline:g} s")
 
     def leave(self) -> None:
-        """From now on stages may go."""
+        """From now on stages may disconnect."""
         self._leaving = True
 
     def close(self) -> None:
-        """Hear no more. The monitor goes first: ZeroMQ's thread would wait for one that nobody reads."""
+        """Stop listening. The monitor is closed first: ZeroMQ's thread would block on one that nobody reads."""
         self._socket.disable_monitor()
         self._socket.close(0)
 
@@ -117,7 +119,7 @@ class ReportInbox:
                 self._await_explanations()
 
     def _await_explanations(self) -> None:
-        """A stage's connection is gone. It, or its neighbours, may have said why."""
+        """A stage's connection is lost: wait a moment for its own report, or its neighbours', of the reason."""
         end = time.monotonic() + _GRACE
         while self._failure is None and time.monotonic() < end:
             if self._socket.poll(50):

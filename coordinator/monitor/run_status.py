@@ -11,7 +11,7 @@ from common.run_registry.records import Owner, StageStatus, State, Status, finit
 
 
 class RunStatus:
-    """A run's. Written by the training's thread, read by another's. Attributes: owner."""
+    """A run's status, written by the training's thread and read by another. Attributes: owner."""
 
     def __init__(self, config: Config, run: Path, planned: int) -> None:
         """`run`: its directory; `planned`: ticks of the whole training."""
@@ -21,18 +21,18 @@ class RunStatus:
         self._stages: dict[int, dict[str, Any]] = {}
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
-        """A line of metrics.jsonl, and fields of Status that it changes."""
+        """Take in a line of metrics.jsonl, and the fields of Status that it changes."""
         if line["kind"] == "progress":
             known = self._stages.get(line["stage"], {})
             self._stages[line["stage"]] = known | {name: value for name, value in line.items() if value is not None}
         self._now |= {name: finite(value) for name, value in status.items()}
 
     def state(self, state: State, message: str, tick: int) -> None:
-        """What the run does from now on."""
+        """Set what the run does from now on."""
         self._now |= {"state": state, "message": plain(message), "tick": tick}
 
     def status(self, name: str, dropped: int = 0) -> Status:
-        """As it is now. `name`: the run's; `dropped`: lines that never reached who asks."""
+        """The status now. `name`: the run's; `dropped`: lines that were lost on their way to the reader."""
         stages = [StageStatus(**_of_stage(line)) for _, line in sorted(self._stages.copy().items())]
         own = {"name": plain(name), "owner": self.owner, "started": self._started, "updated": time.time()}
         return Status(**own, **self._now.copy(), dropped=dropped, stages=stages)

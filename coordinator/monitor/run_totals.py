@@ -12,7 +12,7 @@ _RECENT = 20  # the top stage's reports in the running loss and accuracy
 
 @dataclass
 class StageTotals:
-    """Sums over a stage's reports; seconds. The first, which holds the warm-up, counts only while it is alone."""
+    """Sums over a stage's reports, in seconds. The first, which includes the warm-up, is dropped after the second."""
 
     reports: int = 0
     ticks: int = 0
@@ -80,7 +80,7 @@ class RunTotals:
 
     @property
     def slowest_stage_ms(self) -> float:
-        """Mean compute time a tick of the stage that computes longest."""
+        """Mean compute time per tick of the slowest stage."""
         return max(stage.per_tick_ms(stage.compute) for stage in self.stages)
 
 

@@ -1,6 +1,6 @@
 """TensorBoard event files in RUN/tensorboard: `tensorboard --logdir runs` shows them.
 
-They are a convenience: what goes wrong while writing one ends no run. It is told once, and nothing more is written.
+They are a convenience: an error while writing one ends no run. It is reported once, and nothing more is written.
 """
 
 import math
@@ -26,7 +26,7 @@ class EventFiles(Listener):
     """Writes scalars, tables and pictures; steps are ticks."""
 
     def __init__(self, run: Path, warn: Callable[[str], None], first: int = 0) -> None:
-        """`run`: the run directory; `warn` is told, once, when nothing more can be written.
+        """`run`: the run directory; `warn` is called, once, when nothing more can be written.
 
         What earlier files hold of the ticks from `first` on is not shown any more: a resumed run does them again.
         """
@@ -63,12 +63,12 @@ class EventFiles(Listener):
             self._try(lambda: self._pictures(event.tick, *(each[:_PICTURES] for each in pictures)))
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """Write what is still held back."""
+        """Flush and close the file."""
         self._try(lambda: self._writer.close())
         self._given_up = True
 
     def _open(self, folder: Path, first: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only here needed
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
         _silence_its_thread()
         self._writer = SummaryWriter(str(folder), flush_secs=10, purge_step=first or None)
@@ -95,7 +95,7 @@ class EventFiles(Listener):
             return
         try:
             action()
-        except Exception as error:  # the disk's, or of any of the libraries between us and it
+        except Exception as error:  # of the disk, or of any library in between
             self._given_up = True
             self._warn(f"no TensorBoard files are written from here on: {error}. The run goes on without them")
 
@@ -105,7 +105,7 @@ def _is_figure(value: object) -> bool:
 
 
 def _silence_its_thread() -> None:
-    """TensorBoard writes in a thread; an error there reaches us with the next write, and needs no traceback too."""
+    """Suppress tracebacks of TensorBoard's writer thread: its errors are raised again by the next write."""
     others = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: the split, a progress bar, warnings, the result."""
+"""The terminal: the split, a progress bar, messages and warnings, the result."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ _REMEMBERED = 20  # warnings
 
 
 class Terminal(Listener):
-    """Progress and messages go to standard error, the result to standard output. Attributes: warnings, the last."""
+    """Progress and messages go to standard error, the result to standard output. Attributes: warnings (the last 20)."""
 
     def __init__(self) -> None:
         self.warnings: deque[str] = deque(maxlen=_REMEMBERED)
@@ -43,12 +43,12 @@ class Terminal(Listener):
         self._console.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Something that the user should look at."""
+        """A warning."""
         self.warnings.append(text)
         self._console.print("warning:", text, style="yellow", markup=False, soft_wrap=True)
 
     def show_split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
-        """The table of blocks and the stages that they went to."""
+        """Print the table of blocks and their stages."""
         stages = [stage for stage, blocks in enumerate(split) for _ in range(blocks)]
         table = Table(title="The split")
         for column in ("block", "forward + backward ms", "activation KiB", "stage"):
@@ -85,7 +85,7 @@ class Terminal(Listener):
         self.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         self.end()
 
     def evaluating(self, ticks: int) -> None:
@@ -93,17 +93,17 @@ class Terminal(Listener):
         self._progress.update(self._task, completed=ticks, figures=f"{ticks} ticks")
 
     def probed(self, found: dict[str, Any]) -> None:
-        """Show how near the pseudo-gradients were to backpropagation's."""
+        """Print how close the pseudo-gradients were to backpropagation's."""
         cosines = "/".join(shown(row["cosine"]) for row in found["stages"])
         ratios = "/".join(shown(row["norm_ratio"]) for row in found["stages"])
         self.say(f"tick {found['tick']}: pseudo-gradients, by stage: cosine {cosines}, norm ratio {ratios}")
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         self._progress.stop()
 
     def result(self, rows: dict[str, Any]) -> None:
-        """The last table."""
+        """Print the table of results."""
         table = Table(title="The result", show_header=False)
         for name, value in rows.items():
             table.add_row(name, shown(value))
@@ -111,13 +111,13 @@ class Terminal(Listener):
 
 
 def shown(value: object) -> str:
-    """A figure for people."""
+    """A value as text, numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class _Stream:
-    """Standard output or error, which may go away: a pipe, a terminal that is closed, a disk that is full. What cannot
-    be written is lost, as the run has things to finish.
+    """Standard output or error, which may fail: a pipe or terminal is closed, a disk is full. What cannot be written
+    is dropped, as the run still has to finish.
     """
 
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
@@ -125,7 +125,7 @@ class _Stream:
 
     @property
     def rich_proxied_file(self) -> "_Stream":
-        """While a bar is shown, rich puts itself in the stream's place, and asks by this name for the stream."""
+        """While a bar is shown, rich replaces sys.stdout and sys.stderr, and finds the original by this name."""
         return self
 
     def write(self, text: str) -> int:

@@ -1,4 +1,4 @@
-"""When a run saves its model and takes a checkpoint, and how long that is waited for."""
+"""When a run saves its model and takes checkpoints, and how long it waits for them."""
 
 from common.messages.stage_calls import WRITING
 from coordinator.checkpoints.store import Position
@@ -8,19 +8,19 @@ _HURRIED = 10.0  # seconds to finish writing a checkpoint after a stop; the laun
 
 
 class Checkpointing:
-    """Saves a run between two phases, while no stage runs."""
+    """Saves the model and checkpoints between two phases, while no stage runs."""
 
     def __init__(self, run: Prepared) -> None:
         self._run, self._state = run, run.state
 
     def next_pause(self) -> int:
-        """The next tick at which something else than training is due."""
+        """The next tick at which the training pauses for an evaluation or a checkpoint."""
         state = self._state
         every = [every for every in (state.config.evaluate_every, state.config.checkpoint.every) if every]
         return min([state.planned, *((state.tick // n + 1) * n for n in every)])
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every so many ticks, and at the end, does now."""
+        """Whether something that is due every `every` ticks (0: never), and at the end, is due now."""
         state = self._state
         return state.over or state.ending or (every > 0 and state.tick % every == 0)
 
@@ -31,7 +31,7 @@ class Checkpointing:
         state.saved_tick = state.tick
 
     def save(self, worth_waiting: bool) -> None:
-        """Take a checkpoint; one `worth_waiting` for is not left out because the last is still being written."""
+        """Take a checkpoint. `worth_waiting`: wait for one that is being written, instead of skipping this one."""
         if worth_waiting:
             self.finish()
         run, state = self._run, self._state
@@ -39,12 +39,12 @@ class Checkpointing:
         run.saver.save(Position.of(state.config, state.tick, run.start.origin, places, clips, state.seconds))
 
     def save_at_once(self) -> bool:
-        """Take a checkpoint and wait for it. Returns whether there is one of this tick now."""
+        """Take a checkpoint and wait until it is written. Returns whether there is one of this tick now."""
         self.save(worth_waiting=True)
         self.finish()
         return self._run.saver.tick == self._state.tick
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being written is there; after a request to stop not for long."""
+        """Wait for the checkpoint that is being written; only a few seconds after a request to stop."""
         stop = self._state.stop
         self._run.saver.finish(lambda: _HURRIED if stop.signal else WRITING, self._run.pipeline.poll)

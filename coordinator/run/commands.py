@@ -1,7 +1,7 @@
-"""What people ask of a run while it goes on: pause, resume, checkpoint, stop, another learning rate, a trace.
+"""Commands to a running run: pause, resume, checkpoint, stop, set the learning rate, trace.
 
 consumes   commands, from the beacon's thread, in which `submit` runs
-produces   answers; what is asked for, done by the training's own thread between two phases
+produces   answers; what was asked for, done by the training's own thread between two phases
 waits for  `resume` or a stop, while paused: the stages have ended a phase, so no deadline runs
 """
 
@@ -17,37 +17,37 @@ from coordinator.run.stop_request import StopRequest
 
 
 class Steerable(Protocol):
-    """What a run can be asked for between two phases."""
+    """What commands need of a run, between two phases."""
 
     @property
     def over(self) -> bool:
-        """Whether it has done its ticks."""
+        """Whether all ticks are done."""
 
     @property
     def tick(self) -> int:
-        """The next."""
+        """The next tick."""
 
     def hold(self, paused: bool) -> None:
         """Show that it is paused, or goes on."""
 
     def idle(self) -> None:
-        """Look after the stages for a moment."""
+        """Take in reports for a moment, while paused."""
 
     def checkpoint_now(self) -> str:
-        """Returns what was kept. Raises SidewaysError."""
+        """Take a checkpoint. Returns where it is. Raises SidewaysError."""
 
     def set_rate(self, rate: float) -> str:
-        """Returns what was changed. Raises SidewaysError."""
+        """Change optimiser.lr. Returns what was changed. Raises SidewaysError."""
 
     def record(self, ticks: int, told: Callable[[Answer], None]) -> None:
-        """Trace some ticks; `told` hears of it afterwards. Raises SidewaysError."""
+        """Trace some ticks; `done` gets the answer afterwards. Raises SidewaysError."""
 
 
 class CommandQueue:
-    """Commands wait here until the training is between two ticks.
+    """Holds commands until the training is between two phases.
 
     Attributes:
-        answer: takes what became of a command.
+        answer: called with each command's answer.
     """
 
     def __init__(self, stop: StopRequest) -> None:
@@ -59,7 +59,7 @@ class CommandQueue:
         self._paused = False
 
     def submit(self, command: Command) -> None:
-        """Take a command; a stop works at once, as SIGTERM does. Called in any thread."""
+        """Add a command; a stop takes effect at once, as SIGTERM does. May be called in any thread."""
         if command.do == "stop":
             self._stops.append(command)
             self._stop.final = True
@@ -69,18 +69,18 @@ class CommandQueue:
 
     @property
     def wanted(self) -> bool:
-        """Whether the phase should end soon."""
+        """Whether commands wait, so that the phase should end soon."""
         return not self._waiting.empty()
 
     def execute(self, run: Steerable) -> None:
-        """Between two phases: do what was asked; while paused, wait for more."""
+        """Execute the commands that wait; while paused, wait for more."""
         self._work_off(run)
         while self._paused and not self._stop.signal:
             run.idle()
             self._work_off(run)
 
     def close(self, text: str) -> None:
-        """The run has ended: answer what is left. `text`: how."""
+        """The run has ended: answer the commands that are left with `text`."""
         for command in self._stops:
             self.answer(command, Answer(state="done", text=text))
         for command in self._recording:
@@ -93,12 +93,12 @@ class CommandQueue:
             command = self._waiting.get()
             try:
                 if command.do == "trace":
-                    self._record(command, run)  # and the answer follows
+                    self._record(command, run)  # it is answered later
                     continue
                 answer = Answer(state="done", text=self._carry_out(command, run))
             except PeerError as error:
                 self.answer(command, Answer(state="refused", text=str(error)[:1000]))
-                raise  # a process is lost, whatever was asked
+                raise  # a process is lost, whatever the command was
             except SidewaysError as error:
                 answer = Answer(state="refused", text=str(error)[:1000])
             self.answer(command, answer)

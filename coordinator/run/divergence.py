@@ -1,4 +1,4 @@
-"""A loss that is no number, or far too high: the weights are lost, and every tick more is wasted."""
+"""Divergence: a loss that is NaN or far too high. The weights are lost, and further ticks are wasted."""
 
 import math
 
@@ -8,18 +8,18 @@ from common.messages.stage_report import Progress
 
 
 def has_diverged(report: Progress, recovery: Recovery) -> bool:
-    """Whether a progress report's mean loss says so."""
+    """Whether a progress report's mean loss shows divergence."""
     loss = report.loss
     return loss is not None and not (math.isfinite(loss) and loss <= recovery.highest_loss)
 
 
 def slower(config: Config) -> Config:
-    """The same with a lower learning rate."""
+    """The configuration with a lower learning rate."""
     return config.at_rate(config.optimiser.lr * config.recovery.slower)
 
 
 def divergence(report: Progress, config: Config) -> SidewaysError:
-    """What ends this attempt: one that all processes are started anew for, where that is the policy."""
+    """The error that ends this attempt; with recovery.divergence = "rollback" the launcher restarts all processes."""
     told = f"tick {report.tick}: the training has diverged, the loss is {report.loss:.4g}"
     if config.recovery.divergence == "rollback":
         return PeerError(f"{told}: going back to before that, with optimiser.lr = {config.optimiser.lr:.4g}")

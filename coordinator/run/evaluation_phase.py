@@ -17,13 +17,13 @@ from coordinator.video.targets import Batch, Step, StepStream
 
 
 class EvaluationPhase:
-    """Evaluations between and after the training."""
+    """Runs evaluations, between two training phases."""
 
     def __init__(self, state: RunState, pipeline: Pipeline) -> None:
         self._state, self._pipeline, self._phase = state, pipeline, TRAINING
 
     def run(self, stream: Stream, on_frame: Callable[[int], None]) -> Scores | None:
-        """One evaluation. `on_frame` gets the number of frames sent. Returns None where it was stopped."""
+        """One evaluation. `on_frame` gets the number of batches sent so far. Returns None if it was stopped."""
         self._phase += 1
         steps = StepStream(stream, self._state.config, ends=True)
         steps.prime()
@@ -35,8 +35,8 @@ class EvaluationPhase:
         return stages.ask(stages.count - 1, StageCalls.scores) if complete else None
 
     def _feed(self, steps: StepStream, on_frame: Callable[[int], None]) -> bool:
-        """All frames. Returns whether it was not stopped."""
-        nothing = Batch(self._state.config.frame_shape)  # where nothing can be decoded the stages need a last frame
+        """Send all frames. Returns False if it was stopped."""
+        nothing = Batch(self._state.config.frame_shape)  # if nothing can be decoded, the stages still need a last frame
         step: Step | None = steps.next() or Step(nothing, nothing, last=True)
         frame, stopped = 0, False
         while step is not None:

@@ -1,4 +1,4 @@
-"""How far the pseudo-gradients are from backpropagation's: measured for one frame batch now and then.
+"""Measures how far the pseudo-gradients are from backpropagation's, on one frame batch every probe.every frames.
 
 Each stage copies its weights and its pseudo-gradient at the tick at which it holds that frame. The reference then
 recomputes backpropagation's gradient of the same batch at those weights, in a thread of the coordinator.
@@ -27,7 +27,7 @@ Row = dict[str, float | int | None]
 
 
 class GradientProbe:
-    """Asks for a frame, and works out what came of it."""
+    """Asks the stages for samples at one frame, and compares them with exact gradients."""
 
     def __init__(self, config: Config, classes: int, stages: Stages, origin: int) -> None:
         self._config, self._stages, self._origin = config, stages, origin
@@ -40,7 +40,7 @@ class GradientProbe:
         self._result: dict[str, Any] | None = None
 
     def ask_before(self, tick: int, last: int) -> None:
-        """Called before frame `tick` is sent: if the next one is due, tell the stages."""
+        """Called before frame `tick` is sent: if the next frame is due, ask the stages to sample it."""
         frame, depth = tick + 1, self._config.stages
         due = frame % self._config.probe.every == 0 and frame > self._origin + 2 * depth and frame + depth < last
         if due and self._thread is None and self._pending is None:
@@ -49,7 +49,7 @@ class GradientProbe:
             self._frame = frame
 
     def take(self, tick: int, step: Step) -> None:
-        """Called with every step: keeps the one asked for, and starts the work on it."""
+        """Called with every step: if it is the one asked for, keep it and start the comparison in a thread."""
         if tick == self._frame and self._pending is not None:
             self._batch.copy_from(step.batch)
             self._target.copy_from(step.target)
@@ -58,7 +58,7 @@ class GradientProbe:
             self._pending = None
 
     def result(self) -> dict[str, Any] | None:
-        """What was found since the last look: {"tick": …, "stages": [{stage, cosine, norm_ratio, smoothness}]}."""
+        """The result since the last call, or None: {"tick": …, "stages": [{stage, cosine, norm_ratio, smoothness}]}."""
         if self._thread is None or self._thread.is_alive():
             return None
         self._thread = None
@@ -66,7 +66,7 @@ class GradientProbe:
         return result
 
     def finish(self, seconds: float, meanwhile: Callable[[], None]) -> None:
-        """Wait for what is being worked on."""
+        """Wait for a comparison that is under way, `seconds` at most; `meanwhile` runs in between."""
         end = time.monotonic() + seconds
         while self._thread is not None and self._thread.is_alive() and time.monotonic() < end:
             meanwhile()
@@ -76,7 +76,7 @@ class GradientProbe:
         try:
             samples = [sample for sample in pending.answers() if sample is not None]
         except SidewaysError:
-            return  # whoever is gone is missed elsewhere
+            return  # a lost stage is reported elsewhere
         if len(samples) < self._stages.count:
             return  # the training ended before
         for stage, sample in zip(self._own, samples, strict=True):

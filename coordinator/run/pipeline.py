@@ -57,19 +57,19 @@ class Pipeline:
 
     @property
     def address(self) -> str:
-        """Of this process."""
+        """This process's address, by which others reach it."""
         return self._me.address
 
     @property
     def feeder(self) -> Feeder:
-        """Sends the frames; there after `configure`."""
+        """Sends the frames. Available after `configure`."""
         assert self._feeder is not None, "configure comes first"
         return self._feeder
 
     def configure(self, plan: Plan, warn: Callable[[str], None] = lambda text: None) -> None:
-        """Build every stage. May be called again, for another run. Raises ConfigError or PeerError.
+        """Build every stage. May be called again with another plan. Raises ConfigError or PeerError.
 
-        `warn` is told why frames do not go through shared memory where they could.
+        `warn` gets the reason when frames cannot go through shared memory.
         """
         self._close_feeder()
         self.addresses = self.stages.configure(plan)
@@ -77,27 +77,27 @@ class Pipeline:
         self._feeder = Feeder(self._me, self.addresses, size, _PATIENCE * self._deadline, self.poll, warn)
 
     def train(self, first: int, last: int) -> None:
-        """Start ticks first … last - 1; each takes one `push`."""
+        """Start ticks first … last - 1, each of which needs one `push`."""
         self._inbox.expect_done()
         self.stop_at(last)
         self.stages.ask_all(StageCalls.train, first)
 
     def stop_at(self, last: int) -> None:
-        """End the running training before tick `last`, which lies beyond the current tick of every stage."""
+        """End the training before tick `last`, which must lie beyond every stage's current tick."""
         self.stages.ask_all(StageCalls.stop_at, last)
 
     def evaluate(self, phase: int) -> None:
-        """Start an evaluation, which ends with the step marked as the last."""
+        """Start an evaluation phase; it ends with the step that is marked as the last."""
         self._inbox.expect_done()
         self.stages.ask_all(StageCalls.evaluate, phase)
 
     def push(self, phase: int, frame: int, step: Step) -> None:
-        """Send a tick's frames, and take in what has been reported. Raises SidewaysError."""
+        """Send a tick's frames and process reports. Raises SidewaysError."""
         self.feeder.push(phase, frame, step)
         self._inbox.poll()
 
     def poll(self, milliseconds: int = 0) -> None:
-        """Take in what has been reported, waiting at most so long for a first report. Raises SidewaysError."""
+        """Process reports, waiting at most `milliseconds` for the first. Raises SidewaysError."""
         self._inbox.poll(milliseconds)
 
     def wait_done(self) -> None:
@@ -105,7 +105,7 @@ class Pipeline:
         self._inbox.wait_done(_PATIENCE * self._deadline)
 
     def close(self, code: int = 0) -> None:
-        """Let every stage worker end with this exit code."""
+        """End every stage worker, with this exit code."""
         self._inbox.leave()
         self.stages.ask_all(StageCalls.quit, code)
         self._close_feeder()

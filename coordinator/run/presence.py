@@ -1,4 +1,4 @@
-"""What shows a run to the outside, from its start to its end, however far it gets: the terminal, the page, Redis."""
+"""What makes a run visible from outside, however far it gets: the terminal, the page, Redis, the run marker."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +23,18 @@ _MOST_TEXT = 1000  # characters of an answer
 
 
 class Presence:
-    """A run's.
+    """A run's outside.
 
     Attributes:
         terminal: for messages.
-        broadcast: takes what happens.
-        commands: what people ask of the run.
-        marker: by which a later attempt finds it.
+        broadcast: passes on what happens.
+        commands: to the run.
+        marker: the file by which a later attempt finds the run.
         page: what the page shows, once the run is introduced; None without a page.
     """
 
     def __init__(self, config: Config, me: Membership, stop: StopRequest, resume: Path | None) -> None:
-        """Take the page's port. Raises ConfigError where it, or Redis' address, cannot be used."""
+        """Take the page's port. Raises ConfigError if it, or Redis' address, cannot be used."""
         self._config, self._me, self._resumed = config, me, resume is not None
         self.terminal = Terminal()
         self.broadcast = Broadcast(self.terminal)
@@ -46,12 +46,12 @@ class Presence:
         self._created: Path | None = None
 
     def create_directory(self, run_file: str) -> Path:
-        """A run directory, which goes again if the run fails before its first tick. Raises SidewaysError."""
+        """Create the run directory; `fail` removes it before the first tick. Raises SidewaysError."""
         self._created = create(self._config, run_file)
         return self._created
 
     def introduce(self, config: Config, directory: Path, planned: int) -> None:
-        """From here on the page is there, and Redis knows the run. `planned`: ticks of the whole training."""
+        """Open the page and publish the run in Redis. `planned`: ticks of the whole training."""
         if self._page_server is not None:
             self.page = PageState(config, directory, planned, self._page_server, self.terminal.warnings)
             self.broadcast.add(self.page)
@@ -61,7 +61,7 @@ class Presence:
             self.broadcast.add(self._publisher(config, directory, planned))
 
     def _publisher(self, config: Config, directory: Path, planned: int) -> RedisPublisher:
-        """Publishes in the Redis of the environment, or in one of the run's own."""
+        """A publisher to the Redis of the environment (REDIS_URL), or to an embedded one."""
         server, submit = self._redis or EmbeddedRedis(directory), self.commands.submit
         publisher = RedisPublisher(config, directory, planned, server, submit, self.terminal.warn)
         self.commands.answer = publisher.answer
@@ -74,11 +74,11 @@ class Presence:
         self.broadcast.close(state, "", tick)
 
     def fail(self, reason: str, tick: int, final: bool, before_removal: Callable[[], None]) -> None:
-        """The run ends by an error. The terminal is given back before anybody reports it.
+        """The run ends with an error: restore the terminal before the error is printed, and close everything.
 
         Args:
             final: no other attempt comes after this one.
-            before_removal: runs, if it is final, before what is left of the run is removed.
+            before_removal: if final, runs before the run's traces are removed.
         """
         self.terminal.end()
         self.commands.close(f"the run failed: {plain(reason)}"[:_MOST_TEXT])
@@ -90,5 +90,5 @@ class Presence:
             self.marker.remove()
         if self._page_server is not None:
             self._page_server.forget()
-        if self._created is not None and tick == 0:  # there is nothing in it, and its name is free again
+        if self._created is not None and tick == 0:  # it is empty; free its name
             rmtree(self._created, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The coordinator's process: it joins the run, runs it, and ends with an exit code."""
+"""The coordinator's process: joins the other processes, runs the training, ends with an exit code."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def main(config: Config, run_file: str, resume: Path | None, as_json: bool) -> N
 
 
 class _Process:
-    """A run, and what is there of it at any moment, so that it can fail at any."""
+    """A run with the parts of it that exist so far, so that an error at any point can be cleaned up."""
 
     def __init__(self, config: Config) -> None:
         self._config, self._started, self._stop = config, time.monotonic(), StopRequest()
@@ -82,7 +82,7 @@ class _Process:
         return exit_code(run.state)
 
     def fail(self, reason: str, final: bool) -> None:
-        """Say so to all that watch the run. `final`: no other attempt comes after this one."""
+        """Report the error to all that watch the run. `final`: no other attempt follows."""
         pipeline, presence = self._pipeline, self._presence
         if pipeline is None:
             return
@@ -94,7 +94,7 @@ class _Process:
 
 
 def _print(line: str) -> None:
-    """On standard output. Ends the process where nobody listens any more; all is saved."""
+    """Print to standard output. If it is closed, end the process: everything is saved."""
     try:
         print(line, flush=True)
     except OSError:
@@ -102,7 +102,7 @@ def _print(line: str) -> None:
 
 
 def _end_agent(code: int) -> None:
-    """Where the run is deployed, do not let torchrun start again what would fail again: only a lost peer may not."""
+    """Under torchrun, prevent a restart that would fail again: only a lost peer is worth one."""
     if deployed() and code != PeerError.code:
         os.kill(os.getppid(), signal.SIGTERM)
 

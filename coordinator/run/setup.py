@@ -38,8 +38,8 @@ class Prepared:
 
     Attributes:
         stream: the training's frames; `steps` reads it.
-        overdue: an evaluation is due before the first tick: the run was lost in it.
-        lost_at: when an earlier attempt gave its last sign of life, in seconds since 1970; None if there was none.
+        overdue: an evaluation is due before the first tick, as an earlier attempt was lost during it.
+        lost_at: time of the last line that an earlier attempt wrote, in seconds since 1970; None if there was none.
         probe: of pseudo-gradients; None where none is asked for.
         work: the coordinator's own clock, for traces.
     """
@@ -64,7 +64,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Setup:
-    """What every step of the preparation needs."""
+    """What every step of the setup needs."""
 
     config: Config
     pipeline: Pipeline
@@ -75,26 +75,26 @@ class _Setup:
 
 @dataclass(frozen=True)
 class _Accepted:
-    """Data and model are right, and there is a directory to write to."""
+    """Data and model have been checked, and the run directory exists."""
 
     datasets: Datasets
     directory: RunDirectory
     checkpoints: Checkpoints
     found: tuple[Path, Position] | None
-    again: bool  # the run goes on by itself, having lost a process
+    again: bool  # this is another attempt, after a process was lost
 
 
 def prepare(
     config: Config, pipeline: Pipeline, presence: Presence, stop: StopRequest, run_file: str, resume: Path | None
 ) -> Prepared:
-    """Make a run ready.
+    """Prepare a run.
 
     Args:
-        run_file: its name, by which a run without a name of its own is called.
-        resume: the run directory to go on with.
+        run_file: its name, from which a run without a name gets one.
+        resume: the run directory to resume.
 
     Raises:
-        SidewaysError: in many ways, each with its remedy.
+        SidewaysError: data, model, settings, checkpoint or a stage are not as they should be.
     """
     setup = _Setup(config, pipeline, presence, stop, resume)
     accepted = _accept(setup, run_file)
@@ -106,14 +106,14 @@ def prepare(
 
 
 def _accept(setup: _Setup, run_file: str) -> _Accepted:
-    """Find the clips, check the model, find the checkpoint to go on from."""
+    """Find the clips, check the model, find the checkpoint to resume from."""
     config, presence, resume, stop = setup.config, setup.presence, setup.resume, setup.stop
     warn = presence.terminal.warn
     datasets = Datasets(config, warn, setup.pipeline.poll, lambda: bool(stop.signal))
     shapes = _check(config, datasets, warn)
     directory = RunDirectory(resume or presence.create_directory(run_file))
     again = resume is not None and presence.marker.find() == resume
-    if resume is None:  # else its run file is still the old one: it is introduced once it is accepted
+    if resume is None:  # a resumed run is introduced when its stages are built: until then it is not touched
         presence.marker.write(directory.path)
         presence.introduce(config, directory.path, datasets.planned)
     checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
@@ -122,7 +122,7 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
 
 
 def _check(config: Config, datasets: Datasets, warn: Warn) -> dict[str, tuple[int, ...]]:
-    """What is wrong with the model is reported by one process, not by all. Returns the shapes of its tensors."""
+    """Check the model here, so that an error is reported once and not by every stage. Returns its tensors' shapes."""
     classes = len(datasets.train.classes)
     model = build(config, classes, warn)
     check_model(model, config, classes)
@@ -149,7 +149,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint]:
 
 
 def _split(setup: _Setup, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
-    """The blocks' costs, and how many go to each stage. `before`: in the run that is resumed."""
+    """The blocks' costs, and the number of blocks of each stage. `before`: the split of the run that is resumed."""
     config, stages = setup.config, setup.pipeline.stages
     costs = stages.ask(0, StageCalls.measure, config, classes)
     earlier = before if before is not None and len(before) == config.stages else None
@@ -159,9 +159,9 @@ def _split(setup: _Setup, classes: int, before: list[int] | None) -> tuple[list[
 
 
 def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState) -> bool:
-    """Go back to the checkpoint that the run starts from, if it does. Returns whether its evaluation is still due."""
+    """Restore the checkpoint that the run starts from, if any. Returns whether its evaluation is still due."""
     every, presence = state.config.evaluate_every, setup.presence
-    evaluated = start.scored or every == 0 or start.tick % every > 0  # or was not to be
+    evaluated = start.scored or every == 0 or start.tick % every > 0  # or none was due
     if start.folder is not None:
         accepted.checkpoints.forget_after(start.tick)
         folder = start.folder.resolve()
@@ -175,7 +175,7 @@ def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunSt
 
 
 def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, overdue: bool) -> Prepared:
-    """What the training is made of, and the listeners to it that are still missing."""
+    """Build what the training uses, and add the remaining listeners."""
     config, pipeline, presence, datasets = state.config, setup.pipeline, setup.presence, accepted.datasets
     directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
     saver = BackgroundSaver(accepted.checkpoints, pipeline.stages, warn)

@@ -10,16 +10,16 @@ from common.partition.rebalance import rebalance
 
 
 def choose(config: Config, classes: int, costs: Sequence[BlockCost], stages: Stages) -> list[int]:
-    """A run's split: balanced by the blocks' costs, and refined by what its stages take when all run at once."""
+    """A run's split: balanced by the blocks' costs, then refined by timing all stages at once."""
     times = [cost.milliseconds for cost in costs]
     split = balance(times, config.stages)
     if config.stages in (1, len(costs)):
-        return split  # there is no other
+        return split  # there is only one
     return rebalance(times, split, timed_at_once(stages, config, classes))
 
 
 def timed_at_once(stages: Stages, config: Config, classes: int) -> Callable[[Sequence[int]], list[float] | None]:
-    """Times every stage of a split while all run at once; None where some would have to share a core or GPU."""
+    """A function that times all stages of a split at once, in ms; it returns None if some would share a core or GPU."""
 
     def time(split: Sequence[int]) -> list[float] | None:
         found = stages.ask_all(StageCalls.time_split, config, classes, list(split))

@@ -1,4 +1,4 @@
-"""How far a training is: the only thing that changes while it runs."""
+"""The state of a training: everything that changes while it runs."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from coordinator.run.stop_request import StopRequest
 
 @dataclass
 class RunState:
-    """A training's.
+    """The state of one training.
 
     Attributes:
         config: as it is now; the learning rate may change.
         planned: ticks of the whole training.
-        tick: the next, and so the number of the next training frame.
+        tick: the next tick, which is also the number of the next training frame.
         seconds: of training so far.
-        saved_tick: of the saved model; 0 if there is none.
-        data_error: why no more frames come. The run keeps what it learnt, and ends.
-        evaluation, evaluated_tick: the last one; the saved model may be older or newer.
+        saved_tick: tick of the saved model; 0 if there is none.
+        data_error: why no more frames come; the run then saves its model and ends.
+        evaluation, evaluated_tick: the last evaluation; the saved model may be older or newer.
     """
 
     config: Config
@@ -39,10 +39,10 @@ class RunState:
 
     @property
     def ending(self) -> bool:
-        """Whether the run is to end before its time."""
+        """Whether the run is to end before its last planned tick."""
         return bool(self.stop.signal) or self.data_error is not None
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended for good: it is not to be started again."""
+        """Whether the run has ended for good, and is not to be restarted."""
         return self.over or self.stop.final

@@ -1,4 +1,4 @@
-"""What can be asked of a run between two phases (commands.py)."""
+"""A run as commands.py steers it, between two phases."""
 
 from common.errors import SidewaysError
 from common.messages.stage_calls import StageCalls
@@ -10,19 +10,19 @@ _IDLE_MS = 100
 
 
 class SteerableRun:
-    """A run that rests between two phases."""
+    """A run between two phases."""
 
     def __init__(self, run: Prepared, checkpointing: Checkpointing) -> None:
         self._run, self._state, self._checkpointing = run, run.state, checkpointing
 
     @property
     def over(self) -> bool:
-        """Whether it has done its ticks."""
+        """Whether all ticks are done."""
         return self._state.over
 
     @property
     def tick(self) -> int:
-        """The next."""
+        """The next tick."""
         return self._state.tick
 
     def hold(self, paused: bool) -> None:
@@ -32,13 +32,13 @@ class SteerableRun:
         presence.broadcast.state("paused" if paused else "running", "", self.tick)
 
     def idle(self) -> None:
-        """Look after the stages for a moment."""
+        """Take in reports for a moment, while paused."""
         self._run.pipeline.poll(_IDLE_MS)
         self._run.saver.poll()
         self._run.tracer.poll(self.tick)
 
     def checkpoint_now(self) -> str:
-        """Take a checkpoint and wait for it. Returns what was kept. Raises SidewaysError."""
+        """Take a checkpoint and wait until it is written. Returns where it is. Raises SidewaysError."""
         if not self._checkpointing.save_at_once():
             raise SidewaysError(f"the checkpoint of tick {self.tick} could not be kept: the run has said why")
         return f"kept the checkpoint of tick {self.tick} in {self._run.directory.path}"
@@ -46,7 +46,7 @@ class SteerableRun:
     def set_rate(self, rate: float) -> str:
         """Change optimiser.lr from this tick on. Returns what was done. Raises SidewaysError.
 
-        What is resumed has it from this tick on, too: there is a checkpoint of it before the new rate is kept.
+        A checkpoint is taken before the new rate is saved, so that a resumed run has it from this tick on, too.
         """
         run, state = self._run, self._state
         config = state.config.at_rate(rate)

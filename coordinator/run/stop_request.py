@@ -1,15 +1,15 @@
-"""Asked to stop, by a signal to the launcher, to this process or to a stage."""
+"""A request to stop: a signal to the launcher, to this process or to a stage."""
 
 import time
 from types import FrameType
 
 from common.processes.lifecycle import exit_now, print_error
 
-_IMPATIENT = 2.0  # seconds after which another signal is meant as one
+_IMPATIENT = 2.0  # seconds after which another signal counts as a second one
 
 
 class StopRequest:
-    """A wish to stop: the number of the signal, 0 while there is none. A second signal does not wait.
+    """A request to stop; a second signal ends the process at once.
 
     Attributes:
         final: by `sideways stop`: where others watch over the processes, they are not to start them again.

@@ -1,4 +1,4 @@
-"""What a run leaves behind when it ends: the summary, an exit code, a last word to all that watch it."""
+"""The end of a run: the exit code, summary.json, and closing all that watches it."""
 
 import time
 from typing import Any
@@ -12,14 +12,14 @@ from coordinator.run_directory import MODEL
 
 
 def exit_code(state: RunState) -> int:
-    """0, or 128 + the signal that asked to stop. Who deploys a run starts again what ends with another than 0."""
+    """0, or 128 + the signal that asked to stop; 0 for a run that is done where failed containers are restarted."""
     if state.done and deployed():
         return 0
     return 128 + state.stop.signal if state.stop.signal else 0
 
 
 def finish(run: Prepared, started: float) -> dict[str, Any]:
-    """Let the stages go, save the summary, close everything. Returns the summary.
+    """End the stages, save the summary, close everything. Returns the summary.
 
     `started`: when the process began, by time.monotonic.
     """

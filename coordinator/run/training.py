@@ -39,7 +39,7 @@ _FIGURES = ("top1", "top5", "mean_class", "mse", "clips", "frames")
 
 
 class Training:
-    """A run's ticks, with evaluations and checkpoints between."""
+    """Runs a training's ticks, with evaluations and checkpoints in between."""
 
     def __init__(self, run: Prepared) -> None:
         self._run, self._state, self._lost_at = run, run.state, run.lost_at
@@ -49,10 +49,10 @@ class Training:
         run.pipeline.on_progress = self._progress
 
     def run(self) -> None:
-        """The whole training; or as much as a request to stop allows.
+        """Train until the last planned tick, or until a request to stop.
 
         Raises:
-            DataError: the data fail. What was learnt from them is kept.
+            DataError: no more frames come; model and checkpoint of the last tick have been saved.
         """
         state = self._state
         try:
@@ -73,7 +73,7 @@ class Training:
         state, saving = self._state, self._checkpointing
         self._run.metrics.announce(self._run.directory.path)
         self._trace_at_once(state.config.report.trace_ticks)
-        if state.over or self._run.overdue:  # a process was lost after the last tick, or in an evaluation
+        if state.over or self._run.overdue:  # an earlier attempt was lost after its last tick, or in an evaluation
             saving.save_model()
             self._evaluate()
         while not state.over and not state.ending:
@@ -87,13 +87,13 @@ class Training:
             if evaluating:
                 self._evaluate()
             self._run.presence.commands.execute(self._steerable)
-        if state.saved_tick < state.tick:  # asked to stop since it was last due
+        if state.saved_tick < state.tick:  # a request to stop came since the last save
             saving.save_model()
             saving.save(worth_waiting=True)
         self._finish()
 
     def _train(self, last: int) -> bool:
-        """Ticks up to `last`. Returns whether there were frames for any."""
+        """Run ticks up to `last`. Returns False if there were no frames for any."""
         run, state = self._run, self._state
         try:
             run.steps.prime()
@@ -116,7 +116,7 @@ class Training:
         return True
 
     def _tick(self, last: int) -> None:
-        """Feed a tick's frames, and look after what goes on beside."""
+        """Feed a tick's frames, and look after probe, checkpoint and trace."""
         run, state = self._run, self._state
         run.work.begin_tick(state.tick)
         step = self._step()
@@ -130,9 +130,9 @@ class Training:
         run.tracer.poll(state.tick)
 
     def _step(self) -> Step:
-        """The next frames. Where there are none any more, those before once more, for the last few ticks.
+        """The next step. When the data have failed, the last one again, for the few ticks until the stages end.
 
-        Raises DataError: there have not been any.
+        Raises DataError if there has been no step at all.
         """
         run, state = self._run, self._state
         if state.data_error is None:
@@ -153,14 +153,14 @@ class Training:
         """Move the last tick close: stage i can be at most i ticks ahead of the frames that were sent."""
         run, state = self._run, self._state
         if state.stop.signal:
-            run.pipeline.poll(_GRACE_MS)  # if the launcher ends us because a stage died, that is the news
+            run.pipeline.poll(_GRACE_MS)  # if the launcher stops us because a stage died, its report comes first
             run.presence.terminal.say("stopping: the frames under way are finished, then the model is saved")
         soon = min(last, state.tick + state.config.stages)
         run.pipeline.stop_at(soon)
         return soon
 
     def _evaluate(self) -> None:
-        """Every frame of the validation clips forward through the frozen pipeline."""
+        """Evaluate on every frame of the validation clips."""
         run, state, val = self._run, self._state, self._run.datasets.val
         if val is None or state.ending:
             return
@@ -197,7 +197,7 @@ class Training:
             self._diverged(report)
 
     def _diverged(self, report: Progress) -> None:
-        """Stop, or go back to a checkpoint from before the weights can have gone wrong."""
+        """End this attempt; with "rollback", from a checkpoint taken before the weights can have been affected."""
         run, state = self._run, self._state
         first = report.tick - report.ticks - 2 * state.config.stages
         if state.config.recovery.divergence == "rollback":
@@ -234,7 +234,7 @@ class Training:
             terminal.warn(f"nothing is traced: {error}")
 
     def _finish(self) -> None:
-        """Wait for what is still being written or worked out."""
+        """Wait for the last checkpoint, probe and trace."""
         run = self._run
         self._checkpointing.finish()
         if run.probe is not None and not self._state.ending:

@@ -33,21 +33,21 @@ _SENDING = {
 
 
 class Edges:
-    """What a stage is connected by. Both ends of an edge must be made with the same settings."""
+    """A stage's edges. Both ends of an edge must be made with the same settings."""
 
     def __init__(
         self,
         config: Config,
         me: Membership,
         groups: Groups,
-        forms: tuple[TensorSpec, TensorSpec],
+        specs: tuple[TensorSpec, TensorSpec],
         devices: tuple[torch.device, torch.device],
         work: WorkClock,
     ) -> None:
         """Make every edge of the stage.
 
         Args:
-            forms: of the stage's input and output.
+            specs: of the stage's input and output.
             devices: that compute, and that the wire reads.
             work: takes the time spent sending and waiting.
 
@@ -56,7 +56,7 @@ class Edges:
             PeerError: a neighbour does not answer.
         """
         self._config, self._me, self._groups = config, me, groups
-        self._takes, self._gives = forms
+        self._input_spec, self._output_spec = specs
         self._device, self._wire = devices
         self._work = work
         # stage 0's wait for frames has the plain deadline, so that a starving pipeline is blamed on the reader
@@ -66,41 +66,41 @@ class Edges:
             if config.network.transport == "shared" and 0 <= neighbour < me.stages:
                 self._check(neighbour)
         self._form_groups()
-        if self._shares and not groups.lines:
-            groups.lines.update(_meet(me, self._deadline + BUILDING))  # some are built later than others
-        # all is given before anything is taken: neighbours never wait for each other
+        if self._shares and not groups.connections:
+            groups.connections.update(_meet(me, self._deadline + BUILDING))  # some stages are built later than others
+        # every edge is offered before any is accepted: neighbours never wait for each other
         self._out = {
-            kind: shared.offer_edge(groups.lines[to], kind, self._form(to), i, to, self._deadline)
+            kind: shared.offer_edge(groups.connections[to], kind, self._spec(to), i, to, self._deadline)
             for kind, to in self._kinds(i + 1, i - 1)
         }
         self._in = {
-            kind: shared.accept_edge(groups.lines[of], kind, self._form(of), i, of, self._deadline)
+            kind: shared.accept_edge(groups.connections[of], kind, self._spec(of), i, of, self._deadline)
             for kind, of in self._kinds(i - 1, i + 1)
         }
 
     def sender(self, kind: EdgeKind) -> Sender:
-        """The end by which activations go up or gradients down."""
+        """The end that sends activations up or gradients down."""
         neighbour = self._me.stage + (-1 if kind == "backward" else 1)
         outgoing = self._out.get(kind) or P2POutgoing(self._peer(kind, neighbour), self._packets(neighbour))
         return Sender(outgoing, self._work, *_SENDING[kind])
 
     def receiver(self, kind: EdgeKind, first_tick: int) -> Receiver:
-        """The end by which activations or gradients come, from `first_tick` on."""
+        """The end that receives activations or gradients, from `first_tick` on."""
         neighbour = self._me.stage + (1 if kind == "backward" else -1)
         incoming = self._in.get(kind) or P2PIncoming(self._peer(kind, neighbour), self._packets(neighbour))
         return Receiver(incoming, self._me.stage, neighbour, first_tick, self._work, _RECEIVING[kind])
 
     def close(self) -> None:
-        """Let go of the shared ones."""
+        """Close the edges in shared memory."""
         for end in (*self._out.values(), *self._in.values()):
             end.close()
 
     def _form_groups(self) -> None:
-        """Now, while the stages are in step; those that need none form it with those that do."""
+        """Form the groups that some stage needs: all must take part, and now they are in step."""
         if self._config.exact:
-            _ = self._groups.pipeline
+            self._groups.form_pipeline()
         elif not (self._shares and len(self._me.stages_on_host) == self._me.stages):
-            _ = self._groups.backward
+            self._groups.form_backward()
 
     def _kinds(self, forward: int, backward: int) -> Iterator[tuple[EdgeKind, int]]:
         """The shared edges of one direction, with the neighbours that `forward` and `backward` are."""
@@ -128,22 +128,28 @@ class Edges:
         group = self._groups.backward if kind == "backward" else self._groups.forward
         return Peer(group, self._me.stage, neighbour, self._deadline, tag=int(kind == "evaluation"))
 
-    def _form(self, neighbour: int) -> TensorSpec:
-        return self._takes if neighbour < self._me.stage else self._gives
+    def _spec(self, neighbour: int) -> TensorSpec:
+        return self._input_spec if neighbour < self._me.stage else self._output_spec
 
     def _packets(self, neighbour: int) -> list[Packet]:
-        shape, dtype = self._form(neighbour)
+        shape, dtype = self._spec(neighbour)
         return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
 
 
 def _meet(me: Membership, deadline: float) -> dict[int, FdConnection]:
-    """Connections to the neighbours on this host. Both sides must call it."""
-    lines, below, above = {}, me.stage - 1, me.stage + 1
+    """Connect to the neighbours on this host. Both sides must call it."""
+    connections, below, above = {}, me.stage - 1, me.stage + 1
     listener = FdListener() if above in me.stages_on_host else None
     if listener:
-        me.store.set(f"line/{me.stage}", listener.name)
+        me.store.set(_listener_key(me.stage), listener.name)
     if below in me.stages_on_host:
-        lines[below] = connect(me.fetch(f"line/{below}", f"stage {below}"), f"stage {below}", deadline)
+        name = me.fetch(_listener_key(below), f"stage {below}")
+        connections[below] = connect(name, f"stage {below}", deadline)
     if listener:
-        lines[above] = listener.accept(f"stage {above}", deadline)
-    return lines
+        connections[above] = listener.accept(f"stage {above}", deadline)
+    return connections
+
+
+def _listener_key(stage: int) -> str:
+    """Of the store."""
+    return f"listener/{stage}"

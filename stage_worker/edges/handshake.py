@@ -1,6 +1,4 @@
-"""Neighbours agree on what passes between them, before the first tick."""
-
-from dataclasses import dataclass
+"""Before the first tick, neighbours agree on the shape and dtype of what passes between them."""
 
 import torch
 import torch.distributed as dist
@@ -9,73 +7,62 @@ from torch import Tensor
 from common.errors import PeerError
 from stage_worker.edges.torch_p2p import Peer
 
-TensorSpec = tuple[torch.Size, torch.dtype]  # of what an edge carries
+TensorSpec = tuple[torch.Size, torch.dtype]
+
+_TAG = 2
+_LENGTH = 16  # int64: dtype, number of dimensions, sizes
+_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 def agree(
-    group: dist.ProcessGroup, stage: int, stages: int, takes: TensorSpec, gives: TensorSpec, deadline: float
+    group: dist.ProcessGroup, stage: int, stages: int, inputs: TensorSpec, outputs: TensorSpec, deadline: float
 ) -> None:
-    """Compare with both neighbours what passes between them, before the first tick.
+    """Compare specs with both neighbours: each stage sends its output's up and its input's down.
 
-    `takes` and `gives` are the forms of this stage's input and output; `gives` goes up and `takes` down, the ways that
-    activations and gradients go. Raises PeerError naming both stages where the shapes or dtypes of an edge differ, or
-    where a neighbour does not answer.
+    Args:
+        inputs, outputs: of this stage.
+        deadline: seconds for a neighbour to answer.
+
+    Raises:
+        PeerError: naming both stages, where an edge's specs differ or a neighbour does not answer.
     """
-    peers = Peers(group, stage, stages, deadline)
-    given = _exchange(peers, gives, to=stage + 1, of=stage - 1)
-    taken = _exchange(peers, takes, to=stage - 1, of=stage + 1)
-    for below, above, gift, wish in ((stage - 1, stage, given, takes), (stage, stage + 1, gives, taken)):
-        if gift is not None and wish is not None and below >= 0 and above < stages and gift != wish:
+    neighbours = {n: Peer(group, stage, n, deadline, _TAG) for n in (stage - 1, stage + 1) if 0 <= n < stages}
+    below = _exchange(group, neighbours, outputs, to=stage + 1, of=stage - 1)
+    above = _exchange(group, neighbours, inputs, to=stage - 1, of=stage + 1)
+    for lower, sent, wanted in ((stage - 1, below, inputs), (stage, outputs, above)):
+        if sent is not None and wanted is not None and sent != wanted:
             raise PeerError(
-                f"stage {below} gives {_text(gift)} but stage {above} takes {_text(wish)}: "
+                f"stage {lower} gives {_text(sent)} but stage {lower + 1} takes {_text(wanted)}: "
                 f"do both hosts have the same model file and the same versions?"
             )
 
 
-@dataclass(frozen=True)
-class Peers:
-    """The neighbours of a stage in one group."""
-
-    group: dist.ProcessGroup
-    stage: int
-    stages: int
-    deadline: float
-
-
-def _exchange(peers: Peers, own: TensorSpec, to: int, of: int) -> TensorSpec | None:
-    """Tell the neighbour `to` a form, and hear one from `of`, where there are such neighbours."""
-    device = torch.device("cuda") if dist.get_backend(peers.group) == "nccl" else torch.device("cpu")
-    heard, told = torch.zeros(_DESCRIPTION, dtype=torch.int64, device=device), _describe(own).to(device)
-    below_or_above = {
-        neighbour: Peer(peers.group, peers.stage, neighbour, peers.deadline, _AGREEING)
-        for neighbour in (of, to)
-        if 0 <= neighbour < peers.stages
-    }
+def _exchange(
+    group: dist.ProcessGroup, neighbours: dict[int, Peer], own: TensorSpec, to: int, of: int
+) -> TensorSpec | None:
+    """Send a spec to the neighbour `to`, and receive one from `of`, where there are such neighbours."""
+    device = torch.device("cuda") if dist.get_backend(group) == "nccl" else torch.device("cpu")
+    received, sent = torch.zeros(_LENGTH, dtype=torch.int64, device=device), _encoded(own).to(device)
     works = []
-    if of in below_or_above:
-        works.append((of, below_or_above[of].receive(heard, 0)))
-    if to in below_or_above:
-        works.append((to, below_or_above[to].send(told, 0)))
+    if of in neighbours:
+        works.append((of, neighbours[of].receive(received, 0)))
+    if to in neighbours:
+        works.append((to, neighbours[to].send(sent, 0)))
     for neighbour, work in works:
-        below_or_above[neighbour].wait(work, 0, "agreeing on shapes with")
-    return _form(heard.tolist()) if 0 <= of < peers.stages else None
+        neighbours[neighbour].wait(work, 0, "agreeing on shapes with")
+    return _decoded(received.tolist()) if of in neighbours else None
 
 
-_AGREEING = 2  # tag
-_DESCRIPTION = 16  # int64: dtype, number of dimensions, sizes
-_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-
-def _describe(form: TensorSpec) -> Tensor:
-    shape, dtype = form
+def _encoded(spec: TensorSpec) -> Tensor:
+    shape, dtype = spec
     values = [_DTYPES.index(dtype), len(shape), *shape]
-    return torch.tensor(values + [0] * (_DESCRIPTION - len(values)))
+    return torch.tensor(values + [0] * (_LENGTH - len(values)))
 
 
-def _form(description: list[int]) -> TensorSpec:
-    kind, dimensions, *sizes = description
-    return torch.Size(sizes[:dimensions]), _DTYPES[kind]
+def _decoded(values: list[int]) -> TensorSpec:
+    dtype, dimensions, *sizes = values
+    return torch.Size(sizes[:dimensions]), _DTYPES[dtype]
 
 
-def _text(form: TensorSpec) -> str:
-    return f"{list(form[0])} of {str(form[1]).removeprefix('torch.')}"
+def _text(spec: TensorSpec) -> str:
+    return f"{list(spec[0])} of {str(spec[1]).removeprefix('torch.')}"

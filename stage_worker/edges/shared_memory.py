@@ -1,4 +1,4 @@
-"""An edge between two stages of one host: packets in memory that both see, and a byte each way to say what is there.
+"""An edge between two stages of one host: packets in shared memory, and credits in both directions.
 
     sender    room(k)    waits for a credit if no slot is free; then packs into slot k mod SLOTS
               start(k)   sends a credit: the packet is there

@@ -1,1 +1,1 @@
-"""What a stage tells the coordinator and Prometheus."""
+"""What a stage reports to the coordinator and to Prometheus."""

@@ -1,4 +1,4 @@
-"""A look at one frame's pseudo-gradient in this stage, for comparison with backpropagation's (off the tick's path).
+"""Samples this stage's pseudo-gradient at one frame, for comparison with backpropagation's.
 
 The coordinator names a frame. At the tick in which the stage holds it, weights, pseudo-gradient and the change of its
 input since the frame before are copied; at all other ticks the probe costs one comparison of numbers.
@@ -17,7 +17,7 @@ _NONE = -9
 
 
 class StageProbe:
-    """Waits for a frame."""
+    """Samples the frame that the coordinator asks for."""
 
     def __init__(self) -> None:
         self._frame = _NONE
@@ -30,12 +30,12 @@ class StageProbe:
     # ---- called in RPC threads
 
     def ask(self, frame: int) -> None:
-        """Look at a frame that no stage has reached yet."""
+        """Sample a frame that no stage has reached yet."""
         self._done.clear()
         self._sample, self._frame = None, frame
 
     def answer(self, seconds: float) -> GradientSample | None:
-        """What was found; None where training ended before, or `seconds` were over."""
+        """The sample; None if the training ended before, or `seconds` have passed."""
         self._done.wait(seconds)
         return self._sample
 
@@ -66,7 +66,7 @@ class StageProbe:
         self.end()
 
     def end(self) -> None:
-        """Nothing more will be found."""
+        """End the sampling."""
         self._frame, self._before = _NONE, None
         self._done.set()
 

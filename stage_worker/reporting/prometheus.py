@@ -1,4 +1,4 @@
-"""What a stage shows to Prometheus.
+"""A stage's metrics for Prometheus.
 
 A tick costs one row of five numbers in memory that is allocated once; the rows become histograms when a report is due,
 or when they are full. Everything else comes from the reports.
@@ -31,7 +31,7 @@ _GAUGES = {
 
 
 class TickTimes:
-    """How long each tick took, and each of its parts, until that goes into the histograms."""
+    """Durations of ticks and of their parts, buffered until they go into the histograms."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         self._registry = registry
@@ -43,7 +43,7 @@ class TickTimes:
         self._names = [*(f"sideways_tick_{name}_seconds" for name in _HISTOGRAMS), "sideways_tick_seconds"]
 
     def begin(self) -> None:
-        """Sums are zero now."""
+        """The sums have been zeroed."""
         self._rows = 0
         self._before[:] = 0.0, 0.0, 0.0, 0.0, time.perf_counter()
 
@@ -55,7 +55,7 @@ class TickTimes:
             self.fold(zeroed=False)
 
     def fold(self, zeroed: bool) -> None:
-        """Into the histograms. `zeroed`: the sums are zeroed now, the clock is not."""
+        """Move the buffered ticks into the histograms. `zeroed`: the sums are zeroed now, the clock is not."""
         if not self._rows:
             return
         rows = self._table[: self._rows]
@@ -76,7 +76,7 @@ class StageMetrics:
     """
 
     def __init__(self, settings: Metrics, me: Membership) -> None:
-        """Raises ConfigError where they cannot be served."""
+        """Raises ConfigError if they cannot be served."""
         self._registry = MetricRegistry(stage=str(me.stage))
         self._stage, self._times = me.stage, TickTimes(self._registry)
         self._slots, self._dropped = 1, 0

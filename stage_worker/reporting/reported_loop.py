@@ -1,4 +1,4 @@
-"""What a loop of ticks tells of itself to whoever reports on it."""
+"""What the reporter needs of a tick loop."""
 
 from typing import NamedTuple, Protocol
 

@@ -1,7 +1,7 @@
-"""What a stage tells the coordinator: progress a few times a second, the end of a phase, a failure.
+"""A stage's reports to the coordinator: progress a few times a second, the end of a phase, a failure.
 
-Reports are PUSHed and never wait: one that does not fit the queue is dropped and counted. The same connection is the
-worker's lifeline: when the coordinator is gone, so is the reason to run.
+Reports are PUSHed and never block: one that does not fit the queue is dropped and counted. When the connection is
+lost, the coordinator is gone, and the worker ends.
 """
 
 import os
@@ -30,7 +30,7 @@ _MOST_LOSSES = 4096  # ticks in one report
 
 
 class Reporter:
-    """A stage's voice.
+    """Sends a stage's reports.
 
     Attributes:
         due: a report follows this tick, so what is only measured for reports is measured now.
@@ -38,12 +38,12 @@ class Reporter:
         each_loss: report the loss of every tick, not only their mean.
         gradient_norm: as measured in a due tick; None if there was none.
         stop_signal: a signal that this process got and that the coordinator should know of.
-        metrics: what Prometheus is told, if it is.
-        verbose: say so on standard error when the coordinator is gone; one stage of a host does.
+        metrics: for Prometheus; None without metrics.port.
+        verbose: print a message when the coordinator is lost; one stage of each host does.
     """
 
     def __init__(self, me: Membership, address: str) -> None:
-        """Connect to where the coordinator listens."""
+        """Connect to the coordinator, which listens at `address`."""
         self.stage, self.every, self.each_loss = me.stage, 0.5, False
         self.verbose, self._attempt = me.local_stage == 0, me.attempt
         self.due = False
@@ -71,7 +71,7 @@ class Reporter:
         self._losses = torch.zeros(_MOST_LOSSES, device=device)
 
     def begin(self, loop: ReportedLoop) -> None:
-        """A phase begins: forget what was counted outside it."""
+        """A phase begins: reset the counters."""
         _zero(loop)
         self._restart()
         if self.metrics is not None:
@@ -108,17 +108,17 @@ class Reporter:
         self._restart()
 
     def tell_signal(self) -> None:
-        """Pass on that somebody asked this process to stop."""
+        """Report a signal that asked this process to stop."""
         if self.stop_signal:
             self._send(Signalled(**self._sender(), signal=self.stop_signal))
             self.stop_signal = 0
 
     def done(self) -> None:
-        """A phase has ended."""
+        """Report that a phase has ended."""
         self._send(Done(**self._sender()))
 
     def fail(self, message: str, code: int) -> None:
-        """This process ends with exit code `code`."""
+        """Report that this process ends with exit code `code`."""
         self._send(Failed(**self._sender(), message=message, code=code))
 
     def _sender(self) -> dict[str, Any]:
@@ -132,11 +132,11 @@ class Reporter:
             self._dropped += 1
 
     def allow_coordinator_exit(self) -> None:
-        """From now on the coordinator may go."""
+        """From now on the coordinator may disconnect."""
         self._leaving = True
 
     def await_coordinator_exit(self, seconds: float) -> None:
-        """Wait until the coordinator is gone: it has then had the answers to its last calls."""
+        """Wait until the coordinator has disconnected, so that it has received the answers to its last calls."""
         self._alone.wait(seconds)
 
     def flush_and_close(self, linger: float = 2.0) -> None:

@@ -1,4 +1,4 @@
-"""A stage with clocks around what it computes, and with what is looked at while it computes: probes, gradient norms."""
+"""A stage that times what it computes, and lets the gradient probe and the reporter look at it."""
 
 import time
 from collections.abc import Callable
@@ -16,15 +16,15 @@ _FORWARD, _BACKWARD, _UPDATE = int(Kind.FORWARD), int(Kind.BACKWARD), int(Kind.U
 
 
 class TimedStage:
-    """Computes what `stage` does.
+    """Wraps a stage; computes exactly what it does.
 
     Attributes:
-        model_cpu: seconds that this thread was on a CPU in the model, since last zeroed; None where the model has
-            threads of its own, whose time cannot be told from others'.
+        model_cpu: CPU seconds of this thread in the model since last zeroed; None where the model uses more threads,
+            whose time cannot be attributed.
     """
 
     def __init__(self, stage: Stage, work: WorkClock, probe: StageProbe, before_update: Callable[[], None]) -> None:
-        """Time is added to `work`; `before_update` runs when the gradients of a tick are there."""
+        """Times are added to `work`; `before_update` runs before each update."""
         self.stage, self.is_first, self.is_top = stage, stage.is_first, stage.is_top
         self.model_cpu = 0.0 if torch.get_num_threads() == 1 else None
         self._work, self._probe, self._before_update = work, probe, before_update

@@ -15,7 +15,7 @@ FORM = torch.Size((2, 3)), torch.float32
 
 
 def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
-    me, apart = SimpleNamespace(stage=0, stages=2, stages_on_host={0}), SimpleNamespace(lines={})
+    me, apart = SimpleNamespace(stage=0, stages=2, stages_on_host={0}), SimpleNamespace(connections={})
     config, devices = config_of(tmp_path, network__transport="shared"), (torch.device("cpu"),) * 2
     with pytest.raises(ConfigError, match="needs all stages on one host and on the CPU, but stages 0 and 1 are not"):
         Edges(config, me, apart, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
@@ -23,7 +23,10 @@ def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
 
 def test_with_gloo_neighbours_on_a_host_need_not_find_each_other(tmp_path: Path) -> None:
     """It is what the user is told to choose where they cannot."""
-    me, groups = SimpleNamespace(stage=0, stages=2, stages_on_host={0, 1}), SimpleNamespace(lines={}, backward=None)
+    me, groups = (
+        SimpleNamespace(stage=0, stages=2, stages_on_host={0, 1}),
+        SimpleNamespace(connections={}, form_backward=lambda: None),
+    )
     config, devices = config_of(tmp_path, network__transport="gloo"), (torch.device("cpu"),) * 2
     Edges(config, me, groups, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
-    assert not groups.lines
+    assert not groups.connections
