@@ -37,7 +37,8 @@ def probes(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == "probe"]
 
 
-@pytest.mark.parametrize("task", ["classify", pytest.param("autoencode", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["classify", "autoencode"])
 def test_on_still_clips_with_frozen_weights_the_pseudo_gradient_is_backpropagations(tmp_path: Path, task: str) -> None:
     model = "vgg8" if task == "classify" else "autoencoder"
     changes: dict[str, Any] = {"task": task, "model": model, "optimiser__lr": 0.0, "probe__every": 20, "name": "it"}

@@ -90,6 +90,7 @@ def test_what_else_is_under_way_is_kept_too(videos: Path, tmp_path: Path, change
     assert all(torch.equal(model[name], parameters[name]) for name in parameters)
 
 
+@pytest.mark.long
 def test_bad_checkpoints_are_refused_with_their_reason_and_the_one_before_is_used(
     videos: Path, straight: Path, tmp_path: Path
 ) -> None:
@@ -126,7 +127,7 @@ def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path)
     ("changes", "said"),
     [
         ([], "has done its 20 ticks of 20"),
-        (["ticks=40", "optimiser.name=Adamant"], "no class of torch.optim"),
+        pytest.param(["ticks=40", "optimiser.name=Adamant"], "no class of torch.optim", marks=pytest.mark.long),
         pytest.param(["ticks=40", "model=nothing"], "model = 'nothing' is unknown", marks=pytest.mark.long),
         pytest.param(["ticks=40", "data.train=nowhere"], "there is no folder nowhere", marks=pytest.mark.long),
     ],
@@ -249,6 +250,7 @@ def test_another_number_of_stages_takes_over_every_weight(
     assert {line["stage"] for line in lines if line.get("tick", 0) > 200} == set(range(stages))
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Path) -> None:
     """The stages' files cannot grow beyond 4 KiB from a moment before the first checkpoint on."""
     background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, ticks=420, checkpoint__every=200)))

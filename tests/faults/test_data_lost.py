@@ -52,7 +52,8 @@ def test_data_that_vanish_cost_nothing_that_was_learnt(tmp_path: Path) -> None:
     assert len(losses_of(run)) == kept + 28
 
 
-@pytest.mark.parametrize("task", [pytest.param("autoencode", marks=pytest.mark.long), "predict"])
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["autoencode", "predict"])
 def test_so_it_is_with_targets_as_large_as_frames(tmp_path: Path, task: str) -> None:
     background = begin(tmp_path, stages=3, task=task, model="autoencoder", model_args={"width": 4}, ahead=2)
     background.wait_for_tick(60)

@@ -47,6 +47,7 @@ def test_a_hang_up_ends_a_run_as_a_wish_to_stop_does(videos: Path, tmp_path: Pat
     assert not list((tmp_path / "runs").glob(".launch-*"))
 
 
+@pytest.mark.long
 def test_under_nohup_it_goes_on(videos: Path, tmp_path: Path) -> None:
     """The hang-up reaches the launcher and all that it has started."""
     background = Background(endless(videos, tmp_path), under=["nohup"])
