@@ -57,9 +57,9 @@ def train(
     run_file = _resumed(run_file, resume)
     config = load(run_file, settings)
     if config.report.redis:
-        from_environment()  # a wrong address is told before anything starts
+        from_environment()  # report a wrong address before anything starts
     check_host(config)
-    from coordinator.launch.elastic import launch  # torch takes seconds to import: a wrong setting is told before
+    from coordinator.launch.elastic import launch  # torch takes seconds to import: report wrong settings first
 
     arguments = _join_arguments(run_file, resume, settings, as_json)
     raise SystemExit(launch(config.stages, arguments, config.recovery.restarts, 1.5 * config.network.deadline))
@@ -75,7 +75,7 @@ def compare(
     """Train the same run with several algorithms, one after another; write a table and a picture of them."""
     config = load(run_file, settings)
     check_host(config)
-    from coordinator.tools import compare as comparison  # torch takes seconds to import: a wrong setting is told before
+    from coordinator.tools import compare as comparison  # torch takes seconds to import: report wrong settings first
 
     chosen = comparison.check_algorithms(algorithms)
     folder, outcomes, code = comparison.compare(run_file, settings or [], chosen)
@@ -100,12 +100,12 @@ def check(
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
     config = checking.settings(source, [*(settings or []), *given])
     surveys = checking.check(config)
-    told = checking.summarise(surveys, config)
+    figures = checking.summarise(surveys, config)
     if quarantine is not None:
         print(f"{quarantine}: {checking.quarantine(surveys, quarantine)} files")
     if as_json:
         bad = {str(path): reason for survey in surveys for path, reason in survey.bad.items()}
-        print(json.dumps({"parts": told, "bad": bad}))
+        print(json.dumps({"parts": figures, "bad": bad}))
     if not any(survey.readable for survey in surveys):
         raise SystemExit(1)
 
@@ -167,7 +167,7 @@ def _join_arguments(run_file: Path, resume: Path | None, settings: list[str] | N
 
 
 def main() -> None:
-    """Run a command; a SidewaysError is told as a sentence."""
+    """Run a command; print a SidewaysError as a sentence."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=PATH_ERRORS)

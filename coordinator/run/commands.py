@@ -1,6 +1,6 @@
 """Commands to a running run: pause, resume, checkpoint, stop, set the learning rate, trace.
 
-consumes   commands, from the beacon's thread, in which `submit` runs
+consumes   commands, from the Redis publisher's thread, in which `submit` runs
 produces   answers; what was asked for, done by the training's own thread between two phases
 waits for  `resume` or a stop, while paused: the stages have ended a phase, so no deadline runs
 """
@@ -39,7 +39,7 @@ class Steerable(Protocol):
     def set_rate(self, rate: float) -> str:
         """Change optimiser.lr. Returns what was changed. Raises SidewaysError."""
 
-    def record(self, ticks: int, told: Callable[[Answer], None]) -> None:
+    def record(self, ticks: int, done: Callable[[Answer], None]) -> None:
         """Trace some ticks; `done` gets the answer afterwards. Raises SidewaysError."""
 
 

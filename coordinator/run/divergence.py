@@ -20,10 +20,10 @@ def slower(config: Config) -> Config:
 
 def divergence(report: Progress, config: Config) -> SidewaysError:
     """The error that ends this attempt; with recovery.divergence = "rollback" the launcher restarts all processes."""
-    told = f"tick {report.tick}: the training has diverged, the loss is {report.loss:.4g}"
+    found = f"tick {report.tick}: the training has diverged, the loss is {report.loss:.4g}"
     if config.recovery.divergence == "rollback":
-        return PeerError(f"{told}: going back to before that, with optimiser.lr = {config.optimiser.lr:.4g}")
+        return PeerError(f"{found}: going back to before that, with optimiser.lr = {config.optimiser.lr:.4g}")
     return SidewaysError(
-        f"{told}: try a smaller optimiser.lr, with --resume to go on from the last checkpoint, or "
+        f"{found}: try a smaller optimiser.lr, with --resume to go on from the last checkpoint, or "
         f'recovery.divergence = "rollback" to have that done'
     )

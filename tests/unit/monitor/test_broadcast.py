@@ -1,0 +1,63 @@
+"""Everything that happens in a run reaches every listener, in order."""
+
+import inspect
+from typing import Any
+
+from coordinator.monitor.broadcast import Broadcast
+from coordinator.monitor.listener import LineListener, Listener
+from tests.support.reports import evaluation_event, progress_event
+
+EVENTS = [name for name, _ in inspect.getmembers(Listener, inspect.isfunction)]
+
+
+class Recorder(Listener):
+    """Notes what it is called with."""
+
+    def __init__(self, name: str, log: list[Any]) -> None:
+        for event in EVENTS:
+            setattr(self, event, lambda *arguments, event=event: log.append((name, event, arguments)))
+
+
+def test_every_event_is_passed_on() -> None:
+    log: list[Any] = []
+    broadcast = Broadcast(Recorder("first", log))
+    broadcast.add(Recorder("second", log))
+    for event in EVENTS:
+        arguments = tuple(range(len(inspect.signature(getattr(Listener, event)).parameters) - 1))
+        log.clear()
+        getattr(broadcast, event)(*arguments)
+        order = ["second", "first"] if event == "close" else ["first", "second"]
+        assert log == [(name, event, arguments) for name in order]
+
+
+class Lines(LineListener):
+    """Keeps lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def line(self, line: dict[str, Any], **status: Any) -> None:
+        self.lines.append((line, status))
+
+
+def test_events_are_lines_of_metrics_jsonl() -> None:
+    listener = Lines()
+    listener.progress(progress_event(tick=4, rate=0.5))
+    listener.progress(progress_event(tick=5, rate=None))
+    listener.evaluated(evaluation_event(6, {"val_top1": 0.5}))
+    listener.probed({"tick": 7, "stages": []})
+    listener.rate_changed(8, 0.25)
+    listener.restarted(9, 2, 4.5)
+    assert [(line["kind"], line["tick"]) for line, _ in listener.lines] == [
+        ("progress", 4), ("progress", 5), ("evaluation", 6), ("probe", 7), ("set", 8), ("restart", 9),
+    ]  # fmt: skip
+    assert [status for _, status in listener.lines] == [
+        {"tick": 5, "loss": None, "accuracy": None, "learning_rate": 0.5},
+        {"tick": 6, "loss": None, "accuracy": None},
+        {"evaluation": {"val_top1": 0.5}},
+        {},
+        {},
+        {},
+    ]
+    assert listener.lines[2][0] == {"kind": "evaluation", "tick": 6, "train_seconds": 1.0, "val_top1": 0.5}
+    assert listener.lines[5][0] == {"kind": "restart", "tick": 9, "restarts": 2, "recovery_seconds": 4.5}

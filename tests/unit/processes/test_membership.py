@@ -1,0 +1,78 @@
+"""Who is who, from what the processes of a run publish of themselves."""
+
+import pytest
+import zmq
+from torch._C._distributed_c10d import HashStore
+
+from common.errors import SidewaysError
+from common.processes.membership import Member, Membership, _check
+
+# ranks: two hosts, the coordinator not the first process, one stage that sees other devices
+MEMBERS = (
+    Member("stage", "10.0.0.1", "a", devices=2, started=5),
+    Member("coordinator", "10.0.0.1", "a", devices=2, started=9),
+    Member("stage", "10.0.0.2", "b", devices=1),
+    Member("stage", "10.0.0.1", "a", devices=2),
+    Member("stage", "10.0.0.1", "a", devices=0),
+)
+
+
+def at(rank: int, members: tuple[Member, ...] = MEMBERS) -> Membership:
+    return Membership(rank, members, HashStore())
+
+
+def test_stages_are_numbered_in_the_order_of_their_ranks() -> None:
+    assert [at(rank).stage for rank in range(5)] == [0, -1, 1, 2, 3]
+    assert {at(rank).stages for rank in range(5)} == {4}
+    assert at(0).stage_member(1) is MEMBERS[2]
+    assert at(0).stage_member(-1) is MEMBERS[4]
+
+
+def test_who_shares_a_host() -> None:
+    assert [at(rank).local_stage for rank in range(5)] == [0, -1, 0, 1, 2]
+    assert [at(rank).local_stages for rank in range(5)] == [3, 3, 1, 3, 3]
+    assert [at(rank).on_coordinator_host for rank in range(5)] == [True, True, False, True, True]
+    assert at(0).stages_on_host == {0, 2}, "stage 3 sees other devices"
+    assert at(2).stages_on_host == {1}
+
+
+@pytest.mark.parametrize(("devices", "own"), [((2, 1), True), ((1, 1), False), ((2, 0), False)])
+def test_devices_are_own_where_every_host_has_one_a_stage(devices: tuple[int, int], own: bool) -> None:
+    first, second = devices
+    members = (
+        Member("coordinator"),
+        Member("stage", "10.0.0.1", devices=first),
+        Member("stage", "10.0.0.1", devices=first),
+        Member("stage", "10.0.0.2", devices=second),
+    )
+    assert at(1, members).own_devices is own
+
+
+def test_the_attempt_is_the_coordinators() -> None:
+    assert {at(rank).attempt for rank in range(5)} == {9}
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ((Member("stage"), Member("stage")), "2 processes joined, 0 of them as coordinator"),
+        ((Member("coordinator"), Member("coordinator"), Member("stage")), "3 processes joined, 2 of them"),
+        ((Member("coordinator"),), "1 processes joined"),
+        ((Member("coordinator", "10.0.0.1"), Member("stage")), "process 1 takes 127.0.0.1 for its address"),
+    ],
+)
+def test_processes_that_are_no_run_are_refused(members: tuple[Member, ...], said: str) -> None:
+    with pytest.raises(SidewaysError, match=said):
+        _check(members)
+
+
+def test_a_member_is_reached_where_it_listens() -> None:
+    members = (Member("coordinator"), Member("stage"))
+    coordinator, stage = at(0, members), at(1, members)
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.PUSH) as push:
+        address = coordinator.listen(pull)
+        assert address.startswith("tcp://127.0.0.1:")
+        stage.connect(push, address, to=stage.coordinator)
+        push.send(b"here")
+        assert pull.poll(5000)
+        assert pull.recv() == b"here"

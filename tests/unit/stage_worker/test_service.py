@@ -1,0 +1,86 @@
+"""Calls are handled where they must be: at once in their own thread, or one after another in the main thread."""
+
+import inspect
+import threading
+from typing import Any, cast
+
+import pytest
+
+from common.errors import PeerError
+from common.messages.stage_calls import StageCalls, handling
+from common.messages.stage_rpc import _answer, serve
+from stage_worker.reporting.reporter import Reporter
+from stage_worker.service import StageService
+from tests.support import members
+
+CALLS = [name for name, _ in inspect.getmembers(StageCalls, inspect.isfunction)]
+
+
+class Silent:
+    """A reporter that reports nothing."""
+
+    verbose = True
+
+    def tell_signal(self) -> None: ...
+
+    def allow_coordinator_exit(self) -> None: ...
+
+
+def service() -> StageService:
+    return StageService(members.stage(2, stages=3), cast(Reporter, Silent()))
+
+
+def test_every_call_says_how_it_is_handled_and_is_implemented_with_its_signature() -> None:
+    for name in CALLS:
+        handling(name)
+        own, described = getattr(StageService, name), getattr(StageCalls, name)
+        assert own is not described
+        assert list(inspect.signature(own).parameters) == list(inspect.signature(described).parameters), name
+
+
+def test_what_may_come_while_ticks_run_is_answered_at_once() -> None:
+    found = service()
+    assert found.handle("clock") > 0  # nobody runs its main thread
+    found.handle("expect_coordinator_exit")
+    assert not found.reporter.verbose
+    at_once = {name for name in CALLS if handling(name).at_once}
+    assert at_once >= {"stop_at", "checkpoint_written", "probe_result", "trace_rows"}
+
+
+def test_other_calls_are_done_one_after_another_by_the_main_thread() -> None:
+    found = service()
+    threads: list[str] = []
+    found.set_rate = lambda rate: threads.append(threading.current_thread().name)  # type: ignore[method-assign]
+    callers = [threading.Thread(target=found.handle, args=("set_rate", 0.1)) for _ in range(3)]
+    callers.append(threading.Thread(target=found.handle, args=("quit", 5)))
+    for caller in callers[:3]:
+        caller.start()
+    while found._work.qsize() < 3:
+        pass
+    callers[3].start()
+    assert found.run() == 5
+    for caller in callers:
+        caller.join()
+    assert threads == [threading.current_thread().name] * 3
+
+
+def test_a_call_that_fails_is_answered_with_its_sentence() -> None:
+    found = service()
+
+    def fail(*arguments: Any) -> None:
+        raise PeerError("stage 1 gives another shape")
+
+    found.clock = fail  # type: ignore[method-assign, assignment]
+    serve(found)
+    assert _answer("clock", (), {}) == ("error", "stage 1 gives another shape")
+    assert _answer("nothing", (), {})[0] == "error"
+
+
+def test_an_error_has_its_place() -> None:
+    assert service().place == "stage 2"
+
+
+@pytest.mark.parametrize("name", ["built"])
+def test_nothing_is_built_before_it_is_configured(name: str) -> None:
+    with pytest.raises(AssertionError, match="configure comes first"):
+        getattr(service(), name)
