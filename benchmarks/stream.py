@@ -16,8 +16,12 @@ product   the product's own Slots: open, demux, decode, convert to RGB, resize, 
           --size the short side stays as it is, so that nothing is saved by shrinking.
 zmq       the same with the frames, too, over ZeroMQ (TCP, loopback), as between hosts, but without CURVE.
 
-Rounds of the four alternate within the run; medians are compared. A product round is a fixed number of ticks of one
-endless stream, so clips are opened and ended within it as in training.
+loader    only with --loader: a torch.utils.data.DataLoader in place of the decoding pool, with as many processes, each
+          task a whole clip (benchmarks/clip_loader.py), against the product. Each has the machine for itself, as a
+          DataLoader reads ahead while others are measured, for rounds that outlast what it has read ahead.
+
+Rounds of the first four alternate within the run; medians are compared. A product round is a fixed number of ticks of
+one endless stream, so clips are opened and ended within it as in training.
 """
 
 import argparse
@@ -32,7 +36,12 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.config.settings import Data
+    from coordinator.video.decoding.media_info import MediaInfo
+    from coordinator.video.files.clips import Clip
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -40,6 +49,7 @@ sys.path.insert(0, str(ROOT))
 SHARED = ROOT.parent / "shared" / "data"
 SLOTS, ROUNDS, DEADLINE = 16, 5, 60.0
 SECONDS = 1.0  # of a round, about
+LOADER_ROUNDS, LOADER_SECONDS = 3, 6.0
 
 
 def main() -> None:
@@ -49,6 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="decoding threads of both sides")
     parser.add_argument("--data", type=Path, nargs="*", help="folders of videos; default: the shared ones, or drawn")
     parser.add_argument("--size", type=int, help="pixels that the product plays; default: the files' short side")
+    parser.add_argument("--loader", action="store_true", help="compare with a DataLoader instead")
     arguments = parser.parse_args()
     from common.processes.lifecycle import ALLOCATOR
 
@@ -58,10 +69,20 @@ def main() -> None:
         rows = []
         for root in arguments.data or _folders(Path(folder)):
             for threads in arguments.threads:
+                if arguments.loader:
+                    rows.append(against_loader(root, threads, arguments.size))
+                    print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+                    continue
                 rows.append(compare(root, threads, arguments.size))
                 _print(rows[-1], first=len(rows) == 1)
     if arguments.json:
-        print(json.dumps({"rows": rows, "lowest_ratio": min(row["ratio"] for row in rows)}))
+        print(
+            json.dumps(
+                {"rows": rows}
+                if arguments.loader
+                else {"rows": rows, "lowest_ratio": min(row["ratio"] for row in rows)}
+            )
+        )
 
 
 def _print(row: dict[str, Any], first: bool) -> None:
@@ -91,15 +112,7 @@ def _draw(folder: Path) -> Path:
 
 def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
     """The medians of both sides, on all videos below a folder."""
-    from common.config.settings import Data
-    from coordinator.video.decoding.media_info import MediaInfo, read_media_info
-    from coordinator.video.files.clips import find
-
-    clips = find(root, "*", 1, labelled=False).clips
-    said = read_media_info(clips[0].path)
-    assert isinstance(said, MediaInfo)
-    short = size or min(said.width, said.height)
-    data = Data(train=root, slots=SLOTS, size=short, flip=0.5, threads=threads)
+    clips, data, said = _setting(root, threads, size)
     paths = [clip.path for clip in clips]
     bare, pixels, product, over_zmq = [], [], [], []
     with Product(clips, data, shares_memory=True) as stream, Product(clips, data, shares_memory=False) as other:
@@ -119,7 +132,7 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
         "data": root.name,
         "width": said.width,
         "height": said.height,
-        "size": short,
+        "size": data.size,
         "threads": threads,
         "bare": round(median(bare), 1),
         "pixels": round(median(pixels), 1),
@@ -131,6 +144,35 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
         "rounds": ROUNDS,
         "ticks": ticks,
     }
+
+
+def _setting(root: Path, threads: int, size: int | None) -> tuple[list["Clip"], "Data", "MediaInfo"]:
+    """The clips below a folder, how they are played, and what the first one is like."""
+    from common.config.settings import Data
+    from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+    from coordinator.video.files.clips import find
+
+    clips = find(root, "*", 1, labelled=False).clips
+    info = read_media_info(clips[0].path)
+    assert isinstance(info, MediaInfo)
+    short = size or min(info.width, info.height)
+    return clips, Data(train=root, slots=SLOTS, size=short, flip=0.5, threads=threads), info
+
+
+def against_loader(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
+    """Medians of the product and of a DataLoader, in frames a second."""
+    clips, data, _ = _setting(root, threads, size)
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(LOADER_ROUNDS):
+        for loads in rates:
+            with Product(clips, data, loads=loads) as stream:
+                rate = SLOTS * 50 / stream.play(50)
+                stream.play(round(rate * LOADER_SECONDS / SLOTS / 2))  # what was read ahead is used up
+                ticks = round(rate * LOADER_SECONDS / SLOTS)
+                rates[loads].append(ticks * SLOTS / stream.play(ticks))
+    product, loader = median(rates[False]), median(rates[True])
+    figures = {"product": round(product), "loader": round(loader), "ratio_to_loader": round(product / loader, 3)}
+    return {"data": root.name, "threads": threads, "size": data.size, **figures}
 
 
 def decode(paths: list[Path], threads: int, pixels: bool = False) -> tuple[int, float]:
@@ -153,7 +195,8 @@ def _decode(path: Path, pixels: bool) -> int:
 class Product:
     """Slots and Feeder here, a FrameSocket in another process."""
 
-    def __init__(self, clips: list[Any], data: Any, shares_memory: bool) -> None:
+    def __init__(self, clips: list[Any], data: Any, shares_memory: bool = True, loads: bool = False) -> None:
+        from benchmarks.clip_loader import LoaderSlots
         from common.messages.stage_calls import Addresses
         from coordinator.video.feeder import Feeder
         from coordinator.video.slots import Slots
@@ -171,7 +214,7 @@ class Product:
         size = self._batch.frames.nbytes
         addresses = [Addresses(frames=address, targets="", memory=memory)]
         self._feeder = Feeder(members.coordinator(), addresses, size, DEADLINE, lambda: None)
-        self._slots = Slots(clips, data, 0, train=True)
+        self._slots: Any = LoaderSlots(clips, data) if loads else Slots(clips, data, 0, train=True)
         self._tick = 0
 
     def __enter__(self) -> "Product":

@@ -19,15 +19,15 @@ CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safe
 
 
 class RunDirectory:
-    """Everything that a run leaves behind. Raises SidewaysError where the disk refuses, but for metrics: see `lost`.
+    """The files that a run writes. A failed write raises SidewaysError, except in `metric`: see `lost`.
 
     Attributes:
-        last_sign: when the last line was written to metrics.jsonl by an earlier attempt, in seconds since 1970.
-        lost: why the last line of metrics.jsonl could not be written; the training goes on without.
+        last_sign: when an earlier attempt last wrote to metrics.jsonl, in seconds since 1970; None for a new run.
+        lost: why a line of metrics.jsonl could not be written; None if all were. The training continues without it.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a directory, made by `create` or by an earlier run that is resumed."""
+        """Open and lock a directory made by `create`, now or by an earlier attempt. Raises SidewaysError."""
         self.path = path
         self.lost: str | None = None
         self._lock = _lock(path)
@@ -39,12 +39,16 @@ class RunDirectory:
             raise _refusal(self.path, error) from error
 
     def close(self) -> None:
-        """Nothing more is written here."""
+        """Close metrics.jsonl and release the lock."""
         self._metrics.close()
         self._lock.close()
 
     def forget_from(self, tick: int, evaluated: bool) -> None:
-        """A run is resumed at `tick`: what it had done beyond is done again, and its evaluation if not `evaluated`."""
+        """Drop the lines of metrics.jsonl that a run resumed at `tick` will write again. Raises SidewaysError.
+
+        Args:
+            evaluated: the evaluation at `tick` is already done, so its line is kept.
+        """
         path = self.path / METRICS
         try:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -56,19 +60,19 @@ class RunDirectory:
             raise _refusal(self.path, error) from error
 
     def save_config(self, config: Config) -> None:
-        """Write every setting, defaults and the measured split included: training it again repeats this run."""
+        """Write every setting, including defaults and the measured split, so that the file reproduces this run."""
         tree = config.model_dump(mode="json", exclude_none=True, exclude={"name"})
         self._write(CONFIG, tomli_w.dumps(tree))
 
     def metric(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl. On failure, set `lost` instead of raising."""
         try:
             self._metrics.write(_json({"time": round(time.time(), 3), **line}) + "\n")
         except OSError as error:
             self.lost = str(error)
 
     def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> None:
-        """Write the whole model, and beside the tensors what is needed to use it."""
+        """Write the whole model's tensors, with the settings needed to use it as metadata. Raises SidewaysError."""
         about = {
             "format": "pt",
             "model": config.model,
@@ -82,11 +86,11 @@ class RunDirectory:
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
             os.replace(part, self.path / MODEL)
-        except Exception as error:  # safetensors wraps what the disk says in an error of its own
+        except Exception as error:  # safetensors wraps OSError in its own exception class
             raise _refusal(self.path, error) from error
 
     def save_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json."""
+        """Write summary.json. Raises SidewaysError."""
         self._write(SUMMARY, _json(summary) + "\n")
 
     def _write(self, name: str, text: str) -> None:
@@ -99,7 +103,7 @@ class RunDirectory:
 
 
 def _json(line: dict[str, Any]) -> str:
-    """JSON has no NaN and no infinity: null stands for them."""
+    """One line of JSON. NaN and infinities, which JSON lacks, become null."""
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
     }
@@ -107,17 +111,23 @@ def _json(line: dict[str, Any]) -> str:
 
 
 def _is_before(line: str, tick: int, evaluated: bool) -> bool:
-    """Whether a line of metrics.jsonl is whole, and about what was before `tick`; at it, a rate and an evaluation."""
+    """Whether a line of metrics.jsonl is complete and stays valid when the run is resumed at `tick`.
+
+    At `tick` itself, a change of the learning rate stays valid, and the evaluation if `evaluated`.
+    """
     at = ("evaluation", "set") if evaluated else ("set",)
     try:
         about = json.loads(line)
         return bool(about["tick"] < tick or (about["kind"] in at and about["tick"] <= tick))
     except (ValueError, KeyError, TypeError):
-        return False  # half a line: the process was killed while writing it
+        return False  # truncated: the process was killed while writing it
 
 
 def create(config: Config, run_file: str) -> Path:
-    """A new run directory. `run_file`: its name, used where the run has none of its own."""
+    """Make a new run directory, named by `config.name` or, without one, after `run_file` and the time.
+
+    Raises SidewaysError if the name is taken or the directory cannot be made.
+    """
     name = config.name or f"{Path(run_file).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(100):
         path = config.runs / (name if attempt == 0 else f"{name}-{attempt}")
@@ -133,7 +143,7 @@ def create(config: Config, run_file: str) -> Path:
 
 
 def _lock(path: Path) -> IO[str]:
-    """Nobody else writes here as long as this file is open. Raises SidewaysError."""
+    """Lock the directory against other processes until the returned file is closed. Raises SidewaysError."""
     try:
         file = open(path / LOCK, "w", encoding="utf-8")  # noqa: SIM115
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,1 +1,1 @@
-"""What a run can be resumed from."""
+"""Checkpoints: saving them, and resuming a run from one."""

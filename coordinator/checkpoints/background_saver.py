@@ -1,4 +1,4 @@
-"""Takes checkpoints while the training goes on, and says loudly when one cannot be kept."""
+"""Takes checkpoints while the training continues, and warns when one cannot be saved."""
 
 import threading
 import time
@@ -17,11 +17,12 @@ class BackgroundSaver:
     """One checkpoint at a time: all stages copy their state between two ticks, then write in the background.
 
     Attributes:
-        failed: checkpoints that could not be kept, or for which there was no time.
-        kept: how many could.
-        tick: of the newest of them; before the first, None.
-        taken: when that was, by the clock; before the first, when this began.
-        seconds, bytes: what it took to write it, and its size.
+        failed: number of checkpoints that could not be saved, or were skipped because one was still being written.
+        kept: number of checkpoints saved.
+        tick: of the newest saved checkpoint; None before the first.
+        taken: when that checkpoint was taken, in seconds since 1970; before the first, when this object was made.
+        seconds: time that writing it took.
+        bytes: its size.
     """
 
     def __init__(self, checkpoints: Checkpoints, stages: Stages, warn: Callable[[str], None]) -> None:
@@ -32,7 +33,11 @@ class BackgroundSaver:
         self._saving: _Saving | None = None
 
     def save(self, position: Position) -> None:
-        """Take one now, while no stage runs. Returns when all have copied what they need."""
+        """Take a checkpoint now, while no stage runs. Returns once all stages have copied their state.
+
+        A checkpoint that cannot be taken is counted in `failed`, with a warning. Raises ConfigError or PeerError if a
+        stage fails to copy its state.
+        """
         if self._saving is not None and self._saving.running:
             self.failed += 1
             self._warn(
@@ -51,37 +56,43 @@ class BackgroundSaver:
         self._saving = _Saving(self.checkpoints, part, position, pending)
 
     def poll(self) -> None:
-        """Take notice of one that has ended."""
+        """Check whether the checkpoint being written is done, and if so update the attributes."""
         saving = self._saving
         if saving is not None and not saving.running:
             if saving.error is not None:
                 if not saving.late:
                     self._complain(saving.tick, saving.error)
             else:
-                self.failed -= saving.late  # after all
+                self.failed -= saving.late  # `finish` had counted it as failed
                 self.kept += 1
                 self.tick = saving.tick
                 self.taken, self.seconds, self.bytes = saving.taken, saving.seconds, saving.bytes
             self._saving = None
 
     def finish(self, limit: Callable[[], float], meanwhile: Callable[[], None]) -> None:
-        """Wait for the last one, for `limit` seconds, which may change meanwhile."""
+        """Wait until the last checkpoint is written, at most `limit()` seconds, calling `meanwhile` while waiting.
+
+        `limit` is evaluated again at every poll, so the limit may change during the wait.
+        """
         start = time.monotonic()
         while self._saving is not None and not self._saving.late and time.monotonic() - start < limit():
             meanwhile()
             time.sleep(_POLL)
             self.poll()
         if self._saving is not None and not self._saving.late:
-            self._saving.late = True  # it was waited for once
+            self._saving.late = True  # so that no later call waits for it again
             self._complain(self._saving.tick, f"writing it took longer than {limit():g} s")
 
     def discard(self) -> None:
-        """The one that is being written is not wanted any more."""
+        """Do not commit the checkpoint that is being written."""
         if self._saving is not None:
             self._saving.discard()
 
     def note_score(self, tick: int, score: float) -> None:
-        """An evaluation of the checkpoint of this tick, which is on the disk by now, or is not at all."""
+        """Store an evaluation's score with the checkpoint of this tick, if there is one. Warns on failure.
+
+        Call it after `finish`: the checkpoint must be committed by then.
+        """
         try:
             self.checkpoints.set_score(tick, score)
         except (SidewaysError, OSError) as error:
@@ -93,13 +104,20 @@ class BackgroundSaver:
 
 
 class _Saving:
-    """A checkpoint that the stages are writing, followed to its end in a thread."""
+    """A checkpoint that the stages are writing; a thread waits for them and commits it.
+
+    Attributes:
+        taken: when it was taken, in seconds since 1970.
+        seconds, bytes: time that writing took, and size; 0 until it is committed.
+        error: why it could not be saved; None if it was, or is still being written.
+        late: `finish` has given up on it and counted it as failed.
+    """
 
     def __init__(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending[None]) -> None:
         self.tick, self.taken = position.tick, time.time()
         self.seconds, self.bytes = 0.0, 0
         self.error: str | None = None
-        self.late = False  # counted as one that could not be kept
+        self.late = False
         self._unwanted, self._committing = False, threading.Lock()
         self._thread = threading.Thread(
             target=self._follow, args=(checkpoints, part, position, pending), name="checkpoint", daemon=True
@@ -112,7 +130,7 @@ class _Saving:
         return self._thread.is_alive()
 
     def discard(self) -> None:
-        """From now on it is not committed; it may have been before."""
+        """Prevent the commit; no effect if it has already happened."""
         with self._committing:
             self._unwanted = True
 
@@ -125,6 +143,6 @@ class _Saving:
                     raise SidewaysError("the run goes back to an earlier one")
                 self.bytes = checkpoints.commit(part, position)
             self.seconds = time.monotonic() - start
-        except Exception as error:  # whatever it is, it must be told, and only the checkpoint is lost
+        except Exception as error:  # any failure must be reported, and costs only this checkpoint
             self.error = str(error) or type(error).__name__
             checkpoints.abandon(part)

@@ -1,4 +1,4 @@
-"""Where a run begins: at tick 0, or at the newest checkpoint of the run that is resumed."""
+"""Where a run starts: at tick 0, or at the newest checkpoint of the run that is resumed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,17 @@ from coordinator.video.stream import Places
 
 @dataclass(frozen=True)
 class StartPoint:
-    """Where a run begins.
+    """Where a run starts.
 
     Attributes:
-        tick: the first, and so the number of the first training frame.
-        origin: the tick at which the pipeline is, or was, empty.
-        seconds: of training before.
-        places: in the clips; None: at their beginning.
+        tick: the first tick, and so the number of the first training frame.
+        origin: the tick at which the pipeline starts, or started, empty.
+        seconds: training time before `tick`.
+        places: each slot's position in the clips; None to start every slot anew.
         folder: the checkpoint; None for a new run.
-        in_flight: what was under way in the pipeline still fits, so that it goes on as if nothing had happened.
-        optimiser: its state still fits.
-        scored: an evaluation at this very tick has been noted.
+        in_flight: the activations and gradients in flight can be restored, so the pipeline need not warm up again.
+        optimiser: the optimiser state can be restored.
+        scored: the checkpoint already has the score of an evaluation at `tick`.
     """
 
     tick: int = 0
@@ -42,17 +42,18 @@ class StartPoint:
 def find_checkpoint(
     checkpoints: Checkpoints, shapes: dict[str, tuple[int, ...]], planned: int, again: bool, warn: Warn
 ) -> tuple[Path, Position] | None:
-    """The newest good checkpoint; each that is refused is told with its reason.
-
-    None where there is none, and the run goes on by itself: it begins anew.
+    """Find the newest valid checkpoint. Warns of each newer one that is refused, with the reason.
 
     Args:
         shapes: of the whole model's parameters and buffers, by name.
         planned: ticks of the whole training.
-        again: the run goes on by itself, having lost a process.
+        again: this is an automatic restart after a process was lost, not a resume by the user.
+
+    Returns:
+        The checkpoint's folder and position. None if there is none and `again`: the training starts from tick 0.
 
     Raises:
-        SidewaysError: the user resumes a run that has none, or that has done all its ticks.
+        SidewaysError: the user resumes a run that has no checkpoint, or that has done all its ticks.
     """
     folder, position, refused = checkpoints.newest(shapes)
     for reason in refused:
@@ -71,7 +72,7 @@ def find_checkpoint(
 def start_from(
     folder: Path, position: Position, config: Config, split: list[int], datasets: Datasets, warn: Warn
 ) -> StartPoint:
-    """What of a checkpoint a run with this configuration can take over."""
+    """Decide which parts of a checkpoint a run with this configuration can restore; warns of the others."""
     same_clips = position.clips == datasets.fingerprint and len(position.places) == config.data.slots
     if not same_clips:
         warn("the clips or slots are not those of the checkpoint: every slot begins anew")

@@ -1,7 +1,7 @@
-"""What a run can be resumed from: RUN/checkpoints/TICK/, written by all stages together, committed by a rename.
+"""The checkpoints on disk: RUN/checkpoints/TICK/, written by all stages together, committed by a rename.
 
 .metadata, __0_0.distcp …   torch.distributed.checkpoint, see stage_worker/checkpoint.py
-position.json               where the coordinator was, and the size and SHA-256 of every other file
+position.json               the coordinator's position, and the size and SHA-256 of every other file
 """
 
 import hashlib
@@ -23,15 +23,19 @@ FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run was.
+    """The position of a run at a checkpoint, and the settings that its state depends on.
 
     Attributes:
-        tick: the next one.
-        origin: the tick at which the pipeline began empty.
-        places: of the slots, in the clips that `clips` is the fingerprint of.
-        optimiser: its name and arguments.
-        seconds: of training so far.
-        score: what the last evaluation, made at this very tick, says; larger is better.
+        tick: the next tick to run.
+        origin: the tick at which the pipeline started empty.
+        split: number of blocks of each stage.
+        optimiser: its name and arguments, as JSON.
+        places: each slot's position in the clips.
+        clips: fingerprint of the clips that `places` refers to.
+        seconds: training time so far.
+        score: of an evaluation at this tick, larger is better; None without one.
+        files: size in bytes and SHA-256 of each other file of the checkpoint, by name.
+        format: version of this record.
     """
 
     tick: int
@@ -52,7 +56,7 @@ class Position:
 
     @staticmethod
     def of(config: Config, tick: int, origin: int, places: Places, clips: str, seconds: float) -> "Position":
-        """Where a run with this configuration is."""
+        """The position of a run with this configuration."""
         assert config.split is not None
         return Position(
             tick=tick,
@@ -70,12 +74,12 @@ class Position:
         )
 
     def fits(self, config: Config, split: list[int]) -> bool:
-        """Whether a run with this configuration can go on with what was in flight."""
+        """Whether a run with this configuration can restore the activations and gradients in flight."""
         now = [split, config.algorithm, config.task, config.ahead, list(config.frame_shape), config.precision]
         return now == [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision]
 
     def same_optimiser(self, config: Config) -> bool:
-        """Whether the optimiser's state is of the same kind."""
+        """Whether this configuration has the same optimiser, so that its state can be restored."""
         return self.optimiser == _kind(config)
 
 
@@ -90,27 +94,28 @@ class Checkpoints:
     """The checkpoints of a run directory."""
 
     def __init__(self, run: Path, keep: int) -> None:
-        """`keep`: how many of the newest stay, beside the best."""
+        """Remove what was only partly written. `keep`: how many of the newest to keep, besides the best."""
         self.run = run
         self._folder, self._keep = run / FOLDER, keep
-        self._whole: set[Path] = set()  # known to be
+        self._whole: set[Path] = set()  # committed by this process
         for part in self._folder.glob(f"*{_PART}"):
-            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed while it wrote
+            shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed while writing
 
     def begin(self, tick: int) -> Path:
-        """An empty folder for the stages to write to. Raises OSError."""
+        """Make an empty folder for the stages to write to. Raises OSError."""
         part = self._folder / f"{tick:010}{_PART}"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         return part
 
     def commit(self, part: Path, position: Position) -> int:
-        """All is written: give it its name, and remove what is too old. Returns its bytes. Raises OSError."""
+        """Commit a fully written checkpoint by a rename, then remove old ones. Returns its bytes. Raises OSError."""
         files = {path.name: (path.stat().st_size, _digest(path)) for path in part.iterdir()}
         _write_position(part, replace(position, files=files))
         final = part.with_name(part.name.removesuffix(_PART))
-        if final in self._whole and final.exists():  # twice at one tick, so the same; to replace it would take a moment
-            self.abandon(part)  # without any
+        # a second checkpoint of one tick is identical; replacing the first would leave none on disk for a moment
+        if final in self._whole and final.exists():
+            self.abandon(part)
         else:
             shutil.rmtree(final, ignore_errors=True)
             os.replace(part, final)
@@ -119,14 +124,17 @@ class Checkpoints:
         return sum(size for size, _ in files.values())
 
     def abandon(self, part: Path) -> None:
-        """Remove what could not be written."""
+        """Remove a checkpoint that could not be completed."""
         shutil.rmtree(part, ignore_errors=True)
 
     def newest(self, shapes: dict[str, tuple[int, ...]]) -> tuple[Path | None, Position | None, list[str]]:
-        """The newest checkpoint that is whole and of this model, and why each newer one is refused.
+        """Find the newest checkpoint that is complete, undamaged and of this model.
 
         Args:
             shapes: of the whole model's parameters and buffers, by name.
+
+        Returns:
+            Its folder and position, both None if there is none, and why each newer checkpoint was refused.
         """
         refused: list[str] = []
         for path in reversed(self._all()):
@@ -140,7 +148,10 @@ class Checkpoints:
         return None, None, refused
 
     def forget_after(self, tick: int) -> None:
-        """The run goes on from `tick`: what claims to be later is set aside, so that it displaces nothing good."""
+        """Rename checkpoints later than `tick`, where the run resumes, to *.refused. Raises OSError.
+
+        Otherwise they would count among the newest, and valid ones would be removed in their place.
+        """
         for path in self._all():
             if int(path.name) > tick:
                 aside = path.with_name(path.name + _REFUSED)
@@ -148,7 +159,7 @@ class Checkpoints:
                 os.replace(path, aside)
 
     def set_score(self, tick: int, score: float) -> None:
-        """What an evaluation says of the checkpoint of a tick, if there is one. Raises OSError."""
+        """Store an evaluation's score in the checkpoint of `tick`, if there is one. Raises OSError or SidewaysError."""
         path = self._folder / f"{tick:010}"
         if path.is_dir():
             _write_position(path, replace(_read_position(path), score=score))

@@ -1,4 +1,4 @@
-"""The commands that look at runs and steer them while they go on, from any host that reaches their Redis."""
+"""The commands that show and control live runs, from any host that can reach their Redis."""
 
 import json
 import time
@@ -26,7 +26,7 @@ Wait = Annotated[float, typer.Option(min=1, max=3600, help="seconds to wait for 
 Json = Annotated[bool, typer.Option("--json", help="print JSON on standard output instead")]
 
 _HERE, _PATIENCE = Path("runs"), 120.0
-_TAKEN, _POLL = 10.0, 0.1  # seconds for a run to take a command; between looks for its answer
+_TAKEN, _POLL = 10.0, 0.1  # seconds for a run to acknowledge a command; between polls for its answer
 _SETTABLE = ("lr", "optimiser.lr")
 
 
@@ -136,9 +136,9 @@ def _rate(setting: str) -> float:
 
 
 def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
-    """Ask, wait for the answer, print it. Returns who gave it.
+    """Send a command to a run, wait for the answer and print it. Returns the owner of the run.
 
-    Raises SidewaysError where there is none, or the run refuses.
+    Raises SidewaysError if the run is not running, does not carry the command out within `wait` seconds, or refuses.
     """
     from common.run_registry.records import Command
     from coordinator.registry.run_finder import find

@@ -1,4 +1,4 @@
-"""The commands around a training: look at the split and the schedule before it, use the model after it."""
+"""The commands that need no running training: show the split and the schedule, export and use a trained model."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def ticks(
 
 
 def _fitting(schedule: Schedule, width: int) -> str:
-    """The table up to two ticks after the bottom stage's first gradient, or as far as lines of `width` reach."""
+    """The table up to two ticks after the bottom stage's first gradient, or as many ticks as fit in `width` columns."""
     count = min(schedule.first_gradient(0) + 3, max(1, width // 8))
     while count > 1 and max(map(len, schedule.table(count).splitlines())) > width:
         count -= 1

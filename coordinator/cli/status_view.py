@@ -1,4 +1,4 @@
-"""`sideways runs`, `status` and `top`: tables and bars for a terminal. Names are somebody else's text: no markup."""
+"""`sideways runs`, `status` and `top`: tables and bars for a terminal. Names are untrusted, so shown without markup."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _BAR, _EVERY = 16, 1.0  # columns; seconds
 
 
 def overview(seen: list[RunInfo]) -> Table:
-    """All runs."""
+    """A table of all runs."""
     table = Table(title="Runs")
     for column in ("name", "state", "tick", "ticks", "loss", "accuracy", "started", "host"):
         table.add_column(column, justify="right" if column in ("tick", "ticks", "loss", "accuracy") else "left")
@@ -29,13 +29,13 @@ def overview(seen: list[RunInfo]) -> Table:
 
 
 def view(seen: RunInfo) -> RenderableType:
-    """One run."""
+    """The status of one run: its headline, message and stages."""
     message = [Text(seen.status.message)] if seen.status.message else []
     return Group(Text(headline(seen)), *message, stages(seen.status))
 
 
 def headline(seen: RunInfo) -> str:
-    """The run's figures in a line."""
+    """The run's state and metrics in one line."""
     status = seen.status
     parts = [f"{status.name}: {seen.state}", f"tick {status.tick} of {status.planned}"]
     if status.ticks_per_second is not None:
@@ -45,7 +45,7 @@ def headline(seen: RunInfo) -> str:
 
 
 def stages(status: Status) -> Table:
-    """Where each stage's time goes, and its figures."""
+    """A table of the stages: how each one's time is spent, and its metrics."""
     table = Table(
         box=SIMPLE,
         padding=(0, 1),
@@ -77,7 +77,7 @@ def bar(stage: StageStatus, width: int = _BAR) -> Text:
 
 
 def watch(look: Callable[[], RunInfo], console: Console) -> None:
-    """Show a run until it ends; once, where the output is no terminal."""
+    """Show a run until it ends, or once if the output is not a terminal. `look` returns its status, and may raise."""
     seen = look()
     if not console.is_terminal:
         console.print(view(seen))

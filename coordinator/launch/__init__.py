@@ -1,1 +1,1 @@
-"""Starting a run's processes, and starting them again."""
+"""Starting and restarting a run's processes."""

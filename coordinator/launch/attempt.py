@@ -1,10 +1,12 @@
-"""Which attempt of a run this is, and where the attempts before it left it.
+"""Which attempt of a run this is, and where earlier attempts left the run directory.
 
-Both launchers start all processes anew when one is lost, and say so in the environment: `sideways train` and torchrun
-(--max-restarts). The first attempt leaves the run directory's name in a file named after the launch, in the folder of
-runs; a later one reads it and goes on there. The file goes when the run has ended well. A container that is started
-anew knows nothing of that: there SIDEWAYS_LAUNCH names the launch, and as long as the file is there, the run goes on;
-there it stays when the run is stopped too, as by a host that is shut down.
+Both launchers, `sideways train` and torchrun (--max-restarts), restart all processes when one is lost, and set the
+number of restarts in the environment. The first attempt writes the path of the run directory to a run marker, a file
+in the folder of runs that is named after the launch. A later attempt reads it and resumes that run. The marker is
+removed when the run ends.
+
+A restarted container has no count of restarts. There SIDEWAYS_LAUNCH names the launch, and the run is resumed as long
+as the marker exists. The marker is then kept if the run is stopped early, for example because its host shuts down.
 """
 
 import os
@@ -14,21 +16,21 @@ from re import sub
 
 from common.errors import SidewaysError
 
-LAUNCH, RESTARTS = "SIDEWAYS_LAUNCH", "SIDEWAYS_RESTARTS"  # set by `sideways train`, or by who deploys containers
+LAUNCH, RESTARTS = "SIDEWAYS_LAUNCH", "SIDEWAYS_RESTARTS"  # set by `sideways train`; LAUNCH also by a deployment
 
 
 def restarts() -> int:
-    """How many attempts were before this one."""
+    """Number of attempts before this one."""
     return int(os.environ.get(RESTARTS, 0)) + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def deployed() -> bool:
-    """Whether the launch was named by who deploys it, not by `sideways train`."""
+    """Whether a deployment named the launch (SIDEWAYS_LAUNCH), not `sideways train`."""
     return LAUNCH in os.environ and RESTARTS not in os.environ
 
 
 class RunMarker:
-    """The file by which a later attempt finds the run."""
+    """The file by which a later attempt finds the run directory."""
 
     def __init__(self, runs: Path) -> None:
         """`runs`: the folder of run directories."""
@@ -36,16 +38,16 @@ class RunMarker:
         self._file = runs / f".launch-{sub('[^A-Za-z0-9._-]', '_', launch)[:100]}"
 
     def write(self, directory: Path) -> None:
-        """This is where the run is. Raises SidewaysError."""
+        """Record `directory` as the run directory. Raises SidewaysError."""
         part = self._file.with_name(f"{self._file.name}.part")
         try:
             part.write_text(str(directory.absolute()), encoding="utf-8")
-            part.replace(self._file)  # a full disk leaves the old one whole
+            part.replace(self._file)  # atomic, so that a full disk leaves the old marker intact
         except OSError as error:
             raise SidewaysError(f"cannot write {self._file}: {error.strerror}. Make room there") from error
 
     def find(self) -> Path | None:
-        """Where an earlier attempt of this launch has left its run; None if there was none, or it came to nothing."""
+        """The run directory of an earlier attempt of this launch; None if there was none, or it was removed."""
         if not restarts() and not deployed():
             return None
         with suppress(OSError):
@@ -54,6 +56,6 @@ class RunMarker:
         return None
 
     def remove(self) -> None:
-        """The run has ended well."""
+        """Remove the marker: no later attempt is to resume this run."""
         with suppress(OSError):
             self._file.unlink(missing_ok=True)

@@ -25,10 +25,19 @@ _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def launch(stages: int, arguments: list[str], restarts: int = 0, deadline: float = 60.0) -> int:
-    """Run `python *arguments` in stages + 1 processes, of which rank 0 coordinates. Returns the exit code of the run.
+    """Run `python *arguments` in stages + 1 processes, of which rank 0 is the coordinator.
 
-    When a process is lost, all are started anew, and go on from the last checkpoint; `restarts` times an hour at most.
-    One that is stopped (SIGSTOP) for more than `deadline` seconds is lost too.
+    When a process is lost, all are restarted and resume from the last checkpoint.
+
+    Args:
+        stages: number of stage workers.
+        arguments: of the Python interpreter, the same for each process.
+        restarts: most restarts in any hour.
+        deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
+
+    Returns:
+        The exit code of the run: 0; 1 if a process was lost; else the exit code of the process that failed first, or
+        128 + the number of the signal that stopped the run.
     """
     become_parent()
     os.environ.update({**ALLOCATOR, **os.environ})
@@ -51,15 +60,15 @@ def launch(stages: int, arguments: list[str], restarts: int = 0, deadline: float
             except SignalException as stopped:
                 return 128 + stopped.sigval
         raise AssertionError("counting does not end")
-    finally:  # the launcher leaves its own behind
+    finally:  # torch's launcher does not restore them
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _attempt(stages: int, arguments: list[str]) -> None:
-    """One group of processes, from its start to its end.
+    """Start one group of processes and wait until it ends.
 
-    The launcher meets itself over a file, so it opens no port; the processes' own sockets are on loopback.
+    The rendezvous store is a file, so the launcher opens no port; the processes' own sockets are on loopback.
     """
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder:
         os.environ[TEMPORARY] = folder
@@ -72,7 +81,7 @@ def _attempt(stages: int, arguments: list[str]) -> None:
             rdzv_endpoint=str(Path(folder) / "rendezvous"),
             rdzv_configs={"store_type": "file"},
             local_addr="127.0.0.1",
-            max_restarts=0,  # which failures are worth another attempt, and how many, is decided here
+            max_restarts=0,  # `launch` decides which failures are retried, and how often
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             signals_to_handle=",".join(number.name for number in _handled()),
@@ -81,19 +90,19 @@ def _attempt(stages: int, arguments: list[str]) -> None:
 
 
 def _handled() -> list[signal.Signals]:
-    """A hang-up that is ignored stays ignored: the run was started by nohup."""
+    """The signals that the launcher handles: not SIGHUP if it is ignored, as under nohup."""
     return [number for number in _HANDLED if number is not signal.SIGHUP or number in stop_signals()]
 
 
 class Budget:
-    """Restarts that are left in any hour."""
+    """Limits the number of restarts in any hour."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._taken: deque[float] = deque()
 
     def take(self, attempt: int) -> bool:
-        """Whether there may be another, which is then counted and told."""
+        """Whether a restart after attempt `attempt` is allowed. Counts and logs it if so."""
         now = time.monotonic()
         while self._taken and self._taken[0] < now - _HOUR:
             self._taken.popleft()
@@ -107,12 +116,12 @@ class Budget:
 
 
 def _may_go_on(failures: dict[int, ProcessFailure]) -> bool:
-    """Whether processes were only lost: killed, or left by those that were. An error would come again."""
+    """Whether a restart can help: processes were only killed, or lost a peer. Any other error would recur."""
     return all(failure.exitcode < 0 or failure.exitcode == PeerError.code for failure in failures.values())
 
 
 def _explain(failures: dict[int, ProcessFailure]) -> int:
-    """Say which process ended the run, unless it has said so itself, and pass its exit code on."""
+    """Report which process ended the run, unless it has reported its own error. Returns the run's exit code."""
     rank, first = min(failures.items(), key=lambda item: _blame_order(item[1], failures))
     who = "the coordinator" if rank == 0 else f"stage {rank - 1}"
     if first.exitcode < 0:
@@ -125,10 +134,10 @@ def _explain(failures: dict[int, ProcessFailure]) -> int:
 
 
 def _blame_order(failure: ProcessFailure, failures: dict[int, ProcessFailure]) -> tuple[bool, bool, int]:
-    """Sorts the first cause to the front.
+    """A sort key that puts the root cause first.
 
-    One that was killed could not speak; those that failed because of it, at almost the same time, could. Much later,
-    and by SIGTERM, it is the launcher that kills, to end the rest.
+    A killed process cannot report an error, but its peers can, at almost the same time, so it sorts before them. A
+    process killed by SIGTERM, or much later, is not a cause: the launcher killed it to end the rest of the group.
     """
     late = failure.timestamp > min(other.timestamp for other in failures.values()) + _SAME_TIME
     killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM

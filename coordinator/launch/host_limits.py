@@ -1,4 +1,4 @@
-"""What a run needs of its host, looked at before anything is started."""
+"""What a run needs of its host, checked before any process starts."""
 
 import socket
 from contextlib import closing
@@ -8,11 +8,11 @@ from common.errors import SidewaysError
 from common.processes.addresses import LOOPBACK
 from common.processes.lifecycle import allow_many_files
 
-_ALWAYS, _A_STAGE = 64, 16  # open files of the coordinator: about 60 were counted with one stage, and 6 with each more
+_ALWAYS, _A_STAGE = 64, 16  # open files of the coordinator: about 60 measured with one stage, 6 per further stage
 
 
 def check_host(config: Config) -> None:
-    """Raises SidewaysError: too few files may be open, or there is no loopback interface."""
+    """Raise SidewaysError if the limit of open files is too low, or the loopback interface does not work."""
     allow_many_files(open_files(config))
     try:
         with closing(socket.create_server((LOOPBACK, 0))) as server:
@@ -25,5 +25,5 @@ def check_host(config: Config) -> None:
 
 
 def open_files(config: Config) -> int:
-    """How many files one of the run's processes has open at most. A decoding process may have one for every slot."""
+    """The most files that any process of the run has open. A decoding process may have one for each slot."""
     return _ALWAYS + max(_A_STAGE * config.stages, config.data.slots)

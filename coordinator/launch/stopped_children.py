@@ -1,6 +1,8 @@
-"""A process that was stopped (SIGSTOP, a debugger) does not hear the launcher's SIGTERM, which then waits for it.
-As soon as one of a group has ended, those that are stopped are killed: what they were part of is over. So is one that
-stays stopped for longer than the others wait for it: between two phases, stages wait for the coordinator without end.
+"""Kills child processes that are stopped (SIGSTOP, a debugger).
+
+A stopped process does not react to SIGTERM, so the launcher would wait for it. Once one process of a group has ended,
+the stopped ones are killed, because the group cannot continue. A process that stays stopped for too long is killed as
+well: between two phases, stages wait for the coordinator without a deadline.
 """
 
 import threading
@@ -15,7 +17,7 @@ _EVERY = 1.0  # seconds
 
 @contextmanager
 def kill_stopped_children(patience: float) -> Iterator[None]:
-    """Look after this process's children while the body runs. `patience` in seconds, while all are there."""
+    """Watch this process's children while the body runs. `patience`: seconds that one may be stopped if none ended."""
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(over, patience), name="reaper", daemon=True)
     thread.start()
@@ -28,7 +30,7 @@ def kill_stopped_children(patience: float) -> Iterator[None]:
 
 def _watch(over: threading.Event, patience: float) -> None:
     most = 0
-    seen: Counter[int] = Counter()  # how often a process was stopped; no clock, as this one may be stopped with it
+    seen: Counter[int] = Counter()  # consecutive polls; a clock would go on while this process is itself stopped
     while not over.wait(_EVERY):
         children = psutil.Process().children()
         alive = [child for child in children if _status(child) not in (psutil.STATUS_ZOMBIE, None)]

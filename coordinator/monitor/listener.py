@@ -101,21 +101,16 @@ class LineListener(Listener):
         raise NotImplementedError
 
     def progress(self, event: ProgressEvent) -> None:
-        """A stage has reported."""
         self.line(event.line, **event.status)
 
     def evaluated(self, event: EvaluationEvent) -> None:
-        """The validation clips were evaluated."""
         self.line(event.line, evaluation=event.figures)
 
     def probed(self, found: dict[str, Any]) -> None:
-        """A gradient probe."""
         self.line({"kind": "probe", **found})
 
     def rate_changed(self, tick: int, rate: float) -> None:
-        """optimiser.lr was set."""
         self.line({"kind": "set", "tick": tick, "optimiser.lr": rate})
 
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
-        """The training goes on after a process was lost."""
         self.line({"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds})

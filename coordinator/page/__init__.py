@@ -1,1 +1,1 @@
-"""A live web page of the run, read-only, from what the coordinator has in memory."""
+"""A live, read-only web page of the run, served from the coordinator's memory."""

@@ -1,4 +1,4 @@
-"""What was measured so far, thin enough to be drawn: curves of bounded length, and the last restarts."""
+"""The metric history that the page draws: curves of bounded length, and the last restarts."""
 
 import json
 from collections import deque
@@ -10,15 +10,15 @@ _CURVES = ("loss", "accuracy", "val_top1", "val_mse")
 
 
 class Series:
-    """A figure over ticks, in at most `most` points: the more there were, the more of them a point is the mean of."""
+    """A metric over ticks, kept in at most `most` points. When they are full, pairs of points are averaged."""
 
     def __init__(self, most: int = _POINTS) -> None:
-        self._most, self._each = most - 1, 1  # the last point is that of the unfinished group
+        self._most, self._each = most - 1, 1  # one point is reserved for the unfinished group
         self._points: list[tuple[int, float]] = []
         self._group: list[tuple[int, float]] = []
 
     def add(self, tick: int, value: float) -> None:
-        """A point; ticks rise."""
+        """Add a point. Ticks must not decrease."""
         self._group.append((tick, value))
         if len(self._group) < self._each:
             return
@@ -26,12 +26,12 @@ class Series:
         self._group = []
         if len(self._points) >= self._most:
             whole = len(self._points) // 2 * 2
-            self._group = self._points[whole:] * self._each  # an odd one out stands for that many
+            self._group = self._points[whole:] * self._each  # an odd last point has the weight of `_each` values
             self._points = [_mean(self._points[at : at + 2]) for at in range(0, whole, 2)]
             self._each *= 2
 
     def points(self) -> list[tuple[int, float]]:
-        """(tick, value), each tick the last of those that the value is the mean of."""
+        """The points (tick, value): a mean, and the last tick that it includes."""
         return [*self._points, _mean(self._group)] if self._group else list(self._points)
 
 
@@ -40,14 +40,18 @@ def _mean(points: list[tuple[int, float]]) -> tuple[int, float]:
 
 
 class MetricHistory:
-    """Of a run. Attributes: restarts, as metrics.jsonl has them."""
+    """The metric history of a run.
+
+    Attributes:
+        restarts: the last `restart` lines of metrics.jsonl.
+    """
 
     def __init__(self) -> None:
         self._curves = {name: Series() for name in _CURVES}
         self.restarts: deque[dict[str, Any]] = deque(maxlen=_RESTARTS)
 
     def add(self, line: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Add a line of metrics.jsonl."""
         if line["kind"] == "restart":
             self.restarts.append(line)
         if line["kind"] in ("progress", "evaluation"):
@@ -56,13 +60,13 @@ class MetricHistory:
                     self._curves[name].add(line["tick"], line[name])
 
     def replay(self, metrics: Path) -> None:
-        """All lines of a file that an earlier attempt left. Raises OSError."""
+        """Add all lines of the metrics.jsonl of an earlier attempt. Raises OSError."""
         with open(metrics, encoding="utf-8") as lines:
             for line in lines:
                 self.add(json.loads(line))
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """By name: points (tick, value)."""
+        """The points (tick, value) of each curve, by name; values rounded to 6 significant digits."""
         return {
             name: [(tick, float(f"{value:.6g}")) for tick, value in curve.points()]
             for name, curve in self._curves.items()

@@ -1,8 +1,7 @@
-"""The page's port: a few files and the run's state over HTTP, for browsers that mean this host. Nothing can be changed.
+"""Serves the page over HTTP, read-only: a few static files and the run's state as JSON.
 
-A page of somebody else's, open in the same browser, can have its own name lead to this host (DNS rebinding) and would
-then be let in as if it were ours: so requests must name an address, localhost or this host's name. Addresses cannot be
-made to lead elsewhere.
+The Host header of a request must be an IP address, localhost or this host's name. Otherwise a foreign page in the same
+browser could point its own name at this host (DNS rebinding) and read the state. An IP address cannot be rebound.
 """
 
 import mimetypes
@@ -18,7 +17,7 @@ from common.config.settings import Report
 from common.errors import ConfigError
 from common.telemetry.http_server import Server, reached
 
-ADDRESS = "page.url"  # in the run directory, while the run goes on: an attempt after this one takes the same port
+ADDRESS = "page.url"  # in the run directory, while the run lasts: the next attempt takes the same port
 STATE = "/api/state"
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = [
@@ -35,38 +34,46 @@ _HEADERS = [
 
 
 class PageServer:
-    """The port. It is taken at once, so that one in use is told before anything is made, and opened later."""
+    """The page's HTTP server. The port is bound at once, to fail early if it is in use, and served from `open` on."""
 
     def __init__(self, report: Report, resumed: Path | None) -> None:
-        """`resumed`: run directory whose page was somewhere. Raises ConfigError."""
+        """Bind the port.
+
+        Args:
+            report: has the host and port; port 0 takes that of the earlier attempt if free, else any.
+            resumed: run directory that is resumed; None for a new run.
+
+        Raises:
+            ConfigError: the port cannot be bound.
+        """
         self._host = report.page_host
         self._server = _take(report, [report.page_port] if report.page_port else [*_before(resumed), 0])
         self._file: Path | None = None
 
     def open(self, state: Callable[[], bytes], address: str, run: Path) -> str:
-        """Let people in from now on. Returns the page's URL.
+        """Start to serve. Returns the page's URL.
 
         Args:
-            state: makes the answer to /api/state, in any thread.
-            address: this host's, by which others reach it where all its addresses are served.
-            run: directory in which the URL is left.
+            state: returns the body of /api/state, as JSON; called in any thread.
+            address: this host's address, for the URL if the port is bound to all addresses.
+            run: run directory, to which the URL is written.
         """
         self._server.start(PageApp(state, self._host), "page")
         url = f"http://{reached(self._host, self._server.server_port, address)}/"
         self._file = run / ADDRESS
-        with suppress(OSError):  # a full disk is told by those who write what matters
+        with suppress(OSError):  # a full disk is reported where it matters: by the run directory
             self._file.write_text(url + "\n", encoding="utf-8")
         return url
 
     def forget(self) -> None:
-        """No attempt comes after this one."""
+        """Remove the file with the URL: no later attempt needs the port."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.unlink()
 
 
 def _before(resumed: Path | None) -> list[int]:
-    """The port of an earlier attempt."""
+    """The port of an earlier attempt, as a list of at most one."""
     with suppress(OSError, ValueError):
         port = urlsplit((resumed / ADDRESS).read_text(encoding="utf-8").strip()).port if resumed else None
         return [port] if port else []
@@ -74,7 +81,7 @@ def _before(resumed: Path | None) -> list[int]:
 
 
 def _take(report: Report, ports: list[int]) -> Server:
-    """The first of these that is free."""
+    """Bind the first of these ports that is free. Raises ConfigError if none is."""
     for last, port in enumerate(ports, 1 - len(ports)):
         try:
             return Server(report.page_host, port)
@@ -88,10 +95,10 @@ def _take(report: Report, ports: list[int]) -> Server:
 
 
 class PageApp:
-    """What answers: a WSGI application."""
+    """The page's WSGI application."""
 
     def __init__(self, state: Callable[[], bytes], host: str) -> None:
-        """`state` makes the answer to /api/state; `host`: that the port is bound to."""
+        """`state`: returns the body of /api/state; `host`: the host that the port is bound to."""
         self._state = state
         self._names = {"localhost", socket.gethostname().lower(), host.lower()}
         self._files = {f"/{path.name}": (_kind(path), path.read_bytes()) for path in _STATIC.iterdir()}
@@ -104,7 +111,7 @@ class PageApp:
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
     def _answer(self, environ: dict[str, Any]) -> tuple[str, str, bytes]:
-        """Status, type and body."""
+        """HTTP status, content type and body."""
         path = environ.get("PATH_INFO", "")
         if not self._is_meant(environ.get("HTTP_HOST", "")):
             return (
@@ -121,7 +128,7 @@ class PageApp:
         return "404 Not Found", _TEXT, f"There is / and {STATE}.\n".encode()
 
     def _is_meant(self, host: str) -> bool:
-        """Whether a Host header names this host in a way that nobody else can have bent."""
+        """Whether a Host header is safe against DNS rebinding: an IP address, localhost or this host's name."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
             return name in self._names or bool(ip_address(name))

@@ -1,8 +1,8 @@
-"""What the page shows: kept as it happens, and given to browsers when they ask.
+"""The state that the page shows: updated by the training, read by browsers.
 
-consumes   lines of metrics.jsonl and the run's state, from the training's thread, which only stores them
-produces   the answer to /api/state, in the thread of whoever asks
-waits for  nobody; at the end a moment, if somebody looks, so that the last word is seen
+consumes   lines of metrics.jsonl and the run's state, in the training's thread, which only stores them
+produces   the answer to /api/state, in the thread of the request
+waits for  nothing; only `close` pauses briefly if a browser is watching, so that it shows the final state
 """
 
 import json
@@ -23,16 +23,22 @@ from coordinator.page.curves import MetricHistory
 from coordinator.page.http_app import PageServer
 from coordinator.run_directory import METRICS
 
-_WATCHED, _EXIT_PATIENCE = 3.0, 0.8  # seconds since somebody asked; for the last answer. The page asks every 0.5
+_WATCHED, _EXIT_PATIENCE = 3.0, 0.8  # seconds since the last request; for a final request. The page polls every 0.5 s
 
 
 class PageState(LineListener):
-    """One run's. All but `close` return at once."""
+    """The page's state of one run. All methods but `close` return at once."""
 
     def __init__(
         self, config: Config, run: Path, planned: int, page_server: PageServer, warnings: Sequence[str]
     ) -> None:
-        """`run`: its directory; `planned`: ticks of the whole training; `warnings`: told so far, and later."""
+        """Start with an empty history.
+
+        Args:
+            run: the run directory.
+            planned: ticks of the whole training.
+            warnings: all warnings of the run; the caller appends new ones.
+        """
         self._config, self._run, self._page_server, self._warnings = config, run, page_server, warnings
         self._status, self._history = RunStatus(config, run, planned), MetricHistory()
         self._blocks: list[list[str]] = [[] for _ in range(config.stages)]
@@ -42,48 +48,48 @@ class PageState(LineListener):
         self._lock = threading.Lock()
 
     def running(self, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
-        """The pipeline is there.
+        """The pipeline is ready.
 
         Args:
-            origin: the tick at which it is, or was, empty.
-            numbers: what Prometheus is shown; called in any thread.
+            origin: the tick at which it starts, or started, empty.
+            numbers: returns the Prometheus metrics by name; called in any thread.
         """
         self._origin, self._numbers = origin, numbers
 
     # ---- called by the training
 
     def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
-        """Which blocks each stage has."""
+        """Set the blocks of each stage."""
         self._blocks = [[cost.name for cost in part] for part in by_stage(costs, split)]
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
-        """A line of metrics.jsonl, and fields of Status that it changes."""
+        """Add a line of metrics.jsonl, and update the fields of Status that it changes."""
         with self._lock:
             self._status.line(line, **status)
             self._history.add(line)
 
     def state(self, state: State, message: str, tick: int) -> None:
-        """What the run does from now on."""
+        """Store a change of the run's state."""
         with self._lock:
             self._status.state(state, message, tick)
 
     def resumed(self, tick: int) -> None:
-        """What was measured before `tick` is in metrics.jsonl."""
+        """The run resumes at `tick`: load the history from metrics.jsonl."""
         with suppress(OSError), self._lock:
             self._history.replay(self._run / METRICS)
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """The run has ended: if somebody is watching, wait until it has been shown."""
+        """The run has ended: if a browser is watching, wait until it has fetched the final state."""
         self.state(state, message, tick)
         if state != "failed":
             self._page_server.forget()
         if time.monotonic() - self._asked < _WATCHED:
             time.sleep(_EXIT_PATIENCE)
 
-    # ---- called by whoever asks
+    # ---- called by requests
 
     def answer(self) -> bytes:
-        """How the run is, as JSON; docs/watching.md has its form."""
+        """The body of /api/state, as JSON; docs/watching.md describes it. May be called in any thread."""
         self._asked = time.monotonic()
         with self._lock:
             status, history = self._status.status(self._run.name), self._history
@@ -101,7 +107,7 @@ class PageState(LineListener):
         return json.dumps(told, allow_nan=False).encode()
 
     def _pipeline(self, tick: int) -> dict[str, Any]:
-        """What each stage worked on at `tick`, the last that is done; frames count on over restarts, as ticks do."""
+        """What each stage worked on at `tick`, the last completed. Frames, like ticks, are counted over restarts."""
         return {
             "tick": tick,
             "origin": self._origin,
@@ -109,7 +115,7 @@ class PageState(LineListener):
         }
 
     def _stage(self, stage: int, tick: int) -> dict[str, Any]:
-        # with exact gradients a frame goes up and its gradient comes down within a tick, as in a pipeline of one
+        # with exact gradients a frame and its gradient pass all stages within one tick, as in a one-stage pipeline
         place, schedule = (0, Schedule(1)) if self._config.exact else (stage, Schedule(self._config.stages))
         frame, gradient = schedule.frame(place, tick - self._origin), schedule.gradient(place, tick - self._origin)
         return {

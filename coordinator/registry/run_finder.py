@@ -1,4 +1,4 @@
-"""Finds runs for those who look at them or steer them: in the Redis of REDIS_URL, or by a run directory."""
+"""Finds runs to show or to control: in the Redis of REDIS_URL, or by their run directory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,28 +15,28 @@ from coordinator.registry.redis_publisher import STATUS
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run as it was found; `state` is its own word, or `lost` where no heartbeat bears it out."""
+    """A run's last status. `state` is the one it reported, or `lost` if it has not ended but has no heartbeat."""
 
     status: Status
     state: str
 
 
 class RunAccess:
-    """A run that was asked for by name or directory."""
+    """Access to one run in Redis."""
 
     def __init__(self, name: str, access: RedisAccess) -> None:
         self.name, self._access = name, access
         self.store = Store(access.connect())
 
     def look(self) -> RunInfo | None:
-        """How it is; None where Redis knows nothing of it."""
+        """The run's status; None if Redis does not have the run. Raises SidewaysError if Redis does not answer."""
         with self.reaching():
             status = self.store.status(self.name)
             return None if status is None else _seen(status, self.store.alive(self.name))
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
-        """Redis' errors become a SidewaysError."""
+        """Turn errors of Redis or its connection in the body into a SidewaysError."""
         with _reaching(self._access):
             yield
 
@@ -56,7 +56,18 @@ def _seen(status: Status, alive: bool) -> RunInfo:
 
 
 def find(run: str, runs: Path) -> RunAccess | None:
-    """A run that Redis knows, by name or directory; None if there is but its directory. Raises SidewaysError."""
+    """Find a run in Redis: its private one, or else that of REDIS_URL.
+
+    Args:
+        run: the run's name or directory.
+        runs: the folder of run directories.
+
+    Returns:
+        Access to the run; None if only its run directory is left.
+
+    Raises:
+        SidewaysError: there is no such run, or Redis does not answer.
+    """
     folder = _folder(run, runs)
     access = _private(folder) or from_environment()
     name = folder.resolve().name
@@ -76,20 +87,20 @@ def _known(runs: Path) -> str:
 
 
 def look(run: str, runs: Path) -> RunInfo:
-    """How a run is, or was when it ended. Raises SidewaysError."""
+    """The status of a run, from Redis or else from its run directory. Raises SidewaysError."""
     found = find(run, runs)
     seen = found.look() if found is not None else None
     return seen or _last_word(_folder(run, runs))
 
 
 def _folder(run: str, runs: Path) -> Path:
-    """The run directory that is meant, if it is on this host."""
+    """The run directory that `run` refers to, by path or by name. It need not exist."""
     named = Path(run)
     return named if (named / STATUS).is_file() or (not (runs / run).is_dir() and named.is_dir()) else runs / run
 
 
 def everything(runs: Path) -> list[RunInfo]:
-    """All runs that Redis knows and that lie in `runs`, the newest first. Raises SidewaysError."""
+    """All runs in the Redis of REDIS_URL and in the folder `runs`, the newest first. Raises SidewaysError."""
     found: dict[tuple[str, str], RunInfo] = {}
     access = from_environment()
     if access is not None:
@@ -105,7 +116,7 @@ def everything(runs: Path) -> list[RunInfo]:
 
 
 def _local(folder: Path) -> RunInfo:
-    """A run of this host, from its own Redis if that is alive."""
+    """A run on this host, from its private Redis if that answers, or else from its run directory."""
     try:
         access = _private(folder)
         seen = RunAccess(folder.resolve().name, access).look() if access else None
@@ -115,7 +126,7 @@ def _local(folder: Path) -> RunInfo:
 
 
 def _private(folder: Path) -> RedisAccess | None:
-    """The run's own Redis, where it is alive."""
+    """The run's private Redis; None if it has no socket."""
     socket = folder / SOCKET
     return at_socket(socket.resolve()) if socket.is_socket() else None
 

@@ -1,9 +1,9 @@
-"""`sideways check`: every frame of every clip, decoded as a run would, before the run.
+"""`sideways check`: decodes every frame of every clip as a run would, before the run.
 
-Clips are independent, so threads decode them side by side. What is told: bad files and their reasons; clips, classes,
-frames, sizes, frame rates; how long clips are against the 2(D - 1) frames of the bottom stage's mismatch; and how
-smooth the data is, the mean over successive frames of ||x_t - x_{t-1}|| / ||x_t||, on normalised frames as they are
-played (Sideways takes x_t for x_{t-1}: the smaller the better).
+Clips are independent, so threads decode them in parallel. The report has bad files with reasons; numbers of clips,
+classes and frames; sizes and frame rates; clip lengths against the bottom stage's mismatch of 2(D - 1) frames; and the
+smoothness of the data: the mean over successive frames of ||x_t - x_{t-1}|| / ||x_t||, on normalised frames as played
+(Sideways assumes that x_t is close to x_{t-1}: smaller is better).
 """
 
 import os
@@ -30,14 +30,20 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import frame_files, read
 from coordinator.video.files.clips import Clip, Clips, collect
 
-_SHOWN = 12  # sizes and rates, the most frequent first
+_SHOWN = 12  # most sizes and rates to report, the most frequent first
 
 
 @dataclass
 class FileCheck:
-    """What decoding a clip gave. `change` sums ||x_t - x_{t-1}|| / ||x_t|| over `pairs` of frames.
+    """The result of decoding one clip.
 
-    `damage` says what of it is passed over.
+    Attributes:
+        frames: number of frames decoded, of those that a run would play.
+        size: "WIDTHxHEIGHT" in pixels, as the file states it; empty if it does not.
+        rate: frames per second, as the file states it; 0 if it does not.
+        change: sum of ||x_t - x_{t-1}|| / ||x_t|| over `pairs` pairs of successive frames.
+        reason: why the clip cannot be played, or not to its end; empty if it can.
+        damage: which packets or pictures are skipped, and why; empty if none.
     """
 
     path: Path
@@ -52,7 +58,7 @@ class FileCheck:
 
 @dataclass
 class DatasetCheck:
-    """All findings of a data set."""
+    """The results for all clips of a data set."""
 
     clips: Clips
     findings: list[FileCheck] = field(default_factory=list)
@@ -64,12 +70,12 @@ class DatasetCheck:
 
     @property
     def damaged(self) -> dict[Path, str]:
-        """Files that can be played but for some packets, with what is passed over."""
+        """Files that can be played except for some packets or pictures, with a description of those."""
         return {finding.path: finding.damage for finding in self.findings if finding.damage}
 
     @property
     def readable(self) -> list[FileCheck]:
-        """Of the clips that gave frames."""
+        """The results of the clips that gave at least one frame."""
         return [finding for finding in self.findings if finding.frames]
 
 
@@ -95,7 +101,7 @@ def check(config: Config) -> list[DatasetCheck]:
 
 
 def figures(survey: DatasetCheck, config: Config) -> dict[str, Any]:
-    """The survey as figures, by name."""
+    """The report of a data set as numbers, by name."""
     found, frames = survey.readable, [finding.frames for finding in survey.readable]
     mismatch, pairs = Schedule(config.stages).mismatch(0), sum(finding.pairs for finding in found)
     mean = sum(frames) / len(frames) if frames else 0.0
@@ -120,7 +126,7 @@ def figures(survey: DatasetCheck, config: Config) -> dict[str, Any]:
 
 
 def summarise(surveys: list[DatasetCheck], config: Config) -> list[dict[str, Any]]:
-    """Print bad files and figures. Returns the figures."""
+    """Print bad and damaged files, notes and a table of `figures` per data set. Returns the figures."""
     console, told = Console(highlight=False, soft_wrap=True), [figures(survey, config) for survey in surveys]
     for survey, rows in zip(surveys, told, strict=True):
         for path, reason in survey.bad.items():
@@ -137,7 +143,7 @@ def summarise(surveys: list[DatasetCheck], config: Config) -> list[dict[str, Any
 
 
 def quarantine(surveys: list[DatasetCheck], file: Path) -> int:
-    """Write the bad files' absolute paths, one a line. Returns their number. Raises SidewaysError."""
+    """Write the absolute paths of the bad files to `file`, one per line. Returns their number. Raises SidewaysError."""
     paths = [os.path.abspath(path) for survey in surveys for path in survey.bad]
     try:
         file.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8", errors=PATH_ERRORS)
@@ -154,7 +160,7 @@ def _survey(clips: Clips, data: Data) -> DatasetCheck:
 
 
 def _decode(clip: Clip, data: Data) -> FileCheck:
-    """Every frame of a clip that a run would play."""
+    """Decode every frame of a clip that a run would play."""
     finding = FileCheck(clip.path)
     last, damage = None, Damage()
     try:
@@ -182,7 +188,7 @@ def _decode(clip: Clip, data: Data) -> FileCheck:
 
 
 def _describe(finding: FileCheck, clip: Clip, data: Data) -> None:
-    """Size and rate, as the file states them."""
+    """Set the size and rate to what the file states."""
     file = clip.path if clip.pictures is None else pictures(clip.path, data.frame_files)[0]
     said = read_media_info(file)
     if isinstance(said, MediaInfo):

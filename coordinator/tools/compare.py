@@ -1,7 +1,7 @@
-"""`sideways compare`: the same run with one algorithm after another, in one table and one picture.
+"""`sideways compare`: trains the same run with several algorithms in turn, and compares them in a table and a plot.
 
-Each algorithm gets the same workers, split, frames in the same order, loss, optimiser and evaluations; the first run
-measures the split. The folder holds a run directory for each, compare.json, compare.md and compare.png.
+Every algorithm uses the same workers, split, order of frames, loss, optimiser and evaluations. The first run measures
+the split. The output folder has a run directory per algorithm, compare.json, compare.md and compare.png.
 """
 
 import json
@@ -22,11 +22,14 @@ _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one algorithm did.
+    """The results of one algorithm.
 
     Attributes:
-        curve: of each evaluation: frames trained on, seconds of training, top-1 (or the mean squared error).
-        peak_memory_mib: of each stage, beyond what its process held before the stage was built.
+        score: top-1, or the mean squared error, of the last evaluation; None without one.
+        seconds: training time.
+        tick_ms: time of a tick in ms.
+        peak_memory_mib: of each stage, in MiB, beyond what its process held before the stage was built.
+        curve: for each evaluation: frames trained on, seconds of training, score.
     """
 
     algorithm: str
@@ -40,7 +43,7 @@ class Outcome:
 
 
 def check_algorithms(names: str) -> list[str]:
-    """The algorithms of a comma-separated list. Raises ConfigError for an unknown one, or for less than two."""
+    """The algorithms of a comma-separated list. Raises ConfigError for an unknown one, or for fewer than two."""
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     allowed = get_args(Algorithm)
     for name in chosen:
@@ -52,7 +55,15 @@ def check_algorithms(names: str) -> list[str]:
 
 
 def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) -> tuple[Path, list[Outcome], int]:
-    """Train with each algorithm. Returns the folder, what came of it, and the exit code of a run that ended early."""
+    """Train with each algorithm in turn, until a run ends early.
+
+    Returns:
+        The output folder, the results so far, and the exit code of the run that ended early, or 0.
+
+    Raises:
+        ConfigError: the run file or a setting is wrong.
+        SidewaysError: the folder or a file in it cannot be written.
+    """
     configs = {name: load(run_file, _overrides(settings, name)) for name in algorithms}  # all are checked first
     folder = _make_folder(next(iter(configs.values())), run_file)
     outcomes: list[Outcome] = []
@@ -75,7 +86,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
 
 
 def _overrides(settings: Sequence[str], algorithm: str) -> list[str]:
-    """The run's settings with this algorithm; only Sideways has pseudo-gradients to probe."""
+    """The run's settings with this algorithm. Only Sideways has pseudo-gradients to probe."""
     probe = [] if algorithm == "sideways" else ["probe.every=0"]
     return [*settings, f'algorithm="{algorithm}"', *probe]
 
@@ -91,7 +102,7 @@ def _make_folder(config: Config, run_file: Path) -> Path:
 
 
 def outcome_of(run: Path, config: Config) -> Outcome:
-    """What a run that has ended left in its directory."""
+    """Read the results of a finished run from its directory."""
     summary = json.loads((run / "summary.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     figure = "val_top1" if config.task == "classify" else "val_mse"
@@ -113,12 +124,12 @@ def outcome_of(run: Path, config: Config) -> Outcome:
 
 
 def figure_name(config: Config) -> str:
-    """What the score is."""
+    """The name of the score, for tables and axes."""
     return "top-1" if config.task == "classify" else "mean squared error"
 
 
 def rows(outcomes: Sequence[Outcome], config: Config) -> tuple[list[str], list[list[str]]]:
-    """The table: its head and its lines."""
+    """The table of results: its header, and one row per algorithm."""
     head = ["algorithm", figure_name(config), "frames/s", "ms a tick", "seconds", "peak MiB a stage"]
     lines = [
         [
@@ -135,7 +146,7 @@ def rows(outcomes: Sequence[Outcome], config: Config) -> tuple[list[str], list[l
 
 
 def markdown(outcomes: Sequence[Outcome], config: Config) -> str:
-    """The table, with what was compared."""
+    """The table in Markdown, after a line with the model, data and host."""
     head, lines = rows(outcomes, config)
     table = [head, ["---"] * len(head), *lines]
     text = "\n".join("| " + " | ".join(line) + " |" for line in table)
@@ -146,7 +157,7 @@ def markdown(outcomes: Sequence[Outcome], config: Config) -> str:
 
 
 def draw(outcomes: Sequence[Outcome], config: Config, path: Path) -> None:
-    """Score against frames and seconds, time a tick, peak memory of each stage. Raises SidewaysError."""
+    """Plot score against frames and seconds, ms per tick, and peak memory per stage. Raises SidewaysError."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), layout="constrained")
@@ -188,7 +199,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def show(folder: Path, outcomes: Sequence[Outcome], config: Config, as_json: bool) -> None:
-    """Print the table."""
+    """Print the table, and with `as_json` the results as one line of JSON."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`sideways eval`: a trained model on the clips of a folder, in one process, and what is written about it."""
+"""`sideways eval`: evaluates a trained model on the clips of a folder, in one process, and reports the results."""
 
 import csv
 from collections import deque
@@ -32,9 +32,15 @@ CONFUSION = "confusion"  # .png and .csv
 
 
 def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str) -> Data:
-    """The settings to evaluate with: the run's own, its validation clips, unless `clips` names others.
+    """The data settings to evaluate with: the run's own, with its validation clips or else those of `clips`.
 
-    Raises ConfigError: there is nothing to evaluate on.
+    Args:
+        run: run directory or model file.
+        clips: folder or list of clips; None for the run's data.val.
+        include: pattern that a clip's path below the folder must match.
+
+    Raises:
+        ConfigError: there are no clips to evaluate on.
     """
     own = load(run / CONFIG).data if (run / CONFIG).is_file() else trained.data
     if clips is not None:
@@ -46,12 +52,19 @@ def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str)
 
 
 def find_clips(trained: TrainedModel, data: Data) -> Clips:
-    """The clips. Raises DataError: nothing there can be played, or it has classes that the model does not know."""
+    """Find the clips. Raises DataError if none can be played, or if they have classes unknown to the model."""
     return collect(data, "val", trained.task == "classify", trained.classes)
 
 
 def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, PlaybackErrors]:
-    """Every frame of every clip once, forward, `data.slots` side by side. Returns the sums and what did not play."""
+    """Run every frame of every clip through the model once, in batches of `data.slots` clips.
+
+    Returns:
+        The sums per clip, and the errors of clips that could not be played.
+
+    Raises:
+        DataError: no clip can be decoded, or a decoder is stuck.
+    """
     batch = Batch((data.slots, data.channels, data.size, data.size))
     scorer = _Scorer(trained)
     with closing(Slots(clips.clips, data, 0, train=False)) as source, _bar() as bar:
@@ -67,14 +80,14 @@ def _bar() -> Progress:
 
 
 class _Scorer:
-    """Runs frames through a model, and adds up what comes out against labels, or against the frame `ahead`."""
+    """Runs frames through a model and sums its scores against the labels, or its errors against the frame `ahead`."""
 
     def __init__(self, trained: TrainedModel) -> None:
         self._trained, self.sums = trained, ClipSums()
         self._earlier: deque[tuple[Tensor, NDArray[np.int64]]] = deque(maxlen=trained.ahead + 1)
 
     def add(self, batch: Batch) -> None:
-        """Take in one frame of every slot."""
+        """Score one frame of every slot."""
         x = self._trained.normalised(torch.from_numpy(batch.frames))
         with torch.no_grad():
             y = self._trained.module(x).float()
@@ -88,13 +101,13 @@ class _Scorer:
 
 
 def figures(evaluation: Evaluation) -> dict[str, float | int | None]:
-    """The numbers, for --json."""
+    """The metrics by name, for --json."""
     names = ("top1", "top5", "mean_class") if evaluation.mse is None else ("mse",)
     return {name: getattr(evaluation, name) for name in (*names, "clips")}
 
 
 def show(evaluation: Evaluation, data: Data, console: Console) -> None:
-    """Every number, and beside it how it came about."""
+    """Print each metric with its value and its evaluation protocol."""
     views = f"one centre crop of {data.size} × {data.size} pixels, all frames at stride {data.stride}"
     softmax = f"{views}, softmax averaged over a clip's frames, {evaluation.clips} clips"
     protocol = {
@@ -111,7 +124,7 @@ def show(evaluation: Evaluation, data: Data, console: Console) -> None:
 
 
 def write_confusion(evaluation: Evaluation, classes: list[str], folder: Path) -> list[Path]:
-    """confusion.csv and confusion.png in `folder`. Returns their paths. Raises SidewaysError where the disk refuses."""
+    """Write confusion.csv and confusion.png to `folder`. Returns their paths. Raises SidewaysError."""
     assert evaluation.confusion is not None
     table, picture = folder / f"{CONFUSION}.csv", folder / f"{CONFUSION}.png"
     try:

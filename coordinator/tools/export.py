@@ -1,4 +1,4 @@
-"""`sideways export`: the whole model of a run in one file, weights under its own names or a program by torch.export."""
+"""`sideways export`: writes the whole model of a run to one file, as weights or as a program by torch.export."""
 
 import json
 import os
@@ -12,17 +12,21 @@ from common.errors import ConfigError, SidewaysError
 from coordinator.run_directory import MODEL
 from coordinator.tools.trained_model import ABOUT, TrainedModel, open_model, read_tensors
 
-_BATCHES = (1, 3)  # of the check after writing; the program is traced with another
+_BATCHES = (1, 3)  # batch sizes that the check runs; they differ from the traced one
 _TRACED = 2
-_TOLERANCE = 1e-4  # of the largest output
+_TOLERANCE = 1e-4  # relative to the largest output
 
 
 def export(run: Path, out: Path) -> int:
-    """Write the model of the run directory `run` to `out`, .safetensors or .pt2, atomically. Returns its tensors.
+    """Write the model of the run directory `run` to `out`, .safetensors or .pt2, atomically.
+
+    Returns:
+        The number of tensors in the model.
 
     Raises:
-        SidewaysError: there is no such run, it has no model yet, the model is damaged, or `out` cannot be written.
-        ConfigError: `out` has another ending, or the model's own file is gone.
+        SidewaysError: there is no such run, it has no model yet, the model is damaged, torch.export cannot convert it,
+            or `out` cannot be written.
+        ConfigError: `out` has another suffix, or the Python file that defines the model is missing.
     """
     model = run / MODEL
     if not model.is_file():
@@ -45,11 +49,14 @@ def export(run: Path, out: Path) -> int:
 
 
 def _write_program(trained: TrainedModel, out: Path) -> None:
-    """Frames normalised, float32 [n, channels, size, size], any n → output; the description beside the program."""
+    """Write a program and the model's description to `out`, then check it. Raises SidewaysError.
+
+    The program maps normalised frames, float32 [n, channels, size, size] for any n, to the model's output.
+    """
     example = torch.rand(_TRACED, trained.data.channels, trained.data.size, trained.data.size)
     try:
         program = torch.export.export(trained.module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except Exception as error:  # whatever torch's tracer says about the user's model
+    except Exception as error:  # tracing a user's model can raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SidewaysError(
             f"torch.export cannot make a program of {trained.path}: {reason[0]}. Export a .safetensors file instead"
@@ -59,7 +66,7 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
 
 
 def _compare(trained: TrainedModel, program: nn.Module) -> None:
-    """Raises SidewaysError where the program that was written does not give what the model gives."""
+    """Raise SidewaysError if the written program and the model give different outputs."""
     for batch in _BATCHES:
         x = torch.randn(batch, trained.data.channels, trained.data.size, trained.data.size)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A run's split; `sideways partition`: what the blocks cost, and what some numbers of stages would make of them."""
+"""`sideways partition`: measures the cost of a model's blocks, and predicts the split for some numbers of stages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ _MOST_STAGES = 256
 
 
 def stage_counts(text: str) -> list[int]:
-    """`4`, `1..4` or `1,2,4` as numbers. Raises ConfigError."""
+    """Parse `4`, `1..4` or `1,2,4`. Raises ConfigError."""
     first, dots, last = text.partition("..")
     try:
         counts = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in text.split(",")]
@@ -43,10 +43,13 @@ def stage_counts(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Block costs, and what each number of stages would make of them.
+    """Measured costs of the blocks, and the predicted split for each number of stages.
 
     Attributes:
-        costs: of the blocks, one list for each prediction: fewer stages have more threads each.
+        costs: of the blocks, one list per prediction, because the number of threads differs.
+        predictions: one for each number of stages.
+        threads: of one stage, for each prediction; with fewer stages each has more.
+        device: that the blocks were timed on.
     """
 
     costs: list[list[BlockCost]]
@@ -55,7 +58,7 @@ class Comparison:
     device: str
 
     def tree(self) -> dict[str, Any]:
-        """For --json. Milliseconds, KiB, MiB; `blocks` as timed for the first number of stages."""
+        """For --json, in ms, KiB and MiB. `blocks` has the costs for the first number of stages."""
         rows = [
             {"stages": len(prediction.split), "threads": threads, **asdict(prediction)}
             for prediction, threads in zip(self.predictions, self.threads, strict=True)
@@ -64,10 +67,16 @@ class Comparison:
 
 
 def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[[str], None]) -> Comparison:
-    """Time the run's model here, and balance it for each number of stages.
+    """Time the run's model on this machine, and balance its blocks for each number of stages.
 
-    A split that the run file gives is taken for its own number of stages. Raises ConfigError: the model does not fit
-    its task, or has fewer blocks than stages are asked for.
+    A split in the run file is used for its number of stages instead of a balanced one.
+
+    Args:
+        counts: the numbers of stages.
+        tell: called with a message about what `config.weights` did not set.
+
+    Raises:
+        ConfigError: the model does not fit its task, or has fewer blocks than stages.
     """
     check_model(build(config, classes, tell), config, classes)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -100,7 +109,7 @@ def _predict(config: Config, costs: list[BlockCost], stages: int, at_once: int) 
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """The tables: blocks, then the stages of a single split or a line for each number of stages."""
+    """Print the table of blocks, then that of the stages or, for several numbers of stages, one row for each."""
     single = len(comparison.predictions) == 1
     console.print(_blocks(comparison.costs[0], comparison.predictions[0] if single else None))
     console.print(_stages(comparison) if single else _counts(comparison))

@@ -1,6 +1,6 @@
-"""`sideways predict`: what a trained classifier sees in a video, for the whole clip and along its frames.
+"""`sideways predict`: classifies a video with a trained model, as a whole and along its frames.
 
-Frames are decoded and scored a chunk at a time; of each only the best class is kept, so a video may be long.
+Frames are decoded and scored in chunks. Only the best class of each frame is kept, so a long video fits in memory.
 """
 
 import csv
@@ -26,20 +26,20 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import read
 
 _COLUMNS = 60  # of the timeline
-_ROWS = 20  # of the timeline that are printed
+_ROWS = 20  # segments of the timeline that are printed
 _BARS = "▁▂▃▄▅▆▇█"
 _BEST = 5
 
 
 @dataclass
 class ClipPrediction:
-    """What was seen in a video.
+    """The predictions for a video.
 
     Attributes:
-        stride: every how many-th frame of the file was looked at; 1 where so many a second were (data.fps).
-        best: of each of these frames the best class's number and score, the softmax.
-        total: sum of the softmax over frames, float64 [classes].
-        damage: what of the video could not be decoded.
+        stride: every `stride`-th frame of the file was scored; 1 if frames were sampled by time (data.fps).
+        total: sum of the softmax over the scored frames, float64 [classes].
+        best: for each scored frame, the index of the best class and its softmax score.
+        damage: which packets or pictures could not be decoded.
     """
 
     classes: list[str]
@@ -49,14 +49,21 @@ class ClipPrediction:
     damage: Damage = field(default_factory=Damage)
 
     def top(self) -> list[tuple[str, float]]:
-        """The best five classes of the clip and their mean scores."""
+        """The five best classes of the clip and their mean scores, best first."""
         values, indices = (self.total / len(self.best)).topk(min(_BEST, len(self.classes)))
         return [(self.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring pieces of the timeline with the same class in most frames. Frames are numbered as in the file."""
+    """Adjacent pieces of the timeline with the same most frequent best class.
+
+    Attributes:
+        name: of the class.
+        first, last: frames, numbered as in the file.
+        score: mean score of the class.
+        bars: one character per piece, taller for a higher score.
+    """
 
     name: str
     first: int
@@ -68,10 +75,12 @@ class Segment:
 def predict_clips(
     trained: TrainedModel, video: Path, table: Path | None = None, frame_files: str = "*"
 ) -> ClipPrediction:
-    """Score every frame at the model's stride, centre crop; with `table` all scores go there too, as CSV.
+    """Classify the centre crop of every frame at the model's stride.
 
     Args:
         video: a file, or a folder of frames whose names match `frame_files`.
+        table: CSV file to which the scores of every frame are written; None for none.
+        frame_files: pattern of the frames' file names.
 
     Raises:
         ConfigError: the model does not classify.
@@ -85,7 +94,7 @@ def predict_clips(
         )
     seen = ClipPrediction(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
     scores = _scores(trained, video, _frames(video, frame_files), seen.damage)
-    first = next(scores, None)  # before `table` is begun
+    first = next(scores, None)  # before `table` is opened, so that a bad video leaves no file
     if first is None:
         raise DataError(f"{video}: it has no frames")
     try:
@@ -113,7 +122,7 @@ def _gather(seen: ClipPrediction, first: Tensor, others: Iterator[Tensor], write
 
 
 def _frames(video: Path, pattern: str) -> list[Path]:
-    """The frames of a folder of them. Raises DataError: there are none, or different ones."""
+    """The frame files of a folder; none for a video file. Raises DataError if a folder has none, or several kinds."""
     if not video.is_dir():
         return []
     files = pictures(video, pattern)
@@ -125,9 +134,9 @@ def _frames(video: Path, pattern: str) -> list[Path]:
 
 
 def _scores(trained: TrainedModel, video: Path, frame_files: list[Path], damage: Damage) -> Iterator[Tensor]:
-    """Softmax, float64 [n, classes], chunk by chunk."""
+    """The softmax scores of each chunk of n frames, float64 [n, classes]."""
     data = trained.data
-    fps = None if frame_files else data.fps  # they have no timestamps
+    fps = None if frame_files else data.fps  # frame files have no timestamps
     size = data.short_side, data.channels
     for frames in read(video, data.stride, *size, fps=fps, frame_files=frame_files, damage=damage):
         cropped = torch.from_numpy(middle(frames, data.size)(frames))
@@ -135,7 +144,7 @@ def _scores(trained: TrainedModel, video: Path, frame_files: list[Path], damage:
 
 
 def timeline(seen: ClipPrediction) -> list[Segment]:
-    """At most 60 pieces of the video, joined where the same class is best in most of their frames."""
+    """Cut the video into at most 60 pieces, and join adjacent ones with the same most frequent best class."""
     count = len(seen.best)
     pieces = min(count, _COLUMNS)
     edges = [count * piece // pieces for piece in range(pieces + 1)]
@@ -144,7 +153,7 @@ def timeline(seen: ClipPrediction) -> list[Segment]:
 
 
 def _piece(seen: ClipPrediction, start: int, end: int) -> tuple[int, int, int, float]:
-    """The class that is best most often from frame `start` to before `end`, these two, and its mean score there."""
+    """The most frequent best class of the scored frames start … end - 1, `start`, `end`, and the class's mean score."""
     frames = seen.best[start:end]
     name = Counter(best for best, _ in frames).most_common(1)[0][0]
     scores = [score for best, score in frames if best == name]
@@ -158,7 +167,7 @@ def _join(seen: ClipPrediction, pieces: list[tuple[int, int, int, float]]) -> Se
 
 
 def show(seen: ClipPrediction, console: Console) -> None:
-    """The best classes and the timeline."""
+    """Print the best classes and the timeline."""
     if seen.damage.count:
         console.print(f"damaged: {seen.damage}", style="yellow", markup=False)
     best = Table(title=f"The clip, mean of {len(seen.best)} frames", show_header=False)
@@ -175,11 +184,11 @@ def show(seen: ClipPrediction, console: Console) -> None:
 
 
 def _plain(name: str) -> str:
-    return name.replace("[", r"\[")  # a folder's name is no markup
+    return name.replace("[", r"\[")  # class names may come from folders: not markup
 
 
 def tree(seen: ClipPrediction, video: Path) -> dict[str, Any]:
-    """For --json."""
+    """The predictions as a tree, for --json."""
     return {
         "video": str(video),
         "frames": len(seen.best),

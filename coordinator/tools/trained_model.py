@@ -1,6 +1,7 @@
-"""A trained model, opened for use: from a run directory, or from what `sideways export` wrote.
+"""Opens a trained model for use, from a run directory or from a file written by `sideways export`.
 
-The weights' file says which model it is, so that `build` makes it again; a .pt2 file holds the whole program.
+The metadata of a .safetensors file describes the model, so that `build` can rebuild it; a .pt2 file has the whole
+program.
 """
 
 import json
@@ -18,19 +19,22 @@ from common.models import build
 from common.rule.pixels import normalise
 from coordinator.run_directory import MODEL
 
-ABOUT = "sideways.json"  # the file in a .pt2 archive that holds what a .safetensors file has as metadata
+ABOUT = "sideways.json"  # file in a .pt2 archive with the metadata of a .safetensors file
 _KEYS = ("model", "model_args", "task", "classes", "data")
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model to be used, in evaluation mode on the CPU.
+    """A trained model in evaluation mode on the CPU.
 
     Attributes:
+        path: of the model's file.
         module: normalised frames, float32 [n, channels, size, size] → logits [n, classes] or frames.
-        data: size, resize, channels, mean, std and stride of the frames it was trained on; slots and threads too.
-        ahead: how many frames ahead the frame is that it predicts; 0 for other tasks.
-        about: the file's own description, all of it text.
+        classes: names of the classes.
+        data: size, resize, channels, mean, std, stride and fps of the frames that it was trained on; the other
+            settings have their defaults.
+        ahead: how many frames ahead the model predicts; 0 unless the task is "predict".
+        about: the file's metadata, all values text.
     """
 
     path: Path
@@ -48,7 +52,7 @@ class TrainedModel:
             return self.module(x)
 
     def normalised(self, frames: Tensor) -> Tensor:
-        """uint8 frames → float32, as the model takes them."""
+        """uint8 frames [n, channels, size, size] → normalised frames, float32, as the module expects."""
         x = torch.empty(frames.shape)
         normalise(x, frames, self.data.mean, self.data.std)
         return x
@@ -58,8 +62,9 @@ def open_model(path: Path) -> TrainedModel:
     """Open a run directory, a .safetensors or a .pt2 file.
 
     Raises:
-        SidewaysError: there is no such file, it is damaged, or it does not say what it is.
-        ConfigError: the user's own model file is gone, or does not fit the weights any more.
+        SidewaysError: there is no such file, it is damaged, or its metadata is missing or unknown.
+        ConfigError: the file has another suffix, or the user's own model definition is missing or no longer fits the
+            weights.
     """
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
@@ -80,7 +85,7 @@ def open_model(path: Path) -> TrainedModel:
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Names and tensors of a .safetensors file, and its description. Raises SidewaysError where it is damaged."""
+    """The tensors of a .safetensors file by name, and its metadata. Raises SidewaysError if it is damaged."""
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
@@ -93,7 +98,7 @@ def _read_program(file: Path) -> tuple[nn.Module, dict[str, str]]:
     try:
         program = torch.export.load(file, extra_files=found)
         return program.module(), dict(json.loads(found[ABOUT] or "{}"))
-    except Exception as error:  # zip, JSON, torch's own: many kinds, and all of them mean this
+    except Exception as error:  # errors of zip, JSON or torch: all mean that it cannot be loaded
         raise SidewaysError(f"{file} is no program that torch {torch.__version__} can load ({error})") from error
 
 
@@ -111,7 +116,7 @@ def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> n
 
 
 def _config(file: Path, about: dict[str, str]) -> Config:
-    """The settings that the description tells; the others have their defaults and no meaning."""
+    """The settings given by the metadata. The others have their defaults, without meaning. Raises SidewaysError."""
     if missing := [key for key in _KEYS if key not in about]:
         raise SidewaysError(f"{file} does not say its {', '.join(missing)}: it was not written by sideways")
     try:

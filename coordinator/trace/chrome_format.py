@@ -1,10 +1,10 @@
-"""A recording as a trace that Perfetto and chrome://tracing show: the Trace Event Format, JSON, packed by gzip.
+"""Writes a recording as a trace for Perfetto and chrome://tracing: Trace Event Format, gzipped JSON.
 
 process "coordinator"    slices    read, feed
 process "stage i"        slices    tick, and within it forward, backward, update, sends and waits
-                         async     what it sent: from when it is given to the network until the neighbour takes it
-arrows                             one for each frame (with exact gradients for each micro-batch): from the
-                                   coordinator through the stages' forward passes up, their backward passes down
+                         async     each message sent: from the end of the send until the neighbour has received it
+arrows                             one per frame (with exact gradients, per micro-batch): from the coordinator up
+                                   through the stages' forward passes, then down through their backward passes
 """
 
 import gzip
@@ -35,12 +35,12 @@ _NAMES = {
     Kind.WAIT_TARGETS: "wait: targets",
 }
 _OF_GRADIENT = (Kind.BACKWARD, Kind.UPDATE, Kind.WAIT_GRADIENT, Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT)
-_SHORTEST_WAIT = 1000  # ns: of a shorter one nothing would be seen
+_SHORTEST_WAIT = 1000  # ns; a shorter one would not be visible
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A stage's clock against the coordinator's: at `at` it was `offset` ahead, give or take `uncertainty`; ns."""
+    """A stage's clock against the coordinator's, all in ns: at time `at`, it was `offset` ± `uncertainty` ahead."""
 
     at: int
     offset: int
@@ -48,15 +48,18 @@ class Clock:
 
     @property
     def same(self) -> bool:
-        """Nothing speaks against its being the same clock, as it is on one host."""
+        """Whether it may be the same clock, as on one host: the offset is within the uncertainty."""
         return abs(self.offset) <= self.uncertainty
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What was recorded: spans of the coordinator and of each stage, each by its own host's clock.
+    """The spans of the coordinator and of each stage, each by its own host's clock.
 
-    clocks: of each stage, before and after; asked: ticks.
+    Attributes:
+        first: the first tick to record.
+        asked: number of ticks to record.
+        clocks: of each stage, before and after the recording.
     """
 
     run: str
@@ -69,17 +72,17 @@ class Recording:
 
     @property
     def exact(self) -> bool:
-        """A tick is a whole step: every stage works on the same frame."""
+        """Whether gradients are exact: a tick is a whole step, in which all stages work on the same frame."""
         return self.algorithm != "sideways"
 
     @property
     def ticks(self) -> int:
-        """That every stage has done."""
+        """Number of ticks that every stage has recorded."""
         return min(int((rows[:, 0] == Kind.TICK).sum()) for rows in self.stages)
 
 
 def write(recording: Recording, path: Path) -> None:
-    """Write it, whole or not at all. Raises OSError."""
+    """Write the trace atomically. Raises OSError."""
     part = path.with_name(f"{path.name}.part")
     with gzip.open(part, "wt", compresslevel=4) as file:
         about = {"displayTimeUnit": "ms", "otherData": _about(recording), "traceEvents": []}
@@ -91,7 +94,7 @@ def write(recording: Recording, path: Path) -> None:
 
 
 def events(recording: Recording) -> Iterator[Event]:
-    """The file's events, one row's slices in the order of time."""
+    """The events of the trace, the slices of each process in the order of time."""
     processes = [
         recording.coordinator,
         *(_at_one_clock(*both) for both in zip(recording.stages, recording.clocks, strict=True)),
@@ -121,7 +124,7 @@ def _about(recording: Recording) -> Event:
 
 
 def _at_one_clock(rows: Rows, clocks: tuple[Clock, Clock]) -> Rows:
-    """By the coordinator's clock: two hosts' clocks drift apart evenly."""
+    """Convert spans to the coordinator's clock. Assumes that the clocks drift apart linearly."""
     before, after = clocks
     if before.same and after.same:
         return rows
@@ -130,7 +133,7 @@ def _at_one_clock(rows: Rows, clocks: tuple[Clock, Clock]) -> Rows:
 
 
 def _in_order(rows: Rows) -> Rows:
-    """By their starts; what encloses others goes first. Waits that were none are left out."""
+    """Sort spans by start, an enclosing span before those within it. Drops waits that are too short to see."""
     waits = [kind for kind, name in _NAMES.items() if name.startswith("wait")]
     rows = rows[~(np.isin(rows[:, 0], waits) & (rows[:, 3] - rows[:, 2] < _SHORTEST_WAIT))]
     return rows[np.lexsort((-rows[:, 3], rows[:, 2]))]
@@ -146,7 +149,7 @@ def _rows(stages: int) -> Iterator[Event]:
 
 
 class _ChromeTrace:
-    """Spans become events. Processes: the coordinator's spans, then each stage's."""
+    """Turns spans into events. `processes`: the coordinator's spans, then each stage's."""
 
     def __init__(self, recording: Recording, processes: list[Rows]) -> None:
         self._exact, self._processes = recording.exact, processes
@@ -156,7 +159,7 @@ class _ChromeTrace:
         self._found: dict[Key, tuple[int, int]] = {}  # start, end
 
     def events(self) -> Iterator[Event]:
-        """Slices first: transfers and arrows lie between them."""
+        """All events. Slices come first, because transfers and arrows connect them."""
         for process in range(len(self._processes)):
             yield from self._slices(process)
         if not self._exact:
@@ -165,7 +168,7 @@ class _ChromeTrace:
         yield from self._arrows()
 
     def _slices(self, process: int) -> Iterator[Event]:
-        parts: dict[tuple[int, int], int] = {}  # micro-batches so far of a tick, for each kind
+        parts: dict[tuple[int, int], int] = {}  # by kind and tick: micro-batches so far
         for number, tick, start, end in self._processes[process].tolist():
             kind, arguments = Kind(number), {"tick": tick}
             frame = self._frame(kind, process, tick)
@@ -180,7 +183,7 @@ class _ChromeTrace:
             yield self._at("X", process, start, name, category, dur=(end - start) / 1e3, args=arguments)
 
     def _frame(self, kind: Kind, process: int, tick: int) -> int | None:
-        """That a span is about; of a tick, the one that is held."""
+        """The frame that a span works on, None if none; for the span of a tick, the frame that the stage holds."""
         if kind in (Kind.SETTLE, Kind.REPORT) or (self._exact and kind == Kind.UPDATE):
             return None
         if process == _COORDINATOR or self._exact:
@@ -204,12 +207,12 @@ class _ChromeTrace:
                     yield self._at("e", stage + 1, max(left, taken), name, "transfer", **own)
 
     def _sent(self, stage: int, send: Kind) -> list[tuple[str, int]]:
-        """Frames that were sent, and when they had been handed over."""
+        """The frames that a stage sent, each with the end of its send in ns."""
         found = self._found.items()
         return [(frame, end) for (process, kind, frame), (_, end) in found if (process, kind) == (stage + 1, send)]
 
     def _taken(self, process: int, wait: Kind, use: Kind, frame: str) -> int | None:
-        """When a message was in the hands of the stage that it was for: after waiting for it, or when it was used."""
+        """When the receiver had a message, in ns: at the end of its wait or, without a wait, when it used it."""
         waited, used = self._found.get((process, wait, frame)), self._found.get((process, use, frame))
         return waited[1] if waited else used[0] if used else None
 
@@ -222,7 +225,7 @@ class _ChromeTrace:
             stops = [(key[0], *self._found[key]) for key in way if key in self._found]
             for number, (process, start, end) in enumerate(stops if len(stops) > 1 else []):
                 phase = "s" if number == 0 else "f" if number == len(stops) - 1 else "t"
-                binding = {"bp": "e"} if phase == "f" else {}  # to the slice that it lies in, not to the next
+                binding = {"bp": "e"} if phase == "f" else {}  # bind to the enclosing slice, not the next
                 yield self._at(phase, process, (start + end) // 2, "frame", "frame", id=frame, **binding)
 
     def _at(self, phase: str, process: int, moment: int, name: str, category: str, **more: Any) -> Event:
@@ -231,5 +234,5 @@ class _ChromeTrace:
 
 
 def _name(frame: int, part: int) -> str:
-    """Of a frame, or of a later micro-batch of it."""
+    """The id of a frame, or of one of its micro-batches after the first."""
     return f"{frame}.{part}" if part else f"{frame}"

@@ -1,4 +1,4 @@
-"""Takes a copy of the trace that a run of this host has written."""
+"""Copies the trace that a run on this host has written."""
 
 import gzip
 import shutil
@@ -8,11 +8,11 @@ from pathlib import Path
 from common.errors import ConfigError, SidewaysError
 from common.run_registry.records import Owner
 
-TRACE = "trace.json.gz"  # in the run directory; the next one takes its place
+TRACE = "trace.json.gz"  # in the run directory; each trace replaces the one before
 
 
 def check(out: Path) -> None:
-    """Raises ConfigError where no copy can be put there."""
+    """Raise ConfigError if `out` cannot be the name of the copy."""
     if not out.name.endswith((".json", ".json.gz")):
         raise ConfigError(f"--out {out}: name a file that ends in .json or .json.gz")
     if not out.parent.is_dir() or out.is_dir():
@@ -20,7 +20,7 @@ def check(out: Path) -> None:
 
 
 def copy(owner: Owner, out: Path) -> None:
-    """Copy the newest trace, unpacked unless `out` is named .gz. Raises SidewaysError."""
+    """Copy the run's newest trace to `out`, decompressed unless `out` ends in .gz. Raises SidewaysError."""
     path = Path(owner.directory) / TRACE
     if owner.host != socket.gethostname():
         raise SidewaysError(f"the trace is on {owner.host}, in {path}: copy it from there")

@@ -1,8 +1,9 @@
-"""Records some ticks of a run, and writes them down as a trace (docs/watching.md).
+"""Records some ticks of a run and writes them as a trace (docs/watching.md).
 
-consumes   the request, between two phases; how far the training is, every tick
-produces   RUN/trace.json.gz, written by a thread; the answer that it is there, or why not
-waits for  nothing: the stages record by themselves, and the thread asks them when the last tick's frames have been sent
+consumes   the request, between two phases; the number of the current tick, every tick
+produces   RUN/trace.json.gz, written by a thread; the answer to the request: where the trace is, or why there is none
+waits for  nothing: the stages record by themselves, and once the last tick's frames are sent, a thread collects the
+           spans from them
 """
 
 import threading
@@ -20,15 +21,21 @@ from common.telemetry.spans import Spans, WorkClock, clock
 from coordinator.trace.chrome_format import Clock, Recording, write
 from coordinator.trace.copy import TRACE
 
-_ROUNDS = 8  # of asking for a clock
-_EACH = 4  # spans of a tick in the coordinator
+_ROUNDS = 8  # clock readings per measurement
+_EACH = 4  # most spans per tick in the coordinator
 
 TraceDone = Callable[[Answer], None]
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What is being recorded: ticks first … end - 1, the coordinator's own spans, and the stages' clocks before it."""
+    """The recording in progress: ticks first … end - 1.
+
+    Attributes:
+        clocks: of each stage, measured before the recording.
+        spans: the coordinator's own.
+        done: called with the answer.
+    """
 
     first: int
     ticks: int
@@ -45,23 +52,33 @@ class _Request:
 
 
 class TraceRecorder:
-    """One recording at a time."""
+    """Records traces, one at a time."""
 
     def __init__(self, run: Path, config: Config, stages: Stages, work: WorkClock) -> None:
-        """`run`: its directory; `work`: the coordinator's own clock."""
+        """`run`: the run directory; `work`: the coordinator's own WorkClock."""
         self._run, self._config, self._stages, self._work = run, config, stages, work
         self._now: _Request | None = None
         self._thread: threading.Thread | None = None
         self._answer = _lost("nothing was recorded")
 
     def begin(self, tick: int, ticks: int, planned: int, done: TraceDone) -> str:
-        """Record `ticks` ticks soon after `tick`, before which every stage rests. `done` gets the answer, once.
+        """Start to record `ticks` ticks, soon after `tick`. Call it between two phases, while all stages are idle.
 
-        Returns what will be recorded. Raises SidewaysError if that cannot be.
+        Args:
+            tick: the next tick.
+            ticks: number of ticks to record.
+            planned: ticks of the whole training.
+            done: called once, with the answer.
+
+        Returns:
+            The ticks that will be recorded, as text.
+
+        Raises:
+            SidewaysError: a recording is in progress already, or too few ticks are left.
         """
         if self._now is not None:
             raise SidewaysError(f"it is recording {self._now} already: ask again after that")
-        first = tick + 2 * self._config.stages  # by then the stages are in step again, and the pipeline is full
+        first = tick + 2 * self._config.stages  # by then the pipeline is full and in its steady state
         if first >= planned:
             raise SidewaysError(f"it has only {planned - tick} ticks left, too few to trace any")
         clocks = [self._clock(stage) for stage in range(self._config.stages)]
@@ -71,7 +88,11 @@ class TraceRecorder:
         return str(self._now)
 
     def poll(self, tick: int) -> None:
-        """Frames before `tick` have been sent: if those are all, write the trace; once it is written, answer."""
+        """Call it every tick: once all frames to be recorded are sent, writes the trace; once written, answers.
+
+        Args:
+            tick: frames before this tick have been sent.
+        """
         now = self._now
         if now is None:
             return
@@ -81,7 +102,7 @@ class TraceRecorder:
             self._finish(now)
 
     def finish(self, seconds: float) -> None:
-        """The run ends: write what there is, within so many seconds."""
+        """The run ends: write what has been recorded, waiting at most `seconds`, and answer."""
         now = self._now
         if now is not None:
             (self._thread or self._start(now, 0.0)).join(seconds)
@@ -101,7 +122,7 @@ class TraceRecorder:
     def _write(self, now: _Request, patience: float) -> None:
         try:
             self._answer = Answer(state="done", text=plain(self._gather(now, patience)))
-        except Exception as error:  # whatever it is, it must be reported, and only the trace is lost
+        except Exception as error:  # any failure must be reported, and costs only the trace
             self._answer = _lost(str(error) or type(error).__name__)
 
     def _gather(self, now: _Request, patience: float) -> str:
@@ -125,7 +146,13 @@ def _lost(reason: str) -> Answer:
 
 
 def measure(ask: Callable[[], int]) -> Clock:
-    """Another clock against this one, by how long it takes to ask: the quickest answer tells most."""
+    """Measure another process's clock against this one's.
+
+    Takes several readings and keeps the one with the shortest round trip, as half of that bounds its error.
+
+    Args:
+        ask: reads the other clock, in ns.
+    """
     readings = []
     for _ in range(_ROUNDS):
         start, other, end = clock(), ask(), clock()
