@@ -1,1 +1,1 @@
-"""What the coordinator and the stage workers both speak. Imports neither of them."""
+"""Code shared by the coordinator and the stage workers. Imports neither of them."""

@@ -1,7 +1,7 @@
-"""Reading checkpoints that somebody else may have made: torch.distributed.checkpoint, without its open door.
+"""Safe reading of untrusted torch.distributed.checkpoint checkpoints.
 
-Its index (`.metadata`) is a pickle, and unpickling can run any code. Here it may name nothing but the classes that an
-index is made of. The tensors' files are read by the library itself with weights_only.
+The index (`.metadata`) is a pickle, and unpickling can run arbitrary code. Here only the classes that an index consists
+of are allowed. torch itself reads the tensor files, with weights_only.
 """
 
 import pickle
@@ -25,10 +25,10 @@ _INDEX = {
 
 
 class Reader(FileSystemReader):
-    """A checkpoint's folder."""
+    """Reads a checkpoint folder with a restricted unpickler."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index. Raises pickle.UnpicklingError for one that holds anything else."""
+        """Read the index. Raises pickle.UnpicklingError if it refers to anything that is not allowed."""
         with self.fs.create_stream(self._get_metadata_path(kwargs.get("rank")), "rb") as file:
             metadata = _Unpickler(file).load()
         if not isinstance(metadata, Metadata):
@@ -39,7 +39,7 @@ class Reader(FileSystemReader):
 
 
 def _member(kind: Any, name: str) -> Any:
-    """A member of the one enumeration that an index holds; nothing else's attribute."""
+    """Stand-in for `getattr` that only returns members of `_MEM_FORMAT_ENCODING`, the one enum in an index."""
     if kind is not _MEM_FORMAT_ENCODING:
         raise pickle.UnpicklingError(f"its index asks for an attribute of {kind!r}: it is not trusted")
     return _MEM_FORMAT_ENCODING[name]
@@ -47,9 +47,9 @@ def _member(kind: Any, name: str) -> Any:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Only what an index is made of."""
+        """Allow only the classes that an index consists of."""
         if (module, name) == ("builtins", "getattr"):
-            return _member  # some versions of Python pickle a member of an enumeration as getattr(enumeration, name)
+            return _member  # some versions of Python pickle an enum member as getattr(enum, name)
         if name in _INDEX.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"its index names {module}.{name}, which no index needs: it is not trusted")

@@ -1,25 +1,25 @@
-"""Errors meant for the person at the terminal: a sentence that says what is wrong and what to do."""
+"""Errors for the user: the message says what is wrong and what to do about it."""
 
 from typing import ClassVar
 
 
 class SidewaysError(RuntimeError):
-    """Something the user can act on. Printed without a traceback; the process exits with `code`."""
+    """An error that the user can act on. Printed without a traceback; the process exits with `code`."""
 
     code: ClassVar[int] = 1
 
 
 class ConfigError(SidewaysError):
-    """A setting is unknown, wrong or contradicts another."""
+    """A setting is unknown, invalid or contradicts another."""
 
     code = 2
 
 
 class DataError(SidewaysError):
-    """The videos cannot serve the run."""
+    """The videos cannot be used for the run."""
 
 
 class PeerError(SidewaysError):
-    """Another process of the run died, stalled or said something it must not: from a checkpoint it may go on."""
+    """Another process died, stalled or sent an invalid message. The run may continue from a checkpoint."""
 
     code = 3

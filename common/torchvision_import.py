@@ -1,6 +1,6 @@
-"""torchvision, importable beside a CPU-only torch too.
+"""Import of torchvision that also works with a CPU-only torch.
 
-torchvision's wheel is built for CUDA; beside a CPU build of torch its compiled operators do not load, and importing
+torchvision's wheel is built for CUDA. With a CPU build of torch its compiled operators do not load, and importing
 its Python part fails where it registers shapes for `nms` and `qnms`. Declaring these two is enough for models,
 transforms.v2 and datasets; nothing here calls them. Import torchvision through this module only.
 """

@@ -19,7 +19,7 @@ CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safe
 
 
 class RunDirectory:
-    """The files that a run writes. A failed write raises SidewaysError, except in `metric`: see `lost`.
+    """The files that a run writes. A failed write raises SidewaysError, except in `metric`: see `write_error`.
 
     Attributes:
         last_sign: when an earlier attempt last wrote to metrics.jsonl, in seconds since 1970; None for a new run.
@@ -29,10 +29,10 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         """Open and lock a directory made by `create`, now or by an earlier attempt. Raises SidewaysError."""
         self.path = path
-        self.lost: str | None = None
+        self.write_error: str | None = None
         self._lock = _lock(path)
         metrics = path / METRICS
-        self.last_sign = metrics.stat().st_mtime if metrics.is_file() else None
+        self.last_write_time = metrics.stat().st_mtime if metrics.is_file() else None
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
@@ -43,7 +43,7 @@ class RunDirectory:
         self._metrics.close()
         self._lock.close()
 
-    def forget_from(self, tick: int, evaluated: bool) -> None:
+    def truncate_from(self, tick: int, evaluated: bool) -> None:
         """Drop the lines of metrics.jsonl that a run resumed at `tick` will write again. Raises SidewaysError.
 
         Args:
@@ -65,11 +65,11 @@ class RunDirectory:
         self._write(CONFIG, tomli_w.dumps(tree))
 
     def metric(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl. On failure, set `lost` instead of raising."""
+        """Append a line to metrics.jsonl. On failure, set `write_error` instead of raising."""
         try:
             self._metrics.write(_json({"time": round(time.time(), 3), **line}) + "\n")
         except OSError as error:
-            self.lost = str(error)
+            self.write_error = str(error)
 
     def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> None:
         """Write the whole model's tensors, with the settings needed to use it as metadata. Raises SidewaysError."""

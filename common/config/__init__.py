@@ -1,1 +1,1 @@
-"""Every setting of a run, validated once, and the file they are read from."""
+"""The settings of a run, and the run file they are read from."""

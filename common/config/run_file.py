@@ -1,4 +1,4 @@
-"""A run file: TOML, then `--set section.key=value` overrides, validated once; what is wrong is told with a remedy."""
+"""Load a run file: TOML, then `--set section.key=value` overrides, validated once. Errors name a remedy."""
 
 import difflib
 import tomllib
@@ -16,7 +16,8 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     """Read and validate a run file. Relative paths in it are relative to the working directory.
 
     Raises:
-        ConfigError: naming the key, what is allowed and the nearest valid name.
+        ConfigError: the file cannot be read, is not TOML, or holds an invalid setting. The message names the key, the
+            allowed values and the nearest valid name.
     """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -31,12 +32,12 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         apply(override, tree)
     elsewhere = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
     if elsewhere and _overridden("stages", overrides) and not _overridden("split", overrides):
-        del tree["split"]  # it was for another number of stages: measure anew
+        del tree["split"]  # written for another number of stages: measure again
     return parse(tree, str(path))
 
 
 def _drop_removed(tree: dict[str, Any]) -> None:
-    """Settings that there were once, and that a run which is resumed still has, where they say what always holds."""
+    """Delete obsolete settings whose value is now fixed: the run file of an older run may still contain them."""
     network = tree.get("network")
     if isinstance(network, dict) and network.get("overlap") is True:
         del network["overlap"]
@@ -55,7 +56,7 @@ def _overridden(key: str, overrides: list[str] | None) -> bool:
 
 
 def apply(override: str, tree: dict[str, Any]) -> None:
-    """Apply one `section.key=value`; the value is TOML, or a plain string where it is none. Raises ConfigError."""
+    """Apply one `section.key=value`. A value that is not valid TOML is taken as a string. Raises ConfigError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: write it as section.key=value")
@@ -71,7 +72,7 @@ def apply(override: str, tree: dict[str, Any]) -> None:
 
 
 def _explain(problem: dict[str, Any]) -> str:
-    """One pydantic error as a sentence with a remedy."""
+    """Format one pydantic error as a sentence with a remedy."""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Every setting of a run, its default and what it must agree with. common/config/run_file.py reads them."""
+"""Every setting of a run, its default and its constraints. common/config/run_file.py reads them from a file."""
 
 import math
 import os
@@ -12,7 +12,7 @@ Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
 
 
 class Section(BaseModel):
-    """Settings are fixed once read, and an unknown one is an error."""
+    """Base of all sections: immutable, and an unknown setting is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -104,29 +104,33 @@ class Data(Section):
 
     @property
     def short_side(self) -> int:
-        """Pixels of a frame's short side before the crop."""
+        """Length of a frame's short side before the crop, in pixels."""
         return self.resize or self.size
 
     @property
     def computes(self) -> bool:
-        """Whether augmentation does more to the pixels of a training clip than cut and mirror them."""
+        """Whether augmentation computes new pixel values, rather than only cropping and flipping."""
         return self.scale is not None or any((self.brightness, self.contrast, self.saturation, self.hue))
 
     @property
     def live(self) -> bool:
-        """Whether frames come from sources that do not wait."""
+        """Whether frames come from live sources, which do not wait for the pipeline."""
         return bool(self.sources) and not self.loop
 
 
 class Rule(Section):
-    """The Sideways rule's choices."""
+    """Options of the Sideways rule."""
 
     boundary: Literal["gate", "mix"] = Field("gate", description="gate: drop gradients of another clip; mix: keep them")
     every: int = Field(1, ge=1, description="ticks per update; the update uses their mean gradient")
 
 
 class Optimiser(Section):
-    """A torch.optim class. No momentum, and lower rates below: delayed gradients ask for it (docs/learning.md)."""
+    """The optimiser, a torch.optim class.
+
+    Gradients are delayed, so the defaults use no momentum, and a lower learning rate the larger a stage's mismatch is
+    (docs/learning.md).
+    """
 
     name: str = Field("AdamW", description="a class of torch.optim")
     lr: float = Field(1e-3, ge=0, description="learning rate, the highest that the schedule reaches")
@@ -158,20 +162,20 @@ class Optimiser(Section):
 
 
 class Probe(Section):
-    """How far the pseudo-gradients are from backpropagation's gradients, measured now and then."""
+    """Periodic comparison of the pseudo-gradients with backpropagation's gradients."""
 
     every: int = Field(0, ge=0, description="ticks between probes; 0: none")
 
 
 class Checkpoint(Section):
-    """What a run can be resumed from."""
+    """When checkpoints are taken, and how many are kept."""
 
     every: int = Field(1000, ge=0, description="ticks between checkpoints; 0: only at an end or a stop")
     keep: int = Field(3, ge=1, le=1000, description="newest checkpoints that are kept, beside the best")
 
 
 class Network(Section):
-    """How the processes reach each other and how long they wait."""
+    """How the processes communicate, and how long they wait for each other."""
 
     deadline: float = Field(60.0, gt=0, le=3600, description="seconds any process waits for another before it gives up")
     transport: Literal["auto", "gloo", "nccl", "shared"] = Field(
@@ -187,7 +191,7 @@ MOST_TRACED = 10_000  # ticks
 
 
 class Report(Section):
-    """What the run tells about itself."""
+    """What the run reports, and where."""
 
     every: float = Field(0.5, gt=0, le=60, description="seconds between a stage's reports")
     losses: bool = Field(False, description="also write the loss of every single tick into metrics.jsonl")
@@ -202,7 +206,7 @@ class Report(Section):
 
 
 class Recovery(Section):
-    """What a run does about misfortune."""
+    """How a run reacts to a lost process and to divergence."""
 
     restarts: int = Field(
         5, ge=0, le=1000, description="times an hour that a run which lost a process goes on from its last checkpoint"
@@ -221,7 +225,7 @@ class Recovery(Section):
 
 
 class Metrics(Section):
-    """What Prometheus is shown (docs/watching.md)."""
+    """The Prometheus endpoints (docs/watching.md)."""
 
     port: int = Field(
         0, ge=0, le=65535, description="the coordinator's port for Prometheus; a host's stages have the next; 0: none"
@@ -231,7 +235,7 @@ class Metrics(Section):
 
 
 class Config(Section):
-    """A run. `stages` layer groups learn `task` with `model` from `data` for `ticks` ticks or `epochs` epochs."""
+    """A run: `stages` stages train `model` on `data` for `task`, for `ticks` ticks or `epochs` epochs."""
 
     task: Task = Field("classify", description="what is learnt: the class, the frame itself, or a frame to come")
     ahead: int = Field(1, ge=1, le=64, description="task predict: how many frames ahead the predicted one is")
@@ -272,21 +276,21 @@ class Config(Section):
     metrics: Metrics = Metrics()
 
     def at_rate(self, rate: float) -> "Config":
-        """The same with another learning rate."""
+        """A copy with another learning rate."""
         return self.model_copy(update={"optimiser": self.optimiser.model_copy(update={"lr": rate})})
 
     @property
     def exact(self) -> bool:
-        """Gradients are backpropagation's: no mismatch between what a stage holds and what its gradient belongs to."""
+        """Whether gradients are backpropagation's: no mismatch between a stage's input and its gradient."""
         return self.algorithm != "sideways"
 
     @property
     def parts(self) -> int:
-        """Micro-batches that gpipe and 1f1b cut a batch into; backpropagation is a pipeline of one."""
+        """Number of micro-batches of a batch (gpipe and 1f1b); 1 for sideways and backprop."""
         return 1 if self.algorithm in ("sideways", "backprop") else self.micro_batches or self.stages
 
     def idle(self, planned: int) -> list[str]:
-        """Sentences about settings that were given but do nothing in a training of `planned` ticks."""
+        """Warnings about settings that have no effect in a training of `planned` ticks."""
         return [
             text
             for text, useless in (
@@ -306,7 +310,7 @@ class Config(Section):
 
     @property
     def frame_shape(self) -> tuple[int, int, int, int]:
-        """[slots, channels, height, width] of a frame batch."""
+        """Shape of a frame batch: [slots, channels, height, width]."""
         return self.data.slots, self.data.channels, self.data.size, self.data.size
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""What coordinator and stages say to each other: calls, reports, frame envelopes."""
+"""Messages between coordinator and stages: calls, reports, frame envelopes."""

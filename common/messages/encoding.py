@@ -1,4 +1,4 @@
-"""Messages over ZeroMQ as msgpack maps, decoded strictly, and by which attempt of the run they were sent."""
+"""ZeroMQ messages: msgpack maps, decoded strictly, with the attempt of the run that sent them."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from common.errors import PeerError
 
 
 class OtherAttemptError(PeerError):
-    """A message that a process of an earlier attempt sent: to be ignored, whatever it says."""
+    """A message from a process of another attempt, to be ignored."""
 
 
 def check_attempt(message: dict[str, Any], attempt: int) -> None:
-    """Raises OtherAttemptError for a message of another attempt. One that names no attempt is left to other checks."""
+    """Raise OtherAttemptError for a message of another attempt. A missing attempt is left to later checks."""
     named = message.get("attempt")
     if type(named) is int and named != attempt:
         raise OtherAttemptError(f"a message of attempt {named} came in attempt {attempt}")
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """A map with string keys, as msgpack."""
+    """Encode a map with string keys as msgpack."""
     return msgpack.packb(message)
 
 
 def decode(data: bytes | memoryview) -> dict[str, Any]:
-    """A msgpack map with string keys, decoded strictly. Raises PeerError for anything else."""
+    """Decode a msgpack map with string keys. Raises PeerError for anything else."""
     size = len(data)
     try:
         message = msgpack.unpackb(data, strict_map_key=True)

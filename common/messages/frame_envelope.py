@@ -1,4 +1,4 @@
-"""The envelope of a frame batch: a msgpack map that goes over ZeroMQ ahead of the raw frames."""
+"""The envelope of a frame batch: a msgpack map sent over ZeroMQ before the raw frames."""
 
 from typing import Any
 
@@ -20,15 +20,15 @@ def encode_frames(
     labels: np.ndarray[Any, Any],
     slot: int | None = None,
 ) -> bytes:
-    """The envelope of a frame batch; the raw uint8 frames follow as a message part of their own.
+    """Encode the envelope of a frame batch; the raw uint8 frames follow as a separate message part.
 
     Args:
-        attempt: Membership.attempt of the sender, so that messages of an earlier attempt are recognised.
-        phase: 0 for training; evaluations count from 1.
+        attempt: Membership.attempt of the sender, by which messages of an earlier attempt are recognised.
+        phase: 0 for training; evaluations are numbered from 1.
         frame: number of the batch in its phase.
-        last: nothing follows in this phase.
+        last: whether this is the last batch of the phase.
         clips, labels: int64 [slots].
-        slot: of shared memory (common/shared_memory/frame_slots.py) that holds the frames; then nothing follows.
+        slot: shared-memory slot that holds the frames (common/shared_memory/frame_slots.py); then no part follows.
     """
     envelope = {
         "attempt": attempt,
@@ -43,12 +43,17 @@ def encode_frames(
 
 
 class Envelope:
-    """A decoded, checked frame envelope."""
+    """A decoded and validated frame envelope. Attributes as in `encode_frames`; clips, labels: int64 [slots]."""
 
     __slots__ = ("attempt", "clips", "frame", "labels", "last", "phase", "slot")
 
     def __init__(self, data: bytes | memoryview, rows: int, attempt: int) -> None:
-        """Raises OtherAttemptError for one of another attempt, PeerError for one that is not of `rows` rows."""
+        """Decode an envelope.
+
+        Raises:
+            OtherAttemptError: it is from another attempt.
+            PeerError: it is malformed or does not have `rows` rows.
+        """
         fields = decode(data)
         check_attempt(fields, attempt)
         try:

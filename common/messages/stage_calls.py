@@ -1,8 +1,8 @@
-"""The calls that the coordinator makes to the stages. common/messages/stage_rpc.py carries them.
+"""The calls that the coordinator makes to the stages. common/messages/stage_rpc.py transports them.
 
-`StageCalls` is the one description: a stage worker implements it, and the coordinator names its methods
-(`stages.ask_all(StageCalls.train, first)`), so that both sides are checked against the same signatures.
-No tensor of the tick's path comes this way.
+`StageCalls` is the single interface: a stage worker implements it, and the coordinator refers to its methods
+(`stages.ask_all(StageCalls.train, first)`), so both sides are type-checked against the same signatures.
+No tensors of the hot path are sent this way.
 """
 
 from abc import ABC, abstractmethod
@@ -18,20 +18,20 @@ from common.partition.balance import BlockCost
 from common.rule.clip_sums import Scores
 from common.telemetry.spans import Rows
 
-BUILDING = 60.0  # seconds more to time or build a model, which takes its first import of much of torch
-COMPILING = 900.0  # seconds more to build a stage that is compiled
-WRITING = 1800.0  # seconds for a checkpoint to be written, in the background
+BUILDING = 60.0  # extra seconds to time or build a model: the first time imports much of torch
+COMPILING = 900.0  # extra seconds to build a compiled stage
+WRITING = 1800.0  # seconds for a checkpoint to be written in the background
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a stage must know to build itself.
+    """Everything that a stage needs to build itself.
 
     Attributes:
-        classes: of the data.
-        split: blocks of each stage.
+        classes: number of classes of the data.
+        split: number of blocks of each stage.
         planned: ticks of the whole training.
-        origin: the tick at which the pipeline is empty.
+        origin: the tick at which the pipeline starts empty.
     """
 
     config: Config
@@ -43,12 +43,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a stage listens; empty where it does not.
+    """The addresses at which a stage listens; empty strings where it does not.
 
     Attributes:
-        frames, targets: of ZeroMQ sockets.
+        frames, targets: ZeroMQ endpoints.
         metrics: host:port, for Prometheus.
-        memory: the listener of common/shared_memory/frame_slots.py, where the coordinator is on this host.
+        memory: name of the frame slots' listener (common/shared_memory/frame_slots.py), if the coordinator is on the
+            same host.
     """
 
     frames: str
@@ -59,12 +60,12 @@ class Addresses:
 
 @dataclass(frozen=True)
 class GradientSample:
-    """What a stage's gradient probe saw at one frame.
+    """What a stage's gradient probe measured at one frame.
 
     Attributes:
-        weights, gradients: by the whole model's names, on the CPU.
-        smoothness: mean over rows that stay in their clip of ‖x(k) - x(k-1)‖ / ‖x(k)‖ of the stage's input; None if
-            no row does.
+        weights, gradients: keyed by the whole model's parameter names, on the CPU.
+        smoothness: mean of ‖x(k) - x(k-1)‖ / ‖x(k)‖ of the stage's input, over the rows that stay in the same clip;
+            None if no row does.
     """
 
     weights: dict[str, Tensor]
@@ -77,9 +78,9 @@ class Handling:
     """How a stage worker handles a call.
 
     Attributes:
-        at_once: in an RPC thread, while the main thread works; else in the main thread, after what came before.
-        starts: answered before it is done: the stage reports the end.
-        patience: seconds more than the deadline.
+        at_once: run in an RPC thread while the main thread works; otherwise queued for the main thread.
+        starts: return before the work is done; the stage reports its end.
+        patience: seconds added to the deadline.
     """
 
     at_once: bool = False
@@ -102,73 +103,73 @@ _HANDLING = "handling"
 
 
 def handling(name: str) -> Handling:
-    """Of the call with this name. Raises AttributeError where there is none."""
+    """How the call with this name is handled. Raises AttributeError if there is no such call."""
     found: Handling = getattr(getattr(StageCalls, name), _HANDLING)
     return found
 
 
 class StageCalls(ABC):
-    """What the coordinator can ask of a stage."""
+    """The calls that a stage worker answers."""
 
     @_handled(patience=BUILDING)
     @abstractmethod
     def measure(self, config: Config, classes: int) -> list[BlockCost]:
-        """Time every block of the model with the threads and on the device that will do the work (stage 0)."""
+        """Time every block of the model, with the threads and the device that training will use (stage 0)."""
 
     @_handled(patience=BUILDING)
     @abstractmethod
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
-        """Milliseconds of this stage of a split, while the others time theirs; None where they would share a core."""
+        """Time this stage of a split, in ms, while the others time theirs; None if some would share a core or GPU."""
 
     @_handled(patience=BUILDING)
     @abstractmethod
     def configure(self, plan: Plan) -> Addresses:
-        """Build the stage and its edges. Neighbours agree on what passes between them."""
+        """Build the stage and its edges. Neighbours agree on the shapes and dtypes of the tensors between them."""
 
     @_handled(at_once=True)
     @abstractmethod
     def stop_at(self, last: int) -> None:
-        """End the training before tick `last`, which lies beyond the current tick of every stage."""
+        """End the training before tick `last`, which must be after the current tick of every stage."""
 
     @_handled(starts=True)
     @abstractmethod
     def train(self, first: int) -> None:
-        """Run the ticks from `first` to where `stop_at` says, then report that the phase is done."""
+        """Run the ticks from `first` to the end set by `stop_at`, then report that the phase is done."""
 
     @_handled(starts=True)
     @abstractmethod
     def evaluate(self, phase: int) -> None:
-        """Run a phase's frames through frozen weights until the last, then report that the phase is done."""
+        """Run all frames of an evaluation phase with frozen weights, then report that the phase is done."""
 
     @_handled()
     @abstractmethod
     def scores(self) -> Scores:
-        """What the last evaluation found (top stage)."""
+        """The result of the last evaluation (top stage)."""
 
     @_handled()
     @abstractmethod
     def set_rate(self, rate: float) -> None:
-        """Change optimiser.lr from the next tick on."""
+        """Change optimiser.lr, effective from the next tick."""
 
     @_handled(patience=WRITING)
     @abstractmethod
     def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
-        """Become what the stage was at a checkpoint.
+        """Restore the stage from a checkpoint.
 
         Args:
-            in_flight: also what was under way on the edges; else the pipeline begins empty.
-            optimiser: also its state; else it begins anew.
+            in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
+            optimiser: also restore the optimiser's state; otherwise it is reset.
         """
 
     @_handled()
     @abstractmethod
     def checkpoint(self, folder: Path, tick: int) -> None:
-        """Copy the state before `tick`, and begin to write it in the background."""
+        """Copy the state before `tick`, and start writing it in the background."""
 
     @_handled(at_once=True)
     @abstractmethod
     def checkpoint_written(self, seconds: float) -> None:
-        """Wait for the checkpoint to be on the disk."""
+        """Wait until the checkpoint is on disk, at most `seconds`."""
 
     @_handled()
     @abstractmethod
@@ -178,12 +179,12 @@ class StageCalls(ABC):
     @_handled(at_once=True)
     @abstractmethod
     def probe(self, frame: int) -> None:
-        """Look at the pseudo-gradient of a frame that has not been sent yet."""
+        """Measure the pseudo-gradient of `frame`, which has not been sent yet."""
 
     @_handled(at_once=True)
     @abstractmethod
     def probe_result(self, seconds: float) -> GradientSample | None:
-        """Wait for what the probe saw; None where the training ended before."""
+        """Wait for the result of the probe, at most `seconds`; None if there is none by then or the training ended."""
 
     @_handled()
     @abstractmethod
@@ -193,7 +194,7 @@ class StageCalls(ABC):
     @_handled(at_once=True)
     @abstractmethod
     def trace_rows(self, seconds: float) -> Rows:
-        """What was recorded, after the last of those ticks, or after `seconds`."""
+        """Wait for the last recorded tick, at most `seconds`, and return the spans, int64 [spans, 4]."""
 
     @_handled(at_once=True)
     @abstractmethod
@@ -203,9 +204,9 @@ class StageCalls(ABC):
     @_handled(at_once=True)
     @abstractmethod
     def expect_coordinator_exit(self) -> None:
-        """The coordinator has said why the run ends: its end need not be reported as well."""
+        """Do not report that the coordinator has exited: it reports itself why the run ends."""
 
     @_handled()
     @abstractmethod
     def quit(self, code: int) -> None:
-        """End this process with an exit code."""
+        """Exit this process with an exit code."""

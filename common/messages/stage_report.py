@@ -1,9 +1,9 @@
-"""What a stage reports to the coordinator, and nothing else: checked strictly, as a socket is no place for trust.
+"""The reports of a stage to the coordinator. Validated strictly, since a socket is not trusted.
 
-Progress   a few times a second: what happened in the ticks since the last one
+Progress   a few times a second: statistics of the ticks since the last report
 Done       a phase has ended
-Failed     the stage ends, and why
-Signalled  somebody asked this process to stop
+Failed     the stage exits, and why
+Signalled  the process received a signal that asks the run to stop
 """
 
 from typing import Annotated, Any, Literal
@@ -19,7 +19,13 @@ _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Report(BaseModel):
-    """Attributes: attempt: of the run (Membership.attempt); stage; dropped: reports that found no room so far."""
+    """Fields of every report.
+
+    Attributes:
+        attempt: attempt of the run (Membership.attempt).
+        stage: the sender.
+        dropped: number of reports dropped so far because the queue was full.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -29,18 +35,21 @@ class _Report(BaseModel):
 
 
 class Progress(_Report):
-    """The `ticks` ticks up to `tick`.
+    """Statistics of the `ticks` ticks up to `tick`.
 
     Attributes:
-        seconds: that they took; of which compute_seconds in the model, and three kinds of waiting.
-        outside_cpu_seconds: of all threads outside the model; None where the model has threads of its own.
-        rows, gated: gradient rows received, and of those dropped at a clip's boundary.
+        seconds: duration of the ticks.
+        compute_seconds: part of it spent in the model.
+        receive_wait_seconds, send_wait_seconds, data_wait_seconds: parts of it spent waiting.
+        outside_cpu_seconds: CPU time of the process outside the model; None if the model uses several threads.
+        rows, gated: gradient rows received, and those of them dropped at a clip boundary.
         gradient_norm: of the last tick; None before the first gradient.
-        rate: the learning rate; None for a stage without parameters.
-        bytes_forward, bytes_backward: sent to the stages above and below.
-        loss: mean over `losses_held` ticks; None but in the top stage.
-        correct: rows classified right in those ticks; None where nothing is classified.
-        losses: of every tick, where report.losses asks for them.
+        rate: learning rate; None for a stage without parameters.
+        peak_memory_bytes: peak memory so far (common/telemetry/peak_memory.py).
+        bytes_forward, bytes_backward: bytes sent to the stages above and below.
+        loss: mean over `losses_held` ticks; None except in the top stage.
+        correct: rows classified correctly in those ticks; None unless the task classifies.
+        losses: loss of every tick, if report.losses is set.
     """
 
     kind: Literal["progress"] = "progress"
@@ -72,12 +81,12 @@ class Progress(_Report):
 
     @property
     def wait_seconds(self) -> float:
-        """Waiting for anything."""
+        """Total time spent waiting, in seconds."""
         return self.receive_wait_seconds + self.send_wait_seconds + self.data_wait_seconds
 
     @property
     def accuracy_rows(self) -> int | None:
-        """Rows that `correct` is out of, per slot; None where nothing is classified."""
+        """Number of rows per slot that `correct` counts; None unless the task classifies."""
         return self.losses_held if self.correct is not None else None
 
 
@@ -88,7 +97,7 @@ class Done(_Report):
 
 
 class Failed(_Report):
-    """The stage ends with exit code `code`, because of `message`."""
+    """The stage exits with `code`, because of `message`."""
 
     kind: Literal["failed"] = "failed"
     message: str
@@ -96,7 +105,7 @@ class Failed(_Report):
 
 
 class Signalled(_Report):
-    """The stage's process was sent a signal that asks the run to stop."""
+    """The stage's process received a signal that asks the run to stop."""
 
     kind: Literal["signal"] = "signal"
     signal: Annotated[int, Field(gt=0, lt=65)]
@@ -109,16 +118,16 @@ _STRANGE = "is something else sending here?"
 
 
 def encode_report(report: Report) -> bytes:
-    """As msgpack."""
+    """Encode a report as msgpack."""
     return encode(report.model_dump())
 
 
 def decode_report(message: bytes, stages: int, attempt: int) -> Report:
-    """A report of one of `stages` stages, of this attempt.
+    """Decode a report of one of `stages` stages.
 
     Raises:
-        OtherAttemptError: it is of another attempt.
-        PeerError: it is no report.
+        OtherAttemptError: it is from another attempt.
+        PeerError: it is not a valid report.
     """
     fields = decode(message)
     check_attempt(fields, attempt)

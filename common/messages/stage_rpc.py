@@ -1,6 +1,6 @@
-"""Carries the calls of stage_calls.py over torch.distributed.rpc, each with a deadline.
+"""Transports the calls of stage_calls.py over torch.distributed.rpc, each with a deadline.
 
-A stage's answer is a value or the sentence of an error, so that no exception class has to be known on both sides.
+A stage answers with a value or an error message, so exception classes need not be importable on both sides.
 """
 
 import time
@@ -17,7 +17,7 @@ from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, St
 from common.processes.rpc import stage_name
 
 _POLL = 0.005  # seconds
-_MARGIN = 5.0  # seconds that an answer may take on its way
+_MARGIN = 5.0  # seconds that an answer may take to arrive
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +39,7 @@ def serve(handler: Handler) -> None:
 
 
 def _answer(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
-    """Runs in the stage worker."""
+    """Run a call in the stage worker. Returns "value" and the result, or "config" or "error" and a message."""
     if _handler is None:
         return "error", f"{call} came before the stage was ready"
     try:
@@ -54,44 +54,44 @@ class Stages:
     """The coordinator's handle on all stages.
 
     Attributes:
-        count: how many there are.
+        count: number of stages.
     """
 
     def __init__(self, count: int, deadline: float, meanwhile: Callable[[], None]) -> None:
-        """`deadline` in seconds, for each call; `meanwhile` runs while one is waited for, and may raise."""
+        """`deadline` of each call, in seconds; `meanwhile` runs repeatedly while waiting for answers, and may raise."""
         self.count, self._deadline, self._meanwhile = count, deadline, meanwhile
 
     def ask(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call one stage, and wait for its answer. Raises ConfigError or PeerError."""
+        """Call one stage and wait for its answer. Raises ConfigError or PeerError."""
         return self._ask([stage], call.__name__, args, kwargs)[0]
 
     def ask_all(self, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
-        """Call every stage, and wait for their answers. Raises ConfigError or PeerError for the first that fails."""
+        """Call every stage and wait for their answers. Raises ConfigError or PeerError for the first that fails."""
         return self._ask(range(self.count), call.__name__, args, kwargs)
 
     def ask_now(self, stage: int, call: Callable[[StageCalls], R]) -> R:
-        """Call one stage, and do nothing else until its answer is here. May be called in any thread."""
+        """Call one stage and block until its answer arrives, without `meanwhile`. Callable from any thread."""
         name = call.__name__
         return _result(stage, name, self._start(stage, name, (), {}, self._deadline), self._deadline)
 
     def begin(self, call: Callable[[StageCalls, float], R], seconds: float) -> "Pending[R]":
-        """Call every stage with `seconds` to wait for something, and do not wait for their answers."""
+        """Call every stage without waiting for the answers. `seconds` is the call's argument: how long it may wait."""
         futures = [self._start(stage, call.__name__, (seconds,), {}, seconds + _MARGIN) for stage in range(self.count)]
         return Pending(call.__name__, seconds, futures)
 
     def configure(self, plan: Plan) -> list[Addresses]:
-        """Build every stage."""
+        """Build every stage. Returns their addresses. Raises ConfigError or PeerError."""
         more = COMPILING if plan.config.compile else 0.0
         return self._ask(range(self.count), StageCalls.configure.__name__, (plan,), {}, BUILDING + more)
 
     def export(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the whole model, on the CPU, under its own names and in its order."""
+        """Parameters and buffers of the whole model, on the CPU, with its names and in its order."""
         return {name: tensor for part in self.ask_all(StageCalls.export) for name, tensor in part.items()}
 
     def expect_coordinator_exit(self, seconds: float) -> None:
-        """The coordinator ends by an error that it reports itself. Waits no longer than this, and raises nothing."""
+        """Announce that the coordinator exits with an error that it reports. Waits at most `seconds`; never raises."""
         name = StageCalls.expect_coordinator_exit.__name__
-        with suppress(Exception):  # a stage that does not get it says that the coordinator is gone, which is true
+        with suppress(Exception):  # a stage that misses the call reports that the coordinator is gone, which is true
             for future in [self._start(stage, name, (), {}, seconds) for stage in range(self.count)]:
                 future.wait()
 
@@ -101,7 +101,7 @@ class Stages:
         timeout = self._deadline + (handling(call).patience if patience is None else patience)
         pending = {stage: self._start(stage, call, args, kwargs, timeout) for stage in stages}
         answers: dict[int, Any] = {}
-        while pending:  # the first error ends it; each call ends at the deadline at the latest
+        while pending:  # the first error ends the loop; each call ends by its deadline
             for stage in [stage for stage, future in pending.items() if future.done()]:
                 answers[stage] = _result(stage, call, pending.pop(stage), timeout)
             self._meanwhile()
@@ -114,19 +114,19 @@ class Stages:
 
 @dataclass(frozen=True)
 class Pending(Generic[R]):
-    """A call to every stage whose answers have not been waited for yet."""
+    """A call to every stage whose answers are still pending."""
 
     call: str
     seconds: float
     futures: list[Any]
 
     def answers(self) -> list[R]:
-        """One a stage; waits for them. Raises ConfigError or PeerError for the first that failed."""
+        """Wait for the answers, one per stage. Raises ConfigError or PeerError for the first that failed."""
         return [_result(stage, self.call, future, self.seconds) for stage, future in enumerate(self.futures)]
 
 
 def _result(stage: int, call: str, future: Any, timeout: float) -> Any:
-    """A call's value. Raises ConfigError or PeerError with the stage's sentence."""
+    """Wait for a call's value. Raises ConfigError or PeerError with the stage's message."""
     try:
         kind, value = future.wait()
     except RuntimeError as error:

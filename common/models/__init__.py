@@ -1,7 +1,7 @@
-"""The model zoo: a model is an nn.Sequential of named blocks, one tensor between them.
+"""The model zoo: a model is an nn.Sequential of named blocks, with one tensor between blocks.
 
-`build` makes any of them, or the user's own, with weights fixed by the seed or taken from a file; `part` takes a
-stage's blocks out of it. The blocks of a `Chain` keep the names that an existing model gives its tensors.
+`build` creates one of them, or the user's own model, with weights from the seed or from a file. `part` returns the
+blocks of a stage. The blocks of a `Chain` keep the tensor names of an existing model.
 """
 
 import inspect
@@ -37,18 +37,18 @@ ZOO = {factory.__name__: factory for factory in _FACTORIES}
 
 
 def _quiet(text: str) -> None:
-    """Tell nobody."""
+    """Discard the message."""
 
 
 def build(config: Config, classes: int, tell: Callable[[str], None] = _quiet) -> nn.Sequential:
-    """The whole model of a run, on the CPU. The same settings give the same weights in every process.
+    """Build the whole model of a run, on the CPU. The same settings give the same weights in every process.
 
-    `classes`, `channels` and `size` (pixels of a frame's side) are passed to a factory that has such parameters and
-    whose `model_args` do not set them. `tell` gets a sentence about what `config.weights` did not set.
+    `classes`, `channels` and `size` (a frame's side in pixels) are passed to the factory if it has such parameters and
+    `model_args` does not set them. `tell` receives a message about tensors that `config.weights` did not set.
 
     Raises:
-        ConfigError: the model or an argument is unknown, what the factory returns is no sequence of blocks, or the
-            file of weights cannot be read or does not fit.
+        ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, or the
+            weight file cannot be read or does not fit.
     """
     model = _make(config, classes)
     if config.weights is not None and (skipped := load_weights(model, config.weights)):
@@ -86,14 +86,14 @@ def _make(config: Config, classes: int) -> nn.Sequential:
 
 
 def named_blocks(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
-    """The model's blocks with their names, also where one module (an activation, say) stands in several places."""
+    """The model's blocks with their names, including a module that occurs several times, such as an activation."""
     if isinstance(model, Chain):
         return list(zip(model.block_names, model, strict=True))
-    return list(model._modules.items())  # named_children() would leave repeated ones out
+    return list(model._modules.items())  # named_children() would omit repeated modules
 
 
 def part(model: nn.Sequential, split: Sequence[int], stage: int) -> nn.Sequential:
-    """The blocks of one stage, under the names that they and their tensors have in the whole model."""
+    """The blocks of one stage. Blocks and tensors keep their names in the whole model."""
     first = sum(split[:stage])
     mine = slice(first, first + split[stage])
     return model[mine] if isinstance(model, Chain) else nn.Sequential(OrderedDict(named_blocks(model)[mine]))
@@ -125,13 +125,13 @@ def _factory(name: str) -> Callable[..., Any]:
 def activation_shapes(
     parts: Sequence[nn.Module], frame_shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> list[tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of each part's output for a batch of frames, found by running them once on zeros."""
+    """Shape and dtype of each part's output for a frame batch, found by running the parts once on zeros."""
     result = []
     training = [part.training for part in parts]
     with torch.no_grad():
         x = torch.zeros(tuple(frame_shape), dtype=dtype, device=_device_of(parts))
         for part in parts:
-            part.eval()  # leaves no trace in running statistics
+            part.eval()  # keeps running statistics unchanged
             x = part(x)
             result.append((x.shape, x.dtype))
     for part, mode in zip(parts, training, strict=True):

@@ -1,9 +1,9 @@
-"""An existing model as a sequence of blocks that keep the model's own names.
+"""An existing model as a sequence of blocks that keeps the model's tensor names.
 
-A block of a plain nn.Sequential puts its own name before those of its tensors. A Chain does not: it holds a tree of
-the original's modules under their original paths (`layer1` → `0` → …), cut down to what its blocks use, and runs
-the blocks over that tree. So `state_dict()`, `named_parameters()` and `get_submodule()` all say the original's names,
-for the whole model and for any part of it, and one block alone is a Chain too.
+A plain nn.Sequential prefixes the tensor names of a block with the block's name. A Chain does not: it holds a tree of
+the original's modules under their original paths (`layer1` → `0` → …), restricted to what its blocks use, and runs the
+blocks over that tree. So `state_dict()`, `named_parameters()` and `get_submodule()` use the original names, for the
+whole model and for any part of it. A single block is also a Chain.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,28 +15,28 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Block:
-    """Which modules or parameters of the original a block holds, and what it does with them.
+    """The modules and parameters of the original that a block uses, and how it runs them.
 
     Attributes:
         holds: their paths in the original.
-        run: tree and input → output; by default the modules are applied one after another.
+        run: function (tree, input) → output; by default the modules are applied in sequence.
     """
 
     holds: tuple[str, ...]
     run: Callable[[nn.Module, Tensor], Tensor] | None = None
 
     def steps(self, tree: nn.Module) -> list[Callable[[Tensor], Tensor]]:
-        """What is done to an input one after another, with what `tree` holds."""
+        """The functions to apply to an input in sequence, with the modules of `tree`."""
         if self.run is not None:
             return [partial(self.run, tree)]
         return [tree.get_submodule(path) for path in self.holds]
 
 
 class Chain(nn.Sequential):
-    """Blocks over a tree of modules. Its length, its items and its slices are blocks; its children are the tree's."""
+    """Blocks over a tree of modules. Length, indexing and slicing refer to blocks; the children are the tree's."""
 
     def __init__(self, root: nn.Module, blocks: dict[str, Block]) -> None:
-        """`root` is the original, or a Chain that holds at least these blocks. Modules and parameters are shared."""
+        """`root` is the original, or a Chain with at least these blocks. Modules and parameters are shared with it."""
         super().__init__()
         self._blocks = dict(blocks)
         for block in blocks.values():
@@ -46,23 +46,23 @@ class Chain(nn.Sequential):
         self._steps = [step for block in blocks.values() for step in block.steps(self)]  # looked up once, not each tick
 
     def forward(self, x: Tensor) -> Tensor:
-        """[rows, …] → [rows, …]."""
+        """Run all blocks: [rows, …] → [rows, …]."""
         for step in self._steps:
             x = step(x)
         return x
 
     def take(self, names: Iterable[str]) -> "Chain":
-        """The blocks of these names."""
+        """A Chain of the blocks with these names."""
         return Chain(self, {name: self._blocks[name] for name in names})
 
     @property
     def blocks(self) -> dict[str, Block]:
-        """What they hold and do, by name."""
+        """The blocks by name, in order."""
         return dict(self._blocks)
 
     @property
     def block_names(self) -> list[str]:
-        """In their order."""
+        """The names of the blocks, in order."""
         return list(self._blocks)
 
     def __len__(self) -> int:
@@ -77,9 +77,9 @@ class Chain(nn.Sequential):
 
 
 def layered(model: nn.Sequential, names: Iterable[str]) -> Chain:
-    """The same model, with the layers inside its blocks for blocks, as far as they are plain sequences.
+    """The same model with every block that only runs layers in sequence split into these layers.
 
-    `names` of the model's blocks. The tensors keep their names.
+    `names` are those of the model's blocks. The tensors keep their names.
     """
     if not isinstance(model, Chain):
         paths = [path for name in names for path in _leaves(model, name)]
@@ -95,7 +95,7 @@ def layered(model: nn.Sequential, names: Iterable[str]) -> Chain:
 
 
 def _leaves(root: nn.Module, path: str) -> list[str]:
-    """The paths of what a plain sequence runs one after another; of anything else, its own."""
+    """The paths of the layers inside a plain nn.Sequential; for any other module, its own path."""
     try:
         module = root.get_submodule(path)
     except AttributeError:  # a parameter
@@ -106,7 +106,7 @@ def _leaves(root: nn.Module, path: str) -> list[str]:
 
 
 def _graft(tree: nn.Module, root: nn.Module, path: str) -> None:
-    """Put what `root` has at `path` at the same path of `tree`."""
+    """Add the module or parameter at `path` of `root` to `tree`, at the same path."""
     *above, name = path.split(".")
     for step in above:
         root = getattr(root, step)

@@ -1,8 +1,8 @@
-"""torchvision's image classifiers as sequences of blocks: the same modules, the same output, the same names.
+"""torchvision's image classifiers as sequences of blocks, with the same modules, outputs and tensor names.
 
-Official weight files load, and what is exported loads into torchvision's own model. Every factory takes `classes` and
-`channels`; with one channel the first convolution's kernel is summed over the colours, so the model computes what the
-RGB model computes on a grey picture. Dropout and stochastic depth stay. docs/models.md says what BatchNorm sees here.
+Official weight files load, and exported weights load into torchvision's models. Every factory takes `classes` and
+`channels`. With one channel the first convolution's kernel is summed over the colours, so the model computes what the
+RGB model computes on a grey picture. Dropout and stochastic depth are kept. docs/models.md describes BatchNorm here.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from common.models.vgg8 import normalisation
 
 Norm = Literal["batch", "group"]
 
-_PATCH = 16  # pixels: the side of vit_b_16's patches
+_PATCH = 16  # side of vit_b_16's patches, in pixels
 
 
 def resnet18(classes: int, channels: int = 3, norm: Norm = "batch") -> Chain:
@@ -72,7 +72,7 @@ def vit_b_16(classes: int, channels: int = 3, size: int = 224, dropout: float = 
     """14 blocks: tokens, 12 transformer layers, head. Input [B, channels, size, size] → logits [B, classes].
 
     Raises:
-        ConfigError: `size`, which is data.size in a run, is no multiple of 16.
+        ConfigError: `size` (data.size in a run) is not a multiple of 16.
     """
     if size % _PATCH:
         raise ConfigError(
@@ -95,7 +95,7 @@ def _resnet(name: str, classes: int, channels: int, norm: Norm) -> Chain:
 
 
 def _vgg(name: str, classes: int, channels: int, dropout: float) -> Chain:
-    """A convolution with its ReLU, and the pooling after it where there is one, are a block: the edge is then small."""
+    """A block is a convolution with its ReLU and the pooling after it, if any, which keeps the edge small."""
     root = _original(name, classes, channels, dropout=dropout)
     blocks: dict[str, Block] = {}
     for path in _children(root, "features"):
@@ -111,7 +111,7 @@ def _vgg(name: str, classes: int, channels: int, dropout: float) -> Chain:
 
 
 def _original(name: str, classes: int, channels: int, **options: Any) -> nn.Module:
-    from common.torchvision_import import models  # seconds to import: only where one of these models is used
+    from common.torchvision_import import models  # takes seconds to import, so only when needed
 
     root: nn.Module = getattr(models, name)(num_classes=classes, **options)
     if channels == 1:
@@ -121,7 +121,7 @@ def _original(name: str, classes: int, channels: int, **options: Any) -> nn.Modu
 
 
 def _norm_layer(norm: Norm, own: Any = nn.BatchNorm2d) -> Any:
-    """Channels → normalisation layer."""
+    """A function from the number of channels to a normalisation layer. Raises ValueError."""
     if norm not in ("batch", "group"):
         raise ValueError(f"norm = {norm!r} is unknown. Allowed: 'batch', 'group'")
     return own if norm == "batch" else partial(normalisation, "group")
@@ -132,15 +132,15 @@ def _children(root: nn.Module, path: str) -> list[str]:
 
 
 def _features(root: nn.Module) -> Iterator[tuple[str, Block]]:
-    """The blocks of `features`: its children, and where one is a row of residual blocks, each of these."""
+    """The blocks of `features`: its children, with a sequence of residual blocks split into those."""
     for path in _children(root, "features"):
         child = root.get_submodule(path)
-        is_row = type(child) is nn.Sequential and not isinstance(child[-1], nn.Conv2d)  # (norm, convolution) is one
+        is_row = type(child) is nn.Sequential and not isinstance(child[-1], nn.Conv2d)  # keep (norm, convolution)
         for part in _children(root, path) if is_row else [path]:
             yield part, Block((part,))
 
 
-# ---- what the originals do between their modules
+# ---- operations of the originals' forward methods that are not modules
 
 
 def _pool_and_fc(tree: nn.Module, x: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def _pool_and_first_linear(tree: nn.Module, x: Tensor) -> Tensor:
 
 
 def _tokens(tree: nn.Module, x: Tensor) -> Tensor:
-    """[B, channels, size, size] → [B, 1 + patches, width]: the class token, then the patches, with their positions."""
+    """[B, channels, size, size] → [B, 1 + patches, width]: class token and patches, plus position embeddings."""
     patches = tree.get_submodule("conv_proj")(x).flatten(2).transpose(1, 2)
     first = tree.get_parameter("class_token").expand(patches.shape[0], -1, -1)
     positions = tree.get_parameter("encoder.pos_embedding")

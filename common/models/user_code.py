@@ -1,7 +1,7 @@
-"""A user's own model file, and the modules that it imports.
+"""Loading a user's model file and the modules that it imports.
 
-Those that lie beside it, or in the working directory, come first for it, even where they are named as ours are (a
-user's `common/`). Ours stay what they are for everybody else: the user's modules have an `import` of their own.
+For the user's code, modules beside the file or in the working directory take precedence, even over our packages of the
+same name (a user's `common/`). All other code still gets ours: only the user's modules get a special `__import__`.
 """
 
 import builtins
@@ -23,7 +23,7 @@ _OURS = ("common", "coordinator", "stage_worker")
 
 @contextmanager
 def no_exit(what: str) -> Iterator[None]:
-    """While the user's code runs. Raises ConfigError where it would end the process."""
+    """Raise ConfigError if the user's code, run inside this context, calls sys.exit. `what` names that code."""
     try:
         yield
     except SystemExit as error:
@@ -33,7 +33,7 @@ def no_exit(what: str) -> Iterator[None]:
 
 
 def load(path: Path) -> ModuleType:
-    """Run a Python file; `path` is absolute. Raises what it raises, and ConfigError where it would end the process."""
+    """Import a Python file by its absolute path. Raises what the file raises, or ConfigError if it calls sys.exit."""
     spec = spec_from_file_location(f"sideways_user_{path.stem}", path)
     assert spec is not None
     imports = _Imports([os.path.realpath(folder) for folder in (path.parent, os.getcwd())])
@@ -46,12 +46,12 @@ def load(path: Path) -> ModuleType:
 
 
 class _Imports(MetaPathFinder):
-    """The import statement of one user's file and of what it imports from its folders."""
+    """The `__import__` and the module finder for a user's file and the modules it imports from the user's folders."""
 
     def __init__(self, folders: list[str]) -> None:
         self._folders = folders
         self._names = [name for name in _OURS if self._is_theirs(name)]
-        self._modules: dict[str, ModuleType] = {}  # theirs that are named as ours
+        self._modules: dict[str, ModuleType] = {}  # the user's modules that share a name with ours
         self.builtins = {**vars(builtins), "__import__": self.imported}
 
     def imported(
@@ -62,24 +62,24 @@ class _Imports(MetaPathFinder):
         fromlist: Sequence[str] = (),
         level: int = 0,
     ) -> ModuleType:
-        """As the built-in __import__, but theirs come first."""
+        """As the built-in `__import__`, but the user's modules take precedence."""
         with self._first():
             return builtins.__import__(name, globals, locals, fromlist, level)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Asked by Python while one of theirs imports something that is not there yet."""
+        """Find a module in the user's folders. Called by Python while a module of the user imports a new one."""
         spec = PathFinder.find_spec(name, self._folders if path is None else path)
         if spec is None or not self._holds(spec):
             return None
         if spec.origin is None and path is None and name not in self._names and PathFinder.find_spec(name) is not None:
-            return None  # any folder, and a package of that name elsewhere
+            return None  # a folder without __init__.py, and a package of that name exists elsewhere
         self._prepare(spec)
         return spec
 
     def adopt(self, spec: ModuleSpec) -> ModuleType:
-        """A module that is theirs."""
+        """Create a module of the user, not yet executed."""
         self._prepare(spec)
         return module_from_spec(spec)
 
@@ -88,11 +88,11 @@ class _Imports(MetaPathFinder):
             spec.loader = _TheirLoader(spec.loader.name, spec.loader.path, self.builtins)
 
     def _holds(self, spec: ModuleSpec) -> bool:
-        """Whether it lies in one of their folders."""
+        """Whether the module is in one of the user's folders."""
         return any(Path(place).is_relative_to(folder) for place in _places(spec) for folder in self._folders)
 
     def _is_theirs(self, name: str) -> bool:
-        """Whether they have Python files under a name of ours, other than ours."""
+        """Whether the user has a package, or a folder of Python files, under this name of ours."""
         theirs, ours = PathFinder.find_spec(name, self._folders), find_spec(name)
         if theirs is None or _places(theirs) == _places(ours):
             return False
@@ -100,7 +100,7 @@ class _Imports(MetaPathFinder):
 
     @contextmanager
     def _first(self) -> Iterator[None]:
-        """Their modules in the place of ours, and their folders before all others."""
+        """Replace our modules by the user's of the same name, and search the user's folders first."""
         if self in sys.meta_path:
             yield
             return
@@ -115,13 +115,13 @@ class _Imports(MetaPathFinder):
             sys.modules.update(ours)
 
     def _taken_out(self) -> dict[str, ModuleType]:
-        """Modules with the names in question, and what is below them, which are no longer known after that."""
+        """Remove the modules with a shared name, and their submodules, from sys.modules. Returns them."""
         names = [name for name in sys.modules if name.partition(".")[0] in self._names]
         return {name: sys.modules.pop(name) for name in names}
 
 
 class _TheirLoader(SourceFileLoader):
-    """Has a module use their `import`: functions take it from their module, whenever they run."""
+    """Runs a module with the user's `__import__` in its builtins, which its functions also use when called later."""
 
     def __init__(self, name: str, path: str, names: dict[str, Any]) -> None:
         super().__init__(name, path)
@@ -133,6 +133,6 @@ class _TheirLoader(SourceFileLoader):
 
 
 def _places(spec: ModuleSpec | None) -> list[str]:
-    """Where a package, or a module, lies."""
+    """The real paths of a package or module."""
     places = (spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []
     return [os.path.realpath(place) for place in places]

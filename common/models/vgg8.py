@@ -1,4 +1,4 @@
-"""A plain convolutional network of 8 weight layers, in the manner of the paper's VGG-8: strides instead of pooling."""
+"""A plain convolutional network of 8 weight layers, similar to the paper's VGG-8: strides instead of pooling."""
 
 from collections import OrderedDict
 from typing import Literal
@@ -12,7 +12,10 @@ _LAYERS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (4, 1))
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
-    """GroupNorm by default: BatchNorm would see B correlated rows a tick."""
+    """The normalisation layer `norm`. Raises ValueError for an unknown one.
+
+    Models default to GroupNorm, as BatchNorm would see B correlated rows per tick.
+    """
     if norm == "group":
         return nn.GroupNorm(max(1, channels // 8), channels)
     if norm == "batch":
@@ -27,8 +30,8 @@ def vgg8(classes: int, channels: int = 3, width: int = 32, norm: Norm = "group",
 
     Args:
         width: channels of the first convolution; the widest has 4 × as many.
-        norm: after each convolution.
-        dropout: share of the pooled features that is dropped before the classifier.
+        norm: normalisation after each convolution.
+        dropout: dropout probability of the pooled features, before the classifier.
     """
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     incoming = channels

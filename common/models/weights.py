@@ -1,4 +1,4 @@
-"""Weights from a local file into a model: torchvision's official files, what `sideways export` wrote, your own."""
+"""Load weights from a local file: torchvision's official files, files of `sideways export`, or your own."""
 
 import pickle
 from pathlib import Path
@@ -16,13 +16,13 @@ _SHOWN = 8
 
 
 def load_weights(model: nn.Module, path: Path) -> list[str]:
-    """Load a file into `model`. Returns the names of the classifier's tensors if it was left out: if its shape differs.
+    """Load a file into `model`, except for a classifier of another shape. Returns the names of the skipped tensors.
 
-    The classifier is the last layer that has weights. The first convolution's RGB kernel is summed over the colours
-    for a model with one channel. Everything else must fit.
+    The classifier is the last layer with weights. The first convolution's RGB kernel is summed over the colours for a
+    model with one channel. Everything else must match.
 
     Raises:
-        ConfigError: the file cannot be read, or names and shapes do not fit; they are listed.
+        ConfigError: the file cannot be read, or names or shapes do not match; the message lists them.
     """
     tensors = read_weights(path)
     own = model.state_dict()
@@ -49,7 +49,7 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a .safetensors file, or of one that torch.save wrote. Raises ConfigError."""
+    """Read a name → tensor dictionary from a .safetensors or torch.save file. Raises ConfigError."""
     if not path.is_file():
         raise ConfigError(f"weights = {str(path)!r}: there is no such file; weights are not downloaded")
     try:
@@ -75,7 +75,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _classifier(model: nn.Module) -> list[str]:
-    """Names of the last layer's tensors."""
+    """Names of the tensors of the last layer with weights."""
     layers = [
         name for name, module in model.named_modules() if "weight" in dict(module.named_parameters(recurse=False))
     ]

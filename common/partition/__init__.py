@@ -1,1 +1,1 @@
-"""What each block costs, and the split whose slowest stage is fastest."""
+"""Measuring the cost of each block, and splitting the model into balanced stages."""

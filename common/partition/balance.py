@@ -1,4 +1,4 @@
-"""The cost of each block, measured, and the contiguous split that makes the slowest stage as fast as possible."""
+"""Measures the cost of each block, and finds the contiguous split with the fastest slowest stage."""
 
 import os
 import time
@@ -19,14 +19,14 @@ Cost = TypeVar("Cost")
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What one block costs a tick.
+    """The cost of one block per tick.
 
     Attributes:
         milliseconds: forward + backward.
-        activation_kib: its output, which crosses the edge if a stage ends here.
-        parameters: their number.
-        parameter_kib: their size.
-        saved_kib: what the forward pass keeps for the backward pass, beside parameters.
+        activation_kib: size of its output, which is sent if a stage ends here.
+        parameters: number of parameters.
+        parameter_kib: size of the parameters.
+        saved_kib: what the forward pass saves for the backward pass, without parameters.
     """
 
     name: str
@@ -38,10 +38,10 @@ class BlockCost:
 
 
 def measure(model: nn.Sequential, frames: Tensor, rounds: int = 7) -> list[BlockCost]:
-    """Time each block's forward and backward pass on a batch of frames: the median of `rounds`, after one to warm up.
+    """Time each block's forward and backward pass on a frame batch: the median of `rounds`, after one warm-up round.
 
-    The first block computes no gradient of its input, as in the pipeline. `model` and `frames` are on the device that
-    will run them; buffers such as running statistics are changed, so pass a model that is thrown away.
+    As in the pipeline, the first block computes no gradient of its input. `model` and `frames` must be on the device
+    that will run them. Buffers such as running statistics are changed, so pass a disposable model.
     """
     costs = []
     x = frames
@@ -80,10 +80,10 @@ def _time_block(block: nn.Module, x: Tensor, with_input_gradient: bool) -> float
 
 
 def _saved_bytes(block: nn.Module, x: Tensor, with_input_gradient: bool) -> int:
-    """Bytes that one forward pass of the block keeps for the backward pass; parameters, and storages twice, not."""
+    """Bytes that a forward pass saves for the backward pass, without parameters. Each storage is counted once."""
     held = {weight.untyped_storage().data_ptr() for weight in block.parameters()}
     sizes: dict[int, int] = {}
-    alive = []  # so that no storage is freed and its address used again while we count
+    alive = []  # keeps every storage alive, so that no address is reused while counting
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -98,19 +98,20 @@ def _saved_bytes(block: nn.Module, x: Tensor, with_input_gradient: bool) -> int:
 
 
 def _apply(block: nn.Module, x: Tensor) -> Tensor:
-    return block(x * 1 if x.requires_grad else x)  # a block may write into its input in place; a leaf would refuse
+    return block(x * 1 if x.requires_grad else x)  # a block may write to its input in place, but not to a leaf
 
 
 def synchronise(x: Tensor) -> None:
-    """Wait for what the device is still computing."""
+    """Wait until the tensor's CUDA device has finished; a no-op on the CPU."""
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
 
 
 def balance(costs: Sequence[float], stages: int) -> list[int]:
-    """Blocks of each stage, contiguous and none empty, such that the largest stage cost is minimal.
+    """The number of blocks of each stage, contiguous and none empty, that minimises the largest stage cost.
 
-    Raises ConfigError when there are more stages than blocks.
+    Raises:
+        ConfigError: there are more stages than blocks.
     """
     blocks = len(costs)
     if stages > blocks:
@@ -118,7 +119,7 @@ def balance(costs: Sequence[float], stages: int) -> list[int]:
     prefix = [0.0]
     for cost in costs:
         prefix.append(prefix[-1] + cost)
-    # best[s][b]: smallest possible maximum for the first b blocks in s stages; cut[s][b]: where the last one begins
+    # best[s][b]: smallest possible maximum for the first b blocks in s stages; cut[s][b]: where the last of them starts
     best = [[float("inf")] * (blocks + 1) for _ in range(stages + 1)]
     cut = [[0] * (blocks + 1) for _ in range(stages + 1)]
     best[0][0] = 0.0
@@ -133,33 +134,33 @@ def balance(costs: Sequence[float], stages: int) -> list[int]:
 
 
 def at_once(device: torch.device, threads: int) -> int:
-    """Stages of `threads` threads each that this host can run at the same time."""
+    """Number of stages of `threads` threads each that this host can run at once: one per GPU on CUDA."""
     if device.type == "cuda":
         return max(1, torch.cuda.device_count())
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
 def check_split(split: Sequence[int], blocks: int) -> None:
-    """Raises ConfigError unless the split covers the model's blocks exactly."""
+    """Raise ConfigError unless the split covers the model's blocks exactly."""
     if sum(split) != blocks:
         raise ConfigError(f"split = {list(split)} places {sum(split)} blocks, but the model has {blocks}")
 
 
 def by_stage(costs: Sequence[Cost], split: Sequence[int]) -> list[Sequence[Cost]]:
-    """The blocks' costs, stage by stage."""
+    """Group the blocks' costs by stage."""
     ends = list(accumulate(split))
     return [costs[end - blocks : end] for blocks, end in zip(split, ends, strict=True)]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a split promises.
+    """Predicted time and memory of a split.
 
     Attributes:
-        stage_ms: forward + backward of each stage.
-        tick_ms: of the pipeline: its slowest stage's, or more where stages have to take turns on the host's cores.
-        efficiency: work done by D stages in the slowest one's time, 0 … 1: sum of all costs / (D × slowest).
-        memory_mib: of each stage.
+        stage_ms: forward + backward time of each stage.
+        tick_ms: tick time of the pipeline: that of the slowest stage, or more if stages must share the host's cores.
+        efficiency: sum of all costs / (D × slowest stage), 0 … 1.
+        memory_mib: memory of each stage.
     """
 
     split: list[int]
@@ -172,12 +173,12 @@ class Prediction:
 def predict(
     costs: Sequence[BlockCost], split: Sequence[int], input_kib: float, at_once: int, state: float
 ) -> Prediction:
-    """What a run with this split costs; transfers are taken to be hidden behind compute.
+    """Predict time and memory of a split, assuming that transfers are hidden behind compute.
 
     Args:
-        input_kib: a frame batch as float, the input of stage 0.
-        at_once: stages that the host can run at the same time.
-        state: optimiser state per parameter, in parameters (`optimiser_state`).
+        input_kib: size of a frame batch as float, the input of stage 0.
+        at_once: number of stages that the host can run at the same time.
+        state: optimiser state per parameter, in numbers (`optimiser_state`).
     """
     parts = by_stage(costs, split)
     times = [sum(cost.milliseconds for cost in part) for part in parts]
@@ -188,15 +189,15 @@ def predict(
 
 
 def _memory_kib(part: Sequence[BlockCost], input_kib: float, output_kib: float, state: float) -> float:
-    """Parameters, gradients, optimiser state; what backward needs; two packets each way on both edges."""
+    """Memory of parameters, gradients, optimiser state, saved tensors, and two packets each way on both edges."""
     parameters = sum(cost.parameter_kib for cost in part)
     return parameters * (2 + state) + sum(cost.saved_kib for cost in part) + 4 * (input_kib + output_kib)
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer | None) -> float:
-    """Numbers that an optimiser keeps per parameter: measured by one step, on gradients of zero.
+    """Number of values that an optimiser keeps per parameter, measured with one step on zero gradients.
 
-    Pass the optimiser of something small that is thrown away.
+    Pass the optimiser of a small, disposable model; None gives 0.
     """
     if optimiser is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Whether a model can be split and trained for a task: each block is tried once, forward and backward, on zeros."""
+"""Checks that a model can be split and trained for a task, by running each block forward and backward on zeros."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,12 @@ _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
-    """Try a model that is thrown away afterwards. Raises ConfigError naming the block that does not fit, and why."""
+    """Check a disposable model.
+
+    Raises:
+        ConfigError: a block fails, returns something other than one floating-point tensor, passes no gradient on, or
+            shares parameters with another; or the output does not fit the task. The message names the block.
+    """
     _refuse_sharing(model)
     x = torch.zeros(config.frame_shape)
     for number, (name, block) in enumerate(named_blocks(model)):

@@ -1,8 +1,8 @@
-"""A split refined by what its stages really take: all of them at once, each whole, with their updates.
+"""Refines a split by timing whole stages, all at once and including their updates.
 
-Blocks timed one by one, alone, say where to begin. But a stage's blocks share caches, its neighbours compete for the
-memory, its optimiser costs time too: together that moves the balance by some percent. So the stages are timed as they
-will run, their blocks' costs are scaled to that, and the split is balanced again, until it stays or has been seen.
+Timing blocks one by one gives a first split. But the blocks of a stage share caches, stages compete for memory
+bandwidth, and the optimiser takes time as well, which shifts the balance by some percent. So the stages are timed as
+they will run, their blocks' costs are scaled to match, and the split is balanced again, until a split repeats.
 """
 
 import time
@@ -19,18 +19,18 @@ from common.rule.optimiser import build_optimiser
 from common.rule.stage import casting, forbid_in_place_on_input
 
 _TRIES = 4  # splits
-_SECONDS, _PASSES = 0.4, 4  # at least, for each; longer than stages may be apart in starting
+_SECONDS, _PASSES = 0.4, 4  # at least, per timing; longer than the stages' start times may differ
 
 Timing = Callable[[list[int]], list[float] | None]
 
 
 def rebalance(costs: Sequence[float], split: list[int], timing: Timing) -> list[int]:
-    """The split whose slowest stage was fastest, of those tried.
+    """Of the splits tried, return the one with the fastest slowest stage.
 
     Args:
-        costs: of the blocks, in any unit.
-        split: the one to begin with.
-        timing: milliseconds of each stage of a split; None where they cannot all run at once: then nothing is refined.
+        costs: costs of the blocks, in any unit.
+        split: the initial split.
+        timing: times all stages of a split, in ms. If it returns None (they cannot all run at once), refining stops.
     """
     slowest: dict[tuple[int, ...], float] = {}
     while tuple(split) not in slowest and len(slowest) < _TRIES:
@@ -44,7 +44,7 @@ def rebalance(costs: Sequence[float], split: list[int], timing: Timing) -> list[
 
 
 def _scaled(costs: Sequence[float], split: Sequence[int], times: Sequence[float]) -> list[float]:
-    """The costs of each stage's blocks, such that they add up to its time."""
+    """Scale the costs of each stage's blocks so that they sum to its measured time."""
     found: list[float] = []
     for mine, own in zip(by_stage(costs, split), times, strict=True):
         total = sum(mine)
@@ -53,9 +53,9 @@ def _scaled(costs: Sequence[float], split: Sequence[int], times: Sequence[float]
 
 
 def time_stage(config: Config, model: nn.Sequential, split: Sequence[int], stage: int, frames: Tensor) -> float:
-    """Milliseconds of a stage's forward and backward pass and its update: the median over some tenths of a second.
+    """Time a stage's forward and backward pass and update, in ms: the median over some tenths of a second.
 
-    `model` and `frames` are on the device that will run them; the model is changed, so pass one that is thrown away.
+    `model` and `frames` must be on the device that will run them. The model is changed, so pass a disposable one.
     """
     x: Tensor = frames
     times: list[float] = []

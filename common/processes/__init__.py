@@ -1,1 +1,1 @@
-"""The processes of a run: who they are, how they meet, how they end."""
+"""The processes of a run: membership, communication and lifecycle."""

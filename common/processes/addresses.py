@@ -1,4 +1,4 @@
-"""By which address the other processes of a run reach this one, and over which interface."""
+"""The address at which other processes of a run reach this one, and the network interface for it."""
 
 import os
 import socket
@@ -7,22 +7,22 @@ from ipaddress import ip_address
 import psutil
 
 LOOPBACK = "127.0.0.1"
-ADDRESS = "SIDEWAYS_ADDRESS"  # environment: overrides the guess
+ADDRESS = "SIDEWAYS_ADDRESS"  # environment: overrides the detected address
 
 
 def own_address(master: str) -> str:
-    """This host's address on the way to the launcher's, `master`; loopback where that is."""
+    """This host's address on the route to the launcher's address, `master`; loopback if `master` is loopback."""
     if given := os.environ.get(ADDRESS):
         return given
     if is_loopback(master):
         return LOOPBACK
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((master, 9))  # sends nothing: it only asks for the route
+        probe.connect((master, 9))  # sends nothing: a UDP connect only looks up the route
         return str(probe.getsockname()[0])
 
 
 def use_interface_of(address: str) -> None:
-    """Have torch's own sockets listen there; left to themselves they take the address of the host's name."""
+    """Make torch's sockets listen on this address. By default they use the address that the hostname resolves to."""
     for name, found in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in found):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
@@ -30,7 +30,7 @@ def use_interface_of(address: str) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a name or an address is this host's own, for itself alone."""
+    """Whether a hostname or address is loopback."""
     try:
         return ip_address(socket.gethostbyname(address)).is_loopback
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""How a process of a run begins and ends: it never outlives its parent, and a failure is told and final."""
+"""Start and exit of a run's processes: none outlives its parent, and every failure is reported and final."""
 
 import errno
 import os
@@ -14,31 +14,31 @@ from common.errors import SidewaysError
 
 _POLL = 0.5  # seconds
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
-PATH_ERRORS = "surrogateescape"  # wherever names of files are read or written: Python's own form of those not UTF-8
-TEMPORARY = "SIDEWAYS_TEMPORARY"  # names a folder that the launcher removes at its end
+PATH_ERRORS = "surrogateescape"  # for reading and writing file names, which need not be UTF-8
+TEMPORARY = "SIDEWAYS_TEMPORARY"  # environment: a folder that the launcher removes when it exits
 
 
-# glibc by default gives a tick's large tensors back to the kernel and faults them in again at the next; read at start
+# by default glibc returns a tick's large tensors to the kernel and faults them in again at the next; read at start
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
 
 def shorten_thread_switches() -> None:
-    """Let Python's threads take turns ten times as often as usual.
+    """Set the interpreter's thread switch interval to 0.5 ms, a tenth of the default.
 
-    Threads that decode live sources come back from FFmpeg thousands of times a second; each time, whoever holds the
-    interpreter may keep them waiting that long.
+    Threads that decode live sources return from FFmpeg thousands of times a second. Each time they may have to wait
+    that long for the GIL.
     """
     sys.setswitchinterval(0.0005)
 
 
 def stop_signals() -> list[signal.Signals]:
-    """By these a run is asked to stop. A hang-up that is ignored, as under nohup, stays ignored."""
+    """The signals that ask a run to stop. SIGHUP is left out if it is ignored, as under nohup."""
     hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
 
 
 def exit_now(code: int) -> NoReturn:
-    """Leave at once. After a failure a normal exit could hang: torch's RPC threads are waiting for peers."""
+    """Exit immediately. After a failure a normal exit could hang, since torch's RPC threads wait for peers."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -47,7 +47,7 @@ def exit_now(code: int) -> NoReturn:
 
 
 def flush_output() -> None:
-    """Before Python ends: where a terminal is gone, it would end with 120 for what cannot be written any more."""
+    """Flush stdout and stderr before exit. With a closed terminal Python would exit with status 120 otherwise."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -56,25 +56,26 @@ def flush_output() -> None:
 
 
 def print_error(message: str) -> None:
-    """One message for the user, on standard error."""
-    with suppress(OSError, ValueError):  # nobody may be listening any more
+    """Print a message for the user to stderr."""
+    with suppress(OSError, ValueError):  # stderr may be closed
         print(f"sideways: {message}", file=sys.stderr, flush=True)
 
 
 def remember_parent() -> None:
-    """Remember who started this process, before anything slow: the parent may be gone by the time it is watched."""
+    """Record the parent's pid. Call it early: the parent may be gone by the time `watch_parent` starts."""
     os.environ.setdefault(_PARENT, str(os.getppid()))
 
 
 def become_parent() -> None:
-    """Make this process the parent that those it starts watch."""
+    """Make this process the parent that its child processes watch."""
     os.environ[_PARENT] = str(os.getpid())
 
 
 def allow_many_files(needed: int) -> None:
-    """Raise this process's limit of open files, and that of those it starts, as far as it may be raised.
+    """Raise the open-file limit of this process and its children to the hard limit.
 
-    Raises SidewaysError where that is less than `needed`.
+    Raises:
+        SidewaysError: the hard limit is below `needed`.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -86,14 +87,17 @@ def allow_many_files(needed: int) -> None:
 
 
 def too_many_files(error: BaseException) -> str:
-    """A sentence for an error by which no more files can be opened; nothing for others."""
+    """A message for an EMFILE or ENFILE error; an empty string for any other error."""
     if getattr(error, "errno", None) not in (errno.EMFILE, errno.ENFILE):
         return ""
     return f"no more files can be opened ({error}): raise the limit (ulimit -n 4096)"
 
 
 def watch_parent(who: str) -> None:
-    """End this process within a second of its parent's death (kill -9 of the launcher leaves no orphans)."""
+    """Exit within a second of the parent's death, so that kill -9 of the launcher leaves no orphans.
+
+    `who` names this process in the error message.
+    """
     remember_parent()
     parent = int(os.environ[_PARENT])
 

@@ -1,8 +1,8 @@
-"""Who is who in a run, and how its processes reach each other.
+"""The members of a run, and how they reach each other.
 
-Every process is started by torch's elastic launcher with a rank. Its role is told on its command line, and the ranks
-publish what others must know of them (`Member`) in the launcher's store: stages are numbered in the order of their
-ranks, so nothing depends on which host got which rank.
+torch's elastic launcher starts every process with a rank; the command line gives its role. Each process publishes a
+`Member` record in the launcher's store. Stages are numbered in the order of their ranks, so nothing depends on which
+host got which rank.
 """
 
 import json
@@ -24,19 +24,19 @@ from common.processes.zmq_curve import CurveKeys
 
 Role = Literal["coordinator", "stage"]
 
-JOIN_DEADLINE = 120.0  # seconds for every process of the run to appear
+JOIN_DEADLINE = 120.0  # seconds for all processes of the run to join
 
 
 @dataclass(frozen=True)
 class Member:
-    """What a process tells the others of itself.
+    """What a process publishes about itself.
 
     Attributes:
-        address: by which others reach it.
-        hostname: of its host; containers with an address of their own count as hosts.
-        devices: CUDA devices that it sees.
+        address: at which others reach it.
+        hostname: of its host; a container with its own address counts as a host.
+        devices: number of visible CUDA devices.
         public_key: of its ZeroMQ sockets, 40 characters of Z85.
-        started: ms since 1970.
+        started: start time of the process, in ms since 1970.
     """
 
     role: Role
@@ -48,17 +48,18 @@ class Member:
 
     @property
     def host(self) -> tuple[str, str]:
-        """Equal for processes that share a host."""
+        """Identifies the host: equal for processes on the same one."""
         return self.address, self.hostname
 
 
 @dataclass(frozen=True)
 class Membership:
-    """This process's place in the run.
+    """This process's membership in the run.
 
     Attributes:
-        members: of the run, by rank.
-        curve: this process's keys; None where all processes are on loopback.
+        members: all members of the run, by rank.
+        store: the launcher's store, with a key prefix of this attempt.
+        curve: this process's keys; None if all processes are on loopback.
     """
 
     rank: int
@@ -68,47 +69,47 @@ class Membership:
 
     @property
     def own(self) -> Member:
-        """This process."""
+        """This process's member record."""
         return self.members[self.rank]
 
     @property
     def address(self) -> str:
-        """By which others reach this process."""
+        """The address at which others reach this process."""
         return self.own.address
 
     @property
     def stage_ranks(self) -> list[int]:
-        """The ranks of the stages, in their order."""
+        """The ranks of the stages, in stage order."""
         return [rank for rank, member in enumerate(self.members) if member.role == "stage"]
 
     @property
     def coordinator(self) -> Member:
-        """The one coordinator."""
+        """The coordinator's member record."""
         return next(member for member in self.members if member.role == "coordinator")
 
     @property
     def stages(self) -> int:
-        """How many there are."""
+        """Number of stages."""
         return len(self.stage_ranks)
 
     @property
     def stage(self) -> int:
-        """Of a stage worker; -1 for the coordinator."""
+        """This worker's stage; -1 for the coordinator."""
         return self.stage_ranks.index(self.rank) if self.own.role == "stage" else -1
 
     @property
     def attempt(self) -> int:
-        """This attempt's number, larger than any earlier one's: when its coordinator started."""
+        """Id of this attempt: the start time of its coordinator, so it is larger than that of any earlier attempt."""
         return self.coordinator.started
 
     @property
     def local_stages(self) -> int:
-        """Stage workers on this host."""
+        """Number of stage workers on this host."""
         return len(self._local)
 
     @property
     def local_stage(self) -> int:
-        """Number of this stage among those of its host; -1 for the coordinator."""
+        """Index of this stage among those of its host; -1 for the coordinator."""
         return self._local.index(self.rank) if self.own.role == "stage" else -1
 
     @property
@@ -117,7 +118,7 @@ class Membership:
 
     @property
     def stages_on_host(self) -> frozenset[int]:
-        """The stages of this host that see the same CUDA devices, this one included."""
+        """The stages on this host with the same number of visible CUDA devices, including this one."""
         same = (self.own.host, self.own.devices)
         ranks = self.stage_ranks
         return frozenset(
@@ -126,34 +127,34 @@ class Membership:
 
     @property
     def own_devices(self) -> bool:
-        """Whether every stage of the run has a CUDA device of its own."""
+        """Whether every stage of the run can have its own CUDA device."""
         stages = [self.members[rank] for rank in self.stage_ranks]
         return all(sum(other.host == stage.host for other in stages) <= stage.devices for stage in stages)
 
     @property
     def on_coordinator_host(self) -> bool:
-        """Whether the coordinator is on this host, too."""
+        """Whether the coordinator is on this host."""
         return self.coordinator.host == self.own.host
 
     def listen(self, endpoint: "zmq.Socket[bytes]") -> str:
-        """Bind to a free port of this process's address, for members of the run alone. Returns the address."""
+        """Bind to a free port, accepting only members of the run. Returns the endpoint, "tcp://address:port"."""
         if self.curve is not None:
             self.curve.listen(endpoint)
         port = endpoint.bind_to_random_port(f"tcp://{self.own.address}")
         return f"tcp://{self.own.address}:{port}"
 
     def connect(self, endpoint: "zmq.Socket[bytes]", address: str, to: Member) -> None:
-        """Connect to what a member listens on, and to nobody else there."""
+        """Connect to the endpoint `address` of member `to`, authenticated by its public key."""
         if self.curve is not None:
             self.curve.connect(endpoint, to.public_key.encode())
         endpoint.connect(address)
 
     def stage_member(self, stage: int) -> Member:
-        """The member that is this stage; -1: the top one."""
+        """The member record of a stage; -1 is the top stage."""
         return self.members[self.stage_ranks[stage]]
 
     def fetch(self, key: str, whose: str = "the coordinator") -> str:
-        """What another process has put, or will soon put, into the store. Raises PeerError."""
+        """Wait for a value that process `whose` writes to the store. Raises PeerError after `JOIN_DEADLINE` seconds."""
         return _fetch(self.store, key, whose)
 
 
@@ -168,7 +169,12 @@ def _fetch(store: Store, key: str, whose: str) -> str:
 
 
 def join(role: Role) -> Membership:
-    """Meet the other processes of the run. Raises SidewaysError when the launcher or a peer is missing."""
+    """Join the run: publish this process and wait for all others.
+
+    Raises:
+        PeerError: the launcher's store or a peer is missing.
+        SidewaysError: this process was not started by the launcher, or the members do not form a run.
+    """
     rank, world, store, address = _connect()
     curve = CurveKeys()
     started = int(psutil.Process().create_time() * 1000)
@@ -183,7 +189,7 @@ def join(role: Role) -> Membership:
 
 
 def _check(members: tuple[Member, ...]) -> None:
-    """Raises SidewaysError where these processes are no run."""
+    """Raise SidewaysError unless these processes form a run."""
     inner = [rank for rank, member in enumerate(members) if is_loopback(member.address)]
     if inner and len(inner) < len(members):
         raise SidewaysError(
@@ -199,7 +205,7 @@ def _check(members: tuple[Member, ...]) -> None:
 
 
 def _connect() -> tuple[int, int, Store, str]:
-    """Rank, world, the launcher's store under a name of this attempt, and this process's own address."""
+    """Return rank, world size, the launcher's store with a key prefix of this attempt, and this process's address."""
     try:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -216,14 +222,15 @@ def _connect() -> tuple[int, int, Store, str]:
         store = TCPStore(address, port, world, serves, limit, multi_tenant=True, master_listen_fd=listener)
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(f"cannot reach the launcher's store at {address}:{port}: {error}") from error
-    # a store that outlives an attempt still has its keys; where each attempt has its own, agents' counts may differ
+    # an agent's store outlives an attempt and keeps its keys; otherwise each attempt has its own store, and the restart
+    # counts of the agents may differ
     outlives = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if outlives else "only"
     return rank, world, PrefixStore(f"sideways/{attempt}", store), own
 
 
 def _listen(address: str, port: int) -> int:
-    """A listening socket on loopback alone: left to itself torch's store listens on every interface."""
+    """Return the fd of a socket that listens on loopback only. By default torch's store listens on every interface."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -17,10 +17,10 @@ def stage_name(stage: int) -> str:
 
 
 def start_rpc(me: Membership) -> None:
-    """Open the control channel. Every process of the run must call it."""
+    """Open the control channel. Every process of the run must call it. Raises PeerError if it cannot be opened."""
     name = COORDINATOR if me.own.role == "coordinator" else stage_name(me.stage)
-    # over TCP alone: the shared-memory transport polls, and does not notice that the other side has died; the channels
-    # for GPUs, which calls have no use for, fail to start on some hosts that have one
+    # TCP only: the shared-memory transport polls and does not notice a dead peer, and the GPU channels, which these
+    # calls do not need, fail to start on some hosts with a GPU
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=4,
         rpc_timeout=JOIN_DEADLINE,
@@ -28,7 +28,7 @@ def start_rpc(me: Membership) -> None:
         _transports=["uv"],
         _channels=["basic"],
     )
-    warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)  # torch's own use, inside init_rpc
+    warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)  # raised by torch itself, inside init_rpc
     try:
         rpc.init_rpc(name, rank=me.rank, world_size=len(me.members), rpc_backend_options=options)
     except (dist.DistError, RuntimeError) as error:

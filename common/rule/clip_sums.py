@@ -1,4 +1,4 @@
-"""An evaluation's sums over each clip's frames: of the softmax, or of the mean squared error against a target."""
+"""Per-clip sums of an evaluation: of the softmax, or of the mean squared error against a target."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,14 @@ _PICTURES = 8  # rows
 
 @dataclass(frozen=True)
 class Scores:
-    """An evaluation's sums: per clip the sum over its frames of the softmax, or of the squared error.
+    """Result of an evaluation: for each of n clips the sum over its frames of the softmax or mean squared error.
 
-    clips, labels, frames: int64 [n]; sums: float64 [n, classes], or [n, 1] for the mean squared error. pictures: of
-    tasks without labels, targets and outputs of a few rows, normalised, float [2, rows, channels, height, width].
+    Attributes:
+        clips, labels: int64 [n].
+        frames: number of frames of each clip, int64 [n].
+        sums: float64 [n, classes], or [n, 1] for the mean squared error.
+        pictures: targets and outputs of a few rows, normalised, float [2, rows, channels, height, width]; None for
+            tasks with labels.
     """
 
     clips: Tensor
@@ -29,7 +33,7 @@ class Scores:
 
 
 class ClipSums:
-    """Sums per clip, by the clips' ids."""
+    """Accumulates sums per clip id."""
 
     def __init__(self) -> None:
         self._sums: dict[int, Tensor] = {}
@@ -38,17 +42,23 @@ class ClipSums:
         self._pictures: Tensor | None = None
 
     def classified(self, clips: NDArray[np.int64], labels: NDArray[np.int64], logits: Tensor) -> None:
-        """Add a frame of every clip. clips, labels: int64 [rows], NO_CLIP for none; logits: [rows, classes]."""
+        """Add a frame batch of a classifier.
+
+        Args:
+            clips, labels: int64 [rows]; rows with clip `NO_CLIP` are skipped.
+            logits: [rows, classes].
+        """
         self._add(clips, labels, F.softmax(logits.double(), dim=1).cpu(), clips != NO_CLIP)
 
     def compared(
         self, clips: NDArray[np.int64], labels: NDArray[np.int64], y: Tensor, target: Tensor, of: NDArray[np.int64]
     ) -> None:
-        """The same where outputs are compared with frames.
+        """Add a frame batch whose outputs are compared with frames.
 
         Args:
+            clips, labels: int64 [rows]; rows with clip `NO_CLIP` are skipped.
             y, target: [rows, channels, height, width].
-            of: int64 [rows], the clips that the targets belong to; a row counts where it is its own clip.
+            of: int64 [rows], the clips that the targets belong to; rows where it differs from `clips` are skipped.
         """
         error = F.mse_loss(y.float(), target, reduction="none").double().flatten(1).mean(1, keepdim=True).cpu()
         if self._pictures is None:
@@ -56,7 +66,7 @@ class ClipSums:
         self._add(clips, labels, error, (clips != NO_CLIP) & (clips == of))
 
     def scores(self) -> Scores:
-        """The sums, in the order of clip ids."""
+        """The sums so far, ordered by clip id."""
         clips = sorted(self._sums)
         return Scores(
             clips=torch.tensor(clips, dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""What the top stage minimises: cross-entropy with the label, or the squared error against a frame."""
+"""The loss of the top stage: cross-entropy with the labels, or mean squared error against a frame."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,12 @@ EVERY_ROW = slice(None)
 
 @dataclass(frozen=True)
 class Target:
-    """A frame-sized target. tensor: float [rows, channels, height, width]; clips: int64 [rows], each row's clip."""
+    """A frame-sized target.
+
+    Attributes:
+        tensor: float [rows, channels, height, width].
+        clips: clip id of each row, int64 [rows].
+    """
 
     tensor: Tensor
     clips: NDArray[np.int64]
@@ -27,7 +32,7 @@ class Objective:
     """The loss of a task.
 
     Attributes:
-        correct: rows classified right since it was last zeroed, a 0-d int64 tensor.
+        correct: number of rows classified correctly since last zeroed, a 0-d int64 tensor.
     """
 
     def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
@@ -35,9 +40,15 @@ class Objective:
         self.correct = torch.zeros((), dtype=torch.int64)
 
     def __call__(self, y: Tensor, held: Packet, target: Target | None, rows: slice = EVERY_ROW) -> Tensor:
-        """The mean loss over rows: y is the model's output for `rows` of what `held` holds. Computed in float32.
+        """The mean loss over rows, computed in float32 for half-precision outputs.
 
-        Predicting, a row whose clip ends before the frame to come counts as zero.
+        Rows whose target belongs to another clip count as zero: for `predict`, the clip ends before the target frame.
+
+        Args:
+            y: the model's output for `rows` of `held`: [rows, classes], or of the target's shape.
+            held: the packet with the clips and labels.
+            target: frame-sized target; None for tasks with labels.
+            rows: the part of the batch that `y` is for (a micro-batch).
         """
         if y.dtype in (torch.bfloat16, torch.float16):
             y = y.float()

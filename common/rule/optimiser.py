@@ -1,4 +1,4 @@
-"""θ ← optimiser(θ, Δθ): a stage's optimiser, its learning rate's course, clipping, means of weights and gradients."""
+"""θ ← optimiser(θ, Δθ): a stage's optimiser, learning rate schedule, clipping, means of weights and gradients."""
 
 import inspect
 import math
@@ -14,11 +14,15 @@ from common.rule.orthogonal_gradient import Orthogonal
 
 _UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}  # they need closures, or sparse gradients
 _WITHOUT_MOMENTUM = {"Adam": {"betas": (0.0, 0.999)}, "AdamW": {"betas": (0.0, 0.999)}}
-_FUSED = {"Adam", "AdamW", "SGD", "Adagrad"}  # one kernel for all parameters, on the CPU too: less Python a tick
+_FUSED = {"Adam", "AdamW", "SGD", "Adagrad"}  # one kernel for all parameters, on the CPU too: less Python per tick
 
 
 def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> torch.optim.Optimizer | None:
-    """The optimiser of a stage; None for a stage without parameters. Raises ConfigError for an unknown one."""
+    """Build the optimiser of a stage; None if it has no parameters.
+
+    Raises:
+        ConfigError: the class is unknown or unusable, or its arguments are invalid.
+    """
     kind = getattr(torch.optim, settings.name, None)
     usable = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and settings.name not in _UNUSABLE
     if kind is None or not usable:
@@ -37,12 +41,12 @@ def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> to
 
 
 def _rate(settings: Optimiser, rate: float, mismatch: int) -> float:
-    """A stage's share of the run's learning rate."""
+    """The learning rate of a stage, given that of the run."""
     return rate / (1 + mismatch) if settings.lr_by_mismatch else rate
 
 
 def _groups(blocks: nn.Module, kind: type, arguments: dict[str, Any], decay_all: bool) -> list[dict[str, Any]]:
-    """Parameter groups. Normalisations and biases, which are vectors, do not decay."""
+    """Parameter groups. Vectors (normalisations and biases) get no weight decay unless `decay_all`."""
     parameters = [parameter for parameter in blocks.parameters() if parameter.requires_grad]
     default = inspect.signature(kind).parameters.get("weight_decay")
     decay = arguments.get("weight_decay", default.default if default is not None else 0.0)
@@ -55,10 +59,10 @@ def _groups(blocks: nn.Module, kind: type, arguments: dict[str, Any], decay_all:
 
 
 def rate_factor(settings: Optimiser, tick: int, planned: int) -> float:
-    """What the learning rate is multiplied by at a stage's update of `tick`, of `planned` ticks in all.
+    """Factor of the learning rate at tick `tick` of `planned` ticks.
 
-    After a linear warm-up: constant; cosine, half a period down to `final`; step, × `gamma` after each of `steps`;
-    one-cycle, half a cosine up from `final` to 1 at `peak`, then half a cosine down to `final` (Smith, 2018).
+    After a linear warm-up: constant; cosine: half a period down to `final`; step: × `gamma` after each of `steps`;
+    one-cycle: half a cosine up from `final` to 1 at `peak`, then half a cosine down to `final` (Smith, 2018).
     """
     warm = min(1.0, (tick + 1) / (settings.warmup + 1))
     share = min(1.0, max(0.0, (tick - settings.warmup) / max(1, planned - settings.warmup)))
@@ -82,15 +86,17 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 class Updater:
-    """Gathers a stage's gradients and updates its parameters.
+    """Accumulates a stage's gradients and updates its parameters.
 
     Attributes:
-        ticks: updates asked for so far, those that only gathered included.
-        gathered: gradients in .grad that the next update will use.
+        optimiser: None for a stage without parameters.
+        ticks: number of calls of `update`, including those that only accumulate.
+        gathered: number of gradients accumulated in .grad for the next optimiser step.
+        updates: number of optimiser steps.
     """
 
     def __init__(self, blocks: nn.Module, settings: Optimiser, every: int, mismatch: int, planned: int) -> None:
-        """`every`: gradients that an update uses the mean of; `planned`: ticks of the whole training."""
+        """`every`: number of gradients averaged per optimiser step; `planned`: ticks of the whole training."""
         self._settings, self._every, self._planned, self._mismatch = settings, every, planned, mismatch
         self.optimiser = build_optimiser(blocks, settings, mismatch)
         self.ticks = self.gathered = self.updates = 0
@@ -103,18 +109,18 @@ class Updater:
 
     @property
     def rate(self) -> float | None:
-        """The learning rate of the last update; None for a stage without parameters."""
+        """The current learning rate; None for a stage without parameters."""
         return float(self.optimiser.param_groups[0]["lr"]) if self.optimiser else None
 
     def set_rate(self, rate: float) -> None:
-        """Change the learning rate that the schedule multiplies (optimiser.lr), from the next update on."""
+        """Change the base learning rate (optimiser.lr), which the schedule scales, from the next update on."""
         if self.optimiser is not None:
             self._rates = [_rate(self._settings, rate, self._mismatch)] * len(self._rates)
             for group in self.optimiser.param_groups:
                 group["lr"] = self._rates[0]
 
     def update(self) -> None:
-        """Every N-th call: a step on the mean of the last N gradients."""
+        """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
         self.ticks += 1
         self.gathered += 1
         if self.optimiser is None or self.gathered < self._every:
@@ -127,7 +133,7 @@ class Updater:
         self.gathered = 0
         self.updates += 1
         if self._average:
-            # the first averages forget the random start sooner (as in TensorFlow's ExponentialMovingAverage)
+            # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)
             decay = min(self._settings.ema, self.updates / (9 + self.updates))
             torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
 
@@ -149,12 +155,12 @@ class Updater:
         return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
 
     def gradient_norm(self) -> float:
-        """Euclidean norm of the mean of the gradients gathered for the next update. Call before `update`."""
+        """Euclidean norm of the mean of the accumulated gradients. Call before `update`."""
         gradients = list(self._gradients())
         return float(nn.utils.get_total_norm(gradients)) / (self.gathered + 1) if gradients else 0.0
 
     def swap_average(self) -> None:
-        """Exchange the weights and their average, if there is one: before an evaluation, and again after it."""
+        """Swap the weights with their average, if there is one. Call before an evaluation and again after it."""
         for index, average in enumerate(self._average):
             parameter = self._parameters[index]
             self._average[index], parameter.data = parameter.data, average
@@ -162,11 +168,11 @@ class Updater:
     # ---- checkpoints
 
     def count(self, ticks: int) -> None:
-        """So many ticks were done before, by another number of stages."""
+        """Set the counters to `ticks` ticks, done earlier with another number of stages."""
         self.ticks, self.updates = ticks, ticks // self._every
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next update depends on beside the parameters, under their names."""
+        """Everything but the parameters that the next update depends on, keyed by the parameters' names."""
         found: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
             own = self.optimiser.state.get(parameter, {}) if self.optimiser else {}
@@ -179,12 +185,12 @@ class Updater:
         return found
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a state, after the weights were. What it lacks begins anew."""
+        """Load a state, after the weights were loaded. What the state lacks is initialised."""
         self._load_optimiser(state)
         for index, (name, parameter) in enumerate(self._named.items()):
             if f"gradient.{name}" in state:
                 parameter.grad = state[f"gradient.{name}"].to(parameter.device)
-            if self._average:  # one that is only now asked for begins with the weights as they are
+            if self._average:  # a missing average starts from the current weights
                 self._average[index].copy_(state.get(f"average.{name}", parameter.detach()))
             if self._orthogonal is not None and f"mean.{name}" in state:
                 self._orthogonal.means[index].copy_(state[f"mean.{name}"])
@@ -200,4 +206,4 @@ class Updater:
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             if own:
                 tree["state"][number] = own
-        self.optimiser.load_state_dict(tree)  # which puts every tensor where this optimiser wants it
+        self.optimiser.load_state_dict(tree)  # moves every tensor to the device that this optimiser needs

@@ -1,6 +1,7 @@
-"""Gradients that turn to what is new: successive frames are alike, so are their gradients, and an update that follows
-each of them goes the same way again and again (Han et al., Learning from Streaming Video with Orthogonal Gradients,
-CVPR 2025).
+"""Orthogonal gradients (Han et al., Learning from Streaming Video with Orthogonal Gradients, CVPR 2025).
+
+Successive frames are similar and so are their gradients, so updates would repeat the same direction. The component
+along the running mean of earlier gradients is therefore removed.
 """
 
 from collections.abc import Sequence
@@ -8,16 +9,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-_TINY = 1e-20  # a mean that is zero has no direction
+_TINY = 1e-20  # avoids a division by zero while the mean is zero
 
 
 class Orthogonal:
-    """Per parameter, with g the gradient and m the running mean of those before:
+    """For each parameter, with g the gradient and m the running mean of earlier gradients:
 
-    g ← g - m ⟨g, m⟩ / ⟨m, m⟩        m ← decay · m + (1 - decay) · g as it was
+    g ← g - m ⟨g, m⟩ / ⟨m, m⟩        m ← decay · m + (1 - decay) · g (the original g)
 
     Attributes:
-        means: m of each parameter, in its shape.
+        means: m of each parameter, of the same shape.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
@@ -26,7 +27,7 @@ class Orthogonal:
         self._spare = [torch.empty_like(mean) for mean in self.means]
 
     def turn(self) -> None:
-        """Change .grad in place."""
+        """Project every .grad in place, and update the means."""
         for parameter, mean, spare in zip(self._parameters, self.means, self._spare, strict=True):
             gradient = parameter.grad
             if gradient is not None:

@@ -1,7 +1,7 @@
-"""All stages in one process, one tick of delay between them: what the distributed run must equal bit for bit.
+"""The reference: all stages in one process. A distributed run must match it bit for bit.
 
-It runs the workers' own `Stage`, `Packet` and `run_tick`; only the transport is missing: what a stage sends at tick k
-it packs into the packets of parity k % 2, which its neighbours read at tick k + 1.
+It runs the workers' own `Stage`, `Packet` and `run_tick`, without a transport: at tick k a stage packs its output into
+the packets of parity k % 2, which its neighbours read at tick k + 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ from common.rule.tick import run_tick
 
 
 class Reference:
-    """A whole pipeline, advanced a tick at a time.
+    """A whole pipeline, advanced one tick at a time.
 
     Attributes:
-        tick_number: the next tick.
+        tick_number: number of the next tick.
     """
 
     def __init__(
@@ -31,9 +31,13 @@ class Reference:
         dtype: torch.dtype = torch.float32,
         packet: Callable[[Sequence[int], torch.dtype], Packet] = Packet,
     ) -> None:
-        """`stages` from input to top; `frame_shape` is [slots, channels, height, width] of the input.
+        """Build a pipeline.
 
-        `packet` makes one of a shape and dtype.
+        Args:
+            stages: from input to top.
+            frame_shape: [slots, channels, height, width] of the input.
+            dtype: of the input.
+            packet: creates a packet of a shape and dtype.
         """
         self.stages, self.schedule, self.tick_number = stages, Schedule(len(stages)), 0
         with casting(stages[0].config, torch.device("cpu")):
@@ -44,12 +48,11 @@ class Reference:
         self._ports = [MemoryPorts(self.schedule, i, up, down) for i in range(len(stages))]
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
-        """One tick of every stage. Returns the top stage's loss, None while it has no input.
+        """Run one tick of every stage. Returns the top stage's loss, a 0-d tensor; None while it has no input.
 
         Args:
             frame: the frame batch of this tick; `frame.frame` must be the tick's number.
-            target: for tasks without labels, what the loss on this very frame compares with; kept until the top
-                holds it.
+            target: target of this frame, for tasks without labels; stored until the top stage holds the frame.
         """
         if target is not None:
             self._ports[-1].targets[frame.frame] = Target(target.tensor.clone(), target.clips.copy())
@@ -60,18 +63,18 @@ class Reference:
         return top.loss if self.schedule.frame(top.index, self.tick_number - 1) is not None else None
 
     def tick_stage(self, stage: Stage, frame: Packet) -> None:
-        """One stage's part of this tick. The stages' order does not matter: none reads what another writes now."""
+        """Run one stage's tick. The order of stages does not matter: none reads what another writes in this tick."""
         ports = self._ports[stage.index]
         ports.frame = frame
         run_tick(stage, ports, self.tick_number)
 
 
 class MemoryPorts:
-    """A stage's ports in one process: packets[parity][stage] that all stages see.
+    """A stage's ports in one process: packets shared by all stages, indexed [parity][stage].
 
     Attributes:
         frame: stage 0's input of this tick.
-        targets: of frames that the top stage does not hold yet, by their number.
+        targets: targets of frames that the top stage does not hold yet, by frame number.
     """
 
     def __init__(self, schedule: Schedule, stage: int, up: list[list[Packet]], down: list[list[Packet]]) -> None:
@@ -81,32 +84,32 @@ class MemoryPorts:
         self.targets: dict[int, Target] = {}
 
     def receive_input(self, tick: int) -> Packet | None:
-        """x(k)."""
+        """The input x(k); None before the first."""
         if self._schedule.frame(self._stage, tick) is None:
             return None
         return self.frame if self._stage == 0 else self._up[(tick - 1) % 2][self._stage - 1]
 
     def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
-        """y(k)."""
+        """Send the output y(k)."""
         self._up[tick % 2][self._stage].pack(tick, held, y)
 
     def receive_gradient(self, tick: int) -> Packet | None:
-        """g(k)."""
+        """The gradient g(k); None before the first."""
         if self._schedule.gradient(self._stage, tick) is None:
             return None
         return self._down[(tick - 1) % 2][self._stage + 1]
 
     def target(self, tick: int, held: Packet) -> Target | None:
-        """Of the frame that the top stage holds."""
+        """The target of the frame that the top stage holds; None for tasks with labels."""
         return self.targets.pop(held.frame, None)
 
     def send_gradient(self, tick: int, source: Packet, r: Tensor) -> None:
-        """r(k)."""
+        """Send the input's gradient r(k)."""
         self._down[tick % 2][self._stage].pack(tick, source, r)
 
 
 def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> list[dict[str, Tensor]]:
-    """Backpropagation's gradient of one frame batch through all stages: of each stage, by the parameters' names."""
+    """Backpropagate one frame batch through all stages. Returns each stage's gradients, by parameter name."""
     y = frame.tensor
     for stage in stages:
         stage.blocks.zero_grad(set_to_none=True)

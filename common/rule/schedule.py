@@ -1,4 +1,4 @@
-"""Which frame and which gradient a stage works on at a tick: pure arithmetic, no state.
+"""Which frame and which gradient a stage uses at a tick: pure arithmetic, no state.
 
     D = 3:  fK = stage holds frame K, gK = it uses the gradient of frame K's loss
 
@@ -7,8 +7,8 @@
     stage 1           f0      f1      f2 g0   f3 g1   f4 g2   f5 g3     mismatch 2
     stage 2                   f0 g0   f1 g1   f2 g2   f3 g3   f4 g4     mismatch 0
 
-A frame climbs one stage a tick, so stage i holds frame k - i. Its gradient is born in the top stage, D - 1 ticks
-after the frame came in, and descends one stage a tick (paper, section 3.2).
+A frame moves up one stage per tick, so at tick k stage i holds frame k - i. Its gradient is computed in the top stage,
+D - 1 ticks after the frame entered, and moves down one stage per tick (paper, section 3.2).
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Schedule:
         return 2 * (self.stages - 1) - stage
 
     def mismatch(self, stage: int) -> int:
-        """Frames between the input that `stage` holds and the one its gradient belongs to (its staleness)."""
+        """Number of frames between the input of `stage` and the frame its gradient belongs to (staleness)."""
         return self.first_gradient(stage) - self.first_input(stage)
 
     def frame(self, stage: int, tick: int) -> int | None:
@@ -40,7 +40,7 @@ class Schedule:
         return tick - self.first_input(stage) if tick >= self.first_input(stage) else None
 
     def gradient(self, stage: int, tick: int) -> int | None:
-        """Frame whose loss gave the gradient that `stage` uses at `tick`; None before its first gradient."""
+        """Frame from whose loss the gradient that `stage` uses at `tick` was computed; None before the first."""
         return tick - self.first_gradient(stage) if tick >= self.first_gradient(stage) else None
 
     def table(self, ticks: int) -> str:

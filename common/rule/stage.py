@@ -1,11 +1,11 @@
-"""The Sideways rule for one layer group. Pure torch: no transport, no clock. The reference and the workers run it.
+"""The Sideways rule for one stage. Pure torch: no transport, no clock. The reference and the workers run it.
 
-At tick k a stage holds its newest input x(k) and its newest gradient g(k), and computes with both at once
-(Malinowski et al., CVPR 2020, section 3.2):
+At tick k a stage computes with its newest input x(k) and its newest gradient g(k) at once (Malinowski et al., CVPR
+2020, section 3.2):
 
     y = H(x; θ)      Δθ = (∂H/∂θ)ᵀ g      r = (∂H/∂x)ᵀ g      θ ← optimiser(θ, Δθ)
 
-It keeps one input, one output and one gradient; the next tick overwrites them, whatever the pipeline's depth.
+It keeps one input, one output and one gradient, whatever the pipeline's depth. The next tick overwrites them.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from common.rule.schedule import Schedule
 
 
 def gate(gradient: Packet, held: Packet) -> int:
-    """Zero the rows of `gradient` that belong to another clip than `held`'s row does. Returns how many."""
+    """Zero the rows of `gradient` whose clip differs from that of `held`. Returns the number of rows zeroed."""
     foreign = np.flatnonzero(gradient.clips != held.clips)
     if len(foreign):
         gradient.tensor.index_fill_(0, torch.from_numpy(foreign).to(gradient.tensor.device), 0)
@@ -32,21 +32,27 @@ def gate(gradient: Packet, held: Packet) -> int:
 
 
 def casting(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 autocast where it is wanted."""
+    """A context with bfloat16 autocast, if the precision asks for it."""
     wanted = config.precision == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
 class Stage:
-    """One layer group: forward, gate, backward, update.
+    """One stage: forward, gate, backward, update.
 
     Attributes:
-        loss: the top stage's last loss, a 0-d tensor (mean over the rows); elsewhere None.
-        gated, rows: gradient rows dropped at a clip's boundary, and received, since last zeroed.
+        loss: last loss of the top stage, a 0-d tensor (mean over the rows); None in other stages.
+        gated, rows: gradient rows dropped at a clip boundary, and received, since last zeroed.
     """
 
     def __init__(self, blocks: nn.Sequential, index: int, config: Config, planned: int = 1) -> None:
-        """`blocks` is this stage's part of the model; `index` counts from 0 at the input; `planned`: ticks in all."""
+        """Build a stage.
+
+        Args:
+            blocks: this stage's part of the model.
+            index: number of the stage, 0 at the input.
+            planned: ticks of the whole training.
+        """
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else Schedule(config.stages).mismatch(index)
@@ -61,18 +67,18 @@ class Stage:
         forbid_in_place_on_input(blocks)
 
     def forward(self, x: Packet) -> Tensor:
-        """y(k) from x(k), keeping the graph of this one tick. x: [rows, …] → [rows, …]."""
-        self._output = None  # while there is no gradient yet, the last tick's graph is still here: it goes first
-        self._input = x.tensor.detach()  # a leaf in the receive buffer; r(k) arrives in its .grad
+        """Compute y(k), [rows, …], from x(k), [rows, …], and keep the graph until `backward`."""
+        self._output = None  # free the last tick's graph first: it is still held while there is no gradient yet
+        self._input = x.tensor.detach()  # a leaf in the receive buffer; backward writes r(k) to its .grad
         if not self.is_first:
             self._input.requires_grad_()
         self._output = self.run(self._input, x.frame)
         return self._output
 
     def run(self, x: Tensor, frame: int, part: int = 0) -> Tensor:
-        """The blocks on an input. Dropout's draws depend on the seed, the stage, the frame and the micro-batch alone.
+        """Run the blocks on an input. Dropout masks depend only on the seed, stage, frame and micro-batch (`part`).
 
-        So they need no clock and no state, and the reference, which runs all stages in one process, draws the same.
+        So they need no state, and the reference, which runs all stages in one process, draws the same masks.
         """
         seed = hash((self.config.seed, self.index, frame, part)) % (1 << 63)
         torch.default_generator.manual_seed(seed)
@@ -84,7 +90,7 @@ class Stage:
             return self._run(x)
 
     def warm_up(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        """Run once on zeros and undo it: what is compiled takes its time now, not while neighbours wait for a tick.
+        """Run once on zeros and restore the state, so that compilation happens before neighbours wait for a tick.
 
         Raises:
             ConfigError: the blocks cannot be compiled here.
@@ -102,9 +108,9 @@ class Stage:
         self.blocks.zero_grad(set_to_none=True)
 
     def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
-        """Δθ(k) into the parameters' .grad, from the newest gradient, which is gated in place.
+        """Add Δθ(k) to the parameters' .grad, from the newest gradient, which is gated in place.
 
-        Returns r(k), the gradient for the stage below; None for stage 0.
+        Returns r(k), the gradient for the stage below, [rows, …]; None for stage 0.
         """
         self.rows += len(held.clips)
         if self.config.rule.boundary == "gate":
@@ -115,7 +121,7 @@ class Stage:
         return self._drop_graph()
 
     def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
-        """The top stage's backward: its gradient is the loss's, of the frames it holds. Returns r(k)."""
+        """Backward of the top stage, from the loss on the frames it holds. Returns r(k); None for stage 0."""
         assert self._output is not None
         self.rows += len(held.clips)
         loss = self.objective(self._output, held, target, EVERY_ROW)
@@ -125,21 +131,21 @@ class Stage:
         return self._drop_graph()
 
     def update(self) -> None:
-        """θ ← optimiser(θ, Δθ): every tick, or every N-th on the mean of the last N gradients."""
+        """θ ← optimiser(θ, Δθ), every tick, or every N ticks on the mean of the last N gradients."""
         self.updater.update()
 
     def infer(self, x: Packet) -> Tensor:
-        """y from x with frozen weights and no graph. Call `evaluating` first."""
+        """Compute y from x with frozen weights and no graph. Call `evaluating` first."""
         with torch.no_grad(), casting(self.config, x.tensor.device):
             return self.blocks(x.tensor)
 
     def evaluating(self, on: bool) -> None:
-        """Switch to evaluation and back: dropout and batch norms, and the average of the weights if there is one."""
+        """Switch evaluation mode on or off: dropout, batch norms, and the averaged weights if there are any."""
         self.blocks.train(not on)
         self.updater.swap_average()
 
     def _drop_graph(self) -> Tensor | None:
-        """Forget this tick's graph, so that nothing of it outlives the tick; hand out the input's gradient."""
+        """Free this tick's graph, so that it does not outlive the tick. Returns the input's gradient."""
         assert self._input is not None
         gradient = self._input.grad
         self._input = self._output = None
@@ -147,9 +153,10 @@ class Stage:
 
 
 def forbid_in_place_on_input(blocks: nn.Module) -> None:
-    """A stage's input is a leaf in a receive buffer: layers may not write there (ReLU(inplace=True)).
+    """Make layers out-of-place that could write to the input, such as ReLU(inplace=True).
 
-    What comes before the first layer with parameters may be, or share memory with, the input.
+    The input is a leaf in a receive buffer. Before the first layer with parameters, a layer's input may be that tensor
+    or share memory with it.
     """
     for module in blocks.modules():
         if list(module.children()):

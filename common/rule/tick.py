@@ -1,4 +1,4 @@
-"""One tick of one stage: what it receives, computes and sends, in this order (DESIGN, section 1; paper, section 3.2).
+"""One tick of one stage: what it receives, computes and sends, in order (DESIGN, section 1; paper, section 3.2).
 
     x_i(k) = y_{i-1}(k-1)                              receive the newest input
     y_i(k) = H_i(x_i(k); θ_i)                          forward, and send
@@ -6,7 +6,7 @@
     Δθ_i(k), r_i(k)                                    backward at x_i(k) with g_i(k), and send
     θ_i ← optimiser(θ_i, Δθ_i(k))                      update
 
-The stage workers' loop and the one-process reference run these very lines; only their ports differ.
+The stage workers' loop and the one-process reference both run this code; only their ports differ.
 """
 
 from typing import Protocol
@@ -18,26 +18,26 @@ from common.rule.packet import Packet
 
 
 class Ports(Protocol):
-    """What connects a stage to its neighbours. What is sent at tick k the neighbour receives at tick k + 1."""
+    """A stage's connections to its neighbours. What is sent at tick k is received at tick k + 1."""
 
     def receive_input(self, tick: int) -> Packet | None:
-        """x(k), valid until the next call; None before the first frame gets here."""
+        """The input x(k), valid until the next call; None before the first frame reaches this stage."""
 
     def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
-        """y(k), computed from `held`, to the stage above. Not called in the top stage."""
+        """Send y(k), computed from `held`, to the stage above. Not called in the top stage."""
 
     def receive_gradient(self, tick: int) -> Packet | None:
-        """g(k), valid until the next call; None before the first gradient gets here. Not called in the top stage."""
+        """The gradient g(k), valid until the next call; None before the first. Not called in the top stage."""
 
     def target(self, tick: int, held: Packet) -> Target | None:
-        """What the loss on the frames that the top stage holds compares with; None where that is their labels."""
+        """The target of the frames that the top stage holds; None for tasks with labels."""
 
     def send_gradient(self, tick: int, source: Packet, r: Tensor) -> None:
-        """r(k), computed from `source`, to the stage below. Not called in stage 0."""
+        """Send r(k), computed from `source`, to the stage below. Not called in stage 0."""
 
 
 class Computes(Protocol):
-    """What a stage computes: common/rule/stage.py, or that with clocks around it."""
+    """The computation of a stage: `Stage`, or a wrapper that times it."""
 
     is_first: bool
     is_top: bool
@@ -49,10 +49,10 @@ class Computes(Protocol):
 
 
 def run_tick(stage: Computes, ports: Ports, k: int) -> None:
-    """Tick k of a stage."""
+    """Run tick k of a stage."""
     x = ports.receive_input(k)
     if x is None:
-        return  # the first frame has not climbed this far
+        return  # the first frame has not reached this stage
     y = stage.forward(x)
     if stage.is_top:
         g, r = x, stage.backward_from_loss(x, ports.target(k, x))
@@ -60,7 +60,7 @@ def run_tick(stage: Computes, ports: Ports, k: int) -> None:
         ports.send_output(k, x, y)
         gradient = ports.receive_gradient(k)
         if gradient is None:
-            return  # the first gradient has not come down this far
+            return  # the first gradient has not reached this stage
         g, r = gradient, stage.backward(x, gradient)
     if not stage.is_first:
         assert r is not None, "the coordinator has checked that every block passes a gradient on"

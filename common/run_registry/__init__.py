@@ -1,1 +1,1 @@
-"""Runs in Redis: their records, and where they are stored."""
+"""The registry of runs in Redis: records, storage and connection."""

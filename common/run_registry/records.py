@@ -1,4 +1,4 @@
-"""What is said about a run in Redis, and to it: JSON of known form and bounded size, decoded strictly."""
+"""The records of a run in Redis: status, commands and answers. JSON of bounded size, validated strictly."""
 
 import json
 import math
@@ -16,7 +16,7 @@ OVER = ("finished", "stopped", "failed")
 
 
 def _printable(text: str) -> str:
-    """Control characters would reach somebody's terminal."""
+    """Reject control characters, which would reach a terminal. Raises ValueError."""
     if not text.isprintable():
         raise ValueError("it holds control characters")
     return text
@@ -27,17 +27,17 @@ Figure = float | None
 
 
 class Record(BaseModel):
-    """Fixed once made; an unknown field is an error."""
+    """Base of all records: immutable, and an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def encode(self) -> bytes:
-        """As JSON."""
+        """Encode as JSON."""
         return self.model_dump_json().encode()
 
 
 class Owner(Record):
-    """The coordinator that a heartbeat is of."""
+    """The coordinator that writes a heartbeat."""
 
     host: Text
     directory: Text
@@ -45,7 +45,7 @@ class Owner(Record):
 
 
 class StageStatus(Record):
-    """A stage's last report: times in ms a tick, memory in MiB."""
+    """A stage's last report: times in ms per tick, memory in MiB."""
 
     stage: int = Field(ge=0, lt=256)
     tick: int
@@ -61,7 +61,12 @@ class StageStatus(Record):
 
 
 class Status(Record):
-    """A run as it is now. Times are seconds since 1970; `dropped`: metric lines that Redis was away too long for."""
+    """A run's current status.
+
+    Attributes:
+        started, updated: seconds since 1970.
+        dropped: metric lines dropped because Redis was unavailable for too long.
+    """
 
     name: Text
     owner: Owner
@@ -81,12 +86,17 @@ class Status(Record):
 
     @property
     def ticks_per_second(self) -> float | None:
-        """By stage 0's last report."""
+        """From stage 0's last report; None before the first."""
         return 1e3 / self.stages[0].tick_ms if self.stages and self.stages[0].tick_ms > 0 else None
 
 
 class Command(Record):
-    """What somebody asks of a run. `lr`: the learning rate to set, as optimiser.lr; `ticks`: how many to trace."""
+    """A user's command to a run.
+
+    Attributes:
+        lr: learning rate to set (optimiser.lr); for `set` only.
+        ticks: number of ticks to trace; for `trace` only.
+    """
 
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     do: Literal["pause", "resume", "checkpoint", "stop", "set", "trace"]
@@ -103,7 +113,7 @@ class Command(Record):
 
 
 class Answer(Record):
-    """What became of a command; `taken`: it is carried out as soon as the run is between two ticks."""
+    """The state of a command. `taken`: accepted, and carried out as soon as the run is between two ticks."""
 
     state: Literal["taken", "done", "refused"]
     text: Text
@@ -113,7 +123,7 @@ Known = TypeVar("Known", bound=Record)
 
 
 def decode(kind: type[Known], data: bytes, most: int = MOST_STATUS) -> Known:
-    """Raises SidewaysError for what is larger than `most` bytes or not of this kind."""
+    """Decode a record. Raises SidewaysError if it is larger than `most` bytes or not a valid `kind`."""
     if len(data) > most:
         raise SidewaysError(f"a {kind.__name__} of more than {most} bytes is in Redis: it is none of ours")
     try:
@@ -127,12 +137,12 @@ def decode(kind: type[Known], data: bytes, most: int = MOST_STATUS) -> Known:
 
 
 def encode_line(line: dict[str, Any]) -> bytes:
-    """A line of metrics.jsonl, without the single ticks' losses; null stands for NaN and infinity."""
+    """Encode a line of metrics.jsonl as JSON, without the per-tick losses; NaN and infinity become null."""
     return json.dumps({key: finite(value) for key, value in line.items() if key != "losses"}).encode()
 
 
 def decode_line(data: bytes) -> dict[str, Any]:
-    """A line of the metric history. Raises SidewaysError."""
+    """Decode a line of the metric history. Raises SidewaysError if it is malformed or larger than `MOST_LINE` bytes."""
     try:
         if len(data) > MOST_LINE:
             raise ValueError(f"more than {MOST_LINE} bytes")
@@ -149,10 +159,10 @@ def _no_constant(name: str) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value; None for NaN and infinity."""
+    """Return the value, or None for NaN and infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain(text: str) -> str:
-    """A message fit for a record: one line, bounded, nothing that steers a terminal."""
+    """Make a message fit for a record: one line, at most 1000 characters, no control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in text)[:1000]

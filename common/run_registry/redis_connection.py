@@ -1,7 +1,7 @@
-"""Which Redis, and the password that never appears in a message.
+"""Connecting to Redis. The password never appears in a message.
 
 REDIS_URL             redis://[user:password@]host[:port][/number], rediss://… for TLS, unix://path
-REDIS_URL_FILE        a file that holds it
+REDIS_URL_FILE        a file that holds the URL
 REDIS_PASSWORD_FILE   a file that holds the password
 """
 
@@ -23,14 +23,14 @@ _CONNECT, _ANSWER = 3.0, 5.0  # seconds
 
 @dataclass(frozen=True)
 class RedisAccess:
-    """A Redis server that can be connected to."""
+    """The address and password of a Redis server."""
 
     url: str = field(repr=False)
     password: str | None = field(default=None, repr=False)
 
     @property
     def shown(self) -> str:
-        """The address, without user, password and options."""
+        """The URL without user, password and options, for messages."""
         parts = urlsplit(self.url)
         if parts.scheme == "unix":
             return f"unix://{parts.path}"
@@ -38,7 +38,11 @@ class RedisAccess:
         return f"{parts.scheme}://{host}:{parts.port or 6379}{parts.path}"
 
     def connect(self) -> "Redis":
-        """A client, which connects when first used. Every wait of its has a deadline; nothing is tried twice."""
+        """Create a client, which connects on first use. Every wait has a deadline; nothing is retried.
+
+        Raises:
+            ConfigError: the URL is invalid.
+        """
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -53,21 +57,21 @@ class RedisAccess:
             raise ConfigError(f"REDIS_URL is wrong: {self.explain(error)}") from None
 
     def explain(self, error: Exception) -> str:
-        """An error's text in one line, without the password."""
+        """The first line of an error's text, with all secrets masked."""
         text = (str(error) or type(error).__name__).splitlines()[0]
         for secret in self._secrets():
             text = text.replace(secret, "***")
         return text[:300]
 
     def access(self) -> "RedisAccess":
-        """Itself: this server is somebody else's to start."""
+        """Return self: an external server is not started by the run."""
         return self
 
-    def missed(self) -> None:
-        """It is not ours to start anew."""
+    def on_no_answer(self) -> None:
+        """Do nothing: an external server is not restarted by the run."""
 
     def close(self) -> None:
-        """And to end."""
+        """Do nothing: an external server is not stopped by the run."""
 
     def _secrets(self) -> list[str]:
         userinfo = urlsplit(self.url).netloc.rpartition("@")[0]
@@ -81,7 +85,11 @@ def at_socket(path: Path) -> RedisAccess:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> RedisAccess | None:
-    """The Redis that the environment names; None where it names none. Raises ConfigError."""
+    """The Redis server set in the environment, or None if there is none.
+
+    Raises:
+        ConfigError: the URL is invalid, or a file cannot be read or is empty.
+    """
     url = environment.get("REDIS_URL", "").strip()
     if not url and (file := environment.get("REDIS_URL_FILE")):
         url = _secret("REDIS_URL_FILE", file)
@@ -93,7 +101,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> RedisAccess
 
 
 def _check(url: str) -> None:
-    """Says what is wrong without repeating it: it may hold a password."""
+    """Raise ConfigError for an invalid URL. The message does not quote it, since it may hold a password."""
     remedy = "write it as redis://[user:password@]host[:port], rediss://… for TLS, or unix://path"
     try:
         parts = urlsplit(url)

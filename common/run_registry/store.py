@@ -1,13 +1,13 @@
-"""Runs in Redis: who runs, how far it is, what was measured, what people ask of it. runstate.py has the records.
+"""Storage of runs in Redis: status, heartbeat, metrics and commands. records.py defines the records.
 
-    sideways:runs                     sorted set  names, by the time of their start
-    sideways:run:<name>:status        string      a Status: the newest
-    sideways:run:<name>:heartbeat     string      an Owner; gone a few seconds after the coordinator
-    sideways:run:<name>:metrics       stream      the lines of metrics.jsonl, about the last METRICS
+    sideways:runs                     sorted set  run names, scored by start time
+    sideways:run:<name>:status        string      the newest Status
+    sideways:run:<name>:heartbeat     string      an Owner; expires ALIVE seconds after the last update
+    sideways:run:<name>:metrics       stream      lines of metrics.jsonl, about the last METRICS
     sideways:run:<name>:commands      stream      Commands
-    sideways:run:<name>:answer:<id>   string      the Answer to a command, for some minutes
+    sideways:run:<name>:answer:<id>   string      the Answer to a command; expires after ten minutes
 
-Every method may raise redis.RedisError; what is found malformed raises SidewaysError.
+Every method may raise redis.RedisError. Malformed data raises SidewaysError.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from common.errors import SidewaysError
 from common.run_registry.records import MOST_COMMAND, MOST_STATUS, Answer, Command, Owner, Status, decode, decode_line
 
 METRICS = 10_000  # lines of a run
-ALIVE = 10  # seconds that a heartbeat lasts
+ALIVE = 10  # seconds until a heartbeat expires
 _RUNS = 1000  # in the registry
-_KEPT = 30 * 24 * 3600  # seconds after its last word that a run is forgotten
+_KEPT = 30 * 24 * 3600  # seconds after its last update at which a run expires
 _COMMANDS, _ANSWERED = 100, 600  # commands; seconds
 _FIELD = b"json"
 
 
 class Keys:
-    """A run's keys."""
+    """The Redis keys of a run."""
 
     RUNS = "sideways:runs"
 
@@ -38,23 +38,30 @@ class Keys:
         self._answer = f"{run}:answer"
 
     def answer(self, command: str) -> str:
-        """Of a command."""
+        """The key of the answer to a command id."""
         return f"{self._answer}:{command}"
 
 
 class RunWriter:
-    """The run's own side."""
+    """The side of the run: publishes its state and reads commands."""
 
     def __init__(self, client: Redis, name: str, owner: Owner, anew: bool) -> None:
-        """Take a name: `name`, or where another living run has it `name-1`, …; `anew`: without its old history."""
-        self._client: Any = client  # its own types promise less than it keeps
+        """Claim `name`, or `name-1`, `name-2`, … if another live run holds it.
+
+        Args:
+            anew: delete the metric history that an earlier run of this name left.
+
+        Raises:
+            SidewaysError: a hundred live runs have the name.
+        """
+        self._client: Any = client  # redis's annotations are too broad
         self._owner = owner
         self.name = self._free(name)
         self._keys = Keys(self.name)
         if anew:
             self._client.delete(self._keys.metrics)
         newest = self._client.xrevrange(self._keys.commands, count=1)
-        self._heard: Any = newest[0][0] if newest else b"0-0"  # older ones were meant for an earlier run
+        self._heard: Any = newest[0][0] if newest else b"0-0"  # older commands were meant for an earlier run
 
     def _free(self, name: str) -> str:
         for attempt in range(100):
@@ -65,7 +72,10 @@ class RunWriter:
         raise SidewaysError(f"a hundred runs named {name} are alive: set `name`")
 
     def exchange(self, status: Status, lines: Sequence[bytes], answers: Mapping[str, Answer]) -> list[Command | str]:
-        """Tell everything, hear what is new: commands, or why one is none. One round trip."""
+        """Write status, metric lines and answers, and read new commands, in one round trip.
+
+        Returns the commands; for a malformed one, the error message instead.
+        """
         keys, batch = self._keys, self._client.pipeline(transaction=False)
         batch.zadd(Keys.RUNS, {self.name: status.started})
         batch.zremrangebyrank(Keys.RUNS, 0, -_RUNS - 1)
@@ -87,62 +97,62 @@ class RunWriter:
         except SidewaysError as error:
             return str(error)
 
-    def forget_from(self, tick: int) -> None:
-        """The run is resumed at `tick`: what was measured beyond is measured again."""
+    def truncate_from(self, tick: int) -> None:
+        """Delete the metric lines from `tick` on: the run is resumed there and measures them again."""
         found = self._client.xrange(self._keys.metrics)
         late = [number for number, fields in found if _is_late(fields.get(_FIELD, b""), tick)]
         if late:
             self._client.xdel(self._keys.metrics, *late)
 
     def leave(self) -> None:
-        """The run has ended: no heartbeat any more."""
+        """Delete the heartbeat: the run has ended."""
         self._client.delete(self._keys.heartbeat)
 
 
 class Store:
-    """Everybody else's side."""
+    """The side of everyone else: reads runs and sends them commands."""
 
     def __init__(self, client: Redis) -> None:
         self._client: Any = client
 
     def names(self) -> list[str]:
-        """Runs that are known, the newest first."""
+        """Names of the registered runs, newest first."""
         found = self._client.zrevrange(Keys.RUNS, 0, _RUNS)
         return [name.decode("utf-8", "replace") for name in found]
 
     def status(self, name: str) -> Status | None:
-        """A run's; None for an unknown one."""
+        """The status of a run; None if it is unknown."""
         data = _bounded(self._client, Keys(name).status, MOST_STATUS)
         return decode(Status, data) if data is not None else None
 
     def alive(self, name: str) -> bool:
-        """Whether its coordinator has been heard a moment ago."""
+        """Whether the run's heartbeat has not expired."""
         return bool(self._client.exists(Keys(name).heartbeat))
 
     def metrics(self, name: str, count: int) -> list[dict[str, Any]]:
-        """The last `count` lines of the history, the oldest first."""
+        """The last `count` lines of the metric history, oldest first."""
         found = self._client.xrevrange(Keys(name).metrics, count=count)
         return [decode_line(fields.get(_FIELD, b"")) for _, fields in reversed(found)]
 
     def ask(self, name: str, command: Command) -> bytes:
-        """Ask something of a run. Returns the number to withdraw it by."""
+        """Send a command to a run. Returns its entry id, for `withdraw`."""
         keys = Keys(name)
         number = self._client.xadd(keys.commands, {_FIELD: command.encode()}, maxlen=_COMMANDS)
         self._client.expire(keys.commands, _KEPT)
         return number
 
     def withdraw(self, name: str, number: bytes) -> None:
-        """Nobody waits for it any more."""
+        """Delete a command that nobody waits for any more. `number` is what `ask` returned."""
         self._client.xdel(Keys(name).commands, number)
 
     def answer(self, name: str, command: Command) -> Answer | None:
-        """To a command, so far."""
+        """The current answer to a command; None if there is none yet."""
         data = _bounded(self._client, Keys(name).answer(command.id), MOST_COMMAND)
         return decode(Answer, data) if data is not None else None
 
 
 def _bounded(client: Any, key: str, most: int) -> bytes | None:
-    """A string's value, of which no more than `most` + 1 bytes are fetched; None where there is none."""
+    """The value of a string key, at most `most` + 1 bytes of it; None if it is missing or empty."""
     return client.getrange(key, 0, most) or None
 
 

@@ -1,1 +1,1 @@
-"""Memory and sockets that processes of one host share."""
+"""Memory and sockets shared by the processes of one host."""

@@ -1,7 +1,7 @@
-"""Credits between two processes of one host: a byte over a Unix socket says that a packet is there, or a slot is free.
+"""Credits between two processes of one host: a byte over a Unix socket means a packet is ready, or a slot is free.
 
-Only the two ends hold the socket, so the death of one ends the other's stream at once; an end that is stuck is found by
-the kernel's own limit on a receive.
+Only the two processes hold the socket, so if one dies, the other's stream ends at once. The kernel's receive timeout
+detects a process that hangs.
 """
 
 import socket
@@ -12,23 +12,23 @@ _MOST = 64  # credits received at once
 
 
 class CreditSocket:
-    """One end. Nothing is allocated after it is made."""
+    """One end of the connection. Allocates nothing after construction."""
 
     def __init__(self, connection: socket.socket, patience: float) -> None:
-        """`patience` in seconds, of a `receive`."""
+        """`patience` is the timeout of `receive`, in seconds."""
         self._connection, self._buffer = connection, bytearray(_MOST)
         limit_waits(connection, patience)
 
     def send(self) -> None:
-        """Give the other side one credit. Raises OSError when it is gone."""
+        """Send one credit to the peer. Raises OSError if it is gone."""
         self._connection.send(b"\0")
 
     def receive(self) -> int:
-        """Wait for credits. Returns how many came, at least one.
+        """Wait for credits. Returns the number received, at least one.
 
         Raises:
-            BlockingIOError: none came for `patience` seconds.
-            OSError: the other side is gone.
+            BlockingIOError: none came within `patience` seconds.
+            OSError: the peer is gone.
         """
         count = self._connection.recv_into(self._buffer)
         if not count:
@@ -36,5 +36,5 @@ class CreditSocket:
         return count
 
     def close(self) -> None:
-        """End the other side's stream."""
+        """Close the connection, which ends the peer's stream."""
         self._connection.close()

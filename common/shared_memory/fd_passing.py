@@ -1,7 +1,7 @@
-"""Connections between neighbours on one host, over which they pass each other open files: memory, and sockets.
+"""Connections between processes on one host that pass file descriptors: shared memory and sockets.
 
-They are Unix sockets in the abstract namespace: nothing lies on the disk, and processes see each other exactly where
-they share the network. The name is random, and told through the launcher's store or by RPC; the other side's user is
+They are Unix sockets in the abstract namespace: no file is created, and processes can connect exactly if they share a
+network namespace. The name is random and is exchanged through the launcher's store or by RPC. The peer's user id is
 checked.
 """
 
@@ -18,17 +18,17 @@ _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
 def limit_waits(connection: socket.socket, seconds: float) -> None:
-    """Let the kernel end each receive after so long (BlockingIOError): one call, where Python's own takes two."""
+    """Set the kernel's receive timeout (then BlockingIOError): one system call, where Python's timeout takes two."""
     connection.setsockopt(
         socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
     )
 
 
 class FdConnection:
-    """A connection to a neighbour."""
+    """A connection to a neighbouring process."""
 
     def __init__(self, connection: socket.socket, neighbour: str, deadline: float) -> None:
-        """`deadline` in seconds. Raises PeerError where the other side is another user's process."""
+        """`deadline` is in seconds. Raises PeerError if the peer runs as another user."""
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, user, _ = _CREDENTIALS.unpack(credentials)
         if user != os.getuid():
@@ -40,14 +40,14 @@ class FdConnection:
         connection.settimeout(deadline)
 
     def send_files(self, name: str, files: Sequence[int]) -> None:
-        """Pass files on; they stay open here. Raises PeerError."""
+        """Send file descriptors; they stay open here. Raises PeerError."""
         try:
             socket.send_fds(self._connection, [name.encode()], list(files))
         except OSError as error:
             raise PeerError(f"{self._place()} takes no files: {error}") from error
 
     def receive_files(self, name: str, count: int) -> list[int]:
-        """The files that the neighbour gives by this name. Raises PeerError."""
+        """Receive `count` file descriptors sent under this name. Raises PeerError."""
         try:
             said, files, _, _ = socket.recv_fds(self._connection, len(name), count)
         except OSError as error:
@@ -57,7 +57,7 @@ class FdConnection:
         return files
 
     def close(self) -> None:
-        """What was passed stays open."""
+        """Close the connection; file descriptors that were passed stay open."""
         self._connection.close()
 
     def _place(self) -> str:
@@ -65,7 +65,11 @@ class FdConnection:
 
 
 class FdListener:
-    """Where the neighbour finds this process."""
+    """A listening socket to which a neighbour connects.
+
+    Attributes:
+        name: of the socket in the abstract namespace, without the leading NUL byte.
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -74,7 +78,11 @@ class FdListener:
         self._socket.listen(8)
 
     def accept(self, neighbour: str, deadline: float) -> FdConnection:
-        """The connection; those of other users are closed. Raises PeerError when none comes for `deadline` seconds."""
+        """Accept one connection, then close the listener. Connections of other users are rejected.
+
+        Raises:
+            PeerError: none came within `deadline` seconds.
+        """
         end, stranger = time.monotonic() + deadline, None
         try:
             while True:
@@ -91,12 +99,12 @@ class FdListener:
             self.close()
 
     def close(self) -> None:
-        """Be found no more."""
+        """Stop listening."""
         self._socket.close()
 
 
 def connect(name: str, neighbour: str, deadline: float) -> FdConnection:
-    """A connection to a neighbour's listener. Raises PeerError."""
+    """Connect to a neighbour's listener within `deadline` seconds. Raises PeerError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(deadline)
     try:

@@ -1,11 +1,11 @@
-"""Frame batches in memory that the coordinator and stage 0 share where they are on one host.
+"""Frame batches in memory that the coordinator and stage 0 share when they are on one host.
 
     coordinator  write()    writes the next slot; if none is free, waits for a credit, or returns None
-    stage 0      frames(n)  reads slot n where it lies
+    stage 0      frames(n)  reads slot n in place
                  release()  sends a credit: the oldest slot in use is free
 
-Which slot it is goes with the envelope, over ZeroMQ, so the order is ZeroMQ's, and the bound that a slow pipeline sets
-the reader is the number of slots.
+The slot number is sent in the frame's envelope over ZeroMQ, which keeps the order. The number of slots bounds how far
+the reader may run ahead of a slow pipeline.
 """
 
 import os
@@ -31,9 +31,16 @@ class FrameSlotWriter:
     """The coordinator's end."""
 
     def __init__(self, listener: str, size: int, deadline: float, patience: float) -> None:
-        """`listener`: its name; `size` in bytes; in seconds `deadline`, to meet, and `patience`, of a `put`.
+        """Allocate the slots and pass them to stage 0.
 
-        Raises PeerError.
+        Args:
+            listener: name of stage 0's listener.
+            size: bytes of a batch.
+            deadline: seconds to wait for the connection.
+            patience: seconds that `write` waits for a free slot.
+
+        Raises:
+            PeerError: stage 0 cannot be reached, or the memory cannot be allocated.
         """
         file = shared_memory("sideways-batches", SLOTS * size)
         try:
@@ -48,7 +55,7 @@ class FrameSlotWriter:
         self._free, self._next = SLOTS, 0
 
     def write(self, frames: NDArray[np.uint8]) -> int | None:
-        """Copy a batch. Returns its slot, or None when none has become free. Raises PeerError when stage 0 is gone."""
+        """Copy a batch into a slot. Returns its number; None if none is free. Raises PeerError if stage 0 is gone."""
         if not self._free and not self._receive_credits():
             return None
         slot = self._next
@@ -73,10 +80,14 @@ class FrameSlotWriter:
 
 
 class FrameSlotReader:
-    """Stage 0's end. Attributes: name: of its listener."""
+    """Stage 0's end.
+
+    Attributes:
+        name: name of its listener.
+    """
 
     def __init__(self, shape: tuple[int, ...], deadline: float) -> None:
-        """`shape` of a batch; `deadline` in seconds."""
+        """`shape` is that of a batch; `deadline` is in seconds."""
         self._listener = FdListener()
         self.name = self._listener.name
         self._shape, self._deadline = shape, deadline
@@ -84,9 +95,10 @@ class FrameSlotReader:
         self._credits: CreditSocket | None = None
 
     def frames(self, number: int) -> Tensor:
-        """The batch in a slot, uint8, valid until `release`.
+        """The batch in a slot, uint8 of the batch's shape, valid until `release`.
 
-        Raises PeerError when there is no such slot, or the coordinator is gone.
+        Raises:
+            PeerError: there is no such slot, or the coordinator does not connect in time.
         """
         if number >= SLOTS:
             raise PeerError(
@@ -97,7 +109,7 @@ class FrameSlotReader:
         return self._slots[number]
 
     def release(self) -> None:
-        """The oldest batch may be overwritten. Raises PeerError."""
+        """Let the oldest batch be overwritten. Raises PeerError if the coordinator is gone."""
         assert self._credits is not None
         try:
             self._credits.send()
@@ -105,7 +117,7 @@ class FrameSlotReader:
             raise _gone("the coordinator", error) from error
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the listener and the connection."""
         self._listener.close()
         if self._credits is not None:
             self._credits.close()

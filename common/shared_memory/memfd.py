@@ -1,4 +1,4 @@
-"""Memory that processes of one host share, as a file without a name."""
+"""Memory shared by the processes of one host, as an anonymous file (memfd)."""
 
 import mmap
 import os
@@ -7,7 +7,7 @@ from common.errors import PeerError
 
 
 def memory_file(name: str, size: int) -> int:
-    """A file of so many bytes that lies in memory alone. Raises OSError."""
+    """Create an in-memory file of `size` bytes. Returns its file descriptor. Raises OSError."""
     file = os.memfd_create(name)
     try:
         os.ftruncate(file, size)
@@ -18,7 +18,7 @@ def memory_file(name: str, size: int) -> int:
 
 
 def shared_memory(name: str, size: int) -> int:
-    """The same. Raises PeerError."""
+    """As `memory_file`, but raises PeerError with a remedy."""
     try:
         return memory_file(name, size)
     except OSError as error:
@@ -26,7 +26,7 @@ def shared_memory(name: str, size: int) -> int:
 
 
 def mapped(file: int, size: int) -> mmap.mmap:
-    """The memory of such a file. Raises PeerError."""
+    """Map `size` bytes of such a file. Raises PeerError."""
     try:
         return mmap.mmap(file, size)
     except (OSError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""Metrics, spans, and the HTTP server that shows them."""
+"""Metrics, spans, and the HTTP server that exposes them."""

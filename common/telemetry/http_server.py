@@ -1,4 +1,4 @@
-"""A process's port for Prometheus, and for the page: an HTTP server in threads of its own."""
+"""The HTTP server of a process, for Prometheus and for the page. It runs in its own threads."""
 
 import base64
 import hmac
@@ -15,21 +15,22 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from common.config.settings import Metrics
 from common.errors import ConfigError
 
-_PATIENCE = 10.0  # seconds for a client to ask and to read
-_CLIENTS = 16  # at a time
+_PATIENCE = 10.0  # socket timeout of a client, in seconds
+_CLIENTS = 16  # concurrent clients
 _EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: str) -> str:
-    """Serve on port `settings.port + number`, for as long as this process lives. Returns "host:port" for Prometheus.
+    """Serve metrics on port `settings.port + number` until this process ends. Returns "host:port" for Prometheus.
 
     Args:
-        address: this host's, by which others reach it where all its addresses are served.
+        registry: the metrics to serve.
+        address: this host's address for others, used in the result if the server is bound to all addresses.
 
     Raises:
-        ConfigError: the port is in use or not ours to take, or the password file is not as it should be.
+        ConfigError: the port is in use or not permitted, or the password file is unreadable or malformed.
     """
     port = settings.port + number
     app: App = make_wsgi_app(registry)
@@ -47,13 +48,13 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: 
 
 
 def reached(host: str, port: int, address: str) -> str:
-    """Where a port bound to `host` is reached, as "host:port": at `address` where that is all of this host's."""
+    """The "host:port" that reaches a port bound to `host`; `address` replaces a wildcard such as 0.0.0.0."""
     host = address if host in _EVERYWHERE else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _password(path: Path) -> bytes:
-    """What a request's Authorization header must be."""
+    """The required Authorization header. Raises ConfigError for a bad password file."""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -65,7 +66,7 @@ def _password(path: Path) -> bytes:
 
 
 def _guarded(app: App, wanted: bytes) -> App:
-    """Let in who knows the password."""
+    """Require this Authorization header; answer 401 otherwise."""
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         given = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")
@@ -78,47 +79,47 @@ def _guarded(app: App, wanted: bytes) -> App:
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """A few clients at a time, a thread for each; who is too slow is left."""
+    """An HTTP server with one thread per client, a limit on concurrent clients and a timeout for slow ones."""
 
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
-        """Take the port; 0: any free one. Raises OSError, or OverflowError for no such port."""
+        """Bind to the port; 0 means any free one. Raises OSError, or OverflowError for an invalid port number."""
         self._room = threading.BoundedSemaphore(_CLIENTS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def start(self, app: App, name: str) -> None:
-        """Serve `app` for as long as this process lives, in a thread of this name."""
+        """Serve `app` until this process ends, in a thread of this name."""
         self.set_app(app)
         threading.Thread(target=self.serve_forever, name=name, daemon=True).start()
 
     def server_bind(self) -> None:
-        """WSGIServer's own asks the network for this host's name, which may take its time."""
+        """Bind without WSGIServer's reverse lookup of the host name, which may be slow."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for a client, or no answer where there are too many."""
+        """Start a thread for a client; close the connection if there are too many clients."""
         if self._room.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One client, in its thread."""
+        """Serve one client, in its thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away, or dawdles, is no news."""
+        """Do not log clients that disconnect or time out."""
 
 
 class _Handler(WSGIRequestHandler):
     timeout = _PATIENCE
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody wants to know of every scrape."""
+        """Do not log every request."""

@@ -1,4 +1,4 @@
-"""Every metric that the processes of a run show to Prometheus (common/telemetry/metric_registry.py has their numbers).
+"""Every metric that the processes of a run export to Prometheus. metric_registry.py holds their values.
 
 python -m common.telemetry.metric_catalogue > docs/metrics.md
 """
@@ -11,12 +11,17 @@ import numpy as np
 Who = Literal["stage", "coordinator", "both"]
 Kind = Literal["counter", "gauge", "histogram"]
 
-EDGES = 2.0 ** np.arange(-13, 6)  # seconds, upper edges of the histograms' buckets: 0.12 ms … 32 s
+EDGES = 2.0 ** np.arange(-13, 6)  # upper bounds of the histogram buckets, in seconds: 0.12 ms … 32 s
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. `unit` as its name says it; "" for a plain number. A counter's name ends in _total when it is shown."""
+    """A metric.
+
+    Attributes:
+        unit: as in the name; "" for a dimensionless number.
+        who: the processes that export it.
+    """
 
     name: str
     kind: Kind
@@ -27,7 +32,7 @@ class Metric:
 
     @property
     def shown(self) -> str:
-        """The name that queries use."""
+        """The exported name, for queries: a counter's gets the suffix _total."""
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
 
@@ -133,7 +138,7 @@ TABLE = {metric.name: metric for metric in METRICS}
 
 
 def document() -> str:
-    """docs/metrics.md."""
+    """The text of docs/metrics.md."""
     rows = [
         f"| `{m.shown}` | {m.kind} | {m.unit or '1'} | {', '.join(m.labels) or 'none'} | {_WHO[m.who]} | {m.help} |"
         for m in METRICS

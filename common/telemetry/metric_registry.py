@@ -1,7 +1,7 @@
-"""A process's metrics: prometheus_client's own objects, made from the table in metric_catalogue.py when first used.
+"""A process's metrics: prometheus_client objects, created from the table in metric_catalogue.py on first use.
 
-Each process has a registry and a port of its own (http_server.py): its series die with it. Numbers are written a few
-times a second, or read when Prometheus asks; nothing here is on a tick's path.
+Each process has its own registry and port (http_server.py), so its series end with it. Values are written a few times a
+second, or read when Prometheus scrapes; nothing here is on the hot path of a tick.
 """
 
 import threading
@@ -25,14 +25,18 @@ from prometheus_client.registry import Collector
 
 from common.telemetry.metric_catalogue import EDGES, TABLE
 
-disable_created_metrics()  # else every counter has a second series
+disable_created_metrics()  # otherwise every counter has a second series
 
 
 class MetricRegistry:
-    """The metrics of one process. Attributes: registry, which Prometheus reads from another thread."""
+    """The metrics of one process.
+
+    Attributes:
+        registry: the prometheus_client registry, which the HTTP server reads from another thread.
+    """
 
     def __init__(self, **labels: str) -> None:
-        """`labels` that all its metrics with such a label have, unless told otherwise."""
+        """`labels` are the default values of these labels, for every metric that has them."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._labels = labels
@@ -41,22 +45,22 @@ class MetricRegistry:
         self.registry.register(self._watched)
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        """A gauge is now `value`."""
+        """Set a gauge."""
         self._child(name, labels).set(value)
 
     def add(self, name: str, amount: float, **labels: str) -> None:
-        """A counter grows by `amount`; with 0 its series begins."""
+        """Increment a counter by `amount`. 0 creates its series."""
         self._child(name, labels).inc(amount)
 
     def watch(self, name: str, read: Callable[[], float], **labels: str) -> None:
-        """A gauge or counter is what `read` returns whenever Prometheus asks, in another thread."""
+        """Take a gauge's or counter's value from `read`, which is called at each scrape, in another thread."""
         if TABLE[name].kind == "counter":
             self._watched.add(name, self._values(name, labels), read)
         else:
             self._child(name, labels).set_function(read)
 
     def observe(self, name: str, seconds: NDArray[np.float64], **labels: str) -> None:
-        """A histogram takes in values [n] at once, for which prometheus_client has no call."""
+        """Add values, float64 [n], to a histogram at once; prometheus_client only takes them one by one."""
         histogram = self._child(name, labels)
         counts = np.bincount(np.searchsorted(EDGES, seconds), minlength=len(EDGES) + 1)
         for bucket, count in zip(histogram._buckets, counts.tolist(), strict=True):
@@ -64,7 +68,7 @@ class MetricRegistry:
         histogram._sum.inc(float(seconds.sum()))
 
     def numbers(self) -> dict[str, float]:
-        """Every number as it is now, by its name and labels as they are written in a query. For any thread."""
+        """The current value of every series, keyed as in a query, `name{label="value"}`. Thread-safe."""
         families = self.registry.collect()
         samples = [sample for family in families if family.name in TABLE for sample in family.samples]
         return {_series(sample.name, sample.labels): sample.value for sample in samples}
@@ -88,19 +92,19 @@ class MetricRegistry:
 
 
 class _WatchedCounters(Collector):
-    """Counters that are kept elsewhere: prometheus_client's own can only be added to."""
+    """Counters whose values are kept elsewhere: prometheus_client's can only be incremented."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reads: dict[str, dict[tuple[str, ...], Callable[[], float]]] = defaultdict(dict)
 
     def add(self, name: str, labels: tuple[str, ...], read: Callable[[], float]) -> None:
-        """From now on this one is read, too."""
+        """Register a counter series with these label values."""
         with self._lock:
             self._reads[name][labels] = read
 
     def collect(self) -> Iterable[Metric]:
-        """All of them, as they are now."""
+        """Yield all counters with their current values."""
         with self._lock:
             reads = {name: dict(series) for name, series in self._reads.items()}
         for name, series in reads.items():

@@ -1,4 +1,4 @@
-"""The most memory that a stage needed: device memory on CUDA; on the CPU the process's growth since `forget_peak`."""
+"""Peak memory of a stage: device memory on CUDA; on the CPU the growth of the process since `forget_peak`."""
 
 import ctypes
 import gc
@@ -11,21 +11,21 @@ _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def forget_peak(device: torch.device) -> int:
-    """Begin to measure. Returns the bytes held now, to be handed to `peak`."""
+    """Reset the peak. Returns the baseline in bytes, to be passed to `peak`; 0 on CUDA."""
     if device.type == "cuda":
-        torch.cuda.init()  # which the next call does not do by itself
+        torch.cuda.init()  # the next call does not initialise CUDA itself
         torch.cuda.reset_peak_memory_stats(device)
         return 0
     gc.collect()
-    with suppress(OSError, AttributeError):  # what was freed is given back first, or it would hide what comes (glibc)
+    with suppress(OSError, AttributeError):  # release freed memory first, or it would hide later growth (glibc)
         ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):  # a container may forbid it: then the peak is that of the whole process
+    with suppress(OSError):  # a container may forbid it: then the peak is over the whole life of the process
         _FORGET.write_text("5")
     return _read("VmRSS")
 
 
 def peak(device: torch.device, before: int) -> int:
-    """Bytes: the most that was held since, beyond what was held before."""
+    """Peak memory since `forget_peak` in bytes, above its result `before`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return max(0, _read("VmHWM") - before)

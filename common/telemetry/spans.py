@@ -1,7 +1,7 @@
-"""How long a process spends on each kind of work, and, while a trace is recorded, when (docs/watching.md).
+"""Time that a process spends on each kind of work, and the spans of a trace (docs/watching.md).
 
-One WorkClock is the only instrument on a tick's path: reports, Prometheus and traces all read it. A span costs two
-readings of the clock and an addition; only while ticks are recorded is it written down as well.
+A WorkClock is the only instrumentation on the hot path of a tick: reports, Prometheus and traces all read it. A span
+costs two clock readings and an addition; it is stored only while ticks are recorded.
 """
 
 import struct
@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 
 _FORM = struct.Struct("4q")
 
-Rows = NDArray[np.int64]  # [spans, 4]: kind, tick, start, end; ns of this host's clock, in the order of their ends
+Rows = NDArray[np.int64]  # [spans, 4]: kind, tick, start, end; ns of this host's clock, ordered by end
 
 
 class Kind(IntEnum):
-    """What a span of time was spent on."""
+    """Kind of work of a span."""
 
     TICK = 0
     FORWARD = 1
     BACKWARD = 2
     UPDATE = 3
-    WAIT_ACTIVATION = 4  # until it is here
+    WAIT_ACTIVATION = 4  # until it has arrived
     WAIT_GRADIENT = 5
-    SEND_ACTIVATION = 6  # packing it, and what may have to be waited for before; it travels afterwards
+    SEND_ACTIVATION = 6  # packing, and waiting for a free buffer; the transfer itself comes after
     SEND_GRADIENT = 7
     WAIT_ACTIVATION_SENT = 8
     WAIT_GRADIENT_SENT = 9
-    WAIT_FRAMES = 10  # the coordinator's
+    WAIT_FRAMES = 10  # from the coordinator
     WAIT_TARGETS = 11
     SETTLE = 12  # the end of a phase: until nothing is in flight
     REPORT = 13
     READ = 14  # in the coordinator: the next frame batch
-    FEED = 15  # in the coordinator: giving it to ZeroMQ, and waiting for room there
+    FEED = 15  # in the coordinator: passing it to ZeroMQ, and waiting for room in the queue
 
 
 COMPUTE = (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE)
@@ -46,19 +46,19 @@ DATA_WAIT = (Kind.WAIT_FRAMES, Kind.WAIT_TARGETS)
 
 
 def clock() -> int:
-    """ns, from an origin that the processes of one host share."""
+    """Monotonic time in ns, with an origin shared by the processes of one host."""
     return time.perf_counter_ns()
 
 
 class Spans:
-    """Memory for the spans of ticks first … first + ticks - 1, allocated once.
+    """Buffer for the spans of ticks first … first + ticks - 1, allocated once.
 
     Attributes:
         done: set after the last tick.
     """
 
     def __init__(self, first: int, ticks: int, each: int) -> None:
-        """`each`: the most spans of a tick; more are left out."""
+        """The buffer holds `ticks` × `each` spans; further ones are dropped."""
         self.first, self.last = first, first + ticks - 1
         self.done = Event()
         self._most = ticks * each
@@ -66,45 +66,45 @@ class Spans:
         self._count = 0
 
     def note(self, kind: int, tick: int, start: int, end: int) -> None:
-        """One span, in ns."""
+        """Store a span, `start` and `end` in ns."""
         if self._count < self._most:
             _FORM.pack_into(self._memory, self._count * _FORM.size, kind, tick, start, end)
-            self._count += 1  # last: another thread may read
+            self._count += 1  # after the write: another thread may read
 
     def rows(self) -> Rows:
-        """A copy of what was noted so far."""
+        """A copy of the spans stored so far, int64 [spans, 4]."""
         return np.frombuffer(self._memory, np.int64, self._count * 4).reshape(-1, 4).copy()
 
 
 class WorkClock:
-    """Adds up the time of each kind of work, and records the spans of some ticks when asked to."""
+    """Sums the time of each kind of work, and records the spans of some ticks on request."""
 
     def __init__(self) -> None:
         self._sums = [0] * len(Kind)  # ns
         self._tick, self._began = -1, 0
-        self._asked: Spans | None = None  # whose ticks are still to come, or are going on
-        self._recorded: Spans | None = None  # the same, in its ticks alone
+        self._asked: Spans | None = None  # requested, until their last tick
+        self._recorded: Spans | None = None  # the same, but only during their ticks
 
     def record(self, spans: Spans) -> None:
-        """Write down the spans of these ticks, all of which are to come. An earlier recording ends."""
+        """Record the spans of these ticks, all of them in the future. Ends an earlier recording."""
         self.stop_recording()
         self._asked = spans
 
     def stop_recording(self) -> None:
-        """Write nothing more down."""
+        """End the recording, if there is one."""
         if self._asked is not None:
             self._asked.done.set()
         self._asked = self._recorded = None
 
     def add(self, kind: int, start: int) -> None:
-        """Work that began at `start`, by `clock`, is done."""
+        """Add work that started at `start` (from `clock`) and ends now."""
         end = time.perf_counter_ns()
         self._sums[kind] += end - start
         if self._recorded is not None:
             self._recorded.note(kind, self._tick, start, end)
 
     def begin_tick(self, tick: int) -> None:
-        """What is added from here on belongs to `tick`."""
+        """Start a tick: spans added from here on belong to it."""
         asked = self._asked
         if asked is None:
             return
@@ -115,18 +115,18 @@ class WorkClock:
         self._tick, self._began = tick, time.perf_counter_ns()
 
     def end_tick(self) -> None:
-        """The tick is over; what is added before the next one still belongs to it."""
+        """End the tick. Spans added before the next one still belong to it."""
         if self._recorded is not None:
             self._recorded.note(Kind.TICK, self._tick, self._began, time.perf_counter_ns())
 
     def end_phase(self) -> None:
-        """No tick follows for now: what is added until then is in no recording."""
+        """End the phase: spans added before the next tick are not recorded."""
         self._recorded = None
         if self._asked is not None and self._tick >= self._asked.last:
             self.stop_recording()
 
     def seconds(self, kinds: Iterable[Kind]) -> float:
-        """Spent on these kinds of work since `clear`."""
+        """Seconds spent on these kinds of work since `clear`."""
         return sum(self._sums[kind] for kind in kinds) * 1e-9
 
     def clear(self) -> None:

@@ -49,7 +49,7 @@ class BackgroundSaver:
         try:
             part = self.checkpoints.begin(position.tick)
         except OSError as error:
-            self._complain(position.tick, str(error))
+            self._record_failure(position.tick, str(error))
             return
         self._stages.ask_all(StageCalls.checkpoint, part.resolve(), position.tick)
         pending = self._stages.begin(StageCalls.checkpoint_written, WRITING)
@@ -60,10 +60,10 @@ class BackgroundSaver:
         saving = self._saving
         if saving is not None and not saving.running:
             if saving.error is not None:
-                if not saving.late:
-                    self._complain(saving.tick, saving.error)
+                if not saving.timed_out:
+                    self._record_failure(saving.tick, saving.error)
             else:
-                self.failed -= saving.late  # `finish` had counted it as failed
+                self.failed -= saving.timed_out  # `finish` had counted it as failed
                 self.kept += 1
                 self.tick = saving.tick
                 self.taken, self.seconds, self.bytes = saving.taken, saving.seconds, saving.bytes
@@ -75,20 +75,20 @@ class BackgroundSaver:
         `limit` is evaluated again at every poll, so the limit may change during the wait.
         """
         start = time.monotonic()
-        while self._saving is not None and not self._saving.late and time.monotonic() - start < limit():
+        while self._saving is not None and not self._saving.timed_out and time.monotonic() - start < limit():
             meanwhile()
             time.sleep(_POLL)
             self.poll()
-        if self._saving is not None and not self._saving.late:
-            self._saving.late = True  # so that no later call waits for it again
-            self._complain(self._saving.tick, f"writing it took longer than {limit():g} s")
+        if self._saving is not None and not self._saving.timed_out:
+            self._saving.timed_out = True  # so that no later call waits for it again
+            self._record_failure(self._saving.tick, f"writing it took longer than {limit():g} s")
 
     def discard(self) -> None:
         """Do not commit the checkpoint that is being written."""
         if self._saving is not None:
             self._saving.discard()
 
-    def note_score(self, tick: int, score: float) -> None:
+    def record_score(self, tick: int, score: float) -> None:
         """Store an evaluation's score with the checkpoint of this tick, if there is one. Warns on failure.
 
         Call it after `finish`: the checkpoint must be committed by then.
@@ -98,7 +98,7 @@ class BackgroundSaver:
         except (SidewaysError, OSError) as error:
             self._warn(f"the score of the checkpoint of tick {tick} could not be noted: {error}")
 
-    def _complain(self, tick: int, reason: str) -> None:
+    def _record_failure(self, tick: int, reason: str) -> None:
         self.failed += 1
         self._warn(f"the checkpoint of tick {tick} could not be kept: {reason}. Only it is lost")
 
@@ -117,8 +117,8 @@ class _Saving:
         self.tick, self.taken = position.tick, time.time()
         self.seconds, self.bytes = 0.0, 0
         self.error: str | None = None
-        self.late = False
-        self._unwanted, self._committing = False, threading.Lock()
+        self.timed_out = False
+        self._discarded, self._committing = False, threading.Lock()
         self._thread = threading.Thread(
             target=self._follow, args=(checkpoints, part, position, pending), name="checkpoint", daemon=True
         )
@@ -132,14 +132,14 @@ class _Saving:
     def discard(self) -> None:
         """Prevent the commit; no effect if it has already happened."""
         with self._committing:
-            self._unwanted = True
+            self._discarded = True
 
     def _follow(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending[None]) -> None:
         start = time.monotonic()
         try:
             pending.answers()
             with self._committing:
-                if self._unwanted:
+                if self._discarded:
                     raise SidewaysError("the run goes back to an earlier one")
                 self.bytes = checkpoints.commit(part, position)
             self.seconds = time.monotonic() - start

@@ -147,7 +147,7 @@ class Checkpoints:
                 refused.append(str(error))
         return None, None, refused
 
-    def forget_after(self, tick: int) -> None:
+    def set_aside_after(self, tick: int) -> None:
         """Rename checkpoints later than `tick`, where the run resumes, to *.refused. Raises OSError.
 
         Otherwise they would count among the newest, and valid ones would be removed in their place.

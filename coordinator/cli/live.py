@@ -34,9 +34,9 @@ _SETTABLE = ("lr", "optimiser.lr")
 def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
     """List the runs that Redis knows, and those of this host: name, state, tick, loss, accuracy, start, host."""
     from coordinator.cli.status_view import overview
-    from coordinator.registry.run_finder import everything
+    from coordinator.registry.run_finder import list_runs
 
-    seen = everything(folder)
+    seen = list_runs(folder)
     if as_json:
         print(json.dumps([_tree(run) for run in seen]))
     elif seen:
@@ -49,9 +49,9 @@ def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
 def status(run: Run, runs: Runs = _HERE, as_json: Json = False) -> None:
     """Show how a run is: its tick, loss and accuracy, and where each stage's time goes."""
     from coordinator.cli.status_view import view
-    from coordinator.registry.run_finder import look
+    from coordinator.registry.run_finder import get_run
 
-    seen = look(run, runs)
+    seen = get_run(run, runs)
     if as_json:
         print(json.dumps(_tree(seen)))
     else:
@@ -62,10 +62,10 @@ def status(run: Run, runs: Runs = _HERE, as_json: Json = False) -> None:
 def top(run: Run, runs: Runs = _HERE) -> None:
     """Watch a run in the terminal until it ends, or Ctrl-C."""
     from coordinator.cli.status_view import watch
-    from coordinator.registry.run_finder import look
+    from coordinator.registry.run_finder import get_run
 
     with suppress(KeyboardInterrupt):
-        watch(lambda: look(run, runs), _console())
+        watch(lambda: get_run(run, runs), _console())
 
 
 @steer.command()
@@ -144,7 +144,7 @@ def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
     from coordinator.registry.run_finder import find
 
     found = find(run, runs)
-    seen = found.look() if found else None
+    seen = found.get_run() if found else None
     if found is None or seen is None or seen.state not in ("starting", "running", "paused"):
         how = seen.state if seen else "its Redis is gone"
         raise SidewaysError(f"{run} is not running any more ({how}): see `sideways status {run}`")
@@ -158,7 +158,7 @@ def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
 
 def _await(found: "RunAccess", command: "Command", wait: float) -> "Answer":
     start = time.monotonic()
-    with found.reaching():
+    with found.explained():
         number = found.store.ask(found.name, command)
         while True:
             answer = found.store.answer(found.name, command)

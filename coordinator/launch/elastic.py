@@ -54,8 +54,8 @@ def launch(stages: int, arguments: list[str], restarts: int = 0, deadline: float
                     _attempt(stages, arguments)
                 return 0
             except ChildFailedError as failed:
-                code = _explain(failed.failures)
-                if not (_may_go_on(failed.failures) and budget.take(attempt)):
+                code = _report_failures(failed.failures)
+                if not (_is_recoverable(failed.failures) and budget.take(attempt)):
                     return code
             except SignalException as stopped:
                 return 128 + stopped.sigval
@@ -115,12 +115,12 @@ class Budget:
         return True
 
 
-def _may_go_on(failures: dict[int, ProcessFailure]) -> bool:
+def _is_recoverable(failures: dict[int, ProcessFailure]) -> bool:
     """Whether a restart can help: processes were only killed, or lost a peer. Any other error would recur."""
     return all(failure.exitcode < 0 or failure.exitcode == PeerError.code for failure in failures.values())
 
 
-def _explain(failures: dict[int, ProcessFailure]) -> int:
+def _report_failures(failures: dict[int, ProcessFailure]) -> int:
     """Report which process ended the run, unless it has reported its own error. Returns the run's exit code."""
     rank, first = min(failures.items(), key=lambda item: _blame_order(item[1], failures))
     who = "the coordinator" if rank == 0 else f"stage {rank - 1}"

@@ -18,6 +18,6 @@ class MetricsFile(LineListener):
     def line(self, line: dict[str, Any], **status: Any) -> None:
         """Append a line."""
         self._directory.metric(line)
-        if self._directory.lost and not self._warned:
+        if self._directory.write_error and not self._warned:
             self._warned = True
-            self._warn(f"metrics.jsonl cannot be written, the training goes on: {self._directory.lost}")
+            self._warn(f"metrics.jsonl cannot be written, the training goes on: {self._directory.write_error}")

@@ -47,7 +47,7 @@ class PageServer:
             ConfigError: the port cannot be bound.
         """
         self._host = report.page_host
-        self._server = _take(report, [report.page_port] if report.page_port else [*_before(resumed), 0])
+        self._server = _bind(report, [report.page_port] if report.page_port else [*_before(resumed), 0])
         self._file: Path | None = None
 
     def open(self, state: Callable[[], bytes], address: str, run: Path) -> str:
@@ -65,7 +65,7 @@ class PageServer:
             self._file.write_text(url + "\n", encoding="utf-8")
         return url
 
-    def forget(self) -> None:
+    def remove_url_file(self) -> None:
         """Remove the file with the URL: no later attempt needs the port."""
         if self._file is not None:
             with suppress(OSError):
@@ -80,7 +80,7 @@ def _before(resumed: Path | None) -> list[int]:
     return []
 
 
-def _take(report: Report, ports: list[int]) -> Server:
+def _bind(report: Report, ports: list[int]) -> Server:
     """Bind the first of these ports that is free. Raises ConfigError if none is."""
     for last, port in enumerate(ports, 1 - len(ports)):
         try:
@@ -113,7 +113,7 @@ class PageApp:
     def _answer(self, environ: dict[str, Any]) -> tuple[str, str, bytes]:
         """HTTP status, content type and body."""
         path = environ.get("PATH_INFO", "")
-        if not self._is_meant(environ.get("HTTP_HOST", "")):
+        if not self._is_host_allowed(environ.get("HTTP_HOST", "")):
             return (
                 "403 Forbidden",
                 _TEXT,
@@ -127,7 +127,7 @@ class PageApp:
             return "200 OK", *self._files[path]
         return "404 Not Found", _TEXT, f"There is / and {STATE}.\n".encode()
 
-    def _is_meant(self, host: str) -> bool:
+    def _is_host_allowed(self, host: str) -> bool:
         """Whether a Host header is safe against DNS rebinding: an IP address, localhost or this host's name."""
         try:
             name = urlsplit(f"//{host}").hostname or ""

@@ -82,7 +82,7 @@ class PageState(LineListener):
         """The run has ended: if a browser is watching, wait until it has fetched the final state."""
         self.state(state, message, tick)
         if state != "failed":
-            self._page_server.forget()
+            self._page_server.remove_url_file()
         if time.monotonic() - self._asked < _WATCHED:
             time.sleep(_EXIT_PATIENCE)
 

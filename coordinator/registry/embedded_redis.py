@@ -48,7 +48,7 @@ class EmbeddedRedis:
             self._start()
         return at_socket(self._link.resolve())
 
-    def missed(self) -> None:
+    def on_no_answer(self) -> None:
         """Kill the server, which runs but does not answer. The next `access` starts another."""
         if self._process is not None:
             self._process.kill()

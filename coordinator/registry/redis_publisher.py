@@ -37,7 +37,7 @@ class RedisServer(Protocol):
     def access(self) -> RedisAccess:
         """How to connect. A private server is started if it is not running. Raises SidewaysError."""
 
-    def missed(self) -> None:
+    def on_no_answer(self) -> None:
         """The server did not answer. A private one is killed, so that the next `access` starts another."""
 
     def close(self) -> None:
@@ -74,8 +74,8 @@ class RedisPublisher(LineListener):
         self._writer: RunWriter | None = None
         self._at: RedisAccess | None = None
         self._written: object = None
-        self._forget_from: int | None = None
-        self._anew, self._away, self._pause = True, False, _EVERY
+        self._truncate_from: int | None = None
+        self._new_run, self._disconnected, self._pause = True, False, _EVERY
         self._changed, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="redis", daemon=True)
 
@@ -83,12 +83,12 @@ class RedisPublisher(LineListener):
 
     def start(self, resumed: bool) -> None:
         """Start the thread. A resumed run continues its metric history; a new one deletes any of the same name."""
-        self._anew = not resumed
+        self._new_run = not resumed
         self._thread.start()
 
     def resumed(self, tick: int) -> None:
         """The run resumes at `tick`: drop the metric history from there on."""
-        self._forget_from = tick
+        self._truncate_from = tick
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
         """Queue a line of metrics.jsonl, and update the fields of Status that it changes."""
@@ -117,13 +117,13 @@ class RedisPublisher(LineListener):
 
     def _work(self) -> None:
         try:
-            self._keep_telling()
+            self._publish_loop()
         except Exception as error:  # must be reported, but must not end the run
             self._warn(f"nothing more is told to Redis, the run goes on: {type(error).__name__}: {error}")
         finally:
             self._server.close()
 
-    def _keep_telling(self) -> None:
+    def _publish_loop(self) -> None:
         lingering = False
         while True:
             ending, answers = self._ending.is_set(), dict(self._answers)
@@ -132,12 +132,12 @@ class RedisPublisher(LineListener):
             self._try_exchange(status, answers)
             lingering = lingering or bool(answers)
             behind = bool(self._answers or self._lines)
-            if ending and (self._away or not behind):
+            if ending and (self._disconnected or not behind):
                 break
-            if self._away or not self._lines:
+            if self._disconnected or not self._lines:
                 self._changed.wait(self._pause)
                 self._changed.clear()
-        if lingering and not self._away:
+        if lingering and not self._disconnected:
             time.sleep(_LINGER)  # a private Redis ends with this process
 
     def _try_exchange(self, status: Status, answers: dict[str, Answer]) -> None:
@@ -148,30 +148,30 @@ class RedisPublisher(LineListener):
             access = self._server.access()
             self._exchange(access, status, answers)
         except (redis.RedisError, OSError, SidewaysError) as error:
-            self._miss(access, error)
+            self._on_unreachable(access, error)
             return
-        if self._away:
+        if self._disconnected:
             self._warn(f"Redis at {access.shown} answers again")
-        self._away, self._pause = False, _EVERY
+        self._disconnected, self._pause = False, _EVERY
 
-    def _miss(self, access: RedisAccess | None, error: Exception) -> None:
+    def _on_unreachable(self, access: RedisAccess | None, error: Exception) -> None:
         """Redis is away: warn once, and double the pause between attempts."""
-        if not self._away:
+        if not self._disconnected:
             where = f"at {access.shown} " if access else ""
             reason = access.explain(error) if access else str(error)
             self._warn(
                 f"Redis {where}does not answer ({reason}): the run goes on; until it does, nobody can look at the run "
                 f"or steer it from outside"
             )
-        self._server.missed()
-        self._away, self._pause = True, min(_LONGEST_PAUSE, 2 * self._pause)
+        self._server.on_no_answer()
+        self._disconnected, self._pause = True, min(_LONGEST_PAUSE, 2 * self._pause)
 
     def _exchange(self, access: RedisAccess, status: Status, answers: dict[str, Answer]) -> None:
         if self._writer is None or access != self._at:
-            self._writer, self._at = self._arrive(access), access
-        if self._forget_from is not None:
-            self._writer.forget_from(self._forget_from)
-            self._forget_from = None
+            self._writer, self._at = self._connect(access), access
+        if self._truncate_from is not None:
+            self._writer.truncate_from(self._truncate_from)
+            self._truncate_from = None
         while len(self._unsent) < _AT_ONCE and self._lines:
             self._unsent.append(self._lines.popleft())
         found = self._writer.exchange(status, self._unsent, answers)
@@ -180,21 +180,21 @@ class RedisPublisher(LineListener):
             if self._answers[identity] is answer:  # else a newer answer is still to be sent
                 del self._answers[identity]
         for command in found:
-            self._take(command)
+            self._handle_command(command)
         if self._ending.is_set():
             self._writer.leave()
 
-    def _arrive(self, access: RedisAccess) -> "RunWriter":
+    def _connect(self, access: RedisAccess) -> "RunWriter":
         from common.run_registry.store import RunWriter
 
-        writer = RunWriter(access.connect(), self.name, self._status.owner, self._anew)
-        self._anew = False
+        writer = RunWriter(access.connect(), self.name, self._status.owner, self._new_run)
+        self._new_run = False
         if writer.name != self.name:
             self._warn(f"another run named {self.name} is alive: in Redis this one is {writer.name}")
         self.name = writer.name
         return writer
 
-    def _take(self, command: Command | str) -> None:
+    def _handle_command(self, command: Command | str) -> None:
         if isinstance(command, str):
             self._warn(f"a command was ignored: {command}")
             return

@@ -28,14 +28,14 @@ class RunAccess:
         self.name, self._access = name, access
         self.store = Store(access.connect())
 
-    def look(self) -> RunInfo | None:
+    def get_run(self) -> RunInfo | None:
         """The run's status; None if Redis does not have the run. Raises SidewaysError if Redis does not answer."""
-        with self.reaching():
+        with self.explained():
             status = self.store.status(self.name)
-            return None if status is None else _seen(status, self.store.alive(self.name))
+            return None if status is None else _run_info(status, self.store.alive(self.name))
 
     @contextmanager
-    def reaching(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         """Turn errors of Redis or its connection in the body into a SidewaysError."""
         with _reaching(self._access):
             yield
@@ -51,7 +51,7 @@ def _reaching(access: RedisAccess) -> Iterator[None]:
         raise SidewaysError(f"Redis at {access.shown} does not answer: {access.explain(error)}") from None
 
 
-def _seen(status: Status, alive: bool) -> RunInfo:
+def _run_info(status: Status, alive: bool) -> RunInfo:
     return RunInfo(status, status.state if alive or status.state in OVER else "lost")
 
 
@@ -73,7 +73,7 @@ def find(run: str, runs: Path) -> RunAccess | None:
     name = folder.resolve().name
     if access is not None:
         found = RunAccess(name, access)
-        if found.look() is not None:
+        if found.get_run() is not None:
             return found
     if (folder / STATUS).is_file():
         return None
@@ -81,16 +81,16 @@ def find(run: str, runs: Path) -> RunAccess | None:
 
 
 def _known(runs: Path) -> str:
-    names = ", ".join(seen.status.name for seen in everything(runs)[:20])
+    names = ", ".join(info.status.name for info in list_runs(runs)[:20])
     where = f"in {runs}/" if from_environment() is None else f"in {runs}/ or in Redis"
     return f"Known: {names}" if names else f"None is known {where}: name its directory, or set REDIS_URL as it has it"
 
 
-def look(run: str, runs: Path) -> RunInfo:
+def get_run(run: str, runs: Path) -> RunInfo:
     """The status of a run, from Redis or else from its run directory. Raises SidewaysError."""
     found = find(run, runs)
-    seen = found.look() if found is not None else None
-    return seen or _last_word(_folder(run, runs))
+    info = found.get_run() if found is not None else None
+    return info or _saved_status(_folder(run, runs))
 
 
 def _folder(run: str, runs: Path) -> Path:
@@ -99,7 +99,7 @@ def _folder(run: str, runs: Path) -> Path:
     return named if (named / STATUS).is_file() or (not (runs / run).is_dir() and named.is_dir()) else runs / run
 
 
-def everything(runs: Path) -> list[RunInfo]:
+def list_runs(runs: Path) -> list[RunInfo]:
     """All runs in the Redis of REDIS_URL and in the folder `runs`, the newest first. Raises SidewaysError."""
     found: dict[tuple[str, str], RunInfo] = {}
     access = from_environment()
@@ -108,21 +108,21 @@ def everything(runs: Path) -> list[RunInfo]:
             store = Store(access.connect())
             for name in store.names():
                 if (status := store.status(name)) is not None:
-                    found[status.owner.host, status.owner.directory] = _seen(status, store.alive(name))
+                    found[status.owner.host, status.owner.directory] = _run_info(status, store.alive(name))
     for folder in sorted(path.parent for path in runs.glob(f"*/{STATUS}")):
-        seen = _local(folder)
-        found.setdefault((seen.status.owner.host, seen.status.owner.directory), seen)
-    return sorted(found.values(), key=lambda seen: -seen.status.started)
+        info = _local(folder)
+        found.setdefault((info.status.owner.host, info.status.owner.directory), info)
+    return sorted(found.values(), key=lambda info: -info.status.started)
 
 
 def _local(folder: Path) -> RunInfo:
     """A run on this host, from its private Redis if that answers, or else from its run directory."""
     try:
         access = _private(folder)
-        seen = RunAccess(folder.resolve().name, access).look() if access else None
+        info = RunAccess(folder.resolve().name, access).get_run() if access else None
     except SidewaysError:
-        seen = None
-    return seen or _last_word(folder)
+        info = None
+    return info or _saved_status(folder)
 
 
 def _private(folder: Path) -> RedisAccess | None:
@@ -131,9 +131,9 @@ def _private(folder: Path) -> RedisAccess | None:
     return at_socket(socket.resolve()) if socket.is_socket() else None
 
 
-def _last_word(folder: Path) -> RunInfo:
+def _saved_status(folder: Path) -> RunInfo:
     try:
         with open(folder / STATUS, "rb") as file:
-            return _seen(decode(Status, file.read(MOST_STATUS + 1)), alive=False)
+            return _run_info(decode(Status, file.read(MOST_STATUS + 1)), alive=False)
     except OSError as error:
         raise SidewaysError(f"{folder / STATUS} cannot be read: {error}") from error

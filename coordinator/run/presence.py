@@ -89,6 +89,6 @@ class Presence:
         if not deployed():
             self.marker.remove()
         if self._page_server is not None:
-            self._page_server.forget()
+            self._page_server.remove_url_file()
         if self._created is not None and tick == 0:  # it is empty; free its name
             rmtree(self._created, ignore_errors=True)

@@ -163,11 +163,11 @@ def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunSt
     every, presence = state.config.evaluate_every, setup.presence
     evaluated = start.scored or every == 0 or start.tick % every > 0  # or none was due
     if start.folder is not None:
-        accepted.checkpoints.forget_after(start.tick)
+        accepted.checkpoints.set_aside_after(start.tick)
         folder = start.folder.resolve()
         setup.pipeline.stages.ask_all(StageCalls.restore, folder, start.tick, start.in_flight, start.optimiser)
     if setup.resume is not None:
-        accepted.directory.forget_from(start.tick, evaluated)
+        accepted.directory.truncate_from(start.tick, evaluated)
     if start.folder is not None:
         presence.terminal.say(str(start))
         presence.broadcast.resumed(start.tick)
@@ -203,5 +203,5 @@ def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunS
         tracer=TraceRecorder(directory.path, config, pipeline.stages, work),
         work=work,
         overdue=overdue,
-        lost_at=directory.last_sign if accepted.again else None,
+        lost_at=directory.last_write_time if accepted.again else None,
     )

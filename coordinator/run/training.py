@@ -182,7 +182,7 @@ class Training:
         run.presence.broadcast.evaluated(event)
         if found.score is not None:
             self._checkpointing.finish()
-            run.saver.note_score(state.tick, found.score)
+            run.saver.record_score(state.tick, found.score)
 
     # ---- what the stages report
 
@@ -203,7 +203,7 @@ class Training:
         if state.config.recovery.divergence == "rollback":
             state.config = slower(state.config)
             run.saver.discard()
-            run.saver.checkpoints.forget_after(first)
+            run.saver.checkpoints.set_aside_after(first)
             run.directory.save_config(state.config)
         raise divergence(report, state.config)
 

@@ -95,8 +95,8 @@ def check(config: Config) -> list[DatasetCheck]:
     if data.live:
         raise DataError("live sources cannot be checked: there is nothing yet to decode")
     labelled = config.task == "classify"
-    train = collect(data, "train", labelled, none_is_fine=True)
-    parts = [train] + ([collect(data, "val", labelled, train.classes, none_is_fine=True)] if data.val else [])
+    train = collect(data, "train", labelled, allow_empty=True)
+    parts = [train] + ([collect(data, "val", labelled, train.classes, allow_empty=True)] if data.val else [])
     return [_survey(clips, data) for clips in parts]
 
 

@@ -1,5 +1,6 @@
 """From videos to frame batches.
 
-formats (how data lies on the disk) → clips (what there is, probed) → playlist (in which order) → slots (who plays
-what), with reader (decoding) and augment below. live plays sources that do not wait; base is what both have in common.
+files/dataset_formats (layouts on disk) → files/clips (probed videos) → files/play_order → slots (fills batches), with
+decoder_pool/ and decoding/ below. live plays live sources; stream is the interface of both. targets pairs batches with
+their targets, and feeder sends them to the stages.
 """

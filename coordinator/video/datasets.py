@@ -1,4 +1,4 @@
-"""The clips of a run: found before it, opened for training and for evaluations, and what went wrong with them."""
+"""The data sets of a run: finds their clips, opens streams for training and evaluation, and reports playback errors."""
 
 import hashlib
 import json
@@ -14,25 +14,29 @@ from coordinator.video.slots import Slots
 from coordinator.video.stream import Places, PlaybackErrors, Stream
 
 Warn = Callable[[str], None]
-_LIVE = 0.75  # of the deadline
+_LIVE = 0.75  # fraction of the deadline that live sources may be silent
 
 
 class Datasets:
-    """What is learnt from, and what is evaluated on.
+    """The training and validation clips of a run.
 
     Attributes:
-        train, val: the clips; `val` is None without data.val.
-        fingerprint: of the order of clips that a stream's places count in.
+        train, val: the clips; `val` is None without `data.val`.
+        fingerprint: SHA-256 of what determines the play order; a stream's places are valid only under the same one.
     """
 
     def __init__(
         self, config: Config, warn: Warn, meanwhile: Callable[[], None], hurried: Callable[[], bool] = lambda: False
     ) -> None:
-        """Find the clips. Raises DataError.
+        """Find and probe the clips, and warn about them.
 
         Args:
-            meanwhile: runs while a stream waits for a decoder, and may raise.
-            hurried: whether the run is to end, so that no live source is waited for.
+            warn: called with each warning.
+            meanwhile: called while a stream waits for frames; may raise.
+            hurried: whether the run is about to end, so that live sources are not waited for.
+
+        Raises:
+            DataError, ConfigError: as `collect`.
         """
         self._hurried = hurried
         self._config, self._warn, self._meanwhile = config, warn, meanwhile
@@ -41,7 +45,7 @@ class Datasets:
         self.val: Clips | None = collect(config.data, "val", labelled, self.train.classes) if config.data.val else None
         self.fingerprint = self._fingerprint()
         self._errors: list[PlaybackErrors] = []
-        # frames that a clip must outlast for the bottom stage to get a gradient of it
+        # a clip must be longer than this for any of its gradients to reach the bottom stage
         gated = config.rule.boundary == "gate" and not config.exact
         self._mismatch = Schedule(config.stages).mismatch(0) if gated else 0
         for clips in self._both:
@@ -52,21 +56,21 @@ class Datasets:
 
     @property
     def planned(self) -> int:
-        """Ticks of the whole training."""
+        """Planned number of training ticks: `ticks`, or else what `epochs` amounts to."""
         config = self._config
         return config.ticks or max(1, round((config.epochs or 0) * self.train.frames / config.data.slots))
 
     def open_training(self, start: Places | None) -> Stream:
-        """The training stream, from its beginning or from the places of an earlier one."""
+        """Open the training stream, from its beginning or from the places of an earlier one."""
         config, patience = self._config, self._config.network.deadline
         if config.data.live:
-            patience *= _LIVE  # a silent source is named before stage 0 misses its frames
+            patience *= _LIVE  # so that a silent source is reported before stage 0 times out
             return self._opened(Live(config.data, config.seed, patience, self._meanwhile, start, self._hurried))
         clips, meanwhile = self.train.clips, self._meanwhile
         return self._opened(Slots(clips, config.data, config.seed, True, self._mismatch, patience, meanwhile, start))
 
     def open_evaluation(self) -> Stream:
-        """Every validation clip once."""
+        """Open a stream that plays every validation clip once."""
         assert self.val is not None
         config, patience = self._config, self._config.network.deadline
         return self._opened(Slots(self.val.clips, config.data, config.seed, False, 0, patience, self._meanwhile))
@@ -85,7 +89,7 @@ class Datasets:
         return hashlib.sha256(json.dumps([clips, sampling, self._config.seed]).encode()).hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """Counts of what could not be played as it should."""
+        """Counts of unreadable files and playback errors, for the run's summary."""
         counts: dict[str, Any] = {
             "unreadable_files": sum(len(clips.bad) for clips in self._both),
             "quarantined_files": sum(clips.quarantined for clips in self._both),
@@ -96,7 +100,7 @@ class Datasets:
         return counts
 
     def warn_of_errors(self) -> None:
-        """Warn of them, with the first reasons."""
+        """Warn of playback errors, with the first five reasons."""
         reasons = "; ".join([reason for errors in self._errors for reason in errors.reasons][:5])
         skipped, broken, damaged, reconnects = map(self.count, ("skipped", "broken", "damaged", "reconnects"))
         if skipped or broken or damaged:
@@ -108,12 +112,12 @@ class Datasets:
             self._warn(f"live sources were opened anew {reconnects} times: {reasons}")
 
     def count(self, kind: str) -> int:
-        """How many errors of a kind there were so far: see PlaybackErrors.add."""
+        """How many errors of a kind occurred so far: see `PlaybackErrors.add`."""
         return sum(getattr(errors, kind) for errors in self._errors)
 
 
 def _shared(train: Clips, val: Clips) -> str:
-    """A warning where validation clips are learnt from."""
+    """A warning if validation clips are also training clips; else an empty string."""
     learnt = {realpath(clip.path) for clip in train.clips}
     count = sum(realpath(clip.path) in learnt for clip in val.clips)
     told = f"{count} of {len(val.clips)} clips of {val.root} are learnt from as well: their score says little"

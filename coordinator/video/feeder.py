@@ -1,9 +1,10 @@
-"""Frames into the pipeline: one batch a tick to stage 0, and frame-sized targets to the top stage.
+"""Feeds the pipeline: one batch per tick to stage 0, and frame-sized targets to the top stage.
 
 consumes   batches that the slots have decoded ahead
-produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; or an envelope alone, and the frames in memory that
-           stage 0 shares where it is on this host
-waits for  room in the socket's queue, or that memory; unblocked by stage 0's ticks: a slow pipeline slows the reader
+produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; if stage 0 is on this host, the envelope alone, with
+           the frames in shared memory
+waits for  room in the socket's queue or in shared memory; unblocked by stage 0's ticks, so a slow pipeline slows
+           decoding down
 """
 
 import time
@@ -20,13 +21,17 @@ from common.processes.membership import Membership
 from common.shared_memory.frame_slots import FrameSlotWriter
 from coordinator.video.targets import Batch, Step
 
-_QUEUE = 4  # batches waiting on this side
+_QUEUE = 4  # batches queued on this side
 _RETRY_MS = 200
-_LAST_WORDS = 2.0  # seconds that a stage which has gone may take to have said why
+_LAST_WORDS = 2.0  # seconds to wait for the error report of a stage that has disconnected
 
 
 class Feeder:
-    """Pushes batches; while it waits for room it lets `meanwhile` look after the run."""
+    """Pushes batches, and calls `meanwhile` about every 0.2 s while it waits for room.
+
+    Attributes:
+        frame_bytes, target_bytes: bytes sent so far.
+    """
 
     def __init__(
         self,
@@ -37,36 +42,40 @@ class Feeder:
         meanwhile: Callable[[], None],
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Connect to the stages that take frames and targets.
+        """Connect to the stages that receive frames and targets.
 
         Args:
-            addresses: of all stages.
-            batch_bytes: of a batch.
-            deadline: seconds for a batch to be taken.
-            meanwhile: runs while one is not.
-            warn: is told why memory cannot be shared with stage 0.
+            addresses: those of all stages, in order.
+            batch_bytes: size of a batch's frames in bytes.
+            deadline: seconds to wait for room for a batch.
+            meanwhile: called while waiting; may raise.
+            warn: called with the reason if memory cannot be shared with stage 0.
         """
-        self.frame_bytes = self.target_bytes = 0  # sent so far
+        self.frame_bytes = self.target_bytes = 0
         self._deadline, self._meanwhile, self._attempt = deadline, meanwhile, me.attempt
         self._frames = _connect(me, addresses[0].frames, 0, batch_bytes)
         self._writer = _share(addresses[0].memory, batch_bytes, deadline, warn)
         self._targets = _connect(me, addresses[-1].targets, -1, batch_bytes) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
-        """Send a tick's frames. Raises PeerError when stage 0, or the top stage, takes nothing for too long."""
+        """Send a tick's frames, and its targets if the top stage takes any.
+
+        Raises:
+            PeerError: stage 0 or the top stage accepts nothing within the deadline, or stage 0 has gone.
+        """
         complaint = f"stage 0 has taken no frame since frame {frame - 1}"
-        slot = None if self._writer is None else self._until(partial(self._put, self._writer, step.batch), complaint)
+        slot = None if self._writer is None else self._retry(partial(self._put, self._writer, step.batch), complaint)
         message = self._message(phase, frame, step.last, step.batch, slot)
-        self._until(partial(_send, self._frames, message), complaint)
+        self._retry(partial(_send, self._frames, message), complaint)
         self.frame_bytes += step.batch.frames.nbytes
         if self._targets is not None:
             complaint = f"the top stage has taken no target since frame {frame - 1}"
             message = self._message(phase, frame, step.last, step.target, None)
-            self._until(partial(_send, self._targets, message), complaint)
+            self._retry(partial(_send, self._targets, message), complaint)
             self.target_bytes += step.target.frames.nbytes
 
     def close(self) -> None:
-        """Drop what was not taken."""
+        """Close the connections and drop what is still queued."""
         for socket in (self._frames, self._targets):
             if socket is not None:
                 socket.close(0)
@@ -78,7 +87,10 @@ class Feeder:
         return [envelope, batch.frames] if slot is None else [envelope]
 
     def _put(self, writer: FrameSlotWriter, batch: Batch) -> int | None:
-        """The slot where its frames are now. A stage that has gone may have said why: then that is the error."""
+        """Write the frames to shared memory and return their slot, or None if none is free.
+
+        If stage 0 has gone, gives `meanwhile` time to raise the error that it may have reported, then raises PeerError.
+        """
         try:
             return writer.write(batch.frames)
         except PeerError:
@@ -88,8 +100,8 @@ class Feeder:
                 time.sleep(0.02)
             raise
 
-    def _until(self, attempt: Callable[[], int | None], complaint: str) -> int:
-        """Try until something comes of it."""
+    def _retry(self, attempt: Callable[[], int | None], complaint: str) -> int:
+        """Repeat `attempt` until it succeeds. Raises PeerError after the deadline."""
         start = time.monotonic()
         while (result := attempt()) is None:
             self._meanwhile()
@@ -99,7 +111,7 @@ class Feeder:
 
 
 def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None]) -> FrameSlotWriter | None:
-    """Memory for frames, where stage 0 has a listener for it and can see it."""
+    """Shared memory for frames; None if stage 0 offers no listener for it or cannot be reached through it."""
     try:
         return FrameSlotWriter(listener, size, deadline, _RETRY_MS / 1000) if listener else None
     except PeerError as error:
@@ -108,7 +120,7 @@ def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None
 
 
 def _send(socket: "zmq.Socket[bytes]", parts: Sequence[Any]) -> int | None:
-    """The number of parts; None when there is no room."""
+    """Send a message. Returns its number of parts, or None if there is no room."""
     try:
         socket.send_multipart(parts)  # copies, so the batch can be reused
     except zmq.Again:
@@ -120,7 +132,7 @@ def _connect(me: Membership, address: str, stage: int, batch_bytes: int) -> "zmq
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     socket.setsockopt(zmq.SNDHWM, _QUEUE)
     socket.setsockopt(zmq.SNDTIMEO, _RETRY_MS)
-    # else the kernel queues megabytes more, which a stop must work off
+    # else the kernel queues megabytes more, which must be processed before the run can stop
     socket.setsockopt(zmq.SNDBUF, max(batch_bytes, SMALLEST_BUFFER))
     me.connect(socket, address, to=me.stage_member(stage))
     return socket

@@ -1,13 +1,13 @@
-"""Who plays what: B slots, each an endless sequence of clips, or each its share of them once.
+"""Plays clips in B slots: endless clips per slot in training, each clip once in evaluation.
 
-Slot s plays the entries s, s + B, s + 2B, … of the play list: the epochs' permutations of the clips, one after another.
-So what a slot plays depends on the seed alone, not on how fast anything was decoded, and the slots need no common
-clock. An entry's number is the clip id that rides with its rows, and with the seed it fixes the clip's augmentation.
+Slot s plays entries s, s + B, s + 2B, … of the play order: the epochs' permutations of the clips, one after another.
+So what a slot plays depends on the seed alone, not on decoding speed, and slots need no synchronisation. An entry's
+number is the clip id of its rows; with the seed it determines the clip's augmentation.
 
-Where a slot is, is an entry and how many of its frames have been handed out: a stream that starts there goes on with
-the very same frames.
+A slot's place is an entry and how many of its frames were handed out. A stream that starts there continues with
+exactly the same frames.
 
-    decoding processes ──frames──► ring ──one copy a tick──► batch        slot s belongs to process s mod n
+    decoder processes ──frames──► ring ──one copy per tick──► batch        slot s belongs to process s mod n
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ from coordinator.video.stream import PlaybackErrors as PlaybackErrors
 
 
 class Slots:
-    """Plays the clips into batches, decoding ahead in processes of its own. A Stream."""
+    """Plays clips into batches, decoded ahead by its own processes. A `Stream`."""
 
     def __init__(
         self,
@@ -40,81 +40,86 @@ class Slots:
         meanwhile: Callable[[], None] = lambda: None,
         start: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        """`train`: shuffled, augmented and endless; else each clip once.
+        """Start the decoder processes.
 
         Args:
-            mismatch: of the bottom stage, in frames; clips no longer than it are counted as short.
-            patience: seconds that `fill` waits for a decoder before it gives up.
-            meanwhile: runs now and then while it waits, and may raise.
-            start: the `places` of a stream like this one, to go on from there.
+            train: shuffled, augmented and endless; else each clip once.
+            mismatch: that of the bottom stage, in frames; clips no longer than it are counted as short.
+            patience: seconds that `fill` waits for a decoder before it raises.
+            meanwhile: called about every 0.2 s while `fill` waits; may raise.
+            start: `places` of an earlier stream with the same arguments, to resume from.
+
+        Raises:
+            DataError: the memory for decoded frames cannot be allocated.
         """
         self.errors = PlaybackErrors()
         places = list(start or [(slot, 0) for slot in range(data.slots)])
         assert [entry % data.slots for entry, _ in places] == list(range(data.slots)), "places of other slots"
         job = Job(clips, data, seed, train, mismatch)
-        self._crew = DecoderPool(job, places, self._hear, self.errors, patience, meanwhile)
-        self._ring = self._crew.ring
-        self._coming: list[deque[Filled | Ended]] = [deque() for _ in places]
+        self._pool = DecoderPool(job, places, self._on_message, self.errors, patience, meanwhile)
+        self._ring = self._pool.ring
+        self._pending: list[deque[Filled | Ended]] = [deque() for _ in places]
         self._playing: list[Filled | None] = [None] * data.slots
-        # of every slot: the ring's row of its next frame, how many follow in its chunk, its entry, its frames so far
+        # per slot: the ring's row of its next frame, frames left in its chunk, its entry, the entry's frames so far
         self._rows = np.full(data.slots, self._ring.black)
         self._left = np.zeros(data.slots, np.int64)
-        self._clips, self._done = (np.array(column, np.int64) for column in zip(*places, strict=True))
+        self._clips, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
         self._labels = np.full(data.slots, -1)
-        self._alive = np.ones(data.slots, np.int64)  # 0: it has run out
+        self._alive = np.ones(data.slots, np.int64)  # 0: the slot has run out
 
     def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
-        """Write the next frame of every slot. Rows of slots that have run out get zeros and the id -1.
+        """Write the next frame of every slot. Rows of slots that have run out get zeros, clip id -1 and label -1.
 
         Args:
-            frames: uint8 [slots, channels, size, size]; clips, labels: int64 [slots].
+            frames: uint8 [slots, channels, size, size].
+            clips, labels: int64 [slots].
 
         Returns:
             False, with nothing written, when every slot has run out.
 
         Raises:
-            DataError: not one clip can be decoded, or a decoder is stuck.
+            DataError: not one clip can be decoded, a decoder is stuck, or decoders keep dying.
         """
         turns = np.flatnonzero(self._left < self._alive)
         if len(turns):
             for slot in turns.tolist():
-                self._turn(slot)
-            self._crew.send()
+                self._next_chunk(slot)
+            self._pool.send()
         if not self._alive.any():
             return False
-        np.take(self._ring.pixels, self._rows, axis=0, out=frames, mode="clip")  # the mode that needs no other buffer
+        np.take(self._ring.pixels, self._rows, axis=0, out=frames, mode="clip")  # the default mode buffers `out`
         np.copyto(clips, self._clips)
         np.copyto(labels, self._labels)
         clips[self._alive == 0] = -1
         self._rows += self._alive
-        self._done += self._alive
+        self._frames_played += self._alive
         self._left -= self._alive
         return True
 
     def places(self) -> Places:
-        """Of each slot the entry of the play list, and how many of its frames `fill` has handed out."""
-        return list(zip(self._clips.tolist(), self._done.tolist(), strict=True))
+        """Per slot its entry of the play order, and how many of the entry's frames `fill` has handed out."""
+        return list(zip(self._clips.tolist(), self._frames_played.tolist(), strict=True))
 
     def close(self) -> None:
         """Stop decoding."""
-        self._crew.close()
+        self._pool.close()
 
-    def _turn(self, slot: int) -> None:
-        """Let go of the half that was played, and begin with the other."""
+    def _next_chunk(self, slot: int) -> None:
+        """Release the half that was played to the decoder, and start on the other once it is filled."""
         played = self._playing[slot]
         if played is not None:
-            self._crew.grant(slot, played.half)
-        while not self._coming[slot]:
-            self._crew.listen(slot)
-        chunk = self._coming[slot].popleft()
+            self._pool.grant(slot, played.half)
+        while not self._pending[slot]:
+            self._pool.receive(slot)
+        chunk = self._pending[slot].popleft()
         if isinstance(chunk, Filled):
             self._playing[slot] = chunk
             self._rows[slot], self._left[slot] = self._ring.half(slot, chunk.half), chunk.frames
-            self._clips[slot], self._done[slot], self._labels[slot] = chunk.clip, chunk.before, chunk.label
+            self._clips[slot], self._frames_played[slot], self._labels[slot] = chunk.clip, chunk.before, chunk.label
         elif chunk.failure:
             raise DataError(chunk.failure)
         else:
             self._rows[slot], self._alive[slot], self._labels[slot] = self._ring.black, 0, -1
 
-    def _hear(self, news: Filled | Ended) -> None:
-        self._coming[news.slot].append(news)
+    def _on_message(self, message: Filled | Ended) -> None:
+        self._pending[message.slot].append(message)

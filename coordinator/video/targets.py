@@ -1,7 +1,7 @@
-"""The frames of a phase in their order, each with its target where the task has frame-sized ones.
+"""The frame batches of a phase in order, each with its target if the task has frame-sized targets.
 
 consumes   frame batches of a stream (slots, live sources)
-produces   steps: the batch of a tick; its target: the same batch, or the batch some frames ahead; whether it ends
+produces   steps: a tick's batch; its target, which is the same batch or one some frames ahead; whether it is the last
 waits for  the stream
 """
 
@@ -19,7 +19,12 @@ from coordinator.video.stream import Places, Stream
 
 
 class Batch:
-    """One tick's frames, reused. frames: uint8 [slots, channels, size, size]; clips, labels: int64 [slots]."""
+    """One tick's frames; its memory is reused.
+
+    Attributes:
+        frames: uint8 [slots, channels, size, size].
+        clips, labels: int64 [slots].
+    """
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
         self.frames: NDArray[np.uint8] = np.zeros(shape, np.uint8)
@@ -27,12 +32,12 @@ class Batch:
         self.labels: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
 
     def copy_from(self, other: "Batch") -> None:
-        """Hold what another holds."""
+        """Copy the contents of another batch of the same shape."""
         self.frames[:], self.clips[:], self.labels[:] = other.frames, other.clips, other.labels
 
 
 def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
-    """The batch as stage 0 makes it of what it is fed: float, normalised, on the CPU. `frame`: its number."""
+    """The packet that stage 0 makes of a batch: float32, normalised, on the CPU. `frame` is its frame number."""
     packet = Packet(config.frame_shape)
     packet.label(frame - 1, frame)
     packet.clips[:], packet.labels[:] = batch.clips, batch.labels
@@ -42,7 +47,13 @@ def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
 
 @dataclass(frozen=True)
 class Step:
-    """A tick's batches, valid until the next step. Without a target's clip, or with another, a row has no target."""
+    """A tick's batches, valid until the next step.
+
+    Attributes:
+        batch: the frames.
+        target: their targets; a row whose clip id differs from that in `batch` has no target.
+        last: whether it is the last step of a stream that ends.
+    """
 
     batch: Batch
     target: Batch
@@ -50,14 +61,14 @@ class Step:
 
 
 class StepStream:
-    """Batches one after another, some of them read ahead.
+    """Reads steps from a stream, some of their batches ahead.
 
     Attributes:
-        last: the step that came last. Should the stream fail, it is still what it was.
+        last: the most recent step; unchanged if the stream fails afterwards.
     """
 
     def __init__(self, stream: Stream, config: Config, ends: bool) -> None:
-        """`ends`: the stream does (evaluation); then the last step is known as such when it comes."""
+        """`ends`: whether the stream ends (evaluation); then one batch is read ahead, to mark the last step."""
         self._stream = stream
         self._ahead = config.ahead if config.task == "predict" else 0
         self._depth = max(self._ahead, int(ends))
@@ -69,15 +80,16 @@ class StepStream:
         self.last: Step | None = None
 
     def prime(self) -> None:
-        """Read the next step before it is asked for: however long that takes, no stage waits for it yet.
+        """Read the next step in advance, while no stage waits for it yet, as this may take long.
 
-        Raises DataError.
+        Raises:
+            DataError: see `Stream.fill`.
         """
         if not self._read and not self._ended:
             self._fill(keep_places=True)
 
     def next(self) -> Step | None:
-        """The next step; None after the last. Raises DataError."""
+        """The next step, or None after the last. Raises DataError: see `Stream.fill`."""
         if self._shown is not None:
             self._spare.append(self._shown)
             self._shown = None
@@ -91,7 +103,7 @@ class StepStream:
         return self.last
 
     def places(self) -> Places:
-        """Where every slot is before the next step."""
+        """The place of every slot before the next step."""
         return self._read[0][1] if self._read else self._stream.places()
 
     def _fill(self, keep_places: bool) -> None:

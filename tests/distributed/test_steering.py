@@ -15,7 +15,7 @@ from common.config.run_file import load
 from common.run_registry.redis_connection import at_socket
 from coordinator.__main__ import app
 from coordinator.registry.embedded_redis import SOCKET, EmbeddedRedis
-from coordinator.registry.run_finder import everything, find, look
+from coordinator.registry.run_finder import find, get_run, list_runs
 from tests.support import traces
 from tests.support.commands import steer
 from tests.support.oracles import inputs_of, stages_of, weights_of
@@ -51,7 +51,7 @@ def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Pa
     refused = CliRunner().invoke(app, ["trace", "it", "--runs", str(tmp_path / "runs")])
     assert "it is paused" in str(refused.exception)
     time.sleep(max(0.0, since + 7.7 - time.monotonic()))  # longer than any deadline of the run's
-    assert look("it", tmp_path / "runs").status.tick == paused["tick"]
+    assert get_run("it", tmp_path / "runs").status.tick == paused["tick"]
     assert "goes on" in steer(tmp_path, "resume", "it")
     background.wait_for_tick(paused["tick"] + 20)
     assert "20 ticks from tick" in steer(tmp_path, "trace", "it", "--ticks", "20", "--out", str(tmp_path / "t.json"))
@@ -63,7 +63,7 @@ def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Pa
     assert "stopped at tick" in steer(tmp_path, "stop", "it")
     assert background.end(20) == 143
     ticks = json.loads((run / "summary.json").read_text())["ticks"]
-    assert [(seen.state, seen.status.tick) for seen in everything(tmp_path / "runs")] == [("stopped", ticks)]
+    assert [(seen.state, seen.status.tick) for seen in list_runs(tmp_path / "runs")] == [("stopped", ticks)]
     assert not (run / SOCKET).is_symlink()
     assert load(run / "run.toml").optimiser.lr == RATE  # so a resumed run goes on with it
     same_as_the_reference(background, videos, paused["tick"], ticks)

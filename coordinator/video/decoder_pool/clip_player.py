@@ -1,6 +1,6 @@
-"""What a slot plays: its entries of the play list one after another, decoded, and how they become pixels.
+"""Plays a slot: decodes its entries of the play order one after another and writes them as pixels.
 
-Nothing here knows of processes or clocks: a player gives the same frames wherever and whenever it runs.
+Nothing here depends on processes or time: a player yields the same frames wherever and whenever it runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,18 +23,18 @@ from coordinator.video.decoding.reader import decode, frame_files
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.play_order import LoopOrder, PlayOrder, ShuffledOrder
 
-Tell = Callable[[str, str], None]  # a kind of mishap, and its reason
-Room = Callable[[], NDArray[np.uint8]]  # where the next chunk belongs: [chunk, channels, size, size]
+ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
+Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, size, size]
 
 
 @dataclass
 class Job:
-    """What is to be played.
+    """What a stream plays.
 
     Attributes:
-        train: shuffled, augmented and endless; else each clip once.
-        mismatch: of the bottom stage, in frames; clips no longer than it are counted as short.
-        hopeless: files that gave no frame: not tried again.
+        train: whether clips are shuffled, augmented and endless; else each is played once.
+        mismatch: that of the bottom stage, in frames; clips no longer than it are counted as short.
+        hopeless: files that gave no frame and are not tried again.
     """
 
     clips: list[Clip]
@@ -42,17 +42,17 @@ class Job:
     seed: int
     train: bool
     mismatch: int = 0
-    hopeless: set[Path] = field(default_factory=set)
+    undecodable: set[Path] = field(default_factory=set)
 
     def order(self) -> PlayOrder:
-        """Which clip is which entry."""
+        """The order in which the clips are played."""
         if self.train and self.data.loop:
             return LoopOrder(self.clips, self.data.slots)
         return ShuffledOrder(self.clips, self.seed, endless=self.train)
 
 
 class Chunk(NamedTuple):
-    """So many successive frames of a clip, and how many of it came before."""
+    """`frames` successive frames of entry `clip` of the play order, after the first `before` ones."""
 
     clip: int
     label: int
@@ -66,73 +66,80 @@ class ClipPlayer:
     def __init__(
         self,
         job: Job,
-        tell: Tell,
-        baton: AbstractContextManager[None] | None = None,
+        report_error: ReportError,
+        decode_lock: AbstractContextManager[None] | None = None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """`tell` hears of each mishap; `baton` is held while anything is decoded; `alive`: see `decode`."""
-        self._job, self._data, self._tell = job, job.data, tell
-        self._baton, self._alive = baton or nullcontext(), alive
+        """Prepare to play.
+
+        Args:
+            tell: called with the kind and the reason of each playback error: see `PlaybackErrors.add`.
+            baton: held while anything is decoded; None for no lock.
+            alive: called now and then while many frames are skipped.
+        """
+        self._job, self._data, self._report_error = job, job.data, report_error
+        self._decode_lock, self._alive = decode_lock or nullcontext(), alive
         self._list = job.order()
-        self._hopeless = set(job.hopeless)
+        self._undecodable = set(job.undecodable)
         self._files = len({clip.path for clip in job.clips})
         self._reasons: list[str] = []
 
     def chunks(
         self, entry: int, done: int, room: Room, begin: Callable[[Path], None] = lambda _: None
     ) -> Iterator[Chunk]:
-        """All that a slot plays, from behind the first `done` frames of an entry on, written to where there is room.
+        """Play a slot, starting after the first `done` frames of `entry`. Each chunk is written into `room()`.
 
-        `begin` hears of each file before it is touched.
+        `begin` is called with each file before it is opened.
 
-        Raises DataError: not one of the clips can be decoded.
+        Raises:
+            DataError: not one of the clips can be decoded.
         """
         for number in count(entry, self._data.slots):
             clip = self._list.entry(number)
             if clip is None:
                 return
-            if clip.path in self._hopeless:
-                self._tell("skipped", "")
+            if clip.path in self._undecodable:
+                self._report_error("skipped", "")
             else:
                 begin(clip.path)
                 yield from self._play(number, clip, done, room)
             done = 0
-            if self._list.endless and len(self._hopeless) == self._files:
+            if self._list.endless and len(self._undecodable) == self._files:
                 reasons = "; ".join(self._reasons) or "each of them ended the process that decoded it"
                 raise DataError(f"not one of the {self._files} clips can be decoded: {reasons}")
 
     def _play(self, number: int, clip: Clip, done: int, room: Room) -> Iterator[Chunk]:
-        """One entry, its first `done` frames left out."""
+        """Play one entry without its first `done` frames."""
         random = np.random.default_rng([self._job.seed, 1, number])
         first, length = self._span(number, clip, random)
         damage = Damage()
         frames = self._read(clip, first + done, None if length is None else length - done, damage)
-        canvas, played = ClipWriter(partial(self._augment, random=random), self._baton), done
-        while written := canvas.write(frames, room()):
+        writer, played = ClipWriter(partial(self._augment, random=random), self._decode_lock), done
+        while written := writer.write(frames, room()):
             yield Chunk(number, clip.label, played, written)
             played += written
         if played and damage.count:
-            self._tell("damaged", f"{clip.path}: {damage}")
+            self._report_error("damaged", f"{clip.path}: {damage}")
         if not played:
-            canvas.failure = canvas.failure or f"{clip.path}: it has no frames from number {first} on"
-        if canvas.failure:
-            self._tell("broken" if played else "skipped", canvas.failure)
-            self._reasons = [*self._reasons, canvas.failure][:3]
+            writer.failure = writer.failure or f"{clip.path}: it has no frames from number {first} on"
+        if writer.failure:
+            self._report_error("broken" if played else "skipped", writer.failure)
+            self._reasons = [*self._reasons, writer.failure][:3]
         if not played and self._gives_nothing(clip):
-            self._hopeless.add(clip.path)
+            self._undecodable.add(clip.path)
         elif 0 < played <= self._job.mismatch:
-            self._tell("short", "")
+            self._report_error("short", "")
 
     def _gives_nothing(self, clip: Clip) -> bool:
-        """Whether not even the first frame can be had: else the file only ended before the frames that were wanted."""
-        with self._baton:
+        """Whether not even the first frame can be decoded; else the file only ended before the frames to be played."""
+        with self._decode_lock:
             try:
                 return next(self._read(clip, 0, 1, Damage()), None) is None
             except DataError:
                 return True
 
     def _span(self, number: int, clip: Clip, random: np.random.Generator) -> tuple[int, int | None]:
-        """The frame with which the entry begins, and how many it plays; None: all there are."""
+        """The entry's first frame, and how many it plays; None means all that follow."""
         first, window = self._list.first(number), self._data.window
         if window is None or not self._list.endless:
             return first, None
@@ -155,5 +162,5 @@ class ClipPlayer:
         )
 
     def _augment(self, shape: Sequence[int], random: np.random.Generator) -> Augment:
-        """The choices for one entry of the play list: fixed by the seed and its number."""
+        """The augmentation of one entry of the play order: fixed by the seed and the entry's number."""
         return draw(shape, self._data, random) if self._list.endless else centre(shape, self._data.size)

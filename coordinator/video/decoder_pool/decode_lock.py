@@ -1,10 +1,10 @@
-"""Two processes take turns at decoding: one decodes, while the other makes pixels of what it has decoded before.
+"""The lock by which two processes take turns: one decodes while the other converts the frames it has decoded to pixels.
 
-So decoding need not wait for the conversion, and yet no more files are decoded at a time than `data.threads` says. Two
-threads of one process would have to share the interpreter (measured: with a thread that converts beside the one that
-decodes, small frames took longer than with one thread for both).
+So decoding does not wait for conversion, and yet no more than `data.threads` files are decoded at a time. Two threads
+of one process would compete for the interpreter lock (measured: with a converting thread beside the decoding one, small
+frames took longer than with one thread for both).
 
-The baton is a lock of the kernel's on a byte of the ring's memory: whoever holds it lets go of it by dying, too.
+It is a kernel file lock on one byte of the ring's memory file, so it is released when its holder dies.
 """
 
 import fcntl
@@ -17,10 +17,10 @@ _ASKED = "hhqqi4x"  # struct flock: type, whence, start, length, the holder's pr
 
 
 class DecodeLock:
-    """`with` it, one process goes on at a time. One that hangs is ended by the coordinator, which waits for frames."""
+    """Context manager held by one process at a time. The coordinator kills a process that hangs while it holds it."""
 
     def __init__(self, file: int, number: int) -> None:
-        """`file` is the ring's, `number` the processes' that pass it on."""
+        """`file`: descriptor of the ring's memory file; `number`: offset of the byte to lock, one per pair."""
         self._file, self._number = file, number
 
     def __enter__(self) -> None:
@@ -30,12 +30,12 @@ class DecodeLock:
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._number)
 
     def holder(self) -> int | None:
-        """The id of the process that holds it."""
+        """Id of the other process that holds the lock, or None."""
         asked = struct.pack(_ASKED, fcntl.F_WRLCK, os.SEEK_SET, self._number, 1, 0)
         kind, *_, process = struct.unpack(_ASKED, fcntl.fcntl(self._file, fcntl.F_GETLK, asked))
         return None if kind == fcntl.F_UNLCK else int(process)
 
 
 def sharing(data: Data) -> int:
-    """How many processes take turns: one where each needs torch, which takes long to start and much memory."""
+    """Processes per lock: 2, or 1 where each must import torch, which is slow to start and takes much memory."""
     return 1 if data.computes else 2

@@ -1,11 +1,11 @@
-"""What a decoding process and the coordinator tell each other, over a connection that only they have."""
+"""Messages between a decoder process and the coordinator, over a pipe of their own."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class Filled(NamedTuple):
-    """A half of a slot holds so many frames of an entry, of which `before` came before."""
+    """A half of a slot now holds `frames` frames of entry `clip`, which follow the first `before` ones."""
 
     slot: int
     half: int
@@ -16,29 +16,29 @@ class Filled(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A slot has nothing more to play, or `failure` says why nothing can be."""
+    """A slot has nothing more to play; `failure` is the reason if that is an error."""
 
     slot: int
     failure: str = ""
 
 
 class ClipError(NamedTuple):
-    """Something could not be played as it should: see `PlaybackErrors.add`."""
+    """A playback error to be counted: see `PlaybackErrors.add`."""
 
     kind: str
     reason: str
 
 
-class Begun(NamedTuple):
-    """The file that a slot plays from now on: the culprit, should the process die while it decodes for that slot."""
+class FileStarted(NamedTuple):
+    """A slot starts playing a file, which is blamed if the process dies while it decodes for that slot."""
 
     slot: int
     path: Path
 
 
-class Busy(NamedTuple):
-    """It skips many frames, and is not stuck."""
+class Heartbeat(NamedTuple):
+    """Heartbeat: the process is skipping many frames and is not stuck."""
 
 
-News = Filled | Ended | ClipError | Begun | Busy
+Message = Filled | Ended | ClipError | FileStarted | Heartbeat
 Grant = tuple[int, int]  # a slot, and the half of it that may be overwritten

@@ -1,8 +1,9 @@
-"""The decoding processes of a stream, from the coordinator's side: started, listened to, and replaced when one dies.
+"""The coordinator's side of a stream's decoder processes: start them, receive from them, replace one that dies.
 
-When a process dies, a new one goes on for its slots behind the last chunks that came: nothing is lost or played twice.
-So too when one hangs: it may have been stopped. One that hangs twice at a file is told before stage 0 gives up.
-It was decoding for the first of the halves that it had still to fill. A file that two processes die of is left out.
+When a process dies, its replacement resumes each slot after the last chunk received: no frame is lost or repeated.
+A process that hangs is replaced as well, since it may only have been stopped. A second hang in a row, or one at a
+suspected file, raises DataError, before stage 0 gives up waiting. A process that dies or hangs was decoding the file of
+its oldest outstanding grant. A file at which two processes die is skipped from then on.
 """
 
 import os
@@ -21,183 +22,204 @@ from common.errors import DataError
 from common.processes.lifecycle import ALLOCATOR
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock, sharing
-from coordinator.video.decoder_pool.messages import Begun, Busy, ClipError, Ended, Filled, Grant, News
+from coordinator.video.decoder_pool.messages import ClipError, Ended, FileStarted, Filled, Grant, Heartbeat, Message
 from coordinator.video.decoder_pool.shared_ring import HALVES, SharedRing
 from coordinator.video.stream import Places, PlaybackErrors
 
 _SLICE = 0.2  # seconds
-_DYING = 2.0  # seconds that a killed process may take to end
-_HANGING = 0.4  # of the time that frames may take altogether
-_STARTING = 60.0  # seconds that a process may take to start: it imports much, and the machine may be busy
-_REPLACEMENTS = 10  # of one stream; more, and something else is wrong than a few bad files
+_DYING = 2.0  # seconds to wait for a killed process to exit
+_HANGING = 0.4  # fraction of `patience` after which a process counts as hung: two hangs still fit into it
+_STARTING = 60.0  # seconds that a process may take to start: it has much to import, and the machine may be busy
+_REPLACEMENTS = 10  # per stream; more means that something other than a few bad files is wrong
 
 
 class DecoderPool:
-    """Processes in pairs that take turns, `data.threads` pairs; of n processes number s mod n plays slot s."""
+    """The decoder processes of one stream: of n processes, process s mod n decodes for slot s.
+
+    There are `data.threads` groups of processes, each sharing one decode lock (see `decode_lock.sharing`), but never
+    more processes than slots.
+    """
 
     def __init__(
         self,
         job: Job,
         places: Places,
-        hear: Callable[[Filled | Ended], None],
+        on_message: Callable[[Filled | Ended], None],
         errors: PlaybackErrors,
         patience: float,
         meanwhile: Callable[[], None],
     ) -> None:
-        """`hear` gets what is filled or ended while `listen` or `grant` runs; the rest: see Slots."""
+        """Allocate the shared ring, start the processes and grant them both halves of every slot.
+
+        Args:
+            places: per slot, the play order's entry to start at and how many of its frames to leave out.
+            hear: called with each `Filled` or `Ended` message, while `receive` or `send` runs.
+            errors: playback errors are counted here.
+            patience: seconds that the consumer waits for frames; a process counts as hung well before that.
+            meanwhile: called about every 0.2 s while `receive` waits; may raise.
+
+        Raises:
+            DataError: the shared memory cannot be allocated.
+        """
         self.ring = SharedRing(job.data)
-        self._job, self._hear, self._errors = job, hear, errors
+        self._job, self._hear, self._errors = job, on_message, errors
         self._limit, self._meanwhile = _HANGING * patience, meanwhile
-        self._places = places.copy()  # behind the last chunk that came
+        self._places = places.copy()  # after the last chunk received
         self._replaced = 0
         self._suspects: set[Path] = set()
-        self._files: dict[int, Path] = {}  # that the slots play
+        self._files: dict[int, Path] = {}  # by slot: the file being decoded for it
         share = sharing(job.data)
         count = min(job.data.threads * share, job.data.slots)
-        self._members = [_Worker(range(number, job.data.slots, count), number // share) for number in range(count)]
-        for member in self._members:
-            member.due = [(slot, half) for half in range(HALVES) for slot in member.slots]
-            member.start(job, self._places, self.ring)
+        self._workers = [_Worker(range(number, job.data.slots, count), number // share) for number in range(count)]
+        for worker in self._workers:
+            worker.due = [(slot, half) for half in range(HALVES) for slot in worker.slots]
+            worker.start(job, self._places, self.ring)
 
     def grant(self, slot: int, half: int) -> None:
-        """Have the half filled with what the slot plays after what was granted before, from the next `send` on."""
-        self._members[slot % len(self._members)].due.append((slot, half))
+        """Allow the half to be overwritten with the slot's next chunk. Takes effect at the next `send`."""
+        self._workers[slot % len(self._workers)].due.append((slot, half))
 
     def send(self) -> None:
-        """Tell the processes what was granted, having heard them: one that waits to be heard would not listen."""
-        for member in self._members:
-            if member.due:
+        """Send the pending grants. Receives first: a process blocked on a full pipe would not read its grants."""
+        for worker in self._workers:
+            if worker.due:
                 try:
-                    self._drain(member)
-                    member.send()
+                    self._drain(worker)
+                    worker.send()
                 except (EOFError, OSError):
-                    self._replace(member)
+                    self._replace(worker)
 
-    def listen(self, slot: int) -> None:
-        """Hear a piece of news from the slot's process, or replace one that has died or hangs.
+    def receive(self, slot: int) -> None:
+        """Receive one message from the slot's process, or replace a process that has died or hangs.
 
-        Raises DataError: none has come for too long, or processes keep dying.
+        Raises:
+            DataError: a process hung twice, or processes keep dying.
         """
-        member = self._members[slot % len(self._members)]
+        worker = self._workers[slot % len(self._workers)]
         try:
-            if self._speaks(member):
-                self._take(member, member.connection.recv())
+            if self._wait_for_message(worker):
+                self._handle(worker, worker.connection.recv())
             else:
-                self._hurry(self._decoding(member))
+                self._replace_hung(self._decoding(worker))
         except (EOFError, OSError):
-            self._replace(member)
+            self._replace(worker)
 
-    def _speaks(self, member: "_Worker") -> bool:
-        """Wait for it, while the one that decodes does not hang."""
+    def _wait_for_message(self, worker: "_Worker") -> bool:
+        """Wait for a message. False if none came because the process that holds the decode lock hangs."""
         start = time.monotonic()
-        while not member.connection.poll(_SLICE):
+        while not worker.connection.poll(_SLICE):
             self._meanwhile()
-            decoding = self._decoding(member)
-            limit = self._limit if decoding.heard else max(2 * self._limit, _STARTING)
-            if time.monotonic() - max(start, decoding.since) > limit:
+            decoding = self._decoding(worker)
+            limit = self._limit if decoding.has_reported else max(2 * self._limit, _STARTING)
+            if time.monotonic() - max(start, decoding.last_message_time) > limit:
                 return False
         return True
 
-    def _hurry(self, decoding: "_Worker") -> None:
-        """Replace one that hangs: whatever it hangs at, a new one may not. Raises DataError: a new one did, too."""
+    def _replace_hung(self, decoding: "_Worker") -> None:
+        """Replace a hung process, as its replacement may get through. Raises DataError if the replacement hung too."""
         file = self._busy_with(decoding)
-        if decoding.late or file in self._suspects:
+        if decoding.predecessor_hung or file in self._suspects:
             raise DataError(
                 f"{file or 'a decoding process'} took longer than {self._limit:g} s to decode, twice: "
                 f"is the disk or the stream stuck? Raise network.deadline if that is expected"
             )
-        decoding.late = True
+        decoding.predecessor_hung = True
         self._replace(decoding)
 
     def close(self) -> None:
-        """End the processes; they hold nothing that is needed."""
-        for member in self._members:
-            member.end()
+        """Kill the processes, which hold no state worth saving, and close the ring."""
+        for worker in self._workers:
+            worker.end()
         self.ring.close()
 
-    def _take(self, member: "_Worker", news: News) -> None:
-        member.heard, member.since = True, time.monotonic()
-        if isinstance(news, Begun):
-            self._survived(news.slot)
-            self._files[news.slot] = news.path
-        elif isinstance(news, ClipError):
-            self._errors.add(news.kind, news.reason)
-        elif not isinstance(news, Busy):
-            slot, _ = member.granted.popleft()
-            assert slot == news.slot, "a process fills what it was granted in the order in which it was"
-            member.late = False
-            if isinstance(news, Filled):
-                self._places[slot] = news.clip, news.before + news.frames
+    def _handle(self, worker: "_Worker", message: Message) -> None:
+        worker.has_reported, worker.last_message_time = True, time.monotonic()
+        if isinstance(message, FileStarted):
+            self._survived(message.slot)
+            self._files[message.slot] = message.path
+        elif isinstance(message, ClipError):
+            self._errors.add(message.kind, message.reason)
+        elif not isinstance(message, Heartbeat):
+            slot, _ = worker.granted.popleft()
+            assert slot == message.slot, "a process fills what it was granted in the order in which it was"
+            worker.predecessor_hung = False
+            if isinstance(message, Filled):
+                self._places[slot] = message.clip, message.before + message.frames
                 self._survived(slot)
-            self._hear(news)
+            self._hear(message)
 
-    def _replace(self, member: "_Worker") -> None:
-        """Go on with a new process behind what the dead one has said."""
+    def _replace(self, worker: "_Worker") -> None:
+        """Start a new process where the messages of the old one end.
+
+        Raises:
+            DataError: more than `_REPLACEMENTS` processes of this stream were replaced.
+        """
         with suppress(EOFError, OSError):
-            self._drain(member)  # what it said before it died still counts
-        ending = member.end()
+            self._drain(worker)  # messages sent before it died still count
+        ending = worker.end()
         self._replaced += 1
         if self._replaced > _REPLACEMENTS:
             raise DataError(
                 f"a decoding process ended with {ending}, as {_REPLACEMENTS} of this stream did before: "
                 f"is memory short, or the disk failing?"
             )
-        file = self._busy_with(member)
+        file = self._busy_with(worker)
         if file in self._suspects:
             self._errors.add("skipped", f"{file}: two processes that decoded it died, the last by {ending}")
-            self._job.hopeless.add(file)
+            self._job.undecodable.add(file)
         elif file is not None:
             self._suspects.add(file)
-        for slot in member.slots:
+        for slot in worker.slots:
             self._files.pop(slot, None)
-        member.start(self._job, self._places, self.ring)
+        worker.start(self._job, self._places, self.ring)
 
     def _survived(self, slot: int) -> None:
-        """What the slot has played so far has done no harm."""
+        """The slot got past its current file, or some of it, so that file is no longer a suspect."""
         if slot in self._files:
             self._suspects.discard(self._files[slot])
 
-    def _decoding(self, member: "_Worker") -> "_Worker":
-        """The one that holds the baton, of those that it takes turns with, heard; itself, if none holds it."""
-        process = DecodeLock(self.ring.file, member.baton).holder()
-        decoding = next((other for other in self._members if other.process.pid == process), member)
-        if decoding is not member:
-            with suppress(EOFError, OSError):  # it has died meanwhile: told when its own frames are due
+    def _decoding(self, worker: "_Worker") -> "_Worker":
+        """The holder of `worker`'s decode lock, after receiving its messages; `worker` if nobody holds the lock."""
+        process = DecodeLock(self.ring.file, worker.decode_lock).holder()
+        decoding = next((other for other in self._workers if other.process.pid == process), worker)
+        if decoding is not worker:
+            with suppress(EOFError, OSError):  # it has died: handled when its own frames are due
                 self._drain(decoding)
         return decoding
 
-    def _busy_with(self, member: "_Worker") -> Path | None:
-        """The file that it decodes."""
-        return self._files.get(member.granted[0][0]) if member.granted else None
+    def _busy_with(self, worker: "_Worker") -> Path | None:
+        """The file that the process is decoding: that of its oldest outstanding grant."""
+        return self._files.get(worker.granted[0][0]) if worker.granted else None
 
-    def _drain(self, member: "_Worker") -> None:
-        while member.connection.poll():
-            self._take(member, member.connection.recv())
+    def _drain(self, worker: "_Worker") -> None:
+        while worker.connection.poll():
+            self._handle(worker, worker.connection.recv())
 
 
 class _Worker:
-    """One process, and what it was told.
+    """One process and its grants.
 
     Attributes:
-        baton: the number of its baton, which another may share.
-        granted: the halves that it has still to fill, in their order.
-        due: those that it has still to be told of.
-        late: one that hung was replaced, and its successor has filled nothing yet.
-        heard: the process has said something; since: when it did so last, or was started.
+        baton: index of its decode lock, which another process may share.
+        granted: halves that were sent to the process and are still to be filled, in order.
+        due: halves granted but not sent yet.
+        late: its predecessor hung, and it has filled nothing yet.
+        heard: whether the process has sent a message.
+        since: time of its last message, or of its start.
     """
 
-    def __init__(self, slots: range, baton: int) -> None:
-        self.slots, self.baton = slots, baton
+    def __init__(self, slots: range, decode_lock: int) -> None:
+        self.slots, self.decode_lock = slots, decode_lock
         self.granted: deque[Grant] = deque()
         self.due: list[Grant] = []
-        self.late = self.heard = False
-        self.since = 0.0
+        self.predecessor_hung = self.has_reported = False
+        self.last_message_time = 0.0
         self.connection: Connection
         self.process: subprocess.Popen[bytes]
 
     def start(self, job: Job, places: Places, ring: SharedRing) -> None:
-        """Start it, where its slots' places are."""
-        self.heard, self.since = False, time.monotonic()
+        """Start the process at its slots' places, and send it all outstanding grants again."""
+        self.has_reported, self.last_message_time = False, time.monotonic()
         self.connection, theirs = Pipe()
         passed = theirs.fileno(), ring.file
         command = [sys.executable, "-P", "-m", "coordinator.video.decoder_pool.worker", *map(str, passed)]
@@ -205,22 +227,22 @@ class _Worker:
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
         theirs.close()
         self.granted, self.due = deque(), [*self.granted, *self.due]
-        with suppress(OSError):  # it has died at once: heard when it is listened to
-            self.connection.send((job, [places[slot] for slot in self.slots], self.baton))
+        with suppress(OSError):  # it has died already: noticed at the next receive
+            self.connection.send((job, [places[slot] for slot in self.slots], self.decode_lock))
             self.send()
 
     def send(self) -> None:
-        """Tell it what is due."""
+        """Send the grants that are due."""
         due, self.due = self.due, []
         self.granted += due
         self.connection.send(due)
 
     def end(self) -> str:
-        """End it, if it has not ended. Returns how it did."""
+        """Kill the process if it still runs. Returns how it ended, for an error message."""
         self.process.kill()
         self.connection.close()
         try:
             code = self.process.wait(_DYING)
-        except subprocess.TimeoutExpired:  # the kernel lets nothing end that waits for a disk
+        except subprocess.TimeoutExpired:  # a process in uninterruptible disk wait cannot be killed
             return "no sign of its end: the disk that it reads from hangs"
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

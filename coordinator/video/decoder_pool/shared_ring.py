@@ -1,10 +1,10 @@
-"""Memory that the coordinator and its decoders share: two halves a slot, each a chunk of frames as they are played.
+"""Memory shared by the coordinator and its decoders: a double buffer per slot, each half holding one chunk of frames.
 
-    slot 0, half 0 | slot 0, half 1 | slot 1, half 0 | …          one row a frame, [channels, size, size] of uint8
+    slot 0, half 0 | slot 0, half 1 | slot 1, half 0 | …          one frame per row, uint8 [channels, size, size]
 
-While one half is played the other is filled. A chunk is long, as a decoder that turns to another clip finds its caches
-cold, but not so long that many slots of large frames fill the memory. Last comes a row that stays black, for slots that
-have run out.
+While one half is played the other is filled. Chunks are long, because a decoder that switches clips finds the CPU
+caches cold, but bounded, so that many slots of large frames do not exhaust memory. The last row stays black, for slots
+that have run out.
 """
 
 import mmap
@@ -20,7 +20,7 @@ from common.shared_memory.memfd import memory_file
 
 HALVES = 2
 _MOST, _LEAST = 64, 4  # frames of a chunk
-_MEMORY = 1 << 27  # bytes that the ring may take up, while chunks have more than the least
+_MEMORY = 1 << 27  # bytes that the ring may take up, unless even chunks of `_LEAST` frames need more
 
 
 class SharedRing:
@@ -28,12 +28,17 @@ class SharedRing:
 
     Attributes:
         pixels: uint8 [slots · HALVES · chunk + 1, channels, size, size].
-        chunk: frames of a chunk, at most.
-        file: the descriptor that another process maps it by.
+        chunk: most frames that a chunk holds.
+        file: file descriptor by which another process maps the memory.
+        black: index of the row that stays black.
     """
 
     def __init__(self, data: Data, file: int | None = None) -> None:
-        """New memory, or that of a descriptor. Only what is written to takes up memory. Raises DataError."""
+        """Map new memory, or that of descriptor `file`. Pages take up memory only once they are written.
+
+        Raises:
+            DataError: the memory cannot be allocated.
+        """
         self.chunk = chunk_of(data)
         shape = data.slots * HALVES * self.chunk + 1, data.channels, data.size, data.size
         try:
@@ -48,19 +53,19 @@ class SharedRing:
         self.black = len(self.pixels) - 1
 
     def half(self, slot: int, half: int) -> int:
-        """The row where a half of a slot begins."""
+        """Index of the first row of a slot's half (0 or 1)."""
         return (slot * HALVES + half) * self.chunk
 
     def room(self, slot: int, half: int) -> NDArray[np.uint8]:
-        """A half of a slot: [chunk, channels, size, size]."""
+        """The rows of a slot's half: a uint8 view [chunk, channels, size, size]."""
         return self.pixels[self.half(slot, half) : self.half(slot, half) + self.chunk]
 
     def close(self) -> None:
-        """Let go of the descriptor; the memory goes with its last user."""
+        """Close the descriptor; the memory is freed with its last mapping."""
         os.close(self.file)
 
 
 def chunk_of(data: Data) -> int:
-    """Frames of a chunk, at most."""
+    """The most frames that a chunk holds: 4 to 64, so that the ring stays within 128 MiB where it can."""
     frame = data.channels * data.size**2
     return max(_LEAST, min(_MOST, _MEMORY // (data.slots * HALVES * frame)))

@@ -1,12 +1,12 @@
-"""A decoding process: what it is told to play of a stream, it decodes ahead into the memory it shares.
+"""A decoder process: decodes its share of a stream's slots ahead, into the shared ring.
 
-A process, not a thread: FFmpeg comes back to Python thousands of times a second, and would wait for the interpreter
-each time; and a file that crashes FFmpeg ends no more than this. It imports no torch, so that it starts quickly,
-unless colours are jittered or sizes drawn.
+A process, not a thread: FFmpeg returns to Python thousands of times a second and would wait for the interpreter lock
+each time; and a file that crashes FFmpeg kills only this process. It does not import torch, so that it starts quickly,
+unless colours are jittered or crops are resized.
 
-consumes   a Job and the slots' places, once; then lists of (slot, half) whose frames may be overwritten
-produces   frames in the ring, and news of them
-waits for  the coordinator, with which it ends, and the baton, to decode
+consumes   a Job and its slots' places, once; then lists of (slot, half) whose frames may be overwritten
+produces   frames in the ring, and messages about them
+waits for  grants from the coordinator, and the decode lock; exits with the coordinator
 """
 
 import os
@@ -22,7 +22,7 @@ from typing import NoReturn
 from common.errors import DataError
 from coordinator.video.decoder_pool.clip_player import Chunk, ClipPlayer, Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
-from coordinator.video.decoder_pool.messages import Begun, Busy, ClipError, Ended, Filled, Grant, News
+from coordinator.video.decoder_pool.messages import ClipError, Ended, FileStarted, Filled, Grant, Heartbeat, Message
 from coordinator.video.decoder_pool.shared_ring import SharedRing
 from coordinator.video.stream import Places
 
@@ -30,11 +30,18 @@ from coordinator.video.stream import Places
 class DecoderWorker:
     """One process's share of a stream."""
 
-    def __init__(self, connection: Connection, job: Job, places: Places, ring: SharedRing, baton: DecodeLock) -> None:
-        """`places`: of the slots that this process plays; `baton`: held to decode."""
+    def __init__(
+        self, connection: Connection, job: Job, places: Places, ring: SharedRing, decode_lock: DecodeLock
+    ) -> None:
+        """Prepare the slots.
+
+        Args:
+            places: per slot of this process, the entry to start at and how many of its frames to leave out.
+            baton: decode lock, held while anything is decoded.
+        """
         self._connection, self._ring = connection, ring
         player = ClipPlayer(
-            job, lambda kind, reason: self._say(ClipError(kind, reason)), baton, lambda: self._say(Busy())
+            job, lambda kind, reason: self._say(ClipError(kind, reason)), decode_lock, lambda: self._say(Heartbeat())
         )
         self._room = ring.room(0, 0)
         self._chunks: dict[int, Iterator[Chunk]] = {
@@ -47,10 +54,10 @@ class DecoderWorker:
         if job.train and job.data.computes:
             import torch
 
-            torch.set_num_threads(1)  # with helpers of its own it would wait for them, spinning
+            torch.set_num_threads(1)  # intra-op threads would busy-wait
 
     def run(self) -> NoReturn:
-        """Decode until the coordinator goes."""
+        """Fill granted halves, in order, until the coordinator closes the connection (EOFError, ConnectionError)."""
         while True:
             while not self._grants or self._connection.poll():
                 self._grants.extend(self._connection.recv())
@@ -59,7 +66,7 @@ class DecoderWorker:
             self._say(self._fill(slot, half))
 
     def _fill(self, slot: int, half: int) -> Filled | Ended:
-        """Have the slot's next chunk written to where there is room now."""
+        """Decode the slot's next chunk into the half."""
         try:
             chunk = next(self._chunks[slot], None)
         except DataError as error:
@@ -67,10 +74,10 @@ class DecoderWorker:
         return Ended(slot) if chunk is None else Filled(slot, half, *chunk)
 
     def _begin(self, slot: int, path: Path) -> None:
-        self._say(Begun(slot, path))
+        self._say(FileStarted(slot, path))
 
-    def _say(self, news: News) -> None:
-        self._connection.send(news)
+    def _say(self, message: Message) -> None:
+        self._connection.send(message)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""From a file's packets to frames of the wanted size and rate."""
+"""Decode video files into frames of the wanted size and rate."""

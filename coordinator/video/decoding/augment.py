@@ -1,9 +1,10 @@
-"""Crop, flip and colours by torchvision.transforms.v2.functional, drawn once a clip: redrawn at each frame they would
-destroy the smoothness between frames that Sideways lives on.
+"""Random crop, flip and colour jitter by torchvision.transforms.v2.functional, drawn once per playing of a clip.
 
-The draws come from a generator of the clip's own. torchvision's random transforms draw from torch's one global
-generator, which decoding threads would share with each other and with everything else in the process. What is off
-draws nothing, so that switching one on leaves runs without it as they are.
+Redrawn at each frame, they would destroy the smoothness between frames that Sideways depends on.
+
+The random numbers come from a generator per playing. torchvision's random transforms use torch's global generator,
+which would be shared with everything else in the process. Colour jitter that is off draws no random numbers, so that
+runs without it give the same frames whatever kinds of jitter there are.
 """
 
 from __future__ import annotations
@@ -20,15 +21,23 @@ from common.config.settings import Data
 from coordinator.video.decoding.scaler import Picture
 
 if TYPE_CHECKING:
-    from torch import Tensor  # imported where it is needed: decoders start without it
+    from torch import Tensor  # at run time torch is imported only where needed: decoders start without it
 
-_WORDS = {size: (np.dtype(f">u{size}"), np.dtype(f"<u{size}")) for size in (1, 2, 4, 8)}  # made once: it takes time
-_TRIES = 10  # as torchvision's RandomResizedCrop
+_WORDS = {size: (np.dtype(f">u{size}"), np.dtype(f"<u{size}")) for size in (1, 2, 4, 8)}  # made once: slow to create
+_TRIES = 10  # as in torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True)
 class Augment:
-    """One clip's choices, applied to any number of its frames. Pixels, and factors; a factor of 1 changes nothing."""
+    """The augmentation drawn for one playing of a clip, applied to all its frames.
+
+    Attributes:
+        top, left, height, width: the crop, in pixels.
+        size: side of the square result, in pixels.
+        mirrored: whether it is flipped horizontally.
+        brightness, contrast, saturation: factors; 1 changes nothing.
+        hue: shift, as in torchvision's `adjust_hue`; 0 changes nothing.
+    """
 
     top: int
     left: int
@@ -43,22 +52,22 @@ class Augment:
 
     @property
     def plain(self) -> bool:
-        """Whether it only cuts and mirrors: then nothing is computed."""
+        """Whether it only crops and flips, so that no pixel is computed."""
         factors = (self.brightness, self.contrast, self.saturation, self.hue)
         return (self.height, self.width) == (self.size, self.size) and factors == (1, 1, 1, 0)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [n, channels, height, width] → uint8 [n, channels, size, size], dense."""
+        """uint8 [n, channels, height, width] → uint8 [n, channels, size, size], contiguous."""
         return np.ascontiguousarray(self.view(frames))
 
     def view(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The same, not dense: a plain cut costs nothing until it is copied to where it belongs."""
+        """The same, maybe not contiguous: a plain crop is a view and costs nothing until it is copied."""
         cut = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
         pixels = cut if self.plain else self._computed(cut)
         return pixels[..., ::-1] if self.mirrored else pixels
 
     def write(self, pictures: Sequence[Picture], out: NDArray[np.uint8]) -> None:
-        """The same of frames that are not dense yet, to where they belong: uint8 [≥ n, channels, size, size]."""
+        """Augment n pictures into the first n rows of `out`, uint8 [≥ n, channels, size, size]."""
         if not self.plain:
             out[: len(pictures)] = self.view(np.array(pictures))
             return
@@ -90,16 +99,16 @@ class Augment:
 
 
 def _mirror(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Copy rows turned round: up to 8 pixels at once, as words whose order and whose bytes' order are reversed."""
+    """Copy rows in reverse, up to 8 pixels at once: as words in reverse order with their bytes swapped."""
     word = math.gcd(pixels.shape[1], 8)
-    if pixels.strides[1] != 1:  # turned by a quarter: its rows are no words
+    if pixels.strides[1] != 1:  # rotated by a quarter turn: rows are not contiguous
         word = 1
     backward, forward = _WORDS[word]
     out.view(backward)[:] = pixels.view(forward)[:, ::-1]
 
 
 def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augment:
-    """The choices for one playing of a clip with frames of this height and width."""
+    """Draw the augmentation for one playing of a clip whose frames have shape (height, width)."""
     height, width = shape
     top, left, height, width = _crop(height, width, data, random)
     mirrored = bool(random.random() < data.flip)
@@ -113,12 +122,12 @@ def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augme
 
 
 def middle(frames: NDArray[np.uint8], size: int) -> Augment:
-    """The middle of the frames as it is, for evaluation."""
+    """The centre crop of frames [..., height, width], for evaluation."""
     return centre(frames.shape[-2:], size)
 
 
 def centre(shape: Sequence[int], size: int) -> Augment:
-    """The same, of frames of this height and width."""
+    """The same, for frames of shape (height, width)."""
     height, width = shape
     return Augment((height - size) // 2, (width - size) // 2, size, size, size)
 
@@ -135,7 +144,7 @@ def _crop(height: int, width: int, data: Data, random: np.random.Generator) -> t
 def _box(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], random: np.random.Generator
 ) -> tuple[int, int]:
-    """Height and width of a part with a random share of the area and a random width / height."""
+    """Height and width of a crop with a random fraction of the area and a random aspect ratio (width / height)."""
     for _ in range(_TRIES):
         area = height * width * random.uniform(*scale)
         shape = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))

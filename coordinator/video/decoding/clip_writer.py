@@ -1,7 +1,7 @@
-"""One playing of a clip becomes pixels, cut and written to where it will be played from.
+"""Write the pixels of one playing of a clip, cropped, to the memory from which it is played.
 
-A chunk is decoded, then converted, then written: going from one to the next at every frame, each would find the
-processor's caches full of the others' code (measured: a fifth slower).
+A whole chunk is decoded, then converted, then written. Alternating at every frame would evict each step's code from the
+CPU caches (measured: a fifth slower).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,34 +16,38 @@ from common.errors import DataError
 from coordinator.video.decoding.augment import Augment
 from coordinator.video.decoding.scaler import Scaler
 
-_HELD = 1 << 23  # pixels of decoded frames, before they are converted; large frames would fill the memory
+_HELD = 1 << 23  # pixels of decoded frames held before conversion, so that large frames do not exhaust memory
 
 Frames = Iterator[tuple[Scaler, av.VideoFrame]]
 
 
 class ClipWriter:
-    """Writes the frames of one playing, all cut alike.
+    """Writes the frames of one playing, all with the same augmentation.
 
     Attributes:
-        failure: why the clip broke off; what came before is written.
+        failure: why the clip broke off, or empty; the frames before that are written.
     """
 
     def __init__(
         self,
-        choose: Callable[[Sequence[int]], Augment],
-        baton: AbstractContextManager[None],
+        draw_augmentation: Callable[[Sequence[int]], Augment],
+        decode_lock: AbstractContextManager[None],
     ) -> None:
-        """`choose` draws the cut for frames of a height and width; `baton` is held while frames are decoded."""
+        """`draw_augmentation`: for frames of shape (height, width); `decode_lock` is held while decoding."""
         self.failure = ""
-        self._choose, self._baton = choose, baton
+        self._choose, self._decode_lock = draw_augmentation, decode_lock
         self._over = False
         self._augment: Augment | None = None
 
     def write(self, frames: Frames, out: NDArray[np.uint8]) -> int:
-        """Fill [n, channels, size, size] with the next frames. Returns how many there were."""
+        """Write the next frames into `out`, uint8 [n, channels, size, size].
+
+        Returns:
+            How many were written: n, or fewer at the clip's end.
+        """
         written = 0
         while written < len(out) and not self._over:
-            with self._baton:
+            with self._decode_lock:
                 decoded = self._decoded(frames, len(out) - written)
             if decoded:
                 augment = self._augment = self._augment or self._choose(decoded[0][0].shape)
@@ -52,7 +56,7 @@ class ClipWriter:
         return written
 
     def _decoded(self, frames: Frames, most: int) -> list[tuple[Scaler, av.VideoFrame]]:
-        """The next frames, up to where the clip breaks off, or as many as may be held."""
+        """Decode up to `most` frames, until the clip ends or breaks off, or as many as may be held."""
         decoded: list[tuple[Scaler, av.VideoFrame]] = []
         held = 0
         try:

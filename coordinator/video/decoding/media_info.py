@@ -1,4 +1,4 @@
-"""What a file says of itself, without decoding it, and what is refused before any of it is decoded."""
+"""A media file's metadata, read without decoding it, and the checks before any of it is decoded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,14 @@ _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """Frames and seconds as the container states or implies them, the frames' pixels, and frames a second.
+    """Metadata of a file as its container states or implies it; nothing is counted by decoding.
 
-    `note` says what the user should know: which of several video streams is played, or which pictures.
+    Attributes:
+        frames: number of frames.
+        seconds: duration; 0 for a folder of frames.
+        width, height: of the frames, in pixels.
+        rate: frames per second; 0 for a folder of frames.
+        note: what the user should know: which of several video streams is played, or which pictures.
     """
 
     frames: int
@@ -30,18 +35,18 @@ class MediaInfo:
 
 
 def read_media_info(path: Path) -> MediaInfo | str:
-    """What a video file says, or the reason why it cannot be played."""
+    """Metadata of a video file, or the reason why it cannot be played."""
     try:
         if path.stat().st_size == 0:
             return "the file is empty"
-        with opened(str(path)) as container:
-            return _said(container)
+        with open_media(str(path)) as container:
+            return _metadata(container)
     except (av.FFmpegError, OSError, ValueError) as error:
         return reason(error)
 
 
 def read_frame_folder_info(folder: Path, pattern: str, listed: int) -> MediaInfo | str:
-    """The same for a folder of frames, of which a list says that there are `listed`."""
+    """The same for a folder of frames that should hold `listed` pictures."""
     try:
         files = pictures(folder, pattern)
     except (OSError, ValueError) as error:
@@ -58,7 +63,7 @@ def read_frame_folder_info(folder: Path, pattern: str, listed: int) -> MediaInfo
 
 
 def pictures(folder: Path, pattern: str = "*") -> list[Path]:
-    """The frames of a folder in the order of their numbers: 2 comes before 10."""
+    """The pictures of a folder that match `pattern`, in numeric order: 2 comes before 10. Raises OSError."""
     found = [
         path
         for path in folder.iterdir()
@@ -70,12 +75,12 @@ def pictures(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def matching(pattern: str) -> str:
-    """Which files of a folder are frames, in words."""
+    """Describe which files of a folder are frames, for a message."""
     return f"frames that match {pattern!r} (with an ending of {', '.join(PICTURES)})"
 
 
 def kinds(files: Sequence[Path], setting: str = "data.frame_files") -> str:
-    """What to do where the names of pictures begin differently, as in a folder with optical flow; else nothing."""
+    """Advice for when pictures' names begin differently, as in a folder with optical flow; else an empty string."""
     beginnings = sorted({_parts(path)[0] for path in files})
     if len(beginnings) < 2:
         return ""
@@ -83,18 +88,32 @@ def kinds(files: Sequence[Path], setting: str = "data.frame_files") -> str:
     return f"{'more' if len(beginnings) > 5 else len(beginnings)} kinds of names, {shown}: set {setting} to one"
 
 
-def opened(
+def open_media(
     name: str,
     kind: str | None = None,
     options: dict[str, str] | None = None,
     timeout: tuple[float, float] | None = None,
 ) -> "av.container.InputContainer":
-    """Open a file or a source. FFmpeg decodes a little of it to know what it is; not even then too large a frame."""
+    """Open a file or live source. FFmpeg decodes a little to probe it; even then frames above `LARGEST` are refused.
+
+    Args:
+        name: path or address.
+        kind: FFmpeg input format, such as "v4l2"; None to detect it.
+        options: FFmpeg options.
+        timeout: seconds to open the source, and to read from it.
+
+    Raises:
+        av.FFmpegError: it cannot be opened.
+    """
     return av.open(name, format=kind, options={**(options or {}), **_BOUND}, timeout=timeout)
 
 
 def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
-    """The film: the best video stream that is no cover picture. Raises ValueError where none is of sensible size."""
+    """The video stream to play: the best one that is not a cover picture or thumbnail.
+
+    Raises:
+        ValueError: there is none, its codec is unknown, or its frames have more than `LARGEST` pixels.
+    """
     films = _films(container)
     if not films:
         raise ValueError("it has no video stream" + (", only a cover picture" if container.streams.video else ""))
@@ -113,17 +132,17 @@ def _films(container: "av.container.InputContainer") -> list[av.VideoStream]:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises ValueError where a frame is too large to be decoded."""
+    """Check a frame's size in pixels. Raises ValueError if it is too large to be decoded."""
     if width * height > LARGEST:
         raise ValueError(f"frames of {width} × {height} pixels are refused: at most {LARGEST} pixels are decoded")
 
 
 def reason(error: Exception) -> str:
-    """An error of FFmpeg or the file system in a few words."""
+    """A short description of an error of FFmpeg or the file system."""
     return str(getattr(error, "strerror", None) or error)
 
 
-def _said(container: "av.container.InputContainer") -> MediaInfo:
+def _metadata(container: "av.container.InputContainer") -> MediaInfo:
     stream = video_stream(container)
     if not stream.codec_context.width:
         raise ValueError(f"no frame can be decoded, or frames have more than {LARGEST} pixels, which are refused")

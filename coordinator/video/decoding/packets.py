@@ -1,4 +1,4 @@
-"""A file's packets become frames as a player shows them: what is damaged is passed over, and the rest is shown."""
+"""Decode packets into frames as a video player does: skip damaged packets and show the rest."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class Damage:
     first: str = ""
 
     def add(self, why: str) -> None:
-        """One more, and why."""
+        """Count one more, with its reason."""
         self.count += 1
         self.first = self.first or why
 
     def forget(self) -> None:
-        """Begin anew: the file is decoded once more."""
+        """Reset, before the file is decoded again."""
         self.count, self.first = 0, ""
 
     def __str__(self) -> str:
@@ -33,15 +33,16 @@ class Damage:
 def decoded(
     container: "av.container.InputContainer", stream: av.VideoStream, damage: Damage
 ) -> Iterator[av.VideoFrame]:
-    """All frames that can be decoded, from where the container stands.
+    """Yield all frames that can be decoded, from the container's current position. Skipped packets go to `damage`.
 
     Raises:
-        av.FFmpegError: the container itself breaks off. The frames that the decoder still held come before that.
+        av.FFmpegError: reading the container fails. The frames that the decoder still holds are yielded before.
     """
     frames = _all(container, stream, damage)
     if stream.codec_context.name == "hevc":
         yield from islice(frames, 1)
-        # else nothing is shown from a damaged picture to the next key frame; what comes before the first stays hidden
+        # else FFmpeg drops all frames from a damaged one to the next key frame. Set after the first frame, so that
+        # undecodable frames before it stay hidden
         stream.codec_context.flags |= Flags.output_corrupt
     yield from frames
 
@@ -51,26 +52,26 @@ def _all(container: "av.container.InputContainer", stream: av.VideoStream, damag
         try:
             yield from container.decode(stream)
             return
-        except EOFError:  # the decoder has given all that it held
+        except EOFError:  # the decoder is drained
             return
-        except IndexError:  # PyAV's own, at the end of a file in which streams have appeared on the way
+        except IndexError:  # from PyAV, at the end of a file in which streams appeared midway
             yield from _held(stream, damage)
             return
         except av.FFmpegError as error:
-            if error.filename == container.name:  # said in reading, not in decoding
+            if error.filename == container.name:  # raised by reading, not by decoding
                 yield from _held(stream, damage)
                 raise
             if not _repeats(stream, error):
-                damage.add(reason(error))  # the packet is gone: go on behind it
+                damage.add(reason(error))  # the packet is consumed: continue after it
 
 
 def _repeats(stream: av.VideoStream, error: av.FFmpegError) -> bool:
-    """Theora's empty packets say that the frame before stays; FFmpeg takes none that is empty."""
+    """Whether it is an empty Theora packet, which repeats the previous frame and which FFmpeg does not accept."""
     return stream.codec_context.name == "theora" and isinstance(error, av.ArgumentError)
 
 
 def _held(stream: av.VideoStream, damage: Damage) -> list[av.VideoFrame]:
-    """What the decoder still holds when there is no more to be read."""
+    """Flush the decoder: the frames that it still holds when there is nothing more to read."""
     try:
         return stream.codec_context.decode(None)
     except EOFError:

@@ -1,4 +1,4 @@
-"""Decoding: a video file becomes chunks of uint8 frames, resized as they are decoded (PyAV, its own FFmpeg)."""
+"""Decode a video file into chunks of uint8 frames, resized as they are decoded (PyAV, its own FFmpeg)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from coordinator.video.decoding.media_info import opened, pictures, reason, video_stream
+from coordinator.video.decoding.media_info import open_media, pictures, reason, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.resample import CLOSE, FrameClock, longest_gap, resample
 from coordinator.video.decoding.scaler import Picture, Scaler
 from coordinator.video.decoding.seek import Alive, frame_at, frame_index, jump
 
-CHUNK = 16  # frames handed on at a time
-_FAR = 256  # frames of the file; skipping more is worth an index of it
+CHUNK = 16  # frames that `read` yields at a time
+_FAR = 256  # frames; skipping more is worth indexing the file
 
 
 def read(
@@ -34,7 +34,7 @@ def read(
     frame_files: Sequence[Path] = (),
     damage: Damage | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Chunks [n ≤ CHUNK, channels, height, width] of uint8: `decode`, as pixels. Raises DataError as it does."""
+    """Yield the frames of `decode` as pixels, uint8 chunks [n ≤ CHUNK, channels, height, width]. Raises DataError."""
     options: dict[str, Any] = {"fps": fps, "skip": skip, "limit": limit, "frame_files": frame_files}
     frames = decode(path, stride, short_side, channels, **options, damage=damage)
     chunk: list[Picture] = []
@@ -65,22 +65,24 @@ def decode(
     damage: Damage | None = None,
     alive: Alive = lambda: None,
 ) -> Iterator[tuple[Scaler, av.VideoFrame]]:
-    """Each frame as it is, and what makes upright pixels of it, the short side resized.
+    """Yield each decoded frame, with the scaler that converts it to upright, resized pixels.
 
-    All frames get the size of the file's first one, whatever comes later in it.
+    All frames of a file are resized to the size of its first one, even if their size changes midway.
 
     Args:
-        stride: every how many-th frame is read.
-        fps: or so many frames a second, by the file's timestamps: the newest frame at each instant.
-        skip: frames, at that stride or rate, that are left out at the beginning; they are decoded but not resized, and
-            where they are many they are jumped over (seek.py).
-        limit: frames to read at most.
-        frame_files: the frames, each a file, where `path` is a folder of them.
-        damage: packets, or pictures, that cannot be decoded are added to it; the other frames are read all the same.
-        alive: is called now and then while many frames are skipped.
+        stride: read every `stride`-th frame.
+        short_side: pixels of the resized frames' short side.
+        channels: 1 (grey) or 3 (RGB).
+        fps: instead of `stride`, frames per second by the file's timestamps: the newest frame at each instant.
+        skip: frames, at that stride or rate, to leave out at the beginning. They are decoded but not resized; if there
+            are many, they are jumped over (seek.py).
+        limit: the most frames to read.
+        frame_files: the picture files of the frames, if `path` is a folder of frames.
+        damage: packets or pictures that cannot be decoded are added to it; the other frames are still read.
+        alive: called now and then while many frames are skipped.
 
     Raises:
-        DataError: nothing of the file can be decoded, or it breaks off; what came before was good.
+        DataError: nothing of the file can be decoded, or it breaks off; the frames before that are good.
     """
     damage = damage or Damage()
     try:
@@ -101,14 +103,14 @@ def decode(
 
 
 def frame_files(path: Path, pattern: str, listed: int | None) -> list[Path]:
-    """The files of a folder of frames; none for a video. Raises DataError."""
+    """The first `listed` pictures of a folder of frames; none for a video (`listed` is None). Raises DataError."""
     try:
         return [] if listed is None else pictures(path, pattern)[:listed]
     except OSError as error:
         raise DataError(f"{path}: {reason(error)}") from error
 
 
-_Frames = tuple[av.VideoFrame | None, Iterator[av.VideoFrame]]  # the file's first, for its size; those to be read
+_Frames = tuple[av.VideoFrame | None, Iterator[av.VideoFrame]]  # the file's first frame, for its size; those to read
 
 
 def _from_video(
@@ -124,7 +126,7 @@ def _from_video(
     if about > _FAR:
         jumped = jump(path, container, stream, _finder(container, stream, stride, fps, skip), about, damage, alive)
         if jumped is None:
-            container, stream = _open(path, stack)  # the other one may have moved
+            container, stream = _open(path, stack)  # the failed jump may have moved the other
             damage.forget()
             frames = frame_index(path).note(decoded(container, stream, damage), 0, alive)
         else:
@@ -135,14 +137,14 @@ def _from_video(
         return first, islice(resample(frames, fps, FrameClock(container, stream)), skip, None)
     assert first.pts is not None  # else there was no jump
     assert stream.time_base is not None
-    begun = ceil((float((landed - first.pts) * stream.time_base) - CLOSE) * fps)  # the instant at which they are shown
+    begun = ceil((float((landed - first.pts) * stream.time_base) - CLOSE) * fps)  # the instant at which it is shown
     return first, islice(resample(frames, fps, FrameClock(container, stream, first), begun), skip - begun, None)
 
 
 def _finder(
     container: "av.container.InputContainer", stream: av.VideoStream, stride: int, fps: float | None, skip: int
 ) -> Callable[[Sequence[int]], int | None]:
-    """Finds the number of the frame after `skip`, given timestamps."""
+    """A function from timestamps of the first frames to the number of the frame after the skipped ones."""
     base, longest = stream.time_base, longest_gap(container)
     if fps is None:
         return lambda times: skip * stride
@@ -151,26 +153,26 @@ def _finder(
 
 
 def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, av.VideoStream]":
-    container = stack.enter_context(opened(str(path)))
+    container = stack.enter_context(open_media(str(path)))
     return container, video_stream(container)
 
 
 def _from_pictures(files: Sequence[Path], stride: int, skip: int, damage: Damage) -> _Frames:
-    """A picture that cannot be decoded is replaced by the one before it, or at the beginning by the first that can."""
+    """Replaces a picture that cannot be decoded by the nearest good one before it, else by the first good one."""
     first = next((frame for file in files if (frame := _picture(file, damage)) is not None), None)
     numbers = range(skip * stride, len(files), stride)
     return first, (_picture(files[number], damage) or _before(files, number) or first for number in numbers if first)
 
 
 def _before(files: Sequence[Path], number: int) -> av.VideoFrame | None:
-    """The nearest good picture before one that is not."""
+    """The nearest picture before `number` that can be decoded."""
     return next((frame for file in files[:number][::-1] if (frame := _picture(file, Damage())) is not None), None)
 
 
 def _picture(file: Path, damage: Damage) -> av.VideoFrame | None:
     found = Damage()
     try:
-        with opened(str(file)) as container:
+        with open_media(str(file)) as container:
             frame = next(decoded(container, video_stream(container), found), None)
         if frame is None:
             raise ValueError(found.first or "it holds no picture")

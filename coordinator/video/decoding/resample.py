@@ -1,29 +1,29 @@
-"""When the frames of a file are shown, and files of different frame rates played at one rate by it."""
+"""Compute when the frames of a file are shown, and resample files of any frame rate to a fixed one."""
 
 from collections.abc import Iterator
 
 import av
 from av.format import Flags
 
-CLOSE = 1e-6  # seconds by which timestamps may be rounded
-_STANDING = 16  # frames whose timestamps do not rise, before they count as begun anew
-_LONGEST = 300.0  # seconds that a picture may stand; more is a broken timestamp
-_LONGEST_BROADCAST = 10.0  # the same where the container's clock may jump, as FFmpeg has it (dts_delta_threshold)
+CLOSE = 1e-6  # seconds of tolerance for rounded timestamps
+_STANDING = 16  # frames in a row whose timestamps may fail to increase before the timestamps count as reset
+_LONGEST = 300.0  # seconds that a frame may be shown; more is a broken timestamp
+_LONGEST_BROADCAST = 10.0  # the same where the container's clock may jump; FFmpeg's default (dts_delta_threshold)
 
 Timed = tuple[av.VideoFrame, float]
 
 
 def longest_gap(container: "av.container.InputContainer") -> float:
-    """Seconds between two timestamps above which they have jumped."""
+    """Seconds between two successive timestamps above which they count as a jump."""
     return _LONGEST_BROADCAST if Flags.ts_discont & Flags(container.format.flags) else _LONGEST
 
 
 class FrameClock:
-    """Tells when each frame of a file is shown, in seconds from its first, whatever its timestamps are like.
+    """Computes when each frame of a file is shown, in seconds from its first frame, however bad its timestamps are.
 
-    Where they do not rise, or are missing, for a few frames, these share the time until the next that does. Where they
-    begin anew, jump or stand still, time goes on from the frame before, for as long as that is shown by its own word,
-    or at the file's rate.
+    A few frames without an increasing timestamp are spread evenly over the time until the next one that has it. Where
+    timestamps restart, jump or stand still, time continues from the previous frame by that frame's own duration, or
+    else at the file's frame rate.
     """
 
     def __init__(
@@ -32,20 +32,20 @@ class FrameClock:
         stream: av.VideoStream,
         first: av.VideoFrame | None = None,
     ) -> None:
-        """`first`: the file's first frame, where it has come already."""
+        """`first`: the file's first frame, if it has been decoded already; else that of `timed` counts as the first."""
         self._step, self._longest = 1 / float(stream.average_rate or 25), longest_gap(container)
-        self._stamp = (lambda frame: frame.dts) if container.format.name == "avi" else _Guess()  # it has no others
+        self._stamp = (lambda frame: frame.dts) if container.format.name == "avi" else _Guess()  # AVI stores no pts
         self._origin = None if first is None else self._seconds(first)
         self._now = self._end = self._shift = 0.0
         self._waiting: list[av.VideoFrame] = []
 
     @property
     def end(self) -> float:
-        """When the last frame is over."""
+        """When the last frame ends, in seconds from the first."""
         return self._end
 
     def timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[Timed]:
-        """Each frame with its time, larger than that of the one before."""
+        """Yield each frame with its time in seconds, which increases strictly."""
         first = next(frames, None)
         if first is None:
             return
@@ -75,23 +75,23 @@ class FrameClock:
         return frame, time
 
     def _share(self, until: float) -> Iterator[Timed]:
-        """Those that wait, evenly over the time until the next."""
+        """Yield the waiting frames, spread evenly over the time until the next."""
         waiting, self._waiting = self._waiting, []
         each = (until - self._now) / (len(waiting) + 1)
         for frame in waiting:
             yield self._show(frame, self._now + each)
 
     def _go_on(self) -> Iterator[Timed]:
-        """Those that wait, one after another."""
+        """Yield the waiting frames, each where the one before it ends."""
         waiting, self._waiting = self._waiting, []
         for frame in waiting:
             yield self._show(frame, self._end)
 
 
 class _Guess:
-    """A frame's timestamp: that of its picture, or that of its packet where the former are worse.
+    """A frame's timestamp: its pts, or its dts if that has proved more reliable.
 
-    As libavcodec's `guess_correct_pts`, which PyAV does not show.
+    As libavcodec's `guess_correct_pts`, which PyAV does not expose.
     """
 
     def __init__(self) -> None:
@@ -112,9 +112,9 @@ class _Guess:
 def resample(
     frames: Iterator[av.VideoFrame], fps: float, clock: FrameClock, number: int = 0
 ) -> Iterator[av.VideoFrame]:
-    """Frames number, number + 1, … of a file played at `fps` frames a second: at each instant k / fps the newest.
+    """Yield frames `number`, `number` + 1, … of a file resampled to `fps`: frame k is the newest at k / fps seconds.
 
-    A frame is held until the next one; the last for as long as the file says, or for a frame's time.
+    A frame is held until the next one; the last for its own duration, or one frame interval of the file.
     """
     held: av.VideoFrame | None = None
     for frame, time in clock.timed(frames):

@@ -1,4 +1,4 @@
-"""A decoded frame becomes pixels: resized, converted from whatever format it has, upright."""
+"""Convert decoded frames to pixels: resized, from any pixel format, and upright."""
 
 import threading
 from collections.abc import Sequence
@@ -17,44 +17,55 @@ from coordinator.video.decoding.packets import Damage
 Picture = list[NDArray[np.uint8]]  # a frame's channels: grey, or red, green and blue; each [height, width]
 
 _own = threading.local()
-_WIDEST = 16  # a wider frame would be blown up to a strip that fills the memory
+_WIDEST = 16  # longest / shortest side; a more elongated frame would be scaled to a strip that exhausts memory
 
 
 @dataclass(frozen=True)
-class Turn:
-    """How stored pixels become upright ones: rows and columns exchanged, then mirrored."""
+class Orientation:
+    """The transform from stored to upright pixels: transpose, then flip."""
 
     transposed: bool = False
     upside_down: bool = False
     mirrored: bool = False
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[height, width] → the same, or [width, height]; a view."""
+        """uint8 [height, width] → a view of the same shape, or [width, height] if transposed."""
         pixels = pixels.swapaxes(0, 1) if self.transposed else pixels
         return pixels[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
 
 
-def turn_of(frame: av.VideoFrame) -> Turn:
-    """What the file's display matrix says, rounded to a quarter turn."""
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """The transform given by the frame's display matrix, rounded to a quarter turn."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return Turn()
+        return Orientation()
     a, b, _, c, d, *_ = np.frombuffer(bytes(cast(bytes, data)), "<i4")  # x' = a·x + c·y, y' = b·x + d·y
     if abs(int(b)) + abs(int(c)) > abs(int(a)) + abs(int(d)):
-        return Turn(True, upside_down=bool(b < 0), mirrored=bool(c < 0))
-    return Turn(False, upside_down=bool(d < 0), mirrored=bool(a < 0))
+        return Orientation(True, upside_down=bool(b < 0), mirrored=bool(c < 0))
+    return Orientation(False, upside_down=bool(d < 0), mirrored=bool(a < 0))
 
 
 class Scaler:
-    """Resizes the frames of one file, all to one size. One swscale context serves all files that a thread reads, as
-    making one costs more than several conversions; threads of swscale's own cost more than they save.
+    """Resizes the frames of one file, all to one size.
+
+    One swscale context per thread serves all files, as creating one costs more than several conversions. swscale's own
+    threads cost more than they save.
+
+    Attributes:
+        shape: height and width of the pixels returned.
     """
 
     def __init__(self, first: av.VideoFrame, short_side: int, channels: int, damage: Damage | None = None) -> None:
-        """`first` decides the size and how frames are turned; frames that cannot be converted are added to `damage`.
+        """Take size and rotation from the file's first frame.
+
+        Args:
+            first: the file's first frame.
+            short_side: pixels of the short side after resizing.
+            channels: 1 (grey) or 3 (RGB).
+            damage: frames that cannot be converted are added to it.
 
         Raises:
-            ValueError: the first one is too narrow or too large.
+            ValueError: the first frame is too narrow or too large.
             av.FFmpegError: it cannot be converted.
         """
         check_size(first.width, first.height)
@@ -64,15 +75,15 @@ class Scaler:
         scale = short_side / shorter
         self._width, self._height = (max(short_side, round(side * scale)) for side in (first.width, first.height))
         self._format = "gray" if channels == 1 else _colours(self._width)
-        self._turn = turn_of(first)
-        self._turns = self._turn != Turn()
+        self._turn = orientation_of(first)
+        self._turns = self._turn != Orientation()
         upright = self._height, self._width
-        self.shape = upright[::-1] if self._turn.transposed else upright  # height and width of what comes out
+        self.shape = upright[::-1] if self._turn.transposed else upright
         self._damage = damage or Damage()
         self._last = self._converted(first)
 
     def __call__(self, frame: av.VideoFrame) -> Picture:
-        """The channels, views of FFmpeg's own memory; of a frame that cannot be converted, those of the one before."""
+        """The frame's channels, as views of FFmpeg's memory; the previous frame's if it cannot be converted."""
         try:
             self._last = self._converted(frame)
         except (av.FFmpegError, ValueError) as error:
@@ -101,7 +112,7 @@ class Scaler:
 
 
 def _context() -> VideoReformatter:
-    """This thread's own."""
+    """This thread's swscale context."""
     context: VideoReformatter | None = getattr(_own, "context", None)
     if context is None:
         context = _own.context = VideoReformatter()
@@ -109,8 +120,8 @@ def _context() -> VideoReformatter:
 
 
 def _colours(width: int) -> str:
-    """Planar where it can be: a channel is then copied row by row, where packed pixels have to be picked apart.
+    """The RGB pixel format to convert to: planar if possible, so that channels are copied by rows instead of by pixels.
 
-    FFmpeg's fast conversion to planes leaves the end of a row undone where the width is no multiple of 16 pixels.
+    FFmpeg's fast conversion to planar RGB leaves row ends unwritten if the width is not a multiple of 16 pixels.
     """
     return "rgb24" if width % 16 else "gbrp"

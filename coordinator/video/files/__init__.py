@@ -1,1 +1,1 @@
-"""Data sets as they lie on the disk."""
+"""Data sets on disk: their formats, their clips, and the order in which clips are played."""

@@ -1,4 +1,4 @@
-"""What there is to play: the videos that a data set names, probed before the run."""
+"""The clips of a data set: the videos that it names, probed before the run."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,14 +14,18 @@ from common.errors import ConfigError, DataError
 from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
 from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
 
-_NOTES = 5  # files of which a note is told one by one
+_NOTES = 5  # files whose notes are reported one by one
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file, its label, and its number of frames as it is sampled (the container's word, not counted).
+    """A video file or a folder of frames.
 
-    For a folder of frames `pictures` says how many of them the list names, before any sampling.
+    Attributes:
+        path: the file or folder.
+        label: index of its class.
+        frames: number of frames after sampling, according to the container; not counted by decoding.
+        pictures: for a folder of frames, how many the list names, before sampling; None for a video.
     """
 
     path: Path
@@ -32,8 +36,15 @@ class Clip:
 
 @dataclass
 class Clips:
-    """The readable clips of a data set, its class names, the files that cannot be read with their reasons, and the
-    number of those that were left out because they are in quarantine. `notes` tells what else was left out, or chosen.
+    """The readable clips of a data set.
+
+    Attributes:
+        root: the folder or list that names them.
+        classes: class names, indexed by label.
+        clips: the readable clips, in a fixed order.
+        bad: files that cannot be read, with the reason.
+        quarantined: number of files left out because they are in quarantine.
+        notes: what else was left out or chosen, for the user.
     """
 
     root: Path
@@ -45,11 +56,11 @@ class Clips:
 
     @property
     def frames(self) -> int:
-        """Frames of all clips, as they are sampled."""
+        """Total frames of all clips, after sampling."""
         return sum(clip.frames for clip in self.clips)
 
     def warnings(self, mismatch: int) -> list[str]:
-        """What the user should know before training, with `mismatch` the bottom stage's, in frames."""
+        """Warnings for the user before training. `mismatch` is that of the bottom stage, in frames."""
         notes = [f"{path} cannot be read and is left out: {reason}" for path, reason in list(self.bad.items())[:10]]
         if len(self.bad) > 10:
             notes.append(f"… and {len(self.bad) - 10} more files in {self.root} cannot be read")
@@ -73,20 +84,20 @@ class Clips:
 
 
 def find(root: Path, include: str, stride: int, labelled: bool = True, classes: Sequence[str] | None = None) -> Clips:
-    """The training clips of `collect`, with all other settings at their defaults."""
+    """`collect` the training clips, with all other settings at their defaults."""
     return collect(Data(train=root, train_include=include, stride=stride), "train", labelled, classes)
 
 
 def collect(
-    data: Data, part: str, labelled: bool = True, classes: Sequence[str] | None = None, none_is_fine: bool = False
+    data: Data, part: str, labelled: bool = True, classes: Sequence[str] | None = None, allow_empty: bool = False
 ) -> Clips:
-    """The clips of a data set, in a fixed order. Live sources have none.
+    """Find and probe the clips of a data set, in a fixed order. Live sources have none.
 
     Args:
         part: "train" or "val".
         labelled: whether labels are needed; without them all clips are of one class, and folders may have any layout.
-        classes: the labels to use; by default the format's, or the names in alphabetical order.
-        none_is_fine: do not raise where there are videos, but none that can be read.
+        classes: class names to use; by default the format's own, or all labels in alphabetical order.
+        none_is_fine: do not raise if there are videos but none can be read.
 
     Raises:
         DataError: there is no such data set, no video, none that can be read, or a class that is not among `classes`.
@@ -107,14 +118,14 @@ def collect(
     left_out = quarantined(data.quarantine)
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
     clips, bad, notes = _probe_all(kept, names, data)
-    if not clips and not none_is_fine:
+    if not clips and not allow_empty:
         told = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
         raise DataError(f"none of the {len(entries)} videos in {root} can be read; {told or 'all are in quarantine'}")
     return Clips(root, names, clips, bad, len(entries) - len(kept), listed.notes + notes)
 
 
 def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list[Clip], dict[Path, str], list[str]]:
-    """The clips, what cannot be read, and what the user should know of the others."""
+    """The clips, the unreadable files with their reasons, and notes about the other files."""
     clips, bad, notes, numbers = [], {}, [], {name: number for number, name in enumerate(names)}
     with ThreadPoolExecutor() as pool:
         for entry, outcome in zip(entries, pool.map(partial(_probe, data=data), entries), strict=True):
@@ -136,7 +147,7 @@ def _probe(entry: Entry, data: Data) -> MediaInfo | str:
 
 
 def sampled(found: MediaInfo, data: Data) -> int:
-    """Frames that are played of a file, by `data.stride` or `data.fps`."""
+    """Number of frames of a file after sampling by `data.stride` or `data.fps`."""
     return max(1, round(found.seconds * data.fps)) if data.fps else -(-found.frames // data.stride)
 
 

@@ -1,14 +1,14 @@
-"""How data lies on people's disks: which videos there are and what their labels are, before anything is opened.
+"""Data set formats: which videos a data set names and what their labels are, before any video is opened.
 
-folders     root/<class>/<clip>.mp4                          labels are the folders' names
-list        lines of `path label`                            the label a number or a name
+folders     root/<class>/<clip>.mp4                          labels are the folder names
+list        lines of `path label`                            labels are numbers or names
 frames      lines of `folder total_frames label`             frames as jpg or png files in the folder
 ucf101      trainlist01.txt, testlist01.txt, classInd.txt    unmodified
-hmdb51      <class>_test_split1.txt                          unmodified: 1 trains, 2 tests, 0 is left out
-kinetics    label,youtube_id,time_start,time_end,split       files named <id>_<start>_<end>.mp4, wherever they lie
+hmdb51      <class>_test_split1.txt                          unmodified: 1 is training, 2 testing, 0 unused
+kinetics    label,youtube_id,time_start,time_end,split       files named <id>_<start>_<end>.mp4, in any folder
 
-torchvision reads the official splits only while it builds its own video index, leaves out what is missing without a
-word, and its video reading is gone: so they are read here, and a test compares the outcome with torchvision's.
+torchvision reads the official splits only while it builds its own video index, silently leaves out missing files, and
+no longer reads video. So the splits are read here, and a test compares the result with torchvision's.
 """
 
 import csv
@@ -31,14 +31,21 @@ _ENDINGS = (
 SUFFIXES = set(_ENDINGS.split())
 _SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
 _LARGEST_LIST = 1 << 28  # bytes
-_MOST_CLASSES = 100_000  # a larger number is no label
+_MOST_CLASSES = 100_000  # numeric labels must be smaller
 _LONGEST_NUMBER = 9  # digits
 _SHOWN = 120  # characters of a line in a message
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A video that should be there. `name` is its path as the data set writes it; `frames` what a list says."""
+    """A video named by a data set; it may be missing.
+
+    Attributes:
+        name: its path as the data set writes it.
+        path: where it is expected on disk.
+        label: its class name.
+        frames: for a folder of frames, how many the list says it has; None for a video.
+    """
 
     name: str
     path: Path
@@ -48,9 +55,12 @@ class Entry:
 
 @dataclass
 class Listing:
-    """The entries in a fixed order, and the class names where the format fixes their order.
+    """The videos of a data set.
 
-    `notes` tells what lies there and is not among them.
+    Attributes:
+        entries: the videos, in a fixed order.
+        classes: class names, if the format fixes their order; else None.
+        notes: for the user: what was found but left out, and contradictory labels.
     """
 
     entries: list[Entry]
@@ -59,7 +69,11 @@ class Listing:
 
 
 def listing(data: Data, part: str, labelled: bool) -> Listing:
-    """What `data.train` or `data.val` (`part`) names. Raises DataError, naming the file and line that is wrong."""
+    """List the videos of `data.train` or `data.val` (`part`: "train" or "val").
+
+    Raises:
+        DataError: naming the file and line that is wrong.
+    """
     source = data.train if part == "train" else data.val
     assert source is not None
     kind = guess(source, data.videos) if data.format == "auto" else data.format
@@ -83,7 +97,7 @@ def _listed(kind: str, source: Path, videos: Path, fold: int, part: str, labelle
 
 
 def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
-    """A list that somebody else wrote reads no other files than those it is meant for. Links may lead anywhere."""
+    """Raise DataError if an entry is outside of `videos`, as lists may be untrusted. Symlinks may lead outside."""
     if not Path(os.path.abspath(entry.path)).is_relative_to(os.path.abspath(videos)):
         raise DataError(
             f"{source} lists {_short(entry.name)}, which is outside of {videos}: set data.videos to a folder "
@@ -92,7 +106,7 @@ def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
 
 
 def guess(source: Path, videos: Path | None = None) -> str:
-    """The format of what lies at `source`, by its kind, its name and a list's first line."""
+    """Guess the format of `source` from its type, its name and, for a list, its first line."""
     if source.is_dir():
         if (source / "classInd.txt").is_file():
             return "ucf101"
@@ -109,21 +123,21 @@ def guess(source: Path, videos: Path | None = None) -> str:
 
 
 def quarantined(file: Path | None) -> set[str]:
-    """The absolute paths that `sideways check --quarantine` has written, one a line."""
+    """The absolute paths in a file written by `sideways check --quarantine`, one per line. Raises DataError."""
     return {os.path.abspath(line) for _, line in _lines(file)} if file else set()
 
 
 def videos_below(root: Path) -> list[Path]:
-    """All video files below a folder, also behind links, in a fixed order."""
+    """All video files below a folder, symbolic links followed, sorted by path."""
     return _below(root)[0]
 
 
 def _below(root: Path) -> tuple[list[Path], Counter[str]]:
-    """The video files, and how many others there are of each ending. What is hidden or the system's is neither."""
+    """The video files, and a count of other files per suffix. Hidden and system files are in neither."""
     found, others, visited = [], Counter[str](), set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited:  # a link back up
+        if real in visited:  # visited before: a link may form a cycle
             subfolders.clear()
             continue
         visited.add(real)
@@ -139,7 +153,7 @@ def _below(root: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def _hidden(name: str) -> bool:
-    """Whether nobody means a file or folder of this name: .Trash-1000, ._clip.mp4, __MACOSX."""
+    """Whether a file or folder is hidden or the system's by its name: .Trash-1000, ._clip.mp4, __MACOSX."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
@@ -163,7 +177,7 @@ def _others(root: Path, others: "Counter[str]") -> list[str]:
 
 
 def _no_class(root: Path, videos: list[Path], entries: list[Entry]) -> list[str]:
-    """Videos outside of all classes, and folders that would be classes if they held any."""
+    """Notes about videos in no class folder, and about class folders without videos."""
     loose = [path for path in videos if path.parent == root]
     notes = [f"{len(loose)} videos lie in {root} itself, in no class's folder, and are left out"] if loose else []
     classes = {entry.label for entry in entries}
@@ -258,7 +272,7 @@ def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
             f'the columns {", ".join(sorted(lacking))}. For lines of `path label` set data.format = "list"'
         )
     splits = {row.get("split") for row in rows}
-    if len(splits) > 1:  # one file for all: training has the rows marked train, validation the others
+    if len(splits) > 1:  # one file for all splits: rows marked train are training, the others validation
         rows = [row for row in rows if (row["split"] == "train") == (part == "train")]
     there = {path.stem: path for path in videos_below(videos)}
     entries = []
@@ -277,7 +291,7 @@ def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
 
 
 def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
-    """Labels that are all numbers are the classes 0, 1, …; else they are names. `form` is that of a line."""
+    """If all labels are numbers they are the classes 0, 1, …; else they are names. `form` is a line's syntax."""
     if not entries:
         raise DataError(f"{file} is empty: it needs a line `{form}` for every clip")
     if not all(entry.label.isdecimal() for entry in entries):
@@ -291,7 +305,7 @@ def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
 
 
 def _contradictions(entries: list[Entry], file: Path) -> list[str]:
-    """Clips that are listed more than once, with different labels."""
+    """A note about clips that are listed more than once with different labels."""
     labels: dict[str, str] = {}
     twice = [entry.name for entry in entries if labels.setdefault(entry.name, entry.label) != entry.label]
     return (
@@ -300,17 +314,17 @@ def _contradictions(entries: list[Entry], file: Path) -> list[str]:
 
 
 def _is_count(text: str) -> bool:
-    """Whether it is a number of a size that anybody would count to."""
+    """Whether it is a non-negative integer of at most 9 digits."""
     return text.isdecimal() and len(text) <= _LONGEST_NUMBER
 
 
 def _short(text: str) -> str:
-    """As much of a line as fits into a message."""
+    """Truncate a line for an error message."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank. Raises DataError where the file is no text of sensible size."""
+    """Non-blank lines, stripped, with their numbers. Raises DataError if the file is no readable text up to 256 MiB."""
     try:
         if file.stat().st_size > _LARGEST_LIST:
             raise DataError(f"{file} is larger than {_LARGEST_LIST >> 20} MiB: that is no list")

@@ -1,4 +1,4 @@
-"""In which order the clips are played. Entry n of the play list is played by slot n mod B, and n is its clip id."""
+"""The order in which clips are played. Entry n is played by slot n mod B, and n is its clip id."""
 
 from functools import lru_cache
 from typing import Protocol
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from coordinator.video.files.clips import Clip
 
-_EPOCHS_KEPT = 64  # slots are at different places of the play list, some epochs apart if there are few clips
+_EPOCHS_KEPT = 64  # permutations cached: slots may be several epochs ahead of each other if there are few clips
 
 
 class PlayOrder(Protocol):
-    """An order of clips; any entry is found at once, without those before it."""
+    """A random-access order of clips: an entry is found without computing those before it."""
 
     endless: bool
 
@@ -20,11 +20,11 @@ class PlayOrder(Protocol):
         """The clip that entry `number` plays; None beyond the end."""
 
     def first(self, number: int) -> int:
-        """The clip's frame with which the entry begins."""
+        """The number of the clip's frame, after sampling, with which entry `number` begins."""
 
 
 class ShuffledOrder:
-    """The clips shuffled anew in each epoch, or once through in their own order."""
+    """If `endless`, the clips reshuffled in each epoch; else each once, in their given order."""
 
     def __init__(self, clips: list[Clip], seed: int, endless: bool) -> None:
         self.clips, self.seed, self.endless = clips, seed, endless
@@ -38,7 +38,7 @@ class ShuffledOrder:
         return self.clips[self._permutation(epoch)[position]]
 
     def first(self, number: int) -> int:
-        """Clips are played from their beginning."""
+        """0: clips are played from their beginning."""
         return 0
 
     def _shuffle(self, epoch: int) -> NDArray[np.int64]:
@@ -46,7 +46,7 @@ class ShuffledOrder:
 
 
 class LoopOrder:
-    """Long files round and round: slot s plays file s mod n, and begins at s/B of its length."""
+    """Long files in an endless loop: slot s plays file s mod n, starting at s/B of its length."""
 
     def __init__(self, clips: list[Clip], slots: int) -> None:
         self.clips, self.slots, self.endless = clips, slots, True
@@ -56,5 +56,5 @@ class LoopOrder:
         return self.clips[number % self.slots % len(self.clips)]
 
     def first(self, number: int) -> int:
-        """Slots begin spread over the file; from their second round on they play all of it."""
+        """Slots start spread over the file; from their second entry on they play all of it."""
         return number * self.entry(number).frames // self.slots if number < self.slots else 0

@@ -134,7 +134,7 @@ def test_what_claims_to_be_later_displaces_nothing_good(tmp_path: Path) -> None:
         (keep(checkpoints, position(tick)) / "__0_0.distcp").write_bytes(b"")
     again = Checkpoints(tmp_path, keep=2)
     keep(again, position(60))  # pruned above, as if only refused ones were newer
-    again.forget_after(60)
+    again.set_aside_after(60)
     for tick in (65, 70):
         keep(again, position(tick))
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*[0-9]")) == ["0000000065", "0000000070"]

@@ -34,7 +34,7 @@ def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path: Path, evaluated: 
         run.metric({"kind": "evaluation", "tick": tick})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"kind": "progress", "tick": 4')  # killed while writing
-    run.forget_from(50, evaluated)
+    run.truncate_from(50, evaluated)
     run.metric({"kind": "progress", "tick": 51})
     run.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

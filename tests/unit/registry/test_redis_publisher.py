@@ -16,7 +16,7 @@ from common.run_registry.redis_connection import RedisAccess, at_socket
 from common.run_registry.store import Store
 from coordinator.registry.embedded_redis import SOCKET, EmbeddedRedis
 from coordinator.registry.redis_publisher import RedisPublisher
-from coordinator.registry.run_finder import everything
+from coordinator.registry.run_finder import list_runs
 from tests.support.records import command
 from tests.support.settings import config_of
 from tests.support.waiting import gone, wait_until
@@ -74,7 +74,7 @@ def test_a_publisher_outlives_its_redis(tmp_path: Path, videos: Path) -> None:
     server.close()
     assert "does not answer" in listener.warnings[0]
     assert "answers again" in listener.warnings[1]
-    assert [(seen.status.name, seen.state) for seen in everything(tmp_path)] == [("it", "finished")]
+    assert [(seen.status.name, seen.state) for seen in list_runs(tmp_path)] == [("it", "finished")]
 
 
 def at_private(folder: Path) -> "redis.Redis":
@@ -106,5 +106,5 @@ def test_a_closed_publisher_does_not_wait_for_a_redis_that_never_was(tmp_path: P
     wait_until(lambda: listener.warnings)
     publisher.close("failed", "a\nreason", 3)
     assert len(listener.warnings) == 1
-    seen = everything(tmp_path)[0]
+    seen = list_runs(tmp_path)[0]
     assert (seen.state, seen.status.message) == ("failed", "a reason")

@@ -73,7 +73,7 @@ def test_the_history_is_capped_and_a_resumed_run_forgets_what_it_does_again(clie
         station.exchange(status_of(), lines, {})
     held = client.xlen(Keys("it").metrics)
     assert METRICS <= held <= METRICS + 200  # Redis cuts off whole nodes
-    RunWriter(client, "it", HERE, anew=False).forget_from(total - 100)
+    RunWriter(client, "it", HERE, anew=False).truncate_from(total - 100)
     assert client.xlen(Keys("it").metrics) == held - 100
     assert Store(client).metrics("it", 1)[0]["tick"] == total - 101
     RunWriter(client, "it", HERE, anew=True)

@@ -62,8 +62,8 @@ def test_a_file_that_two_processes_die_of_is_left_out(tmp_path: Path) -> None:
     os.mkfifo(deadly)
 
     def kill() -> None:
-        decoding = slots._crew._decoding(slots._crew._members[0])
-        if slots._crew._busy_with(decoding) == deadly:
+        decoding = slots._pool._decoding(slots._pool._workers[0])
+        if slots._pool._busy_with(decoding) == deadly:
             decoding.process.kill()
 
     data = DATA.model_copy(update={"threads": 1})
@@ -118,12 +118,12 @@ def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_pa
 
     def wake() -> None:
         """The good one, when the other has the turn."""
-        if DecodeLock(slots._crew.ring.file, 0).holder() == members[1].process.pid:
+        if DecodeLock(slots._pool.ring.file, 0).holder() == members[1].process.pid:
             members[0].process.send_signal(signal.SIGCONT)
 
     clips = [Clip(good, 0, 400), Clip(tmp_path / "stuck.mp4", 0, 1)]
     slots = Slots(clips, data, 0, train=False, patience=4.0, meanwhile=wake)
-    members, batch = slots._crew._members, Batch((2, 3, 16, 16))
+    members, batch = slots._pool._workers, Batch((2, 3, 16, 16))
     if first == "stuck":
         members[0].process.send_signal(signal.SIGSTOP)
     with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1\.6 s to decode, twice"):
@@ -136,7 +136,7 @@ def test_they_end_with_their_coordinator(videos: Path) -> None:
     play(slots, 3)
     processes = decoders()
     assert len(processes) == 3  # a pair, and the third slot's
-    for member in slots._crew._members:
+    for member in slots._pool._workers:
         member.connection.close()  # as the kernel does when the coordinator dies
     end = time.monotonic() + 10
     while decoders():

@@ -42,13 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file that can be decoded from its beginning in a moment, or one that is taken to be hours long."""
     if request.param == "film":
-        monkeypatch.setattr(seek, "_MOMENT", 0)
+        monkeypatch.setattr(seek, "_MAX_DECODE_PIXELS", 0)
     return str(request.param)
 
 
 def forget() -> None:
     """As in a new process."""
-    for known in (seek._indexed, seek._film, seek._keys):
+    for known in (seek._indexed, seek._packet_timestamps, seek._keys):
         known.cache_clear()
 
 
@@ -128,7 +128,7 @@ def test_whoever_waits_hears_that_frames_are_skipped(tmp_path: Path) -> None:
 
 
 def test_a_film_is_jumped_into_at_once(tmp_path: Path, jumps: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seek, "_MOMENT", 0)
+    monkeypatch.setattr(seek, "_MAX_DECODE_PIXELS", 0)
     path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
     list(read(path, 1, 32, 1, skip=600, limit=2))
     assert jumps == [True]
