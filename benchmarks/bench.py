@@ -121,7 +121,7 @@ class Bench:
         from common.messages.stage_calls import StageCalls
         from coordinator.run.split import choose
 
-        return choose(config, CLASSES, self.stages.ask(0, StageCalls.measure, config, CLASSES), self.stages)
+        return choose(config, CLASSES, self.stages.call(0, StageCalls.measure, config, CLASSES), self.stages)
 
     def run(self, ticks: int) -> list[Totals]:
         """Train so many ticks. What each stage reported of them."""
@@ -140,7 +140,7 @@ class Bench:
         """Train so many ticks and record them: the spans of each stage (common/telemetry/spans.py)."""
         from common.messages.stage_calls import StageCalls
 
-        self.stages.ask_all(StageCalls.trace, self._tick, ticks)
+        self.stages.call_all(StageCalls.trace, self._tick, ticks)
         self.run(ticks)
         return self.stages.begin(StageCalls.trace_rows, DEADLINE).answers()
 

@@ -264,7 +264,7 @@ def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor
     for tick in range(_warm(config) + CHECKED):
         _play(whose, tick)
         normalise(frame.tensor, frames.to(device), config.data.mean, config.data.std)
-        frame.label(tick, tick)
+        frame.set_header(tick, tick)
         frame.clips[:], frame.labels[:] = whose.numpy()
         reference.tick(frame)
     return [value.detach().cpu() for stage in stages for value in stage.blocks.parameters()]

@@ -126,7 +126,7 @@ def _balance(bench: Bench, case: Case) -> "Prediction":
     from coordinator.run.split import timed_at_once
 
     one_each = case.config([1] * bench.count)
-    costs = bench.stages.ask(0, StageCalls.measure, one_each, CLASSES)
+    costs = bench.stages.call(0, StageCalls.measure, one_each, CLASSES)
     times = [cost.milliseconds for cost in costs]
     split = rebalance(times, balance(times, bench.count), timed_at_once(bench.stages, one_each, CLASSES))
     return predict(costs, split, 0.0, CORES, 0.0)

@@ -173,7 +173,7 @@ def evaluate(config: Config, stages: list[Stage], shown: list[Packet]) -> float:
             source, y = held, stage.infer(held)
             held = Packet(y.shape)
             held.pack(source.tick, source, y)
-        sums.classified(packet.clips, packet.labels, held.tensor)
+        sums.add_logits(packet.clips, packet.labels, held.tensor)
     for stage in stages:
         stage.evaluating(False)
     top1 = evaluation_of(sums.scores(), config.task).top1

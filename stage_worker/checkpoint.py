@@ -45,7 +45,7 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
             if phase == 0:
                 found |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
     updater = stage.updater
-    counters = torch.tensor([updater.ticks, updater.gathered, updater.updates])
+    counters = torch.tensor([updater.ticks, updater.accumulated, updater.updates])
     found[_counters(stage)] = counters
     return {name: value.detach().to("cpu", copy=True) for name, value in found.items()}
 
@@ -122,7 +122,7 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     stage.updater.load(state)
     stage.updater.count(tick)
     if _counters(stage) in state:
-        stage.updater.ticks, stage.updater.gathered, stage.updater.updates = state[_counters(stage)].tolist()
+        stage.updater.ticks, stage.updater.accumulated, stage.updater.updates = state[_counters(stage)].tolist()
 
 
 def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:

@@ -26,9 +26,9 @@ def run(stage: Stage, ports: EdgePorts, meanwhile: Callable[[], None] = lambda: 
             if not stage.is_top:
                 ports.send_output(tick, x, y)
             elif (target := ports.target(tick, x)) is None:
-                sums.classified(x.clips, x.labels, y)
+                sums.add_logits(x.clips, x.labels, y)
             else:
-                sums.compared(x.clips, x.labels, y, target.tensor, target.clips)
+                sums.add_outputs(x.clips, x.labels, y, target.tensor, target.clips)
         tick += 1
     if not stage.is_top:
         ports.settle(tick - 1)

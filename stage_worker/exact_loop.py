@@ -149,7 +149,7 @@ class ExactLoop:
             self._schedule.step(x.tensor, return_outputs=False)
         elif stage.is_top:
             self._labels.wait(self._labels.receive(self._held.buffer, k), k, "receiving labels from")
-            self._held.arrive()
+            self._held.load_from_buffer()
             self._step_top(k)
         else:
             self._schedule.step(return_outputs=False)
@@ -164,11 +164,11 @@ class ExactLoop:
         if self._sending is not None:
             self._labels.wait(self._sending, k, "sending labels to")
         self._held.pack(k, x, self._held.tensor)
-        self._held.depart()
+        self._held.flush_to_buffer()
         self._sending = self._labels.send(self._held.buffer, k)
 
     def _step_top(self, k: int) -> None:
-        self._held.label(k - 1, k)
+        self._held.set_header(k - 1, k)
         self._target = self.ports.target(k, self._held)
         self._part = 0
         losses: list[Tensor] = []

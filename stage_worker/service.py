@@ -22,7 +22,7 @@ from common.config.settings import Config
 from common.errors import ConfigError, PeerError
 from common.messages.stage_calls import Addresses, GradientSample, Plan, StageCalls, handling
 from common.models import build
-from common.partition.balance import BlockCost, at_once, measure
+from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
 from common.processes.membership import Membership
 from common.rule.clip_sums import ClipSums, Scores
@@ -55,11 +55,11 @@ class StageService(StageCalls):
     def handle(self, call: str, *args: Any, **kwargs: Any) -> Any:
         """Answer one call; runs in an RPC thread."""
         how, method = handling(call), partial(getattr(self, call), *args, **kwargs)
-        if how.at_once:
+        if how.in_rpc_thread:
             return method()
         answer: Future[Any] = Future()
         self._work.put((method, answer))
-        return None if how.starts else answer.result()
+        return None if how.returns_early else answer.result()
 
     def run(self) -> int:
         """Work until told to quit. Returns the exit code.
@@ -134,7 +134,7 @@ class StageService(StageCalls):
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split."""
         device = use_device(config, self.me)
-        if at_once(device, torch.get_num_threads()) < self.me.local_stages:
+        if max_concurrent_stages(device, torch.get_num_threads()) < self.me.local_stages:
             return None
         frames = torch.rand(config.frame_shape, device=device)
         return time_stage(config, build(config, classes).to(device), split, self.me.stage, frames)

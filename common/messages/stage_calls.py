@@ -1,7 +1,7 @@
 """The calls that the coordinator makes to the stages. common/messages/stage_rpc.py transports them.
 
 `StageCalls` is the single interface: a stage worker implements it, and the coordinator refers to its methods
-(`stages.ask_all(StageCalls.train, first)`), so both sides are type-checked against the same signatures.
+(`stages.call_all(StageCalls.train, first)`), so both sides are type-checked against the same signatures.
 No tensors of the hot path are sent this way.
 """
 
@@ -83,17 +83,19 @@ class Handling:
         patience: seconds added to the deadline.
     """
 
-    at_once: bool = False
-    starts: bool = False
+    in_rpc_thread: bool = False
+    returns_early: bool = False
     patience: float = 0.0
 
 
 _Method = TypeVar("_Method", bound=Callable[..., object])
 
 
-def _handled(at_once: bool = False, starts: bool = False, patience: float = 0.0) -> Callable[[_Method], _Method]:
+def _handled(
+    in_rpc_thread: bool = False, returns_early: bool = False, patience: float = 0.0
+) -> Callable[[_Method], _Method]:
     def mark(method: _Method) -> _Method:
-        setattr(method, _HANDLING, Handling(at_once, starts, patience))
+        setattr(method, _HANDLING, Handling(in_rpc_thread, returns_early, patience))
         return method
 
     return mark
@@ -126,17 +128,17 @@ class StageCalls(ABC):
     def configure(self, plan: Plan) -> Addresses:
         """Build the stage and its edges. Neighbours agree on the shapes and dtypes of the tensors between them."""
 
-    @_handled(at_once=True)
+    @_handled(in_rpc_thread=True)
     @abstractmethod
     def stop_at(self, last: int) -> None:
         """End the training before tick `last`, which must be after the current tick of every stage."""
 
-    @_handled(starts=True)
+    @_handled(returns_early=True)
     @abstractmethod
     def train(self, first: int) -> None:
         """Run the ticks from `first` to the end set by `stop_at`, then report that the phase is done."""
 
-    @_handled(starts=True)
+    @_handled(returns_early=True)
     @abstractmethod
     def evaluate(self, phase: int) -> None:
         """Run all frames of an evaluation phase with frozen weights, then report that the phase is done."""
@@ -166,7 +168,7 @@ class StageCalls(ABC):
     def checkpoint(self, folder: Path, tick: int) -> None:
         """Copy the state before `tick`, and start writing it in the background."""
 
-    @_handled(at_once=True)
+    @_handled(in_rpc_thread=True)
     @abstractmethod
     def checkpoint_written(self, seconds: float) -> None:
         """Wait until the checkpoint is on disk, at most `seconds`."""
@@ -176,12 +178,12 @@ class StageCalls(ABC):
     def export(self) -> dict[str, Tensor]:
         """Parameters and buffers of this stage's blocks, on the CPU, under the whole model's names."""
 
-    @_handled(at_once=True)
+    @_handled(in_rpc_thread=True)
     @abstractmethod
     def probe(self, frame: int) -> None:
         """Measure the pseudo-gradient of `frame`, which has not been sent yet."""
 
-    @_handled(at_once=True)
+    @_handled(in_rpc_thread=True)
     @abstractmethod
     def probe_result(self, seconds: float) -> GradientSample | None:
         """Wait for the result of the probe, at most `seconds`; None if there is none by then or the training ended."""
@@ -191,17 +193,17 @@ class StageCalls(ABC):
     def trace(self, first: int, ticks: int) -> None:
         """Record the spans of ticks first … first + ticks - 1."""
 
-    @_handled(at_once=True)
+    @_handled(in_rpc_thread=True)
     @abstractmethod
     def trace_rows(self, seconds: float) -> Rows:
         """Wait for the last recorded tick, at most `seconds`, and return the spans, int64 [spans, 4]."""
 
-    @_handled(at_once=True)
+    @_handled(in_rpc_thread=True)
     @abstractmethod
     def clock(self) -> int:
         """This host's clock, in ns."""
 
-    @_handled(at_once=True)
+    @_handled(in_rpc_thread=True)
     @abstractmethod
     def expect_coordinator_exit(self) -> None:
         """Do not report that the coordinator has exited: it reports itself why the run ends."""

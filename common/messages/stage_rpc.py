@@ -61,15 +61,15 @@ class Stages:
         """`deadline` of each call, in seconds; `meanwhile` runs repeatedly while waiting for answers, and may raise."""
         self.count, self._deadline, self._meanwhile = count, deadline, meanwhile
 
-    def ask(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call one stage and wait for its answer. Raises ConfigError or PeerError."""
-        return self._ask([stage], call.__name__, args, kwargs)[0]
+        return self._call([stage], call.__name__, args, kwargs)[0]
 
-    def ask_all(self, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
+    def call_all(self, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
         """Call every stage and wait for their answers. Raises ConfigError or PeerError for the first that fails."""
-        return self._ask(range(self.count), call.__name__, args, kwargs)
+        return self._call(range(self.count), call.__name__, args, kwargs)
 
-    def ask_now(self, stage: int, call: Callable[[StageCalls], R]) -> R:
+    def call_blocking(self, stage: int, call: Callable[[StageCalls], R]) -> R:
         """Call one stage and block until its answer arrives, without `meanwhile`. Callable from any thread."""
         name = call.__name__
         return _result(stage, name, self._start(stage, name, (), {}, self._deadline), self._deadline)
@@ -82,11 +82,11 @@ class Stages:
     def configure(self, plan: Plan) -> list[Addresses]:
         """Build every stage. Returns their addresses. Raises ConfigError or PeerError."""
         more = COMPILING if plan.config.compile else 0.0
-        return self._ask(range(self.count), StageCalls.configure.__name__, (plan,), {}, BUILDING + more)
+        return self._call(range(self.count), StageCalls.configure.__name__, (plan,), {}, BUILDING + more)
 
     def export(self) -> dict[str, Tensor]:
         """Parameters and buffers of the whole model, on the CPU, with its names and in its order."""
-        return {name: tensor for part in self.ask_all(StageCalls.export) for name, tensor in part.items()}
+        return {name: tensor for part in self.call_all(StageCalls.export) for name, tensor in part.items()}
 
     def expect_coordinator_exit(self, seconds: float) -> None:
         """Announce that the coordinator exits with an error that it reports. Waits at most `seconds`; never raises."""
@@ -95,7 +95,7 @@ class Stages:
             for future in [self._start(stage, name, (), {}, seconds) for stage in range(self.count)]:
                 future.wait()
 
-    def _ask(
+    def _call(
         self, stages: Sequence[int], call: str, args: Any, kwargs: Any, patience: float | None = None
     ) -> list[Any]:
         timeout = self._deadline + (handling(call).patience if patience is None else patience)

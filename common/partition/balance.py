@@ -133,7 +133,7 @@ def balance(costs: Sequence[float], stages: int) -> list[int]:
     return split[::-1]
 
 
-def at_once(device: torch.device, threads: int) -> int:
+def max_concurrent_stages(device: torch.device, threads: int) -> int:
     """Number of stages of `threads` threads each that this host can run at once: one per GPU on CUDA."""
     if device.type == "cuda":
         return max(1, torch.cuda.device_count())
@@ -171,7 +171,7 @@ class Prediction:
 
 
 def predict(
-    costs: Sequence[BlockCost], split: Sequence[int], input_kib: float, at_once: int, state: float
+    costs: Sequence[BlockCost], split: Sequence[int], input_kib: float, max_concurrent_stages: int, state: float
 ) -> Prediction:
     """Predict time and memory of a split, assuming that transfers are hidden behind compute.
 
@@ -185,7 +185,9 @@ def predict(
     edges = [input_kib, *(part[-1].activation_kib for part in parts)]
     memory = [_memory_kib(part, edges[i], edges[i + 1], state) / 1024 for i, part in enumerate(parts)]
     slowest, total = max(times), sum(times)
-    return Prediction(list(split), times, max(slowest, total / at_once), total / (len(parts) * slowest), memory)
+    return Prediction(
+        list(split), times, max(slowest, total / max_concurrent_stages), total / (len(parts) * slowest), memory
+    )
 
 
 def _memory_kib(part: Sequence[BlockCost], input_kib: float, output_kib: float, state: float) -> float:

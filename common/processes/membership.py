@@ -180,8 +180,8 @@ def join(role: Role) -> Membership:
     started = int(psutil.Process().create_time() * 1000)
     own = Member(role, address, socket.gethostname(), torch.cuda.device_count(), curve.public.decode(), started)
     store.set(f"member/{rank}", json.dumps(asdict(own)))
-    told = [_fetch(store, f"member/{other}", f"process {other} of the run") for other in range(world)]
-    members = tuple(Member(**json.loads(text)) for text in told)
+    records = [_fetch(store, f"member/{other}", f"process {other} of the run") for other in range(world)]
+    members = tuple(Member(**json.loads(text)) for text in records)
     _check(members)
     me = Membership(rank, members, store, None if is_loopback(address) else curve)
     curve.allow(member.public_key.encode() for member in (members if role == "coordinator" else [me.coordinator]))

@@ -41,7 +41,7 @@ class ClipSums:
         self._labels: dict[int, int] = {}
         self._pictures: Tensor | None = None
 
-    def classified(self, clips: NDArray[np.int64], labels: NDArray[np.int64], logits: Tensor) -> None:
+    def add_logits(self, clips: NDArray[np.int64], labels: NDArray[np.int64], logits: Tensor) -> None:
         """Add a frame batch of a classifier.
 
         Args:
@@ -50,20 +50,25 @@ class ClipSums:
         """
         self._add(clips, labels, F.softmax(logits.double(), dim=1).cpu(), clips != NO_CLIP)
 
-    def compared(
-        self, clips: NDArray[np.int64], labels: NDArray[np.int64], y: Tensor, target: Tensor, of: NDArray[np.int64]
+    def add_outputs(
+        self,
+        clips: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        y: Tensor,
+        target: Tensor,
+        target_clips: NDArray[np.int64],
     ) -> None:
         """Add a frame batch whose outputs are compared with frames.
 
         Args:
             clips, labels: int64 [rows]; rows with clip `NO_CLIP` are skipped.
             y, target: [rows, channels, height, width].
-            of: int64 [rows], the clips that the targets belong to; rows where it differs from `clips` are skipped.
+            target_clips: int64 [rows], the clips of the targets; rows where it differs from `clips` are skipped.
         """
         error = F.mse_loss(y.float(), target, reduction="none").double().flatten(1).mean(1, keepdim=True).cpu()
         if self._pictures is None:
             self._pictures = torch.stack([target[:_PICTURES], y[:_PICTURES].float()]).cpu()
-        self._add(clips, labels, error, (clips != NO_CLIP) & (clips == of))
+        self._add(clips, labels, error, (clips != NO_CLIP) & (clips == target_clips))
 
     def scores(self) -> Scores:
         """The sums so far, ordered by clip id."""

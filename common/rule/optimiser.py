@@ -99,7 +99,7 @@ class Updater:
         """`every`: number of gradients averaged per optimiser step; `planned`: ticks of the whole training."""
         self._settings, self._every, self._planned, self._mismatch = settings, every, planned, mismatch
         self.optimiser = build_optimiser(blocks, settings, mismatch)
-        self.ticks = self.gathered = self.updates = 0
+        self.ticks = self.accumulated = self.updates = 0
         self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
         self._parameters = list(self._named.values())
         self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser else []
@@ -122,15 +122,15 @@ class Updater:
     def update(self) -> None:
         """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
         self.ticks += 1
-        self.gathered += 1
-        if self.optimiser is None or self.gathered < self._every:
+        self.accumulated += 1
+        if self.optimiser is None or self.accumulated < self._every:
             return
         self._prepare_gradients()
         if self._varies:
             self._set_rate()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.gathered = 0
+        self.accumulated = 0
         self.updates += 1
         if self._average:
             # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)
@@ -138,10 +138,10 @@ class Updater:
             torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
 
     def _prepare_gradients(self) -> None:
-        if self.gathered > 1:
-            torch._foreach_mul_(list(self._gradients()), 1 / self.gathered)
+        if self.accumulated > 1:
+            torch._foreach_mul_(list(self._gradients()), 1 / self.accumulated)
         if self._orthogonal is not None:
-            self._orthogonal.turn()
+            self._orthogonal.project()
         if self._settings.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
 
@@ -157,7 +157,7 @@ class Updater:
     def gradient_norm(self) -> float:
         """Euclidean norm of the mean of the accumulated gradients. Call before `update`."""
         gradients = list(self._gradients())
-        return float(nn.utils.get_total_norm(gradients)) / (self.gathered + 1) if gradients else 0.0
+        return float(nn.utils.get_total_norm(gradients)) / (self.accumulated + 1) if gradients else 0.0
 
     def swap_average(self) -> None:
         """Swap the weights with their average, if there is one. Call before an evaluation and again after it."""
@@ -177,7 +177,7 @@ class Updater:
         for name, parameter in self._named.items():
             own = self.optimiser.state.get(parameter, {}) if self.optimiser else {}
             found |= {f"optimiser.{name}.{key}": value for key, value in own.items() if isinstance(value, Tensor)}
-            if parameter.grad is not None and self.gathered:
+            if parameter.grad is not None and self.accumulated:
                 found[f"gradient.{name}"] = parameter.grad
         found |= {f"average.{name}": value for name, value in zip(self._named, self._average, strict=False)}
         if self._orthogonal is not None:

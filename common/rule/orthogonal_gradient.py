@@ -24,11 +24,11 @@ class Orthogonal:
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         self.means = [torch.zeros_like(value, requires_grad=False) for value in parameters]
         self._parameters, self._decay = parameters, decay
-        self._spare = [torch.empty_like(mean) for mean in self.means]
+        self._scratch = [torch.empty_like(mean) for mean in self.means]
 
-    def turn(self) -> None:
+    def project(self) -> None:
         """Project every .grad in place, and update the means."""
-        for parameter, mean, spare in zip(self._parameters, self.means, self._spare, strict=True):
+        for parameter, mean, spare in zip(self._parameters, self.means, self._scratch, strict=True):
             gradient = parameter.grad
             if gradient is not None:
                 share = torch.mul(gradient, mean, out=spare).sum()

@@ -78,7 +78,7 @@ class Packet:
         """Whether this is the last packet (evaluation only: training ends at an agreed tick)."""
         return bool(self.head[_LAST])
 
-    def label(self, tick: int, frame: int, last: bool = False) -> None:
+    def set_header(self, tick: int, frame: int, last: bool = False) -> None:
         """Set the scalars of the header. Write clips and labels directly into their arrays."""
         self.head[_TICK], self.head[_FRAME], self.head[_LAST] = tick, frame, last
 
@@ -88,14 +88,14 @@ class Packet:
         self.head[_TICK] = tick
         self.tensor.copy_(tensor.detach())  # without detach the packet would keep the graph of every tick alive
 
-    def depart(self) -> None:
+    def flush_to_buffer(self) -> None:
         """Copy tensor and header to `buffer` before a send (a no-op on the CPU)."""
         if self._device_head is not None:
             self._device_head.copy_(self._host_head, non_blocking=True)
         if self._staged is not None:
-            self._staged.copy_(self.tensor)  # blocking, since gloo reads it next; also completes the copies of `arrive`
+            self._staged.copy_(self.tensor)  # blocking: gloo reads it next
 
-    def arrive(self) -> None:
+    def load_from_buffer(self) -> None:
         """Copy `buffer` to tensor and header after a receive (a no-op on the CPU)."""
         if self._device_head is not None:
             self._host_head.copy_(self._device_head)

@@ -134,15 +134,15 @@ class Store:
         found = self._client.xrevrange(Keys(name).metrics, count=count)
         return [decode_line(fields.get(_FIELD, b"")) for _, fields in reversed(found)]
 
-    def ask(self, name: str, command: Command) -> bytes:
-        """Send a command to a run. Returns its entry id, for `withdraw`."""
+    def send_command(self, name: str, command: Command) -> bytes:
+        """Send a command to a run. Returns its entry id, for `withdraw_command`."""
         keys = Keys(name)
         number = self._client.xadd(keys.commands, {_FIELD: command.encode()}, maxlen=_COMMANDS)
         self._client.expire(keys.commands, _KEPT)
         return number
 
-    def withdraw(self, name: str, number: bytes) -> None:
-        """Delete a command that nobody waits for any more. `number` is what `ask` returned."""
+    def withdraw_command(self, name: str, number: bytes) -> None:
+        """Delete a command that nobody waits for any more. `number` is what `send_command` returned."""
         self._client.xdel(Keys(name).commands, number)
 
     def answer(self, name: str, command: Command) -> Answer | None:

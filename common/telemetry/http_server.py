@@ -35,7 +35,7 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: 
     port = settings.port + number
     app: App = make_wsgi_app(registry)
     if settings.password_file is not None:
-        app = _guarded(app, _password(settings.password_file))
+        app = _require_auth(app, _password(settings.password_file))
     try:
         server = Server(settings.host, port)
     except (OSError, OverflowError) as error:
@@ -44,10 +44,10 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: 
             f"Set metrics.port so that it and the ports after it, one a stage, are free"
         ) from error
     server.start(app, "metrics")
-    return reached(settings.host, port, address)
+    return public_address(settings.host, port, address)
 
 
-def reached(host: str, port: int, address: str) -> str:
+def public_address(host: str, port: int, address: str) -> str:
     """The "host:port" that reaches a port bound to `host`; `address` replaces a wildcard such as 0.0.0.0."""
     host = address if host in _EVERYWHERE else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -65,7 +65,7 @@ def _password(path: Path) -> bytes:
     return b"Basic " + base64.b64encode(text.encode())
 
 
-def _guarded(app: App, wanted: bytes) -> App:
+def _require_auth(app: App, wanted: bytes) -> App:
     """Require this Authorization header; answer 401 otherwise."""
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

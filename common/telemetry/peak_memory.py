@@ -1,4 +1,4 @@
-"""Peak memory of a stage: device memory on CUDA; on the CPU the growth of the process since `forget_peak`."""
+"""Peak memory of a stage: device memory on CUDA; on the CPU the growth of the process since `reset_peak`."""
 
 import ctypes
 import gc
@@ -10,7 +10,7 @@ import torch
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def forget_peak(device: torch.device) -> int:
+def reset_peak(device: torch.device) -> int:
     """Reset the peak. Returns the baseline in bytes, to be passed to `peak`; 0 on CUDA."""
     if device.type == "cuda":
         torch.cuda.init()  # the next call does not initialise CUDA itself
@@ -25,7 +25,7 @@ def forget_peak(device: torch.device) -> int:
 
 
 def peak(device: torch.device, before: int) -> int:
-    """Peak memory since `forget_peak` in bytes, above its result `before`."""
+    """Peak memory since `reset_peak` in bytes, above its result `before`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return max(0, _read("VmHWM") - before)

@@ -51,7 +51,7 @@ class BackgroundSaver:
         except OSError as error:
             self._record_failure(position.tick, str(error))
             return
-        self._stages.ask_all(StageCalls.checkpoint, part.resolve(), position.tick)
+        self._stages.call_all(StageCalls.checkpoint, part.resolve(), position.tick)
         pending = self._stages.begin(StageCalls.checkpoint_written, WRITING)
         self._saving = _Saving(self.checkpoints, part, position, pending)
 

@@ -159,14 +159,14 @@ def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
 def _await(found: "RunAccess", command: "Command", wait: float) -> "Answer":
     start = time.monotonic()
     with found.explained():
-        number = found.store.ask(found.name, command)
+        number = found.store.send_command(found.name, command)
         while True:
             answer = found.store.answer(found.name, command)
             if answer is not None and answer.state != "taken":
                 return answer
             waited = time.monotonic() - start
             if answer is None and waited > min(wait, _TAKEN):
-                found.store.withdraw(found.name, number)
+                found.store.withdraw_command(found.name, number)
                 raise SidewaysError(f"{found.name} took no notice for {waited:.0f} s: is its coordinator alive?")
             if waited > wait:
                 raise SidewaysError(

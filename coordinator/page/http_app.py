@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from common.config.settings import Report
 from common.errors import ConfigError
-from common.telemetry.http_server import Server, reached
+from common.telemetry.http_server import Server, public_address
 
 ADDRESS = "page.url"  # in the run directory, while the run lasts: the next attempt takes the same port
 STATE = "/api/state"
@@ -59,7 +59,7 @@ class PageServer:
             run: run directory, to which the URL is written.
         """
         self._server.start(PageApp(state, self._host), "page")
-        url = f"http://{reached(self._host, self._server.server_port, address)}/"
+        url = f"http://{public_address(self._host, self._server.server_port, address)}/"
         self._file = run / ADDRESS
         with suppress(OSError):  # a full disk is reported where it matters: by the run directory
             self._file.write_text(url + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ class EvaluationPhase:
         self._pipeline.wait_done()
         stream.close()
         stages = self._pipeline.stages
-        return stages.ask(stages.count - 1, StageCalls.scores) if complete else None
+        return stages.call(stages.count - 1, StageCalls.scores) if complete else None
 
     def _feed(self, steps: StepStream, on_frame: Callable[[int], None]) -> bool:
         """Send all frames. Returns False if it was stopped."""

@@ -44,7 +44,7 @@ class GradientProbe:
         frame, depth = tick + 1, self._config.stages
         due = frame % self._config.probe.every == 0 and frame > self._origin + 2 * depth and frame + depth < last
         if due and self._thread is None and self._pending is None:
-            self._stages.ask_all(StageCalls.probe, frame)
+            self._stages.call_all(StageCalls.probe, frame)
             self._pending = self._stages.begin(StageCalls.probe_result, self._config.network.deadline)
             self._frame = frame
 

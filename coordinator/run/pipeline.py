@@ -80,16 +80,16 @@ class Pipeline:
         """Start ticks first … last - 1, each of which needs one `push`."""
         self._inbox.expect_done()
         self.stop_at(last)
-        self.stages.ask_all(StageCalls.train, first)
+        self.stages.call_all(StageCalls.train, first)
 
     def stop_at(self, last: int) -> None:
         """End the training before tick `last`, which must lie beyond every stage's current tick."""
-        self.stages.ask_all(StageCalls.stop_at, last)
+        self.stages.call_all(StageCalls.stop_at, last)
 
     def evaluate(self, phase: int) -> None:
         """Start an evaluation phase; it ends with the step that is marked as the last."""
         self._inbox.expect_done()
-        self.stages.ask_all(StageCalls.evaluate, phase)
+        self.stages.call_all(StageCalls.evaluate, phase)
 
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames and process reports. Raises SidewaysError."""
@@ -107,7 +107,7 @@ class Pipeline:
     def close(self, code: int = 0) -> None:
         """End every stage worker, with this exit code."""
         self._inbox.leave()
-        self.stages.ask_all(StageCalls.quit, code)
+        self.stages.call_all(StageCalls.quit, code)
         self._close_feeder()
 
     def _close_feeder(self) -> None:

@@ -151,7 +151,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint]:
 def _split(setup: _Setup, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
     """The blocks' costs, and the number of blocks of each stage. `before`: the split of the run that is resumed."""
     config, stages = setup.config, setup.pipeline.stages
-    costs = stages.ask(0, StageCalls.measure, config, classes)
+    costs = stages.call(0, StageCalls.measure, config, classes)
     earlier = before if before is not None and len(before) == config.stages else None
     split = config.split or earlier or choose(config, classes, costs, stages)
     check_split(split, len(costs))
@@ -165,7 +165,7 @@ def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunSt
     if start.folder is not None:
         accepted.checkpoints.set_aside_after(start.tick)
         folder = start.folder.resolve()
-        setup.pipeline.stages.ask_all(StageCalls.restore, folder, start.tick, start.in_flight, start.optimiser)
+        setup.pipeline.stages.call_all(StageCalls.restore, folder, start.tick, start.in_flight, start.optimiser)
     if setup.resume is not None:
         accepted.directory.truncate_from(start.tick, evaluated)
     if start.folder is not None:

@@ -22,7 +22,7 @@ def timed_at_once(stages: Stages, config: Config, classes: int) -> Callable[[Seq
     """A function that times all stages of a split at once, in ms; it returns None if some would share a core or GPU."""
 
     def time(split: Sequence[int]) -> list[float] | None:
-        found = stages.ask_all(StageCalls.time_split, config, classes, list(split))
+        found = stages.call_all(StageCalls.time_split, config, classes, list(split))
         times = [milliseconds for milliseconds in found if milliseconds is not None]
         return times if len(times) == stages.count else None
 

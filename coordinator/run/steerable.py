@@ -53,7 +53,7 @@ class SteerableRun:
         kept = self._checkpointing.save_at_once()
         run.directory.save_config(config)
         state.config = config
-        run.pipeline.stages.ask_all(StageCalls.set_rate, rate)
+        run.pipeline.stages.call_all(StageCalls.set_rate, rate)
         run.presence.broadcast.rate_changed(state.tick, rate)
         unkept = "" if kept else "; no checkpoint of it could be kept, so what is resumed has it from an earlier one on"
         return f"optimiser.lr is {rate:g} from tick {state.tick} on{unkept}"

@@ -92,12 +92,12 @@ class _Scorer:
         with torch.no_grad():
             y = self._trained.module(x).float()
         if self._trained.task == "classify":
-            self.sums.classified(batch.clips, batch.labels, y)
+            self.sums.add_logits(batch.clips, batch.labels, y)
             return
         self._earlier.append((y, batch.clips.copy()))
         if len(self._earlier) > self._trained.ahead:
             earlier, clips = self._earlier[0]
-            self.sums.compared(clips, batch.labels, earlier, x, batch.clips)
+            self.sums.add_outputs(clips, batch.labels, earlier, x, batch.clips)
 
 
 def figures(evaluation: Evaluation) -> dict[str, float | int | None]:

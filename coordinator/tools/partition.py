@@ -15,10 +15,10 @@ from common.models import build
 from common.partition.balance import (
     BlockCost,
     Prediction,
-    at_once,
     balance,
     by_stage,
     check_split,
+    max_concurrent_stages,
     measure,
     optimiser_state,
     predict,
@@ -92,20 +92,20 @@ def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[
         torch.set_num_threads(before)
     costs = [timed[number] for number in threads]
     predictions = [
-        _predict(config, own, count, at_once(device, number))
+        _predict(config, own, count, max_concurrent_stages(device, number))
         for own, count, number in zip(costs, counts, threads, strict=True)
     ]
     return Comparison(costs, predictions, threads, str(device))
 
 
-def _predict(config: Config, costs: list[BlockCost], stages: int, at_once: int) -> Prediction:
+def _predict(config: Config, costs: list[BlockCost], stages: int, max_concurrent_stages: int) -> Prediction:
     given = config.split if config.split and len(config.split) == stages else None
     split = given or balance([cost.milliseconds for cost in costs], stages)
     check_split(split, len(costs))
     state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0))
     state += (config.optimiser.ema > 0) + 2 * (config.optimiser.orthogonal > 0)
     input_kib = torch.Size(config.frame_shape).numel() * torch.float32.itemsize / 1024
-    return predict(costs, split, input_kib, at_once, state)
+    return predict(costs, split, input_kib, max_concurrent_stages, state)
 
 
 def show(comparison: Comparison, console: Console) -> None:

@@ -82,7 +82,7 @@ class TraceRecorder:
         if first >= planned:
             raise SidewaysError(f"it has only {planned - tick} ticks left, too few to trace any")
         clocks = [self._clock(stage) for stage in range(self._config.stages)]
-        self._stages.ask_all(StageCalls.trace, first, ticks)
+        self._stages.call_all(StageCalls.trace, first, ticks)
         self._now = _Request(first, ticks, clocks, Spans(first, ticks, _EACH), done)
         self._work.record(self._now.spans)
         return str(self._now)
@@ -138,7 +138,7 @@ class TraceRecorder:
         return f"{done}; https://ui.perfetto.dev shows them"
 
     def _clock(self, stage: int) -> Clock:
-        return measure(partial(self._stages.ask_now, stage, StageCalls.clock))
+        return measure(partial(self._stages.call_blocking, stage, StageCalls.clock))
 
 
 def _lost(reason: str) -> Answer:

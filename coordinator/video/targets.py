@@ -39,7 +39,7 @@ class Batch:
 def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
     """The packet that stage 0 makes of a batch: float32, normalised, on the CPU. `frame` is its frame number."""
     packet = Packet(config.frame_shape)
-    packet.label(frame - 1, frame)
+    packet.set_header(frame - 1, frame)
     packet.clips[:], packet.labels[:] = batch.clips, batch.labels
     normalise(packet.tensor, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
     return packet

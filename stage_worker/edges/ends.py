@@ -96,7 +96,7 @@ class Receiver:
     def _arrived(self, tick: int) -> Packet:
         self.settle(tick)
         packet = self._packet(tick)
-        packet.arrive()
+        packet.load_from_buffer()
         if packet.tick != tick - 1:
             raise PeerError(
                 f"stage {self._stage}, tick {tick}: stage {self._neighbour} sent its tick {packet.tick} "
@@ -125,7 +125,7 @@ class Sender:
         self._work.add(self._wait, start)
         packet = self._packets[tick % len(self._packets)]
         packet.pack(tick, source, tensor)
-        packet.depart()
+        packet.flush_to_buffer()
         self.bytes += packet.buffer.nbytes
         self._outgoing.start(tick)
         self._work.add(self._send, start)

@@ -147,7 +147,7 @@ class FrameIntake:
         packet = self._packet
         # on CUDA this copy waits for what was begun before, so nobody reads the old labels any more
         normalise(packet.tensor, frames.to(packet.tensor.device), self._mean, self._std)
-        packet.label(tick - 1, envelope.frame, envelope.last)
+        packet.set_header(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
         packet.labels[:] = envelope.labels
         self.socket.release(envelope)

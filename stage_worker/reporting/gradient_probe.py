@@ -25,7 +25,7 @@ class StageProbe:
         self._sample: GradientSample | None = None
         self._before: tuple[Tensor, Tensor] | None = None  # the frame before: input, clips
         self._weights: dict[str, Tensor] = {}
-        self._gathered: dict[str, Tensor] = {}
+        self._accumulated: dict[str, Tensor] = {}
 
     # ---- called in RPC threads
 
@@ -50,7 +50,7 @@ class StageProbe:
         if x.frame == self._frame:
             named = list(stage.blocks.named_parameters())
             self._weights = {name: value.detach().to("cpu", copy=True) for name, value in named}
-            self._gathered = {name: value.grad.clone() for name, value in named if value.grad is not None}
+            self._accumulated = {name: value.grad.clone() for name, value in named if value.grad is not None}
 
     def after(self, stage: Stage, x: Packet) -> None:
         """After the backward pass, before the update."""
@@ -60,7 +60,7 @@ class StageProbe:
         gradients = {}
         for name, parameter in stage.blocks.named_parameters():
             if parameter.grad is not None:
-                own = parameter.grad - self._gathered[name] if name in self._gathered else parameter.grad
+                own = parameter.grad - self._accumulated[name] if name in self._accumulated else parameter.grad
                 gradients[name] = own.to("cpu", copy=True)
         self._sample = GradientSample(self._weights, gradients, self._smoothness(x))
         self.end()

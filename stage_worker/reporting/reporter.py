@@ -19,7 +19,7 @@ from common.messages.stage_report import Done, Failed, Progress, Report, Signall
 from common.processes.lifecycle import exit_now, print_error
 from common.processes.membership import Membership
 from common.rule.stage import Stage
-from common.telemetry.peak_memory import forget_peak, peak
+from common.telemetry.peak_memory import peak, reset_peak
 from stage_worker.reporting.reported_loop import ReportedLoop
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Reporter:
         self._count_memory(device)
 
     def _count_memory(self, device: torch.device) -> None:
-        self._device, self._memory_before = device, forget_peak(device)
+        self._device, self._memory_before = device, reset_peak(device)
         self._losses = torch.zeros(_MOST_LOSSES, device=device)
 
     def begin(self, loop: ReportedLoop) -> None:

@@ -44,7 +44,7 @@ def pipeline(
 
 def packet(tick: int, values: Tensor, labels: Tensor, clips: list[int] | None = None) -> Packet:
     made = Packet(values.shape, values.dtype)
-    made.label(tick - 1, tick)
+    made.set_header(tick - 1, tick)
     made.clips[:], made.labels[:] = clips or list(range(ROWS)), labels.numpy()
     made.tensor.copy_(values)
     return made

@@ -36,7 +36,7 @@ def ticks(made: Stage, count: int) -> list[Tensor]:
     for tick, (values, gradients) in enumerate(drawn(count)):
         x.tensor.copy_(values)
         gradient.tensor.copy_(gradients)
-        x.label(tick - 1, tick)
+        x.set_header(tick - 1, tick)
         made.forward(x)
         seen.append(weight(made))
         made.backward(x, gradient)

@@ -16,7 +16,7 @@ class Slow:
     def __init__(self) -> None:
         self.written: Future[list[None]] = Future()
 
-    def ask_all(self, call: object, part: Path, tick: int) -> None:
+    def call_all(self, call: object, part: Path, tick: int) -> None:
         assert call is StageCalls.checkpoint
 
     def begin(self, call: object, seconds: float) -> "Slow":

@@ -43,7 +43,7 @@ def receiving(incoming: SharedIncoming, first: int = 1) -> Receiver:
 def made(tick: int) -> tuple[Packet, torch.Tensor]:
     """What a stage sends at a tick."""
     source = Packet(*FORM)
-    source.label(tick, 100 + tick)
+    source.set_header(tick, 100 + tick)
     source.clips[:] = tick
     return source, torch.full(FORM[0], float(tick))
 
@@ -93,7 +93,7 @@ def test_a_phase_after_another_finds_all_as_it_was() -> None:
             receiver.receive(0)
             for tick in range(5):
                 source, tensor = made(tick)
-                source.label(tick, 100 + tick, last=tick == 4)
+                source.set_header(tick, 100 + tick, last=tick == 4)
                 sender.send(tick, source, tensor)
                 assert holds(receiver.receive(tick + 1), tick)
             sender.settle(4)

@@ -127,7 +127,7 @@ def test_its_stages_get_backpropagations_gradients(tmp_path: Path, name: str) ->
     frame.tensor.normal_()
     frame.clips[:], frame.labels[:] = [0, 1], [2, 4]
     for tick in range(2 * len(split) - 1):
-        frame.label(tick - 1, tick)
+        frame.set_header(tick - 1, tick)
         reference.tick(frame)
     whole = original(name, build(config, CLASSES).state_dict())
     for module in whole.modules():  # our models were asked for without draws

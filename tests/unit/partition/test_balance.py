@@ -56,7 +56,7 @@ COSTS = [BlockCost("a", 4.0, 8.0, 256, 1.0, 100.0), BlockCost("b", 1.0, 2.0, 512
 
 
 def test_a_split_and_what_it_promises() -> None:
-    promise = predict(COSTS, [1, 2], input_kib=16, at_once=2, state=2)
+    promise = predict(COSTS, [1, 2], input_kib=16, max_concurrent_stages=2, state=2)
     assert promise.stage_ms == [4, 4]
     assert (promise.tick_ms, promise.efficiency) == (4, 1.0)
     # parameters, gradients and two of the optimiser's; what backward needs; two packets each way on both edges
@@ -64,7 +64,7 @@ def test_a_split_and_what_it_promises() -> None:
 
 
 def test_stages_that_take_turns_are_slower() -> None:
-    promise = predict(COSTS, [1, 1, 1], input_kib=16, at_once=1, state=0)
+    promise = predict(COSTS, [1, 1, 1], input_kib=16, max_concurrent_stages=1, state=0)
     assert promise.tick_ms == 8
     assert promise.efficiency == pytest.approx(8 / (3 * 4))
 

@@ -62,7 +62,7 @@ def test_a_publisher_outlives_its_redis(tmp_path: Path, videos: Path) -> None:
     assert status.dropped == 5000 - len(ticks)
     assert (status.tick, status.loss, status.stages[0].gradient_norm) == (5000, None, None)
     asked = command()
-    store.ask("it", asked)
+    store.send_command("it", asked)
     wait_until(lambda: listener.commands == [asked])
     wait_until(lambda: store.answer("it", asked) is not None)
     publisher.answer(asked, Answer(state="done", text="so"))

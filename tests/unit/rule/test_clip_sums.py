@@ -13,7 +13,7 @@ def test_softmax_is_averaged_over_a_clips_frames() -> None:
     sums, labels = ClipSums(), np.array([2, 0, -1])
     logits = torch.randn(4, 3, 7)
     for tick, clips in enumerate(([5, 9, -1], [5, 9, -1], [5, -1, -1], [5, -1, -1])):
-        sums.classified(np.array(clips), labels, logits[tick])
+        sums.add_logits(np.array(clips), labels, logits[tick])
     scores = sums.scores()
     assert scores.clips.tolist() == [5, 9]
     assert scores.frames.tolist() == [4, 2]
@@ -25,9 +25,9 @@ def test_softmax_is_averaged_over_a_clips_frames() -> None:
 
 def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
     sums, labels, clips, zeros = ClipSums(), np.zeros(2, np.int64), np.array([0, 1]), torch.zeros(2, 4)
-    sums.compared(clips, labels, zeros, torch.tensor([[1.0] * 4, [3.0] * 4]), clips)
+    sums.add_outputs(clips, labels, zeros, torch.tensor([[1.0] * 4, [3.0] * 4]), clips)
     clips = np.array([0, NO_CLIP])
-    sums.compared(clips, labels, zeros, torch.tensor([[2.0] * 4, [100.0] * 4]), clips)
+    sums.add_outputs(clips, labels, zeros, torch.tensor([[2.0] * 4, [100.0] * 4]), clips)
     evaluation = evaluation_of(sums.scores(), "autoencode")
     assert evaluation.mse == pytest.approx(np.mean([(1 + 4) / 2, 9]))
     assert evaluation.top1 is None
@@ -35,5 +35,5 @@ def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
 
 def test_a_target_of_another_clip_does_not_count() -> None:
     sums, labels, clips = ClipSums(), np.zeros(2, np.int64), np.array([0, 1])
-    sums.compared(clips, labels, torch.zeros(2, 4), torch.ones(2, 4), np.array([0, 2]))
+    sums.add_outputs(clips, labels, torch.zeros(2, 4), torch.ones(2, 4), np.array([0, 2]))
     assert sums.scores().clips.tolist() == [0]

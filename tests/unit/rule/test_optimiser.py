@@ -139,7 +139,7 @@ def test_a_state_taken_and_loaded_goes_on_bit_for_bit(settings: dict[str, object
     other.load_state_dict(half.state_dict())
     third = Updater(other, optimiser, 3, 0, 40)
     third.load(state)
-    third.ticks, third.gathered, third.updates = second.ticks, second.gathered, second.updates
+    third.ticks, third.accumulated, third.updates = second.ticks, second.accumulated, second.updates
     for seed in range(20, 40):
         step(whole, first, seed)
         step(other, third, seed)

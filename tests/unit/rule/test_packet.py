@@ -18,7 +18,7 @@ def test_a_packets_buffer_carries_all_of_it(
     shape: list[int], tick: int, frame: int, last: bool, dtype: torch.dtype, data: st.DataObject
 ) -> None:
     sent, got = Packet(shape, dtype), Packet(shape, dtype)
-    sent.label(tick, frame, last)
+    sent.set_header(tick, frame, last)
     sent.clips[:] = data.draw(st.lists(INT64, min_size=shape[0], max_size=shape[0]))
     sent.labels[:] = data.draw(st.lists(INT64, min_size=shape[0], max_size=shape[0]))
     sent.tensor.copy_(torch.randn(shape, dtype=dtype))
@@ -32,7 +32,7 @@ def test_a_packets_buffer_carries_all_of_it(
 
 def test_packing_takes_the_sources_rows_and_this_ticks_number() -> None:
     source, made = Packet((2, 3)), Packet((2, 5))
-    source.label(6, 4)
+    source.set_header(6, 4)
     source.clips[:], source.labels[:] = [8, 9], [1, 2]
     made.pack(7, source, torch.ones(2, 5, requires_grad=True))
     assert (made.tick, made.frame, made.clips.tolist(), made.labels.tolist()) == (7, 4, [8, 9], [1, 2])

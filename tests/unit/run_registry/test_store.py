@@ -38,11 +38,11 @@ def test_what_a_run_tells_is_what_others_see(client: "redis.Redis") -> None:
 
 def test_a_command_is_heard_once_and_its_answer_comes_back(client: "redis.Redis") -> None:
     store = Store(client)
-    store.ask("it", command("stop"))  # meant for an earlier run
+    store.send_command("it", command("stop"))  # meant for an earlier run
     station = RunWriter(client, "it", HERE, anew=True)
     asked, withdrawn = command("set", lr=0.5), command("stop")
-    store.ask("it", asked)
-    store.withdraw("it", store.ask("it", withdrawn))
+    store.send_command("it", asked)
+    store.withdraw_command("it", store.send_command("it", withdrawn))
     assert station.exchange(status_of(), [], {}) == [asked]
     assert store.answer("it", asked) is None
     done = Answer(state="done", text="at tick 7")
@@ -59,7 +59,7 @@ def test_a_command_is_heard_once_and_its_answer_comes_back(client: "redis.Redis"
 def test_what_is_no_command_is_told_and_does_no_harm(client: "redis.Redis", data: bytes) -> None:
     station, good = RunWriter(client, "it", HERE, anew=True), command()
     client.xadd(Keys("it").commands, {b"json": data})
-    Store(client).ask("it", good)
+    Store(client).send_command("it", good)
     refused, heard = station.exchange(status_of(), [], {})
     assert isinstance(refused, str)
     assert heard == good

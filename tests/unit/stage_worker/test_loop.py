@@ -43,7 +43,7 @@ def frames() -> Iterator[tuple[Packet, Target]]:
     drawn = torch.Generator().manual_seed(7)  # its own: the stages draw from the global one, in threads
     for tick in range(TICKS):
         packet = Packet((ROWS, WIDTH))
-        packet.label(tick - 1, tick)
+        packet.set_header(tick - 1, tick)
         packet.clips[:] = [100 * row + tick // (5 + row) for row in range(ROWS)]
         packet.labels[:] = [(tick // 3 + row) % 5 for row in range(ROWS)]
         packet.tensor.copy_(torch.randn(ROWS, WIDTH, generator=drawn))

@@ -43,8 +43,8 @@ def test_what_may_come_while_ticks_run_is_answered_at_once() -> None:
     assert found.handle("clock") > 0  # nobody runs its main thread
     found.handle("expect_coordinator_exit")
     assert not found.reporter.verbose
-    at_once = {name for name in CALLS if handling(name).at_once}
-    assert at_once >= {"stop_at", "checkpoint_written", "probe_result", "trace_rows"}
+    in_rpc_thread = {name for name in CALLS if handling(name).in_rpc_thread}
+    assert in_rpc_thread >= {"stop_at", "checkpoint_written", "probe_result", "trace_rows"}
 
 
 def test_other_calls_are_done_one_after_another_by_the_main_thread() -> None:

@@ -39,11 +39,11 @@ class Stages:
         self.asked: list[tuple[int, int]] = []
         self.ticks, self.broken = ticks, False
 
-    def ask_now(self, stage: int, call: object) -> int:
+    def call_blocking(self, stage: int, call: object) -> int:
         assert call is StageCalls.clock
         return clock()
 
-    def ask_all(self, call: object, first: int, ticks: int) -> None:
+    def call_all(self, call: object, first: int, ticks: int) -> None:
         assert call is StageCalls.trace
         self.asked.append((first, ticks))
 
