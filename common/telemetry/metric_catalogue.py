@@ -41,19 +41,19 @@ _STAGE: tuple[str, ...] = ("stage",)
 METRICS = (
     Metric("sideways_ticks", "counter", "", _STAGE, "stage", "Ticks done by this process"),
     Metric("sideways_current_tick", "gauge", "", _STAGE, "stage", "Number of the last reported tick of the run"),
-    Metric("sideways_tick_seconds", "histogram", "seconds", _STAGE, "stage", "A tick from end to end"),
-    Metric("sideways_tick_compute_seconds", "histogram", "seconds", _STAGE, "stage", "In the model, of a tick"),
+    Metric("sideways_tick_seconds", "histogram", "seconds", _STAGE, "stage", "Duration of a tick"),
+    Metric("sideways_tick_compute_seconds", "histogram", "seconds", _STAGE, "stage", "Time in the model, per tick"),
     Metric(
         "sideways_tick_receive_wait_seconds", "histogram", "seconds", _STAGE, "stage",
-        "Waiting for activations and gradients of the neighbours, of a tick",
+        "Waiting for the neighbours' activations and gradients, per tick",
     ),
     Metric(
         "sideways_tick_send_wait_seconds", "histogram", "seconds", _STAGE, "stage",
-        "Waiting for the neighbours to take what was sent, of a tick",
+        "Waiting for the neighbours to free buffers, per tick",
     ),
     Metric(
         "sideways_tick_data_wait_seconds", "histogram", "seconds", _STAGE, "stage",
-        "Waiting for the coordinator's frames and targets, of a tick",
+        "Waiting for the coordinator's frames and targets, per tick",
     ),
     Metric(
         "sideways_edge_bytes", "counter", "bytes", ("stage", "way"), "both",
@@ -61,11 +61,11 @@ METRICS = (
     ),
     Metric(
         "sideways_gradient_rows", "counter", "", _STAGE, "stage",
-        "Rows of gradients that came in; the gated share is sideways_gated_rows_total / sideways_gradient_rows_total",
+        "Gradient rows received; the gated share is sideways_gated_rows_total / sideways_gradient_rows_total",
     ),
     Metric(
         "sideways_gated_rows", "counter", "", _STAGE, "stage",
-        "Rows of them that were dropped, being of another clip than the row's input",
+        "Gradient rows dropped because they belong to another clip than the row's input",
     ),
     Metric("sideways_gradient_norm", "gauge", "", _STAGE, "stage", "Euclidean norm of the stage's last gradient"),
     Metric("sideways_learning_rate", "gauge", "", _STAGE, "stage", "Learning rate of the last update"),
@@ -80,31 +80,32 @@ METRICS = (
     ),
     Metric(
         "sideways_peak_memory_bytes", "gauge", "bytes", _STAGE, "stage",
-        "The most that the stage needed so far: device memory on CUDA, else growth of the process",
+        "Peak memory of the stage: device memory on CUDA, else growth of the process",
     ),
     Metric("sideways_cuda_memory_bytes", "gauge", "bytes", _STAGE, "stage", "CUDA memory in tensors now; 0 on the CPU"),
     Metric(
-        "sideways_dropped_reports", "counter", "", _STAGE, "stage", "Reports that the coordinator was too slow to take"
+        "sideways_dropped_reports", "counter", "", _STAGE, "stage",
+        "Reports dropped because the coordinator was too slow",
     ),
-    Metric("sideways_training", "gauge", "", (), "coordinator", "1 while ticks run, 0 in evaluations and outside"),
+    Metric("sideways_training", "gauge", "", (), "coordinator", "1 while ticks run, else 0"),
     Metric("sideways_planned_ticks", "gauge", "", (), "coordinator", "Ticks of the whole training"),
     Metric("sideways_frames", "counter", "frames", ("phase",), "coordinator", "Frames fed: training, evaluation"),
     Metric(
         "sideways_dropped_frames", "counter", "frames", (), "coordinator",
-        "Frames of live sources that the pipeline was too slow for",
+        "Frames of live sources dropped because the pipeline was too slow",
     ),
     Metric(
         "sideways_clip_mishaps", "counter", "", ("kind",), "coordinator",
         "Clips: skipped (nothing decoded), broken (ended early), damaged (in part), short (within the mismatch)",
     ),
-    Metric("sideways_reconnects", "counter", "", (), "coordinator", "Live sources opened anew"),
+    Metric("sideways_reconnects", "counter", "", (), "coordinator", "Reconnects to live sources"),
     Metric(
         "sideways_queue_depth", "gauge", "", ("queue",), "coordinator",
         "Batches that wait; frames: fed by the coordinator and not yet taken by stage 0, at its last report",
     ),
     Metric(
         "sideways_pseudo_gradient_cosine", "gauge", "", _STAGE, "coordinator",
-        "Between pseudo-gradient and backpropagation's gradient, in the last probe",
+        "Cosine between the pseudo-gradient and backpropagation's gradient, in the last probe",
     ),
     Metric(
         "sideways_pseudo_gradient_norm_ratio", "gauge", "ratio", _STAGE, "coordinator",
@@ -126,8 +127,8 @@ METRICS = (
         "sideways_checkpoint_size_bytes", "gauge", "bytes", (), "coordinator",
         "Of the last checkpoint; 0 before the first",
     ),
-    Metric("sideways_checkpoints", "counter", "", (), "coordinator", "Checkpoints kept by this process"),
-    Metric("sideways_checkpoint_failures", "counter", "", (), "coordinator", "Checkpoints that could not be kept"),
+    Metric("sideways_checkpoints", "counter", "", (), "coordinator", "Checkpoints written by this process"),
+    Metric("sideways_checkpoint_failures", "counter", "", (), "coordinator", "Checkpoints that failed"),
     Metric("sideways_restarts", "counter", "", (), "coordinator", "Restarts of the run by its launcher"),
     Metric(
         "sideways_recovery_seconds", "gauge", "seconds", (), "coordinator",
