@@ -11,9 +11,9 @@ bare      PyAV: open, demux and decode every frame of every file; the frames are
           pixel format and size: nothing is converted, resized or copied. Threads take the files from one queue.
 pixels    the same, and each frame's to_ndarray(format="rgb24"): what a user of PyAV does to have its pixels.
 product   the product's own Slots: open, demux, decode, convert to RGB, resize, and for a training clip a random crop
-          and flip; batches of 16 slots; the product's Feeder to the product's Inlet in another process, which checks
-          and takes them: envelopes over ZeroMQ, and the frames in memory that both share, as on one host. Without
-          --size the short side stays as it is, so that nothing is saved by shrinking.
+          and flip; batches of 16 slots; the product's Feeder to the product's FrameSocket in another process, which
+          checks and takes them: envelopes over ZeroMQ, and the frames in shared memory, as on one host. Without --size
+          the short side stays as it is, so that nothing is saved by shrinking.
 zmq       the same with the frames, too, over ZeroMQ (TCP, loopback), as between hosts, but without CURVE.
 
 loader    only with --loader: a torch.utils.data.DataLoader in place of the decoding pool, with as many processes, each

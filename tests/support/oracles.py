@@ -31,10 +31,10 @@ def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
     assert config.data.train is not None
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     slots = Slots(clips.clips, config.data, config.seed, train=True)
-    course = StepStream(slots, config, ends=False)
+    steps = StepStream(slots, config, ends=False)
     assert config.ticks is not None
     for tick in range(config.ticks):
-        step = course.next()
+        step = steps.next()
         assert step is not None
         target = packet_of(step.target, config, tick)
         wanted = Target(target.tensor, target.clips) if config.task != "classify" else None

@@ -74,7 +74,7 @@ class ClipPlayer:
 
         Args:
             tell: called with the kind and the reason of each playback error: see `PlaybackErrors.add`.
-            baton: held while anything is decoded; None for no lock.
+            decode_lock: held while anything is decoded; None for no lock.
             alive: called now and then while many frames are skipped.
         """
         self._job, self._data, self._report_error = job, job.data, report_error

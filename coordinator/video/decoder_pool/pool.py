@@ -200,7 +200,7 @@ class _Worker:
     """One process and its grants.
 
     Attributes:
-        baton: index of its decode lock, which another process may share.
+        decode_lock: index of its decode lock, which another process may share.
         granted: halves that were sent to the process and are still to be filled, in order.
         due: halves granted but not sent yet.
         late: its predecessor hung, and it has filled nothing yet.

@@ -37,7 +37,7 @@ class DecoderWorker:
 
         Args:
             places: per slot of this process, the entry to start at and how many of its frames to leave out.
-            baton: decode lock, held while anything is decoded.
+            decode_lock: held while anything is decoded.
         """
         self._connection, self._ring = connection, ring
         player = ClipPlayer(

@@ -23,8 +23,8 @@ def test_the_other_clock_is_found() -> None:
     assert measure(time.perf_counter_ns).same
 
 
-class Told(list[Answer]):
-    """What was told."""
+class Answers(list[Answer]):
+    """What was answered."""
 
     @property
     def text(self) -> str:
@@ -72,11 +72,11 @@ def run_to(tick: int, recorder: TraceRecorder, work: WorkClock) -> None:
 
 
 def test_it_is_written_and_told_once(tmp_path: Path) -> None:
-    stages, work, told = Stages(), WorkClock(), Told()
+    stages, work, answers = Stages(), WorkClock(), Answers()
     recorder = recorder_of(tmp_path, stages, work)
-    assert recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, told.append) == "ticks 20 to 31"
+    assert recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, answers.append) == "ticks 20 to 31"
     with pytest.raises(SidewaysError, match="recording ticks 20 to 31 already"):
-        recorder.begin(15, 10, 1000, told.append)
+        recorder.begin(15, 10, 1000, answers.append)
     run_to(FIRST + TICKS, recorder, work)
     for thread in threading.enumerate():
         if thread.name == "trace":
@@ -84,36 +84,36 @@ def test_it_is_written_and_told_once(tmp_path: Path) -> None:
     recorder.poll(FIRST + TICKS + 1)
     recorder.finish(5)
     assert stages.asked == [(FIRST, TICKS)]
-    assert told.text.startswith(f"done: {TICKS} ticks from tick {FIRST} on are in {tmp_path}/trace.json.gz;")
+    assert answers.text.startswith(f"done: {TICKS} ticks from tick {FIRST} on are in {tmp_path}/trace.json.gz;")
     trace = read(tmp_path / "trace.json.gz")
     for name in ("read", "feed"):
         assert [e["args"]["frame"] for e in slices(trace)[1] if e["name"] == name] == [*range(FIRST, FIRST + TICKS)]
-    recorder.begin(100, 10, 1000, told.append)  # and another
+    recorder.begin(100, 10, 1000, answers.append)  # and another
 
 
 def test_a_run_that_ends_before_has_the_ticks_that_there_were(tmp_path: Path) -> None:
-    work, told = WorkClock(), Told()
+    work, answers = WorkClock(), Answers()
     recorder = recorder_of(tmp_path, Stages(ticks=5), work)
-    recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, told.append)
+    recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, answers.append)
     run_to(FIRST + 5, recorder, work)
     recorder.finish(5)
-    assert "5 ticks from tick 20 on" in told.text
-    assert "the run ended before the other 7" in told.text
+    assert "5 ticks from tick 20 on" in answers.text
+    assert "the run ended before the other 7" in answers.text
     assert read(tmp_path / "trace.json.gz")["otherData"]["ticks"] == 5
 
 
 @pytest.mark.parametrize(("ticks", "broken", "reason"), [(0, False, "before tick 20"), (5, True, "a stage is gone")])
 def test_a_trace_that_is_lost_is_told(tmp_path: Path, ticks: int, broken: bool, reason: str) -> None:
-    stages, work, told = Stages(ticks), WorkClock(), Told()
+    stages, work, answers = Stages(ticks), WorkClock(), Answers()
     stages.broken = broken
     recorder = recorder_of(tmp_path, stages, work)
-    recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, told.append)
+    recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, answers.append)
     recorder.finish(5)
-    assert told.text.startswith("refused: the trace is lost: ")
-    assert reason in told.text
+    assert answers.text.startswith("refused: the trace is lost: ")
+    assert reason in answers.text
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_ticks_are_left(tmp_path: Path) -> None:
     with pytest.raises(SidewaysError, match="only 4 ticks left"):
-        recorder_of(tmp_path, Stages(), WorkClock()).begin(96, 10, 100, Told().append)
+        recorder_of(tmp_path, Stages(), WorkClock()).begin(96, 10, 100, Answers().append)

@@ -43,16 +43,16 @@ def number(batch: Batch) -> int:
 @pytest.mark.parametrize("task", ["classify", "autoencode"])
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_frame_is_its_own_target(task: str, ends: bool) -> None:
-    course, seen = StepStream(Numbers(5), config(task), ends), []
-    while (step := course.next()) is not None:
+    stream, seen = StepStream(Numbers(5), config(task), ends), []
+    while (step := stream.next()) is not None:
         seen.append((number(step.batch), number(step.target), step.last))
     assert [(frame, target) for frame, target, _ in seen] == [(n, n) for n in range(5)]
     assert [last for *_, last in seen] == [False] * 4 + [ends]  # of an endless stream nobody asks
 
 
 def test_prediction_looks_ahead_within_a_clip() -> None:
-    course, seen = StepStream(Numbers(7), config("predict", ahead=2), ends=True), []
-    while (step := course.next()) is not None:
+    stream, seen = StepStream(Numbers(7), config("predict", ahead=2), ends=True), []
+    while (step := stream.next()) is not None:
         valid = (step.batch.clips == step.target.clips).tolist()
         seen.append((number(step.batch), number(step.target) if any(valid) else None, valid, step.last))
     both, one, none = [True, True], [True, False], [False, False]
@@ -84,41 +84,41 @@ def test_a_step_that_is_read_before_it_is_asked_for_changes_nothing(task: str) -
 
 @pytest.mark.parametrize("task", ["classify", "predict"])
 def test_the_last_step_stays_when_the_stream_fails(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = Numbers(5)
-    course = StepStream(stream, config(task), ends=False)
-    steps = [course.next() for _ in range(3)]
+    numbers = Numbers(5)
+    stream = StepStream(numbers, config(task), ends=False)
+    steps = [stream.next() for _ in range(3)]
 
     def fail(*arrays: object) -> bool:
         raise DataError("the disk is gone")
 
-    monkeypatch.setattr(stream, "fill", fail)
+    monkeypatch.setattr(numbers, "fill", fail)
     with pytest.raises(DataError):
-        course.next()
-    assert course.last is steps[-1]
-    assert course.last is not None
-    assert number(course.last.batch) == 2
-    assert number(course.last.target) == (3 if task == "predict" else 2)
+        stream.next()
+    assert stream.last is steps[-1]
+    assert stream.last is not None
+    assert number(stream.last.batch) == 2
+    assert number(stream.last.target) == (3 if task == "predict" else 2)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_a_course_goes_on_from_its_places(ahead: int) -> None:
     settings = config("predict", ahead)
-    course = StepStream(Numbers(100), settings, ends=False)
+    stream = StepStream(Numbers(100), settings, ends=False)
     for expected in range(10):
-        assert course.places() == [(0, expected), (1, expected)]
-        course.next()
-    places = course.places()
+        assert stream.places() == [(0, expected), (1, expected)]
+        stream.next()
+    places = stream.places()
     resumed = StepStream(Numbers(100, first=places[0][1]), settings, ends=False)
     for _ in range(10):
-        old, new = course.next(), resumed.next()
+        old, new = stream.next(), resumed.next()
         assert old is not None
         assert new is not None
         assert (number(old.batch), number(old.target)) == (number(new.batch), number(new.target))
 
 
 def test_batches_are_reused() -> None:
-    course = StepStream(Numbers(50), config("predict", 3), ends=False)
-    assert len({id(step.batch) for _ in range(50) if (step := course.next()) is not None}) <= 5
+    stream = StepStream(Numbers(50), config("predict", 3), ends=False)
+    assert len({id(step.batch) for _ in range(50) if (step := stream.next()) is not None}) <= 5
 
 
 def test_nothing_at_all() -> None:
