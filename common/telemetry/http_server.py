@@ -1,41 +1,44 @@
-"""The HTTP server of a process, for Prometheus and for the page. It runs in its own threads."""
+"""HTTP servers of a process, for Prometheus and for the page: uvicorn in a thread."""
 
+import asyncio
 import base64
 import hmac
 import socket
 import threading
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+import uvicorn
+from prometheus_client import CollectorRegistry, make_asgi_app
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.config.settings import Metrics
 from common.errors import ConfigError
 
-_PATIENCE = 10.0  # socket timeout of a client, in seconds
-_CLIENTS = 16  # concurrent clients
+_PATIENCE = 10.0  # seconds for a client to complete a request; uvicorn itself has no such limit
+_CLIENTS = 16  # connections at a time; further ones are closed at once
 _EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
-
-App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: str) -> str:
-    """Serve metrics on port `settings.port + number` until this process ends. Returns "host:port" for Prometheus.
+    """Serve a registry on port `settings.port + number`, for as long as this process lives.
 
     Args:
-        registry: the metrics to serve.
-        address: this host's address for others, used in the result if the server is bound to all addresses.
+        number: of this process among those of its host: 0 for the coordinator, 1 + i for its i-th stage.
+        address: this host's, for the result if the port is bound to all addresses.
+
+    Returns:
+        "host:port" for Prometheus.
 
     Raises:
-        ConfigError: the port is in use or not permitted, or the password file is unreadable or malformed.
+        ConfigError: the port cannot be bound, or the password file is malformed.
     """
     port = settings.port + number
-    app: App = make_wsgi_app(registry)
+    app: ASGIApp = make_asgi_app(registry)
     if settings.password_file is not None:
-        app = _require_auth(app, _password(settings.password_file))
+        app = _Guard(app, _password(settings.password_file))
     try:
         server = Server(settings.host, port)
     except (OSError, OverflowError) as error:
@@ -48,13 +51,98 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: 
 
 
 def public_address(host: str, port: int, address: str) -> str:
-    """The "host:port" that reaches a port bound to `host`; `address` replaces a wildcard such as 0.0.0.0."""
+    """Where others reach a port bound to `host`, as "host:port": at `address` if it is bound to all addresses."""
     host = address if host in _EVERYWHERE else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class Server:
+    """An HTTP server whose port is bound at once, and served later. Attributes: port."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Bind the port; 0: any free one. Raises OSError, or OverflowError if there is no such port."""
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((host, port))
+            self._socket.listen()
+        except (OSError, OverflowError):
+            self._socket.close()
+            raise
+        self.port = int(self._socket.getsockname()[1])
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, app: ASGIApp, name: str) -> None:
+        """Serve `app` for as long as this process lives, in a thread with this name."""
+        config = uvicorn.Config(
+            app,
+            http=_Connection,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+        )
+        self._server = uvicorn.Server(config)
+        arguments = {"sockets": [self._socket]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=arguments, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving and free the port."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = self._server.force_exit = True
+            self._thread.join()
+        self._socket.close()
+
+
+class _Connection(H11Protocol):
+    """One of a few connections; closed unless it completes a request every few seconds."""
+
+    _answered = _answered_before = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > _CLIENTS:  # else they could use up this process's open files
+            transport.abort()
+        else:
+            self.loop.call_later(_PATIENCE, self._check)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._answered += 1
+
+    def _check(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._answered == self._answered_before:
+            self.transport.abort()
+            return
+        self._answered_before = self._answered
+        self.loop.call_later(_PATIENCE, self._check)
+
+
+class _Guard:
+    """Lets in requests with the right Authorization header."""
+
+    def __init__(self, app: ASGIApp, wanted: bytes) -> None:
+        self._app, self._wanted = app, wanted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = dict(scope.get("headers", [])).get(b"authorization", b"")
+        app: Any = self._app
+        if not hmac.compare_digest(given, self._wanted):
+            app = Response(status_code=401, headers={"WWW-Authenticate": 'Basic realm="sideways"'})
+        await app(scope, receive, send)
+
+
 def _password(path: Path) -> bytes:
-    """The required Authorization header. Raises ConfigError for a bad password file."""
+    """The Authorization header that requests must have."""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -63,63 +151,3 @@ def _password(path: Path) -> bytes:
     if not (user and colon and password) or "\n" in text:
         raise ConfigError(f"metrics.password_file = {path} must hold one line, user:password")
     return b"Basic " + base64.b64encode(text.encode())
-
-
-def _require_auth(app: App, wanted: bytes) -> App:
-    """Require this Authorization header; answer 401 otherwise."""
-
-    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        given = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")
-        if hmac.compare_digest(given, wanted):
-            return app(environ, start_response)
-        start_response("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="sideways"'), ("Content-Length", "0")])
-        return [b""]
-
-    return guarded
-
-
-class Server(ThreadingMixIn, WSGIServer):
-    """An HTTP server with one thread per client, a limit on concurrent clients and a timeout for slow ones."""
-
-    daemon_threads = True
-
-    def __init__(self, host: str, port: int) -> None:
-        """Bind to the port; 0 means any free one. Raises OSError, or OverflowError for an invalid port number."""
-        self._room = threading.BoundedSemaphore(_CLIENTS)
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
-
-    def start(self, app: App, name: str) -> None:
-        """Serve `app` until this process ends, in a thread of this name."""
-        self.set_app(app)
-        threading.Thread(target=self.serve_forever, name=name, daemon=True).start()
-
-    def server_bind(self) -> None:
-        """Bind without WSGIServer's reverse lookup of the host name, which may be slow."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a client; close the connection if there are too many clients."""
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one client, in its thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Do not log clients that disconnect or time out."""
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = _PATIENCE
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Do not log every request."""

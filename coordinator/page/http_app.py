@@ -4,14 +4,21 @@ The Host header of a request must be an IP address, localhost or this host's nam
 browser could point its own name at this host (DNS rebinding) and read the state. An IP address cannot be rebound.
 """
 
-import mimetypes
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.config.settings import Report
 from common.errors import ConfigError
@@ -20,17 +27,16 @@ from common.telemetry.http_server import Server, public_address
 ADDRESS = "page.url"  # in the run directory, while the run lasts: the next attempt takes the same port
 STATE = "/api/state"
 _STATIC = Path(__file__).parent / "static"
-_HEADERS = [
-    (
-        "Content-Security-Policy",
+_HEADERS = {
+    "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cache-Control", "no-store"),
-]
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 class PageServer:
@@ -58,8 +64,8 @@ class PageServer:
             address: this host's address, for the URL if the port is bound to all addresses.
             run: run directory, to which the URL is written.
         """
-        self._server.start(PageApp(state, self._host), "page")
-        url = f"http://{public_address(self._host, self._server.server_port, address)}/"
+        self._server.start(page_app(state, self._host), "page")
+        url = f"http://{public_address(self._host, self._server.port, address)}/"
         self._file = run / ADDRESS
         with suppress(OSError):  # a full disk is reported where it matters: by the run directory
             self._file.write_text(url + "\n", encoding="utf-8")
@@ -94,51 +100,61 @@ def _bind(report: Report, ports: list[int]) -> Server:
     raise AssertionError("there is always one to try")
 
 
-class PageApp:
-    """The page's WSGI application."""
+def page_app(state: Callable[[], bytes], host: str) -> Starlette:
+    """The page's application.
 
-    def __init__(self, state: Callable[[], bytes], host: str) -> None:
-        """`state`: returns the body of /api/state; `host`: the host that the port is bound to."""
-        self._state = state
-        self._names = {"localhost", socket.gethostname().lower(), host.lower()}
-        self._files = {f"/{path.name}": (_kind(path), path.read_bytes()) for path in _STATIC.iterdir()}
-        self._files["/"] = self._files.pop("/index.html")
+    Args:
+        state: returns the body of /api/state; called in any thread.
+        host: that the port is bound to.
+    """
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        status, kind, body = self._answer(environ)
-        about = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Allow", "GET, HEAD")]
-        start_response(status, [*about, *_HEADERS])
-        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+    def answer_state(request: Request) -> Response:
+        return Response(state(), media_type="application/json")
 
-    def _answer(self, environ: dict[str, Any]) -> tuple[str, str, bytes]:
-        """HTTP status, content type and body."""
-        path = environ.get("PATH_INFO", "")
-        if not self._is_host_allowed(environ.get("HTTP_HOST", "")):
-            return (
-                "403 Forbidden",
-                _TEXT,
-                b"Ask for this page by an address, by localhost or by this host's own name.\n",
-            )
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return "405 Method Not Allowed", _TEXT, b"This page only shows.\n"
-        if path == STATE:
-            return "200 OK", "application/json", self._state()
-        if path in self._files:
-            return "200 OK", *self._files[path]
-        return "404 Not Found", _TEXT, f"There is / and {STATE}.\n".encode()
+    def answer_missing(request: Request, error: Exception) -> Response:
+        return PlainTextResponse(f"There is / and {STATE}.\n", 404)
 
-    def _is_host_allowed(self, host: str) -> bool:
-        """Whether a Host header is safe against DNS rebinding: an IP address, localhost or this host's name."""
+    def refuse_method(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("This page only shows.\n", 405, {"Allow": "GET, HEAD"})
+
+    return Starlette(
+        routes=[Route(STATE, answer_state), Mount("/", StaticFiles(directory=_STATIC, html=True))],
+        middleware=[Middleware(_SafeHeaders), Middleware(_KnownHosts, host=host)],
+        exception_handlers={404: answer_missing, 405: refuse_method},
+    )
+
+
+class _SafeHeaders:
+    """Adds the headers that keep other sites' pages from using this one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_safely)
+
+
+class _KnownHosts:
+    """Refuses requests whose Host header could be somebody else's name for this host (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app, self._names = app, {"localhost", socket.gethostname().lower(), host.lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._app
+        if not self._is_allowed(Headers(scope=scope).get("host", "")):
+            app = PlainTextResponse("Ask for this page by an address, by localhost or by this host's own name.\n", 403)
+        await app(scope, receive, send)
+
+    def _is_allowed(self, host: str) -> bool:
+        """Whether it is an IP address, localhost or this host's name."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
             return name in self._names or bool(ip_address(name))
         except ValueError:
             return False
-
-
-_TEXT = "text/plain; charset=utf-8"
-
-
-def _kind(path: Path) -> str:
-    kinds = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
-    return kinds.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"

@@ -26,11 +26,11 @@ class Served:
         self.url = self.page_server.open(self.page.answer, "10.1.2.3", run)
         self.port = int(self.url.rsplit(":", 1)[1].rstrip("/"))
 
-    def ask(self, path: str, method: str = "GET", host: str | None = None) -> tuple[int, dict[str, str], bytes]:
+    def ask(self, path: str, method: str = "GET", host: str | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request(method, path, headers={} if host is None else {"Host": host})
         answer = connection.getresponse()
-        found = answer.status, dict(answer.getheaders()), answer.read()
+        found = answer.status, answer.headers, answer.read()
         connection.close()
         return found
 
@@ -38,8 +38,7 @@ class Served:
         return json.loads(self.ask("/api/state")[2])
 
     def close(self) -> None:
-        self.page_server._server.shutdown()
-        self.page_server._server.server_close()
+        self.page_server._server.close()
 
 
 def progress(stage: int, tick: int, **more: float | None) -> dict[str, Any]:

@@ -24,8 +24,9 @@ def test_only_those_who_mean_this_host_get_in_and_nobody_changes_anything(served
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
         status, headers, _ = served.ask("/api/state", method)
         assert (status, headers["Allow"]) == (405, "GET, HEAD")
-    for path in ("/../page.py", "/..%2fpage.py", "/static/page.js", "/index.html", "/api"):
+    for path in ("/../page.py", "/..%2fpage.py", "/static/page.js", "/page.py", "/api"):
         assert served.ask(path)[0] == 404
+    assert served.ask("/index.html")[2] == served.ask("/")[2]
     status, headers, body = served.ask("/", "HEAD")
     assert (status, body, int(headers["Content-Length"]) > 1000) == (200, b"", True)
 
@@ -55,7 +56,7 @@ def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
             PageServer(Report(page_port=port), None)
         assert caught.value.code == 2
         (tmp_path / ADDRESS).write_text(f"http://127.0.0.1:{port}/\n")
-        PageServer(Report(), tmp_path)._server.server_close()  # another one will do
+        PageServer(Report(), tmp_path)._server.close()  # another one will do
     with pytest.raises(ConfigError, match=r"at 203\.0\.113\.9"):
         PageServer(Report(page_host="203.0.113.9"), None)
 
