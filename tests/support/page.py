@@ -26,7 +26,9 @@ class Served:
         self.url = self.page_server.open(self.page.answer, "10.1.2.3", run)
         self.port = int(self.url.rsplit(":", 1)[1].rstrip("/"))
 
-    def ask(self, path: str, method: str = "GET", host: str | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def ask(
+        self, path: str, method: str = "GET", host: str | None = None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request(method, path, headers={} if host is None else {"Host": host})
         answer = connection.getresponse()
