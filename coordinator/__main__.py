@@ -41,7 +41,7 @@ app.add_typer(tools)
 app.add_typer(steer)
 
 RunFile = Annotated[Path, typer.Argument(help="run file (TOML), see examples/")]
-Resume = Annotated[Path | None, typer.Option(help="go on with this run directory, from its newest checkpoint")]
+Resume = Annotated[Path | None, typer.Option(help="resume this run directory, from its newest checkpoint")]
 
 
 @app.command()
@@ -93,7 +93,7 @@ def check(
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Decode all clips: list bad files with their reasons, tell lengths, sizes, rates and smoothness."""
+    """Decode all clips: list bad files with their reasons, and lengths, sizes, rates and smoothness."""
     from coordinator.tools import check_data as checking
 
     short = {"stages": stages, "data.stride": stride, "data.size": size}
@@ -119,7 +119,7 @@ def join(
     as_json: Json = False,
     only_check: Annotated[bool, typer.Option("--check", help="only read the coordinator's settings")] = False,
 ) -> None:
-    """Be one process of a run: what torchrun starts, on one machine or several."""
+    """Start one process of a run, as torchrun does on one machine or several."""
     if only_check:
         load(_resumed(run_file, resume), settings)
         return
@@ -144,7 +144,7 @@ def join(
 
 
 def _become(module: str, *arguments: str) -> NoReturn:
-    """Go on as another program: the allocator reads its environment once, at the start."""
+    """Replace this process by another program: the allocator reads its environment once, at the start."""
     command = [sys.executable, "-P", "-m", module, *arguments]
     os.execve(sys.executable, command, {**ALLOCATOR, **os.environ})  # noqa: S606
 

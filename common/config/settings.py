@@ -22,7 +22,7 @@ class Data(Section):
 
     train: Path | None = Field(
         None,
-        description="what is learnt from: a folder root/<class>/<clip>, a list, or an official split",
+        description="training clips: a folder root/<class>/<clip>, a list, or an official split",
     )
     val: Path | None = Field(None, description="the same for validation; none: no evaluation")
     train_include: str = Field("*", description="pattern that a training clip's path below the root must match")
@@ -43,7 +43,7 @@ class Data(Section):
     source_options: dict[str, str] = Field(
         default_factory=dict, description='their FFmpeg options, such as { rtsp_transport = "tcp" }'
     )
-    source_timeout: float = Field(5.0, gt=0, le=600, description="seconds of silence after which one is opened anew")
+    source_timeout: float = Field(5.0, gt=0, le=600, description="seconds of silence until it is reconnected")
     loop: bool = Field(False, description="sources are long files that are played round and round, every frame")
     slots: int = Field(16, ge=1, le=4096, description="video streams played side by side: the rows of a batch (B)")
     stride: int = Field(1, ge=1, description="every how many-th frame of a clip is played")
@@ -220,7 +220,7 @@ class Recovery(Section):
     @model_validator(mode="after")
     def _rollback_restarts(self) -> "Recovery":
         if self.divergence == "rollback" and not self.restarts:
-            raise ValueError("a rollback starts all processes anew: set recovery.restarts to 1 or more")
+            raise ValueError("a rollback restarts all processes: set recovery.restarts to 1 or more")
         return self
 
 

@@ -125,7 +125,7 @@ Known = TypeVar("Known", bound=Record)
 def decode(kind: type[Known], data: bytes, most: int = MOST_STATUS) -> Known:
     """Decode a record. Raises SidewaysError if it is larger than `most` bytes or not a valid `kind`."""
     if len(data) > most:
-        raise SidewaysError(f"a {kind.__name__} of more than {most} bytes is in Redis: it is none of ours")
+        raise SidewaysError(f"a {kind.__name__} of more than {most} bytes is in Redis: it was not written by Sideways")
     try:
         return kind.model_validate_json(data, strict=True)
     except ValidationError as error:

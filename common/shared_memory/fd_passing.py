@@ -33,8 +33,8 @@ class FdConnection:
         _, user, _ = _CREDENTIALS.unpack(credentials)
         if user != os.getuid():
             raise PeerError(
-                f"a process of user {user} speaks for {neighbour} on this host, and this one is user "
-                f'{os.getuid()}\'s: run all processes as one user, or set network.transport = "gloo"'
+                f"{neighbour} on this host runs as user {user}, and this process as user {os.getuid()}: "
+                f'run all processes as one user, or set network.transport = "gloo"'
             )
         self._connection, self._neighbour = connection, neighbour
         connection.settimeout(deadline)
@@ -44,16 +44,16 @@ class FdConnection:
         try:
             socket.send_fds(self._connection, [name.encode()], list(files))
         except OSError as error:
-            raise PeerError(f"{self._place()} takes no files: {error}") from error
+            raise PeerError(f"{self._place()} did not accept files: {error}") from error
 
     def receive_files(self, name: str, count: int) -> list[int]:
         """Receive `count` file descriptors sent under this name. Raises PeerError."""
         try:
             said, files, _, _ = socket.recv_fds(self._connection, len(name), count)
         except OSError as error:
-            raise PeerError(f"{self._place()} gives no files: {error}: look at its own message") from error
+            raise PeerError(f"{self._place()} did not send files ({error}): look at its own message") from error
         if said != name.encode() or len(files) != count:
-            raise PeerError(f"{self._place()} gives {len(files)} files for {said!r} where {name!r} was due")
+            raise PeerError(f"{self._place()} sent {len(files)} files as {said!r} where {name!r} was due")
         return files
 
     def close(self) -> None:

@@ -134,4 +134,4 @@ class FrameSlotReader:
 
 
 def _gone(who: str, how: OSError) -> PeerError:
-    return PeerError(f"{who} has gone ({how}): it was killed, or has said why itself")
+    return PeerError(f"{who} has gone ({how}): it was killed, or has reported an error itself")

@@ -35,6 +35,6 @@ def mapped(file: int, size: int) -> mmap.mmap:
 
 def _none(size: int, error: Exception) -> PeerError:
     return PeerError(
-        f"{size / 2**20:.1f} MiB of shared memory cannot be had: {error}. Raise the limits (ulimit -f, -v), "
+        f"{size / 2**20:.1f} MiB of shared memory cannot be allocated: {error}. Raise the limits (ulimit -f, -v), "
         f'or set network.transport = "gloo"'
     )

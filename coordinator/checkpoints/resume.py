@@ -60,9 +60,9 @@ def find_checkpoint(
         warn(f"refused: {reason}")
     if folder is None or position is None:
         if again:
-            warn("there was no checkpoint yet: the training begins anew")
+            warn("there is no checkpoint yet: the training starts from the beginning")
             return None
-        raise SidewaysError(f"{checkpoints.run} has no checkpoint to go on from: train anew, without --resume")
+        raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without --resume")
     if position.tick >= planned and not again:
         done = f"{checkpoints.run} has done its {position.tick} ticks of {planned}"
         raise SidewaysError(f"{done}: raise ticks, or epochs, by --set")
@@ -75,9 +75,9 @@ def start_from(
     """Decide which parts of a checkpoint a run with this configuration can restore; warns of the others."""
     same_clips = position.clips == datasets.fingerprint and len(position.places) == config.data.slots
     if not same_clips:
-        warn("the clips or slots are not those of the checkpoint: every slot begins anew")
+        warn("the clips or slots are not those of the checkpoint: every slot starts from the beginning")
     if not position.same_optimiser(config):
-        warn("the optimiser is not the checkpoint's: its state begins anew")
+        warn("the optimiser is not the checkpoint's: its state is reset")
     in_flight = same_clips and position.fits(config, split)
     return StartPoint(
         tick=position.tick,

@@ -47,7 +47,7 @@ def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
 
 @steer.command()
 def status(run: Run, runs: Runs = _HERE, as_json: Json = False) -> None:
-    """Show how a run is: its tick, loss and accuracy, and where each stage's time goes."""
+    """Show a run's status: tick, loss, accuracy, and where each stage's time goes."""
     from coordinator.cli.status_view import view
     from coordinator.registry.run_finder import get_run
 
@@ -70,19 +70,19 @@ def top(run: Run, runs: Runs = _HERE) -> None:
 
 @steer.command()
 def pause(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
-    """Hold a run between two ticks until `sideways resume`."""
+    """Pause a run until `sideways resume`."""
     _ask(run, runs, wait, do="pause")
 
 
 @steer.command()
 def resume(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
-    """Let a paused run go on. (One that has ended goes on by `sideways train --resume`.)"""
+    """Resume a paused run. (A run that has ended is resumed by `sideways train --resume`.)"""
     _ask(run, runs, wait, do="resume")
 
 
 @steer.command()
 def checkpoint(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
-    """Have a run keep a checkpoint now."""
+    """Take a checkpoint of a run now."""
     _ask(run, runs, wait, do="checkpoint")
 
 
@@ -111,7 +111,7 @@ def trace(
     runs: Runs = _HERE,
     wait: Wait = _PATIENCE,
 ) -> None:
-    """Record what every process does when in the next ticks, and write it for ui.perfetto.dev or chrome://tracing."""
+    """Record a trace of the next ticks, for ui.perfetto.dev or chrome://tracing."""
     from coordinator.trace.copy import check, copy
 
     if out is not None:

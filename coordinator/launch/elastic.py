@@ -111,7 +111,7 @@ class Budget:
                 print_error(f"this was restart {attempt}, and recovery.restarts allows {self._most} an hour: giving up")
             return False
         self._taken.append(now)
-        print_error(f"starting all processes anew, to go on from the last checkpoint (restart {attempt + 1})")
+        print_error(f"restarting all processes from the last checkpoint (restart {attempt + 1})")
         return True
 
 

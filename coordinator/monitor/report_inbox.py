@@ -125,7 +125,7 @@ class ReportInbox:
             if self._socket.poll(50):
                 self._take(self._socket.recv())
         self._failure = self._failure or PeerError(
-            "a stage worker is gone without a word: it was killed, cut off from the network, or stopped for longer "
-            "than network.deadline"
+            "a stage worker disconnected without an error: it was killed, cut off from the network, or stopped for "
+            "longer than network.deadline"
         )
         raise self._failure

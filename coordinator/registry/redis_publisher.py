@@ -119,7 +119,7 @@ class RedisPublisher(LineListener):
         try:
             self._publish_loop()
         except Exception as error:  # must be reported, but must not end the run
-            self._warn(f"nothing more is told to Redis, the run goes on: {type(error).__name__}: {error}")
+            self._warn(f"publishing to Redis has stopped, the run goes on: {type(error).__name__}: {error}")
         finally:
             self._server.close()
 

@@ -40,7 +40,7 @@ class SteerableRun:
     def checkpoint_now(self) -> str:
         """Take a checkpoint and wait until it is written. Returns where it is. Raises SidewaysError."""
         if not self._checkpointing.save_at_once():
-            raise SidewaysError(f"the checkpoint of tick {self.tick} could not be kept: the run has said why")
+            raise SidewaysError(f"the checkpoint of tick {self.tick} could not be kept: see the run's own messages")
         return f"kept the checkpoint of tick {self.tick} in {self._run.directory.path}"
 
     def set_rate(self, rate: float) -> str:

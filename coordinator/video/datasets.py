@@ -109,7 +109,7 @@ class Datasets:
                 f"packets {damaged} times: {reasons}"
             )
         if reconnects:
-            self._warn(f"live sources were opened anew {reconnects} times: {reasons}")
+            self._warn(f"live sources were reconnected {reconnects} times: {reasons}")
 
     def count(self, kind: str) -> int:
         """How many errors of a kind occurred so far: see `PlaybackErrors.add`."""
@@ -120,5 +120,5 @@ def _shared(train: Clips, val: Clips) -> str:
     """A warning if validation clips are also training clips; else an empty string."""
     learnt = {realpath(clip.path) for clip in train.clips}
     count = sum(realpath(clip.path) in learnt for clip in val.clips)
-    told = f"{count} of {len(val.clips)} clips of {val.root} are learnt from as well: their score says little"
+    told = f"{count} of {len(val.clips)} clips of {val.root} are also training clips: their score says little"
     return told if count else ""

@@ -171,7 +171,7 @@ SYSTEM = {
         Panel("Sent by the coordinator", "Frames and frame-sized targets", "Bps", {
             "{{run}} {{way}}": rate("sideways_edge_bytes_total", f'{RUN}, way=~"frames|targets"')
         }),
-        Panel("Live sources opened anew", "So far", "short", {BY_RUN: gauge("sideways_reconnects_total")}),
+        Panel("Reconnects to live sources", "So far", "short", {BY_RUN: gauge("sideways_reconnects_total")}),
     ],
     "Checkpoints, mishaps, restarts": [
         Panel("Checkpoint's age", "What would be lost now", "s", {BY_RUN: AGE}),

@@ -100,7 +100,7 @@ class Receiver:
         if packet.tick != tick - 1:
             raise PeerError(
                 f"stage {self._stage}, tick {tick}: stage {self._neighbour} sent its tick {packet.tick} "
-                f"where {tick - 1} was due: the two have lost step, start the run again"
+                f"where {tick - 1} was due: the two are out of step, start the run again"
             )
         return packet
 

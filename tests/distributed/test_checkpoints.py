@@ -166,7 +166,7 @@ def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: P
     other = ["optimiser.name=RMSprop", "optimiser.lr=0.0", "precision=bfloat16", "ticks=210", "optimiser.ema=0.999"]
     done = resume(tmp_path, *(part for setting in other for part in ("--set", setting)))
     told = " ".join(done.stderr.split())
-    assert "the optimiser is not the checkpoint's: its state begins anew" in told
+    assert "the optimiser is not the checkpoint's: its state is reset" in told
     assert "at tick 200, and the pipeline warms up again" in told
     assert same_model(tmp_path / "runs" / "it", straight)
 

@@ -76,7 +76,7 @@ class Fault(enum.Enum):
             Fault.MISSHAPEN: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
             Fault.REPEATED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
             Fault.POINTED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
-            Fault.FLOOD: "a stage worker is gone without a word",
+            Fault.FLOOD: "a stage worker disconnected without an error",
             Fault.FULL_DISK: "the checkpoint of tick .* could not be kept: .*(File too large|took no more bytes)",
             Fault.NAN: "the training has diverged, the loss is .* try a smaller optimiser.lr",
         }.get(self, "")  # of what ends no attempt nothing is told

@@ -35,7 +35,7 @@ def test_data_that_vanish_cost_nothing_that_was_learnt(tmp_path: Path) -> None:
     assert "sideways train --resume runs/it" in told
     assert "Traceback" not in told
     assert "is gone" not in told
-    assert "starting all processes anew" not in told
+    assert "restarting all processes" not in told
     (checkpoint,) = (run / "checkpoints").iterdir()
     kept = int(checkpoint.name)
     assert kept > 100

@@ -119,7 +119,7 @@ def recovered(tree: dict[str, Any], straight: Path, tmp_path: Path, fault: Fault
     assert not list((tmp_path / "runs").glob(".launch-*"))
     told = " ".join(background.output().split())
     restart = [line for line in background.metrics() if line["kind"] == "restart"]
-    assert ("starting all processes anew, to go on from the last checkpoint (restart 1)" in told) == fault.restarts
+    assert ("restarting all processes from the last checkpoint (restart 1)" in told) == fault.restarts
     assert len(restart) == int(fault.restarts)
     assert all(line["recovery_seconds"] > 0 for line in restart)
     assert re.search(fault.told(who), told), told
@@ -148,7 +148,7 @@ def test_a_training_that_diverges_stops_and_says_so(videos: Path, tmp_path: Path
     told = " ".join(background.output().split())
     assert "the training has diverged, the loss is" in told
     assert "try a smaller optimiser.lr" in told
-    assert "starting all processes anew" not in told
+    assert "restarting all processes" not in told
 
 
 @pytest.mark.long

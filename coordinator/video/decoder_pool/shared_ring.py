@@ -46,7 +46,7 @@ class SharedRing:
             memory = mmap.mmap(self.file, prod(shape))
         except OSError as error:
             raise DataError(
-                f"{prod(shape) / 2**20:.0f} MiB of memory for decoded frames cannot be had: {error.strerror}. "
+                f"{prod(shape) / 2**20:.0f} MiB of memory for decoded frames cannot be allocated: {error.strerror}. "
                 f"Lower data.slots or data.size, or raise the limits (ulimit -f, -v)"
             ) from error
         self.pixels: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(shape)

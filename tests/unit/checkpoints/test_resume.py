@@ -16,7 +16,7 @@ def test_a_run_without_checkpoints_cannot_go_on_but_by_itself_begins_anew(tmp_pa
     with pytest.raises(SidewaysError, match="has no checkpoint to go on from"):
         find_checkpoint(checkpoints, SHAPES, 9, False, told.append)
     assert find_checkpoint(checkpoints, SHAPES, 9, True, told.append) is None
-    assert told == ["there was no checkpoint yet: the training begins anew"]
+    assert told == ["there is no checkpoint yet: the training starts from the beginning"]
     keep(checkpoints, position(9))
     with pytest.raises(SidewaysError, match="has done its 9 ticks of 9: raise ticks"):
         find_checkpoint(checkpoints, SHAPES, 9, False, told.append)

@@ -68,7 +68,7 @@ def test_strangers_come_and_go(inbox: ReportInbox, heard: list[int], words: byte
     linger(inbox, 0.5)
     stage.close(0)
     for _ in range(2):  # whoever heard of it first may have had other things to do
-        with pytest.raises(PeerError, match="gone without a word"):
+        with pytest.raises(PeerError, match="disconnected without an error"):
             linger(inbox, 5)
 
 

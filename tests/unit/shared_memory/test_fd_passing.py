@@ -46,9 +46,7 @@ def test_another_user_s_process_is_not_let_in_and_keeps_nobody_out() -> None:
 def test_where_only_another_user_s_process_comes_that_is_told() -> None:
     listener = FdListener()
     _come_as_nobody(listener)
-    with pytest.raises(
-        PeerError, match="a process of user 65534 speaks for stage 1 on this host, and this one is user 0"
-    ):
+    with pytest.raises(PeerError, match="stage 1 on this host runs as user 65534, and this process as user 0"):
         listener.accept("stage 1", 0.1)
 
 
@@ -76,7 +74,7 @@ def silent() -> None:
     [
         (unanswered, "stage 1, on this host, does not connect: timed out"),
         (unheard, "stage 0, on this host, cannot be reached over a Unix socket: .*set network.transport"),
-        (silent, "stage 0, a neighbour on this host, gives no files: timed out"),
+        (silent, r"stage 0, a neighbour on this host, did not send files \(timed out"),
     ],
 )
 def test_one_that_does_not_answer_is_named(attempt: Callable[[], None], told: str) -> None:

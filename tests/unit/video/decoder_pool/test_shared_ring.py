@@ -37,7 +37,9 @@ def test_memory_that_cannot_be_had_is_told_with_a_remedy_and_leaves_nothing_open
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(DataError, match=r"MiB of memory for decoded frames cannot be had: .*Lower data\.slots"):
+        with pytest.raises(
+            DataError, match=r"MiB of memory for decoded frames cannot be allocated: .*Lower data\.slots"
+        ):
             SharedRing(DATA)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

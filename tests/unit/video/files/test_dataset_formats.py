@@ -404,7 +404,7 @@ def test_clips_that_are_learnt_from_and_evaluated_are_told(tmp_path: Path, video
     told: list[str] = []
     tree = {"ticks": 1, "data": {"train": str(tmp_path / "t"), "val": str(tmp_path / "v")}}
     Datasets(parse(tree, "test"), told.append, lambda: None)
-    assert f"1 of 2 clips of {tmp_path / 'v'} are learnt from as well: their score says little" in told
+    assert f"1 of 2 clips of {tmp_path / 'v'} are also training clips: their score says little" in told
 
 
 def test_names_that_are_no_utf_8(tmp_path: Path, video: Path) -> None:
