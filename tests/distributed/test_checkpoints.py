@@ -126,7 +126,7 @@ def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ([], "has done its 20 ticks of 20"),
+        pytest.param([], "has done its 20 ticks of 20", marks=pytest.mark.long),
         pytest.param(["ticks=40", "optimiser.name=Adamant"], "no class of torch.optim", marks=pytest.mark.long),
         pytest.param(["ticks=40", "model=nothing"], "model = 'nothing' is unknown", marks=pytest.mark.long),
         pytest.param(["ticks=40", "data.train=nowhere"], "there is no folder nowhere", marks=pytest.mark.long),

@@ -135,6 +135,7 @@ def compare_stage(browser: webdriver.Chrome, box: str, told: dict[str, Any], hol
         assert float(width.rstrip("%")) == pytest.approx(min(100, 100 * share / told["tick_ms"]), abs=0.1)
 
 
+@pytest.mark.long
 def test_the_page_shows_what_the_coordinator_says(browser: webdriver.Chrome, run: Background, tmp_path: Path) -> None:
     url = address_of(run)
     assert (tmp_path / "runs/it" / ADDRESS).read_text().strip() == url

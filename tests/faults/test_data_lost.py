@@ -93,7 +93,7 @@ def test_a_run_without_a_single_frame_leaves_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("http://user:s3@cret@127.0.0.1:9/a.ts?pwd=s3cret", "Connection refused"),
+        pytest.param("http://user:s3@cret@127.0.0.1:9/a.ts?pwd=s3cret", "Connection refused", marks=pytest.mark.long),
         pytest.param("nothing.mp4", "No such file or directory", marks=pytest.mark.long),
         pytest.param("song.mp4", "it has no video stream", marks=pytest.mark.long),
     ],

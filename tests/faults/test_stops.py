@@ -78,7 +78,8 @@ def test_a_stop_while_it_starts(videos: Path, tmp_path: Path, members: int) -> N
     assert gone(list(found.values()), 2)
 
 
-@pytest.mark.parametrize("who", [pytest.param("coordinator", marks=pytest.mark.long), "stage0"])
+@pytest.mark.long
+@pytest.mark.parametrize("who", ["coordinator", "stage0"])
 def test_kill_9_of_a_process_ends_all_of_them_within_10_seconds(videos: Path, tmp_path: Path, who: str) -> None:
     background = start(videos, tmp_path)
     members = background.members()
@@ -113,6 +114,7 @@ def test_a_stage_that_hangs_is_named_with_its_tick(videos: Path, tmp_path: Path)
     assert ", tick " in told
 
 
+@pytest.mark.long
 def test_a_run_with_bad_and_short_clips_goes_on_and_counts_them(tmp_path: Path) -> None:
     for number in range(3):
         write_clip(tmp_path / "videos" / "ant" / f"{number}.mp4", 20, seed=number)
@@ -138,7 +140,7 @@ def test_a_run_with_bad_and_short_clips_goes_on_and_counts_them(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "said", "code"),
     [
-        ({"data__train": "empty"}, "no videos in empty", 1),
+        pytest.param({"data__train": "empty"}, "no videos in empty", 1, marks=pytest.mark.long),
         pytest.param({"data__train": "rotten"}, "none of the 2 videos", 1, marks=pytest.mark.long),
         pytest.param(
             {"split": [3, 3, 3]}, "split = [3, 3, 3] places 9 blocks, but the model has 8", 2, marks=pytest.mark.long

@@ -63,6 +63,7 @@ def test_under_nohup_it_goes_on(videos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "it" / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_a_terminal_that_is_closed_ends_it(videos: Path, tmp_path: Path) -> None:
     """Nothing can be written to it any more, either."""
     run_file = endless(videos, tmp_path)

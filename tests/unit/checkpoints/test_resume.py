@@ -13,7 +13,7 @@ from tests.support.checkpoints import SHAPES, keep, position
 def test_a_run_without_checkpoints_cannot_go_on_but_by_itself_begins_anew(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     told: list[str] = []
-    with pytest.raises(SidewaysError, match="has no checkpoint to go on from"):
+    with pytest.raises(SidewaysError, match="has no checkpoint to resume from"):
         find_checkpoint(checkpoints, SHAPES, 9, False, told.append)
     assert find_checkpoint(checkpoints, SHAPES, 9, True, told.append) is None
     assert told == ["there is no checkpoint yet: the training starts from the beginning"]

@@ -22,9 +22,7 @@ def test_stages_of_a_host_find_each_other() -> None:
     os.write(passed, b"x")
     assert os.read(reading, 2) == b"x"
     below.send_files("forward", [writing])
-    with pytest.raises(
-        PeerError, match="stage 0, a neighbour on this host, gives 1 files for b'forward' where 'evaluat"
-    ):
+    with pytest.raises(PeerError, match="stage 0, a neighbour on this host, sent 1 files as b'forward' where 'evaluat"):
         above.receive_files("evaluation", 1)
     for file in (reading, writing, passed):
         os.close(file)

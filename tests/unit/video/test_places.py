@@ -42,6 +42,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @given(st.sampled_from(sorted(WAYS)), st.integers(0, 150), st.integers(1, 3), st.integers(0, 20))
 @hypothesis_settings(max_examples=6)
 def test_a_stream_goes_on_where_another_was(mixed: list[Clip], way: str, stop: int, slots: int, seed: int) -> None:
