@@ -58,6 +58,7 @@ def test_on_still_clips_with_frozen_weights_the_pseudo_gradient_is_backpropagati
     assert "pseudo-gradients, by stage: cosine 1/1/1/1, norm ratio 1/1/1/1" in done.stderr
 
 
+@pytest.mark.long
 def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"probe__every": 25, "name": "it", "rule__every": 2, "optimiser__ema": 0.9}
     changes |= {"data__size": 32, "model_args": {"width": 8}}

@@ -25,6 +25,7 @@ def begin(folder: Path, **changes: Any) -> Background:
     return Background(write_run_file(folder / "run.toml", tree))
 
 
+@pytest.mark.long
 def test_data_that_vanish_cost_nothing_that_was_learnt(tmp_path: Path) -> None:
     background = begin(tmp_path, stages=3)
     background.wait_for_tick(100)
