@@ -12,8 +12,8 @@ from common.rule.packet import Packet
 from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
 
-# gloo's were taken down from torch 2.13 (a peer that sleeps, is killed, or was given up before); NCCL's are those of
-# torch's sources (ProcessGroupNCCL.cpp, NCCLUtils.hpp)
+# gloo's time-out, closure and closed connection were taken down from torch 2.13; the others are worded as in torch's
+# sources, and have not been seen in a run here
 _GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/"
 STUCK = [
     f"{_GLOO}unbound_buffer.cc:78] Timed out waiting 1000ms for recv operation to complete",
