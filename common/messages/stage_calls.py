@@ -78,8 +78,8 @@ class Handling:
     """How a stage worker handles a call.
 
     Attributes:
-        at_once: run in an RPC thread while the main thread works; otherwise queued for the main thread.
-        starts: return before the work is done; the stage reports its end.
+        in_rpc_thread: run in an RPC thread while the main thread works; otherwise queued for the main thread.
+        returns_early: return before the work is done; the stage reports its end.
         patience: seconds added to the deadline.
     """
 
