@@ -27,10 +27,10 @@ test: $(READY)  ## every test but the long ones
 test-long: $(READY)  ## the long ones: more faults and hosts
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-soak: $(READY)  ## an hour: a run that something happens to all the time must equal one left alone; ARGS='--minutes 5'
+soak: $(READY)  ## half an hour of random faults, then the same ticks undisturbed, must be equal; ARGS='--minutes 5'
 	$(BIN)/python -m tests.soak $(ARGS)
 
-fuzz: $(READY)  ## an hour: what reads from a socket, fed by a fuzzer; ARGS=-max_total_time=60
+fuzz: $(READY)  ## an hour of fuzzing whatever reads from a socket; ARGS=-max_total_time=60
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),-max_total_time=3600)
 

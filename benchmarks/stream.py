@@ -76,13 +76,10 @@ def main() -> None:
                 rows.append(compare(root, threads, arguments.size))
                 _print(rows[-1], first=len(rows) == 1)
     if arguments.json:
-        print(
-            json.dumps(
-                {"rows": rows}
-                if arguments.loader
-                else {"rows": rows, "lowest_ratio": min(row["ratio"] for row in rows)}
-            )
-        )
+        figures: dict[str, Any] = {"rows": rows}
+        if not arguments.loader:
+            figures["lowest_ratio"] = min(row["ratio"] for row in rows)
+        print(json.dumps(figures))
 
 
 def _print(row: dict[str, Any], first: bool) -> None:

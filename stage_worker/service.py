@@ -92,7 +92,7 @@ class StageService(StageCalls):
         assert self._built is not None, "configure comes first"
         return self._built
 
-    # ---- answered at once, in RPC threads
+    # ---- answered in RPC threads, beside the training
 
     def stop_at(self, last: int) -> None:
         """Set the end of the training, while it runs too."""

@@ -1,5 +1,6 @@
-"""What happens in a run, and the protocol of all that watch it: terminal, files, TensorBoard, Prometheus, Redis."""
+"""What happens in a run, and the protocol of its listeners: terminal, files, TensorBoard, Prometheus, Redis, page."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,12 +94,12 @@ class Listener:
         """The run has ended, and how."""
 
 
-class LineListener(Listener):
+class LineListener(Listener, ABC):
     """A listener that takes events as the lines of metrics.jsonl."""
 
+    @abstractmethod
     def line(self, line: dict[str, Any], **status: Any) -> None:
         """Called with each line, and with the fields of the run's Status that it changes."""
-        raise NotImplementedError
 
     def progress(self, event: ProgressEvent) -> None:
         self.line(event.line, **event.status)

@@ -26,7 +26,9 @@ class TimedStage:
     def __init__(self, stage: Stage, work: WorkClock, probe: StageProbe, before_update: Callable[[], None]) -> None:
         """Times are added to `work`; `before_update` runs before each update."""
         self.stage, self.is_first, self.is_top = stage, stage.is_first, stage.is_top
-        self.model_cpu = 0.0 if torch.get_num_threads() == 1 else None
+        one_thread = torch.get_num_threads() == 1
+        self.model_cpu = 0.0 if one_thread else None
+        self._thread_time: Callable[[], float] = time.thread_time if one_thread else lambda: 0.0
         self._work, self._probe, self._before_update = work, probe, before_update
         self._probing = False
 
@@ -35,14 +37,14 @@ class TimedStage:
         self._probing = self._probe.sees(x.frame)
         if self._probing:
             self._probe.before(self.stage, x)
-        start, cpu = clock(), time.thread_time()
+        start, cpu = clock(), self._thread_time()
         y = self.stage.forward(x)
         self._done(_FORWARD, start, cpu)
         return y
 
     def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
         """Δθ(k), and r(k), from the newest gradient."""
-        start, cpu = clock(), time.thread_time()
+        start, cpu = clock(), self._thread_time()
         r = self.stage.backward(held, gradient)
         self._done(_BACKWARD, start, cpu)
         self._probe_after(held)
@@ -50,7 +52,7 @@ class TimedStage:
 
     def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
         """The same from the loss."""
-        start, cpu = clock(), time.thread_time()
+        start, cpu = clock(), self._thread_time()
         r = self.stage.backward_from_loss(held, target)
         self._done(_BACKWARD, start, cpu)
         self._probe_after(held)
@@ -59,7 +61,7 @@ class TimedStage:
     def update(self) -> None:
         """θ ← optimiser(θ, Δθ)."""
         self._before_update()
-        start, cpu = clock(), time.thread_time()
+        start, cpu = clock(), self._thread_time()
         self.stage.update()
         self._done(_UPDATE, start, cpu)
 
@@ -71,7 +73,7 @@ class TimedStage:
     def _done(self, kind: int, start: int, cpu: float) -> None:
         self._work.add(kind, start)
         if self.model_cpu is not None:
-            self.model_cpu += time.thread_time() - cpu
+            self.model_cpu += self._thread_time() - cpu
 
     def _probe_after(self, held: Packet) -> None:
         if self._probing:

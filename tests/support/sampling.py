@@ -17,6 +17,15 @@ from tests.support.videos import video_stream
 
 Array = np.ndarray[Any, Any]
 
+AUGMENTED: dict[str, Any] = {  # every augmentation switched on
+    "scale": (0.3, 0.9),
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.2,
+    "flip": 0.5,
+}
+
 
 def write_levels(
     path: Path, times: list[int], pix_fmt: str = "yuv420p", codec: str = "libx264", rate: int = 100, keys: int = 250

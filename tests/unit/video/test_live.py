@@ -1,4 +1,4 @@
-"""Live sources over a real local connection: newest frame wins, drops are counted, what dies is opened anew."""
+"""Live sources over a real local connection: newest frame wins, drops are counted, a broken source is reopened."""
 
 import io
 import socket

@@ -7,23 +7,14 @@ import numpy as np
 from common.config.settings import Data
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clip
-from tests.support.sampling import by_player, played
+from tests.support.sampling import AUGMENTED, by_player, played
 from tests.support.videos import write_clip
-
-ON = {
-    "scale": (0.3, 0.9),
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.2,
-    "flip": 0.5,
-}
 
 
 def test_decoding_processes_play_what_a_player_plays(tmp_path: Path) -> None:
     """Colours, sizes and all: where something is computed too."""
     clips = [Clip(write_clip(tmp_path / f"{n}.mp4", 7 + 30 * n, size=(64, 48), seed=n), 0, 1) for n in range(2)]
-    data = Data(train=tmp_path, size=48, slots=2, threads=1, **ON)
+    data = Data(train=tmp_path, size=48, slots=2, threads=1, **AUGMENTED)
     frames, _, _ = played(clips, data, 60)
     job = Job(clips, data, 5, train=True)
     assert np.array_equal(np.stack(frames, axis=1), [by_player(job, slot, 60) for slot in range(2)])

@@ -15,20 +15,13 @@ from common.config.settings import Data
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoding.augment import draw
 from coordinator.video.files.clips import Clip
-from tests.support.sampling import by_player
+from tests.support.sampling import AUGMENTED, by_player
 from tests.support.videos import video_stream
 
-ON = {
-    "scale": (0.3, 0.9),
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.2,
-    "flip": 0.5,
-}
 
-
-@pytest.mark.parametrize("on", [{name: value} for name, value in ON.items()] + [ON], ids=[*ON, "all"])
+@pytest.mark.parametrize(
+    "on", [{name: value} for name, value in AUGMENTED.items()] + [AUGMENTED], ids=[*AUGMENTED, "all"]
+)
 def test_everything_is_drawn_once_a_clip(tmp_path: Path, on: dict[str, Any]) -> None:
     """All frames of a playing of one still picture are the same; playings differ. Threads draw from nothing common."""
     random = np.random.default_rng(0)
