@@ -1,7 +1,7 @@
-"""What benchmarks share: a run of the product's own processes, fed from memory as fast as it takes frames.
+"""Shared by the benchmarks: a run of the product's own processes, fed from memory as fast as it accepts frames.
 
-`launch` starts a script's own module as the coordinator, beside stage workers; there `serve` gives it a Bench:
-configure, run some ticks on the same frame batch again and again, look at what the stages report.
+`launch` starts a benchmark script as the coordinator, next to the stage workers. In the coordinator, `serve` passes a
+Bench to the script: configure the stages, run ticks on one constant frame batch, read what the stages report.
 """
 
 import argparse
@@ -29,17 +29,17 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "benchmarks/models.py"
 CLASSES = 10
 DEADLINE = 120.0  # seconds
-Totals = dict[str, float]  # a stage's reports of a phase, added up
+Totals = dict[str, float]  # the sums over a stage's reports
 
 
 def launch(stages: int, script: str, *arguments: str) -> Any:
-    """Run benchmarks/`script`.py with `--out FILE` and `arguments` as a run's coordinator; what it wrote to FILE."""
+    """Run benchmarks/`script`.py as a run's coordinator with `--out FILE` and `arguments`. Returns FILE's JSON."""
     from common.processes.lifecycle import ALLOCATOR
     from coordinator.launch.elastic import launch as start
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        # the same allocator for both sides of a comparison: what the coordinator starts itself inherits it
+        # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
         os.environ.update(ALLOCATOR, PYTHONPATH=str(ROOT))
         code = start(stages, ["-m", f"benchmarks.{script}", "--out", str(out), *arguments])
         if code:
@@ -48,7 +48,7 @@ def launch(stages: int, script: str, *arguments: str) -> Any:
 
 
 def serve(out: Path, work: Callable[["Bench"], Any]) -> None:
-    """One process of a run: rank 0 works and writes what came of it, the others become stage workers."""
+    """One process of a run: rank 0 writes the result of `work` to `out` as JSON, the others become stage workers."""
     if os.environ["RANK"] != "0":
         os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
     from common.errors import SidewaysError
@@ -64,34 +64,35 @@ def serve(out: Path, work: Callable[["Bench"], Any]) -> None:
         exit_now(error.code)
     except BaseException:
         traceback.print_exc()
-        exit_now(1)  # an ordinary exit would wait for RPC's threads
+        exit_now(1)  # a normal exit would wait for RPC's threads
     exit_now(0)
 
 
 def count(text: str) -> int:
-    """An option that is a number of something, 1 or more."""
+    """An argparse type: an integer, 1 or more."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} should be a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 1 or more")
     return int(text)
 
 
 def span(text: str) -> float:
-    """An option that is a length of time, above 0."""
+    """An argparse type: a number between 0 and 3600, both excluded."""
     try:
         length = float(text)
     except ValueError:
         length = 0.0
     if not 0 < length < 3600:
-        raise argparse.ArgumentTypeError(f"{text} should be a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 3600")
     return length
 
 
 class Bench:
-    """The coordinator's part.
+    """The coordinator of a benchmark's run.
 
     Attributes:
-        count: stages.
-        batch: what every tick is fed, of the configured shape.
+        count: The number of stages.
+        batch: The frame batch that every tick is fed, of the configured shape.
+        stages: Makes the stage calls.
     """
 
     batch: "Batch"
@@ -106,7 +107,7 @@ class Bench:
         self._tick = 0
 
     def configure(self, config: "Config") -> None:
-        """Build every stage anew, and a frame batch of another clip in every row."""
+        """Rebuild every stage, and draw a frame batch in which every row is a clip of its own."""
         from common.messages.stage_calls import Plan
         from coordinator.video.targets import Batch
 
@@ -117,14 +118,14 @@ class Bench:
         self._pipeline.configure(Plan(config, CLASSES, tuple(config.split), 1))
 
     def choose(self, config: "Config") -> list[int]:
-        """The split that the product would choose, measured by these stages."""
+        """The split that the product chooses, from measurements by these stages."""
         from common.messages.stage_calls import StageCalls
         from coordinator.run.split import choose
 
         return choose(config, CLASSES, self.stages.call(0, StageCalls.measure, config, CLASSES), self.stages)
 
     def run(self, ticks: int) -> list[Totals]:
-        """Train so many ticks. What each stage reported of them."""
+        """Train for `ticks` ticks. Returns the totals of each stage's reports."""
         from coordinator.video.targets import Step
 
         self._reports.clear()
@@ -137,7 +138,7 @@ class Bench:
         return [_totals(self._reports[stage]) for stage in range(self.count)]
 
     def trace(self, ticks: int) -> list["Rows"]:
-        """Train so many ticks and record them: the spans of each stage (common/telemetry/spans.py)."""
+        """Train for `ticks` ticks with tracing on. Returns the spans of each stage (common/telemetry/spans.py)."""
         from common.messages.stage_calls import StageCalls
 
         self.stages.call_all(StageCalls.trace, self._tick, ticks)
@@ -145,12 +146,12 @@ class Bench:
         return self.stages.begin(StageCalls.trace_rows, DEADLINE).answers()
 
     def close(self) -> None:
-        """Let the stages go."""
+        """Stop the stages."""
         self._pipeline.close()
 
 
 def draw(config: "Config") -> tuple["NDArray[np.uint8]", "NDArray[np.int64]"]:
-    """The frames and labels that every tick is fed."""
+    """Random frames, uint8 of the configured shape, and labels, int64 [slots]; the same in every call."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -165,17 +166,20 @@ def _totals(reports: list["Progress"]) -> Totals:
 
 
 def tick_ms(totals: list[Totals], ticks: int) -> float:
-    """Milliseconds a tick, of the stage that took longest."""
+    """Milliseconds per tick of the slowest stage."""
     return 1e3 * max(total["seconds"] for total in totals) / ticks
 
 
 def cpu_ms(totals: list[Totals], ticks: int) -> float:
-    """CPU milliseconds a tick outside the model, all threads, of the stage that has most."""
+    """CPU milliseconds per tick outside the model, over all threads, of the stage that needs most."""
     return 1e3 * max(total["outside_cpu_seconds"] for total in totals) / ticks
 
 
 def config_of(model: str, split: list[int], slots: int, size: int, **changes: Any) -> "Config":
-    """A run's settings: one thread a stage, on the CPU. `model`: of the zoo, or a function of benchmarks/models.py."""
+    """The settings of a run with one thread per stage, on the CPU unless `changes` say otherwise.
+
+    `model` is a model of the zoo or a function in benchmarks/models.py.
+    """
     from common.config.run_file import parse
     from common.models import ZOO
 

@@ -1,7 +1,7 @@
-"""Slots fed by torch.utils.data.DataLoader, one clip a task: what benchmarks/stream.py compares the decoding pool with.
+"""Slots fed by a torch.utils.data.DataLoader, for comparison with the decoding pool (benchmarks/stream.py).
 
-A worker decodes a whole clip, as the product's own player does, into one tensor, which goes to the main process in
-shared memory. There each slot plays its clip frame by frame, and takes the next one when it ends.
+Each sample is a clip: a worker decodes all of it, with the product's own player, into one tensor, which reaches the
+main process in shared memory. There each slot plays its clip frame by frame, then takes the next clip.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from common.config.settings import Data
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.files.clips import Clip
 
-_CHUNK = 64  # frames that are decoded at a time
-_ENDLESS = 1 << 40  # entries
+_CHUNK = 64  # frames decoded at a time
+_ENDLESS = 1 << 40  # samples
 
 
 class ClipDataset(Dataset[tuple[int, Tensor]]):
-    """Entry n is the n-th playing of a clip: its label, and its frames, uint8 [frames, channels, size, size]."""
+    """Sample n is the n-th clip of the play order: its label, and its frames, uint8 [frames, channels, size, size]."""
 
     def __init__(self, clips: list[Clip], data: Data) -> None:
         self._job = Job(clips, data.model_copy(update={"slots": 1}), 0, train=True)
@@ -41,7 +41,7 @@ class ClipDataset(Dataset[tuple[int, Tensor]]):
 
 
 class LoaderSlots:
-    """The face of the product's Slots, over a DataLoader."""
+    """The interface of the product's Slots, implemented with a DataLoader."""
 
     def __init__(self, clips: list[Clip], data: Data) -> None:
         loader: DataLoader[Any] = DataLoader(
@@ -59,18 +59,19 @@ class LoaderSlots:
         self._number = 0
 
     def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
-        """Write the next frame of every slot."""
+        """Write each slot's next frame, clip number and label. Returns True: the stream does not end."""
         for slot, playing in enumerate(self._playing):
-            number, label, own, place = playing or self._next()
-            frames[slot], clips[slot], labels[slot] = own[place], number, label
-            self._playing[slot] = (number, label, own, place + 1) if place + 1 < len(own) else None
+            number, label, clip_frames, index = playing or self._next()
+            frames[slot], clips[slot], labels[slot] = clip_frames[index], number, label
+            more = index + 1 < len(clip_frames)
+            self._playing[slot] = (number, label, clip_frames, index + 1) if more else None
         return True
 
     def _next(self) -> tuple[int, int, NDArray[np.uint8], int]:
-        label, own = next(self._clips)
+        label, clip_frames = next(self._clips)
         self._number += 1
-        return self._number, label, own.numpy(), 0
+        return self._number, label, clip_frames.numpy(), 0
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         del self._clips

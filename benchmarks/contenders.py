@@ -1,4 +1,4 @@
-"""Who takes part in benchmarks/peers.py: the product's workers with each algorithm, and plain torch."""
+"""The contenders of benchmarks/peers.py: the product's stage workers with each algorithm, and plain torch."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """A model of the zoo, the side of a frame in pixels, and the slots."""
+    """A model of the zoo, the height and width of a frame in pixels, and the number of slots."""
 
     model: str
     size: int
@@ -26,14 +26,21 @@ class Case:
 
     @classmethod
     def of(cls, name: str) -> "Case | None":
-        """From its name; None for one that is none."""
-        found = re.fullmatch(r"(\w+)_(\d+)_b(\d+)", name)
-        return cls(found[1], int(found[2]), int(found[3])) if found else None
+        """Parse MODEL_SIZE_bB. Returns None if `name` has another form."""
+        match = re.fullmatch(r"(\w+)_(\d+)_b(\d+)", name)
+        return cls(match[1], int(match[2]), int(match[3])) if match else None
 
     def config(
         self, split: list[int], algorithm: str = "sideways", parts: int = 0, counting: Path | None = None
     ) -> "Config":
-        """The settings of a run of it, of `parts` micro-batches. With `counting`, a folder, its model counts bytes."""
+        """The settings of a run.
+
+        Args:
+            split: Blocks (or layers, if there are several stages) of each stage.
+            algorithm: As in the run file.
+            parts: The number of micro-batches, each with the case's slots; 0 if the algorithm has none.
+            counting: A folder to which the model writes how many bytes autograd keeps; None for the plain model.
+        """
         layers = len(split) > 1
         changes: dict[str, Any] = {"algorithm": algorithm, "cuts": "layers" if layers else "blocks"}
         if parts:
@@ -46,15 +53,17 @@ class Case:
 
 @dataclass
 class Result:
-    """What a contender did.
+    """What was measured of a contender.
 
     Attributes:
-        kind: a name of the docstring's; parts: its M, or 0.
-        frames: of a tick or step.
-        steps: of a round.
-        rates: frames per second, of each round.
-        efficiencies, imbalances: of each round; the latter the slowest stage's compute over the mean stage's.
-        kept: bytes, of each process.
+        kind: The contender's name, as in the docstring of benchmarks/peers.py.
+        parts: The number of micro-batches M, or 0.
+        frames: Frames per tick or step.
+        steps: Ticks or steps per round.
+        rates: Frames per second in each round.
+        efficiencies: The stages' compute time / (D × tick time) in each round.
+        imbalances: The slowest stage's compute time / the mean stage's in each round.
+        kept: The most bytes that autograd keeps in each process.
     """
 
     kind: str
@@ -68,18 +77,18 @@ class Result:
 
 
 class Contender(Protocol):
-    """What can be timed."""
+    """Something that can be timed."""
 
     result: Result
 
     def run(self, steps: int) -> float:
-        """Seconds for so many steps or ticks, when warm."""
+        """Warm up, then return the seconds that `steps` steps or ticks take."""
 
     def count(self, folder: Path) -> None:
-        """Find what it keeps."""
+        """Measure the bytes that autograd keeps, through files in `folder`; sets `result.kept`."""
 
     def close(self) -> None:
-        """Let its processes go."""
+        """Stop its processes."""
 
 
 class Workers:
@@ -92,12 +101,12 @@ class Workers:
         self.result = Result(algorithm, parts, max(1, parts) * case.slots)
 
     def prepare(self) -> None:
-        """Build the stages, and fill the pipeline."""
+        """Build the stages and fill the pipeline."""
         self._bench.configure(self._config())
         self._bench.run(self._warm)
 
     def run(self, steps: int) -> float:
-        """Seconds for so many steps or ticks."""
+        """See Contender.run. Also appends to `result.efficiencies` and `result.imbalances`."""
         self.prepare()
         totals = self._bench.run(steps)
         seconds = tick_ms(totals, 1) / 1e3
@@ -107,31 +116,31 @@ class Workers:
         return seconds
 
     def count(self, folder: Path) -> None:
-        """Find what each stage keeps."""
+        """See Contender.count."""
         self._bench.configure(self._config(counting=folder))
         self._bench.run(self._warm)
         self.result.kept = _read(folder)
 
     def update_ms(self, ticks: int) -> list[float]:
-        """Of Sideways: milliseconds from a frame's arrival to the end of the update that it causes, in each stage."""
+        """Only for Sideways: milliseconds from a frame's arrival to the end of its update, in each stage."""
         self.prepare()
         stages = [
             {kind: _ends(rows, kind) for kind in (Kind.WAIT_FRAMES, Kind.UPDATE)} for rows in self._bench.trace(ticks)
         ]
         arrived, schedule = stages[0][Kind.WAIT_FRAMES], Schedule(self._bench.count)
-        found = []
+        times = []
         for stage, ends in enumerate(stages):
-            later = schedule.first_gradient(stage)  # a frame comes back as a gradient so many ticks later
+            delay = schedule.first_gradient(stage)  # ticks from a frame's arrival to the gradient of its loss
             updated = ends[Kind.UPDATE]
-            found.append(median(1e-6 * (updated[k + later] - arrived[k]) for k in arrived if k + later in updated))
-        return found
+            times.append(median(1e-6 * (updated[k + delay] - arrived[k]) for k in arrived if k + delay in updated))
+        return times
 
     def close(self) -> None:
-        """The next contender takes them over."""
+        """Does nothing: the next contender uses the same processes."""
 
 
 class Plain:
-    """Plain torch: backpropagation, unrelated copies of it, or DistributedDataParallel."""
+    """Plain torch: backpropagation, independent copies of it, or DistributedDataParallel."""
 
     def __init__(self, case: Case, kind: str, processes: int, threads: int, copies: bool = False) -> None:
         self._case, self._form = case, (processes, threads, copies)
@@ -139,25 +148,25 @@ class Plain:
         self.result = Result(kind, 0, case.slots * (processes if copies else 1))
 
     def run(self, steps: int) -> float:
-        """Seconds for so many steps."""
+        """See Contender.run."""
         self._rival.run(1)
         return self._rival.run(steps)
 
     def count(self, folder: Path) -> None:
-        """Find what each process keeps."""
+        """See Contender.count."""
         rival = Rival(self._case.config([1], counting=folder), *self._form)
         rival.run(1)
         rival.close()
         self.result.kept = _read(folder)
 
     def close(self) -> None:
-        """Let its processes go."""
+        """Stop its processes."""
         self._rival.close()
 
 
 def _ends(rows: Rows, kind: Kind) -> dict[int, int]:
-    """Tick → ns."""
-    return {int(tick): int(end) for of, tick, _, end in rows if of == kind}
+    """The end, in nanoseconds, of each tick's span of a kind."""
+    return {int(tick): int(end) for row_kind, tick, _, end in rows if row_kind == kind}
 
 
 def _read(folder: Path) -> list[int]:

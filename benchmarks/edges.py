@@ -1,20 +1,20 @@
-"""What an edge between two stages of one host costs, by the way in which its packets travel.
+"""Measure what an edge between two stages on one host costs with each transport.
 
     python benchmarks/edges.py [--json] [--sizes 4096 …]
 
-Two processes with one thread each. At each tick both send the other a packet and take the one that the other sent at
-the tick before, as two neighbouring stages do; the tensor is written into the packet once and read once. Milliseconds a
-tick and process: of wall time, and of CPU time of all the process's threads.
+Two processes with one thread each. At each tick, each process sends a packet to the other and receives the one that
+the other sent at the previous tick, as two neighbouring stages do. The tensor is written into the packet once and read
+once. The figures are milliseconds per tick and process: wall time, and CPU time over all threads of the process.
 
-shared           the product's own, between stages of one host (stage_worker/edges/shared_memory.py)
-gloo             the product's own, between hosts (stage_worker/edges/torch_p2p.py), over loopback
-shared_bf16      the same two with packets of bfloat16, half as many bytes: what is written is rounded, what is read
-gloo_bf16        is turned back into float32 first
-multiprocessing  torch.multiprocessing: tensors through a pipe, which torch moves to shared memory
-rpc              torch.distributed.rpc: TensorPipe, which picks its shared-memory transport
+shared           the product's transport between stages on one host (stage_worker/edges/shared_memory.py)
+gloo             the product's transport between hosts (stage_worker/edges/torch_p2p.py), over loopback
+shared_bf16      the same two with bfloat16 packets of half as many bytes: tensors are rounded when written and
+gloo_bf16        converted back to float32 when read
+multiprocessing  torch.multiprocessing: tensors through a pipe, moved to shared memory by torch
+rpc              torch.distributed.rpc: TensorPipe with its shared-memory transport
 
-All but RPC alternate in rounds; medians are compared. RPC comes last: its shared-memory transport polls, so that
-processes that have it disturb others.
+All transports but RPC alternate in rounds; the figures are medians over the rounds. RPC runs last, as its
+shared-memory transport polls and so slows other processes down.
 """
 
 import argparse
@@ -43,18 +43,19 @@ Tick = Callable[[int], None]
 
 
 def main() -> None:
-    """Run all of it and print the figures."""
+    """Measure all transports and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--sizes", type=count, nargs="+", default=SIZES, help="bytes of a tensor")
-    parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--seconds", type=span, default=0.5, help="of a round, about")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
+    parser.add_argument("--sizes", type=count, nargs="+", default=SIZES, help="tensor sizes in bytes")
+    parser.add_argument("--rounds", type=count, default=5, help="number of rounds")
+    parser.add_argument("--seconds", type=span, default=0.5, help="approximate duration of a transport's round")
     arguments = parser.parse_args()
     from common.processes.lifecycle import ALLOCATOR
 
-    os.environ.update(ALLOCATOR)  # as the stages have it
+    os.environ.update(ALLOCATOR)  # the stages use it too
     figures = {size: measure(size, arguments.rounds, arguments.seconds) for size in arguments.sizes}
-    print("ms a tick and process: wall / CPU\n  KiB     " + "".join(f"{name:<20}" for name in (*ALTERNATING, *ALONE)))
+    names = "".join(f"{name:<20}" for name in (*ALTERNATING, *ALONE))
+    print(f"ms per tick and process: wall time / CPU time\n  KiB     {names}")
     for size, row in figures.items():
         cells = (f"{each['wall_ms']:.3f} / {each['cpu_ms']:.3f}" for each in row.values())
         print(f"{size // 1024:>5}     " + "".join(f"{cell:<20}" for cell in cells))
@@ -63,21 +64,21 @@ def main() -> None:
 
 
 def measure(size: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
-    """By transport: medians of the rounds."""
-    found: dict[str, dict[str, float]] = {}
+    """Medians over the rounds, by transport."""
+    figures: dict[str, dict[str, float]] = {}
     for names in (ALTERNATING, ALONE):
         pairs = {name: Pair(name, size) for name in names}
         ticks = {name: max(20, round(seconds / pair.play(20)[0])) for name, pair in pairs.items()}
         took = [{name: pair.play(ticks[name]) for name, pair in pairs.items()} for _ in range(rounds)]
         for name, pair in pairs.items():
             wall, cpu = (1e3 * median(each[name][figure] for each in took) for figure in (0, 1))
-            found[name] = {"wall_ms": round(wall, 4), "cpu_ms": round(cpu, 4)}
+            figures[name] = {"wall_ms": round(wall, 4), "cpu_ms": round(cpu, 4)}
             pair.close()
-    return found
+    return figures
 
 
 class Pair:
-    """Two processes, connected in one of the ways."""
+    """Two processes, connected by one of the transports."""
 
     def __init__(self, name: str, size: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -92,14 +93,14 @@ class Pair:
             self._ends.append((ours, process))
 
     def play(self, ticks: int) -> tuple[float, float]:
-        """Seconds a tick: of wall time, and of CPU, the process's that took more."""
+        """Run some ticks. Returns wall and CPU seconds per tick, each of the process that took more."""
         for connection, _ in self._ends:
             connection.send(ticks)
         took = [connection.recv() for connection, _ in self._ends]
         return max(wall for wall, _ in took), max(cpu for _, cpu in took)
 
     def close(self) -> None:
-        """End them."""
+        """Stop the processes."""
         for connection, process in self._ends:
             connection.send(0)
             process.join(DEADLINE)
@@ -126,7 +127,7 @@ def _member(control: Connection, other: Connection, name: str, size: int, rank: 
             tick(number)
         control.send(((time.perf_counter() - began) / ticks, (time.process_time() - cpu) / ticks))
         start += ticks
-    os._exit(0)  # RPC's threads would go on
+    os._exit(0)  # a normal exit would wait for RPC's threads
 
 
 def _ends(sender: Any, receiver: Any, tensor: Any, dtype: Any) -> Tick:
@@ -177,19 +178,19 @@ def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = No
 
     dist.init_process_group("gloo", store=FileStore(store, 2), rank=rank, world_size=2)
     out, back = (dist.new_group([0, 1], backend="gloo") for _ in range(2))
-    ways = (out, back) if rank == 0 else (back, out)  # one for each direction, as activations and gradients have
-    going, coming = (Peer(way, rank, 1 - rank, DEADLINE) for way in ways)
+    groups = (out, back) if rank == 0 else (back, out)  # one per direction, as activations and gradients have
+    outgoing, incoming = (Peer(group, rank, 1 - rank, DEADLINE) for group in groups)
     packets = [Packet(tensor.shape, dtype or tensor.dtype) for _ in range(4)]
     work, kind = WorkClock(), Kind.WAIT_ACTIVATION
-    sender = Sender(P2POutgoing(going, packets[:2]), work, kind, kind)
-    receiver = Receiver(P2PIncoming(coming, packets[2:]), rank, 1 - rank, 1, work, kind)
+    sender = Sender(P2POutgoing(outgoing, packets[:2]), work, kind, kind)
+    receiver = Receiver(P2PIncoming(incoming, packets[2:]), rank, 1 - rank, 1, work, kind)
     return _ends(sender, receiver, tensor, dtype)
 
 
 def _multiprocessing(tensor: Any, rank: int, other: Connection, store: str) -> Tick:
     from multiprocessing.reduction import ForkingPickler
 
-    import torch.multiprocessing  # noqa: F401  # teaches the pickler about tensors
+    import torch.multiprocessing  # noqa: F401  # registers tensors with the pickler
 
     def tick(number: int) -> None:
         other.send_bytes(ForkingPickler.dumps(tensor.clone()))

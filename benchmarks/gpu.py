@@ -1,24 +1,24 @@
-"""What one GPU makes of the stages: processes that share it, streams of one process, and CUDA graphs.
+"""Compare ways to run the stages on one GPU: processes that share it, streams in one process, and CUDA graphs.
 
     python benchmarks/gpu.py [--json] [--cases vgg8_112_b8 …] [--stages 2 4] [--rounds 5] [--seconds 1] [--device auto]
 
-A case is MODEL_SIZE_bB as in peers.py. For each number of stages D, in turn within one run:
+A case is MODEL_SIZE_bB as in peers.py. For each number of stages D, these contenders alternate in rounds:
 
 backprop         forward, backward and update in one process
-streams          a tick of D stages in one process, each on a stream of its own (benchmarks/streams.py)
-workers          the product: D stage workers on the same GPU, activations by way of pinned host memory
-backprop graph   the step as one CUDA graph
-streams graph    the tick as one CUDA graph, whose branches are the stages
+streams          a tick of D stages in one process, each on its own stream (benchmarks/streams.py)
+workers          the product: D stage workers on the same GPU, with activations copied through pinned host memory
+backprop graph   backprop's step as one CUDA graph
+streams graph    streams' tick as one CUDA graph whose branches are the stages
 
-All take the same frames from the host at every tick, with the same optimiser and the split that the product chooses;
-the first stage worker's come from another process, and by a copy that it waits for. Figures are frames a second, and
-the medians over the rounds of their ratios of the same round. Processes that share a GPU take turns on it, unless
-NVIDIA's MPS runs.
+All read the same frames from the host at every tick, and use the same optimiser and the split that the product chooses.
+Stage worker 0 receives its frames from another process, and waits for their copy to the GPU. The figures are frames per
+second, and medians over the rounds of the ratios within a round. Processes that share a GPU take turns on it, unless
+NVIDIA's MPS is running.
 
-Before that the streams are compared with the one-process reference after some ticks with clips that end: the largest
-difference of a parameter over the largest parameter, in float32 without TF32, with deterministic algorithms where CUDA
-has them. From the reference on the same device it must be 0; from that on the CPU it is what other kernels round
-otherwise. Where there is no GPU, or with --device cpu, graphs are left out.
+First, the streams are compared with the one-process reference after some ticks in which clips end: the largest
+difference between parameters divided by the largest parameter, in float32 without TF32, with deterministic algorithms
+where CUDA has them. The difference from the reference on the same device must be 0; that from the reference on the CPU
+shows how differently the kernels round. Without a GPU, or with --device cpu, the graphs are left out.
 """
 
 import argparse
@@ -47,35 +47,35 @@ if TYPE_CHECKING:
     from common.config.settings import Config
 
 CASES = ("vgg8_112_b8", "resnet18_112_b8")
-CHECKED = 24  # ticks, after the pipeline is full
+CHECKED = 24  # ticks after the pipeline is full, before parameters are compared
 
 
 def main() -> None:
-    """Run all of it and print the figures."""
+    """Measure all cases and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="MODEL_SIZE_bB", help=f"such as {CASES[0]}")
-    parser.add_argument("--stages", type=count, nargs="+", default=[2, 4], help="D")
-    parser.add_argument("--rounds", type=count, default=5, help="rounds that the medians are of")
-    parser.add_argument("--seconds", type=span, default=1.0, help="of a contender in a round, about")
+    parser.add_argument("--stages", type=count, nargs="+", default=[2, 4], help="numbers of stages D to measure")
+    parser.add_argument("--rounds", type=count, default=5, help="number of rounds")
+    parser.add_argument("--seconds", type=span, default=1.0, help="approximate duration of a contender's round")
     parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: CUDA where there is one"
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: CUDA if available, else the CPU"
     )
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
-    given = {name: getattr(arguments, name) for name in ("rounds", "seconds", "device")}
+    options = {name: getattr(arguments, name) for name in ("rounds", "seconds", "device")}
     if arguments.out:
-        serve(arguments.out, partial(_measure, name=arguments.cases[0], **given))
+        serve(arguments.out, partial(_measure, name=arguments.cases[0], **options))
         return
     _check(parser, arguments)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which deterministic matrix products ask for
-    words = [word for option, value in given.items() for word in (f"--{option}", str(value))]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by deterministic matrix products
+    words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
     figures: dict[str, Any] = {}
     for name in arguments.cases:
         for stages in arguments.stages:
-            found = launch(stages, "gpu", "--cases", name, *words)
-            figures.setdefault(name, {})[str(stages)] = figured = _figures(found)
-            _print(f"{name}, {stages} stages", found, figured)
+            result = launch(stages, "gpu", "--cases", name, *words)
+            figures.setdefault(name, {})[str(stages)] = case_figures = _figures(result)
+            _print(f"{name}, {stages} stages", result, case_figures)
     if arguments.json:
         print(json.dumps(figures))
 
@@ -87,11 +87,11 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
 
     for name in arguments.cases:
         if Case.of(name) is None:
-            parser.error(f"--cases {name}: write MODEL_SIZE_bB, such as {CASES[0]}")
+            parser.error(f"--cases {name}: expected MODEL_SIZE_bB, such as {CASES[0]}")
     if min(arguments.stages) < 2:
-        parser.error("--stages 1 is backpropagation, which is measured anyhow: give 2 or more")
+        parser.error("--stages 1 is backpropagation, which is always measured: give 2 or more")
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda, but this host has no CUDA device: leave it out, or give cpu")
+        parser.error("--device cuda: this host has no CUDA device; omit the option or give cpu")
 
 
 # ---- in the coordinator
@@ -102,13 +102,13 @@ def _measure(bench: Bench, name: str, rounds: int, seconds: float, device: str) 
 
     from benchmarks.contenders import Case
 
-    torch.set_num_threads(1)  # on the CPU, as the workers have
-    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)  # as in the workers
+    target = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     case = Case.of(name)
     assert case is not None
-    config = _config(bench, case, where)
-    differences = differences_of(config, where)
-    contenders = {kind: _in_process(_form(config, kind), where, kind.endswith("graph")) for kind in _forms(where)}
+    config = _config(bench, case, target)
+    differences = differences_of(config, target)
+    contenders = {kind: _in_process(_form(config, kind), target, kind.endswith("graph")) for kind in _forms(target)}
     contenders["workers"] = _workers(bench, config)
     for run in contenders.values():
         run(_warm(config))
@@ -117,17 +117,17 @@ def _measure(bench: Bench, name: str, rounds: int, seconds: float, device: str) 
     for _ in range(rounds):
         for kind, run in contenders.items():
             rates[kind].append(steps[kind] * case.slots / run(steps[kind]))
-    return {"device": _name(where), "split": config.split, "rates": rates, "differences": differences}
+    return {"device": _name(target), "split": config.split, "rates": rates, "differences": differences}
 
 
 def _config(bench: Bench, case: "Case", device: "torch.device") -> "Config":
-    """With the split that the product chooses on this device."""
+    """The settings of a case, with the split that the product chooses on this device."""
     one_each = config_of(case.model, [1] * bench.count, case.slots, case.size, device=device.type)
     return one_each.model_copy(update={"split": bench.choose(one_each)})
 
 
 def _forms(device: "torch.device") -> list[str]:
-    """Of the contenders in one process."""
+    """The names of the contenders that run in one process."""
     eager = ["backprop", "streams"]
     return eager + [f"{kind} graph" for kind in eager] if device.type == "cuda" else eager
 
@@ -135,7 +135,7 @@ def _forms(device: "torch.device") -> list[str]:
 def _form(config: "Config", kind: str) -> "Config":
     from common.config.settings import Optimiser
 
-    if config.device == "cuda":  # the step's number on the device too
+    if config.device == "cuda":  # capturable: the optimiser's step counter is on the device too
         config = config.model_copy(update={"optimiser": Optimiser(args={"fused": True, "capturable": True})})
     if "streams" in kind:
         return config
@@ -144,18 +144,18 @@ def _form(config: "Config", kind: str) -> "Config":
 
 
 def _in_process(config: "Config", device: "torch.device", graph: bool) -> "Callable[[int], float]":
-    """Seconds for so many ticks."""
+    """A function that runs a number of ticks and returns the seconds that they took."""
     import torch
 
     streams = _full(config, device, graph)
-    frames, whose = _inputs(config, device)
-    whose[0] = torch.arange(config.data.slots)  # a clip a slot, that does not end
+    frames, clips_labels = _inputs(config, device)
+    clips_labels[0] = torch.arange(config.data.slots)  # one endless clip per slot
 
     def run(ticks: int) -> float:
         streams.synchronize()
         start = time.perf_counter()
         for _ in range(ticks):
-            streams.tick(frames, whose)
+            streams.tick(frames, clips_labels)
         streams.synchronize()
         return time.perf_counter() - start
 
@@ -163,14 +163,14 @@ def _in_process(config: "Config", device: "torch.device", graph: bool) -> "Calla
 
 
 def _workers(bench: Bench, config: "Config") -> "Callable[[int], float]":
-    """Seconds for so many ticks. The bench's processes are theirs alone, so they are built and filled once."""
+    """As `_in_process`. No other contender uses the stage workers, so they are built and filled only once."""
     bench.configure(config)
     bench.run(_warm(config))
     return lambda ticks: tick_ms(bench.run(ticks), 1) / 1e3
 
 
 def _full(config: "Config", device: "torch.device", graph: bool) -> "Streams":
-    """A pipeline in which every stage has a gradient."""
+    """A warm pipeline: every stage has had a gradient."""
     from benchmarks.streams import Streams
 
     streams = Streams(config, CLASSES, device)
@@ -185,69 +185,70 @@ def _warm(config: "Config") -> int:
 
 
 def _inputs(config: "Config", device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":
-    """Frames, and each slot's clip and label, on the host."""
+    """Frames, and clips and labels (int64 [2, slots]), in the host's memory, pinned if the device is a GPU."""
     import torch
 
     frames, labels = (torch.from_numpy(array) for array in draw(config))
-    whose = torch.stack([torch.zeros_like(labels), labels])
-    return (frames.pin_memory(), whose.pin_memory()) if device.type == "cuda" else (frames, whose)
+    clips_labels = torch.stack([torch.zeros_like(labels), labels])
+    return (frames.pin_memory(), clips_labels.pin_memory()) if device.type == "cuda" else (frames, clips_labels)
 
 
 def _play_on(streams: "Streams", config: "Config", device: "torch.device", ticks: range) -> None:
-    frames, whose = _inputs(config, device)
+    frames, clips_labels = _inputs(config, device)
     for tick in ticks:
-        _play(whose, tick)
-        streams.tick(frames, whose)
+        _play(clips_labels, tick)
+        streams.tick(frames, clips_labels)
         streams.synchronize()  # before the next clips are written
 
 
-def _play(whose: "torch.Tensor", tick: int) -> None:
-    """Each slot's clips have another length, 5 frames and more."""
-    for slot in range(whose.shape[1]):
-        whose[0, slot] = 1000 * slot + tick // (5 + slot)
+def _play(clips_labels: "torch.Tensor", tick: int) -> None:
+    """Write each slot's clip at a tick. The clips of slot s have 5 + s frames."""
+    for slot in range(clips_labels.shape[1]):
+        clips_labels[0, slot] = 1000 * slot + tick // (5 + slot)
 
 
-# ---- whether they are right
+# ---- comparison with the reference
 
 
 def differences_of(config: "Config", device: "torch.device") -> dict[str, dict[str, float]]:
-    """Of the streams' parameters after some ticks from the reference's, over the largest of them.
+    """How far the streams' parameters are from the reference's after some ticks, relative to the largest parameter.
 
-    By form, eager or as a graph, and by where the reference computed: on the CPU or on the same device.
+    Returns the differences by contender, then by the reference's device: "cpu" or "same device".
     """
     import torch
 
     from common.config.settings import Optimiser
 
-    # with Adam, which divides by it, a gradient of rounding errors would count as much as any other
+    # not Adam: it divides by the gradient's size, so gradients that are only rounding errors would count in full
     config = config.model_copy(update={"optimiser": Optimiser(name="SGD", lr=0.02)})
     with _deterministic():
         on_cpu = by_reference(config, torch.device("cpu"))
-        here = on_cpu if device.type == "cpu" else by_reference(config, device)
-        forms = {kind: by_streams(config, device, "graph" in kind) for kind in _forms(device) if "streams" in kind}
+        on_device = on_cpu if device.type == "cpu" else by_reference(config, device)
+        actual = {kind: by_streams(config, device, "graph" in kind) for kind in _forms(device) if "streams" in kind}
     return {
-        kind: {"cpu": _distance(found, on_cpu), "same device": _distance(found, here)} for kind, found in forms.items()
+        kind: {"cpu": _distance(values, on_cpu), "same device": _distance(values, on_device)}
+        for kind, values in actual.items()
     }
 
 
-def _distance(found: "list[torch.Tensor]", wanted: "list[torch.Tensor]") -> float:
-    """NaN where there is one."""
+def _distance(actual: "list[torch.Tensor]", expected: "list[torch.Tensor]") -> float:
+    """The largest difference divided by the largest expected value; NaN if any value is NaN."""
     import torch
 
-    largest = torch.stack([value.abs().max() for value in wanted]).max()
-    apart = torch.stack([(one - other).abs().max() for one, other in zip(found, wanted, strict=True)]).max()
-    return float(apart / largest)
+    largest = torch.stack([value.abs().max() for value in expected]).max()
+    difference = torch.stack([(a - e).abs().max() for a, e in zip(actual, expected, strict=True)]).max()
+    return float(difference / largest)
 
 
 def by_streams(config: "Config", device: "torch.device", graph: bool) -> "list[torch.Tensor]":
-    """The parameters after some ticks."""
+    """The parameters after the pipeline is full and CHECKED more ticks, trained on streams."""
     streams = _full(config, device, graph)
     _play_on(streams, config, device, range(_warm(config), _warm(config) + CHECKED))
     return [value.detach().cpu() for stage in streams.stages for value in stage.blocks.parameters()]
 
 
 def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor]":
-    """The same of the stages and packets that the workers have."""
+    """The same parameters, trained by the one-process reference with the workers' stages and packets."""
     import torch
 
     from common.models import build, part
@@ -260,19 +261,19 @@ def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor
     model, packet = build(config, CLASSES).to(device), partial(Packet, compute=device)
     stages = [Stage(part(model, config.split, index), index, config) for index in range(config.stages)]
     reference, frame = Reference(stages, config.frame_shape, packet=packet), packet(config.frame_shape)
-    frames, whose = _inputs(config, torch.device("cpu"))
+    frames, clips_labels = _inputs(config, torch.device("cpu"))
     for tick in range(_warm(config) + CHECKED):
-        _play(whose, tick)
+        _play(clips_labels, tick)
         normalise(frame.tensor, frames.to(device), config.data.mean, config.data.std)
         frame.set_header(tick, tick)
-        frame.clips[:], frame.labels[:] = whose.numpy()
+        frame.clips[:], frame.labels[:] = clips_labels.numpy()
         reference.tick(frame)
     return [value.detach().cpu() for stage in stages for value in stage.blocks.parameters()]
 
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Without TF32, and with deterministic algorithms where there are any."""
+    """Turn off TF32 and turn on deterministic algorithms, where there are any."""
     import torch
 
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
@@ -288,35 +289,32 @@ def _deterministic() -> Iterator[None]:
 def _name(device: "torch.device") -> str:
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU: streams are none, graphs left out"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU, without streams and graphs"
 
 
-# ---- in the terminal
+# ---- output
 
 
-def _figures(found: dict[str, Any]) -> dict[str, Any]:
-    """By contender: frames a second, and how often backpropagation's of the same round."""
-    rates = found["rates"]
+def _figures(result: dict[str, Any]) -> dict[str, Any]:
+    """Frames per second by contender, and their ratios to backpropagation's in the same round."""
+    rates = result["rates"]
     bases = [kind for kind in ("backprop", "backprop graph") if kind in rates]
     rows = {
         kind: {"frames_per_second": round(median(own), 1)}
         | {f"vs {base}": round(median(a / b for a, b in zip(own, rates[base], strict=True)), 3) for base in bases}
         for kind, own in rates.items()
     }
-    return {"device": found["device"], "contenders": rows, "differences": found["differences"]}
+    return {"device": result["device"], "contenders": rows, "differences": result["differences"]}
 
 
-def _print(title: str, found: dict[str, Any], figures: dict[str, Any]) -> None:
-    print(f"\n{title}, split {'+'.join(map(str, found['split']))}, on {found['device']}")
+def _print(title: str, result: dict[str, Any], figures: dict[str, Any]) -> None:
+    print(f"\n{title}, split {'+'.join(map(str, result['split']))}, on {result['device']}")
     for kind, row in figures["contenders"].items():
         ratios = "   ".join(f"{value:.2f} × {name[3:]}" for name, value in row.items() if name.startswith("vs "))
         print(f"{kind:<15} {row['frames_per_second']:>9.1f} frames/s   {ratios}")
-    for kind, places in figures["differences"].items():
-        print(f"{kind}: parameters differ from the reference's by " + _listed(places))
-
-
-def _listed(places: dict[str, float]) -> str:
-    return ", ".join(f"{value:.1g} ({place})" for place, value in places.items())
+    for kind, by_device in figures["differences"].items():
+        differences = ", ".join(f"{value:.1g} ({device})" for device, value in by_device.items())
+        print(f"{kind}: largest relative difference from the reference's parameters: {differences}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Accuracy against frames and against seconds: Sideways of several depths, backpropagation, 1F1B.
+"""Compare the accuracy of Sideways at several depths, backpropagation and 1F1B by frames and by seconds.
 
     python benchmarks/learn.py [--json] [--data digits actions] [--contenders …] [--seeds 3] [--epochs E] [--out FOLDER]
                                [--set [CONTENDER:]KEY=VALUE]
 
-Runs of the product as `sideways train` makes them, with nothing but these changed: stages, algorithm, seed.
+Runs of the product as by `sideways train`, that differ only in the number of stages, the algorithm and the seed.
 
-digits     examples/digits.toml, moving handwritten digits, 360 clips of images that were never seen
-actions    examples/folders.toml with 48 × 48 grey pixels, 64 slots: human actions (MSR-Action3D depth videos) of four
-           people, validated on 56 clips of a fifth
+digits     examples/digits.toml, moving handwritten digits, validated on 360 clips of unseen images
+actions    examples/folders.toml with 48 × 48 grey pixels and 64 slots: human actions (MSR-Action3D depth videos) of
+           four people, validated on 56 clips of a fifth
 
-backprop is one process with all cores; 1f1b has four stages and four micro-batches of a quarter of the batch each, so
-that every contender updates its weights after as many frames. Seconds are those of training, without evaluations.
+backprop is one process with all cores. 1f1b has four stages and four micro-batches of a quarter of the batch each, so
+that all contenders update their weights after equally many frames. Seconds are those of training, without evaluations.
 
-Each run that has ended is a line of FOLDER/runs.jsonl: a benchmark that was interrupted goes on after the last of them.
-A run with other settings is another run. FOLDER/digits.png and actions.png show means over the seeds, and their spread.
+Each finished run is a line of FOLDER/runs.jsonl: an interrupted benchmark continues after the last of them. Runs with
+other settings count as other runs. FOLDER/digits.png and actions.png show the means over the seeds and their spread.
 """
 
 import argparse
@@ -56,35 +56,41 @@ class Job:
     data: str
     contender: str
     seed: int
-    settings: tuple[str, ...]  # the seed's among them
+    settings: tuple[str, ...]  # KEY=VALUE, with the seed
 
     @property
     def run_file(self) -> Path:
-        """What they override."""
+        """The run file that the settings override."""
         return ROOT / "examples" / ("digits.toml" if self.data == "digits" else "folders.toml")
 
 
-Record = dict[str, Any]  # a Job, and what `sideways compare` would tell of it
+Record = dict[str, Any]  # a Job and its outcome, as in `sideways compare`
 Point = tuple[float, float, float, float, float]  # frames, mean seconds, mean, lowest and highest top-1
 
 
 def main() -> None:
-    """Run what has not been run yet, and print the figures."""
+    """Run the trainings that are still missing, and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--data", nargs="+", choices=list(EPOCHS), default=list(EPOCHS))
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
+    parser.add_argument("--data", nargs="+", choices=list(EPOCHS), default=list(EPOCHS), help="default: both")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), help="default: all"
+    )
     parser.add_argument("--seeds", type=count, default=3, help="number of seeds: 0, 1, …")
     parser.add_argument("--epochs", type=span, help=f"passes over the training clips; default: {EPOCHS}")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "learn", help="folder of the results")
-    parser.add_argument("--digits", type=Path, default=ROOT / "data" / "digits", help="their folder, made if need be")
-    parser.add_argument("--set", action="append", default=[], metavar="[CONTENDER:]KEY=VALUE", help="a setting more")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "learn", help="folder for the results")
+    parser.add_argument(
+        "--digits", type=Path, default=ROOT / "data" / "digits", help="folder of the digits, created if missing"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="[CONTENDER:]KEY=VALUE", help="override a setting; repeatable"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = {}
     for data in arguments.data:
         if data == "actions" and not CLIPS.is_dir():
-            print(f"actions: there is no {CLIPS}, so they are left out", file=sys.stderr)
+            print(f"skipping actions: {CLIPS} does not exist", file=sys.stderr)
             continue
         records = [_result(job, arguments.out) for job in _jobs(data, arguments)]
         figures[data] = _figures(records)
@@ -95,7 +101,7 @@ def main() -> None:
 
 
 def _jobs(data: str, arguments: argparse.Namespace) -> Iterator[Job]:
-    """Seed by seed, so that what an interruption leaves can be compared."""
+    """All runs, seed by seed, so that the results of an interrupted benchmark can be compared."""
     common = [f"epochs={arguments.epochs or EPOCHS[data]}", f"evaluate_every={EVERY[data]}", *QUIET]
     common += _digits(arguments.digits) if data == "digits" else _actions()
     for seed in range(arguments.seeds):
@@ -106,7 +112,7 @@ def _jobs(data: str, arguments: argparse.Namespace) -> Iterator[Job]:
 
 
 def _extra(text: str, contender: str) -> str | None:
-    """The setting, if it is for this one."""
+    """The setting in a --set option; None if it is for another contender."""
     name, colon, setting = text.partition(":")
     if colon and name in CONTENDERS:
         return setting if name == contender else None
@@ -114,7 +120,7 @@ def _extra(text: str, contender: str) -> str | None:
 
 
 def _digits(folder: Path) -> list[str]:
-    subprocess.run([sys.executable, str(ROOT / "examples/make_digits.py"), str(folder)], check=True)  # if not yet there
+    subprocess.run([sys.executable, str(ROOT / "examples/make_digits.py"), str(folder)], check=True)  # unless it exists
     return [f"data.train={folder / 'train'}", f"data.val={folder / 'val'}"]
 
 
@@ -125,14 +131,14 @@ def _actions() -> list[str]:
 
 
 def _result(job: Job, out: Path) -> Record:
-    """What came of it, from an earlier time or now."""
+    """The record of a run: an earlier one if there is one, else that of a new run."""
     file = out / "runs.jsonl"
-    wanted = json.loads(json.dumps(asdict(job)))
+    key = json.loads(json.dumps(asdict(job)))
     for line in file.read_text().splitlines() if file.exists() else []:
         record: Record = json.loads(line)
-        if wanted.items() <= record.items():
+        if key.items() <= record.items():
             return record
-    record = wanted | _train(job, out)
+    record = key | _train(job, out)
     with file.open("a") as lines:
         lines.write(json.dumps(record) + "\n")
     return record
@@ -156,7 +162,7 @@ def _train(job: Job, out: Path) -> Record:
     return asdict(outcome_of(out / name, config))
 
 
-# ---- what came of it
+# ---- results
 
 
 def _by_contender(records: list[Record]) -> dict[str, list[Record]]:
@@ -164,7 +170,7 @@ def _by_contender(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _figures(records: list[Record]) -> dict[str, dict[str, float]]:
-    """Of the last evaluations; means over the seeds, and the lowest and highest."""
+    """By contender: the mean, lowest and highest top-1 of the last evaluations over the seeds, and the mean speed."""
     return {
         name: {
             "top1": round(mean(scores), 4),
@@ -179,17 +185,17 @@ def _figures(records: list[Record]) -> dict[str, dict[str, float]]:
 
 
 def _curve(own: list[Record]) -> list[Point]:
-    """Of each evaluation."""
-    found = []
+    """A contender's points, one per evaluation, over the seeds."""
+    curve = []
     for points in zip(*(one["curve"] for one in own), strict=True):
         scores = [score for _, _, score in points]
-        found.append((points[0][0], mean(point[1] for point in points), mean(scores), min(scores), max(scores)))
-    return found
+        curve.append((points[0][0], mean(point[1] for point in points), mean(scores), min(scores), max(scores)))
+    return curve
 
 
 def _print(data: str, records: list[Record], figures: dict[str, dict[str, float]]) -> None:
     curves = {name: _curve(own) for name, own in _by_contender(records).items()}
-    print(f"\n{data}: top-1 of unseen clips; seeds: {len({one['seed'] for one in records})}")
+    print(f"\n{data}: top-1 on unseen clips; seeds: {len({one['seed'] for one in records})}")
     print("contender       mean   lowest … highest   seconds   frames/s")
     for name, row in figures.items():
         print(
@@ -199,7 +205,7 @@ def _print(data: str, records: list[Record], figures: dict[str, dict[str, float]
     print("mean after frames " + "".join(f"{frames:>8.0f}" for frames, *_ in next(iter(curves.values()))))
     for name, curve in curves.items():
         print(f"{name:<18}" + "".join(f"{score:>8.3f}" for _, _, score, _, _ in curve))
-        print(f"{'  by second':<18}" + "".join(f"{seconds:>8.0f}" for _, seconds, *_ in curve))
+        print(f"{'  after seconds':<18}" + "".join(f"{seconds:>8.0f}" for _, seconds, *_ in curve))
 
 
 def _draw(records: list[Record], path: Path) -> None:
@@ -213,7 +219,7 @@ def _draw(records: list[Record], path: Path) -> None:
         _line(by_seconds, [point[1] for point in curve], curve, name)
     by_frames.set_xlabel("frames")
     by_seconds.set_xlabel("seconds of training")
-    by_frames.set_ylabel("top-1 of unseen clips: mean, lowest and highest")
+    by_frames.set_ylabel("top-1 on unseen clips: mean, lowest and highest")
     by_frames.legend()
     figure.savefig(path, dpi=110)
 

@@ -1,11 +1,11 @@
-"""What stage 0 keeps for its backward passes, against the number of stages.
+"""Measure the memory that stage 0 keeps for its backward passes, for different numbers of stages.
 
     python benchmarks/memory.py [--json] [--stages 2 4 8]
 
-The product's own processes, one block a stage, the same block and micro-batch of 8 rows in every case: Sideways with a
-batch of 8 rows; GPipe and 1F1B, torch.distributed.pipelining's, with as many micro-batches of 8 rows as there are
-stages, the fewest that 1F1B takes. Counted are the bytes of the tensors that autograd saves in stage 0's forward passes
-(saved-tensor hooks; parameters left out), as long as they are alive: the most at any time. Deterministic.
+The product's own processes, one block per stage, with the same block and micro-batches of 8 rows in every case:
+Sideways with a batch of 8 rows; torch.distributed.pipelining's GPipe and 1F1B with as many micro-batches as there are
+stages, the fewest that 1F1B accepts. The figure is the most bytes that are alive at any time in tensors that autograd
+saves in stage 0's forward passes (saved-tensor hooks, without parameters). It is deterministic.
 """
 
 import argparse
@@ -24,18 +24,18 @@ ALGORITHMS = ("sideways", "1f1b", "gpipe")
 
 
 def main() -> None:
-    """Run all of it and print the figures."""
+    """Measure all algorithms and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--stages", type=count, nargs="+", default=STAGES, help="numbers of stages")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
     if arguments.out:
         serve(arguments.out, _measure)
         return
-    found = [(stages, launch(stages, "memory")) for stages in arguments.stages]
-    figures = {name: {str(stages): result[name] for stages, result in found} for name in ALGORITHMS}
-    print("MiB kept by stage 0 at most      " + "".join(f"D = {stages:<6}" for stages in arguments.stages))
+    results = [(stages, launch(stages, "memory")) for stages in arguments.stages]
+    figures = {name: {str(stages): result[name] for stages, result in results} for name in ALGORITHMS}
+    print("most MiB kept by stage 0         " + "".join(f"D = {stages:<6}" for stages in arguments.stages))
     for name, row in figures.items():
         print(f"{name:<33}" + "".join(f"{value / 2**20:<10.2f}" for value in row.values()))
     if arguments.json:
@@ -48,7 +48,7 @@ def _measure(bench: Bench) -> dict[str, int]:
 
 
 def _kept(bench: Bench, algorithm: str, out: Path) -> int:
-    """Bytes, in ticks of Sideways past its warm-up, or steps of the others."""
+    """The most bytes kept, in some ticks of Sideways until after its warm-up, or in some steps of another algorithm."""
     sideways, stages = algorithm == "sideways", bench.count
     arguments = {"out": str(out), "blocks": stages}
     slots = ROWS if sideways else ROWS * stages

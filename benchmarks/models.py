@@ -1,4 +1,4 @@
-"""Models for timing: equal blocks, so that a split is balanced by counting them."""
+"""Models for the benchmarks. Most have equal blocks, so that a split with equal numbers of blocks is balanced."""
 
 import inspect
 import os
@@ -14,14 +14,14 @@ from common.models.chain import layered
 
 
 def convolutions(blocks: int = 8, width: int = 48) -> nn.Sequential:
-    """Equal 3 × 3 convolutions at the frames' full size; the last pools and classifies."""
+    """Equal 3 × 3 convolutions at the frames' full size; the last block also pools and classifies."""
     layers: list[nn.Module] = [_block(3, width), *(_block(width, width) for _ in range(blocks - 1))]
     layers[-1] = nn.Sequential(layers[-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
     return nn.Sequential(*layers)
 
 
 def _block(incoming: int, outgoing: int) -> nn.Module:
-    # the first layer repeats the frame's channels, so that it costs what the others cost
+    # a first block widens the frame's channels before its convolution, so that it costs as much as the others
     layer: nn.Module = nn.Conv2d(outgoing, outgoing, 3, padding=1)
     if incoming != outgoing:
         layer = nn.Sequential(nn.Conv2d(incoming, outgoing, 1), layer)
@@ -29,22 +29,26 @@ def _block(incoming: int, outgoing: int) -> nn.Module:
 
 
 def tiny(blocks: int = 2) -> nn.Sequential:
-    """Next to no compute, activations of 4 KiB for 8 rows: what is left is the cost of a tick."""
+    """Almost no compute, and activations of 4 KiB for 8 rows: leaves the overhead of a tick."""
     layers = [nn.Sequential(nn.Flatten(), nn.Linear(192, 128)), *(nn.Linear(128, 128) for _ in range(blocks - 1))]
     return nn.Sequential(*layers)
 
 
 class Kept:
-    """What autograd keeps for backward passes of this process, in bytes: alive now, and at most.
+    """A tensor that autograd keeps for a backward pass. The class counts the bytes of all of them in this process.
 
     A storage counts once, however many saved tensors share it.
+
+    Attributes:
+        alive: Bytes kept now.
+        most: The most bytes kept so far.
     """
 
     alive = most = 0
     _holders: ClassVar[dict[int, int]] = {}
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.detach()  # else an output would hold its own graph
+        self.tensor = tensor.detach()  # else a saved output would keep its own graph alive
         self._place, self._size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
         self._count(+1)
 
@@ -61,7 +65,7 @@ class Kept:
 
 
 class Counted(nn.Module):
-    """A block whose saved tensors are counted. At most so many bytes: the content of the file at `out`."""
+    """A block whose saved tensors are counted. Writes the most bytes kept so far to the file `out`."""
 
     def __init__(self, block: nn.Module, out: Path) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class Counted(nn.Module):
         """The block's output."""
         parameters = {parameter.data_ptr() for parameter in self.block.parameters()}
 
-        def keep(tensor: Tensor) -> Kept | Tensor:  # the weights are there anyhow
+        def keep(tensor: Tensor) -> Kept | Tensor:  # parameters are not counted, as they exist anyway
             return tensor if tensor.data_ptr() in parameters else Kept(tensor)
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: getattr(kept, "tensor", kept)):
@@ -83,15 +87,15 @@ class Counted(nn.Module):
 
 
 def counted(out: str, blocks: int = 2, width: int = 16) -> nn.Sequential:
-    """`convolutions`, of which the first block counts what is saved for its backward passes."""
+    """`convolutions`, with the saved tensors of the first block counted."""
     first, *others = convolutions(blocks, width)
     return nn.Sequential(Counted(first, Path(out)), *others)
 
 
 def counting(model: str, out: str, layers: bool, classes: int, channels: int, size: int) -> nn.Sequential:
-    """A model of the zoo, of which every block, or layer, counts; the file in the folder `out` is named after the rank.
+    """A model of the zoo with the saved tensors of every block, or layer, counted, in the file `out`/RANK.
 
-    Built anew, in a process that ran another one before, it counts anew: this file is then loaded again.
+    Each build counts from zero, also in a process that had such a model before, as it loads this file again.
     """
     blocks = _of_zoo(model, classes, channels, size)
     if layers:
@@ -100,13 +104,13 @@ def counting(model: str, out: str, layers: bool, classes: int, channels: int, si
 
 
 def _of_zoo(model: str, classes: int, channels: int, size: int) -> nn.Sequential:
-    given = {"classes": classes, "channels": channels, "size": size}
+    arguments = {"classes": classes, "channels": channels, "size": size}
     accepted = inspect.signature(ZOO[model]).parameters
-    return ZOO[model](**{name: value for name, value in given.items() if name in accepted})
+    return ZOO[model](**{name: value for name, value in arguments.items() if name in accepted})
 
 
 class _Sleep(torch.autograd.Function):
-    """The identity, that takes its time both ways."""
+    """The identity; sleeps in both directions."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, seconds: float) -> Tensor:
@@ -130,11 +134,11 @@ class _Sleeping(nn.Module):
 
 
 def sleeping(blocks: int, milliseconds: float) -> nn.Sequential:
-    """`tiny`, of which each block's forward and backward pass sleep half of the time each."""
+    """`tiny` with blocks that sleep, half of the time in the forward and half in the backward pass."""
     return nn.Sequential(*(_Sleeping(block, milliseconds / 1e3) for block in tiny(blocks)))
 
 
 def channels_last(model: str, classes: int, channels: int, size: int) -> nn.Sequential:
-    """A model of the zoo whose convolutions work on [rows, height, width, channels]."""
+    """A model of the zoo with weights in torch.channels_last, so that convolutions work on NHWC memory."""
     blocks = _of_zoo(model, classes, channels, size)
     return blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

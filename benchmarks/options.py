@@ -1,16 +1,17 @@
-"""What settings that change no frame, batch or number of stages do to the speed: each against the product as it is.
+"""Measure how settings affect the speed, each compared with the default settings.
 
     python benchmarks/options.py [--json] [--model vgg8] [--size 64] [--slots 8] [--rounds 5] [--options …]
 
-The product's own processes, two stages, frames from memory. All options run in every round, and their split is the one
-that the product chooses with each; compared are the frames a second of the same round, and the median of the ratios
-counts, above 1 where the option is faster.
+The product's own processes with two stages and frames from memory. None of the settings changes the frames, the batch
+or the number of stages. All options run in every round, each with the split that the product chooses for it. A figure
+is the median over the rounds of the option's frames per second divided by the default's in the same round: above 1, the
+option is faster.
 
-loop           torch's optimiser step parameter by parameter, in place of its fused one
-foreach        its step on lists of tensors
-channels_last  weights as [out, height, width, in], and so the activations inside a stage; edges stay as they are
-bfloat16       precision = "bfloat16": another arithmetic
-compile        compile = true: torch.compile, not bit for bit; its minutes of compiling are not counted
+loop           torch's optimiser step, one parameter at a time, instead of the fused one
+foreach        torch's optimiser step on lists of tensors
+channels_last  weights, and so the activations inside a stage, in torch.channels_last; edges are unchanged
+bfloat16       precision = "bfloat16": results differ from float32
+compile        compile = true, torch.compile: results not equal bit for bit; the time to compile is not counted
 """
 
 import argparse
@@ -34,22 +35,31 @@ PLAIN = "as it is"
 
 
 def main() -> None:
-    """Run all of it and print the figures."""
+    """Measure all options and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--model", default="vgg8", help="of the zoo")
-    parser.add_argument("--size", type=count, default=64, help="side of a frame in pixels")
-    parser.add_argument("--slots", type=count, default=8)
-    parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--seconds", type=span, default=1.0, help="of each option in each round")
-    parser.add_argument("--options", nargs="+", choices=list(_changes("")), default=list(_changes("")))
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
+    parser.add_argument("--model", default="vgg8", help="a model of the zoo")
+    parser.add_argument("--size", type=count, default=64, help="height and width of a frame in pixels")
+    parser.add_argument("--slots", type=count, default=8, help="number of slots")
+    parser.add_argument("--rounds", type=count, default=5, help="number of rounds")
+    parser.add_argument("--seconds", type=span, default=1.0, help="approximate duration of an option's round")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        choices=list(_changes("")),
+        default=list(_changes("")),
+        help="options to measure; default: all",
+    )
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
-    given = {name: getattr(arguments, name) for name in ("model", "size", "slots", "rounds", "seconds", "options")}
+    names = ("model", "size", "slots", "rounds", "seconds", "options")
+    settings = {name: getattr(arguments, name) for name in names}
     if arguments.out:
-        serve(arguments.out, partial(_measure, **given))
+        serve(arguments.out, partial(_measure, **settings))
         return
-    words = [[f"--{name}", *map(str, value if isinstance(value, list) else [value])] for name, value in given.items()]
+    words = [
+        [f"--{name}", *map(str, value if isinstance(value, list) else [value])] for name, value in settings.items()
+    ]
     rates = launch(STAGES, "options", *(word for row in words for word in row))
     figures = {
         name: round(median(rate / plain for rate, plain in zip(own, rates[PLAIN], strict=True)), 3)
@@ -75,7 +85,7 @@ def _changes(model: str) -> dict[str, dict[str, Any]]:
 def _measure(
     bench: Bench, model: str, size: int, slots: int, rounds: int, seconds: float, options: list[str]
 ) -> dict[str, list[float]]:
-    """Frames a second, by option and round."""
+    """Frames per second by option, in each round."""
     chosen = {PLAIN: {}, **{name: changes for name, changes in _changes(model).items() if name in options}}
     configs = {name: _config(bench, changes, model, size, slots) for name, changes in chosen.items()}
     ticks: dict[str, int] = {}
@@ -91,9 +101,9 @@ def _measure(
 
 
 def _config(bench: Bench, changes: dict[str, Any], model: str, size: int, slots: int) -> "Config":
-    """With the split that the product chooses. What is to be compiled is split as it is without."""
-    given = {"model": model, **changes}
-    one_each = config_of(given.pop("model"), [1] * STAGES, slots, size, **given)
+    """The settings of an option with the split that the product chooses, measured without compilation."""
+    settings = {"model": model, **changes}
+    one_each = config_of(settings.pop("model"), [1] * STAGES, slots, size, **settings)
     return one_each.model_copy(update={"split": bench.choose(one_each.model_copy(update={"compile": False}))})
 
 

@@ -1,5 +1,7 @@
-"""Pseudo-gradients against backpropagation's, measured as in coordinator/run/gradient_probe.py: each stage's weights
-and gradient of the tick at which it holds a frame batch, and the exact gradient of that batch at those weights.
+"""Compare pseudo-gradients with backpropagation's, as coordinator/run/gradient_probe.py does.
+
+Each stage's weights and pseudo-gradient are taken at the tick at which it holds a frame batch, and compared with the
+exact gradient of that batch at those weights.
 """
 
 from collections.abc import Callable
@@ -18,32 +20,32 @@ from coordinator.run.gradient_probe import compare
 
 
 class Probe:
-    """Looks at the reference's stages while they train. The top one is left out: its gradient is backpropagation's."""
+    """Observes the reference's stages in training. Leaves out the top stage, whose gradient is exact."""
 
     def __init__(self, config: Config, classes: int) -> None:
         assert config.split is not None
         model = build(config, classes)
         plain = config.model_copy(update={"optimiser": Optimiser()})
-        self._own = [Stage(part(model, config.split, index), index, plain) for index in range(config.stages)]
-        self._found: list[tuple[float, float]] = []
+        self._copies = [Stage(part(model, config.split, index), index, plain) for index in range(config.stages)]
+        self._comparisons: list[tuple[float, float]] = []  # cosine, norm ratio
         self._changes: list[float] = []
         self._packet: Packet | None = None
         self._last: Packet | None = None
         self._pseudo: list[dict[str, Tensor]] = []
 
     def expect(self, stages: list[Stage], packet: Packet) -> None:
-        """A frame batch enters now: look at each stage when it holds it."""
+        """Probe a frame batch that enters the pipeline now: each stage is observed when it holds the batch."""
         self._packet, self._pseudo, self._last = packet, [{} for _ in stages], packet
         for stage in stages:
-            look = partial(self._look, stage, stage.update, [stage.index])
-            stage.update = look  # type: ignore[method-assign]
+            observe = partial(self._observe, stage, stage.update, [stage.index])
+            stage.update = observe  # type: ignore[method-assign]
 
-    def _look(self, stage: Stage, update: Callable[[], None], due: list[int]) -> None:
-        """In place of an update: a stage holds the frame batch after as many ticks as there are stages below."""
-        due[0] -= 1
-        if due[0] < 0:
-            own = self._own[stage.index].blocks
-            own.load_state_dict(stage.blocks.state_dict())
+    def _observe(self, stage: Stage, update: Callable[[], None], remaining: list[int]) -> None:
+        """Replaces a stage's update. Stage i holds the frame batch after i more ticks."""
+        remaining[0] -= 1
+        if remaining[0] < 0:
+            copy = self._copies[stage.index].blocks
+            copy.load_state_dict(stage.blocks.state_dict())
             gradients = {name: value.grad for name, value in stage.blocks.named_parameters() if value.grad is not None}
             self._pseudo[stage.index] = {name: value.clone() for name, value in gradients.items()}
             stage.update = update  # type: ignore[method-assign]
@@ -53,25 +55,25 @@ class Probe:
 
     def _compare(self) -> None:
         assert self._packet is not None
-        exact = exact_gradients(self._own, self._packet, Target(self._packet.tensor, self._packet.clips))
+        exact = exact_gradients(self._copies, self._packet, Target(self._packet.tensor, self._packet.clips))
         for pseudo, gradients in list(zip(self._pseudo, exact, strict=True))[:-1]:
             row = compare(pseudo, gradients)
             if row["cosine"] is not None and row["norm_ratio"] is not None:
-                self._found.append((row["cosine"], row["norm_ratio"]))
+                self._comparisons.append((row["cosine"], row["norm_ratio"]))
 
     def smoothness_after(self, packet: Packet) -> None:
-        """The change since the frame batch that was probed, of rows that stay in their clip."""
+        """Measure the change since the probed frame batch, over the rows whose clip is still the same."""
         last, self._last = self._last, None
         if last is not None and (same := last.clips == packet.clips).any():
             now, before = packet.tensor[same], last.tensor[same]
             self._changes.append(float(((now - before).flatten(1).norm(dim=1) / now.flatten(1).norm(dim=1)).mean()))
 
     def means(self) -> dict[str, float]:
-        """Over probes, and stages but the top; nothing if the training was too short for one."""
-        if not self._found or not self._changes:
+        """Means over the probes and the stages below the top; empty if the training was too short for a probe."""
+        if not self._comparisons or not self._changes:
             return {}
         return {
-            "cosine": mean(cosine for cosine, _ in self._found),
-            "norm_ratio": mean(ratio for _, ratio in self._found),
+            "cosine": mean(cosine for cosine, _ in self._comparisons),
+            "norm_ratio": mean(ratio for _, ratio in self._comparisons),
             "change": mean(self._changes),
         }

@@ -1,11 +1,11 @@
-"""Seconds from kill -9 of a process to the next useful tick.
+"""Measure the seconds from a kill -9 of a process to the next useful tick.
 
     python benchmarks/recovery.py [--json]
 
-`sideways train` on small clips that it draws itself, three stages, a checkpoint every 50 ticks; in turn the coordinator
-and each stage are killed, three times each. The time is taken from the kill to the first report of a tick that had not
-been trained before: so it holds finding out, ending the others, starting anew, reading the checkpoint, and training
-again what was lost since. `restart` is the part until any stage reports again.
+`sideways train` on small generated clips with three stages and a checkpoint every 50 ticks. The coordinator and each
+stage are killed in turn, three times each. The time runs from the kill to the first report of a tick that had not been
+trained before the kill. So it includes detecting the failure, stopping the other processes, restarting, loading the
+checkpoint, and repeating the ticks since the checkpoint. `restart` is the part until any stage reports again.
 """
 
 import argparse
@@ -30,16 +30,16 @@ VICTIMS = ("coordinator", "stage0", "stage1", "stage2")
 
 
 def main() -> None:
-    """Run all of it and print the figures."""
+    """Measure all processes and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     as_json = parser.parse_args().json
     figures = _measure()
-    print("killed           next useful tick, s   of which until any report, s")
-    for who, (useful, restart) in figures.items():
-        print(f"{who:<16} {useful:19.1f} {restart:30.1f}")
+    print("killed         s to next useful tick   of which to first report, s")
+    for process, (useful, restart) in figures.items():
+        print(f"{process:<14} {useful:21.1f} {restart:29.1f}")
     if as_json:
-        print(json.dumps({who: {"useful": pair[0], "restart": pair[1]} for who, pair in figures.items()}))
+        print(json.dumps({process: {"useful": pair[0], "restart": pair[1]} for process, pair in figures.items()}))
 
 
 def _measure() -> dict[str, tuple[float, float]]:
@@ -55,23 +55,23 @@ def _measure() -> dict[str, tuple[float, float]]:
             write_run_file(folder / "run.toml", slow_run(folder, ticks=10**7, recovery__restarts=100)), "--json"
         )
         run.wait_for_tick(200, 180)
-        found: dict[str, list[tuple[float, float]]] = {who: [] for who in VICTIMS}
+        times: dict[str, list[tuple[float, float]]] = {process: [] for process in VICTIMS}
         for _ in range(ROUNDS):
-            for who in VICTIMS:
-                found[who].append(_kill(run, who))
+            for process in VICTIMS:
+                times[process].append(_kill(run, process))
         run.send(signal.SIGINT)
         run.end(60)
     return {
-        who: (round(median(pair[0] for pair in pairs), 2), round(median(pair[1] for pair in pairs), 2))
-        for who, pairs in found.items()
+        process: (round(median(pair[0] for pair in pairs), 2), round(median(pair[1] for pair in pairs), 2))
+        for process, pairs in times.items()
     }
 
 
-def _kill(run: "Background", who: str) -> tuple[float, float]:
-    """Seconds to the next useful tick, and to any."""
+def _kill(run: "Background", process: str) -> tuple[float, float]:
+    """Kill a process. Returns the seconds to the report of the next useful tick, and to the first report."""
     time.sleep(3)
     reached = max(line["tick"] for line in run.metrics()[-50:])
-    os.kill(run.members()[who], signal.SIGKILL)
+    os.kill(run.members()[process], signal.SIGKILL)
     killed = time.time()
     first = None
     while True:

@@ -1,6 +1,6 @@
-"""Remedies against delayed gradients and correlated frames that the product does not have: tried on the reference.
+"""Remedies against delayed gradients and correlated frames that the product does not have, for the reference.
 
-`apply` changes stages in place, before their first tick. What was found of them is in docs/learning.md.
+`apply` changes stages in place, before their first tick. Results are in docs/learning.md.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,11 @@ Remedy = Callable[[Stage, float], None]
 
 
 def lookahead(stage: Stage, share: float) -> None:
-    """Activations and gradients at weights that are predicted for when the gradient's effect is felt: as many updates
-    ahead as the stage's mismatch, times `share`, along the running mean of the last ones (as Chen et al. 2018, XPipe
-    2019)."""
+    """Compute activations and gradients at predicted weights (as Chen et al. 2018, XPipe 2019).
+
+    The weights are moved along the running mean of the latest updates, `share` times the stage's mismatch updates
+    ahead, and moved back before the update.
+    """
     steps = share * Schedule(stage.config.stages).mismatch(stage.index)
     parameters = [value for value in stage.blocks.parameters() if value.requires_grad]
     speeds = [torch.zeros_like(value) for value in parameters]
@@ -52,7 +54,7 @@ REMEDIES: dict[str, Remedy] = {"lookahead": lookahead}
 
 
 def apply(stages: list[Stage], chosen: dict[str, Any]) -> None:
-    """`chosen`: remedies by their names, with their one number."""
+    """Apply remedies to all stages. `chosen` maps the names of remedies to their one argument."""
     for name, value in chosen.items():
         for stage in stages:
             REMEDIES[name](stage, value)

@@ -1,7 +1,7 @@
-"""Plain torch to compare with: backpropagation in one process or in unrelated copies, or DistributedDataParallel.
+"""Plain torch for comparison: backpropagation in one process or in independent copies, or DistributedDataParallel.
 
-The same model, optimiser, loss and frames as the product's workers get; frames lie in the process's own memory. The
-processes live until `close` and do nothing but what they are asked for.
+Model, optimiser, loss and frames are the same as the product's workers have; the frames are in the process's own
+memory. The processes live until `close`, and are idle between calls of `run`.
 """
 
 import multiprocessing
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Rival:
-    """Processes that train `config`'s model, each on its share of the batch; or copies of it, each on a whole batch."""
+    """Processes that train `config`'s model, each on its share of the batch, or, as copies, each on a whole batch."""
 
     def __init__(self, config: "Config", processes: int, threads: int, copies: bool = False) -> None:
-        """`threads` of each process; `copies` exchange nothing."""
+        """`threads` is the number per process; with `copies`, the processes exchange nothing."""
         assert copies or config.data.slots % processes == 0
         context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory()
@@ -33,20 +33,20 @@ class Rival:
         for rank in range(processes):
             ours, theirs = context.Pipe()
             place = (0, 1) if copies else (rank, processes)
-            given = (theirs, config.model_dump_json(), rank, place, threads, Path(self._folder.name) / "meet")
-            process = context.Process(target=_work, args=given, daemon=True)
+            arguments = (theirs, config.model_dump_json(), rank, place, threads, Path(self._folder.name) / "rendezvous")
+            process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
-            theirs.close()  # so that a process that died is noticed
+            theirs.close()  # else `recv` would wait forever for a process that has died
             self._members.append((ours, process))
 
     def run(self, steps: int) -> float:
-        """Seconds for so many steps, of the process that took longest."""
+        """The seconds that `steps` steps take in the slowest process. Raises SidewaysError if one does not answer."""
         for connection, _ in self._members:
             connection.send(steps)
         return max(_answer(connection) for connection, _ in self._members)
 
     def close(self) -> None:
-        """Let them go."""
+        """Stop the processes."""
         for connection, process in self._members:
             connection.send(0)
             process.join(DEADLINE)
@@ -55,12 +55,23 @@ class Rival:
 
 def _answer(connection: Connection) -> float:
     if not connection.poll(DEADLINE):
-        raise SidewaysError(f"a process of plain torch has not answered for {DEADLINE:g} s: start the benchmark again")
+        raise SidewaysError(f"a plain torch process did not answer within {DEADLINE:g} s: run the benchmark again")
     return float(connection.recv())
 
 
-def _work(connection: Connection, settings: str, number: int, place: tuple[int, int], threads: int, meet: Path) -> None:
-    """One process, which has a place among those that work together: answers steps with the seconds that they took."""
+def _work(
+    connection: Connection, settings: str, number: int, place: tuple[int, int], threads: int, rendezvous: Path
+) -> None:
+    """The main function of a process: receives numbers of steps and sends the seconds that they took.
+
+    Args:
+        connection: To the benchmark.
+        settings: The Config as JSON.
+        number: The process's number among all.
+        place: Rank and world size in its process group.
+        threads: For torch.
+        rendezvous: The file at which a process group meets.
+    """
     os.environ["RANK"] = str(number)
     rank, processes = place
     import torch
@@ -75,13 +86,13 @@ def _work(connection: Connection, settings: str, number: int, place: tuple[int, 
     config = Config.model_validate_json(settings)
     model: nn.Module = build(config, CLASSES)
     if processes > 1:
-        model = _distributed(model, rank, processes, meet)
+        model = _distributed(model, rank, processes, rendezvous)
     optimiser = build_optimiser(model, config.optimiser, mismatch=0)
     assert optimiser is not None
     mine = slice(rank * config.data.slots // processes, (rank + 1) * config.data.slots // processes)
     frames, labels = (torch.from_numpy(part[mine]) for part in draw(config))
     x = torch.empty(frames.shape)
-    while steps := _asked(connection):
+    while steps := _requested_steps(connection):
         start = time.perf_counter()
         for _ in range(steps):
             normalise(x, frames, config.data.mean, config.data.std)
@@ -91,17 +102,17 @@ def _work(connection: Connection, settings: str, number: int, place: tuple[int, 
         connection.send(time.perf_counter() - start)
 
 
-def _asked(connection: Connection) -> int:
+def _requested_steps(connection: Connection) -> int:
     try:
         return int(connection.recv())
-    except EOFError:  # who asked is gone
+    except EOFError:  # the benchmark is gone
         return 0
 
 
-def _distributed(model: "nn.Module", rank: int, processes: int, meet: Path) -> "nn.Module":
+def _distributed(model: "nn.Module", rank: int, processes: int, rendezvous: Path) -> "nn.Module":
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=processes)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=processes)
     return DistributedDataParallel(model)

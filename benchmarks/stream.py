@@ -1,27 +1,28 @@
-"""Frames a second from video files into a stage, against decoding alone.
+"""Compare the frames per second from video files into a stage with those of decoding alone.
 
     python benchmarks/stream.py [--json] [--threads 1] [--data FOLDER]
 
-All sides decode the same files, every frame of them, and at most --threads of them at any time (FFmpeg itself uses one
-thread a file). The product does more than decoding, and does it beside: two processes for each thread take turns, one
-decodes while the other converts, and two more send and take the batches. So it uses more cores than the bare side does;
-where there are none, as with as many decoding threads as cores, all of that is taken off decoding.
+All contenders decode every frame of the same files, at most --threads files at a time (FFmpeg itself uses one thread
+per file). The product does more than decode, and does that in parallel: two processes per thread take turns, one
+decoding while the other converts, and two more processes send and receive the batches. So it uses more cores than bare
+decoding does; if there are none left, as with a decoding thread per core, the rest of the work slows decoding down.
 
-bare      PyAV: open, demux and decode every frame of every file; the frames are dropped as they are, in the file's own
-          pixel format and size: nothing is converted, resized or copied. Threads take the files from one queue.
-pixels    the same, and each frame's to_ndarray(format="rgb24"): what a user of PyAV does to have its pixels.
-product   the product's own Slots: open, demux, decode, convert to RGB, resize, and for a training clip a random crop
-          and flip; batches of 16 slots; the product's Feeder to the product's FrameSocket in another process, which
-          checks and takes them: envelopes over ZeroMQ, and the frames in shared memory, as on one host. Without --size
-          the short side stays as it is, so that nothing is saved by shrinking.
-zmq       the same with the frames, too, over ZeroMQ (TCP, loopback), as between hosts, but without CURVE.
+bare      PyAV: open, demux and decode every frame of every file. The frames are dropped in the file's own pixel format
+          and size: nothing is converted, resized or copied. Threads take the files from one queue.
+pixels    the same, plus to_ndarray(format="rgb24") for each frame, which a user of PyAV needs to access its pixels.
+product   the product's Slots: open, demux, decode, convert to RGB, resize, and random crops and flips as in training;
+          batches of 16 slots; then the product's Feeder sends them to a FrameSocket in another process, which checks
+          and receives them: envelopes over ZeroMQ and frames in shared memory, as on one host. Without --size, the
+          frames keep their short side, so that no time is saved by shrinking them.
+zmq       the same, with the frames over ZeroMQ too (TCP, loopback), as between hosts, but without CURVE.
 
-loader    only with --loader: a torch.utils.data.DataLoader in place of the decoding pool, with as many processes, each
-          task a whole clip (benchmarks/clip_loader.py), against the product. Each has the machine for itself, as a
-          DataLoader reads ahead while others are measured, for rounds that outlast what it has read ahead.
+loader    only with --loader, and compared with the product: a torch.utils.data.DataLoader in place of the decoding
+          pool, with as many processes, each sample a whole clip (benchmarks/clip_loader.py). The two run one after the
+          other, as a DataLoader would read ahead while the other is measured, in rounds too long for reading ahead to
+          matter.
 
-Rounds of the first four alternate within the run; medians are compared. A product round is a fixed number of ticks of
-one endless stream, so clips are opened and ended within it as in training.
+Rounds of the first four alternate within the run; the figures are medians. A round of the product is a fixed number of
+ticks of one endless stream, so clips begin and end within it as in training.
 """
 
 import argparse
@@ -48,22 +49,24 @@ sys.path.insert(0, str(ROOT))
 
 SHARED = ROOT.parent / "shared" / "data"
 SLOTS, ROUNDS, DEADLINE = 16, 5, 60.0
-SECONDS = 1.0  # of a round, about
+SECONDS = 1.0  # of a round, approximately
 LOADER_ROUNDS, LOADER_SECONDS = 3, 6.0
 
 
 def main() -> None:
-    """Run all of it and print the figures."""
+    """Measure all folders and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="decoding threads of both sides")
-    parser.add_argument("--data", type=Path, nargs="*", help="folders of videos; default: the shared ones, or drawn")
-    parser.add_argument("--size", type=int, help="pixels that the product plays; default: the files' short side")
-    parser.add_argument("--loader", action="store_true", help="compare with a DataLoader instead")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="numbers of decoding threads to measure")
+    parser.add_argument(
+        "--data", type=Path, nargs="*", help="folders of videos; default: the shared data sets, else generated videos"
+    )
+    parser.add_argument("--size", type=int, help="the product's data.size in pixels; default: the files' short side")
+    parser.add_argument("--loader", action="store_true", help="compare the product with a DataLoader instead")
     arguments = parser.parse_args()
     from common.processes.lifecycle import ALLOCATOR
 
-    if not ALLOCATOR.keys() <= os.environ.keys():  # the coordinator's own, and the stages'
+    if not ALLOCATOR.keys() <= os.environ.keys():  # use the allocator of the coordinator and the stages
         os.execve(sys.executable, [sys.executable, *sys.argv], {**ALLOCATOR, **os.environ})  # noqa: S606
     with tempfile.TemporaryDirectory() as folder:
         rows = []
@@ -85,7 +88,7 @@ def main() -> None:
 def _print(row: dict[str, Any], first: bool) -> None:
     if first:
         print(
-            "data              size       threads   bare  pixels  product  product/bare (aim 0.85)  /pixels  zmq/bare"
+            "data              size       threads   bare  pixels  product  product/bare (goal 0.85) /pixels  zmq/bare"
         )
     pixels = f"{row['width']}x{row['height']}"
     print(
@@ -94,9 +97,9 @@ def _print(row: dict[str, Any], first: bool) -> None:
     )
 
 
-def _folders(spare: Path) -> list[Path]:
+def _folders(temporary: Path) -> list[Path]:
     shared = [SHARED / name for name in ("msr_action3d", "drones") if (SHARED / name).is_dir()]
-    return shared or [_draw(spare / "drawn")]
+    return shared or [_draw(temporary / "drawn")]
 
 
 def _draw(folder: Path) -> Path:
@@ -108,27 +111,27 @@ def _draw(folder: Path) -> Path:
 
 
 def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
-    """The medians of both sides, on all videos below a folder."""
-    clips, data, said = _setting(root, threads, size)
+    """Medians of the first four contenders on all videos below a folder, and their ratios."""
+    clips, data, info = _setting(root, threads, size)
     paths = [clip.path for clip in clips]
     bare, pixels, product, over_zmq = [], [], [], []
     with Product(clips, data, shares_memory=True) as stream, Product(clips, data, shares_memory=False) as other:
-        frames, seconds = decode(paths, threads)  # warms up the disk's cache, and sizes the rounds
-        share = max(1, round(SECONDS / seconds))
+        frames, seconds = decode(paths, threads)  # warms up the disk cache, and determines the length of a round
+        repeats = max(1, round(SECONDS / seconds))
         ticks = max(1, round(SECONDS * frames / seconds / SLOTS))
         stream.play(ticks)
         other.play(ticks)
         for _ in range(ROUNDS):
-            frames, seconds = decode(paths * share, threads)
+            frames, seconds = decode(paths * repeats, threads)
             bare.append(frames / seconds)
-            frames, seconds = decode(paths * share, threads, pixels=True)
+            frames, seconds = decode(paths * repeats, threads, pixels=True)
             pixels.append(frames / seconds)
             product.append(ticks * SLOTS / stream.play(ticks))
             over_zmq.append(ticks * SLOTS / other.play(ticks))
     return {
         "data": root.name,
-        "width": said.width,
-        "height": said.height,
+        "width": info.width,
+        "height": info.height,
         "size": data.size,
         "threads": threads,
         "bare": round(median(bare), 1),
@@ -144,7 +147,7 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
 
 
 def _setting(root: Path, threads: int, size: int | None) -> tuple[list["Clip"], "Data", "MediaInfo"]:
-    """The clips below a folder, how they are played, and what the first one is like."""
+    """The clips below a folder, the data settings to play them with, and the first clip's media information."""
     from common.config.settings import Data
     from coordinator.video.decoding.media_info import MediaInfo, read_media_info
     from coordinator.video.files.clips import find
@@ -157,23 +160,23 @@ def _setting(root: Path, threads: int, size: int | None) -> tuple[list["Clip"], 
 
 
 def against_loader(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
-    """Medians of the product and of a DataLoader, in frames a second."""
+    """Medians of the product and of a DataLoader in frames per second, and their ratio."""
     clips, data, _ = _setting(root, threads, size)
     rates: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(LOADER_ROUNDS):
-        for loads in rates:
-            with Product(clips, data, loads=loads) as stream:
+        for use_loader in rates:
+            with Product(clips, data, use_loader=use_loader) as stream:
                 rate = SLOTS * 50 / stream.play(50)
-                stream.play(round(rate * LOADER_SECONDS / SLOTS / 2))  # what was read ahead is used up
+                stream.play(round(rate * LOADER_SECONDS / SLOTS / 2))  # uses up what was read ahead
                 ticks = round(rate * LOADER_SECONDS / SLOTS)
-                rates[loads].append(ticks * SLOTS / stream.play(ticks))
+                rates[use_loader].append(ticks * SLOTS / stream.play(ticks))
     product, loader = median(rates[False]), median(rates[True])
     figures = {"product": round(product), "loader": round(loader), "ratio_to_loader": round(product / loader, 3)}
     return {"data": root.name, "threads": threads, "size": data.size, **figures}
 
 
 def decode(paths: list[Path], threads: int, pixels: bool = False) -> tuple[int, float]:
-    """Frames of the files, and seconds that bare PyAV takes for them."""
+    """Decode files with PyAV alone. Returns the number of frames and the seconds that it took."""
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         frames = sum(pool.map(partial(_decode, pixels=pixels), paths))
@@ -190,9 +193,9 @@ def _decode(path: Path, pixels: bool) -> int:
 
 
 class Product:
-    """Slots and Feeder here, a FrameSocket in another process."""
+    """Slots and a Feeder in this process, a FrameSocket in another one."""
 
-    def __init__(self, clips: list[Any], data: Any, shares_memory: bool = True, loads: bool = False) -> None:
+    def __init__(self, clips: list[Any], data: Any, shares_memory: bool = True, use_loader: bool = False) -> None:
         from benchmarks.clip_loader import LoaderSlots
         from common.messages.stage_calls import Addresses
         from coordinator.video.feeder import Feeder
@@ -211,7 +214,7 @@ class Product:
         size = self._batch.frames.nbytes
         addresses = [Addresses(frames=address, targets="", memory=memory)]
         self._feeder = Feeder(members.coordinator(), addresses, size, DEADLINE, lambda: None)
-        self._slots: Any = LoaderSlots(clips, data) if loads else Slots(clips, data, 0, train=True)
+        self._slots: Any = LoaderSlots(clips, data) if use_loader else Slots(clips, data, 0, train=True)
         self._tick = 0
 
     def __enter__(self) -> "Product":
@@ -224,7 +227,7 @@ class Product:
         self._process.join(DEADLINE)
 
     def play(self, ticks: int) -> float:
-        """Seconds until the other process has taken so many batches."""
+        """The seconds until the other process has received `ticks` batches."""
         self._ours.send(ticks)
         start, batch = time.perf_counter(), self._batch
         for _ in range(ticks):
@@ -236,7 +239,7 @@ class Product:
 
 
 def _take(connection: Connection, shape: tuple[int, ...], shares_memory: bool) -> None:
-    """The stage's side: takes as many batches as it is told, and says when it has them."""
+    """The stage's side: receives a requested number of batches and answers when it has them."""
     from common.config.settings import Network
     from stage_worker.edges.frame_intake import FrameSocket
     from tests.support import members
@@ -248,7 +251,7 @@ def _take(connection: Connection, shape: tuple[int, ...], shares_memory: bool) -
     while ticks := connection.recv():
         for _ in range(ticks):
             envelope, _ = frame_socket.receive(tick)
-            assert envelope.frame == tick, f"frame {envelope.frame} came where {tick} was due"
+            assert envelope.frame == tick, f"received frame {envelope.frame} instead of {tick}"
             frame_socket.release(envelope)
             tick += 1
         connection.send(tick)

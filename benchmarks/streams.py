@@ -1,11 +1,11 @@
-"""All stages in one process on one device, each on a stream of its own, and a tick as one CUDA graph.
+"""All stages in one process on one device, each on its own stream, with a tick as one CUDA graph.
 
-The stages and their packets are the one-process reference's. What differs is that the host decides nothing within a
-tick, so that it can be captured once and replayed: whose a row is lies on the device, and foreign gradients are zeroed
-there. In the graph the stages are branches that nothing connects before the tick's end: a GPU runs them side by side,
-and the host's part is one launch. D = 1 is backpropagation.
+The stages and their packets are those of the one-process reference. The difference: the host decides nothing within a
+tick, so that a tick can be captured once and replayed. Clips and labels live on the device, and gradients of other
+clips are set to zero there. In the graph, the stages are branches that join only at the end of the tick: a GPU runs
+them in parallel, and the host launches once. D = 1 is backpropagation.
 
-On the CPU streams are none, stages compute one after another, and there are no graphs.
+On the CPU there are neither streams nor graphs: the stages compute one after another.
 """
 
 import gc
@@ -28,38 +28,39 @@ if TYPE_CHECKING:
 
 
 class DevicePacket(Packet):
-    """A packet on a device, with its clips and labels.
+    """A packet whose clips and labels are on the device too.
 
     Attributes:
-        whose: int64 [2, rows], each row's clip and label. What the header says is not used.
+        clips_labels: int64 [2, rows], each row's clip and label. They replace those in the header, which are not used.
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(shape, dtype, device, device)
-        self.whose = torch.zeros(2, shape[0], dtype=torch.int64, device=device)
-        self.label_tensor = self.whose[1]
+        self.clips_labels = torch.zeros(2, shape[0], dtype=torch.int64, device=device)
+        self.label_tensor = self.clips_labels[1]
 
     def pack(self, tick: int, source: Packet, tensor: Tensor) -> None:
-        """Take `tensor`, computed from `source`."""
+        """Copy `tensor`, which was computed from `source`, with the clips and labels of `source`."""
         assert isinstance(source, DevicePacket)
-        self.whose.copy_(source.whose)
+        self.clips_labels.copy_(source.clips_labels)
         self.tensor.copy_(tensor.detach())
 
 
 class DeviceStage(Stage):
-    """A stage that asks nothing of the host. Its blocks must not draw: what they drew would not be the reference's."""
+    """A stage that needs nothing from the host. Its blocks must not use random numbers: they would differ from the
+    reference's."""
 
     def run(self, x: Tensor, frame: int, part: int = 0) -> Tensor:
-        """The blocks on an input. No generator is seeded, which a capture does not allow."""
+        """Apply the blocks to an input. Does not seed a generator, as a graph capture does not allow that."""
         with casting(self.config, x.device):
             return self._run(x)
 
     def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
-        """The rule's, with the gate on the device."""
+        """The rule's backward pass, with the gate on the device."""
         assert isinstance(held, DevicePacket)
         assert isinstance(gradient, DevicePacket)
-        foreign = gradient.whose[0] != held.whose[0]
-        gradient.tensor.masked_fill_(foreign.view(-1, *[1] * (gradient.tensor.ndim - 1)), 0)
+        other_clip = gradient.clips_labels[0] != held.clips_labels[0]
+        gradient.tensor.masked_fill_(other_clip.view(-1, *[1] * (gradient.tensor.ndim - 1)), 0)
         return super().backward(held, gradient)
 
 
@@ -67,31 +68,34 @@ class Streams:
     """A pipeline in this process.
 
     Attributes:
-        stages: from the input to the top.
+        stages: From the bottom to the top.
     """
 
     def __init__(self, config: "Config", classes: int, device: torch.device) -> None:
-        """`config`: task classify, a constant rate, `rule.boundary` gate."""
+        """`config` must have task "classify", a constant learning rate and `rule.boundary` = "gate"."""
         assert config.split is not None
         self._data, self._module = config.data, torch.get_device_module(device)
-        ungated = config.model_copy(update={"rule": Rule(boundary="mix", every=config.rule.every)})  # gated above
+        # DeviceStage does the gating
+        ungated = config.model_copy(update={"rule": Rule(boundary="mix", every=config.rule.every)})
         model = build(config, classes).to(device)
         self.stages = [DeviceStage(part(model, config.split, i), i, ungated) for i in range(config.stages)]
         self._pipeline = Reference(list(self.stages), config.frame_shape, packet=partial(DevicePacket, device=device))
         self._frame = DevicePacket(config.frame_shape, torch.float32, device)
         self._pixels = torch.zeros(config.frame_shape, dtype=torch.uint8, device=device)
         self._streams = [self._module.Stream() for _ in self.stages]
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the parity of their ticks
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by tick number modulo 2
 
-    def tick(self, frames: Tensor, whose: Tensor) -> None:
-        """One tick of every stage. May return before it is done: then the inputs are still to be read.
+    def tick(self, frames: Tensor, clips_labels: Tensor) -> None:
+        """Run one tick of every stage.
+
+        On a GPU this returns before the tick is done: leave the arguments unchanged until `synchronize` returns.
 
         Args:
-            frames: uint8 [slots, channels, height, width], pinned where the device is not the CPU.
-            whose: int64 [2, slots], each slot's clip and label, as well.
+            frames: uint8 [slots, channels, height, width], in pinned memory unless the device is the CPU.
+            clips_labels: int64 [2, slots], each slot's clip and label, in pinned memory likewise.
         """
         self._pixels.copy_(frames, non_blocking=True)
-        self._frame.whose.copy_(whose, non_blocking=True)
+        self._frame.clips_labels.copy_(clips_labels, non_blocking=True)
         if self._graphs:
             self._graphs[self._pipeline.tick_number % 2].replay()
         else:
@@ -99,13 +103,13 @@ class Streams:
         self._pipeline.tick_number += 1
 
     def capture(self) -> None:
-        """Record what a tick does, once for each half of the double buffer: ticks are replays from now on.
+        """Capture a tick as a graph, once for each half of the double buffer. Later ticks replay the graphs.
 
-        The pipeline must be full, and some ticks must have run: what is allocated once is not for a graph.
+        The pipeline must be full and every stage must have updated, as one-time allocations must not be captured.
         """
-        now, top = self._pipeline.tick_number, self._pipeline.schedule
-        assert top.gradient(0, now - 1) is not None, "stage 0 has updated"
-        gc.collect()  # an old graph that is destroyed while another is captured spoils that
+        now, schedule = self._pipeline.tick_number, self._pipeline.schedule
+        assert schedule.gradient(0, now - 1) is not None, "stage 0 has not updated yet"
+        gc.collect()  # a graph that is destroyed during a capture makes the capture fail
         self.synchronize()
         graphs = {}
         for tick in (now, now + 1):
@@ -116,7 +120,7 @@ class Streams:
         self._pipeline.tick_number, self._graphs = now, graphs
 
     def synchronize(self) -> None:
-        """Wait until the ticks that were begun are done."""
+        """Wait until all ticks so far are done."""
         self._module.synchronize()
 
     def _compute(self) -> None:

@@ -1,22 +1,21 @@
-"""When does Sideways learn as well as backpropagation? Many small trainings in one process each, and what they scored.
+"""When does Sideways learn as well as backpropagation? Many small trainings, each in one process, and their scores.
 
     python benchmarks/study.py [STUDY …] [--json] [--seeds 3] [--epochs 8] [--rows ROW …] [--jobs 2] [--out FOLDER]
 
-The one-process reference trains (benchmarks/training.py says what, and how it is scored): it equals the run of several
-processes bit for bit (tests/distributed/test_exact.py), so its scores are theirs, and `--jobs` of them run beside each
-other.
+Each training runs in the one-process reference (benchmarks/training.py: the data, the model and the score). Its results
+equal those of a distributed run bit for bit (tests/distributed/test_exact.py), and --jobs of them run in parallel.
 
-tune       each contender's learning rate and what goes with it, the same number of tries for each, seed 0
-claim      each contender with the best of these, seeds 1, 2, …
-tricks     what the literature offers against delayed gradients and correlated frames, one at a time
-strides    every n-th frame only: faster video; ticks as many as without
-windows    clips of so many frames only; ticks as many as without
-longer     tune and claim anew, for three times as many epochs, with an average of the weights and windows
+tune       find each contender's learning rate and related settings: equally many trials for each, seed 0
+claim      each contender with its best settings, seeds 1, 2, …
+tricks     remedies from the literature against delayed gradients and correlated frames, one at a time
+strides    only every n-th frame, which makes the video faster; the number of ticks is unchanged
+windows    only windows of a number of frames; the number of ticks is unchanged
+longer     tune and claim again with three times as many epochs, an average of the weights, and windows
 
-With strides and windows come the mean cosine and norm ratio between pseudo-gradients and backpropagation's gradients,
-over all stages but the top, and the change from a frame to the next, ‖x(k) - x(k-1)‖ / ‖x(k)‖.
+Strides and windows also report the mean cosine and norm ratio between pseudo-gradients and backpropagation's gradients,
+over all stages but the top, and the change from one frame to the next, ‖x(k) - x(k-1)‖ / ‖x(k)‖.
 
-Each training that has ended is a line of FOLDER/runs.jsonl: an interrupted study goes on after the last of them.
+Each finished training is a line of FOLDER/runs.jsonl: an interrupted study continues after the last of them.
 """
 
 import argparse
@@ -42,7 +41,7 @@ MOMENTUM = {"optimiser.args.betas": [0.9, 0.999]}
 EQUAL = {"optimiser.lr_by_mismatch": False}
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 LONGER, LONGER_RATES, LONGER_WINDOWS = 3, (5e-4, 1e-3, 2e-3, 4e-3), (16, 24)
-ANYBODYS: dict[str, Settings] = {
+FOR_ALL: dict[str, Settings] = {
     "as tuned": {},
     "momentum 0.9": MOMENTUM,
     "mean of 2 ticks": {"rule.every": 2},
@@ -67,43 +66,43 @@ WINDOWS: dict[str, Settings] = {
 Figures = dict[str, dict[str, dict[str, float]]]  # by row, contender and name
 
 
-def tries(contender: str, rates: Sequence[float]) -> list[Settings]:
-    """As many for each."""
+def trials(contender: str, rates: Sequence[float]) -> list[Settings]:
+    """The settings to try for a contender: equally many for each."""
     other = MOMENTUM if contender == "backprop" else EQUAL
     return [{"optimiser.lr": lr} | extra for lr in rates for extra in ({}, other)]
 
 
 def tune(epochs: float, rates: Sequence[float]) -> Iterator[Job]:
-    """Seed 0 alone."""
+    """The trials of each contender, with seed 0."""
     for name in DEPTHS:
-        for settings in tries(name, rates):
+        for settings in trials(name, rates):
             yield Job(describe(settings), name, 0, epochs, settings)
 
 
 def tune_longer(epochs: float) -> Iterator[Job]:
-    """The same tries for each, seed 0 alone."""
+    """The same trials for each contender, with seed 0."""
     for rate, window, name in product(LONGER_RATES, LONGER_WINDOWS, DEPTHS):
         settings = {"optimiser.lr": rate, "optimiser.ema": 0.99, "data.window": window}
         yield Job(describe(settings), name, 0, epochs * LONGER, settings)
 
 
 def claim(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
-    """Other seeds than the tuning's."""
+    """Each contender with its best settings, with other seeds than in tuning."""
     for seed in range(1, seeds + 1):
         for name in DEPTHS:
             yield Job(name, name, seed, epochs, best[name])
 
 
 def tricks(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
-    """Each on top of what is best; those that are not against delay for backpropagation too."""
+    """Each remedy on top of the best settings. Backpropagation is left out of those against delay, as it has none."""
     for seed in range(1, seeds + 1):
-        for row, settings in (ANYBODYS | AGAINST_DELAY).items():
-            for name in [name for name in DEPTHS if row in ANYBODYS or name != "backprop"]:
+        for row, settings in (FOR_ALL | AGAINST_DELAY).items():
+            for name in [name for name in DEPTHS if row in FOR_ALL or name != "backprop"]:
                 yield Job(row, name, seed, epochs, best[name] | settings)
 
 
 def strides(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
-    """A clip must outlast the mismatch for stage 0 to get any gradient of it: gating is on."""
+    """Every n-th frame only. A clip that is shorter than stage 0's mismatch gives it no gradient, as gating is on."""
     for seed in range(1, seeds + 1):
         for stride in (1, 2, 4, 8):
             for name in DEPTHS:
@@ -112,25 +111,25 @@ def strides(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Jo
 
 
 def windows(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
-    """Random windows of the clips."""
+    """Random windows of the clips only."""
     for seed in range(1, seeds + 1):
         for row, settings in WINDOWS.items():
             for name in DEPTHS:
                 yield Job(row, name, seed, epochs, best[name] | settings)
 
 
-STUDIES = {study.__name__: study for study in (claim, tricks, strides, windows)}  # of what `tune` has found
+STUDIES = {study.__name__: study for study in (claim, tricks, strides, windows)}  # that use the result of `tune`
 
 
 def describe(settings: Settings) -> str:
-    """For a table."""
+    """The settings as a row's name in a table."""
     return ", ".join(
         f"{name.removeprefix('optimiser.').removeprefix('data.')} = {value}" for name, value in settings.items()
     )
 
 
 def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]:
-    """Each contender's best settings; of equals the first."""
+    """The settings of each contender's highest score; of equal scores, the first."""
     best: dict[str, Job] = {}
     for job in jobs:
         leader = best.setdefault(job.contender, job)
@@ -140,34 +139,36 @@ def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]
 
 
 def main() -> None:
-    """Train what has not been trained yet, and print the tables."""
+    """Run the trainings that are still missing, and print the tables."""
     names = ["tune", *STUDIES, "longer"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {' '.join(names)}")
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
-    parser.add_argument("--seeds", type=count, default=3)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
+    parser.add_argument("--seeds", type=count, default=3, help="number of seeds: 1, 2, …")
     parser.add_argument("--epochs", type=span, default=8.0, help="passes over the training clips")
-    parser.add_argument("--rates", type=span, nargs="+", default=RATES, help="learning rates that are tried")
-    parser.add_argument("--rows", nargs="+", default=[], help="only rows with one of these in their name")
-    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="trainings at a time, a core each")
-    parser.add_argument("--clips", type=Path, default=CLIPS, help="folder of aAA/aAA_sSS_eEE.mp4: action, person")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder of the results")
+    parser.add_argument("--rates", type=span, nargs="+", default=RATES, help="learning rates to try")
+    parser.add_argument("--rows", nargs="+", default=[], help="only rows whose name contains one of these")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="parallel trainings, one core each")
+    parser.add_argument(
+        "--clips", type=Path, default=CLIPS, help="folder of aAA/aAA_sSS_eEE.mp4: action, subject, execution"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder for the results")
     arguments = parser.parse_args()
     if unknown := set(arguments.studies) - set(names):
-        parser.error(f"there is no study {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        parser.error(f"unknown study {', '.join(sorted(unknown))}: choose from {', '.join(names)}")
     if not arguments.clips.is_dir():
-        raise SystemExit(f"the clips of MSR-Action3D are not in {arguments.clips}: give --clips FOLDER")
+        raise SystemExit(f"no MSR-Action3D clips: {arguments.clips} is not a folder; give --clips FOLDER")
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = _read(arguments.out / "runs.jsonl")
-    wanted, figures = arguments.studies or names, {}
-    if set(wanted) - {"longer"}:
+    chosen, figures = arguments.studies or names, {}
+    if set(chosen) - {"longer"}:
         tuning = _jobs(tune(arguments.epochs, arguments.rates), arguments)
         figures["tune"] = _study("tune", tuning, done, arguments)
         best = best_of(tuning, done)
-        for name in [name for name in STUDIES if name in wanted]:
+        for name in [name for name in STUDIES if name in chosen]:
             jobs = _jobs(STUDIES[name](arguments.seeds, arguments.epochs, best), arguments)
-            figures[name] = _study(name, [job for job in jobs if _chosen(job, arguments.rows)], done, arguments)
-    if "longer" in wanted:
+            figures[name] = _study(name, [job for job in jobs if _selected(job, arguments.rows)], done, arguments)
+    if "longer" in chosen:
         tuning = _jobs(tune_longer(arguments.epochs), arguments)
         figures["tune longer"] = _study("tune longer", tuning, done, arguments)
         jobs = _jobs(claim(arguments.seeds, arguments.epochs * LONGER, best_of(tuning, done)), arguments)
@@ -180,7 +181,7 @@ def _jobs(jobs: Iterator[Job], arguments: argparse.Namespace) -> list[Job]:
     return [replace(job, clips=arguments.clips) for job in jobs]
 
 
-def _chosen(job: Job, rows: list[str]) -> bool:
+def _selected(job: Job, rows: list[str]) -> bool:
     return not rows or any(part in job.row for part in rows)
 
 
@@ -197,19 +198,19 @@ def _read(file: Path) -> dict[str, Record]:
 
 
 def _train_all(jobs: list[Job], done: dict[str, Record], arguments: argparse.Namespace) -> None:
-    """Each in a fresh process, so that none inherits another's threads or memory."""
+    """Run each training in a fresh process, so that none inherits another's threads or memory."""
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), _watch_parent, max_tasks_per_child=1) as pool:
         for number, future in enumerate(as_completed([pool.submit(train, job) for job in jobs]), start=1):
             record = future.result()
             done[record["key"]] = record
             with (arguments.out / "runs.jsonl").open("a") as lines:
                 lines.write(json.dumps(record) + "\n")
-            told = f"{record['row']}, {record['contender']}, seed {record['seed']}: {record['score']:.3f}"
-            print(f"--- {number} of {len(jobs)}: {told} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
+            result = f"{record['row']}, {record['contender']}, seed {record['seed']}: {record['score']:.3f}"
+            print(f"--- {number} of {len(jobs)}: {result} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
 def _watch_parent() -> None:
-    """A training ends with what has started it, however that ends."""
+    """Exit as soon as the parent process does, for whatever reason."""
 
     def watch() -> None:
         parent = parent_process()
@@ -221,7 +222,7 @@ def _watch_parent() -> None:
 
 
 def _figures(jobs: list[Job], done: dict[str, Record]) -> Figures:
-    """By row and contender: the mean over the seeds, the lowest and highest, and the mean of what was probed."""
+    """By row and contender: the mean, lowest and highest score over the seeds, and the means of the probed values."""
     table: Figures = {}
     for job in jobs:
         own = [done[other.key] for other in jobs if (other.row, other.contender) == (job.row, job.contender)]
@@ -235,7 +236,7 @@ def _figures(jobs: list[Job], done: dict[str, Record]) -> Figures:
 
 
 def _print(study: str, table: Figures) -> None:
-    print(f"\n{study}: top-1 of clips of a person never seen: mean (lowest … highest) | cosine, norm ratio, change")
+    print(f"\n{study}: top-1 on clips of an unseen person: mean (lowest … highest) | cosine, norm ratio, change")
     for row, cells in table.items():
         for contender, cell in cells.items():
             spread = f"{cell['top1']:.3f} ({cell['lowest']:.3f} … {cell['highest']:.3f})"

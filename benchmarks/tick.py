@@ -1,13 +1,15 @@
-"""What a tick costs beyond the model's own compute.
+"""Measure what a tick costs beyond the model's own compute.
 
     python benchmarks/tick.py [--json] [--rounds 7] [--ticks 1500] [--stages 2 4 8]
 
-Two figures, with the product's own processes (coordinator, stage workers, ZeroMQ, RPC, gloo), frames from memory:
+Two figures, with the product's own processes (coordinator, stage workers, ZeroMQ, RPC, gloo) and frames from memory:
 
-1.  Tick time of two stages on two cores against the slowest stage's compute alone, for a balanced (4 + 4 of 8 equal
-    blocks) and an unbalanced (6 + 2) split. "Alone" is two processes with the same blocks, threads and batches that
-    compute at the same time and exchange nothing; rounds of the two alternate within the run, medians are compared.
-2.  CPU time of a stage process a tick outside the model, all its threads, at D = 2, 4 and 8 with activations of 4 KiB.
+1.  The tick time of two stages on two cores, divided by the time of the slowest stage's compute alone, for a balanced
+    (4 + 4 of 8 equal blocks) and an unbalanced (6 + 2) split. "Alone" is two processes with the same blocks, threads
+    and batches that compute at the same time and exchange nothing. Rounds of the two alternate within the run; the
+    figures are medians.
+2.  The CPU time per tick of a stage process outside the model, over all its threads, at D = 2, 4 and 8 with activations
+    of 4 KiB.
 """
 
 import argparse
@@ -31,12 +33,14 @@ SPLITS = {"balanced": [4, 4], "unbalanced": [6, 2]}
 
 
 def main() -> None:
-    """Run all of it and print the figures."""
+    """Measure both figures and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the figures as one last line")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--rounds", type=count, default=7, help="rounds of the comparison with compute alone")
-    parser.add_argument("--ticks", type=count, default=1500, help="ticks that CPU time is taken over")
-    parser.add_argument("--stages", type=count, nargs="+", default=[2, 4, 8], help="numbers of stages; 2 is always one")
+    parser.add_argument("--ticks", type=count, default=1500, help="ticks over which CPU time is measured")
+    parser.add_argument(
+        "--stages", type=count, nargs="+", default=[2, 4, 8], help="numbers of stages to measure; 2 is always added"
+    )
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
     if arguments.out:
@@ -54,10 +58,10 @@ def main() -> None:
 
 
 def _print(results: dict[int, Any], figures: dict[str, Any]) -> None:
-    print("split        tick ms   slowest stage alone ms   ratio (bar 1.07)")
+    print("split        tick ms   slowest stage alone ms   ratio (goal 1.07)")
     for name, row in results[2]["ratios"].items():
         print(f"{name:<12} {row['tick_ms']:7.2f} {row['alone_ms']:24.2f} {row['ratio']:9.3f}")
-    print("\nstages   CPU ms outside the model, per tick, of the stage that has most (bar 0.4)")
+    print("\nstages   CPU ms per tick outside the model, in the stage that needs most (goal 0.4)")
     for stages, value in figures["cpu_ms_outside_model"].items():
         print(f"{stages:>6} {value:10.3f}")
 
@@ -68,7 +72,7 @@ def _measure(bench: Bench, rounds: int, ticks: int) -> dict[str, Any]:
 
 
 def _ratio(bench: Bench, split: list[int], rounds: int) -> dict[str, float]:
-    """Tick time over the slowest stage's compute alone."""
+    """Medians of the tick time, of the slowest stage's compute alone, and of their ratio."""
     config = config_of("convolutions", split, SLOTS, SIZE, model_args={"blocks": sum(split)})
     alone = [_start_alone(config.model_dump_json(), stage) for stage in range(2)]
     bench.configure(config)
@@ -89,7 +93,7 @@ def _ratio(bench: Bench, split: list[int], rounds: int) -> dict[str, float]:
 
 
 def _overhead(bench: Bench, ticks: int) -> float:
-    """CPU milliseconds outside the model, of the stage that has most."""
+    """CPU milliseconds per tick outside the model, of the stage that needs most."""
     bench.configure(config_of("tiny", [1] * bench.count, SLOTS, 8, model_args={"blocks": bench.count}))
     bench.run(200)
     return cpu_ms(bench.run(ticks), ticks)
@@ -104,7 +108,7 @@ def _start_alone(config: str, stage: int) -> tuple[Connection, Any]:
 
 
 def _compute_alone(connection: Connection, settings: str, index: int) -> None:
-    """One stage's compute without any exchange. Answers a number of ticks with the milliseconds that each took."""
+    """One stage's compute without any exchange: receives numbers of ticks and sends the milliseconds per tick."""
     import torch
 
     from common.config.settings import Config

@@ -1,8 +1,8 @@
-"""A training of benchmarks/study.py: the one-process reference on human actions, scored as the product scores.
+"""A training of benchmarks/study.py: the one-process reference on human actions, scored as the product does.
 
-vgg8 of width 16 on MSR-Action3D's depth videos (20 classes, 32 × 32 grey pixels, 64 slots) of people 1, 3, 5 and 7; the
-score is the top-1 of the 56 clips of person 9, the mean of three evaluations in the last quarter of the training, where
-the rate's cosine brings the weights to rest.
+vgg8 of width 16 on MSR-Action3D's depth videos (20 classes, 32 × 32 grey pixels, 64 slots) of people 1, 3, 5 and 7. The
+score is the top-1 on the 56 clips of person 9, as the mean of three evaluations in the last quarter of the training,
+where the cosine schedule makes the learning rate small.
 """
 
 import json
@@ -32,11 +32,11 @@ from coordinator.video.targets import Batch, packet_of
 CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
 DEPTHS = {"backprop": 1, "D = 4": 4, "D = 8": 8}
 SPLITS = {1: [8], 4: [2, 2, 2, 2], 8: [1] * 8}
-EVALUATIONS, QUARTER = 12, 3  # of a training, and those that count
+EVALUATIONS, QUARTER = 12, 3  # evaluation intervals of a training; the evaluations that end the last three count
 PROBES = 12
-REMEDY = "remedy."  # begins the names of those settings that only benchmarks/remedies.py knows
+REMEDY = "remedy."  # the prefix of settings that only this benchmark knows
 
-Settings = dict[str, Any]  # by their dotted names
+Settings = dict[str, Any]  # by dotted names
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What makes it this training: the same one may be asked for by several studies."""
+        """Identifies the training, without its row: several studies may have it."""
         return json.dumps([self.contender, self.seed, self.epochs, self.settings, str(self.clips)], sort_keys=True)
 
 
@@ -60,27 +60,27 @@ Record = dict[str, Any]  # key, and what `train` returns
 
 
 def train(job: Job) -> Record:
-    """In a process of its own. Raises what the product would end with."""
+    """Run a training. Raises the errors with which the product would end."""
     torch.set_num_threads(1)
     start = time.monotonic()
     config = config_of(job)
     datasets = Datasets(config, lambda text: None, lambda: None)
-    shown = list(evaluation_frames(config, datasets))
+    validation = list(evaluation_frames(config, datasets))
     scores: list[float] = []
     probe = Probe(config, len(datasets.train.classes)) if config.stages > 1 else None
     ticks = ticks_of(job, config, datasets)
-    when = {round(ticks * (number + 1) / EVALUATIONS) for number in range(EVALUATIONS - QUARTER, EVALUATIONS)}
+    due = {round(ticks * (number + 1) / EVALUATIONS) for number in range(EVALUATIONS - QUARTER, EVALUATIONS)}
     remedies = {name.removeprefix(REMEDY): value for name, value in job.settings.items() if name.startswith(REMEDY)}
     for tick, stages in run(config, datasets, ticks, probe, remedies):
-        if tick + 1 in when:
-            scores.append(evaluate(config, stages, shown))
-    found = {"score": mean(scores), "ticks": ticks, "seconds": round(time.monotonic() - start, 1)}
-    told = {"row": job.row, "contender": job.contender, "seed": job.seed, "settings": job.settings}
-    return {"key": job.key, **told, **found, **(probe.means() if probe else {})}
+        if tick + 1 in due:
+            scores.append(evaluate(config, stages, validation))
+    result = {"score": mean(scores), "ticks": ticks, "seconds": round(time.monotonic() - start, 1)}
+    described = {"row": job.row, "contender": job.contender, "seed": job.seed, "settings": job.settings}
+    return {"key": job.key, **described, **result, **(probe.means() if probe else {})}
 
 
 def config_of(job: Job) -> Config:
-    """The run file's settings, as the product reads them."""
+    """The settings of a training, validated as those of a run file."""
     depth = DEPTHS[job.contender]
     tree: dict[str, Any] = {
         "model": "vgg8",
@@ -111,18 +111,17 @@ def config_of(job: Job) -> Config:
 
 
 def ticks_of(job: Job, config: Config, datasets: Datasets) -> int:
-    """As many as with every frame of every clip, so that all trainings of a study update as often."""
-    whole = {name: value for name, value in job.settings.items() if name not in ("data.stride", "data.window")}
-    if whole == job.settings:
+    """The number of ticks as if every frame of every clip were used: all trainings of a study update equally often."""
+    all_frames = {name: value for name, value in job.settings.items() if name not in ("data.stride", "data.window")}
+    if all_frames == job.settings:
         return datasets.planned
-    plain = replace(job, settings=whole)
-    return Datasets(config_of(plain), lambda text: None, lambda: None).planned
+    return Datasets(config_of(replace(job, settings=all_frames)), lambda text: None, lambda: None).planned
 
 
 def run(
     config: Config, datasets: Datasets, ticks: int, probe: Probe | None, remedies: Settings
 ) -> Iterator[tuple[int, list[Stage]]]:
-    """The reference, tick by tick."""
+    """Train the reference. Yields the tick and the stages after every tick."""
     assert config.split is not None
     model = build(config, len(datasets.train.classes))
     stages = [Stage(part(model, config.split, index), index, config, ticks) for index in range(config.stages)]
@@ -147,13 +146,13 @@ def run(
 
 
 def places_of(config: Config) -> list[tuple[int, int]]:
-    """Every slot begins elsewhere in its first window, so that equal windows do not end at once."""
+    """The entry and frame at which each slot begins: staggered, so that windows do not all end at the same tick."""
     assert config.data.window is not None
     return [(slot, slot % config.data.window) for slot in range(config.data.slots)]
 
 
 def evaluation_frames(config: Config, datasets: Datasets) -> Iterator[Packet]:
-    """Every validation clip once."""
+    """The frame batches of one pass over the validation clips."""
     stream, tick = datasets.open_evaluation(), 0
     batch = Batch(config.frame_shape)
     while stream.fill(batch.frames, batch.clips, batch.labels):
@@ -162,12 +161,12 @@ def evaluation_frames(config: Config, datasets: Datasets) -> Iterator[Packet]:
     stream.close()
 
 
-def evaluate(config: Config, stages: list[Stage], shown: list[Packet]) -> float:
-    """Top-1, judged as the product does."""
+def evaluate(config: Config, stages: list[Stage], frames: list[Packet]) -> float:
+    """The top-1 on frame batches, computed as the product does."""
     sums = ClipSums()
     for stage in stages:
         stage.evaluating(True)
-    for packet in shown:
+    for packet in frames:
         held = packet
         for stage in stages:
             source, y = held, stage.infer(held)

@@ -32,7 +32,7 @@ class Reader(FileSystemReader):
         with self.fs.create_stream(self._get_metadata_path(kwargs.get("rank")), "rb") as file:
             metadata = _Unpickler(file).load()
         if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError("its index is not an index")
+            raise pickle.UnpicklingError("its index holds no checkpoint metadata")
         metadata.storage_meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -41,7 +41,7 @@ class Reader(FileSystemReader):
 def _member(kind: Any, name: str) -> Any:
     """Stand-in for `getattr` that only returns members of `_MEM_FORMAT_ENCODING`, the one enum in an index."""
     if kind is not _MEM_FORMAT_ENCODING:
-        raise pickle.UnpicklingError(f"its index asks for an attribute of {kind!r}: it is not trusted")
+        raise pickle.UnpicklingError(f"its index asks for an attribute of {kind!r}, which is not allowed")
     return _MEM_FORMAT_ENCODING[name]
 
 
@@ -52,4 +52,4 @@ class _Unpickler(pickle.Unpickler):
             return _member  # some versions of Python pickle an enum member as getattr(enum, name)
         if name in _INDEX.get(module, ()):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"its index names {module}.{name}, which no index needs: it is not trusted")
+        raise pickle.UnpicklingError(f"its index refers to {module}.{name}, which no index needs: it is unsafe to load")

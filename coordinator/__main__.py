@@ -3,8 +3,8 @@
 import signal
 import sys
 
-# until there is something to keep, or the launcher handles it, an interrupt ends the process: an exception can get lost
-# in an import
+# until there is something to save, or the launcher handles it, an interrupt ends the process: a KeyboardInterrupt can
+# get lost in an import
 if sys.argv[1:2] in (["join"], ["train"], ["compare"]):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -48,7 +48,7 @@ Resume = Annotated[Path | None, typer.Option(help="resume this run directory, fr
 def train(
     run_file: Annotated[Path | None, typer.Argument(help="run file (TOML), see examples/")] = None,
     resume: Resume = None,
-    stages: Annotated[int | None, typer.Option(help="the same as --set stages=…")] = None,
+    stages: Annotated[int | None, typer.Option(help="same as --set stages=…")] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -68,11 +68,13 @@ def train(
 @app.command()
 def compare(
     run_file: RunFile,
-    algorithms: Annotated[str, typer.Option(help="two or more, separated by commas")] = "sideways,backprop,gpipe,1f1b",
+    algorithms: Annotated[
+        str, typer.Option(help="two or more algorithms, separated by commas")
+    ] = "sideways,backprop,gpipe,1f1b",
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Train the same run with several algorithms, one after another; write a table and a picture of them."""
+    """Train the same run with several algorithms in turn, and write a table and a plot of the results."""
     config = load(run_file, settings)
     check_host(config)
     from coordinator.tools import compare as comparison  # torch takes seconds to import: report wrong settings first
@@ -86,14 +88,14 @@ def compare(
 @app.command()
 def check(
     source: Annotated[Path, typer.Argument(help="folder, list or split of videos, or a run file (TOML)")],
-    stages: Annotated[int | None, typer.Option(help="the same as --set stages=…")] = None,
-    stride: Annotated[int | None, typer.Option(help="the same as --set data.stride=…")] = None,
-    size: Annotated[int | None, typer.Option(help="the same as --set data.size=…")] = None,
-    quarantine: Annotated[Path | None, typer.Option(help="write the bad files here, for data.quarantine")] = None,
+    stages: Annotated[int | None, typer.Option(help="same as --set stages=…")] = None,
+    stride: Annotated[int | None, typer.Option(help="same as --set data.stride=…")] = None,
+    size: Annotated[int | None, typer.Option(help="same as --set data.size=…")] = None,
+    quarantine: Annotated[Path | None, typer.Option(help="file to write the bad files to, for data.quarantine")] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Decode all clips: list bad files with their reasons, and lengths, sizes, rates and smoothness."""
+    """Decode all clips and report bad files with reasons, clip lengths, sizes, frame rates and smoothness."""
     from coordinator.tools import check_data as checking
 
     short = {"stages": stages, "data.stride": stride, "data.size": size}
@@ -113,50 +115,50 @@ def check(
 @app.command()
 def join(
     run_file: Annotated[Path | None, typer.Argument(help="run file (TOML); the coordinator needs it")] = None,
-    role: Annotated[str, typer.Option(help="coordinator, stage, or auto: rank 0 coordinates")] = "auto",
+    role: Annotated[str, typer.Option(help="coordinator, stage, or auto: rank 0 is the coordinator")] = "auto",
     resume: Resume = None,
     settings: Settings = None,
     as_json: Json = False,
-    only_check: Annotated[bool, typer.Option("--check", help="only read the coordinator's settings")] = False,
+    only_check: Annotated[bool, typer.Option("--check", help="only validate the coordinator's settings")] = False,
 ) -> None:
-    """Start one process of a run, as torchrun does on one machine or several."""
+    """Run one process of a run; started by torchrun, on one machine or several."""
     if only_check:
         load(_resumed(run_file, resume), settings)
         return
     remember_parent()
     if role not in ("auto", "coordinator", "stage"):
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings about peers that end
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns about every peer that exits
     if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
-        if not ALLOCATOR.keys() <= os.environ.keys():  # torchrun knows nothing of it; read once, at the start
+        if not ALLOCATOR.keys() <= os.environ.keys():  # torchrun does not set it, and it is read only at process start
             _become("coordinator", *sys.argv[1:])
         run_file = _resumed(run_file, resume)
         from coordinator.run.process import main as coordinate
 
         config = load(run_file, settings)
-        left = RunMarker(config.runs).find()
-        if left is not None:
-            resume = left  # its own run file has all settings, and the split that was measured
-            config = load(left / "run.toml") if (left / "run.toml").is_file() else config
+        earlier = RunMarker(config.runs).find()
+        if earlier is not None:
+            resume = earlier  # its own run file has all settings, and the measured split
+            config = load(earlier / "run.toml") if (earlier / "run.toml").is_file() else config
         coordinate(config, str(run_file), resume, as_json)
     else:
         _become("stage_worker")
 
 
 def _become(module: str, *arguments: str) -> NoReturn:
-    """Replace this process by another program: the allocator reads its environment once, at the start."""
+    """Replace this process by another program: the allocator reads its environment only at process start."""
     command = [sys.executable, "-P", "-m", module, *arguments]
     os.execve(sys.executable, command, {**ALLOCATOR, **os.environ})  # noqa: S606
 
 
 def _resumed(run_file: Path | None, resume: Path | None) -> Path:
-    """The run file: the one given, or that of the run that is resumed."""
+    """The given run file, or else that of the resumed run."""
     if resume is not None and not (resume / "run.toml").is_file():
-        raise ConfigError(f"--resume {resume}: there is no run.toml in it; name a run directory, such as runs/digits-…")
+        raise ConfigError(f"--resume {resume}: there is no run.toml in it; pass a run directory, such as runs/digits-…")
     if run_file is not None:
         return run_file
     if resume is None:
-        raise ConfigError("name a run file (TOML), see examples/, or a run to go on with: --resume runs/NAME")
+        raise ConfigError("pass a run file (TOML, see examples/), or a run to resume: --resume runs/NAME")
     return resume / "run.toml"
 
 
@@ -167,7 +169,7 @@ def _join_arguments(run_file: Path, resume: Path | None, settings: list[str] | N
 
 
 def main() -> None:
-    """Run a command; print a SidewaysError as a sentence."""
+    """Run a command. A SidewaysError is printed without a traceback and sets the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=PATH_ERRORS)

@@ -22,8 +22,8 @@ class RunDirectory:
     """The files that a run writes. A failed write raises SidewaysError, except in `metric`: see `write_error`.
 
     Attributes:
-        last_sign: when an earlier attempt last wrote to metrics.jsonl, in seconds since 1970; None for a new run.
-        lost: why a line of metrics.jsonl could not be written; None if all were. The training continues without it.
+        last_write_time: when an earlier attempt last wrote to metrics.jsonl, in seconds since 1970; None for a new run.
+        write_error: why a line of metrics.jsonl could not be written; None if all were. The training continues.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class RunDirectory:
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise _refusal(self.path, error) from error
+            raise _write_failure(self.path, error) from error
 
     def close(self) -> None:
         """Close metrics.jsonl and release the lock."""
@@ -57,7 +57,7 @@ class RunDirectory:
             self._write(METRICS, "".join(kept))
             self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise _refusal(self.path, error) from error
+            raise _write_failure(self.path, error) from error
 
     def save_config(self, config: Config) -> None:
         """Write every setting, including defaults and the measured split, so that the file reproduces this run."""
@@ -87,7 +87,7 @@ class RunDirectory:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
             os.replace(part, self.path / MODEL)
         except Exception as error:  # safetensors wraps OSError in its own exception class
-            raise _refusal(self.path, error) from error
+            raise _write_failure(self.path, error) from error
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json. Raises SidewaysError."""
@@ -99,7 +99,7 @@ class RunDirectory:
             part.write_text(text, encoding="utf-8")
             os.replace(part, self.path / name)
         except OSError as error:
-            raise _refusal(self.path, error) from error
+            raise _write_failure(self.path, error) from error
 
 
 def _json(line: dict[str, Any]) -> str:
@@ -136,10 +136,12 @@ def create(config: Config, run_file: str) -> Path:
             return path
         except FileExistsError:
             if config.name:
-                raise SidewaysError(f"the run directory {path} exists: choose another name or remove it") from None
+                raise SidewaysError(
+                    f"the run directory {path} already exists: choose another name or remove it"
+                ) from None
         except OSError as error:
-            raise _refusal(path, error) from error
-    raise SidewaysError(f"{config.runs} has a hundred runs named {name}: choose another name")
+            raise _write_failure(path, error) from error
+    raise SidewaysError(f"{config.runs} has 100 runs named {name} already: choose another name")
 
 
 def _lock(path: Path) -> IO[str]:
@@ -150,9 +152,9 @@ def _lock(path: Path) -> IO[str]:
     except BlockingIOError:
         raise SidewaysError(f"another process is training in {path}: stop it first, or wait until it ends") from None
     except OSError as error:
-        raise _refusal(path, error) from error
+        raise _write_failure(path, error) from error
     return file
 
 
-def _refusal(path: Path, error: Exception) -> SidewaysError:
-    return SidewaysError(f"cannot write to {path}: {error}. Make room there, or set runs to another folder")
+def _write_failure(path: Path, error: Exception) -> SidewaysError:
+    return SidewaysError(f"cannot write to {path}: {error}. Free disk space there, or set runs to another folder")

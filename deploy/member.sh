@@ -1,29 +1,31 @@
 #!/bin/sh
-# One member of a deployed run, under a torchrun of its own: member coordinator RUN_FILE [OPTIONS…] | member stage
+# One member of a deployed run, with its own torchrun: member coordinator RUN_FILE [OPTIONS…] | member stage
 #
-# STAGES            how many stages there are
-# MEETING           host:port at which the coordinator's torchrun listens and all others meet it
-# SIDEWAYS_LAUNCH   the run's name: as long as it has ticks to do, what is started anew under this name goes on with it
-# SIDEWAYS_ADDRESS  by which the others reach this member; default: the host's first
-# PATIENCE          seconds for the others to appear, 600 by default
+# STAGES            number of stages
+# MEETING           host:port of the rendezvous, where the coordinator's torchrun listens
+# SIDEWAYS_LAUNCH   name of the launch: members started again under this name continue its run until that is complete
+# SIDEWAYS_ADDRESS  address at which the others reach this member; default: the host's first address
+# PATIENCE          seconds to wait for the other members; default: 600
+# PREPARE           shell command that the coordinator runs first
+# RESTARTS          most restarts by torchrun; default: 100
 set -eu
 role=$1
 shift
 serves=false
 patience=${PATIENCE:-600}
 export SIDEWAYS_ADDRESS="${SIDEWAYS_ADDRESS:-$(hostname -I | cut -d' ' -f1)}"
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart meets the addresses of the dead
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart reads the addresses of the previous attempt
 export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"
 if [ "$role" = coordinator ]; then
     serves=true
-    python -P -m coordinator join "$@" --check  # a wrong setting is told once, with exit code 2, not at every restart
+    python -P -m coordinator join "$@" --check  # a wrong setting ends with exit code 2 at once, not after all restarts
     [ -z "${PREPARE:-}" ] || sh -c "$PREPARE"
 else
-    meets="import socket; socket.create_connection(('${MEETING%:*}', ${MEETING##*:}), 5)"
-    until python -c "$meets" 2>/dev/null; do  # its name may not be known yet; torchrun would give up after a minute
+    probe="import socket; socket.create_connection(('${MEETING%:*}', ${MEETING##*:}), 5)"
+    until python -c "$probe" 2>/dev/null; do  # the name may not resolve yet; torchrun would give up after a minute
         sleep 1
         patience=$((patience - 1))
-        [ "$patience" -gt 0 ] || { echo "member: no coordinator at $MEETING: see what became of it" >&2; exit 1; }
+        [ "$patience" -gt 0 ] || { echo "member: no coordinator answers at $MEETING: check its log" >&2; exit 1; }
     done
 fi
 exec torchrun --nnodes "$((STAGES + 1))" --nproc-per-node 1 --local-addr "$SIDEWAYS_ADDRESS" \

@@ -1,10 +1,10 @@
-"""Draw scikit-learn's handwritten digits moving and bouncing into h264 videos: OUT/train/<digit>/…, OUT/val/<digit>/…
+"""Make h264 videos of scikit-learn's handwritten digits, moving and bouncing: OUT/train/<digit>/…, OUT/val/<digit>/…
 
     python examples/make_digits.py data/digits
 
-1,797 real digits of 8 × 8 pixels, split by image before anything else: no image of a validation clip is in a training
-clip. Each becomes one clip of 32 to 64 frames of 32 × 32 pixels, in which it moves in a straight line, bounces off the
-edges, and slowly turns. The folder is made whole or not at all.
+The 1,797 real digits of 8 × 8 pixels are split by image first: no image is in both a training and a validation clip.
+Each becomes one clip of 32 to 64 frames of 32 × 32 pixels, in which it moves in a straight line, bounces off the edges,
+and slowly rotates. The folder appears only when it is complete.
 """
 
 import argparse
@@ -24,24 +24,24 @@ CANVAS, DIGIT = 32, 18  # pixels
 
 
 def main() -> int:
-    """Make the folder unless it is there."""
+    """Make the folder unless it exists."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--images", type=int, help="use only the first so many digits")
+    parser.add_argument("out", type=Path, help="folder to create; nothing is done if it exists")
+    parser.add_argument("--images", type=int, help="use only the first IMAGES digits; default: all")
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists():
         return 0
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    print(f"drawing moving digits into {out} …", file=sys.stderr)
+    print(f"writing videos of moving digits to {out} …", file=sys.stderr)
     digits = load_digits()
     numbers = np.arange(len(digits.target))[: arguments.images]
     train, val = train_test_split(numbers, test_size=0.2, random_state=0, stratify=digits.target[numbers])
     jobs = [
         (digits.images[n], part / kind / str(digits.target[n]) / f"{n:04}.mp4", int(n))
-        for kind, chosen in (("train", train), ("val", val))
-        for n in chosen
+        for kind, selected in (("train", train), ("val", val))
+        for n in selected
     ]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda job: draw(*job), jobs))
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def draw(image: NDArray[np.float64], path: Path, seed: int) -> None:
-    """One clip."""
+    """Write the clip of a digit, given as floats of 0 to 16 [8, 8]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     digit = Image.fromarray((image / 16 * 255).astype(np.uint8)).resize((DIGIT, DIGIT), Image.Resampling.BICUBIC)
@@ -64,8 +64,8 @@ def draw(image: NDArray[np.float64], path: Path, seed: int) -> None:
         stream.pix_fmt = "yuv420p"
         for _ in range(int(random.integers(32, 65))):
             canvas = Image.new("L", (CANVAS, CANVAS))
-            turned = digit.rotate(angle, Image.Resampling.BICUBIC)
-            canvas.paste(turned, tuple(round(x) for x in position))
+            rotated = digit.rotate(angle, Image.Resampling.BICUBIC)
+            canvas.paste(rotated, tuple(round(x) for x in position))
             container.mux(stream.encode(av.VideoFrame.from_image(canvas.convert("RGB"))))
             angle = float(np.clip(angle + turning, -20, 20))
             position += velocity

@@ -1,4 +1,4 @@
-"""One layer group: a process that computes with the newest activation and the newest gradient, tick after tick."""
+"""The stage worker: the process that runs one stage, a contiguous group of the model's blocks."""
 
 import sys as _sys
 from importlib.machinery import PathFinder as _PathFinder
@@ -7,4 +7,4 @@ from pathlib import Path as _Path
 _root = _Path(__file__).resolve().parent.parent
 _found = _PathFinder.find_spec("common")
 if _found is None or not _found.origin or _Path(_found.origin).resolve() != _root / "common" / "__init__.py":
-    _sys.path.insert(0, str(_root))  # a folder of the user's has a `common`, too, and came first (PYTHONPATH, torchrun)
+    _sys.path.insert(0, str(_root))  # another `common`, of the user, is earlier on the path (PYTHONPATH, torchrun)

@@ -1,8 +1,8 @@
-"""A stage worker's process. Started by `sideways join` under torch's elastic launcher, never by hand."""
+"""Entry point of a stage worker. Started by `sideways join` under torch's elastic launcher, never by hand."""
 
 import signal
 
-if __name__ == "__main__":  # until there is something to keep an interrupt ends the process, during imports too
+if __name__ == "__main__":  # until there is state to save, an interrupt ends the process, also during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import traceback
@@ -17,11 +17,11 @@ from common.processes.rpc import start_rpc
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.service import StageService
 
-_EXIT_PATIENCE = 10.0  # seconds for the coordinator to end after its last call
+_EXIT_TIMEOUT = 10.0  # seconds to wait for the coordinator to exit after its last call
 
 
 def main() -> None:
-    """Join the run, serve the coordinator until it says quit."""
+    """Join the run and answer the coordinator's calls until `quit`."""
     watch_parent("a stage worker")
     try:
         me = join("stage")
@@ -34,17 +34,17 @@ def main() -> None:
     try:
         serve(service)
         start_rpc(me)
-        ended = service.run()
-        reporter.await_coordinator_exit(_EXIT_PATIENCE)
+        code = service.run()
+        reporter.await_coordinator_exit(_EXIT_TIMEOUT)
     except BaseException as error:
         _fail(error, service.place, reporter)
-    exit_now(ended)
+    exit_now(code)
 
 
 def _fail(error: BaseException, place: str, reporter: Reporter) -> NoReturn:
-    """Report an error, here and to the coordinator, and end. `place`: which stage, at which tick."""
+    """Report an error on stderr and to the coordinator, then exit. `place` names the stage and the tick."""
     known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
-    message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or _described(error)}"
+    message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or _describe(error)}"
     print_error(message if known else f"{message}\n{traceback.format_exc()}")
     code = error.code if isinstance(error, SidewaysError) else 1
     reporter.fail(message, code)
@@ -52,12 +52,12 @@ def _fail(error: BaseException, place: str, reporter: Reporter) -> NoReturn:
     exit_now(code)
 
 
-def _described(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 def _pass_on_signals(reporter: Reporter) -> None:
-    """Stopping is the coordinator's to decide, so that the model so far is kept: tell it, and go on."""
+    """Forward stop signals to the coordinator, which stops the run after saving the model. The stage itself goes on."""
 
     def note(number: int, frame: FrameType | None) -> None:
         reporter.stop_signal = number

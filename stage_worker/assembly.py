@@ -1,4 +1,4 @@
-"""What a stage worker is made of for one run: its blocks, its device, its edges to the neighbours, its intakes."""
+"""The parts of a stage worker for one run: blocks, device, edges to the neighbours, frame and target intakes."""
 
 import os
 from dataclasses import replace
@@ -29,28 +29,29 @@ from stage_worker.reporting.reporter import Reporter
 if TYPE_CHECKING:
     from stage_worker.exact_loop import ExactLoop
 
-_FRAMES_QUEUED = 4  # batches, in stage 0's socket
+_FRAMES_QUEUED = 4  # batches queued in stage 0's socket at most
 
 
 class Assembly:
-    """One stage, built after the coordinator's plan.
+    """One stage, built from the coordinator's plan.
 
     Attributes:
-        stage: the layer group.
+        stage: the blocks and their optimiser.
+        frames, targets: intakes for the coordinator's frames and targets; None where the stage gets none.
         ports: its connections for training.
-        work: its clock, which all of them add to.
-        groups: the process groups, to be handed to the next assembly of this process; None for a single stage.
+        work: sums the time of each kind of work.
+        groups: the process groups, to be passed to the next assembly of this process; None for a single stage.
         loop: runs the ticks.
-        probe: of the stage's pseudo-gradients.
-        origin: the tick at which the pipeline is empty.
+        probe: samples the stage's pseudo-gradient on request.
+        origin: the tick at which the pipeline starts empty.
     """
 
     def __init__(self, plan: Plan, me: Membership, groups: Groups | None, reporter: Reporter) -> None:
-        """Build the stage and agree with the neighbours on what passes between them.
+        """Build the stage, and agree with the neighbours on the shapes and dtypes of the tensors between them.
 
         Raises:
-            ConfigError: model, split, device, transport or task do not fit.
-            PeerError: a neighbour disagrees about an edge, or does not answer.
+            ConfigError: the model, split, device, transport or task do not fit together.
+            PeerError: a neighbour expects another shape or dtype, or does not answer.
         """
         config = plan.config
         self._config, self._me, self.origin = config, me, plan.origin
@@ -66,8 +67,8 @@ class Assembly:
         self._edges: Edges | None = None
         if me.stages > 1:
             self.groups = groups or Groups(me, backend, 1.25 * config.network.deadline)
-            patience = config.network.deadline + BUILDING
-            agree(self.groups.forward, me.stage, me.stages, self._input_spec, self._output_spec, patience)
+            timeout = config.network.deadline + BUILDING
+            agree(self.groups.forward, me.stage, me.stages, self._input_spec, self._output_spec, timeout)
             devices = self._device, self._wire
             self._edges = Edges(config, me, self.groups, (self._input_spec, self._output_spec), devices, self.work)
         if config.compile:
@@ -79,9 +80,9 @@ class Assembly:
         self.loop = self._loop(reporter)
 
     def _specs(self, parts: list[nn.Sequential]) -> tuple[TensorSpec, TensorSpec]:
-        """Shape and dtype of the last part's input and output."""
+        """Shape and dtype of the input and the output of the last of `parts`."""
         config = self._config
-        if config.precision != "float32":  # which layers give bfloat16 depends on the device
+        if config.precision != "float32":  # which layers output bfloat16 depends on the device
             parts = [part.to(self._device) for part in parts]
         with casting(config, self._device):
             shapes = activation_shapes(parts, config.frame_shape)
@@ -89,7 +90,7 @@ class Assembly:
         return below, shapes[-1]
 
     def _loop(self, reporter: Reporter) -> "Loop | ExactLoop":
-        """What runs the ticks. A single stage is backpropagation, whatever the algorithm is called."""
+        """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
         if not self._config.exact or self.groups is None:
             return Loop(self.stage, self.ports, reporter, self.work, self.probe)
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
@@ -99,12 +100,12 @@ class Assembly:
 
     @property
     def addresses(self) -> Addresses:
-        """Where this stage listens for frames and targets."""
+        """The addresses at which this stage listens for frames and targets."""
         frames, targets = (intake.socket.address if intake else "" for intake in (self.frames, self.targets))
         return Addresses(frames, targets, memory=self.frames.socket.memory if self.frames else "")
 
     def evaluation_ports(self) -> EdgePorts:
-        """Edges of their own, so that what training has in flight stays where it is."""
+        """Ports for an evaluation, with edges of their own, so that training packets in flight are left alone."""
         edges, stage = self._edges, self.stage
         return EdgePorts(
             self._device,
@@ -115,13 +116,13 @@ class Assembly:
         )
 
     def enter_phase(self, phase: int) -> None:
-        """Expect frames and targets of this phase: 0 training, others evaluations."""
+        """Expect frames and targets of this phase: 0 for training; evaluations are numbered from 1."""
         for intake in (self.frames, self.targets):
             if intake is not None:
                 intake.phase = phase
 
     def close(self) -> None:
-        """Stop listening."""
+        """Close the sockets and edges."""
         for intake in (self.frames, self.targets):
             if intake is not None:
                 intake.socket.close()
@@ -129,18 +130,18 @@ class Assembly:
             self._edges.close()
 
     def _transport(self) -> tuple[torch.device, Literal["gloo", "nccl"]]:
-        """Device that the wire reads and the backend: NCCL between devices of their own, else gloo from the host."""
-        possible = self._device.type == "cuda" and self._me.own_devices
-        wanted = self._config.network.transport
-        if wanted == "nccl" and not possible:
+        """The device of the transfer buffers, and the backend: NCCL if every stage has its own GPU, else gloo (CPU)."""
+        nccl_possible = self._device.type == "cuda" and self._me.own_devices
+        transport = self._config.network.transport
+        if transport == "nccl" and not nccl_possible:
             raise ConfigError('network.transport = "nccl" needs a CUDA device for every stage: use "auto" or "gloo"')
-        if possible and wanted != "gloo":
+        if nccl_possible and transport != "gloo":
             torch.cuda.set_device(self._device)
             return self._device, "nccl"
         if self._config.exact and self._me.stages > 1 and self._device.type == "cuda":
             raise ConfigError(
-                f'algorithm = "{self._config.algorithm}": torch exchanges CUDA tensors by NCCL alone, which needs a '
-                f'device for every stage, and network.transport = "auto": give each stage one, or set device = "cpu"'
+                f'algorithm = "{self._config.algorithm}" on CUDA uses NCCL, which needs a device for every stage and '
+                f'network.transport = "auto": give each stage a device, or set device = "cpu"'
             )
         return torch.device("cpu"), "gloo"
 
@@ -162,7 +163,7 @@ class Assembly:
                 f'task = "{self._config.task}" compares the model\'s output with the frame, but the output is '
                 f"{list(self._output_spec[0])} and the frame {list(shape)}: change the model or data.size"
             )
-        # targets wait here while their frames climb: D of them, and the frames under way to stage 0
+        # targets wait here until their frames reach the top: D of them, and those of frames still queued for stage 0
         network, queue, what = self._config.network, self._me.stages + 8, f"stage {self._me.stage} (targets)"
         socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=Kind.WAIT_TARGETS)
         out = torch.zeros(shape, device=self._device)
@@ -171,7 +172,7 @@ class Assembly:
     def _training_ports(self) -> EdgePorts:
         edges, i = self._edges, self._me.stage
         ports = EdgePorts(self._device, self.frames, self.targets)
-        if self._config.exact or edges is None:  # torch's schedules have their own connections, a single stage none
+        if self._config.exact or edges is None:  # torch's schedules have connections of their own, a single stage none
             return ports
         schedule, origin, has_above = Schedule(self._me.stages), self.origin, not self.stage.is_top
         return replace(
@@ -184,11 +185,11 @@ class Assembly:
 
 
 def use_device(config: Config, me: Membership) -> torch.device:
-    """The stage's device; also takes this stage's share of the CPU threads. Raises ConfigError without CUDA."""
+    """Set torch's number of threads, and return the stage's device. Raises ConfigError if the host lacks CUDA."""
     torch.set_num_threads(share_of_threads(config, me.local_stages))
     device = _device(config, me)
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
     torch.use_deterministic_algorithms(config.deterministic and device.type == "cuda", warn_only=True)
     return device
 

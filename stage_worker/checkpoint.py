@@ -1,12 +1,14 @@
-"""A stage's part of a checkpoint: copied between two ticks, written in the background, read again.
+"""A stage's part of a checkpoint: copied between two ticks, written in the background, restored later.
 
 torch.distributed.checkpoint writes all stages' parts into one folder, under the whole model's names:
 
-    model.NAME  optimiser.NAME.KEY                    also read by another number of stages
-    average.NAME  mean.NAME                           the same: of the weights, of the gradients
-    gradient.NAME  stage.I.counters                   gradients gathered for an update that is still to come
-    edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, as bytes
-    target.FRAME  target.FRAME.clips                  frame-sized targets whose frames are still climbing
+    model.NAME  optimiser.NAME.KEY                    parameters and buffers; optimiser state
+    average.NAME  mean.NAME                           running averages of the weights and of the gradients
+    gradient.NAME  stage.I.counters                   gradients accumulated for the next update
+    edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, uint8
+    target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
+
+The first two lines can also be restored with another number of stages.
 """
 
 import threading
@@ -28,26 +30,26 @@ from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
 from stage_worker.edges.ends import Receiver
 
-# intended: every stage reads by itself, and a single stage writes by itself
+# intended: every stage reads its own part, and a single stage also writes alone
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
 def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
-    """Copies, on the CPU, of everything that the ticks from `tick` on depend on."""
+    """Copy everything that the ticks from `tick` on depend on to the CPU."""
     stage = built.stage
-    found = {f"model.{name}": value for name, value in stage.blocks.state_dict().items()}
-    found |= stage.updater.state()
-    found |= {_edge(way, stage): port.waiting(tick) for way, port in _edges(built) if port.expects(tick)}
+    state = {f"model.{name}": value for name, value in stage.blocks.state_dict().items()}
+    state |= stage.updater.state()
+    state |= {_edge(way, stage): port.waiting(tick) for way, port in _edges(built) if port.expects(tick)}
     if built.targets is not None:
         first = max(built.origin, tick - (stage.config.stages - 1)) if not stage.config.exact else tick
         built.targets.gather(first, tick, tick)
-        for (phase, frame), (frames, clips) in built.targets.aside.items():
+        for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:
-                found |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
+                state |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
     updater = stage.updater
     counters = torch.tensor([updater.ticks, updater.accumulated, updater.updates])
-    found[_counters(stage)] = counters
-    return {name: value.detach().to("cpu", copy=True) for name, value in found.items()}
+    state[_counters(stage)] = counters
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
@@ -64,35 +66,35 @@ def _counters(stage: Stage) -> str:
 
 
 class CheckpointWriter:
-    """Writes one copied state in a thread, together with the other stages."""
+    """Writes a copied state in a background thread, together with the other stages."""
 
     def __init__(self, state: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None) -> None:
-        """`group` of all stages, which nothing else uses; None for a single stage."""
+        """Start writing. `group` must contain all stages and not be used otherwise; None for a single stage."""
         self._error: str | None = None
         self._thread = threading.Thread(target=self._write, args=(state, folder, group), name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> None:
-        """Wait until the checkpoint is written. Raises PeerError with the reason if it is not."""
+        """Wait at most `seconds` until the checkpoint is written. Raises PeerError with the reason if it is not."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            raise PeerError(f"writing took longer than {seconds:g} s")
+            raise PeerError(f"it was not written within {seconds:g} s")
         if self._error is not None:
             raise PeerError(self._error)
 
     def _write(self, state: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None) -> None:
         try:
             save(state, storage_writer=FileSystemWriter(folder), process_group=group, no_dist=group is None)
-        except BaseException as error:  # a failed checkpoint does not end the training
+        except BaseException as error:  # reported by `wait`: a failed checkpoint does not end the training
             self._error = _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of the cause: the library joins every stage's failure into one long text."""
+    """The first line of the cause: torch joins the tracebacks of all stages into one long text."""
     failures = getattr(error, "failures", None)  # CheckpointException
     cause = next(iter(failures.values()))[0] if failures else error
     line = str(cause).splitlines()[0] if str(cause) else ""
-    hint = "the disk took no more bytes, so it is probably full: " if "inline_container" in line else ""
+    hint = "a write failed, so the disk is probably full: " if "inline_container" in line else ""
     return f"{hint}{type(cause).__name__}: {line}"
 
 
@@ -100,11 +102,11 @@ def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser
     """Restore the stage's state at `tick`.
 
     Args:
-        in_flight: also what was under way on the edges; else the pipeline begins empty, and warms up again.
-        optimiser: also its state; else it begins anew.
+        in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
+        optimiser: also restore the optimiser's state; otherwise it is reset.
 
     Raises:
-        PeerError: the checkpoint cannot be read, or does not fit.
+        PeerError: the checkpoint cannot be read, or does not fit the stage.
     """
     try:
         state = _read(built, folder, in_flight, optimiser)
@@ -112,11 +114,11 @@ def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser
         if in_flight:
             _put_in_flight(built, state, tick)
     except Exception as error:
-        raise PeerError(f"{folder} cannot be read: {_first_line(error)}") from error
+        raise PeerError(f"cannot restore the checkpoint {folder}: {_first_line(error)}") from error
 
 
 def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
-    """Load the weights, the optimiser's state and its counters."""
+    """Load the weights, the optimiser's state and the counters."""
     stage = built.stage
     stage.blocks.load_state_dict({name: state[f"model.{name}"] for name in stage.blocks.state_dict()})
     stage.updater.load(state)
@@ -131,7 +133,7 @@ def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None
             port.put(tick, state[_edge(way, built.stage)])
     if built.targets is not None:
         for name in [name for name in state if name.startswith("target.") and name.count(".") == 1]:
-            built.targets.aside[0, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
+            built.targets.early[0, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
 
 
 def _read(built: Assembly, folder: Path, in_flight: bool, optimiser: bool) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Evaluation in a stage: frames go forward through the same pipeline, weights frozen, nothing comes back.
+"""Evaluation in a stage: frames pass forward through the pipeline with frozen weights; there is no backward pass.
 
 consumes   x from the stage below (stage 0: the coordinator's frames), until the frame marked as the last
 produces   y for the stage above; in the top stage sums per clip
@@ -12,13 +12,13 @@ from common.rule.stage import Stage
 from stage_worker.edges.ports import EdgePorts
 
 
-def run(stage: Stage, ports: EdgePorts, meanwhile: Callable[[], None] = lambda: None) -> ClipSums:
-    """Run one evaluation phase, `meanwhile` at each tick. The returned sums are empty but in the top stage."""
+def run(stage: Stage, ports: EdgePorts, on_tick: Callable[[], None] = lambda: None) -> ClipSums:
+    """Run one evaluation phase, calling `on_tick` at every tick. Returns the sums, empty except in the top stage."""
     sums = ClipSums()
     stage.evaluating(True)
     tick, last = 0, False
     while not last:
-        meanwhile()
+        on_tick()
         x = ports.receive_input(tick)
         if x is not None:
             last = x.last

@@ -1,12 +1,12 @@
-"""The loop of the algorithms with exact gradients, to compare Sideways with: backpropagation, GPipe, 1F1B.
+"""The loop of the algorithms with exact gradients, for comparison with Sideways: backpropagation, GPipe, 1F1B.
 
-The same workers, split, frames, loss and optimiser; what differs is when a stage computes what. A tick is a whole
-step: all micro-batches of a frame batch forward and backward through all stages, then one update. The schedules are
-torch.distributed.pipelining's; backpropagation is GPipe with one micro-batch.
+Workers, split, frames, loss and optimiser are the same; only the schedule differs. A tick is a whole step: all
+micro-batches of a frame batch pass forward and backward through all stages, then the stages update. The schedules are
+those of torch.distributed.pipelining; backpropagation is GPipe with one micro-batch.
 
     consumes   the coordinator's next frame batch (stage 0); its labels, which stage 0 passes on (top stage)
-    produces   nothing but the update
-    waits for  every other stage, twice a tick: that is the pipeline bubble
+    produces   only the update
+    waits for  every other stage, twice per tick: the pipeline bubble
 """
 
 import time
@@ -30,30 +30,30 @@ from stage_worker.edges.torch_p2p import Peer
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
 
-_LABELS = 3  # tag
+_LABELS = 3  # tag of the labels' transfers
 _FORWARD, _BACKWARD, _UPDATE, _REPORT = map(int, (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE, Kind.REPORT))
 
 
 class _Blocks(nn.Module):
-    """A stage's blocks on one micro-batch after another."""
+    """Runs a stage's blocks on successive micro-batches of a step."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
-        self.blocks, self._stage = stage.blocks, [stage]  # in a list: it is no submodule
+        self.blocks, self._stage = stage.blocks, [stage]  # in a list, so that it is not a submodule
         self.frame = self.part = 0
 
     def begin(self, frame: int) -> None:
-        """A new step."""
+        """Start the step of frame `frame`."""
         self.frame, self.part = frame, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """The next micro-batch."""
+        """Run the next micro-batch, [rows, …] → [rows, …]."""
         self.part += 1
         return self._stage[0].run(x, self.frame, self.part - 1)
 
 
 class _TimedPipelineStage(PipelineStage):
-    """Adds the time of every micro-batch to a clock."""
+    """Adds the time of every micro-batch to `work`."""
 
     work: WorkClock
 
@@ -73,7 +73,7 @@ class _TimedPipelineStage(PipelineStage):
 
 
 class ExactLoop:
-    """Runs steps first … last - 1; `last` may be moved while it runs."""
+    """Runs steps first … last - 1. `last` may be changed by another thread while it runs."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class ExactLoop:
         specs: tuple[TensorSpec, TensorSpec],
         wire: torch.device,
     ) -> None:
-        """`specs` of the stage's whole input and output."""
+        """`specs`: shape and dtype of the input and output of a whole batch. `wire`: device of the labels' buffer."""
         self.stage, self.ports, self.reporter, self.work = stage, ports, reporter, work
         self.last = self.tick = 0
         self._device = ports.device
@@ -94,12 +94,12 @@ class ExactLoop:
         self.pipe = self._pipeline(groups.pipeline, *specs)
         kind = Schedule1F1B if stage.config.algorithm == "1f1b" else ScheduleGPipe
         self._schedule = kind(self.pipe, self._parts, self._loss, scale_grads=False)
-        self._held, self._part = Packet((specs[0][0][0], 1), wire=wire), 0  # the header alone is used
+        self._held, self._part = Packet((specs[0][0][0], 1), wire=wire), 0  # only its header is used
         self._target: Target | None = None
         other_end = stage.config.stages - 1 if stage.is_first else 0
         self._labels = Peer(groups.forward, stage.index, other_end, 1.25 * self._deadline, tag=_LABELS)
         self._sending: dist.Work | None = None
-        self._backward_bytes, self._forward_bytes = (  # a tick
+        self._backward_bytes, self._forward_bytes = (  # per tick
             spec[0].numel() * spec[1].itemsize * int(exists)
             for spec, exists in zip(specs, (not stage.is_first, not stage.is_top), strict=True)
         )
@@ -176,7 +176,7 @@ class ExactLoop:
         self.stage.loss = torch.stack([loss.detach() for loss in losses]).sum()
 
     def _loss(self, y: Tensor, _: Tensor) -> Tensor:
-        """A micro-batch's share of the mean loss; they are asked for in order."""
+        """A micro-batch's share of the mean loss. Called for the micro-batches in order."""
         size = len(self._held.clips) // self._parts
         rows = slice(self._part * size, (self._part + 1) * size)
         self._part += 1
@@ -187,25 +187,25 @@ class ExactLoop:
             return error
         cause = str(error).splitlines()[0][:120]
         return PeerError(
-            f"stage {self.stage.index}, tick {tick}, exchanging micro-batches: a neighbour died, or nothing moved for "
-            f"{self._deadline:g} s ({cause}). Look at the other stages' messages, then start the run again"
+            f"stage {self.stage.index}, tick {tick}, exchanging micro-batches: a neighbour died, or there was no "
+            f"progress for {self._deadline:g} s ({cause}). See the other stages' errors, then restart the run"
         )
 
-    # ---- figures for the reports
+    # ---- statistics for the reports
 
     @property
     def model_cpu(self) -> float | None:
-        """Not known: torch's schedule computes and waits in one call."""
+        """None: torch's schedule computes and waits in one call."""
         return None
 
     def times(self) -> Times:
-        """Where the time went since `clear`. Waits of both kinds are inside torch's schedule: counted as one."""
+        """Times since `clear`. Both kinds of waiting happen inside torch's schedule and count as receive-wait."""
         compute, data = self.work.seconds(COMPUTE), self.work.seconds(DATA_WAIT)
         waited = max(0.0, time.perf_counter() - self._since - compute - data)
         return Times(compute, waited, 0.0, data)
 
     def bytes_sent(self) -> tuple[int, int]:
-        """Forward and backward since `clear`."""
+        """Bytes sent forward and backward since `clear`."""
         ticks = self.stage.rows // len(self._held.clips)
         return ticks * self._forward_bytes, ticks * self._backward_bytes
 

@@ -1,12 +1,12 @@
 """The tick loop of a stage worker.
 
-    consumes   x: the packet that the stage below made one tick ago (stage 0: the coordinator's next frame batch)
-               g: the gradient packet that the stage above made one tick ago (top stage: its own loss)
-    produces   y for the stage above, which leaves while the backward pass runs
-               r for the stage below, which leaves while the update and the next forward pass run
-    waits for  its neighbours' previous tick, never for more: a stage runs at most one tick ahead of the next
+    consumes   x: the packet that the stage below sent one tick ago (stage 0: the coordinator's next frame batch)
+               g: the gradient packet that the stage above sent one tick ago (top stage: its own loss)
+    produces   y for the stage above, sent while the backward pass runs
+               r for the stage below, sent while the update and the next forward pass run
+    waits for  only its neighbours' previous tick, so a stage runs at most one tick ahead of a neighbour
 
-The order of a tick is in common/rule/tick.py. Nothing is kept between ticks but the packets on the edges.
+common/rule/tick.py defines the order within a tick. Only the packets on the edges are kept between ticks.
 """
 
 from common.rule.stage import Stage
@@ -25,9 +25,9 @@ class Loop:
     """Runs ticks first … last - 1.
 
     Attributes:
-        last: may be moved while it runs, in another thread.
-        tick: the one that runs, or ran last.
-        timed: the stage, with clocks.
+        last: end of the training; may be changed by another thread while it runs.
+        tick: the current tick, or the last one that ran.
+        timed: the stage, wrapped to time its work.
     """
 
     def __init__(self, stage: Stage, ports: EdgePorts, reporter: Reporter, work: WorkClock, probe: StageProbe) -> None:
@@ -64,19 +64,19 @@ class Loop:
         if self.reporter.due:
             self.reporter.gradient_norm = self.stage.updater.gradient_norm()
 
-    # ---- figures for the reports
+    # ---- statistics for the reports
 
     @property
     def model_cpu(self) -> float | None:
-        """Seconds of CPU in the model since `clear`; None where they cannot be told from others."""
+        """CPU seconds spent in the model since `clear`; None if the model uses several threads."""
         return self.timed.model_cpu
 
     def times(self) -> Times:
-        """Where the time went since `clear`."""
+        """Times since `clear`."""
         return Times(*map(self.work.seconds, (COMPUTE, RECEIVE_WAIT, SEND_WAIT, DATA_WAIT)))
 
     def bytes_sent(self) -> tuple[int, int]:
-        """Forward and backward since `clear`."""
+        """Bytes sent forward and backward since `clear`."""
         return self.ports.bytes_sent()
 
     def clear(self) -> None:

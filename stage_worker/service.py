@@ -1,10 +1,8 @@
-"""Answers the coordinator's calls: builds the stage, and runs what is asked for.
+"""Answers the coordinator's calls: builds the stage, trains, evaluates, writes checkpoints.
 
-consumes   calls, in RPC threads; those that may come while the main thread works are answered there (stop_at, and
-           waiting for what goes on in the background)
+consumes   calls, in RPC threads. Those that may come while the main thread works (such as stop_at) are answered there
 produces   answers; a report at the end of each phase
-waits for  the next call, in the main thread, which runs all others one after another: the tick loop shares nothing
-           with other threads and needs no lock
+waits for  the next call, in the main thread. It runs all other calls one at a time, so the tick loop needs no lock
 """
 
 import queue
@@ -34,12 +32,12 @@ from stage_worker.reporting.reporter import Reporter
 if TYPE_CHECKING:
     from stage_worker.reporting.prometheus import StageMetrics
 
-_IDLE_POLL = 0.25  # seconds between looks at a stop signal while there is nothing to do
-_SPANS = 24  # of a tick, at most, and two more of each micro-batch
+_IDLE_POLL = 0.25  # seconds between checks for a stop signal while idle
+_SPANS = 24  # per tick at most, plus two per micro-batch
 
 
 class StageService(StageCalls):
-    """One stage worker: what it is built of, and its main thread."""
+    """A stage worker: its stage, once configured, and the main loop that handles calls."""
 
     def __init__(self, me: Membership, reporter: Reporter) -> None:
         self.me, self.reporter = me, reporter
@@ -54,17 +52,17 @@ class StageService(StageCalls):
 
     def handle(self, call: str, *args: Any, **kwargs: Any) -> Any:
         """Answer one call; runs in an RPC thread."""
-        how, method = handling(call), partial(getattr(self, call), *args, **kwargs)
-        if how.in_rpc_thread:
+        handled, method = handling(call), partial(getattr(self, call), *args, **kwargs)
+        if handled.in_rpc_thread:
             return method()
         answer: Future[Any] = Future()
         self._work.put((method, answer))
-        return None if how.returns_early else answer.result()
+        return None if handled.returns_early else answer.result()
 
     def run(self) -> int:
-        """Work until told to quit. Returns the exit code.
+        """Run queued calls until `quit`. Returns the exit code.
 
-        A call that fails is answered with its error; a failing phase ends the process.
+        A call's ConfigError or PeerError is sent as its answer; once the stage is configured it is also raised.
         """
         while self._code is None:
             try:
@@ -82,46 +80,46 @@ class StageService(StageCalls):
 
     @property
     def place(self) -> str:
-        """Which stage this is, and the tick that it trains at, for error messages."""
+        """The stage and, during training, the tick, for error messages."""
         tick = f", tick {self._built.loop.tick}" if self._training and self._built else ""
         return f"stage {self.me.stage}{tick}"
 
     @property
     def built(self) -> Assembly:
-        """The stage, after `configure`."""
-        assert self._built is not None, "configure comes first"
+        """The assembled stage. Call `configure` first."""
+        assert self._built is not None, "call configure first"
         return self._built
 
-    # ---- answered in RPC threads, beside the training
+    # ---- answered in RPC threads, also during training
 
     def stop_at(self, last: int) -> None:
-        """Set the end of the training, while it runs too."""
+        """Set the end of the training."""
         self.built.loop.last = last
 
     def probe(self, frame: int) -> None:
-        """Look at a frame, while the ticks run."""
+        """Sample the gradient at a frame."""
         self.built.probe.ask(frame)
 
     def probe_result(self, seconds: float) -> GradientSample | None:
-        """Wait for what was seen."""
+        """Wait for the sample."""
         return self.built.probe.answer(seconds)
 
     def checkpoint_written(self, seconds: float) -> None:
-        """Wait for the checkpoint to be on the disk."""
+        """Wait until the checkpoint is on disk."""
         assert self._writer is not None
         self._writer.wait(seconds)
 
     def trace_rows(self, seconds: float) -> Rows:
-        """Wait for the last tick that is recorded, but no longer than this."""
+        """Wait for the last recorded tick, and return the spans."""
         self._spans.done.wait(seconds)
         return self._spans.rows()
 
     def clock(self) -> int:
-        """This host's, in ns."""
+        """This host's clock, in ns."""
         return clock()
 
     def expect_coordinator_exit(self) -> None:
-        """The coordinator's end need not be reported."""
+        """Do not report the coordinator's exit."""
         self.reporter.verbose = False
 
     # ---- the main thread
@@ -140,7 +138,7 @@ class StageService(StageCalls):
         return time_stage(config, build(config, classes).to(device), split, self.me.stage, frames)
 
     def configure(self, plan: Plan) -> Addresses:
-        """Build this stage and its edges. May be called again, for another run with the same processes."""
+        """Build this stage and its edges. May be called again for another run with the same processes."""
         groups = None
         if self._built is not None:
             self._built.close()
@@ -150,7 +148,7 @@ class StageService(StageCalls):
         return replace(self._built.addresses, metrics=self._metrics.address if self._metrics else "")
 
     def _metrics_of(self, config: Config) -> "StageMetrics | None":
-        """This process's metrics, served from when they are first asked for."""
+        """This process's metrics, served from the first call on; None without metrics.port."""
         if not config.metrics.port:
             return None
         from stage_worker.reporting.prometheus import StageMetrics
@@ -182,17 +180,17 @@ class StageService(StageCalls):
         self.built.stage.updater.set_rate(rate)
 
     def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
-        """Become what the stage was at a checkpoint."""
+        """Restore the stage from a checkpoint."""
         checkpoint.restore(self.built, folder, tick, in_flight, optimiser)
 
     def checkpoint(self, folder: Path, tick: int) -> None:
-        """Copy the state, and begin to write it."""
+        """Copy the state, and start writing it in the background."""
         groups = self.built.groups
         state = checkpoint.copy_state(self.built, tick)
         self._writer = checkpoint.CheckpointWriter(state, folder, groups.checkpoint if groups else None)
 
     def export(self) -> dict[str, Tensor]:
-        """Parameters and buffers, copied to the CPU; the average of the weights, if there is one."""
+        """Parameters and buffers, copied to the CPU, with the averaged weights if there are any."""
         stage = self.built.stage
         stage.updater.swap_average()
         tensors = {name: value.detach().to("cpu", copy=True) for name, value in stage.blocks.state_dict().items()}
@@ -200,11 +198,11 @@ class StageService(StageCalls):
         return tensors
 
     def trace(self, first: int, ticks: int) -> None:
-        """Record some ticks to come."""
+        """Record the spans of future ticks."""
         self._spans = Spans(first, ticks, _SPANS + 2 * self.built.stage.config.parts)
         self.built.work.record(self._spans)
 
     def quit(self, code: int) -> None:
-        """End after answering."""
+        """End `run` after answering."""
         self.reporter.allow_coordinator_exit()
         self._code = code

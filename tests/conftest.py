@@ -1,4 +1,4 @@
-"""Fixtures for all tests: small real videos made here, and no process left behind."""
+"""Fixtures for all tests: small generated videos, and a check that no process is left behind."""
 
 import os
 import time
@@ -22,13 +22,13 @@ hypothesis_settings.load_profile("patient")
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Tests compare bits with workers that have one thread each."""
+    """Results must equal those of workers with one thread each, bit for bit."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _no_leftovers() -> Iterator[None]:
-    """Fail if a test leaves a process of ours running: anything started below this one, or adopted since."""
+    """Fail if a test leaves a process running: a child of this process, or a process of a run that lost its parent."""
     before = _ours()
     yield
     end = time.monotonic() + 5
@@ -42,7 +42,7 @@ def _no_leftovers() -> Iterator[None]:
 
 
 def _ours() -> set[int]:
-    """Children of this process, and any worker of a run that has lost its parents."""
+    """Children of this process, and processes of this test session's runs that have lost their parent."""
     pids = {child.pid for child in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
@@ -66,12 +66,12 @@ def _command(pid: int) -> str:
         return "?"
 
 
-os.environ["SIDEWAYS_TEST"] = f"pytest-{os.getpid()}"  # inherited by all that the tests start
+os.environ["SIDEWAYS_TEST"] = f"pytest-{os.getpid()}"  # inherited by all processes that the tests start
 
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders, train and val, of three classes; clips of 5 to 40 frames."""
+    """Two folders, train and val, each with three classes of clips, with 5 to 40 frames per clip."""
     root = tmp_path_factory.mktemp("videos")
     lengths = iter([5, 17, 31, 8, 23, 40, 12, 9, 26])
     for label, name in enumerate(("ant", "bee", "cat")):
@@ -84,6 +84,5 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def straight(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 ticks without a break."""
-
+    """The directory of an undisturbed run of 200 ticks."""
     return train(tmp_path_factory.mktemp("straight"), slow_run(videos))

@@ -1,8 +1,8 @@
-"""`make fuzz`: everything that reads bytes from a socket, fed with what a coverage-guided fuzzer (atheris) thinks up.
+"""`make fuzz`: feeds everything that reads bytes from a socket from a coverage-guided fuzzer (atheris).
 
 python -m tests.fuzz [CORPUS] [libFuzzer's options, such as -max_total_time=3600]
 
-What is not refused in the way it should be, by a SidewaysError, ends it with a traceback and the bytes in a file.
+Any exception but a SidewaysError ends it with a traceback, and writes the bytes to a file.
 """
 
 import sys
@@ -25,7 +25,7 @@ _RECORDS = (runstate.Command, runstate.Answer, runstate.Owner, runstate.Status)
 
 
 def one(data: bytes) -> None:
-    """The first byte says who reads the rest."""
+    """Decode one input. The first byte selects the decoder."""
     if not data:
         return
     reader, data = data[0] % 7, data[1:]
@@ -44,30 +44,30 @@ def one(data: bytes) -> None:
         pass
 
 
-def _report(told: report.Report) -> None:
-    """What is a report can be summed up."""
-    if isinstance(told, report.Progress):
+def _report(decoded: report.Report) -> None:
+    """Every decoded report can be added to the totals."""
+    if isinstance(decoded, report.Progress):
         totals = RunTotals([StageTotals() for _ in range(3)], 4)
-        totals.add(told)
-        metric_line(told, 4)
-        assert totals.loss is None or told.loss is not None
+        totals.add(decoded)
+        metric_line(decoded, 4)
+        assert totals.loss is None or decoded.loss is not None
 
 
 def _seeds(folder: Path) -> None:
-    """What is right, to begin with."""
+    """Write valid inputs to start from."""
     frames = wire.encode_frames(1, 0, 3, False, np.arange(3), np.arange(3))
     progress = dict.fromkeys(("stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes"), 0)
     progress |= dict.fromkeys(("attempt", "bytes_forward", "bytes_backward"), 0) | {"ticks": 2, "attempt": 1}
     times = dict.fromkeys(("compute", "receive_wait", "send_wait", "data_wait"), 0.5)
     seconds = {f"{name}_seconds": value for name, value in times.items()} | {"seconds": 2.0, "rate": 0.1}
-    told = {**progress, **seconds, "kind": "progress", "gradient_norm": 0.5, "loss": 1.5, "losses_held": 2}
+    fields = {**progress, **seconds, "kind": "progress", "gradient_norm": 0.5, "loss": 1.5, "losses_held": 2}
     owner = runstate.Owner(host="here", directory="/runs", pid=1)
     status = runstate.Status(
         name="it", owner=owner, state="running", algorithm="sideways", started=1, updated=2, tick=3, planned=4
     )
     command = runstate.Command(id="0" * 32, do="set", lr=0.1)
     answer = runstate.Answer(state="done", text="so it is")
-    reports = [told, {"kind": "failed", "attempt": 1, "stage": 0, "dropped": 0, "message": "why", "code": 1}]
+    reports = [fields, {"kind": "failed", "attempt": 1, "stage": 0, "dropped": 0, "message": "why", "code": 1}]
     seeds = [b"\0" + frames, *(b"\1" + msgpack.packb(each) for each in reports)]
     seeds += [b"\2" + runstate.encode_line({"kind": "progress", "tick": 3})]
     seeds += [bytes([3 + place]) + each.encode() for place, each in enumerate((command, answer, owner, status))]

@@ -1,10 +1,10 @@
-"""`make soak`: a run that something happens to all the time, and then the same run left alone.
+"""`make soak`: a run with continual faults, compared with an undisturbed one.
 
 python -m tests.soak --minutes 30 [--seed 0] [--every 30 60]
 
-A random fault of a random process every half to one minute, for so many minutes; then the run is asked to stop. Its
-losses and parameters must be those of an undisturbed run of as many ticks, bit for bit, and it must not take more
-memory than at first: the most that a process had to itself in the last third of the time is compared with the first.
+Every 30 to 60 seconds, a random fault is injected into a random process; after --minutes, the run is stopped. Its
+losses and parameters must equal those of an undisturbed run of as many ticks, bit for bit, and its memory must not
+grow: each process's peak of private memory in the last third of the time is compared with that in the first third.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.support.processes import Background
 from tests.support.settings import slow_run, write_run_file
 from tests.support.videos import write_clip
 
-_GROWTH, _SLACK = 1.10, 4.0  # of a process's memory, at most; MiB more, as Redis fills its capped history
+_GROWTH, _SLACK = 1.10, 4.0  # largest growth of a process's memory: a factor, and MiB, as Redis fills its history
 _STAGES, _ENDLESS = 3, 10**8
 _TARGETS = {
     Fault.KILLED: ["coordinator", "stage0", "stage1", "stage2", "redis"],
@@ -50,7 +50,7 @@ say = Console().print
 
 
 class Memory:
-    """MiB of each process of a run, by its role, over time."""
+    """The private memory of a run's processes over time, in MiB."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -60,28 +60,28 @@ class Memory:
         with suppress(psutil.Error):
             for who, pid in {**run.members(), "launcher": run.process.pid}.items():
                 with suppress(psutil.Error):
-                    own = psutil.Process(pid).memory_full_info().uss / 2**20  # what is shared depends on others
+                    own = psutil.Process(pid).memory_full_info().uss / 2**20  # shared memory depends on other processes
                     self._seen[who].append((time.monotonic(), own))
 
     def growth(self, start: float, end: float) -> dict[str, tuple[float, float]]:
-        """Of each role the most MiB in the first third and in the last."""
+        """The peaks in the first and in the last third of the time, by process."""
         third = (end - start) / 3
-        found = {}
+        peaks = {}
         for who, samples in sorted(self._seen.items()):
             first = [own for when, own in samples if when <= start + third]
             last = [own for when, own in samples if when >= end - third]
             if first and last:
-                found[who] = max(first), max(last)
-        return found
+                peaks[who] = max(first), max(last)
+        return peaks
 
 
 def main(
-    minutes: Annotated[float, typer.Option(help="of faults")] = 30,
-    seed: Annotated[int, typer.Option(help="of the choice of faults")] = 0,
-    every: Annotated[tuple[float, float], typer.Option(help="seconds between two faults")] = (30, 60),
+    minutes: Annotated[float, typer.Option(help="minutes of faults")] = 30,
+    seed: Annotated[int, typer.Option(help="seed for the choice of faults")] = 0,
+    every: Annotated[tuple[float, float], typer.Option(help="least and most seconds between two faults")] = (30, 60),
 ) -> None:
-    """Exit code 1 when a result differs, or memory has grown."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # through the end of the runs
+    """Exit with code 1 if the results differ or memory has grown."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # an exception, so that the runs are stopped
     with tempfile.TemporaryDirectory(prefix="soak-") as name, ExitStack() as ends:
         folder = Path(name)
         for clip in range(30):
@@ -95,18 +95,18 @@ def main(
         code = run.end(120)
         _check(code == 128 + signal.SIGINT, run, f"it ended with {code}")
         losses = losses_of(_run(run))
-        say(f"{injected} faults in {(end - start) / 60:.1f} minutes; now the same {len(losses)} ticks undisturbed …")
-        flat = _tell(memory.growth(start, end))
+        say(f"{injected} faults in {(end - start) / 60:.1f} minutes; now {len(losses)} ticks without faults …")
+        flat = _print_growth(memory.growth(start, end))
         straight = _start(ends, folder, "straight", json.loads((_run(run) / "summary.json").read_text())["ticks"])
         _check(straight.end(60 + 120 * minutes) == 0, straight, "the undisturbed run failed")
         same = losses == losses_of(_run(straight)) and same_model(_run(straight), _run(run))
         restarts = sum(line["kind"] == "restart" for line in run.metrics())
-        say(f"{injected} faults, {restarts} restarts; the result is {'the same, bit for bit' if same else 'DIFFERENT'}")
+        say(f"{injected} faults, {restarts} restarts; the results are {'equal bit for bit' if same else 'DIFFERENT'}")
         raise typer.Exit(0 if same and flat else 1)
 
 
 def _tree(folder: Path, ticks: int) -> dict[str, Any]:
-    """Some restarts an hour are allowed here."""
+    """The settings of the run, with enough restarts per hour."""
     return slow_run(
         folder / "videos",
         stages=_STAGES,
@@ -120,7 +120,7 @@ def _tree(folder: Path, ticks: int) -> dict[str, Any]:
 
 
 def _start(ends: ExitStack, folder: Path, name: str, ticks: int) -> Background:
-    """A run in a folder of its own, that is ended with `ends`."""
+    """Start a run in its own folder. It is stopped when `ends` is closed."""
     (folder / name).mkdir()
     run = Background(write_run_file(folder / name / "run.toml", _tree(folder, ticks)))
     ends.callback(run.process.wait)
@@ -129,7 +129,7 @@ def _start(ends: ExitStack, folder: Path, name: str, ticks: int) -> Background:
 
 
 def _disturb(run: Background, memory: Memory, faults: random.Random, end: float, every: tuple[float, float]) -> int:
-    """Faults until `end`, or the run's end. Returns how many there were."""
+    """Inject faults until `end` or the run's end. Returns the number of faults."""
     count, due = 0, time.monotonic() + faults.uniform(*every)
     while time.monotonic() < end and run.process.poll() is None:
         memory.look(run)
@@ -138,7 +138,7 @@ def _disturb(run: Background, memory: Memory, faults: random.Random, end: float,
             fault = faults.choice(list(_TARGETS))
             who = faults.choice(_TARGETS[fault])
             tick = _tick(run)
-            with suppress(psutil.Error, OSError, KeyError, AssertionError):  # it is just being started anew
+            with suppress(psutil.Error, OSError, KeyError, AssertionError):  # the run is just restarting
                 fault.inject(run, who)
                 count += 1
                 say(f"{time.strftime('%H:%M:%S')}  tick {tick}: {fault.name} {who}")
@@ -147,7 +147,7 @@ def _disturb(run: Background, memory: Memory, faults: random.Random, end: float,
 
 
 def _wait_until_it_trains(run: Background) -> None:
-    """It may just be starting anew, and would then keep nothing when it is stopped."""
+    """Wait for ticks: a run that is stopped while it restarts would save nothing."""
     now = time.time()
     while not any(line["time"] > now + 5 and line["kind"] == "progress" for line in run.metrics()[-20:]):
         _check(time.time() < now + 180 and run.process.poll() is None, run, "it does not train any more")
@@ -162,18 +162,18 @@ def _run(background: Background) -> Path:
     return background.folder / "runs" / "it"
 
 
-def _tell(growth: dict[str, tuple[float, float]]) -> bool:
-    """Print the memory. Returns whether nobody has grown."""
-    table = Table("process", "most MiB, first third", "last third", "ratio")
+def _print_growth(growth: dict[str, tuple[float, float]]) -> bool:
+    """Print the peaks of memory. Returns whether no process has grown."""
+    table = Table("process", "peak MiB, first third", "last third", "ratio")
     for who, (first, last) in growth.items():
         table.add_row(who, f"{first:.0f}", f"{last:.0f}", f"{last / first:.2f}")
     say(table)
     return all(last <= _GROWTH * first + _SLACK for first, last in growth.values())
 
 
-def _check(well: bool, run: Background, complaint: str) -> None:
-    if not well:
-        say(run.output()[-4000:], complaint)
+def _check(ok: bool, run: Background, message: str) -> None:
+    if not ok:
+        say(run.output()[-4000:], message)
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Load a run file: TOML, then `--set section.key=value` overrides, validated once. Errors name a remedy."""
+"""Load a run file (TOML), apply `--set section.key=value` overrides, and validate the result."""
 
 import difflib
 import tomllib
@@ -24,15 +24,15 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     except OSError as error:
         raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8, as TOML files are") from error
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8, as TOML requires") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     _drop_removed(tree)
     for override in overrides or []:
         apply(override, tree)
-    elsewhere = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
-    if elsewhere and _overridden("stages", overrides) and not _overridden("split", overrides):
-        del tree["split"]  # written for another number of stages: measure again
+    stale_split = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
+    if stale_split and _overridden("stages", overrides) and not _overridden("split", overrides):
+        del tree["split"]  # made for another number of stages: measure again
     return parse(tree, str(path))
 
 
@@ -82,7 +82,7 @@ def _explain(problem: dict[str, Any]) -> str:
         return message
     if problem["type"] == "missing":
         return f"the setting {key} is missing: {_field_help(location)}"
-    return f"{key} = {problem['input']!r} is wrong: {message}. {key}: {_field_help(location)}"
+    return f"{key} = {problem['input']!r} is invalid: {message}. {key}: {_field_help(location)}"
 
 
 def _section_of(location: list[str]) -> type[BaseModel] | None:
@@ -110,7 +110,7 @@ def _field_help(location: list[str]) -> str:
     section = _section_of(location)
     field = section.model_fields.get(location[-1]) if section else None
     if field is None:
-        return "see the run file's documentation"
+        return "see docs/settings.md"
     return f"{field.description or ''} ({_type_name(field.annotation)})"
 
 

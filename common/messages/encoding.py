@@ -6,6 +6,8 @@ import msgpack
 
 from common.errors import PeerError
 
+OTHER_SENDER = "is another program sending to this port?"
+
 
 class OtherAttemptError(PeerError):
     """A message from a process of another attempt, to be ignored."""
@@ -15,7 +17,7 @@ def check_attempt(message: dict[str, Any], attempt: int) -> None:
     """Raise OtherAttemptError for a message of another attempt. A missing attempt is left to later checks."""
     named = message.get("attempt")
     if type(named) is int and named != attempt:
-        raise OtherAttemptError(f"a message of attempt {named} came in attempt {attempt}")
+        raise OtherAttemptError(f"received a message of attempt {named} in attempt {attempt}")
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -29,9 +31,7 @@ def decode(data: bytes | memoryview) -> dict[str, Any]:
     try:
         message = msgpack.unpackb(data, strict_map_key=True)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise PeerError(
-            f"a message of {size} bytes is not msgpack ({error}): is something else sending here?"
-        ) from error
+        raise PeerError(f"a message of {size} bytes is not msgpack ({error}): {OTHER_SENDER}") from error
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
-        raise PeerError(f"a message of {size} bytes is no map with names for keys: is something else sending here?")
+        raise PeerError(f"a message of {size} bytes is not a map with string keys: {OTHER_SENDER}")
     return message

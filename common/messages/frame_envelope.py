@@ -6,7 +6,7 @@ import msgpack
 import numpy as np
 
 from common.errors import PeerError
-from common.messages.encoding import check_attempt, decode
+from common.messages.encoding import OTHER_SENDER, check_attempt, decode
 
 SMALLEST_BUFFER = 1 << 18  # bytes of a frame socket's kernel buffer; with less, TCP stalls on loopback's large segments
 
@@ -62,7 +62,7 @@ class Envelope:
             self.clips = np.frombuffer(fields["clips"], dtype="<i8")
             self.labels = np.frombuffer(fields["labels"], dtype="<i8")
         except (KeyError, TypeError, ValueError) as error:
-            raise PeerError(f"a frame's envelope is malformed ({error!r}): is something else sending here?") from error
+            raise PeerError(f"a frame's envelope is malformed ({error!r}): {OTHER_SENDER}") from error
         if (
             not type(self.attempt) is type(self.phase) is type(self.frame) is int
             or type(self.last) is not bool

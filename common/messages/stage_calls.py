@@ -80,22 +80,22 @@ class Handling:
     Attributes:
         in_rpc_thread: run in an RPC thread while the main thread works; otherwise queued for the main thread.
         returns_early: return before the work is done; the stage reports its end.
-        patience: seconds added to the deadline.
+        extra_time: seconds added to the deadline.
     """
 
     in_rpc_thread: bool = False
     returns_early: bool = False
-    patience: float = 0.0
+    extra_time: float = 0.0
 
 
 _Method = TypeVar("_Method", bound=Callable[..., object])
 
 
 def _handled(
-    in_rpc_thread: bool = False, returns_early: bool = False, patience: float = 0.0
+    in_rpc_thread: bool = False, returns_early: bool = False, extra_time: float = 0.0
 ) -> Callable[[_Method], _Method]:
     def mark(method: _Method) -> _Method:
-        setattr(method, _HANDLING, Handling(in_rpc_thread, returns_early, patience))
+        setattr(method, _HANDLING, Handling(in_rpc_thread, returns_early, extra_time))
         return method
 
     return mark
@@ -113,17 +113,17 @@ def handling(name: str) -> Handling:
 class StageCalls(ABC):
     """The calls that a stage worker answers."""
 
-    @_handled(patience=BUILDING)
+    @_handled(extra_time=BUILDING)
     @abstractmethod
     def measure(self, config: Config, classes: int) -> list[BlockCost]:
         """Time every block of the model, with the threads and the device that training will use (stage 0)."""
 
-    @_handled(patience=BUILDING)
+    @_handled(extra_time=BUILDING)
     @abstractmethod
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split, in ms, while the others time theirs; None if some would share a core or GPU."""
 
-    @_handled(patience=BUILDING)
+    @_handled(extra_time=BUILDING)
     @abstractmethod
     def configure(self, plan: Plan) -> Addresses:
         """Build the stage and its edges. Neighbours agree on the shapes and dtypes of the tensors between them."""
@@ -153,7 +153,7 @@ class StageCalls(ABC):
     def set_rate(self, rate: float) -> None:
         """Change optimiser.lr, effective from the next tick."""
 
-    @_handled(patience=WRITING)
+    @_handled(extra_time=WRITING)
     @abstractmethod
     def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
         """Restore the stage from a checkpoint.

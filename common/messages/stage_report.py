@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from common.errors import PeerError
-from common.messages.encoding import check_attempt, decode, encode
+from common.messages.encoding import OTHER_SENDER, check_attempt, decode, encode
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 _Ticks = Annotated[int, Field(gt=0, lt=1 << 31)]
@@ -76,7 +76,7 @@ class Progress(_Report):
     @model_validator(mode="after")
     def _losses_belong_to_ticks(self) -> "Progress":
         if (self.loss is None) != (self.losses_held is None):
-            raise ValueError("a loss of no ticks")
+            raise ValueError("loss and losses_held must be set together")
         return self
 
     @property
@@ -114,7 +114,6 @@ class Signalled(_Report):
 Report = Progress | Done | Failed | Signalled
 
 _ANY: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
-_STRANGE = "is something else sending here?"
 
 
 def encode_report(report: Report) -> bytes:
@@ -139,8 +138,8 @@ def _validated(fields: dict[str, Any], stages: int) -> Report:
         report = _ANY.validate_python(fields)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "its form"
-        raise PeerError(f"a report is malformed ({where}: {first['msg']}): {_STRANGE}") from None
+        where = ".".join(map(str, first["loc"])) or "the message"
+        raise PeerError(f"a report is malformed ({where}: {first['msg']}): {OTHER_SENDER}") from None
     if report.stage >= stages:
-        raise PeerError(f"a report of stage {report.stage} came, and there are {stages}: {_STRANGE}")
+        raise PeerError(f"received a report of stage {report.stage}, but there are {stages} stages: {OTHER_SENDER}")
     return report

@@ -41,7 +41,7 @@ def serve(handler: Handler) -> None:
 def _answer(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
     """Run a call in the stage worker. Returns "value" and the result, or "config" or "error" and a message."""
     if _handler is None:
-        return "error", f"{call} came before the stage was ready"
+        return "error", f"received {call} before the stage was ready"
     try:
         return "value", _handler.handle(call, *args, **kwargs)
     except ConfigError as error:
@@ -57,9 +57,9 @@ class Stages:
         count: number of stages.
     """
 
-    def __init__(self, count: int, deadline: float, meanwhile: Callable[[], None]) -> None:
-        """`deadline` of each call, in seconds; `meanwhile` runs repeatedly while waiting for answers, and may raise."""
-        self.count, self._deadline, self._meanwhile = count, deadline, meanwhile
+    def __init__(self, count: int, deadline: float, on_wait: Callable[[], None]) -> None:
+        """`deadline` of each call, in seconds. `on_wait` runs repeatedly while waiting for answers, and may raise."""
+        self.count, self._deadline, self._on_wait = count, deadline, on_wait
 
     def call(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call one stage and wait for its answer. Raises ConfigError or PeerError."""
@@ -70,7 +70,7 @@ class Stages:
         return self._call(range(self.count), call.__name__, args, kwargs)
 
     def call_blocking(self, stage: int, call: Callable[[StageCalls], R]) -> R:
-        """Call one stage and block until its answer arrives, without `meanwhile`. Callable from any thread."""
+        """Call one stage and block until its answer arrives, without `on_wait`. Callable from any thread."""
         name = call.__name__
         return _result(stage, name, self._start(stage, name, (), {}, self._deadline), self._deadline)
 
@@ -96,15 +96,15 @@ class Stages:
                 future.wait()
 
     def _call(
-        self, stages: Sequence[int], call: str, args: Any, kwargs: Any, patience: float | None = None
+        self, stages: Sequence[int], call: str, args: Any, kwargs: Any, extra_time: float | None = None
     ) -> list[Any]:
-        timeout = self._deadline + (handling(call).patience if patience is None else patience)
+        timeout = self._deadline + (handling(call).extra_time if extra_time is None else extra_time)
         pending = {stage: self._start(stage, call, args, kwargs, timeout) for stage in stages}
         answers: dict[int, Any] = {}
         while pending:  # the first error ends the loop; each call ends by its deadline
             for stage in [stage for stage, future in pending.items() if future.done()]:
                 answers[stage] = _result(stage, call, pending.pop(stage), timeout)
-            self._meanwhile()
+            self._on_wait()
             time.sleep(_POLL)
         return [answers[stage] for stage in stages]
 
@@ -133,7 +133,7 @@ def _result(stage: int, call: str, future: Any, timeout: float) -> Any:
         reason = str(error).splitlines()[0]
         raise PeerError(
             f"stage {stage} did not answer {call} within {timeout:.0f} s or is gone ({reason}): "
-            f"look at its own message; raise network.deadline if it was only slow"
+            f"see its own error, or raise network.deadline if it was only slow"
         ) from error
     if kind == "value":
         return value

@@ -36,15 +36,15 @@ _FACTORIES: tuple[Callable[..., nn.Sequential], ...] = (vgg8, autoencoder, *_TOR
 ZOO = {factory.__name__: factory for factory in _FACTORIES}
 
 
-def _quiet(text: str) -> None:
+def _ignore(text: str) -> None:
     """Discard the message."""
 
 
-def build(config: Config, classes: int, tell: Callable[[str], None] = _quiet) -> nn.Sequential:
+def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -> nn.Sequential:
     """Build the whole model of a run, on the CPU. The same settings give the same weights in every process.
 
     `classes`, `channels` and `size` (a frame's side in pixels) are passed to the factory if it has such parameters and
-    `model_args` does not set them. `tell` receives a message about tensors that `config.weights` did not set.
+    `model_args` does not set them. `warn` is called with a message about tensors that `config.weights` did not set.
 
     Raises:
         ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, or the
@@ -52,8 +52,8 @@ def build(config: Config, classes: int, tell: Callable[[str], None] = _quiet) ->
     """
     model = _make(config, classes)
     if config.weights is not None and (skipped := load_weights(model, config.weights)):
-        tell(
-            f"{config.weights} is for another number of classes: the classifier begins with random weights "
+        warn(
+            f"{config.weights} is for another number of classes, so the classifier starts with random weights "
             f"({', '.join(skipped)} not loaded)"
         )
     return model

@@ -28,7 +28,7 @@ def no_exit(what: str) -> Iterator[None]:
         yield
     except SystemExit as error:
         raise ConfigError(
-            f'{what} calls sys.exit({error.code!r}): leave that out, or put it under `if __name__ == "__main__":`'
+            f'{what} calls sys.exit({error.code!r}): remove the call, or put it under `if __name__ == "__main__":`'
         ) from error
 
 
@@ -104,17 +104,17 @@ class _Imports(MetaPathFinder):
         if self in sys.meta_path:
             yield
             return
-        ours = self._taken_out()
+        ours = self._remove_shared()
         sys.modules.update(self._modules)
         sys.meta_path.insert(0, self)
         try:
             yield
         finally:
             sys.meta_path.remove(self)
-            self._modules |= self._taken_out()
+            self._modules |= self._remove_shared()
             sys.modules.update(ours)
 
-    def _taken_out(self) -> dict[str, ModuleType]:
+    def _remove_shared(self) -> dict[str, ModuleType]:
         """Remove the modules with a shared name, and their submodules, from sys.modules. Returns them."""
         names = [name for name in sys.modules if name.partition(".")[0] in self._names]
         return {name: sys.modules.pop(name) for name in names}

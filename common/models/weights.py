@@ -41,10 +41,10 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     for name in skipped:
         tensors[name] = own[name]
     found = model.load_state_dict(tensors, strict=False)
-    lacks = f"it lacks {_some(found.missing_keys)}" if found.missing_keys else ""
-    extra = f"it has {_some(found.unexpected_keys)}, which the model has not" if found.unexpected_keys else ""
-    if said := "; ".join(filter(None, (lacks, extra))):
-        raise ConfigError(f"weights = {str(path)!r} does not fit the model: {said}. Use the model it was made with")
+    missing = f"it lacks {_some(found.missing_keys)}" if found.missing_keys else ""
+    extra = f"it has {_some(found.unexpected_keys)}, which the model does not have" if found.unexpected_keys else ""
+    if problems := "; ".join(filter(None, (missing, extra))):
+        raise ConfigError(f"weights = {str(path)!r} does not fit the model: {problems}. Use the model it was made with")
     return skipped
 
 
@@ -70,7 +70,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"weights = {str(path)!r} holds no dictionary of names and tensors")
+        raise ConfigError(f"weights = {str(path)!r} does not hold a dictionary of names and tensors")
     return content
 
 

@@ -143,7 +143,7 @@ def max_concurrent_stages(device: torch.device, threads: int) -> int:
 def check_split(split: Sequence[int], blocks: int) -> None:
     """Raise ConfigError unless the split covers the model's blocks exactly."""
     if sum(split) != blocks:
-        raise ConfigError(f"split = {list(split)} places {sum(split)} blocks, but the model has {blocks}")
+        raise ConfigError(f"split = {list(split)} sums to {sum(split)} blocks, but the model has {blocks}")
 
 
 def by_stage(costs: Sequence[Cost], split: Sequence[int]) -> list[Sequence[Cost]]:
@@ -177,8 +177,8 @@ def predict(
 
     Args:
         input_kib: size of a frame batch as float, the input of stage 0.
-        at_once: number of stages that the host can run at the same time.
-        state: optimiser state per parameter, in numbers (`optimiser_state`).
+        max_concurrent_stages: number of stages that the host can run at the same time.
+        state: number of values that the optimiser keeps per parameter (`optimiser_state`).
     """
     parts = by_stage(costs, split)
     times = [sum(cost.milliseconds for cost in part) for part in parts]

@@ -51,9 +51,11 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
     if not isinstance(y, Tensor) or y.dtype not in _FLOATS:
         raise ConfigError(f"block {name} returns {_kind(y)}: between blocks there must be one floating-point tensor")
     if y.dim() == 0 or y.shape[0] != x.shape[0]:
-        raise ConfigError(f"block {name} makes {list(y.shape)} of {list(x.shape)}: the first dimension is the slots'")
+        raise ConfigError(
+            f"block {name} turns {list(x.shape)} into {list(y.shape)}: it must keep the first dimension (slots)"
+        )
     if not is_first and leaf.grad is None:
-        raise ConfigError(f"block {name} passes no gradient to its input, so nothing below it could learn")
+        raise ConfigError(f"block {name} passes no gradient to its input, so the blocks before it cannot learn")
     return y
 
 

@@ -104,7 +104,7 @@ def watch_parent(who: str) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL)
-        print_error(f"{who}: the launcher (pid {parent}) is gone, so this process ends too; start the run again")
+        print_error(f"{who}: the launcher (pid {parent}) is gone, so this process exits too; restart the run")
         exit_now(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()

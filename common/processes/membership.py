@@ -163,8 +163,8 @@ def _fetch(store: Store, key: str, whose: str) -> str:
         return store.get(key).decode()
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(
-            f"{whose} did not appear within {JOIN_DEADLINE:.0f} s, or the launcher's store is gone "
-            f"({str(error).splitlines()[0]}): look at the other processes' messages, and check that every agent runs"
+            f"{whose} was not ready within {JOIN_DEADLINE:.0f} s, or the launcher's store is gone "
+            f"({str(error).splitlines()[0]}): see the other processes' errors, and check that every agent is running"
         ) from error
 
 
@@ -190,11 +190,11 @@ def join(role: Role) -> Membership:
 
 def _check(members: tuple[Member, ...]) -> None:
     """Raise SidewaysError unless these processes form a run."""
-    inner = [rank for rank, member in enumerate(members) if is_loopback(member.address)]
-    if inner and len(inner) < len(members):
+    local = [rank for rank, member in enumerate(members) if is_loopback(member.address)]
+    if local and len(local) < len(members):
         raise SidewaysError(
-            f"process {inner[0]} takes {members[inner[0]].address} for its address, which other hosts cannot reach: "
-            f"set {ADDRESS} there to one that they can"
+            f"process {local[0]} has the address {members[local[0]].address}, which other hosts cannot reach: "
+            f"set {ADDRESS} on its host to one that they can reach"
         )
     coordinators = sum(member.role == "coordinator" for member in members)
     if coordinators != 1 or len(members) < 2:
@@ -211,7 +211,7 @@ def _connect() -> tuple[int, int, Store, str]:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except KeyError as error:
         raise SidewaysError(
-            f"{error} is not set: this process is started by `sideways train` or by torchrun, not by hand"
+            f"{error} is not set: start this process with `sideways train` or torchrun, not by hand"
         ) from error
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     own = own_address(address)
@@ -236,6 +236,8 @@ def _listen(address: str, port: int) -> int:
     try:
         listener.bind((socket.gethostbyname(address), port))
     except OSError as error:
-        raise SidewaysError(f"port {port} on {address} is in use: stop what holds it or start the run again") from error
+        raise SidewaysError(
+            f"port {port} on {address} is in use: stop the process that holds it, or restart the run"
+        ) from error
     listener.listen(1024)
     return listener.detach()

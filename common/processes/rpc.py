@@ -32,4 +32,4 @@ def start_rpc(me: Membership) -> None:
     try:
         rpc.init_rpc(name, rank=me.rank, world_size=len(me.members), rpc_backend_options=options)
     except (dist.DistError, RuntimeError) as error:
-        raise PeerError(f"{name}: the control channel did not come up: {error}") from error
+        raise PeerError(f"{name}: cannot open the control channel: {error}") from error

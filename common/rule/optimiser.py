@@ -27,7 +27,9 @@ def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> to
     usable = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and settings.name not in _UNUSABLE
     if kind is None or not usable:
         known = sorted(name for name in dir(torch.optim) if name[0].isupper() and name not in _UNUSABLE)
-        raise ConfigError(f"optimiser.name = {settings.name!r} is no class of torch.optim. Allowed: {', '.join(known)}")
+        raise ConfigError(
+            f"optimiser.name = {settings.name!r} is not a usable class of torch.optim. Allowed: {', '.join(known)}"
+        )
     lr = _rate(settings, settings.lr, mismatch)
     given = settings.args
     alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
@@ -91,7 +93,7 @@ class Updater:
     Attributes:
         optimiser: None for a stage without parameters.
         ticks: number of calls of `update`, including those that only accumulate.
-        gathered: number of gradients accumulated in .grad for the next optimiser step.
+        accumulated: number of gradients accumulated in .grad for the next optimiser step.
         updates: number of optimiser steps.
     """
 

@@ -33,8 +33,8 @@ def gate(gradient: Packet, held: Packet) -> int:
 
 def casting(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """A context with bfloat16 autocast, if the precision asks for it."""
-    wanted = config.precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+    enabled = config.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
 
 
 class Stage:

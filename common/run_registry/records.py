@@ -18,7 +18,7 @@ OVER = ("finished", "stopped", "failed")
 def _printable(text: str) -> str:
     """Reject control characters, which would reach a terminal. Raises ValueError."""
     if not text.isprintable():
-        raise ValueError("it holds control characters")
+        raise ValueError("it contains control characters")
     return text
 
 
@@ -106,9 +106,9 @@ class Command(Record):
     @model_validator(mode="after")
     def _complete(self) -> "Command":
         if (self.do == "set") != (self.lr is not None):
-            raise ValueError("`set` has a learning rate, and nothing else has one")
+            raise ValueError("`set` needs a learning rate, and no other command takes one")
         if (self.do == "trace") != (self.ticks is not None):
-            raise ValueError("`trace` has a number of ticks, and nothing else has one")
+            raise ValueError("`trace` needs a number of ticks, and no other command takes one")
         return self
 
 
@@ -125,14 +125,14 @@ Known = TypeVar("Known", bound=Record)
 def decode(kind: type[Known], data: bytes, most: int = MOST_STATUS) -> Known:
     """Decode a record. Raises SidewaysError if it is larger than `most` bytes or not a valid `kind`."""
     if len(data) > most:
-        raise SidewaysError(f"a {kind.__name__} of more than {most} bytes is in Redis: it was not written by Sideways")
+        raise SidewaysError(f"a {kind.__name__} in Redis is larger than {most} bytes: it was not written by Sideways")
     try:
         return kind.model_validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise SidewaysError(
-            f"a {kind.__name__} in Redis is malformed ({where}: {first['msg']}): is it of another version of Sideways?"
+            f"a {kind.__name__} in Redis is malformed ({where}: {first['msg']}): was it written by another version?"
         ) from None
 
 
@@ -148,14 +148,14 @@ def decode_line(data: bytes) -> dict[str, Any]:
             raise ValueError(f"more than {MOST_LINE} bytes")
         line = json.loads(data, parse_constant=_no_constant)
         if not isinstance(line, dict) or type(line.get("tick")) is not int or not isinstance(line.get("kind"), str):
-            raise ValueError("no kind or no tick")
+            raise ValueError("the kind or the tick is missing")
     except (ValueError, RecursionError) as error:
         raise SidewaysError(f"a line of the metric history in Redis is malformed ({str(error)[:100]})") from None
     return line
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def finite(value: Any) -> Any:

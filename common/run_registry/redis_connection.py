@@ -54,7 +54,7 @@ class RedisAccess:
         try:
             return redis.Redis.from_url(self.url, **options)
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"REDIS_URL is wrong: {self.explain(error)}") from None
+            raise ConfigError(f"REDIS_URL is invalid: {self.explain(error)}") from None
 
     def explain(self, error: Exception) -> str:
         """The first line of an error's text, with all secrets masked."""
@@ -110,7 +110,7 @@ def _check(url: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(f"REDIS_URL is no address of a Redis server: {remedy}; special characters as %XX")
+        raise ConfigError(f"REDIS_URL is not the address of a Redis server: {remedy}, with special characters as %XX")
 
 
 def _secret(name: str, file: str) -> str:

@@ -43,7 +43,7 @@ class Keys:
 
 
 class RunWriter:
-    """The side of the run: publishes its state and reads commands."""
+    """The run's side: publishes its state and reads commands."""
 
     def __init__(self, client: Redis, name: str, owner: Owner, anew: bool) -> None:
         """Claim `name`, or `name-1`, `name-2`, … if another live run holds it.
@@ -61,7 +61,7 @@ class RunWriter:
         if anew:
             self._client.delete(self._keys.metrics)
         newest = self._client.xrevrange(self._keys.commands, count=1)
-        self._heard: Any = newest[0][0] if newest else b"0-0"  # older commands were meant for an earlier run
+        self._last_read: Any = newest[0][0] if newest else b"0-0"  # older commands were meant for an earlier run
 
     def _free(self, name: str) -> str:
         for attempt in range(100):
@@ -69,7 +69,7 @@ class RunWriter:
             holder = _bounded(self._client, Keys(candidate).heartbeat, MOST_COMMAND)
             if holder is None or _same_place(holder, self._owner):
                 return candidate
-        raise SidewaysError(f"a hundred runs named {name} are alive: set `name`")
+        raise SidewaysError(f"a hundred live runs are named {name}: set another `name`")
 
     def exchange(self, status: Status, lines: Sequence[bytes], answers: Mapping[str, Answer]) -> list[Command | str]:
         """Write status, metric lines and answers, and read new commands, in one round trip.
@@ -86,12 +86,12 @@ class RunWriter:
         batch.expire(keys.metrics, _KEPT)
         for command, answer in answers.items():
             batch.set(keys.answer(command), answer.encode(), ex=_ANSWERED)
-        batch.xread({keys.commands: self._heard}, count=_COMMANDS)
+        batch.xread({keys.commands: self._last_read}, count=_COMMANDS)
         found = batch.execute()[-1]
-        return [self._hear(number, fields) for _, entries in found or [] for number, fields in entries]
+        return [self._decode_command(number, fields) for _, entries in found or [] for number, fields in entries]
 
-    def _hear(self, number: bytes, fields: dict[bytes, bytes]) -> Command | str:
-        self._heard = number
+    def _decode_command(self, number: bytes, fields: dict[bytes, bytes]) -> Command | str:
+        self._last_read = number
         try:
             return decode(Command, fields.get(_FIELD, b""), MOST_COMMAND)
         except SidewaysError as error:
@@ -110,7 +110,7 @@ class RunWriter:
 
 
 class Store:
-    """The side of everyone else: reads runs and sends them commands."""
+    """The clients' side: reads runs and sends them commands."""
 
     def __init__(self, client: Redis) -> None:
         self._client: Any = client

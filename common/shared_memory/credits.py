@@ -14,10 +14,10 @@ _MOST = 64  # credits received at once
 class CreditSocket:
     """One end of the connection. Allocates nothing after construction."""
 
-    def __init__(self, connection: socket.socket, patience: float) -> None:
-        """`patience` is the timeout of `receive`, in seconds."""
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        """`timeout` of `receive`, in seconds."""
         self._connection, self._buffer = connection, bytearray(_MOST)
-        limit_waits(connection, patience)
+        limit_waits(connection, timeout)
 
     def send(self) -> None:
         """Send one credit to the peer. Raises OSError if it is gone."""
@@ -27,7 +27,7 @@ class CreditSocket:
         """Wait for credits. Returns the number received, at least one.
 
         Raises:
-            BlockingIOError: none came within `patience` seconds.
+            BlockingIOError: none came within the timeout.
             OSError: the peer is gone.
         """
         count = self._connection.recv_into(self._buffer)

@@ -44,16 +44,18 @@ class FdConnection:
         try:
             socket.send_fds(self._connection, [name.encode()], list(files))
         except OSError as error:
-            raise PeerError(f"{self._place()} did not accept files: {error}") from error
+            raise PeerError(f"{self._place()} did not accept file descriptors: {error}") from error
 
     def receive_files(self, name: str, count: int) -> list[int]:
         """Receive `count` file descriptors sent under this name. Raises PeerError."""
         try:
-            said, files, _, _ = socket.recv_fds(self._connection, len(name), count)
+            received, files, _, _ = socket.recv_fds(self._connection, len(name), count)
         except OSError as error:
-            raise PeerError(f"{self._place()} did not send files ({error}): look at its own message") from error
-        if said != name.encode() or len(files) != count:
-            raise PeerError(f"{self._place()} sent {len(files)} files as {said!r} where {name!r} was due")
+            raise PeerError(f"{self._place()} did not send file descriptors ({error}): see its own error") from error
+        if received != name.encode() or len(files) != count:
+            raise PeerError(
+                f"{self._place()} sent {len(files)} file descriptors as {received!r}, expected {count} as {name!r}"
+            )
         return files
 
     def close(self) -> None:
@@ -83,7 +85,7 @@ class FdListener:
         Raises:
             PeerError: none came within `deadline` seconds.
         """
-        end, stranger = time.monotonic() + deadline, None
+        end, rejection = time.monotonic() + deadline, None
         try:
             while True:
                 self._socket.settimeout(max(end - time.monotonic(), 0))
@@ -91,10 +93,10 @@ class FdListener:
                 try:
                     return FdConnection(connection, neighbour, deadline)
                 except PeerError as error:
-                    stranger = error
+                    rejection = error
                     connection.close()
         except OSError as error:
-            raise stranger or PeerError(f"{neighbour}, on this host, does not connect: {error}") from error
+            raise rejection or PeerError(f"{neighbour}, on this host, does not connect: {error}") from error
         finally:
             self.close()
 

@@ -30,14 +30,14 @@ _NAME = "frames"
 class FrameSlotWriter:
     """The coordinator's end."""
 
-    def __init__(self, listener: str, size: int, deadline: float, patience: float) -> None:
+    def __init__(self, listener: str, size: int, deadline: float, timeout: float) -> None:
         """Allocate the slots and pass them to stage 0.
 
         Args:
             listener: name of stage 0's listener.
             size: bytes of a batch.
             deadline: seconds to wait for the connection.
-            patience: seconds that `write` waits for a free slot.
+            timeout: seconds that `write` waits for a free slot.
 
         Raises:
             PeerError: stage 0 cannot be reached, or the memory cannot be allocated.
@@ -51,7 +51,7 @@ class FrameSlotWriter:
                     connection.send_files(_NAME, [file, theirs.fileno()])
         finally:
             os.close(file)
-        self._credits = CreditSocket(ours, patience)
+        self._credits = CreditSocket(ours, timeout)
         self._free, self._next = SLOTS, 0
 
     def write(self, frames: NDArray[np.uint8]) -> int | None:
@@ -74,7 +74,7 @@ class FrameSlotWriter:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise _gone("stage 0", error) from error
+            raise _exited("stage 0", error) from error
         assert self._free <= SLOTS, "stage 0 releases only what it has read"
         return True
 
@@ -102,10 +102,10 @@ class FrameSlotReader:
         """
         if number >= SLOTS:
             raise PeerError(
-                f"a frame batch is said to lie in slot {number} of {SLOTS}: is something else sending here?"
+                f"received a frame batch in slot {number}, but there are {SLOTS} slots: is another program sending?"
             )
         if not self._slots:
-            self._slots = self._meet()
+            self._slots = self._accept()
         return self._slots[number]
 
     def release(self) -> None:
@@ -114,7 +114,7 @@ class FrameSlotReader:
         try:
             self._credits.send()
         except OSError as error:
-            raise _gone("the coordinator", error) from error
+            raise _exited("the coordinator", error) from error
 
     def close(self) -> None:
         """Close the listener and the connection."""
@@ -122,7 +122,7 @@ class FrameSlotReader:
         if self._credits is not None:
             self._credits.close()
 
-    def _meet(self) -> list[Tensor]:
+    def _accept(self) -> list[Tensor]:
         with closing(self._listener.accept("the coordinator", self._deadline)) as connection:
             file, credits_fd = connection.receive_files(_NAME, 2)
         self._credits = CreditSocket(socket.socket(fileno=credits_fd), self._deadline)
@@ -133,5 +133,5 @@ class FrameSlotReader:
             os.close(file)
 
 
-def _gone(who: str, how: OSError) -> PeerError:
-    return PeerError(f"{who} has gone ({how}): it was killed, or has reported an error itself")
+def _exited(who: str, reason: OSError) -> PeerError:
+    return PeerError(f"{who} has exited ({reason}): it was killed or has failed; see its own error")

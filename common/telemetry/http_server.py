@@ -17,9 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from common.config.settings import Metrics
 from common.errors import ConfigError
 
-_PATIENCE = 10.0  # seconds for a client to complete a request; uvicorn itself has no such limit
+_REQUEST_TIMEOUT = 10.0  # seconds for a client to complete a request; uvicorn itself has no such limit
 _CLIENTS = 16  # connections at a time; further ones are closed at once
-_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
+_ALL_ADDRESSES = {"", "0.0.0.0", "::"}  # noqa: S104
 
 
 def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: str) -> str:
@@ -44,7 +44,7 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: 
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"metrics cannot be served at {settings.host}, port {port}: {getattr(error, 'strerror', error)}. "
-            f"Set metrics.port so that it and the ports after it, one a stage, are free"
+            f"Set metrics.port so that it and the ports after it, one per stage, are free"
         ) from error
     server.start(app, "metrics")
     return public_address(settings.host, port, address)
@@ -52,7 +52,7 @@ def serve(registry: CollectorRegistry, settings: Metrics, number: int, address: 
 
 def public_address(host: str, port: int, address: str) -> str:
     """Where others reach a port bound to `host`, as "host:port": at `address` if it is bound to all addresses."""
-    host = address if host in _EVERYWHERE else host
+    host = address if host in _ALL_ADDRESSES else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -111,7 +111,7 @@ class _Connection(H11Protocol):
         if len(self.connections) > _CLIENTS:  # else they could use up this process's open files
             transport.abort()
         else:
-            self.loop.call_later(_PATIENCE, self._check)
+            self.loop.call_later(_REQUEST_TIMEOUT, self._check)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -124,19 +124,19 @@ class _Connection(H11Protocol):
             self.transport.abort()
             return
         self._answered_before = self._answered
-        self.loop.call_later(_PATIENCE, self._check)
+        self.loop.call_later(_REQUEST_TIMEOUT, self._check)
 
 
 class _Guard:
-    """Lets in requests with the right Authorization header."""
+    """Answers requests without the expected Authorization header with status 401."""
 
-    def __init__(self, app: ASGIApp, wanted: bytes) -> None:
-        self._app, self._wanted = app, wanted
+    def __init__(self, app: ASGIApp, expected: bytes) -> None:
+        self._app, self._expected = app, expected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope.get("headers", [])).get(b"authorization", b"")
         app: Any = self._app
-        if not hmac.compare_digest(given, self._wanted):
+        if not hmac.compare_digest(given, self._expected):
             app = Response(status_code=401, headers={"WWW-Authenticate": 'Basic realm="sideways"'})
         await app(scope, receive, send)
 

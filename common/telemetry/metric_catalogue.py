@@ -57,7 +57,7 @@ METRICS = (
     ),
     Metric(
         "sideways_edge_bytes", "counter", "bytes", ("stage", "way"), "both",
-        "Sent by a stage: forward to the next, backward to the one before; by the coordinator: frames, targets",
+        "Bytes sent: by a stage forward to the next, backward to the previous; by the coordinator frames, targets",
     ),
     Metric(
         "sideways_gradient_rows", "counter", "", _STAGE, "stage",
@@ -76,7 +76,7 @@ METRICS = (
     Metric("sideways_loss", "gauge", "", _STAGE, "stage", "Mean loss of the last report's ticks; top stage only"),
     Metric(
         "sideways_accuracy_ratio", "gauge", "ratio", _STAGE, "stage",
-        "Share of the last report's training rows that were classified right; top stage only",
+        "Share of the last report's training rows that were classified correctly; top stage only",
     ),
     Metric(
         "sideways_peak_memory_bytes", "gauge", "bytes", _STAGE, "stage",
@@ -101,7 +101,7 @@ METRICS = (
     Metric("sideways_reconnects", "counter", "", (), "coordinator", "Reconnects to live sources"),
     Metric(
         "sideways_queue_depth", "gauge", "", ("queue",), "coordinator",
-        "Batches that wait; frames: fed by the coordinator and not yet taken by stage 0, at its last report",
+        "Waiting batches; frames: fed by the coordinator and not yet received by stage 0, as of its last report",
     ),
     Metric(
         "sideways_pseudo_gradient_cosine", "gauge", "", _STAGE, "coordinator",
@@ -113,26 +113,26 @@ METRICS = (
     ),
     Metric(
         "sideways_validation_score", "gauge", "", (), "coordinator",
-        "Of the last evaluation: top-1 as a share, or the negative mean squared error; larger is better",
+        "Score of the last evaluation: top-1 as a share, or the negative mean squared error; larger is better",
     ),
     Metric(
         "sideways_checkpoint_timestamp_seconds", "gauge", "seconds", (), "coordinator",
-        "When the newest checkpoint was taken; before the first, when the process began to train. time() - it: the age",
+        "Time of the newest checkpoint; before the first, when this process began to train. Age: time() minus this",
     ),
     Metric(
         "sideways_checkpoint_duration_seconds", "gauge", "seconds", (), "coordinator",
-        "From the first byte of the last checkpoint to its commit; 0 before the first",
+        "Time from the first byte of the last checkpoint to its commit; 0 before the first",
     ),
     Metric(
         "sideways_checkpoint_size_bytes", "gauge", "bytes", (), "coordinator",
-        "Of the last checkpoint; 0 before the first",
+        "Size of the last checkpoint; 0 before the first",
     ),
     Metric("sideways_checkpoints", "counter", "", (), "coordinator", "Checkpoints written by this process"),
     Metric("sideways_checkpoint_failures", "counter", "", (), "coordinator", "Checkpoints that failed"),
     Metric("sideways_restarts", "counter", "", (), "coordinator", "Restarts of the run by its launcher"),
     Metric(
         "sideways_recovery_seconds", "gauge", "seconds", (), "coordinator",
-        "From the last report before the last restart to the first after it; 0 if there was none",
+        "Time from the last report before the last restart to the first after it; 0 if there was none",
     ),
 )  # fmt: skip
 TABLE = {metric.name: metric for metric in METRICS}
@@ -156,12 +156,12 @@ _INTRODUCTION = [
     "process of a run serves its own at `http://HOST:PORT/metrics` ([watching.md](watching.md)). `stage` counts from",
     "0; Prometheus adds the labels `run` and `process` (`coordinator`, `stage 0`, …) from the run's list of targets.",
     "",
-    "| name | type | unit | labels | shown by | meaning |",
+    "| name | type | unit | labels | exported by | meaning |",
     "|---|---|---|---|---|---|",
 ]
 _PROCESS = [
     "",
-    "Every process also shows prometheus_client's own, on Linux: `process_resident_memory_bytes` (host memory),",
+    "On Linux every process also exports prometheus_client's own: `process_resident_memory_bytes` (host memory),",
     "`process_virtual_memory_bytes`, `process_cpu_seconds_total`, `process_start_time_seconds`, `process_open_fds`,",
     "`process_max_fds`.",
     "",

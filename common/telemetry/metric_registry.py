@@ -75,16 +75,16 @@ class MetricRegistry:
 
     def _child(self, name: str, labels: dict[str, str]) -> Any:
         if name not in self._metrics:
-            self._metrics[name] = self._made(name)
+            self._metrics[name] = self._create(name)
         values = self._values(name, labels)
         return self._metrics[name].labels(*values) if values else self._metrics[name]
 
-    def _made(self, name: str) -> Any:
+    def _create(self, name: str) -> Any:
         metric = TABLE[name]
-        about = (metric.name, metric.help, metric.labels)
+        arguments = (metric.name, metric.help, metric.labels)
         if metric.kind == "histogram":
-            return Histogram(*about, registry=self.registry, buckets=EDGES.tolist())
-        return {"counter": Counter, "gauge": Gauge}[metric.kind](*about, registry=self.registry)
+            return Histogram(*arguments, registry=self.registry, buckets=EDGES.tolist())
+        return {"counter": Counter, "gauge": Gauge}[metric.kind](*arguments, registry=self.registry)
 
     def _values(self, name: str, labels: dict[str, str]) -> tuple[str, ...]:
         every = {**self._labels, **labels}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak(device: torch.device) -> int:
@@ -20,7 +20,7 @@ def reset_peak(device: torch.device) -> int:
     with suppress(OSError, AttributeError):  # release freed memory first, or it would hide later growth (glibc)
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):  # a container may forbid it: then the peak is over the whole life of the process
-        _FORGET.write_text("5")
+        _RESET.write_text("5")
     return _read("VmRSS")
 
 

@@ -82,19 +82,19 @@ class WorkClock:
     def __init__(self) -> None:
         self._sums = [0] * len(Kind)  # ns
         self._tick, self._began = -1, 0
-        self._asked: Spans | None = None  # requested, until their last tick
+        self._requested: Spans | None = None  # until their last tick
         self._recorded: Spans | None = None  # the same, but only during their ticks
 
     def record(self, spans: Spans) -> None:
         """Record the spans of these ticks, all of them in the future. Ends an earlier recording."""
         self.stop_recording()
-        self._asked = spans
+        self._requested = spans
 
     def stop_recording(self) -> None:
         """End the recording, if there is one."""
-        if self._asked is not None:
-            self._asked.done.set()
-        self._asked = self._recorded = None
+        if self._requested is not None:
+            self._requested.done.set()
+        self._requested = self._recorded = None
 
     def add(self, kind: int, start: int) -> None:
         """Add work that started at `start` (from `clock`) and ends now."""
@@ -105,13 +105,13 @@ class WorkClock:
 
     def begin_tick(self, tick: int) -> None:
         """Start a tick: spans added from here on belong to it."""
-        asked = self._asked
-        if asked is None:
+        requested = self._requested
+        if requested is None:
             return
-        if tick > asked.last:
+        if tick > requested.last:
             self.stop_recording()
-        elif tick >= asked.first:
-            self._recorded = asked
+        elif tick >= requested.first:
+            self._recorded = requested
         self._tick, self._began = tick, time.perf_counter_ns()
 
     def end_tick(self) -> None:
@@ -122,7 +122,7 @@ class WorkClock:
     def end_phase(self) -> None:
         """End the phase: spans added before the next tick are not recorded."""
         self._recorded = None
-        if self._asked is not None and self._tick >= self._asked.last:
+        if self._requested is not None and self._tick >= self._requested.last:
             self.stop_recording()
 
     def seconds(self, kinds: Iterable[Kind]) -> float:

@@ -69,14 +69,14 @@ class BackgroundSaver:
                 self.taken, self.seconds, self.bytes = saving.taken, saving.seconds, saving.bytes
             self._saving = None
 
-    def finish(self, limit: Callable[[], float], meanwhile: Callable[[], None]) -> None:
-        """Wait until the last checkpoint is written, at most `limit()` seconds, calling `meanwhile` while waiting.
+    def finish(self, limit: Callable[[], float], on_wait: Callable[[], None]) -> None:
+        """Wait until the last checkpoint is written, at most `limit()` seconds, calling `on_wait` while waiting.
 
         `limit` is evaluated again at every poll, so the limit may change during the wait.
         """
         start = time.monotonic()
         while self._saving is not None and not self._saving.timed_out and time.monotonic() - start < limit():
-            meanwhile()
+            on_wait()
             time.sleep(_POLL)
             self.poll()
         if self._saving is not None and not self._saving.timed_out:
@@ -96,11 +96,11 @@ class BackgroundSaver:
         try:
             self.checkpoints.set_score(tick, score)
         except (SidewaysError, OSError) as error:
-            self._warn(f"the score of the checkpoint of tick {tick} could not be noted: {error}")
+            self._warn(f"the score of the checkpoint of tick {tick} could not be stored: {error}")
 
     def _record_failure(self, tick: int, reason: str) -> None:
         self.failed += 1
-        self._warn(f"the checkpoint of tick {tick} could not be kept: {reason}. Only it is lost")
+        self._warn(f"the checkpoint of tick {tick} could not be saved: {reason}. Earlier checkpoints are not affected")
 
 
 class _Saving:
@@ -110,7 +110,7 @@ class _Saving:
         taken: when it was taken, in seconds since 1970.
         seconds, bytes: time that writing took, and size; 0 until it is committed.
         error: why it could not be saved; None if it was, or is still being written.
-        late: `finish` has given up on it and counted it as failed.
+        timed_out: `finish` has given up on it and counted it as failed.
     """
 
     def __init__(self, checkpoints: Checkpoints, part: Path, position: Position, pending: Pending[None]) -> None:
@@ -140,7 +140,7 @@ class _Saving:
             pending.answers()
             with self._committing:
                 if self._discarded:
-                    raise SidewaysError("the run goes back to an earlier one")
+                    raise SidewaysError("the run rolls back to an earlier one")
                 self.bytes = checkpoints.commit(part, position)
             self.seconds = time.monotonic() - start
         except Exception as error:  # any failure must be reported, and costs only this checkpoint

@@ -18,7 +18,7 @@ class StartPoint:
         tick: the first tick, and so the number of the first training frame.
         origin: the tick at which the pipeline starts, or started, empty.
         seconds: training time before `tick`.
-        places: each slot's position in the clips; None to start every slot anew.
+        places: each slot's position in the clips; None to start every slot from its beginning.
         folder: the checkpoint; None for a new run.
         in_flight: the activations and gradients in flight can be restored, so the pipeline need not warm up again.
         optimiser: the optimiser state can be restored.
@@ -35,7 +35,7 @@ class StartPoint:
     scored: bool = False
 
     def __str__(self) -> str:
-        how = "with all that was in flight" if self.in_flight else "and the pipeline warms up again"
+        how = "with the activations and gradients in flight" if self.in_flight else "and the pipeline warms up again"
         return f"resumed from {self.folder} at tick {self.tick}, {how}"
 
 
@@ -57,15 +57,15 @@ def find_checkpoint(
     """
     folder, position, refused = checkpoints.newest(shapes)
     for reason in refused:
-        warn(f"refused: {reason}")
+        warn(f"checkpoint refused: {reason}")
     if folder is None or position is None:
         if again:
             warn("there is no checkpoint yet: the training starts from the beginning")
             return None
         raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without --resume")
     if position.tick >= planned and not again:
-        done = f"{checkpoints.run} has done its {position.tick} ticks of {planned}"
-        raise SidewaysError(f"{done}: raise ticks, or epochs, by --set")
+        done = f"{checkpoints.run} has completed {position.tick} of {planned} ticks"
+        raise SidewaysError(f"{done}: to train further, raise ticks or epochs with --set")
     return folder, position
 
 
@@ -75,9 +75,9 @@ def start_from(
     """Decide which parts of a checkpoint a run with this configuration can restore; warns of the others."""
     same_clips = position.clips == datasets.fingerprint and len(position.places) == config.data.slots
     if not same_clips:
-        warn("the clips or slots are not those of the checkpoint: every slot starts from the beginning")
+        warn("the clips or slots differ from those of the checkpoint: every slot starts from the beginning")
     if not position.same_optimiser(config):
-        warn("the optimiser is not the checkpoint's: its state is reset")
+        warn("the optimiser differs from that of the checkpoint: its state is reset")
     in_flight = same_clips and position.fits(config, split)
     return StartPoint(
         tick=position.tick,

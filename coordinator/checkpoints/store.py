@@ -94,10 +94,10 @@ class Checkpoints:
     """The checkpoints of a run directory."""
 
     def __init__(self, run: Path, keep: int) -> None:
-        """Remove what was only partly written. `keep`: how many of the newest to keep, besides the best."""
+        """Remove partly written checkpoints. `keep`: how many of the newest to keep, besides the best."""
         self.run = run
         self._folder, self._keep = run / FOLDER, keep
-        self._whole: set[Path] = set()  # committed by this process
+        self._committed: set[Path] = set()  # committed by this process
         for part in self._folder.glob(f"*{_PART}"):
             shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed while writing
 
@@ -114,12 +114,12 @@ class Checkpoints:
         _write_position(part, replace(position, files=files))
         final = part.with_name(part.name.removesuffix(_PART))
         # a second checkpoint of one tick is identical; replacing the first would leave none on disk for a moment
-        if final in self._whole and final.exists():
+        if final in self._committed and final.exists():
             self.abandon(part)
         else:
             shutil.rmtree(final, ignore_errors=True)
             os.replace(part, final)
-            self._whole.add(final)
+            self._committed.add(final)
         self._prune()
         return sum(size for size, _ in files.values())
 
@@ -192,11 +192,11 @@ def _read_position(path: Path) -> Position:
     try:
         fields = json.loads((path / _POSITION).read_bytes())
         if isinstance(fields, dict) and fields.get("format", _FORMAT) != _FORMAT:
-            raise SidewaysError(f"{path} is of another version of Sideways (format {fields['format']})")
+            raise SidewaysError(f"{path} was written by another version of Sideways (format {fields['format']})")
         return _FORM.validate_python(fields)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise SidewaysError(f"{path} is no whole checkpoint: {_POSITION} cannot be read ({reason})") from error
+        raise SidewaysError(f"{path} is not a complete checkpoint: {_POSITION} cannot be read ({reason})") from error
 
 
 def _write_position(folder: Path, position: Position) -> None:
@@ -212,11 +212,11 @@ def _check_files(path: Path, position: Position) -> None:
     for name, (size, digest) in position.files.items():
         file = path / name
         if Path(name).name != name or not file.is_file():
-            raise SidewaysError(f"{path} is no whole checkpoint: {name} is missing")
+            raise SidewaysError(f"{path} is not a complete checkpoint: {name} is missing")
         if file.stat().st_size != size:
-            raise SidewaysError(f"{file} is truncated: it has {file.stat().st_size} bytes of {size}")
+            raise SidewaysError(f"{file} is truncated: it has {file.stat().st_size} of {size} bytes")
         if _digest(file) != digest:
-            raise SidewaysError(f"{file} is damaged: its checksum is not the one it was written with")
+            raise SidewaysError(f"{file} is damaged: its checksum does not match the one recorded when it was written")
 
 
 def _check_model(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -225,16 +225,16 @@ def _check_model(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     try:
         entries = Reader(path).read_metadata().state_dict_metadata
     except Exception as error:
-        raise SidewaysError(f"{path} is no whole checkpoint: {error}") from error
+        raise SidewaysError(f"{path} is not a complete checkpoint: {error}") from error
     tensors = {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
-    held = {name: tuple(entry.size) for name, entry in tensors.items() if name.startswith("model.")}
-    wanted = {f"model.{name}": shape for name, shape in shapes.items()}
-    if held != wanted:
-        odd = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
-        name = odd[0].removeprefix("model.")
+    found = {name: tuple(entry.size) for name, entry in tensors.items() if name.startswith("model.")}
+    expected = {f"model.{name}": shape for name, shape in shapes.items()}
+    if found != expected:
+        different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        name = different[0].removeprefix("model.")
         raise SidewaysError(
-            f"{path} is of another model: {name} is {_text(held.get(odd[0]))} there and {_text(wanted.get(odd[0]))} "
-            f"here ({len(odd)} such tensors)"
+            f"{path} is of another model: {name} is {_text(found.get(different[0]))} there and "
+            f"{_text(expected.get(different[0]))} here ({len(different)} tensors differ)"
         )
 
 

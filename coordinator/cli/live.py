@@ -22,17 +22,17 @@ steer = typer.Typer()
 
 Run = Annotated[str, typer.Argument(help="a run's name or directory; see `sideways runs`")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds this host's runs")]
-Wait = Annotated[float, typer.Option(min=1, max=3600, help="seconds to wait for the run to do it")]
+Wait = Annotated[float, typer.Option(min=1, max=3600, help="seconds to wait for the run to execute the command")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on standard output instead")]
 
-_HERE, _PATIENCE = Path("runs"), 120.0
+_HERE, _WAIT = Path("runs"), 120.0
 _TAKEN, _POLL = 10.0, 0.1  # seconds for a run to acknowledge a command; between polls for its answer
 _SETTABLE = ("lr", "optimiser.lr")
 
 
 @steer.command()
 def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
-    """List the runs that Redis knows, and those of this host: name, state, tick, loss, accuracy, start, host."""
+    """List the runs in Redis and on this host: name, state, tick, loss, accuracy, start, host."""
     from coordinator.cli.status_view import overview
     from coordinator.registry.run_finder import list_runs
 
@@ -42,7 +42,7 @@ def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
     elif seen:
         _console().print(overview(seen))
     else:
-        print(f"no runs are known: none in {folder}/, none in Redis")
+        print(f"no runs found, neither in {folder}/ nor in Redis")
 
 
 @steer.command()
@@ -60,7 +60,7 @@ def status(run: Run, runs: Runs = _HERE, as_json: Json = False) -> None:
 
 @steer.command()
 def top(run: Run, runs: Runs = _HERE) -> None:
-    """Watch a run in the terminal until it ends, or Ctrl-C."""
+    """Watch a run in the terminal until it ends, or until Ctrl-C."""
     from coordinator.cli.status_view import watch
     from coordinator.registry.run_finder import get_run
 
@@ -69,25 +69,25 @@ def top(run: Run, runs: Runs = _HERE) -> None:
 
 
 @steer.command()
-def pause(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+def pause(run: Run, runs: Runs = _HERE, wait: Wait = _WAIT) -> None:
     """Pause a run until `sideways resume`."""
     _ask(run, runs, wait, do="pause")
 
 
 @steer.command()
-def resume(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+def resume(run: Run, runs: Runs = _HERE, wait: Wait = _WAIT) -> None:
     """Resume a paused run. (A run that has ended is resumed by `sideways train --resume`.)"""
     _ask(run, runs, wait, do="resume")
 
 
 @steer.command()
-def checkpoint(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+def checkpoint(run: Run, runs: Runs = _HERE, wait: Wait = _WAIT) -> None:
     """Take a checkpoint of a run now."""
     _ask(run, runs, wait, do="checkpoint")
 
 
 @steer.command()
-def stop(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
+def stop(run: Run, runs: Runs = _HERE, wait: Wait = _WAIT) -> None:
     """End a run early, as SIGTERM does: the model so far is kept."""
     _ask(run, runs, wait, do="stop")
 
@@ -95,9 +95,9 @@ def stop(run: Run, runs: Runs = _HERE, wait: Wait = _PATIENCE) -> None:
 @steer.command(name="set")
 def change(
     run: Run,
-    setting: Annotated[str, typer.Argument(help="lr=RATE: the learning rate, as optimiser.lr")],
+    setting: Annotated[str, typer.Argument(help="lr=RATE: the new value of optimiser.lr")],
     runs: Runs = _HERE,
-    wait: Wait = _PATIENCE,
+    wait: Wait = _WAIT,
 ) -> None:
     """Change the learning rate of a run from its next tick on."""
     _ask(run, runs, wait, do="set", lr=_rate(setting))
@@ -106,10 +106,10 @@ def change(
 @steer.command()
 def trace(
     run: Run,
-    ticks: Annotated[int, typer.Option(min=1, max=MOST_TRACED, help="how many")] = 100,
-    out: Annotated[Path | None, typer.Option(help="also copy it here: FILE.json or FILE.json.gz")] = None,
+    ticks: Annotated[int, typer.Option(min=1, max=MOST_TRACED, help="number of ticks to record")] = 100,
+    out: Annotated[Path | None, typer.Option(help="also copy the trace to FILE.json or FILE.json.gz")] = None,
     runs: Runs = _HERE,
-    wait: Wait = _PATIENCE,
+    wait: Wait = _WAIT,
 ) -> None:
     """Record a trace of the next ticks, for ui.perfetto.dev or chrome://tracing."""
     from coordinator.trace.copy import check, copy
@@ -119,20 +119,20 @@ def trace(
     owner = _ask(run, runs, wait, do="trace", ticks=ticks)
     if out is not None:
         copy(owner, out)
-        print(f"{out}: a copy of it")
+        print(f"copied to {out}")
 
 
 def _rate(setting: str) -> float:
     name, equals, value = setting.partition("=")
     if not equals or name.strip() not in _SETTABLE:
         raise ConfigError(
-            f"{setting!r}: only the learning rate can be set while a run goes on, such as lr=0.001; for anything else "
-            f"stop the run, and go on with `sideways train --resume RUN --set {name.strip() or 'section.key'}=…`"
+            f"{setting!r}: only the learning rate of a live run can be set, such as lr=0.001; for anything else stop "
+            f"the run and resume it with `sideways train --resume RUN --set {name.strip() or 'section.key'}=…`"
         )
     with suppress(ValueError):
         if 0 <= (rate := float(value)) < float("inf"):
             return rate
-    raise ConfigError(f"{setting!r}: the learning rate is a number of at least 0, such as lr=0.001")
+    raise ConfigError(f"{setting!r}: the learning rate must be a finite number of at least 0, such as lr=0.001")
 
 
 def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
@@ -146,12 +146,12 @@ def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
     found = find(run, runs)
     seen = found.get_run() if found else None
     if found is None or seen is None or seen.state not in ("starting", "running", "paused"):
-        how = seen.state if seen else "its Redis is gone"
-        raise SidewaysError(f"{run} is not running any more ({how}): see `sideways status {run}`")
+        how = seen.state if seen else "its Redis server is gone"
+        raise SidewaysError(f"{run} is not running ({how}): see `sideways status {run}`")
     command = Command(id=uuid.uuid4().hex, **fields)
     answer = _await(found, command, wait)
     if answer.state == "refused":
-        raise SidewaysError(f"{found.name} refused to {command.do}: {answer.text}")
+        raise SidewaysError(f"{found.name} refused `{command.do}`: {answer.text}")
     print(f"{found.name}: {answer.text}")
     return seen.status.owner
 
@@ -167,11 +167,13 @@ def _await(found: "RunAccess", command: "Command", wait: float) -> "Answer":
             waited = time.monotonic() - start
             if answer is None and waited > min(wait, _TAKEN):
                 found.store.withdraw_command(found.name, number)
-                raise SidewaysError(f"{found.name} took no notice for {waited:.0f} s: is its coordinator alive?")
+                raise SidewaysError(
+                    f"{found.name} has not received the command after {waited:.0f} s: is its coordinator alive?"
+                )
             if waited > wait:
                 raise SidewaysError(
-                    f"{found.name} has taken notice, but has not done it after {wait:g} s (an evaluation, or ticks "
-                    f"that are to be traced?): it will; see `sideways status`"
+                    f"{found.name} has received the command, but not finished it after {wait:g} s, perhaps because of "
+                    f"an evaluation or a long trace: it still will; see `sideways status`"
                 )
             time.sleep(_POLL)
 

@@ -18,32 +18,33 @@ if TYPE_CHECKING:
 tools = typer.Typer()
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="override: section.key=value; may be repeated")]
-Json = Annotated[bool, typer.Option("--json", help="print the figures as one last line on standard output")]
+Json = Annotated[bool, typer.Option("--json", help="print the results as JSON, in one last line of output")]
 
 
 @tools.command()
 def partition(
     run_file: Annotated[Path, typer.Argument(help="run file (TOML), see examples/")],
     settings: Settings = None,
-    stages: Annotated[str | None, typer.Option(help="compare numbers of stages: 1..4 or 1,2,4")] = None,
+    stages: Annotated[str | None, typer.Option(help="numbers of stages to compare: 1..4 or 1,2,4")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="number of classes; default: found in data.train")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time the model's blocks on this machine and show the split, its tick, efficiency and memory."""
+    """Time the model's blocks on this machine, and show the split with its predicted tick, efficiency and memory."""
     config = load(run_file, settings)
     from coordinator.tools.partition import compare, show, stage_counts
 
     counts = stage_counts(stages) if stages else [config.stages]
     comparison = compare(config, classes or _classes(config), counts, lambda text: typer.echo(text, err=True))
     show(comparison, _console())
-    _last_line(as_json, comparison.tree())
+    _print_json(as_json, comparison.tree())
 
 
 @tools.command()
 def ticks(
-    stages: Annotated[int, typer.Option(min=1, max=256, help="layer groups (D)")],
+    stages: Annotated[int, typer.Option(min=1, max=256, help="number of stages (D)")],
     count: Annotated[
-        int | None, typer.Option("--ticks", min=1, max=1000, help="columns; default: what the terminal holds")
+        int | None,
+        typer.Option("--ticks", min=1, max=1000, help="number of ticks to draw; default: what fits in the terminal"),
     ] = None,
 ) -> None:
     """Draw which frame (f) and which frame's gradient (g) each stage works on at each tick."""
@@ -51,7 +52,7 @@ def ticks(
     print(schedule.table(count) if count else _fitting(schedule, shutil.get_terminal_size().columns))
     print(
         f"stage 0 uses its first gradient at tick {schedule.first_gradient(0)}; "
-        f"mismatch: frames between what a stage holds and what its gradient belongs to"
+        f"mismatch: frames between the one that a stage holds and the one that its gradient belongs to"
     )
 
 
@@ -66,9 +67,9 @@ def _fitting(schedule: Schedule, width: int) -> str:
 @tools.command()
 def export(
     run: Annotated[Path, typer.Argument(help="run directory, such as runs/digits-20260101-120000")],
-    out: Annotated[Path, typer.Argument(help="file to write: .safetensors (weights) or .pt2 (a program)")],
+    out: Annotated[Path, typer.Argument(help="file to write: .safetensors (weights) or .pt2 (a torch.export program)")],
 ) -> None:
-    """Write the whole model: its parameters under its own names, or a program made by torch.export."""
+    """Write the whole model to a file: its parameters, or a program made by torch.export."""
     from coordinator.tools.export import export as write
 
     print(f"{out}: {write(run, out)} tensors")
@@ -78,26 +79,26 @@ def export(
 def predict(
     model: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
     video: Annotated[Path, typer.Argument(help="video file, or folder of frames")],
-    table: Annotated[Path | None, typer.Option("--csv", help="file for the scores of every frame")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="CSV file to write the scores of every frame to")] = None,
     frame_files: Annotated[str, typer.Option(help="pattern of a frame's file name in a folder, such as img_*")] = "*",
     as_json: Json = False,
 ) -> None:
-    """Classify a video: the best classes of the whole clip, and of its frames along the way."""
+    """Classify a video: the best classes of the whole clip, and the best class of its frames over time."""
     from coordinator.tools.predict import predict_clips, show, tree
     from coordinator.tools.trained_model import open_model
 
     seen = predict_clips(open_model(model), video, table, frame_files)
     show(seen, _console())
-    _last_line(as_json, tree(seen, video))
+    _print_json(as_json, tree(seen, video))
 
 
 @tools.command(name="eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
-    data: Annotated[Path | None, typer.Argument(help="clips, as for data.val; default: the run's data.val")] = None,
+    data: Annotated[Path | None, typer.Argument(help="clips, as in data.val; default: the run's data.val")] = None,
     include: Annotated[str, typer.Option(help="pattern that a clip's path below the folder must match")] = "*",
     out: Annotated[
-        Path | None, typer.Option(help="folder for confusion.csv, confusion.png; default: the run's")
+        Path | None, typer.Option(help="folder for confusion.csv and confusion.png; default: the run's")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -114,12 +115,12 @@ def evaluate(
         typer.echo(f"warning: {text}", err=True)
     evaluation = evaluation_of(scores, trained.task)
     if evaluation.clips == 0:
-        raise DataError(f"not one clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
+        raise DataError(f"no clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
     assess.show(evaluation, settings, _console())
     if evaluation.confusion is not None:
         for path in assess.write_confusion(evaluation, trained.classes, out or _folder(run)):
             print(path)
-    _last_line(as_json, assess.figures(evaluation))
+    _print_json(as_json, assess.figures(evaluation))
 
 
 def _folder(run: Path) -> Path:
@@ -134,7 +135,7 @@ def _classes(config: Config) -> int:
     try:
         return len(collect(config.data, "train").classes)
     except DataError as error:
-        raise ConfigError(f"how many classes? {error}. Without videos, pass --classes") from error
+        raise ConfigError(f"the number of classes is unknown: {error}. Without videos, pass --classes") from error
 
 
 def _console() -> "Console":
@@ -143,6 +144,6 @@ def _console() -> "Console":
     return Console(highlight=False)
 
 
-def _last_line(wanted: bool, figures: dict[str, Any]) -> None:
-    if wanted:
+def _print_json(as_json: bool, figures: dict[str, Any]) -> None:
+    if as_json:
         print(json.dumps(figures), flush=True)

@@ -12,7 +12,7 @@ from rich.text import Text
 from common.run_registry.records import StageStatus, Status
 from coordinator.registry.run_finder import RunInfo
 
-_BAR, _EVERY = 16, 1.0  # columns; seconds
+_BAR, _EVERY = 16, 1.0  # columns; seconds between updates
 
 
 def overview(seen: list[RunInfo]) -> Table:
@@ -50,10 +50,10 @@ def stages(status: Status) -> Table:
         box=SIMPLE,
         padding=(0, 1),
         pad_edge=False,
-        caption="█ computes  ▒ waits for neighbours  ░ waits for frames  · else",
+        caption="█ computing  ▒ waiting for neighbours  ░ waiting for frames  · other",
     )
     table.add_column("stage", justify="right")
-    table.add_column("a tick", min_width=_BAR)
+    table.add_column("tick time", min_width=_BAR)
     for column in ("ms", "compute", "wait", "gated", "grad", "lr", "MiB"):
         table.add_column(column, justify="right")
     for stage in status.stages:
@@ -76,16 +76,16 @@ def bar(stage: StageStatus, width: int = _BAR) -> Text:
     return text
 
 
-def watch(look: Callable[[], RunInfo], console: Console) -> None:
-    """Show a run until it ends, or once if the output is not a terminal. `look` returns its status, and may raise."""
-    seen = look()
+def watch(get_run: Callable[[], RunInfo], console: Console) -> None:
+    """Show a run until it ends, or once if the output is not a terminal. `get_run` returns its status; may raise."""
+    seen = get_run()
     if not console.is_terminal:
         console.print(view(seen))
         return
     with Live(view(seen), console=console, auto_refresh=False) as live:
         while seen.state in ("starting", "running", "paused"):
             time.sleep(_EVERY)
-            seen = look()
+            seen = get_run()
             live.update(view(seen), refresh=True)
 
 

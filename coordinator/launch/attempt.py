@@ -44,7 +44,7 @@ class RunMarker:
             part.write_text(str(directory.absolute()), encoding="utf-8")
             part.replace(self._file)  # atomic, so that a full disk leaves the old marker intact
         except OSError as error:
-            raise SidewaysError(f"cannot write {self._file}: {error.strerror}. Make room there") from error
+            raise SidewaysError(f"cannot write {self._file}: {error.strerror}. Free disk space there") from error
 
     def find(self) -> Path | None:
         """The run directory of an earlier attempt of this launch; None if there was none, or it was removed."""

@@ -32,7 +32,7 @@ def launch(stages: int, arguments: list[str], restarts: int = 0, deadline: float
     Args:
         stages: number of stage workers.
         arguments: of the Python interpreter, the same for each process.
-        restarts: most restarts in any hour.
+        restarts: maximum number of restarts in any hour.
         deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
 
     Returns:
@@ -59,7 +59,7 @@ def launch(stages: int, arguments: list[str], restarts: int = 0, deadline: float
                     return code
             except SignalException as stopped:
                 return 128 + stopped.sigval
-        raise AssertionError("counting does not end")
+        raise AssertionError("unreachable")
     finally:  # torch's launcher does not restore them
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -97,20 +97,20 @@ def _handled() -> list[signal.Signals]:
 class Budget:
     """Limits the number of restarts in any hour."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken: deque[float] = deque()
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._restart_times: deque[float] = deque()
 
     def take(self, attempt: int) -> bool:
         """Whether a restart after attempt `attempt` is allowed. Counts and logs it if so."""
         now = time.monotonic()
-        while self._taken and self._taken[0] < now - _HOUR:
-            self._taken.popleft()
-        if len(self._taken) >= self._most:
-            if self._most:
-                print_error(f"this was restart {attempt}, and recovery.restarts allows {self._most} an hour: giving up")
+        while self._restart_times and self._restart_times[0] < now - _HOUR:
+            self._restart_times.popleft()
+        if len(self._restart_times) >= self._limit:
+            if self._limit:
+                print_error(f"giving up after restart {attempt}: recovery.restarts allows {self._limit} per hour")
             return False
-        self._taken.append(now)
+        self._restart_times.append(now)
         print_error(f"restarting all processes from the last checkpoint (restart {attempt + 1})")
         return True
 
@@ -127,7 +127,7 @@ def _report_failures(failures: dict[int, ProcessFailure]) -> int:
     if first.exitcode < 0:
         print_error(
             f"{who} (pid {first.pid}) was killed by {signal.Signals(-first.exitcode).name}, so all processes ended; "
-            f"give it more memory if nobody killed it on purpose"
+            f"if nobody killed it on purpose, give it more memory"
         )
         return 1
     return 1 if first.exitcode == PeerError.code else first.exitcode

@@ -1,4 +1,4 @@
-"""What a run needs of its host, checked before any process starts."""
+"""Checks of the host, before any process of a run starts."""
 
 import socket
 from contextlib import closing
@@ -19,11 +19,11 @@ def check_host(config: Config) -> None:
             socket.create_connection(server.getsockname(), timeout=5).close()
     except OSError as error:
         raise SidewaysError(
-            f"the processes of a run meet at {LOOPBACK}, which does not work here: {error}. Bring the loopback "
+            f"the processes of a run connect over {LOOPBACK}, which does not work here: {error}. Bring the loopback "
             f"interface up (ip link set lo up), or give the container a network"
         ) from error
 
 
 def open_files(config: Config) -> int:
-    """The most files that any process of the run has open. A decoding process may have one for each slot."""
+    """The maximum number of files that a process of the run opens. A decoder process may open one for each slot."""
     return _ALWAYS + max(_A_STAGE * config.stages, config.data.slots)

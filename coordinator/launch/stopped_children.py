@@ -16,10 +16,10 @@ _EVERY = 1.0  # seconds
 
 
 @contextmanager
-def kill_stopped_children(patience: float) -> Iterator[None]:
-    """Watch this process's children while the body runs. `patience`: seconds that one may be stopped if none ended."""
+def kill_stopped_children(deadline: float) -> Iterator[None]:
+    """Watch this process's children while the body runs. `deadline`: seconds that one may be stopped if none ended."""
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(over, patience), name="reaper", daemon=True)
+    thread = threading.Thread(target=_watch, args=(over, deadline), name="reaper", daemon=True)
     thread.start()
     try:
         yield
@@ -28,17 +28,17 @@ def kill_stopped_children(patience: float) -> Iterator[None]:
         thread.join()
 
 
-def _watch(over: threading.Event, patience: float) -> None:
-    most = 0
-    seen: Counter[int] = Counter()  # consecutive polls; a clock would go on while this process is itself stopped
+def _watch(over: threading.Event, deadline: float) -> None:
+    most_alive = 0
+    seen: Counter[int] = Counter()  # consecutive polls; a clock would also advance while this process itself is stopped
     while not over.wait(_EVERY):
         children = psutil.Process().children()
         alive = [child for child in children if _status(child) not in (psutil.STATUS_ZOMBIE, None)]
-        most = max(most, len(alive))
+        most_alive = max(most_alive, len(alive))
         stopped = [child for child in alive if _status(child) == psutil.STATUS_STOPPED]
         seen = Counter({child.pid: seen[child.pid] + 1 for child in stopped})
         for child in stopped:
-            if len(alive) < most or seen[child.pid] * _EVERY > patience:
+            if len(alive) < most_alive or seen[child.pid] * _EVERY > deadline:
                 child.kill()
 
 

@@ -1,4 +1,4 @@
-"""Passes on what happens in a run to all that watch it."""
+"""Passes the events of a run on to all its listeners."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEven
 
 
 class Broadcast(Listener):
-    """A listener that passes everything on, in the order in which listeners were added."""
+    """A listener that passes every event on to others, in the order in which they were added."""
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = list(listeners)
 
     def add(self, listener: Listener) -> None:
-        """From now on pass events on to `listener`, too."""
+        """Pass events on to `listener` too from now on."""
         self._listeners.append(listener)
 
     def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
@@ -51,6 +51,6 @@ class Broadcast(Listener):
             listener.restarted(tick, restarts, seconds)
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """The run has ended. Listeners are closed in reverse order, so that the terminal lasts longest."""
+        """The run has ended. Listeners are closed in reverse order, so that the terminal is closed last."""
         for listener in reversed(self._listeners):
             listener.close(state, message, tick)

@@ -1,4 +1,4 @@
-"""Pictures of figures, drawn without a display."""
+"""A plot of a confusion matrix, drawn without a display."""
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -8,19 +8,19 @@ from torch import Tensor
 
 from common.run_registry.records import plain
 
-_NAMED = 60  # classes: beyond that their names would be too small to read
-_NUMBERED = 20  # classes: the same for numbers in the cells
+_NAMED = 60  # classes; the names of more would be too small to read
+_NUMBERED = 20  # classes; the same for the numbers in the cells
 
 
 def confusion_figure(confusion: Tensor, classes: list[str]) -> Figure:
-    """A confusion matrix; colours are shares of a row. confusion: int64 [classes, classes], rows the true classes."""
+    """A confusion matrix; colours are fractions of rows. confusion: int64 [classes, classes], rows the true classes."""
     count = len(classes)
     figure = Figure(figsize=(min(16, 3 + 0.4 * count), min(16, 2.5 + 0.4 * count)), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     shares = confusion.double() / confusion.sum(1, keepdim=True).clamp(min=1)
-    figure.colorbar(axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1), label="share of the class's clips")
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("class")
+    figure.colorbar(axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1), label="fraction of the class's clips")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     if count <= _NAMED:
         names = [plain(name if len(name) <= 24 else f"{name[:23]}…") for name in classes]
         axes.set_xticks(range(count), names, rotation=90, parse_math=False)

@@ -1,8 +1,8 @@
-"""Figures of an evaluation, from sums over each clip's frames.
+"""The scores of an evaluation, from sums over each clip's frames.
 
 Protocol: every frame of every validation clip once, no augmentation, frozen weights, softmax averaged over a clip's
-frames, top-1 and top-5 over clips, the mean over classes of the share of a class's clips that are classified right.
-Otherwise: the squared error averaged over a frame's pixels, then over a clip's frames, then over clips.
+frames, top-1 and top-5 over clips, and the mean over classes of each class's accuracy.
+For the other tasks: the squared error averaged over a frame's pixels, then over a clip's frames, then over clips.
 """
 
 import math
@@ -17,11 +17,11 @@ from common.rule.clip_sums import Scores
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the validation clips say. Shares of clips; None where the task has no such figure.
+    """The scores of an evaluation, as fractions of clips; None for scores that the task does not have.
 
     Attributes:
-        mean_class: the mean over the classes that have clips.
-        confusion: clips, int64 [classes, classes]: row the class they are of, column the class they are taken for.
+        mean_class: mean of the classes' accuracies, over the classes that have clips.
+        confusion: numbers of clips, int64 [classes, classes]: rows are true classes, columns predicted ones.
     """
 
     clips: int
@@ -34,13 +34,13 @@ class Evaluation:
 
     @property
     def score(self) -> float | None:
-        """Larger is better; None where nothing was evaluated, or the figure is no number."""
+        """Top-1, or minus the squared error: larger is better. None if nothing was evaluated or it is not finite."""
         figure = self.top1 if self.mse is None else -self.mse
         return figure if figure is not None and math.isfinite(figure) else None
 
 
 def evaluation_of(scores: Scores, task: Task) -> Evaluation:
-    """Turn sums into figures."""
+    """Compute the scores from the sums."""
     clips, frames = len(scores.clips), int(scores.frames.sum())
     if clips == 0:
         return Evaluation(0, 0)
@@ -58,8 +58,8 @@ def evaluation_of(scores: Scores, task: Task) -> Evaluation:
 
 def _confusion(labels: Tensor, means: Tensor) -> Tensor:
     classes = means.shape[1]
-    taken_for = means.topk(1).indices[:, 0]  # as top-1, also among equals
-    return torch.bincount(labels * classes + taken_for, minlength=classes**2).reshape(classes, classes)
+    predicted = means.topk(1).indices[:, 0]  # breaks ties as top-1 does
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def _mean_class(confusion: Tensor) -> float:

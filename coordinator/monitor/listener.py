@@ -1,4 +1,4 @@
-"""What happens in a run, and the protocol of its listeners: terminal, files, TensorBoard, Prometheus, Redis, page."""
+"""The events of a run, and the interface of its listeners: terminal, files, TensorBoard, Prometheus, Redis, page."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class ProgressEvent:
     """A stage's progress report.
 
     Attributes:
-        totals: of the run, this report included.
-        line: for metrics.jsonl.
+        totals: of the run, including this report.
+        line: the report as a line of metrics.jsonl.
     """
 
     report: Progress
@@ -29,7 +29,7 @@ class ProgressEvent:
 
     @staticmethod
     def of(report: Progress, totals: RunTotals) -> "ProgressEvent":
-        """What a report, which `totals` include, says."""
+        """The event of a report that `totals` already include."""
         return ProgressEvent(report, totals, metric_line(report, totals.slots))
 
     @property
@@ -45,9 +45,9 @@ class EvaluationEvent:
     """An evaluation at `tick`, after `seconds` of training.
 
     Attributes:
-        figures: those that there are, by their names in metrics.jsonl.
-        pictures: uint8 targets and outputs, each [rows, channels, height, width]; None where there are none.
-        classes: their names.
+        figures: the available scores, by their names in metrics.jsonl.
+        pictures: uint8 targets and outputs, each [rows, channels, height, width]; None if there are none.
+        classes: names of the classes.
     """
 
     tick: int
@@ -59,7 +59,7 @@ class EvaluationEvent:
 
     @property
     def line(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
+        """The line for metrics.jsonl."""
         return {"kind": "evaluation", "tick": self.tick, "train_seconds": round(self.seconds, 3), **self.figures}
 
 
@@ -67,13 +67,13 @@ class Listener:
     """Watches a run. Methods do nothing unless overridden; all but `close` must return at once."""
 
     def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
-        """The blocks, what they cost, and how many each stage has."""
+        """The blocks' costs, and the number of blocks of each stage."""
 
     def resumed(self, tick: int) -> None:
-        """The run goes on from a checkpoint at `tick`. Called before the first line."""
+        """The run resumes from a checkpoint at `tick`. Called before the first report."""
 
     def state(self, state: State, message: str, tick: int) -> None:
-        """What the run does from now on."""
+        """The run's state or message has changed."""
 
     def progress(self, event: ProgressEvent) -> None:
         """A stage has reported."""
@@ -85,13 +85,13 @@ class Listener:
         """A gradient probe: {"tick": …, "stages": [{stage, cosine, norm_ratio, smoothness}]}."""
 
     def rate_changed(self, tick: int, rate: float) -> None:
-        """optimiser.lr was set, from `tick` on."""
+        """optimiser.lr was set to `rate`, from `tick` on."""
 
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
-        """The training goes on after a process was lost, `seconds` after its last report."""
+        """The training has resumed after a process was lost, `seconds` after its last report."""
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """The run has ended, and how."""
+        """The run has ended in `state`."""
 
 
 class LineListener(Listener, ABC):

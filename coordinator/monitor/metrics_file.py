@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line for everything that happens in a run."""
+"""metrics.jsonl: one line per event of a run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,4 +20,4 @@ class MetricsFile(LineListener):
         self._directory.metric(line)
         if self._directory.write_error and not self._warned:
             self._warned = True
-            self._warn(f"metrics.jsonl cannot be written, the training goes on: {self._directory.write_error}")
+            self._warn(f"metrics.jsonl cannot be written, but the training continues: {self._directory.write_error}")

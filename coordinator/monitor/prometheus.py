@@ -27,7 +27,7 @@ class RunMetrics(Listener):
     """
 
     def __init__(self, config: Config, planned: int, first: int) -> None:
-        """`planned`: ticks of the whole training; `first`: the tick at which it begins, or goes on."""
+        """`planned`: ticks of the whole training; `first`: the tick at which it starts or resumes."""
         self._config, self.registry, self._first = config, MetricRegistry(), first
         self._processes: dict[str, str] = {}  # host:port of each
         self._targets: Path | None = None
@@ -65,7 +65,7 @@ class RunMetrics(Listener):
             os.replace(part, self._targets)
         except OSError as error:
             raise SidewaysError(
-                f"{self._targets} cannot be written: {error.strerror}. Make room there, or set runs to another folder"
+                f"cannot write {self._targets}: {error.strerror}. Free disk space there, or set runs to another folder"
             ) from error
 
     def training(self, on: bool) -> None:
@@ -73,7 +73,7 @@ class RunMetrics(Listener):
         self.registry.set("sideways_training", float(on))
 
     def progress(self, event: ProgressEvent) -> None:
-        """Update the number of batches that stage 0 has not taken yet."""
+        """Update the number of batches that stage 0 has not received yet."""
         if event.report.stage == 0:
             waiting = self._first + self.fed - (event.report.tick + 1)
             self.registry.set("sideways_queue_depth", max(0, waiting), queue="frames")
@@ -92,7 +92,7 @@ class RunMetrics(Listener):
                     self.registry.set(f"sideways_pseudo_gradient_{name}", row[name], stage=str(row["stage"]))
 
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
-        """Update how long the recovery took."""
+        """Update the duration of the last recovery."""
         self.registry.set("sideways_recovery_seconds", seconds)
 
     def close(self, state: State, message: str, tick: int) -> None:

@@ -12,7 +12,7 @@ from common.messages.stage_report import Done, Failed, Progress, Signalled, deco
 from common.processes.membership import Membership
 
 _MAX_REPORT = 1 << 20  # bytes
-_GRACE = 1.5  # seconds for a lost stage's neighbours to report why
+_GRACE = 1.5  # seconds for a lost stage's neighbours to report the reason
 _MOST_TTL = 6_553_500  # ms
 
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -30,19 +30,19 @@ class ReportInbox:
     ) -> None:
         """Listen for the stages of this attempt.
 
-        Either side finds the other lost that is silent for `deadline` seconds: ZeroMQ's own threads ask and answer, so
-        it is stopped, or cut off, and not merely busy.
+        Each side considers the other lost after `deadline` seconds without a heartbeat. ZeroMQ's own threads send and
+        answer heartbeats, so a silent peer is stopped or disconnected, not merely busy.
 
         Args:
-            on_progress: gets each progress report.
-            on_signal: gets the number of a signal that a stage was sent.
+            on_progress: called with each progress report.
+            on_signal: called with the number of a signal that a stage received.
         """
         self._stages, self._attempt = me.stages, me.attempt
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[int] = set()
-        self._strangers = 0  # connections whose handshake failed: their closing is no lost stage
+        self._failed_handshakes = 0  # connections that were no stage: a disconnect of one is not a lost stage
         self._failure: SidewaysError | None = None
-        self._heard = time.monotonic()
+        self._last_report_time = time.monotonic()
         self._leaving = False
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
@@ -53,9 +53,9 @@ class ReportInbox:
         self.address = me.listen(self._socket)
 
     def expect_done(self) -> None:
-        """A phase begins: no stage has ended it yet."""
+        """Call it when a phase begins: no stage has ended it yet."""
         self._done.clear()
-        self._heard = time.monotonic()
+        self._last_report_time = time.monotonic()
 
     def poll(self, milliseconds: int = 0) -> None:
         """Process what has arrived, waiting at most `milliseconds` for the first report.
@@ -66,17 +66,17 @@ class ReportInbox:
             return
         while True:
             try:
-                self._take(self._socket.recv(zmq.NOBLOCK))
+                self._handle(self._socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 break
         self._check()
 
     def wait_done(self, deadline: float) -> None:
         """Wait until every stage has ended the phase. Raises PeerError when none reports for `deadline` seconds."""
-        self._heard = time.monotonic()
+        self._last_report_time = time.monotonic()
         while len(self._done) < self._stages:
             self.poll(100)
-            if time.monotonic() - self._heard > deadline:
+            if time.monotonic() - self._last_report_time > deadline:
                 missing = sorted(set(range(self._stages)) - self._done)
                 raise PeerError(f"stages {missing} did not end the phase and reported nothing for {deadline:g} s")
 
@@ -89,12 +89,12 @@ class ReportInbox:
         self._socket.disable_monitor()
         self._socket.close(0)
 
-    def _take(self, message: bytes) -> None:
+    def _handle(self, message: bytes) -> None:
         try:
             report = decode_report(message, self._stages, self._attempt)
         except OtherAttemptError:
             return
-        self._heard = time.monotonic()
+        self._last_report_time = time.monotonic()
         match report:
             case Progress():
                 self._on_progress(report)
@@ -112,18 +112,18 @@ class ReportInbox:
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(self._monitor)
             if event["event"] & _REFUSED:
-                self._strangers += 1
-            elif self._strangers:
-                self._strangers -= 1
+                self._failed_handshakes += 1
+            elif self._failed_handshakes:
+                self._failed_handshakes -= 1
             elif not self._leaving:
                 self._await_explanations()
 
     def _await_explanations(self) -> None:
-        """A stage's connection is lost: wait a moment for its own report, or its neighbours', of the reason."""
+        """A stage's connection is lost: wait a moment for it or its neighbours to report the reason."""
         end = time.monotonic() + _GRACE
         while self._failure is None and time.monotonic() < end:
             if self._socket.poll(50):
-                self._take(self._socket.recv())
+                self._handle(self._socket.recv())
         self._failure = self._failure or PeerError(
             "a stage worker disconnected without an error: it was killed, cut off from the network, or stopped for "
             "longer than network.deadline"

@@ -21,18 +21,18 @@ class RunStatus:
         self._stages: dict[int, dict[str, Any]] = {}
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
-        """Take in a line of metrics.jsonl, and the fields of Status that it changes."""
+        """Update it with a line of metrics.jsonl, and the fields of Status that the line changes."""
         if line["kind"] == "progress":
             known = self._stages.get(line["stage"], {})
             self._stages[line["stage"]] = known | {name: value for name, value in line.items() if value is not None}
         self._now |= {name: finite(value) for name, value in status.items()}
 
     def state(self, state: State, message: str, tick: int) -> None:
-        """Set what the run does from now on."""
+        """Set the run's state, message and tick."""
         self._now |= {"state": state, "message": plain(message), "tick": tick}
 
     def status(self, name: str, dropped: int = 0) -> Status:
-        """The status now. `name`: the run's; `dropped`: lines that were lost on their way to the reader."""
+        """The status now. `name`: the run's; `dropped`: number of lines dropped before they were published."""
         stages = [StageStatus(**_of_stage(line)) for _, line in sorted(self._stages.copy().items())]
         own = {"name": plain(name), "owner": self.owner, "started": self._started, "updated": time.time()}
         return Status(**own, **self._now.copy(), dropped=dropped, stages=stages)

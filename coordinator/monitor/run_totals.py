@@ -1,4 +1,4 @@
-"""Figures of the run, summed from the stages' progress reports."""
+"""Totals of the run, summed over the stages' progress reports."""
 
 import math
 from collections import deque
@@ -19,10 +19,10 @@ class StageTotals:
     seconds: float = 0.0
     compute: float = 0.0
     peak_memory: int = 0  # bytes
-    recent_wait: float = 0.0  # share of the time since the report before
+    recent_wait: float = 0.0  # fraction of the time since the previous report
 
     def add(self, report: Progress) -> None:
-        """Take in a progress report."""
+        """Add a progress report."""
         self.recent_wait = report.wait_seconds / max(report.seconds, 1e-9)
         self.peak_memory = max(self.peak_memory, report.peak_memory_bytes)
         self.reports += 1
@@ -33,13 +33,13 @@ class StageTotals:
         self.compute += report.compute_seconds
 
     def per_tick_ms(self, seconds: float) -> float:
-        """Milliseconds a tick."""
+        """Convert a sum of seconds to milliseconds per tick."""
         return 1e3 * seconds / max(self.ticks, 1)
 
 
 @dataclass
 class RunTotals:
-    """The whole run's figures so far."""
+    """The totals of the run so far."""
 
     stages: list[StageTotals]
     slots: int
@@ -49,7 +49,7 @@ class RunTotals:
     _recent: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def add(self, report: Progress) -> None:
-        """Take in a progress report of any stage."""
+        """Add a progress report of any stage."""
         stage = report.stage
         self.stages[stage].add(report)
         self.dropped = max(self.dropped, report.dropped)
@@ -67,7 +67,7 @@ class RunTotals:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of recent rows classified right; None where nothing is classified."""
+        """Fraction of recent rows classified correctly; None for other tasks."""
         counts = [(ticks, correct) for _, ticks, correct in self._recent if correct is not None]
         return (
             sum(correct for _, correct in counts) / (sum(ticks for ticks, _ in counts) * self.slots) if counts else None
@@ -75,12 +75,12 @@ class RunTotals:
 
     @property
     def tick_ms(self) -> float:
-        """Mean wall time of a tick."""
+        """Mean wall time of a tick, in ms."""
         return self.stages[0].per_tick_ms(self.stages[0].seconds)
 
     @property
     def slowest_stage_ms(self) -> float:
-        """Mean compute time per tick of the slowest stage."""
+        """Mean compute time per tick of the slowest stage, in ms."""
         return max(stage.per_tick_ms(stage.compute) for stage in self.stages)
 
 

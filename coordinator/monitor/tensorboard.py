@@ -1,6 +1,6 @@
 """TensorBoard event files in RUN/tensorboard: `tensorboard --logdir runs` shows them.
 
-They are a convenience: an error while writing one ends no run. It is reported once, and nothing more is written.
+They are optional: an error while writing one is reported once, ends the writing, and does not end the run.
 """
 
 import math
@@ -18,17 +18,20 @@ from common.run_registry.records import State
 from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 
 FOLDER = "tensorboard"
-_NO_CURVES = {"stage", "tick", "ticks", "time"}  # numbers of a report that are no figures
+_NOT_PLOTTED = {"stage", "tick", "ticks", "time"}  # numbers of a report that are not metrics
 _PICTURES = 8
 
 
 class EventFiles(Listener):
-    """Writes scalars, tables and pictures; steps are ticks."""
+    """Writes scalars, tables and images; steps are ticks."""
 
     def __init__(self, run: Path, warn: Callable[[str], None], first: int = 0) -> None:
-        """`run`: the run directory; `warn` is called, once, when nothing more can be written.
+        """Open a file.
 
-        What earlier files hold of the ticks from `first` on is not shown any more: a resumed run does them again.
+        Args:
+            run: the run directory.
+            warn: called once, when nothing more can be written.
+            first: the first tick; TensorBoard hides earlier files' data from it on, as a resumed run repeats them.
         """
         self._warn = warn
         self._writer: Any = None
@@ -75,7 +78,7 @@ class EventFiles(Listener):
 
     def _scalars(self, where: str, figures: Mapping[str, Any], tick: int) -> None:
         for name, value in figures.items():
-            if name not in _NO_CURVES and _is_figure(value):
+            if name not in _NOT_PLOTTED and _is_figure(value):
                 self._try(partial(self._scalar, f"{where}/{name}", value, tick))
 
     def _scalar(self, name: str, value: float, tick: int) -> None:
@@ -95,9 +98,9 @@ class EventFiles(Listener):
             return
         try:
             action()
-        except Exception as error:  # of the disk, or of any library in between
+        except Exception as error:  # from the disk or any library in between
             self._given_up = True
-            self._warn(f"no TensorBoard files are written from here on: {error}. The run goes on without them")
+            self._warn(f"TensorBoard files are no longer written: {error}. The run continues without them")
 
 
 def _is_figure(value: object) -> bool:

@@ -16,15 +16,15 @@ from common.run_registry.records import State
 from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 from coordinator.monitor.run_totals import RunTotals
 
-_PLAIN_EVERY = 5.0  # seconds between lines where the output is no terminal
-_REMEMBERED = 20  # warnings
+_PLAIN_EVERY = 5.0  # seconds between lines if the output is not a terminal
+_WARNINGS_KEPT = 20
 
 
 class Terminal(Listener):
     """Progress and messages go to standard error, the result to standard output. Attributes: warnings (the last 20)."""
 
     def __init__(self) -> None:
-        self.warnings: deque[str] = deque(maxlen=_REMEMBERED)
+        self.warnings: deque[str] = deque(maxlen=_WARNINGS_KEPT)
         self._console = _console("stderr")
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -39,18 +39,18 @@ class Terminal(Listener):
         self._last_plain = 0.0
 
     def say(self, text: str) -> None:
-        """A plain message."""
+        """Print a message."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A warning."""
+        """Print a warning, and keep it in `warnings`."""
         self.warnings.append(text)
         self._console.print("warning:", text, style="yellow", markup=False, soft_wrap=True)
 
     def show_split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
         """Print the table of blocks and their stages."""
         stages = [stage for stage, blocks in enumerate(split) for _ in range(blocks)]
-        table = Table(title="The split")
+        table = Table(title="Split")
         for column in ("block", "forward + backward ms", "activation KiB", "stage"):
             table.add_column(column, justify="left" if column == "block" else "right")
         for cost, stage in zip(costs, stages, strict=True):
@@ -58,12 +58,12 @@ class Terminal(Listener):
         self._console.print(table)
 
     def begin(self, what: str, total: int) -> None:
-        """Start the bar of a phase of about `total` ticks."""
+        """Start the progress bar of a phase of about `total` ticks."""
         self._progress.reset(self._task, description=what, total=total, figures="")
         self._progress.start()
 
     def progress(self, event: ProgressEvent) -> None:
-        """Show how far the training is."""
+        """Show the progress of the training."""
         totals = event.totals
         figures = _figures(totals)
         self._progress.update(self._task, completed=totals.tick, figures=figures)
@@ -73,23 +73,23 @@ class Terminal(Listener):
             self.say(f"tick {totals.tick}/{totals.planned}  {figures}")
 
     def evaluated(self, event: EvaluationEvent) -> None:
-        """Show what the validation clips say."""
+        """Print the scores of an evaluation."""
         self.say(f"tick {event.tick}: " + ", ".join(f"{name} {shown(value)}" for name, value in event.figures.items()))
 
     def rate_changed(self, tick: int, rate: float) -> None:
         """Show the new learning rate."""
-        self.say(f"tick {tick}: optimiser.lr is {rate:g} from here on, as asked")
+        self.say(f"tick {tick}: optimiser.lr was set to {rate:g}")
 
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
-        """Show that the training goes on."""
-        self.say(f"restart {restarts}: the training goes on, {seconds:.1f} s after its last report")
+        """Print that the training has resumed."""
+        self.say(f"restart {restarts}: the training resumed {seconds:.1f} s after its last report")
 
     def close(self, state: State, message: str, tick: int) -> None:
         """Remove the progress bar."""
         self.end()
 
     def evaluating(self, ticks: int) -> None:
-        """Show how far an evaluation is."""
+        """Show the progress of an evaluation."""
         self._progress.update(self._task, completed=ticks, figures=f"{ticks} ticks")
 
     def probed(self, found: dict[str, Any]) -> None:
@@ -104,19 +104,19 @@ class Terminal(Listener):
 
     def result(self, rows: dict[str, Any]) -> None:
         """Print the table of results."""
-        table = Table(title="The result", show_header=False)
+        table = Table(title="Result", show_header=False)
         for name, value in rows.items():
             table.add_row(name, shown(value))
         _console("stdout").print(table)
 
 
 def shown(value: object) -> str:
-    """A value as text, numbers with four digits."""
+    """A value as text, floats with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class _Stream:
-    """Standard output or error, which may fail: a pipe or terminal is closed, a disk is full. What cannot be written
+    """Standard output or error. Text that cannot be written, because a pipe or terminal is closed or a disk is full,
     is dropped, as the run still has to finish.
     """
 

@@ -24,7 +24,7 @@ from common.config.settings import Report
 from common.errors import ConfigError
 from common.telemetry.http_server import Server, public_address
 
-ADDRESS = "page.url"  # in the run directory, while the run lasts: the next attempt takes the same port
+ADDRESS = "page.url"  # in the run directory during the run: the next attempt uses the same port
 STATE = "/api/state"
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = {
@@ -53,7 +53,7 @@ class PageServer:
             ConfigError: the port cannot be bound.
         """
         self._host = report.page_host
-        self._server = _bind(report, [report.page_port] if report.page_port else [*_before(resumed), 0])
+        self._server = _bind(report, [report.page_port] if report.page_port else [*_previous_port(resumed), 0])
         self._file: Path | None = None
 
     def open(self, state: Callable[[], bytes], address: str, run: Path) -> str:
@@ -78,7 +78,7 @@ class PageServer:
                 self._file.unlink()
 
 
-def _before(resumed: Path | None) -> list[int]:
+def _previous_port(resumed: Path | None) -> list[int]:
     """The port of an earlier attempt, as a list of at most one."""
     with suppress(OSError, ValueError):
         port = urlsplit((resumed / ADDRESS).read_text(encoding="utf-8").strip()).port if resumed else None
@@ -95,9 +95,9 @@ def _bind(report: Report, ports: list[int]) -> Server:
             if not last:
                 raise ConfigError(
                     f"the page cannot be served at {report.page_host}, port {port}: {error.strerror}. Set "
-                    f"report.page_port to one that is free, or 0 for any, or report.page = false to do without"
+                    f"report.page_port to a free port, or to 0 for any, or set report.page = false"
                 ) from error
-    raise AssertionError("there is always one to try")
+    raise AssertionError("`ports` is never empty")
 
 
 def page_app(state: Callable[[], bytes], host: str) -> Starlette:
@@ -112,10 +112,10 @@ def page_app(state: Callable[[], bytes], host: str) -> Starlette:
         return Response(state(), media_type="application/json")
 
     def answer_missing(request: Request, error: Exception) -> Response:
-        return PlainTextResponse(f"There is / and {STATE}.\n", 404)
+        return PlainTextResponse(f"Not found: this server only has / and {STATE}.\n", 404)
 
     def refuse_method(request: Request, error: Exception) -> Response:
-        return PlainTextResponse("This page only shows.\n", 405, {"Allow": "GET, HEAD"})
+        return PlainTextResponse("This page is read-only.\n", 405, {"Allow": "GET, HEAD"})
 
     return Starlette(
         routes=[Route(STATE, answer_state), Mount("/", StaticFiles(directory=_STATIC, html=True))],
@@ -125,7 +125,7 @@ def page_app(state: Callable[[], bytes], host: str) -> Starlette:
 
 
 class _SafeHeaders:
-    """Adds the headers that keep other sites' pages from using this one."""
+    """Adds the headers that prevent pages of other sites from using this one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -148,7 +148,7 @@ class _KnownHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app: ASGIApp = self._app
         if not self._is_allowed(Headers(scope=scope).get("host", "")):
-            app = PlainTextResponse("Ask for this page by an address, by localhost or by this host's own name.\n", 403)
+            app = PlainTextResponse("Open this page by IP address, as localhost or by this host's own name.\n", 403)
         await app(scope, receive, send)
 
     def _is_allowed(self, host: str) -> bool:

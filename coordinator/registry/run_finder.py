@@ -1,4 +1,4 @@
-"""Finds runs to show or to control: in the Redis of REDIS_URL, or by their run directory."""
+"""Finds runs to show or control: in the Redis at REDIS_URL, or by their run directory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,7 +83,7 @@ def find(run: str, runs: Path) -> RunAccess | None:
 def _known(runs: Path) -> str:
     names = ", ".join(info.status.name for info in list_runs(runs)[:20])
     where = f"in {runs}/" if from_environment() is None else f"in {runs}/ or in Redis"
-    return f"Known: {names}" if names else f"None is known {where}: name its directory, or set REDIS_URL as it has it"
+    return f"Known runs: {names}" if names else f"No run is known {where}: pass its directory, or set its REDIS_URL"
 
 
 def get_run(run: str, runs: Path) -> RunInfo:

@@ -1,10 +1,10 @@
-"""When a run saves its model and takes checkpoints, and how long it waits for them."""
+"""Decides when a run saves its model and takes checkpoints, and how long it waits for them."""
 
 from common.messages.stage_calls import WRITING
 from coordinator.checkpoints.store import Position
 from coordinator.run.setup import Prepared
 
-_HURRIED = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
+_STOP_TIMEOUT = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
 
 
 class Checkpointing:
@@ -39,7 +39,7 @@ class Checkpointing:
         run.saver.save(Position.of(state.config, state.tick, run.start.origin, places, clips, state.seconds))
 
     def save_at_once(self) -> bool:
-        """Take a checkpoint and wait until it is written. Returns whether there is one of this tick now."""
+        """Take a checkpoint and wait until it is written. Returns whether this tick now has one."""
         self.save(worth_waiting=True)
         self.finish()
         return self._run.saver.tick == self._state.tick
@@ -47,4 +47,4 @@ class Checkpointing:
     def finish(self) -> None:
         """Wait for the checkpoint that is being written; only a few seconds after a request to stop."""
         stop = self._state.stop
-        self._run.saver.finish(lambda: _HURRIED if stop.signal else WRITING, self._run.pipeline.poll)
+        self._run.saver.finish(lambda: _STOP_TIMEOUT if stop.signal else WRITING, self._run.pipeline.poll)

@@ -1,8 +1,8 @@
 """Commands to a running run: pause, resume, checkpoint, stop, set the learning rate, trace.
 
 consumes   commands, from the Redis publisher's thread, in which `submit` runs
-produces   answers; what was asked for, done by the training's own thread between two phases
-waits for  `resume` or a stop, while paused: the stages have ended a phase, so no deadline runs
+produces   answers; the commands are executed by the training's own thread between two phases
+waits for  `resume` or a stop, while paused; the stages are between two phases then, so no deadline applies
 """
 
 import queue
@@ -17,7 +17,7 @@ from coordinator.run.stop_request import StopRequest
 
 
 class Steerable(Protocol):
-    """What commands need of a run, between two phases."""
+    """The interface of a run that commands use, between two phases."""
 
     @property
     def over(self) -> bool:
@@ -28,19 +28,19 @@ class Steerable(Protocol):
         """The next tick."""
 
     def hold(self, paused: bool) -> None:
-        """Show that it is paused, or goes on."""
+        """Report that the run is paused or resumed."""
 
     def idle(self) -> None:
-        """Take in reports for a moment, while paused."""
+        """Process reports for a moment, while paused."""
 
     def checkpoint_now(self) -> str:
-        """Take a checkpoint. Returns where it is. Raises SidewaysError."""
+        """Take a checkpoint. Returns a message with its location. Raises SidewaysError."""
 
     def set_rate(self, rate: float) -> str:
-        """Change optimiser.lr. Returns what was changed. Raises SidewaysError."""
+        """Change optimiser.lr. Returns a message with the change. Raises SidewaysError."""
 
     def record(self, ticks: int, done: Callable[[Answer], None]) -> None:
-        """Trace some ticks; `done` gets the answer afterwards. Raises SidewaysError."""
+        """Trace `ticks` ticks; `done` is called with the answer afterwards. Raises SidewaysError."""
 
 
 class CommandQueue:
@@ -69,18 +69,18 @@ class CommandQueue:
 
     @property
     def wanted(self) -> bool:
-        """Whether commands wait, so that the phase should end soon."""
+        """Whether commands are waiting, so that the phase should end soon."""
         return not self._waiting.empty()
 
     def execute(self, run: Steerable) -> None:
-        """Execute the commands that wait; while paused, wait for more."""
-        self._work_off(run)
+        """Execute the waiting commands; while paused, wait for more."""
+        self._execute_waiting(run)
         while self._paused and not self._stop.signal:
             run.idle()
-            self._work_off(run)
+            self._execute_waiting(run)
 
     def close(self, text: str) -> None:
-        """The run has ended: answer the commands that are left with `text`."""
+        """The run has ended: answer the remaining commands with `text`."""
         for command in self._stops:
             self.answer(command, Answer(state="done", text=text))
         for command in self._recording:
@@ -88,14 +88,14 @@ class CommandQueue:
         while self.wanted:
             self.answer(self._waiting.get(), Answer(state="refused", text=text))
 
-    def _work_off(self, run: Steerable) -> None:
+    def _execute_waiting(self, run: Steerable) -> None:
         while self.wanted and not self._stop.signal:
             command = self._waiting.get()
             try:
                 if command.do == "trace":
-                    self._record(command, run)  # it is answered later
+                    self._record(command, run)  # answered when the trace is written
                     continue
-                answer = Answer(state="done", text=self._carry_out(command, run))
+                answer = Answer(state="done", text=self._execute_one(command, run))
             except PeerError as error:
                 self.answer(command, Answer(state="refused", text=str(error)[:1000]))
                 raise  # a process is lost, whatever the command was
@@ -105,7 +105,7 @@ class CommandQueue:
 
     def _record(self, command: Command, run: Steerable) -> None:
         if self._paused:
-            raise SidewaysError("it is paused, so there are no ticks to trace: `sideways resume` it first")
+            raise SidewaysError("it is paused, so there are no ticks to trace: resume it first, by `sideways resume`")
         assert command.ticks is not None
         run.record(command.ticks, partial(self._recorded, command))
         self._recording.append(command)
@@ -114,16 +114,16 @@ class CommandQueue:
         self._recording.remove(command)
         self.answer(command, answer)
 
-    def _carry_out(self, command: Command, run: Steerable) -> str:
+    def _execute_one(self, command: Command, run: Steerable) -> str:
         if run.over:
-            raise SidewaysError("the run has done its ticks")
+            raise SidewaysError("the run has completed all its ticks")
         if command.do == "checkpoint":
             return run.checkpoint_now()
         if command.do == "set":
             assert command.lr is not None
             return run.set_rate(command.lr)
-        was, self._paused = self._paused, command.do == "pause"
-        if was == self._paused:
-            return f"it was {'paused already' if was else 'not paused'}, at tick {run.tick}"
+        was_paused, self._paused = self._paused, command.do == "pause"
+        if was_paused == self._paused:
+            return f"{'already paused' if was_paused else 'not paused'}, at tick {run.tick}"
         run.hold(self._paused)
-        return f"{'paused at' if self._paused else 'goes on from'} tick {run.tick}"
+        return f"{'paused' if self._paused else 'resumed'} at tick {run.tick}"

@@ -1,4 +1,4 @@
-"""Divergence: a loss that is NaN or far too high. The weights are lost, and further ticks are wasted."""
+"""Detects divergence: a loss that is not finite or far too high. The weights are then useless."""
 
 import math
 
@@ -20,10 +20,10 @@ def slower(config: Config) -> Config:
 
 def divergence(report: Progress, config: Config) -> SidewaysError:
     """The error that ends this attempt; with recovery.divergence = "rollback" the launcher restarts all processes."""
-    found = f"tick {report.tick}: the training has diverged, the loss is {report.loss:.4g}"
+    diverged = f"tick {report.tick}: the training has diverged, the loss is {report.loss:.4g}"
     if config.recovery.divergence == "rollback":
-        return PeerError(f"{found}: going back to before that, with optimiser.lr = {config.optimiser.lr:.4g}")
+        return PeerError(f"{diverged}: rolling back, with optimiser.lr = {config.optimiser.lr:.4g}")
     return SidewaysError(
-        f"{found}: try a smaller optimiser.lr, with --resume to go on from the last checkpoint, or "
-        f'recovery.divergence = "rollback" to have that done'
+        f"{diverged}: try a smaller optimiser.lr, with --resume to continue from the last checkpoint, or set "
+        f'recovery.divergence = "rollback" to do that automatically'
     )

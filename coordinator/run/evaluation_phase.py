@@ -23,7 +23,7 @@ class EvaluationPhase:
         self._state, self._pipeline, self._phase = state, pipeline, TRAINING
 
     def run(self, stream: Stream, on_frame: Callable[[int], None]) -> Scores | None:
-        """One evaluation. `on_frame` gets the number of batches sent so far. Returns None if it was stopped."""
+        """Run an evaluation. `on_frame` is called with the number of batches sent. Returns None if it was stopped."""
         self._phase += 1
         steps = StepStream(stream, self._state.config, ends=True)
         steps.prime()
@@ -36,8 +36,8 @@ class EvaluationPhase:
 
     def _feed(self, steps: StepStream, on_frame: Callable[[int], None]) -> bool:
         """Send all frames. Returns False if it was stopped."""
-        nothing = Batch(self._state.config.frame_shape)  # if nothing can be decoded, the stages still need a last frame
-        step: Step | None = steps.next() or Step(nothing, nothing, last=True)
+        empty = Batch(self._state.config.frame_shape)  # if nothing can be decoded, the stages still need a last frame
+        step: Step | None = steps.next() or Step(empty, empty, last=True)
         frame, stopped = 0, False
         while step is not None:
             stopped = bool(self._state.stop.signal) and not step.last

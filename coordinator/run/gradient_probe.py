@@ -31,8 +31,8 @@ class GradientProbe:
 
     def __init__(self, config: Config, classes: int, stages: Stages, origin: int) -> None:
         self._config, self._stages, self._origin = config, stages, origin
-        plain = {"compile": False, "optimiser": Optimiser()}  # it never updates anything
-        self._own = _build(config.model_copy(update=plain), classes)
+        unused = {"compile": False, "optimiser": Optimiser()}  # these stages never update their weights
+        self._own = _build(config.model_copy(update=unused), classes)
         self._pending: Pending[GradientSample | None] | None = None
         self._frame = -1
         self._batch, self._target = Batch(config.frame_shape), Batch(config.frame_shape)
@@ -49,7 +49,7 @@ class GradientProbe:
             self._frame = frame
 
     def take(self, tick: int, step: Step) -> None:
-        """Called with every step: if it is the one asked for, keep it and start the comparison in a thread."""
+        """Called with every step: if it is the one to sample, copy it and start the comparison in a thread."""
         if tick == self._frame and self._pending is not None:
             self._batch.copy_from(step.batch)
             self._target.copy_from(step.target)
@@ -65,11 +65,11 @@ class GradientProbe:
         result, self._result = self._result, None
         return result
 
-    def finish(self, seconds: float, meanwhile: Callable[[], None]) -> None:
-        """Wait for a comparison that is under way, `seconds` at most; `meanwhile` runs in between."""
+    def finish(self, seconds: float, on_wait: Callable[[], None]) -> None:
+        """Wait at most `seconds` for a comparison in progress, calling `on_wait` while waiting."""
         end = time.monotonic() + seconds
         while self._thread is not None and self._thread.is_alive() and time.monotonic() < end:
-            meanwhile()
+            on_wait()
             time.sleep(0.02)
 
     def _work(self, pending: Pending[GradientSample | None]) -> None:
@@ -78,7 +78,7 @@ class GradientProbe:
         except SidewaysError:
             return  # a lost stage is reported elsewhere
         if len(samples) < self._stages.count:
-            return  # the training ended before
+            return  # the training ended before that frame
         for stage, sample in zip(self._own, samples, strict=True):
             for name, parameter in stage.blocks.named_parameters():
                 parameter.data.copy_(sample.weights[name])

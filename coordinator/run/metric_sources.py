@@ -1,4 +1,4 @@
-"""Metrics that are read from their source whenever Prometheus asks."""
+"""Metrics that are read from their source at each scrape by Prometheus."""
 
 from common.telemetry.metric_registry import MetricRegistry
 from coordinator.checkpoints.background_saver import BackgroundSaver
@@ -7,7 +7,7 @@ from coordinator.video.feeder import Feeder
 
 
 def watch(registry: MetricRegistry, datasets: Datasets, saver: BackgroundSaver, feeder: Feeder) -> None:
-    """Register the figures of the data, the checkpoints and the frames sent."""
+    """Register the metrics of the data, the checkpoints and the frames sent."""
     watch = registry.watch
     watch("sideways_dropped_frames", lambda: datasets.count("dropped"))
     watch("sideways_reconnects", lambda: datasets.count("reconnects"))

@@ -1,8 +1,8 @@
-"""The stages as one thing to drive: configure it, start a phase, push its frames, wait for its end.
+"""All stages behind one interface: configure them, start a phase, push its frames, wait for its end.
 
     consumes   steps (frame batches and their targets), one a tick
     produces   calls to the stages, frames for stage 0, targets for the top stage; their reports, to `on_progress`
-    waits for  answers to calls and room for frames, both unblocked by the stages, and looks after reports meanwhile
+    waits for  answers to calls and room for frames, both unblocked by the stages; processes reports while waiting
 
 The product, the tests' driver and the benchmarks drive their stages with this class.
 """
@@ -20,16 +20,16 @@ from coordinator.video.feeder import Feeder
 from coordinator.video.targets import Step
 
 TRAINING = 0  # phase; evaluations count from 1
-_PATIENCE = 1.5  # of the deadline, which the stages' own waits have
+_TIMEOUT = 1.5  # times the deadline, so that a stage's own wait times out first
 
 
 class Pipeline:
     """All stages of a run.
 
     Attributes:
-        stages: takes calls.
-        addresses: where the stages listen, once configured.
-        on_progress: gets each progress report.
+        stages: calls to the stages.
+        addresses: those that the stages listen on, once configured.
+        on_progress: called with each progress report.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Pipeline:
         on_progress: Callable[[Progress], None] = lambda report: None,
         on_signal: Callable[[int], None] = lambda number: None,
     ) -> None:
-        """Open the channels to the stages, which wait for that. Raises PeerError.
+        """Open the connections that the stages wait for. Raises PeerError.
 
         Args:
-            deadline: seconds for each wait.
-            on_progress: gets each progress report, from within this class's calls; may be set later.
-            on_signal: gets the number of a signal that a stage was sent.
+            deadline: seconds that each wait may take.
+            on_progress: called with each progress report, during calls of this class's methods; may be set later.
+            on_signal: called with the number of a signal that a stage received.
         """
         self._me, self._deadline = me, deadline
         self.on_progress = on_progress
@@ -57,24 +57,24 @@ class Pipeline:
 
     @property
     def address(self) -> str:
-        """This process's address, by which others reach it."""
+        """The address at which others reach this process."""
         return self._me.address
 
     @property
     def feeder(self) -> Feeder:
         """Sends the frames. Available after `configure`."""
-        assert self._feeder is not None, "configure comes first"
+        assert self._feeder is not None, "call configure first"
         return self._feeder
 
     def configure(self, plan: Plan, warn: Callable[[str], None] = lambda text: None) -> None:
         """Build every stage. May be called again with another plan. Raises ConfigError or PeerError.
 
-        `warn` gets the reason when frames cannot go through shared memory.
+        `warn` is called with the reason if frames cannot go through shared memory.
         """
         self._close_feeder()
         self.addresses = self.stages.configure(plan)
         size = math.prod(plan.config.frame_shape)
-        self._feeder = Feeder(self._me, self.addresses, size, _PATIENCE * self._deadline, self.poll, warn)
+        self._feeder = Feeder(self._me, self.addresses, size, _TIMEOUT * self._deadline, self.poll, warn)
 
     def train(self, first: int, last: int) -> None:
         """Start ticks first … last - 1, each of which needs one `push`."""
@@ -102,7 +102,7 @@ class Pipeline:
 
     def wait_done(self) -> None:
         """Wait until every stage has ended the phase. Raises PeerError when none reports for too long."""
-        self._inbox.wait_done(_PATIENCE * self._deadline)
+        self._inbox.wait_done(_TIMEOUT * self._deadline)
 
     def close(self, code: int = 0) -> None:
         """End every stage worker, with this exit code."""

@@ -1,4 +1,4 @@
-"""What makes a run visible from outside, however far it gets: the terminal, the page, Redis, the run marker."""
+"""The outward side of a run, from its first moment: the terminal, the page, Redis, the run marker."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +23,18 @@ _MOST_TEXT = 1000  # characters of an answer
 
 
 class Presence:
-    """A run's outside.
+    """Everything by which a run is watched and controlled from outside.
 
     Attributes:
         terminal: for messages.
-        broadcast: passes on what happens.
-        commands: to the run.
+        broadcast: passes events on to all listeners.
+        commands: commands to the run.
         marker: the file by which a later attempt finds the run.
-        page: what the page shows, once the run is introduced; None without a page.
+        page: the state that the page shows, after `introduce`; None without a page.
     """
 
     def __init__(self, config: Config, me: Membership, stop: StopRequest, resume: Path | None) -> None:
-        """Take the page's port. Raises ConfigError if it, or Redis' address, cannot be used."""
+        """Bind the page's port. Raises ConfigError if it or REDIS_URL cannot be used."""
         self._config, self._me, self._resumed = config, me, resume is not None
         self.terminal = Terminal()
         self.broadcast = Broadcast(self.terminal)
@@ -69,16 +69,16 @@ class Presence:
         return publisher
 
     def close(self, state: State, text: str, tick: int) -> None:
-        """The run has ended at `tick`; `text` answers the commands that are left."""
+        """The run has ended at `tick`; the remaining commands are answered with `text`."""
         self.commands.close(text)
         self.broadcast.close(state, "", tick)
 
     def fail(self, reason: str, tick: int, final: bool, before_removal: Callable[[], None]) -> None:
-        """The run ends with an error: restore the terminal before the error is printed, and close everything.
+        """The run ends with an error: restore the terminal before the error is printed, and close all listeners.
 
         Args:
-            final: no other attempt comes after this one.
-            before_removal: if final, runs before the run's traces are removed.
+            final: whether no other attempt follows.
+            before_removal: if final, called before the marker, the URL file and an empty run directory are removed.
         """
         self.terminal.end()
         self.commands.close(f"the run failed: {plain(reason)}"[:_MOST_TEXT])

@@ -28,16 +28,16 @@ from coordinator.run.stop_request import StopRequest
 from coordinator.run.summary import exit_code, finish
 from coordinator.run.training import Training
 
-_LAST_WORDS = 1.0  # seconds
+_EXIT_NOTICE = 1.0  # seconds to tell the stages that the coordinator exits
 
 
 def main(config: Config, run_file: str, resume: Path | None, as_json: bool) -> None:
-    """The coordinator's process. Ends it with an exit code: 0, 1 failed, 2 wrong settings, 3 a lost peer, 128 + signal.
+    """Run the coordinator. Exits with 0, 1 (failed), 2 (invalid settings), 3 (lost peer) or 128 + signal.
 
-    `run_file`: its name; `resume`: the run directory to go on with.
+    `run_file`: its name; `resume`: the run directory to resume.
     """
     watch_parent("the coordinator")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the first tick there is nothing to keep
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the first tick there is nothing to save
     shorten_thread_switches()
     process = _Process(config)
     try:
@@ -56,7 +56,7 @@ def main(config: Config, run_file: str, resume: Path | None, as_json: bool) -> N
 
 
 class _Process:
-    """A run with the parts of it that exist so far, so that an error at any point can be cleaned up."""
+    """The parts of a run that exist so far, so that an error at any point can be cleaned up."""
 
     def __init__(self, config: Config) -> None:
         self._config, self._started, self._stop = config, time.monotonic(), StopRequest()
@@ -65,7 +65,7 @@ class _Process:
         self._prepared: Prepared | None = None
 
     def run(self, run_file: str, resume: Path | None, as_json: bool) -> int:
-        """From joining the other processes to the summary. Returns the exit code."""
+        """Run from joining the other processes to the summary. Returns the exit code."""
         config, stop = self._config, self._stop
         allow_many_files(open_files(config))
         me = join("coordinator")
@@ -82,15 +82,15 @@ class _Process:
         return exit_code(run.state)
 
     def fail(self, reason: str, final: bool) -> None:
-        """Report the error to all that watch the run. `final`: no other attempt follows."""
+        """Report the error to all listeners. `final`: whether no other attempt follows."""
         pipeline, presence = self._pipeline, self._presence
         if pipeline is None:
             return
         if presence is None:
-            pipeline.stages.expect_coordinator_exit(_LAST_WORDS)
+            pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE)
             return
         tick = self._prepared.state.tick if self._prepared is not None else 0
-        presence.fail(reason, tick, final, lambda: pipeline.stages.expect_coordinator_exit(_LAST_WORDS))
+        presence.fail(reason, tick, final, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
 
 
 def _print(line: str) -> None:
@@ -102,7 +102,7 @@ def _print(line: str) -> None:
 
 
 def _end_agent(code: int) -> None:
-    """Under torchrun, prevent a restart that would fail again: only a lost peer is worth one."""
+    """Under torchrun, prevent a restart that would fail again: only after a lost peer can it succeed."""
     if deployed() and code != PeerError.code:
         os.kill(os.getppid(), signal.SIGTERM)
 

@@ -1,5 +1,5 @@
 """From settings to a run that is ready for its first tick: find the clips, check the model, choose the split, build the
-stages, go back to a checkpoint.
+stages, restore a checkpoint.
 """
 
 from dataclasses import dataclass
@@ -38,9 +38,9 @@ class Prepared:
 
     Attributes:
         stream: the training's frames; `steps` reads it.
-        overdue: an evaluation is due before the first tick, as an earlier attempt was lost during it.
+        overdue: an evaluation is due before the first tick, because an earlier attempt was lost during it.
         lost_at: time of the last line that an earlier attempt wrote, in seconds since 1970; None if there was none.
-        probe: of pseudo-gradients; None where none is asked for.
+        probe: compares pseudo-gradients with exact ones; None if probe.every is 0.
         work: the coordinator's own clock, for traces.
     """
 
@@ -64,7 +64,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Setup:
-    """What every step of the setup needs."""
+    """The arguments that every step of the setup needs."""
 
     config: Config
     pipeline: Pipeline
@@ -75,13 +75,13 @@ class _Setup:
 
 @dataclass(frozen=True)
 class _Accepted:
-    """Data and model have been checked, and the run directory exists."""
+    """The result of the first step: data and model have been checked, and the run directory exists."""
 
     datasets: Datasets
     directory: RunDirectory
     checkpoints: Checkpoints
     found: tuple[Path, Position] | None
-    again: bool  # this is another attempt, after a process was lost
+    again: bool  # this is an automatic restart after a process was lost
 
 
 def prepare(
@@ -90,11 +90,11 @@ def prepare(
     """Prepare a run.
 
     Args:
-        run_file: its name, from which a run without a name gets one.
+        run_file: its name, after which a run without a name is named.
         resume: the run directory to resume.
 
     Raises:
-        SidewaysError: data, model, settings, checkpoint or a stage are not as they should be.
+        SidewaysError: the data, model, settings or checkpoint are invalid, or a stage failed.
     """
     setup = _Setup(config, pipeline, presence, stop, resume)
     accepted = _accept(setup, run_file)
@@ -113,7 +113,7 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     shapes = _check(config, datasets, warn)
     directory = RunDirectory(resume or presence.create_directory(run_file))
     again = resume is not None and presence.marker.find() == resume
-    if resume is None:  # a resumed run is introduced when its stages are built: until then it is not touched
+    if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
         presence.introduce(config, directory.path, datasets.planned)
     checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
@@ -175,7 +175,7 @@ def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunSt
 
 
 def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, overdue: bool) -> Prepared:
-    """Build what the training uses, and add the remaining listeners."""
+    """Build the remaining parts of the run, and add the remaining listeners."""
     config, pipeline, presence, datasets = state.config, setup.pipeline, setup.presence, accepted.datasets
     directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
     saver = BackgroundSaver(accepted.checkpoints, pipeline.stages, warn)

@@ -1,4 +1,4 @@
-"""Which blocks go to which stage: measured by the run's own stages."""
+"""Chooses which blocks go to which stage, from measurements by the run's own stages."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,11 +10,11 @@ from common.partition.rebalance import rebalance
 
 
 def choose(config: Config, classes: int, costs: Sequence[BlockCost], stages: Stages) -> list[int]:
-    """A run's split: balanced by the blocks' costs, then refined by timing all stages at once."""
+    """Choose the split of a run: balanced by the blocks' costs, then refined by timing all stages at once."""
     times = [cost.milliseconds for cost in costs]
     split = balance(times, config.stages)
     if config.stages in (1, len(costs)):
-        return split  # there is only one
+        return split  # only one is possible
     return rebalance(times, split, timed_at_once(stages, config, classes))
 
 

@@ -18,7 +18,7 @@ class RunState:
         tick: the next tick, which is also the number of the next training frame.
         seconds: of training so far.
         saved_tick: tick of the saved model; 0 if there is none.
-        data_error: why no more frames come; the run then saves its model and ends.
+        data_error: why there are no more frames; None if there are. With an error the run saves its model and ends.
         evaluation, evaluated_tick: the last evaluation; the saved model may be older or newer.
     """
 
@@ -39,10 +39,10 @@ class RunState:
 
     @property
     def ending(self) -> bool:
-        """Whether the run is to end before its last planned tick."""
+        """Whether the run must end before its last planned tick."""
         return bool(self.stop.signal) or self.data_error is not None
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended for good, and is not to be restarted."""
+        """Whether the run has ended for good and must not be restarted."""
         return self.over or self.stop.final

@@ -1,4 +1,4 @@
-"""A run as commands.py steers it, between two phases."""
+"""Executes commands on a run, between two phases: see commands.py."""
 
 from common.errors import SidewaysError
 from common.messages.stage_calls import StageCalls
@@ -10,7 +10,7 @@ _IDLE_MS = 100
 
 
 class SteerableRun:
-    """A run between two phases."""
+    """A run between two phases, as a `Steerable`."""
 
     def __init__(self, run: Prepared, checkpointing: Checkpointing) -> None:
         self._run, self._state, self._checkpointing = run, run.state, checkpointing
@@ -26,39 +26,39 @@ class SteerableRun:
         return self._state.tick
 
     def hold(self, paused: bool) -> None:
-        """Show that it is paused, or goes on."""
+        """Report that the run is paused or resumed."""
         presence = self._run.presence
-        presence.terminal.say(f"{'paused at' if paused else 'going on from'} tick {self.tick}, as asked")
+        presence.terminal.say(f"{'paused' if paused else 'resumed'} at tick {self.tick}")
         presence.broadcast.state("paused" if paused else "running", "", self.tick)
 
     def idle(self) -> None:
-        """Take in reports for a moment, while paused."""
+        """Process reports for a moment, while paused."""
         self._run.pipeline.poll(_IDLE_MS)
         self._run.saver.poll()
         self._run.tracer.poll(self.tick)
 
     def checkpoint_now(self) -> str:
-        """Take a checkpoint and wait until it is written. Returns where it is. Raises SidewaysError."""
+        """Take a checkpoint and wait until it is written. Returns a message with its location. Raises SidewaysError."""
         if not self._checkpointing.save_at_once():
-            raise SidewaysError(f"the checkpoint of tick {self.tick} could not be kept: see the run's own messages")
-        return f"kept the checkpoint of tick {self.tick} in {self._run.directory.path}"
+            raise SidewaysError(f"the checkpoint of tick {self.tick} could not be saved: see the run's own messages")
+        return f"saved the checkpoint of tick {self.tick} in {self._run.directory.path}"
 
     def set_rate(self, rate: float) -> str:
-        """Change optimiser.lr from this tick on. Returns what was done. Raises SidewaysError.
+        """Change optimiser.lr from this tick on. Returns a message with the change. Raises SidewaysError.
 
-        A checkpoint is taken before the new rate is saved, so that a resumed run has it from this tick on, too.
+        A checkpoint is taken before the new rate is saved, so that a resumed run too uses it from this tick on.
         """
         run, state = self._run, self._state
         config = state.config.at_rate(rate)
-        kept = self._checkpointing.save_at_once()
+        saved = self._checkpointing.save_at_once()
         run.directory.save_config(config)
         state.config = config
         run.pipeline.stages.call_all(StageCalls.set_rate, rate)
         run.presence.broadcast.rate_changed(state.tick, rate)
-        unkept = "" if kept else "; no checkpoint of it could be kept, so what is resumed has it from an earlier one on"
-        return f"optimiser.lr is {rate:g} from tick {state.tick} on{unkept}"
+        note = "" if saved else "; the checkpoint could not be saved, so a resumed run uses it from an earlier tick on"
+        return f"optimiser.lr is {rate:g} from tick {state.tick} on{note}"
 
     def record(self, ticks: int, done: TraceDone) -> None:
-        """Trace some ticks to come; `done` gets the answer afterwards. Raises SidewaysError."""
+        """Trace `ticks` ticks; `done` is called with the answer afterwards. Raises SidewaysError."""
         ticks_recorded = self._run.tracer.begin(self.tick, ticks, self._state.planned, done)
-        self._run.presence.terminal.say(f"recording {ticks_recorded} for a trace, as asked")
+        self._run.presence.terminal.say(f"recording {ticks_recorded} for a trace")

@@ -5,14 +5,14 @@ from types import FrameType
 
 from common.processes.lifecycle import exit_now, print_error
 
-_IMPATIENT = 2.0  # seconds after which another signal counts as a second one
+_SECOND_SIGNAL_AFTER = 2.0  # seconds; an earlier signal counts as a repetition of the first
 
 
 class StopRequest:
     """A request to stop; a second signal ends the process at once.
 
     Attributes:
-        final: by `sideways stop`: where others watch over the processes, they are not to start them again.
+        final: whether it came from `sideways stop`: a supervisor must not start the processes again then.
     """
 
     def __init__(self) -> None:
@@ -21,12 +21,12 @@ class StopRequest:
         self._since = 0.0
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Signal handler, and called when a stage was sent a signal; `frame` is None then.
+        """Signal handler; also called, with `frame` None, when a stage received a signal.
 
-        One wish may come several times: from the terminal, the launcher, a scheduler.
+        One request may arrive several times: from the terminal, the launcher, a scheduler.
         """
-        if self.signal and frame is not None and time.monotonic() > self._since + _IMPATIENT:
-            print_error("stopped at once, a second signal came; what was not saved yet is not kept")
+        if self.signal and frame is not None and time.monotonic() > self._since + _SECOND_SIGNAL_AFTER:
+            print_error("stopped at once by a second signal: what was not saved yet is lost")
             exit_now(128 + number)
         if not self.signal:
             self.signal, self._since = number, time.monotonic()

@@ -1,4 +1,4 @@
-"""The end of a run: the exit code, summary.json, and closing all that watches it."""
+"""The end of a run: the exit code, summary.json, and closing all listeners."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from coordinator.run_directory import MODEL
 
 
 def exit_code(state: RunState) -> int:
-    """0, or 128 + the signal that asked to stop; 0 for a run that is done where failed containers are restarted."""
+    """0, or 128 + the signal that stopped the run; 0 if it is done and failed containers would be restarted."""
     if state.done and deployed():
         return 0
     return 128 + state.stop.signal if state.stop.signal else 0
@@ -34,7 +34,7 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     presence.close(how, f"{how} at tick {state.tick}: the model is in {run.directory.path}", state.tick)
     run.datasets.warn_of_errors()
     if run.totals.dropped:
-        presence.terminal.warn(f"a stage dropped {run.totals.dropped} reports: the coordinator did not keep up")
+        presence.terminal.warn(f"a stage dropped {run.totals.dropped} reports, because the coordinator did not keep up")
     model = run.directory.path / MODEL
     presence.terminal.result({**summary, "model": model if model.exists() else "none: stopped before the first tick"})
     return summary

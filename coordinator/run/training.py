@@ -3,15 +3,15 @@
     video files ─► stream ─► steps ─► feeder ──frames──► stage 0 ⇄ … ⇄ stage D-1
                                         └────targets────────────────────┘     all ──reports──► inbox ─► broadcast
 
-    phases        consume    commands; what is due (an evaluation, a checkpoint)
+    phases        consume    commands; evaluations and checkpoints that are due
                   produce    a saved model, checkpoints, evaluations, answers
-                  wait for   the stages to end a phase (unblocked by their last tick), a checkpoint that is written
+                  wait for   the stages to end a phase (unblocked by their last tick), a checkpoint to be written
     ticks         consume    decoded steps; reports
                   produce    one frame batch a tick
                   wait for   the stream (unblocked by the decoders), room for frames (by stage 0's ticks)
 
-The stages run the ticks up to an agreed last one. To stop early the coordinator holds the frames back, moves that last
-tick to where no stage can have got without them, and feeds the rest: all stages end at the same tick.
+The stages run up to an agreed last tick. To stop early, the coordinator holds frames back, moves the last tick to one
+that no stage can have reached without them, and sends the remaining frames: all stages end at the same tick.
 """
 
 import math
@@ -52,7 +52,7 @@ class Training:
         """Train until the last planned tick, or until a request to stop.
 
         Raises:
-            DataError: no more frames come; model and checkpoint of the last tick have been saved.
+            DataError: there are no more frames; model and checkpoint of the last tick have been saved.
         """
         state = self._state
         try:
@@ -65,14 +65,14 @@ class Training:
             if state.saved_tick == 0:
                 raise
             raise DataError(
-                f"{error}. What was learnt until tick {state.saved_tick} is kept: when the data are there again, go on "
-                f"by `sideways train --resume {self._run.directory.path}`"
+                f"{error}. The model of tick {state.saved_tick} is saved: when the data are available again, continue "
+                f"with `sideways train --resume {self._run.directory.path}`"
             ) from error
 
     def _phases(self) -> None:
         state, saving = self._state, self._checkpointing
         self._run.metrics.announce(self._run.directory.path)
-        self._trace_at_once(state.config.report.trace_ticks)
+        self._trace_at_start(state.config.report.trace_ticks)
         if state.over or self._run.overdue:  # an earlier attempt was lost after its last tick, or in an evaluation
             saving.save_model()
             self._evaluate()
@@ -116,11 +116,11 @@ class Training:
         return True
 
     def _tick(self, last: int) -> None:
-        """Feed a tick's frames, and look after probe, checkpoint and trace."""
+        """Feed a tick's frames, and poll probe, checkpoint and trace."""
         run, state = self._run, self._state
         run.work.begin_tick(state.tick)
         step = self._step()
-        self._look_after_probe(step, last)
+        self._poll_probe(step, last)
         start = clock()
         run.pipeline.push(TRAINING, state.tick, step)
         run.work.add(Kind.FEED, start)
@@ -130,7 +130,7 @@ class Training:
         run.tracer.poll(state.tick)
 
     def _step(self) -> Step:
-        """The next step. When the data have failed, the last one again, for the few ticks until the stages end.
+        """The next step; after a data error, the last one again for the few ticks until the stages end.
 
         Raises DataError if there has been no step at all.
         """
@@ -154,7 +154,7 @@ class Training:
         run, state = self._run, self._state
         if state.stop.signal:
             run.pipeline.poll(_GRACE_MS)  # if the launcher stops us because a stage died, its report comes first
-            run.presence.terminal.say("stopping: the frames under way are finished, then the model is saved")
+            run.presence.terminal.say("stopping: finishing the frames in flight, then saving the model")
         soon = min(last, state.tick + state.config.stages)
         run.pipeline.stop_at(soon)
         return soon
@@ -184,7 +184,7 @@ class Training:
             self._checkpointing.finish()
             run.saver.record_score(state.tick, found.score)
 
-    # ---- what the stages report
+    # ---- reports of the stages
 
     def _progress(self, report: Progress) -> None:
         run = self._run
@@ -197,7 +197,7 @@ class Training:
             self._diverged(report)
 
     def _diverged(self, report: Progress) -> None:
-        """End this attempt; with "rollback", from a checkpoint taken before the weights can have been affected."""
+        """End this attempt; with "rollback", set aside checkpoints that the divergence can have affected."""
         run, state = self._run, self._state
         first = report.tick - report.ticks - 2 * state.config.stages
         if state.config.recovery.divergence == "rollback":
@@ -209,7 +209,7 @@ class Training:
 
     # ---- probes and traces
 
-    def _look_after_probe(self, step: Step, last: int) -> None:
+    def _poll_probe(self, step: Step, last: int) -> None:
         probe = self._run.probe
         if probe is not None:
             probe.ask_before(self._state.tick, last)
@@ -221,7 +221,7 @@ class Training:
         if found is not None:
             self._run.presence.broadcast.probed(found)
 
-    def _trace_at_once(self, ticks: int) -> None:
+    def _trace_at_start(self, ticks: int) -> None:
         terminal = self._run.presence.terminal
 
         def done(answer: Answer) -> None:
@@ -231,7 +231,7 @@ class Training:
             if ticks:
                 self._steerable.record(ticks, done)
         except SidewaysError as error:
-            terminal.warn(f"nothing is traced: {error}")
+            terminal.warn(f"no trace is recorded: {error}")
 
     def _finish(self) -> None:
         """Wait for the last checkpoint, probe and trace."""

@@ -1,6 +1,6 @@
 """`sideways check`: decodes every frame of every clip as a run would, before the run.
 
-Clips are independent, so threads decode them in parallel. The report has bad files with reasons; numbers of clips,
+Clips are independent, so threads decode them in parallel. The report lists bad files with reasons; numbers of clips,
 classes and frames; sizes and frame rates; clip lengths against the bottom stage's mismatch of 2(D - 1) frames; and the
 smoothness of the data: the mean over successive frames of ||x_t - x_{t-1}|| / ||x_t||, on normalised frames as played
 (Sideways assumes that x_t is close to x_{t-1}: smaller is better).
@@ -30,7 +30,7 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import frame_files, read
 from coordinator.video.files.clips import Clip, Clips, collect
 
-_SHOWN = 12  # most sizes and rates to report, the most frequent first
+_SHOWN = 12  # maximum number of sizes and rates to report, the most frequent first
 
 
 @dataclass
@@ -93,7 +93,7 @@ def check(config: Config) -> list[DatasetCheck]:
     """Decode the training clips, and the validation clips if there are some. Raises DataError."""
     data = config.data
     if data.live:
-        raise DataError("live sources cannot be checked: there is nothing yet to decode")
+        raise DataError("live sources cannot be checked: there are no files to decode")
     labelled = config.task == "classify"
     train = collect(data, "train", labelled, allow_empty=True)
     parts = [train] + ([collect(data, "val", labelled, train.classes, allow_empty=True)] if data.val else [])
@@ -127,8 +127,8 @@ def figures(survey: DatasetCheck, config: Config) -> dict[str, Any]:
 
 def summarise(surveys: list[DatasetCheck], config: Config) -> list[dict[str, Any]]:
     """Print bad and damaged files, notes and a table of `figures` per data set. Returns the figures."""
-    console, told = Console(highlight=False, soft_wrap=True), [figures(survey, config) for survey in surveys]
-    for survey, rows in zip(surveys, told, strict=True):
+    console, reports = Console(highlight=False, soft_wrap=True), [figures(survey, config) for survey in surveys]
+    for survey, report in zip(surveys, reports, strict=True):
         for path, reason in survey.bad.items():
             console.print(f"bad: {path}: {reason}", style="yellow", markup=False)
         for path, damage in survey.damaged.items():
@@ -136,10 +136,10 @@ def summarise(surveys: list[DatasetCheck], config: Config) -> list[dict[str, Any
         for text in survey.clips.notes:
             console.print(f"note: {text}", markup=False)
         table = Table(title=f"{survey.clips.root}", show_header=False)
-        for name, value in rows.items():
+        for name, value in report.items():
             table.add_row(name.replace("_", " "), _shown(value))
         console.print(table)
-    return told
+    return reports
 
 
 def quarantine(surveys: list[DatasetCheck], file: Path) -> int:
@@ -181,7 +181,7 @@ def _decode(clip: Clip, data: Data) -> FileCheck:
     except DataError as error:
         finding.reason = str(error).removeprefix(f"{clip.path}: ")
         if finding.frames:
-            finding.reason = f"it breaks off after {finding.frames} frames: {finding.reason}"
+            finding.reason = f"decoding fails after {finding.frames} frames: {finding.reason}"
     if finding.frames and damage.count:
         finding.damage = str(damage)
     return finding
@@ -190,9 +190,9 @@ def _decode(clip: Clip, data: Data) -> FileCheck:
 def _describe(finding: FileCheck, clip: Clip, data: Data) -> None:
     """Set the size and rate to what the file states."""
     file = clip.path if clip.pictures is None else pictures(clip.path, data.frame_files)[0]
-    said = read_media_info(file)
-    if isinstance(said, MediaInfo):
-        finding.size, finding.rate = f"{said.width}x{said.height}", said.rate
+    info = read_media_info(file)
+    if isinstance(info, MediaInfo):
+        finding.size, finding.rate = f"{info.width}x{info.height}", info.rate
 
 
 def _shown(value: object) -> str:

@@ -64,7 +64,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         ConfigError: the run file or a setting is wrong.
         SidewaysError: the folder or a file in it cannot be written.
     """
-    configs = {name: load(run_file, _overrides(settings, name)) for name in algorithms}  # all are checked first
+    configs = {name: load(run_file, _overrides(settings, name)) for name in algorithms}  # check all of them first
     folder = _make_folder(next(iter(configs.values())), run_file)
     outcomes: list[Outcome] = []
     split = None
@@ -97,7 +97,7 @@ def _make_folder(config: Config, run_file: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise SidewaysError(f"cannot make {folder}: {error.strerror}. Choose another name or runs folder") from error
+        raise SidewaysError(f"cannot create {folder}: {error.strerror}. Set name or runs to something else") from error
     return folder
 
 
@@ -130,7 +130,7 @@ def figure_name(config: Config) -> str:
 
 def rows(outcomes: Sequence[Outcome], config: Config) -> tuple[list[str], list[list[str]]]:
     """The table of results: its header, and one row per algorithm."""
-    head = ["algorithm", figure_name(config), "frames/s", "ms a tick", "seconds", "peak MiB a stage"]
+    head = ["algorithm", figure_name(config), "frames/s", "ms per tick", "seconds", "peak MiB per stage"]
     lines = [
         [
             outcome.algorithm,
@@ -172,7 +172,7 @@ def draw(outcomes: Sequence[Outcome], config: Config, path: Path) -> None:
         axes.legend()
     names = [outcome.algorithm for outcome in outcomes]
     times.bar(names, [outcome.tick_ms for outcome in outcomes], color=_COLOURS[: len(names)])
-    times.set_ylabel("ms a tick")
+    times.set_ylabel("ms per tick")
     _draw_memory(memory, outcomes)
     try:
         figure.savefig(path, dpi=110)
@@ -204,7 +204,7 @@ def show(folder: Path, outcomes: Sequence[Outcome], config: Config, as_json: boo
     from rich.table import Table
 
     head, lines = rows(outcomes, config)
-    table = Table(*head, title=f"The comparison, in {folder}")
+    table = Table(*head, title=f"Comparison, in {folder}")
     for line in lines:
         table.add_row(*line)
     Console(highlight=False).print(table)

@@ -47,7 +47,9 @@ def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str)
         others = {"val": clips, "val_include": include, "format": "auto", "videos": None, "quarantine": None}
         return own.model_copy(update=others)
     if own.val is None:
-        raise ConfigError(f"{run} does not say what to evaluate on: name a folder or list of clips after it")
+        raise ConfigError(
+            f"{run} has no data.val to evaluate on: pass a folder or list of clips as the second argument"
+        )
     return own if include == "*" else own.model_copy(update={"val_include": include})
 
 
@@ -113,10 +115,10 @@ def show(evaluation: Evaluation, data: Data, console: Console) -> None:
     protocol = {
         "top1": softmax,
         "top5": softmax,
-        "mean_class": f"{softmax}, share of each class's clips averaged over the classes that have any",
+        "mean_class": f"{softmax}, accuracy of each class averaged over the classes that have clips",
         "mse": f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips",
     }
-    table = Table("figure", "value", "protocol", title="The evaluation", show_lines=True)
+    table = Table("metric", "value", "protocol", title="Evaluation", show_lines=True)
     for name, value in figures(evaluation).items():
         if name in protocol:
             table.add_row(name, f"{value:.4f}", protocol[name])
@@ -135,5 +137,5 @@ def write_confusion(evaluation: Evaluation, classes: list[str], folder: Path) ->
             writer.writerows([name, *row] for name, row in zip(classes, evaluation.confusion.tolist(), strict=True))
         confusion_figure(evaluation.confusion, classes).savefig(picture)
     except OSError as error:
-        raise SidewaysError(f"cannot write to {folder}: {error.strerror}. Name another folder with --out") from error
+        raise SidewaysError(f"cannot write to {folder}: {error.strerror}. Choose another folder with --out") from error
     return [table, picture]

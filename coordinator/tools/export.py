@@ -30,10 +30,12 @@ def export(run: Path, out: Path) -> int:
     """
     model = run / MODEL
     if not model.is_file():
-        raise SidewaysError(f"{model} does not exist: name a run directory, such as runs/digits-…, that has ended")
+        raise SidewaysError(
+            f"{model} does not exist: pass a run directory that has saved its model, such as runs/digits-…"
+        )
     tensors, _ = read_tensors(model)
     if out.suffix not in (".safetensors", ".pt2"):
-        raise ConfigError(f"{out}: name a file that ends in .safetensors (weights) or .pt2 (a program by torch.export)")
+        raise ConfigError(f"{out}: choose a name that ends in .safetensors (weights) or .pt2 (torch.export program)")
     part = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
         if out.suffix == ".pt2":
@@ -59,7 +61,7 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
     except Exception as error:  # tracing a user's model can raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SidewaysError(
-            f"torch.export cannot make a program of {trained.path}: {reason[0]}. Export a .safetensors file instead"
+            f"torch.export cannot export {trained.path}: {reason[0]}. Export a .safetensors file instead"
         ) from error
     torch.export.save(program, out, extra_files={ABOUT: json.dumps(trained.about)})
     _compare(trained, open_model(out).module)

@@ -37,7 +37,7 @@ def stage_counts(text: str) -> list[int]:
     except ValueError:
         counts = []
     if not counts or min(counts) < 1 or max(counts) > _MOST_STAGES:
-        raise ConfigError(f"--stages {text}: write 4, 1..4 or 1,2,4, with numbers from 1 to {_MOST_STAGES}")
+        raise ConfigError(f"--stages {text}: use the form 4, 1..4 or 1,2,4, with numbers from 1 to {_MOST_STAGES}")
     return counts
 
 
@@ -66,19 +66,19 @@ class Comparison:
         return {"device": self.device, "blocks": [asdict(cost) for cost in self.costs[0]], "splits": rows}
 
 
-def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[[str], None]) -> Comparison:
+def compare(config: Config, classes: int, counts: Sequence[int], warn: Callable[[str], None]) -> Comparison:
     """Time the run's model on this machine, and balance its blocks for each number of stages.
 
     A split in the run file is used for its number of stages instead of a balanced one.
 
     Args:
         counts: the numbers of stages.
-        tell: called with a message about what `config.weights` did not set.
+        warn: called with a message about parameters that `config.weights` did not set.
 
     Raises:
         ConfigError: the model does not fit its task, or has fewer blocks than stages.
     """
-    check_model(build(config, classes, tell), config, classes)
+    check_model(build(config, classes, warn), config, classes)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     timed: dict[int, list[BlockCost]] = {}
     threads = [share_of_threads(config, count) for count in counts]
@@ -99,8 +99,8 @@ def compare(config: Config, classes: int, counts: Sequence[int], tell: Callable[
 
 
 def _predict(config: Config, costs: list[BlockCost], stages: int, max_concurrent_stages: int) -> Prediction:
-    given = config.split if config.split and len(config.split) == stages else None
-    split = given or balance([cost.milliseconds for cost in costs], stages)
+    fixed = config.split if config.split and len(config.split) == stages else None
+    split = fixed or balance([cost.milliseconds for cost in costs], stages)
     check_split(split, len(costs))
     state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0))
     state += (config.optimiser.ema > 0) + 2 * (config.optimiser.orthogonal > 0)
@@ -114,15 +114,15 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(_blocks(comparison.costs[0], comparison.predictions[0] if single else None))
     console.print(_stages(comparison) if single else _counts(comparison))
     console.print(
-        f"timed on {comparison.device} with {comparison.threads[0]} thread(s) a stage. saved: kept for the backward "
-        "pass; tick: the slowest stage, or more where stages take turns on the cores; efficiency: sum of the stages / "
+        f"timed on {comparison.device} with {comparison.threads[0]} thread(s) per stage. saved: kept for the backward "
+        "pass; tick: time of the slowest stage, or more if stages share cores; efficiency: sum of the stages' times / "
         "(stages × the slowest)",
         style="dim",
     )
 
 
 def _blocks(costs: Sequence[BlockCost], prediction: Prediction | None) -> Table:
-    table = _table("The blocks, forward + backward", "block", "parameters", "ms", "output KiB", "saved KiB")
+    table = _table("Blocks, forward + backward", "block", "parameters", "ms", "output KiB", "saved KiB")
     if prediction is not None:
         table.add_column("stage", justify="right")
     stages = [stage for stage, blocks in enumerate(prediction.split if prediction else []) for _ in range(blocks)]
@@ -135,7 +135,7 @@ def _blocks(costs: Sequence[BlockCost], prediction: Prediction | None) -> Table:
 
 def _stages(comparison: Comparison) -> Table:
     prediction, parts = comparison.predictions[0], by_stage(comparison.costs[0], comparison.predictions[0].split)
-    table = _table("The split", "stage", "blocks", "parameters", "ms", "memory MiB")
+    table = _table("Split", "stage", "blocks", "parameters", "ms", "memory MiB")
     for stage, part in enumerate(parts):
         parameters = f"{sum(cost.parameters for cost in part):,}"
         figures = [f"{prediction.stage_ms[stage]:.2f}", f"{prediction.memory_mib[stage]:.1f}"]

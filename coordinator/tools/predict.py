@@ -1,4 +1,4 @@
-"""`sideways predict`: classifies a video with a trained model, as a whole and along its frames.
+"""`sideways predict`: classifies a video with a trained model, as a whole and over time.
 
 Frames are decoded and scored in chunks. Only the best class of each frame is kept, so a long video fits in memory.
 """
@@ -89,7 +89,7 @@ def predict_clips(
     """
     if trained.task != "classify":
         raise ConfigError(
-            f"{trained.path} was trained with task = {trained.task!r}: it gives frames, not classes. "
+            f"{trained.path} was trained with task = {trained.task!r}: it outputs frames, not classes. "
             f"`sideways eval` measures its error"
         )
     seen = ClipPrediction(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
@@ -127,9 +127,9 @@ def _frames(video: Path, pattern: str) -> list[Path]:
         return []
     files = pictures(video, pattern)
     if not files:
-        raise DataError(f"{video} holds no {matching(pattern)}: name a video, or the pattern by --frame-files")
+        raise DataError(f"{video} contains no {matching(pattern)}: pass a video, or set --frame-files")
     if several := kinds(files, "--frame-files"):
-        raise DataError(f"{video} holds {several}")
+        raise DataError(f"{video} contains {several}")
     return files
 
 
@@ -170,17 +170,17 @@ def show(seen: ClipPrediction, console: Console) -> None:
     """Print the best classes and the timeline."""
     if seen.damage.count:
         console.print(f"damaged: {seen.damage}", style="yellow", markup=False)
-    best = Table(title=f"The clip, mean of {len(seen.best)} frames", show_header=False)
+    best = Table(title=f"Clip, mean of {len(seen.best)} frames", show_header=False)
     for name, score in seen.top():
         best.add_row(_plain(name), f"{score:.3f}", "█" * round(20 * score))
     console.print(best)
-    stretches = timeline(seen)
-    along = Table("frames", "class", "score", "along the way", title="The best class, frame by frame")
-    for stretch in stretches[:_ROWS]:
-        along.add_row(f"{stretch.first}-{stretch.last}", _plain(stretch.name), f"{stretch.score:.2f}", stretch.bars)
-    console.print(along)
-    if len(stretches) > _ROWS:
-        console.print(f"… and {len(stretches) - _ROWS} more stretches: --csv has every frame")
+    segments = timeline(seen)
+    table = Table("frames", "class", "score", "timeline", title="Best class over time")
+    for segment in segments[:_ROWS]:
+        table.add_row(f"{segment.first}-{segment.last}", _plain(segment.name), f"{segment.score:.2f}", segment.bars)
+    console.print(table)
+    if len(segments) > _ROWS:
+        console.print(f"… and {len(segments) - _ROWS} more segments: --csv writes every frame")
 
 
 def _plain(name: str) -> str:

@@ -69,8 +69,8 @@ def open_model(path: Path) -> TrainedModel:
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         raise SidewaysError(
-            f"{file} does not exist: name a run directory, such as runs/digits-…, that has saved its model, or a file "
-            f"that `sideways export` wrote"
+            f"{file} does not exist: pass a run directory, such as runs/digits-…, that has saved its model, or a file "
+            f"written by `sideways export`"
         )
     if file.suffix == ".pt2":
         module, about = _read_program(file)
@@ -99,7 +99,7 @@ def _read_program(file: Path) -> tuple[nn.Module, dict[str, str]]:
         program = torch.export.load(file, extra_files=found)
         return program.module(), dict(json.loads(found[ABOUT] or "{}"))
     except Exception as error:  # errors of zip, JSON or torch: all mean that it cannot be loaded
-        raise SidewaysError(f"{file} is no program that torch {torch.__version__} can load ({error})") from error
+        raise SidewaysError(f"{file} is not a program that torch {torch.__version__} can load ({error})") from error
 
 
 def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> nn.Module:
@@ -110,21 +110,21 @@ def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> n
     except RuntimeError as error:
         raise ConfigError(
             f"{file} does not fit model = {config.model!r} with model_args = {config.model_args}: has the model's file "
-            f"changed since? {error}"
+            f"been changed since? {error}"
         ) from error
     return model.eval()
 
 
 def _config(file: Path, about: dict[str, str]) -> Config:
-    """The settings given by the metadata. The others have their defaults, without meaning. Raises SidewaysError."""
+    """The settings given by the metadata. The others are meaningless defaults. Raises SidewaysError."""
     if missing := [key for key in _KEYS if key not in about]:
-        raise SidewaysError(f"{file} does not say its {', '.join(missing)}: it was not written by sideways")
+        raise SidewaysError(f"{file} lacks the metadata {', '.join(missing)}: it was not written by sideways")
     try:
         data = {**json.loads(about["data"]), "train": "."}
         tree = {"model": about["model"], "model_args": json.loads(about["model_args"]), "task": about["task"]}
         tree["ahead"] = int(about.get("ahead", "1"))
         if not isinstance(json.loads(about["classes"]), list):
-            raise ValueError("its classes are no list")
+            raise ValueError("its classes are not a list")
         return parse({**tree, "stages": 1, "ticks": 1, "data": data}, str(file))
     except (ValueError, TypeError, ConfigError) as error:
-        raise SidewaysError(f"{file} describes itself in a way that this version does not know: {error}") from error
+        raise SidewaysError(f"{file} has metadata that this version does not know: {error}") from error

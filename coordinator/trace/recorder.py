@@ -22,7 +22,7 @@ from coordinator.trace.chrome_format import Clock, Recording, write
 from coordinator.trace.copy import TRACE
 
 _ROUNDS = 8  # clock readings per measurement
-_EACH = 4  # most spans per tick in the coordinator
+_EACH = 4  # maximum spans per tick in the coordinator
 
 TraceDone = Callable[[Answer], None]
 
@@ -59,7 +59,7 @@ class TraceRecorder:
         self._run, self._config, self._stages, self._work = run, config, stages, work
         self._now: _Request | None = None
         self._thread: threading.Thread | None = None
-        self._answer = _lost("nothing was recorded")
+        self._answer = _failed("nothing was recorded")
 
     def begin(self, tick: int, ticks: int, planned: int, done: TraceDone) -> str:
         """Start to record `ticks` ticks, soon after `tick`. Call it between two phases, while all stages are idle.
@@ -77,10 +77,10 @@ class TraceRecorder:
             SidewaysError: a recording is in progress already, or too few ticks are left.
         """
         if self._now is not None:
-            raise SidewaysError(f"it is recording {self._now} already: ask again after that")
+            raise SidewaysError(f"it is already recording {self._now}: try again afterwards")
         first = tick + 2 * self._config.stages  # by then the pipeline is full and in its steady state
         if first >= planned:
-            raise SidewaysError(f"it has only {planned - tick} ticks left, too few to trace any")
+            raise SidewaysError(f"it has only {planned - tick} ticks left, too few for a trace")
         clocks = [self._clock(stage) for stage in range(self._config.stages)]
         self._stages.call_all(StageCalls.trace, first, ticks)
         self._now = _Request(first, ticks, clocks, Spans(first, ticks, _EACH), done)
@@ -108,10 +108,10 @@ class TraceRecorder:
             (self._thread or self._start(now, 0.0)).join(seconds)
             self._finish(now)
 
-    def _start(self, now: _Request, patience: float) -> threading.Thread:
+    def _start(self, now: _Request, timeout: float) -> threading.Thread:
         self._work.stop_recording()
-        self._answer = _lost("writing it took too long")
-        self._thread = threading.Thread(target=self._write, args=(now, patience), name="trace", daemon=True)
+        self._answer = _failed("writing it took too long")
+        self._thread = threading.Thread(target=self._write, args=(now, timeout), name="trace", daemon=True)
         self._thread.start()
         return self._thread
 
@@ -119,14 +119,14 @@ class TraceRecorder:
         self._now = self._thread = None
         now.done(self._answer)
 
-    def _write(self, now: _Request, patience: float) -> None:
+    def _write(self, now: _Request, timeout: float) -> None:
         try:
-            self._answer = Answer(state="done", text=plain(self._gather(now, patience)))
+            self._answer = Answer(state="done", text=plain(self._gather(now, timeout)))
         except Exception as error:  # any failure must be reported, and costs only the trace
-            self._answer = _lost(str(error) or type(error).__name__)
+            self._answer = _failed(str(error) or type(error).__name__)
 
-    def _gather(self, now: _Request, patience: float) -> str:
-        stages, path = self._stages.begin(StageCalls.trace_rows, patience).answers(), self._run / TRACE
+    def _gather(self, now: _Request, timeout: float) -> str:
+        stages, path = self._stages.begin(StageCalls.trace_rows, timeout).answers(), self._run / TRACE
         clocks = [(before, self._clock(stage)) for stage, before in enumerate(now.clocks)]
         own, name = now.spans.rows(), self._run.name
         recording = Recording(name, self._config.algorithm, now.first, now.ticks, own, stages, clocks)
@@ -135,13 +135,13 @@ class TraceRecorder:
         write(recording, path)
         short = f"; the run ended before the other {now.ticks - recording.ticks}" * (recording.ticks < now.ticks)
         done = f"{recording.ticks} ticks from tick {now.first} on are in {path}{short}"
-        return f"{done}; https://ui.perfetto.dev shows them"
+        return f"{done}; open it at https://ui.perfetto.dev"
 
     def _clock(self, stage: int) -> Clock:
         return measure(partial(self._stages.call_blocking, stage, StageCalls.clock))
 
 
-def _lost(reason: str) -> Answer:
+def _failed(reason: str) -> Answer:
     return Answer(state="refused", text=plain(f"the trace is lost: {reason}"))
 
 

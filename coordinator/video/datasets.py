@@ -14,7 +14,7 @@ from coordinator.video.slots import Slots
 from coordinator.video.stream import Places, PlaybackErrors, Stream
 
 Warn = Callable[[str], None]
-_LIVE = 0.75  # fraction of the deadline that live sources may be silent
+_LIVE_SILENCE = 0.75  # fraction of the deadline that live sources may be silent
 
 
 class Datasets:
@@ -26,20 +26,20 @@ class Datasets:
     """
 
     def __init__(
-        self, config: Config, warn: Warn, meanwhile: Callable[[], None], hurried: Callable[[], bool] = lambda: False
+        self, config: Config, warn: Warn, on_wait: Callable[[], None], is_stopping: Callable[[], bool] = lambda: False
     ) -> None:
         """Find and probe the clips, and warn about them.
 
         Args:
             warn: called with each warning.
-            meanwhile: called while a stream waits for frames; may raise.
-            hurried: whether the run is about to end, so that live sources are not waited for.
+            on_wait: called while a stream waits for frames; may raise.
+            is_stopping: returns whether the run is about to end, so that it does not wait for live sources.
 
         Raises:
             DataError, ConfigError: as `collect`.
         """
-        self._hurried = hurried
-        self._config, self._warn, self._meanwhile = config, warn, meanwhile
+        self._is_stopping = is_stopping
+        self._config, self._warn, self._on_wait = config, warn, on_wait
         labelled = config.task == "classify"
         self.train = collect(config.data, "train", labelled)
         self.val: Clips | None = collect(config.data, "val", labelled, self.train.classes) if config.data.val else None
@@ -62,18 +62,18 @@ class Datasets:
 
     def open_training(self, start: Places | None) -> Stream:
         """Open the training stream, from its beginning or from the places of an earlier one."""
-        config, patience = self._config, self._config.network.deadline
+        config, timeout = self._config, self._config.network.deadline
         if config.data.live:
-            patience *= _LIVE  # so that a silent source is reported before stage 0 times out
-            return self._opened(Live(config.data, config.seed, patience, self._meanwhile, start, self._hurried))
-        clips, meanwhile = self.train.clips, self._meanwhile
-        return self._opened(Slots(clips, config.data, config.seed, True, self._mismatch, patience, meanwhile, start))
+            timeout *= _LIVE_SILENCE  # so that a silent source is reported before stage 0 times out
+            return self._opened(Live(config.data, config.seed, timeout, self._on_wait, start, self._is_stopping))
+        clips, on_wait = self.train.clips, self._on_wait
+        return self._opened(Slots(clips, config.data, config.seed, True, self._mismatch, timeout, on_wait, start))
 
     def open_evaluation(self) -> Stream:
         """Open a stream that plays every validation clip once."""
         assert self.val is not None
-        config, patience = self._config, self._config.network.deadline
-        return self._opened(Slots(self.val.clips, config.data, config.seed, False, 0, patience, self._meanwhile))
+        config, timeout = self._config, self._config.network.deadline
+        return self._opened(Slots(self.val.clips, config.data, config.seed, False, 0, timeout, self._on_wait))
 
     def _opened(self, stream: Stream) -> Stream:
         self._errors.append(stream.errors)
@@ -100,13 +100,13 @@ class Datasets:
         return counts
 
     def warn_of_errors(self) -> None:
-        """Warn of playback errors, with the first five reasons."""
+        """Warn about playback errors, with the first five reasons."""
         reasons = "; ".join([reason for errors in self._errors for reason in errors.reasons][:5])
         skipped, broken, damaged, reconnects = map(self.count, ("skipped", "broken", "damaged", "reconnects"))
         if skipped or broken or damaged:
             self._warn(
-                f"while playing, clips were skipped {skipped} times, broke off {broken} times, and lacked damaged "
-                f"packets {damaged} times: {reasons}"
+                f"playback errors: clips were skipped {skipped} times, ended early {broken} times, and played without "
+                f"damaged packets {damaged} times: {reasons}"
             )
         if reconnects:
             self._warn(f"live sources were reconnected {reconnects} times: {reasons}")
@@ -118,7 +118,7 @@ class Datasets:
 
 def _shared(train: Clips, val: Clips) -> str:
     """A warning if validation clips are also training clips; else an empty string."""
-    learnt = {realpath(clip.path) for clip in train.clips}
-    count = sum(realpath(clip.path) in learnt for clip in val.clips)
-    told = f"{count} of {len(val.clips)} clips of {val.root} are also training clips: their score says little"
-    return told if count else ""
+    trained = {realpath(clip.path) for clip in train.clips}
+    count = sum(realpath(clip.path) in trained for clip in val.clips)
+    text = f"{count} of {len(val.clips)} clips of {val.root} are also training clips: their score is too optimistic"
+    return text if count else ""

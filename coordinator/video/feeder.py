@@ -23,11 +23,11 @@ from coordinator.video.targets import Batch, Step
 
 _QUEUE = 4  # batches queued on this side
 _RETRY_MS = 200
-_LAST_WORDS = 2.0  # seconds to wait for the error report of a stage that has disconnected
+_REPORT_WAIT = 2.0  # seconds to wait for the error report of a stage that has disconnected
 
 
 class Feeder:
-    """Pushes batches, and calls `meanwhile` about every 0.2 s while it waits for room.
+    """Pushes batches, and calls `on_wait` about every 0.2 s while it waits for room.
 
     Attributes:
         frame_bytes, target_bytes: bytes sent so far.
@@ -39,7 +39,7 @@ class Feeder:
         addresses: list[Addresses],
         batch_bytes: int,
         deadline: float,
-        meanwhile: Callable[[], None],
+        on_wait: Callable[[], None],
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Connect to the stages that receive frames and targets.
@@ -48,30 +48,30 @@ class Feeder:
             addresses: those of all stages, in order.
             batch_bytes: size of a batch's frames in bytes.
             deadline: seconds to wait for room for a batch.
-            meanwhile: called while waiting; may raise.
+            on_wait: called while waiting; may raise.
             warn: called with the reason if memory cannot be shared with stage 0.
         """
         self.frame_bytes = self.target_bytes = 0
-        self._deadline, self._meanwhile, self._attempt = deadline, meanwhile, me.attempt
+        self._deadline, self._on_wait, self._attempt = deadline, on_wait, me.attempt
         self._frames = _connect(me, addresses[0].frames, 0, batch_bytes)
         self._writer = _share(addresses[0].memory, batch_bytes, deadline, warn)
         self._targets = _connect(me, addresses[-1].targets, -1, batch_bytes) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
-        """Send a tick's frames, and its targets if the top stage takes any.
+        """Send a tick's frames, and its targets if the top stage needs them.
 
         Raises:
-            PeerError: stage 0 or the top stage accepts nothing within the deadline, or stage 0 has gone.
+            PeerError: stage 0 or the top stage accepts nothing within the deadline, or stage 0 has exited.
         """
-        complaint = f"stage 0 has taken no frame since frame {frame - 1}"
-        slot = None if self._writer is None else self._retry(partial(self._put, self._writer, step.batch), complaint)
+        error_text = f"stage 0 has accepted no frame since frame {frame - 1}"
+        slot = None if self._writer is None else self._retry(partial(self._put, self._writer, step.batch), error_text)
         message = self._message(phase, frame, step.last, step.batch, slot)
-        self._retry(partial(_send, self._frames, message), complaint)
+        self._retry(partial(_send, self._frames, message), error_text)
         self.frame_bytes += step.batch.frames.nbytes
         if self._targets is not None:
-            complaint = f"the top stage has taken no target since frame {frame - 1}"
+            error_text = f"the top stage has accepted no target since frame {frame - 1}"
             message = self._message(phase, frame, step.last, step.target, None)
-            self._retry(partial(_send, self._targets, message), complaint)
+            self._retry(partial(_send, self._targets, message), error_text)
             self.target_bytes += step.target.frames.nbytes
 
     def close(self) -> None:
@@ -89,24 +89,24 @@ class Feeder:
     def _put(self, writer: FrameSlotWriter, batch: Batch) -> int | None:
         """Write the frames to shared memory and return their slot, or None if none is free.
 
-        If stage 0 has gone, gives `meanwhile` time to raise the error that it may have reported, then raises PeerError.
+        If stage 0 has exited, gives `on_wait` time to raise the error that it may have reported, then raises PeerError.
         """
         try:
             return writer.write(batch.frames)
         except PeerError:
-            end = time.monotonic() + _LAST_WORDS
+            end = time.monotonic() + _REPORT_WAIT
             while time.monotonic() < end:
-                self._meanwhile()
+                self._on_wait()
                 time.sleep(0.02)
             raise
 
-    def _retry(self, attempt: Callable[[], int | None], complaint: str) -> int:
+    def _retry(self, attempt: Callable[[], int | None], error_text: str) -> int:
         """Repeat `attempt` until it succeeds. Raises PeerError after the deadline."""
         start = time.monotonic()
         while (result := attempt()) is None:
-            self._meanwhile()
+            self._on_wait()
             if time.monotonic() - start > self._deadline:
-                raise PeerError(f"{complaint} for {self._deadline:g} s: look at the stages' own messages")
+                raise PeerError(f"{error_text} for {self._deadline:g} s: see the stages' own messages")
         return result
 
 
@@ -115,7 +115,7 @@ def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None
     try:
         return FrameSlotWriter(listener, size, deadline, _RETRY_MS / 1000) if listener else None
     except PeerError as error:
-        warn(f"frames are sent over TCP, as no memory can be shared with stage 0: {error}")
+        warn(f"frames are sent over TCP, because memory cannot be shared with stage 0: {error}")
         return None
 
 

@@ -25,11 +25,9 @@ from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.scaler import Scaler
 from coordinator.video.stream import PlaybackErrors
 
-_SLICE = 0.2  # seconds
+_POLL = 0.2  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds before a source is reopened, doubled after each failed attempt
-_EXIT_PATIENCE = (
-    1.0  # seconds that close waits for the threads; one blocked in a driver may take longer, and ends by itself
-)
+_EXIT_TIMEOUT = 1.0  # seconds that `close` waits for the threads; one blocked in a driver may end later
 
 
 class Live:
@@ -50,7 +48,7 @@ class Live:
             patience: seconds that `fill` waits while no source delivers a frame, before it raises.
             meanwhile: called about every 0.2 s while `fill` waits; may raise.
             start: the `places` of an earlier stream; clips get ids that it has not used.
-            hurried: whether the run is about to end, so that `fill` does not wait.
+            hurried: returns whether the run is about to end, so that `fill` does not wait.
         """
         self.errors = PlaybackErrors()
         self._patience, self._meanwhile, self._hurried = patience, meanwhile, hurried
@@ -91,7 +89,7 @@ class Live:
         """Stop decoding."""
         for source in self._sources:
             source.stop.set()
-        end = time.monotonic() + _EXIT_PATIENCE
+        end = time.monotonic() + _EXIT_TIMEOUT
         for source in self._sources:
             source.thread.join(max(0.0, end - time.monotonic()))
 
@@ -106,14 +104,14 @@ class Live:
                 if time.monotonic() > end:
                     if any(fresh):
                         return
-                    raise self._silence()
-                self._frame_ready.wait(_SLICE)
+                    raise self._no_frames_error()
+                self._frame_ready.wait(_POLL)
             self._meanwhile()
 
-    def _silence(self) -> DataError:
+    def _no_frames_error(self) -> DataError:
         status_text = "; ".join(f"{source.shown}: {source.status_text}" for source in self._sources)
         return DataError(
-            f"no source has given a frame for {self._patience:g} s: {status_text}. Are they on, and reachable?"
+            f"no source has delivered a frame for {self._patience:g} s: {status_text}. Are they on and reachable?"
         )
 
 
@@ -130,7 +128,7 @@ class _Source:
 
     def __init__(self, name: str, data: Data, errors: PlaybackErrors, frame_ready: threading.Condition) -> None:
         self.shown = without_secrets(name)
-        self.error = "nothing has come yet"
+        self.error = "no frame yet"
         self.taken: NDArray[np.uint8] | None = None  # the frame that `fill` plays: [1, channels, height, width]
         self.taken_from = 0
         self.stop = threading.Event()
@@ -145,7 +143,7 @@ class _Source:
 
     @property
     def fresh(self) -> bool:
-        """Whether there is a frame that was not taken yet."""
+        """Whether there is a frame that was not played yet."""
         return self._count > self._count_taken
 
     @property
@@ -161,9 +159,9 @@ class _Source:
     def take(self) -> int:
         """Make the newest frame the one that is played. Returns how many older frames were dropped."""
         with self._frame_ready:
-            passed = max(0, self._count - self._count_taken - 1)
+            dropped = max(0, self._count - self._count_taken - 1)
             self.taken, self.taken_from, self._count_taken = self._newest, self._connection, self._count
-            return passed
+            return dropped
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
@@ -172,7 +170,7 @@ class _Source:
             try:
                 for frame in self._frames():
                     self._publish(frame)
-                cause = "it has ended"
+                cause = "the stream ended"
             except (av.FFmpegError, OSError, ValueError) as error:
                 cause = reason(error)
             self._mark_lost(cause)

@@ -78,11 +78,11 @@ class Slots:
             False, with nothing written, when every slot has run out.
 
         Raises:
-            DataError: not one clip can be decoded, a decoder is stuck, or decoders keep dying.
+            DataError: no clip can be decoded, a decoder is stuck, or decoders keep dying.
         """
-        turns = np.flatnonzero(self._left < self._alive)
-        if len(turns):
-            for slot in turns.tolist():
+        due = np.flatnonzero(self._left < self._alive)
+        if len(due):
+            for slot in due.tolist():
                 self._next_chunk(slot)
             self._pool.send()
         if not self._alive.any():
@@ -105,7 +105,7 @@ class Slots:
         self._pool.close()
 
     def _next_chunk(self, slot: int) -> None:
-        """Release the half that was played to the decoder, and start on the other once it is filled."""
+        """Return the half that was played to the decoder, and start with the other once it is filled."""
         played = self._playing[slot]
         if played is not None:
             self._pool.grant(slot, played.half)

@@ -51,7 +51,7 @@ class Step:
 
     Attributes:
         batch: the frames.
-        target: their targets; a row whose clip id differs from that in `batch` has no target.
+        target: their targets; a row has none if its clip id differs from that in `batch`.
         last: whether it is the last step of a stream that ends.
     """
 
@@ -73,14 +73,14 @@ class StepStream:
         self._ahead = config.ahead if config.task == "predict" else 0
         self._depth = max(self._ahead, int(ends))
         self._spare = [Batch(config.frame_shape) for _ in range(self._depth + 2)]
-        self._nothing = Batch(config.frame_shape)
+        self._empty = Batch(config.frame_shape)
         self._read: deque[tuple[Batch, Places]] = deque()
         self._ended = False
         self._shown: Batch | None = None
         self.last: Step | None = None
 
     def prime(self) -> None:
-        """Read the next step in advance, while no stage waits for it yet, as this may take long.
+        """Read the next step in advance, before any stage waits for it, as this may take long.
 
         Raises:
             DataError: see `Stream.fill`.
@@ -117,4 +117,4 @@ class StepStream:
     def _target(self, batch: Batch) -> Batch:
         if self._ahead == 0:
             return batch
-        return self._read[self._ahead - 1][0] if len(self._read) >= self._ahead else self._nothing
+        return self._read[self._ahead - 1][0] if len(self._read) >= self._ahead else self._empty

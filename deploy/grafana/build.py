@@ -1,4 +1,4 @@
-"""The dashboards, made from here into deploy/grafana/dashboards.
+"""Generate the dashboards in deploy/grafana/dashboards.
 
 python deploy/grafana/build.py
 """
@@ -28,32 +28,32 @@ BY_RUN, BY_STAGE, BY_PROCESS = "{{run}}", "{{run}} stage {{stage}}", "{{run}} {{
 
 @dataclass(frozen=True)
 class Panel:
-    """Queries with their legends, and what they tell; `stat`: the latest numbers instead of curves."""
+    """A panel with queries by legend. With `stat` it shows the latest values instead of curves."""
 
     title: str
-    tells: str
+    description: str
     unit: str
     queries: dict[str, str]
     stat: bool = False
 
 
 def rate(metric: str, labels: str = RUN) -> str:
-    """A counter's growth a second."""
+    """A counter's increase per second."""
     return f"rate({metric}{{{labels}}}{WINDOW})"
 
 
 def share(part: str, labels: str = RUN) -> str:
-    """Share of a stage's time that a part of its ticks takes."""
+    """The share of a stage's time that a part of its ticks takes."""
     return f"{rate(f'sideways_tick_{part}_seconds_sum', labels)} / {rate('sideways_tick_seconds_sum', labels)}"
 
 
 def quantile(q: float, metric: str) -> str:
-    """Of a histogram, by stage."""
+    """A quantile of a histogram, by stage."""
     return f"histogram_quantile({q}, sum by (run, stage, le) ({rate(f'{metric}_bucket', STAGE)}))"
 
 
 def gauge(metric: str, labels: str = RUN) -> str:
-    """A metric as it is."""
+    """A metric without aggregation."""
     return f"{metric}{{{labels}}}"
 
 
@@ -62,51 +62,51 @@ AGE = f"time() - {gauge('sideways_checkpoint_timestamp_seconds')}"
 
 OVERVIEW = {
     "Progress": [
-        Panel("Done", "Ticks done of those planned", "percentunit", {BY_RUN: (
+        Panel("Progress", "Share of the planned ticks that are done", "percentunit", {BY_RUN: (
             f"(max by (run) ({gauge('sideways_current_tick')}) + 1) / on (run) {gauge('sideways_planned_ticks')}"
         )}, stat=True),
-        Panel("Ticks a second", "0 while a validation runs", "short", {BY_RUN: TICKS}, stat=True),
-        Panel("Frames a second", "Fed in training and in validation", "short", {
+        Panel("Ticks per second", "0 during a validation", "short", {BY_RUN: TICKS}, stat=True),
+        Panel("Frames per second", "Fed into the pipeline in training and in validation", "short", {
             "{{run}} {{phase}}": rate("sideways_frames_total")
         }, stat=True),
-        Panel("Checkpoint's age", "What would be lost now", "s", {BY_RUN: AGE}, stat=True),
-        Panel("Restarts", "By its launcher", "short", {BY_RUN: gauge("sideways_restarts_total")}, stat=True),
-        Panel("Processes up", "Coordinator and stages that answer", "short", {
+        Panel("Checkpoint age", "Progress that a failure would lose now", "s", {BY_RUN: AGE}, stat=True),
+        Panel("Restarts", "By the launcher", "short", {BY_RUN: gauge("sideways_restarts_total")}, stat=True),
+        Panel("Processes up", "Coordinator and stages that answer scrapes", "short", {
             BY_RUN: f'sum by (run) (up{{job="sideways", {RUN}}})'
         }, stat=True),
     ],
     "Is it learning?": [
-        Panel("Loss", "Mean over the last report's ticks", "short", {BY_RUN: gauge("sideways_loss")}),
-        Panel("Accuracy", "Of training rows; the score of validations", "short", {
+        Panel("Loss", "Mean over the ticks of the last report", "short", {BY_RUN: gauge("sideways_loss")}),
+        Panel("Accuracy", "On training rows, and the score on the validation data", "short", {
             "{{run}} training": gauge("sideways_accuracy_ratio"),
             "{{run}} validation": gauge("sideways_validation_score"),
         }),
-        Panel("Pseudo-gradient's cosine", "With backpropagation's gradient: 1 is the same direction", "short", {
+        Panel("Pseudo-gradient cosine", "To backpropagation's gradient: 1 is the same direction", "short", {
             BY_STAGE: gauge("sideways_pseudo_gradient_cosine")
         }),
         Panel("Gradient norm", "By stage", "short", {BY_STAGE: gauge("sideways_gradient_norm")}),
-        Panel("Gated share", "Gradient rows dropped at a clip's boundary: long where clips are short", "percentunit", {
+        Panel("Gated share", "Gradient rows dropped at clip boundaries: high if clips are short", "percentunit", {
             BY_STAGE: f"{rate('sideways_gated_rows_total')} / {rate('sideways_gradient_rows_total')}"
         }),
         Panel("Learning rate", "By stage", "short", {BY_STAGE: gauge("sideways_learning_rate")}),
     ],
-    "Is every stage busy? What waits for what?": [
-        Panel("Busy", "Share of its time that a stage computes: the slowest is near 1", "percentunit", {
+    "Is every stage busy? What does it wait for?": [
+        Panel("Busy", "Share of its time that a stage computes: near 1 for the slowest stage", "percentunit", {
             BY_STAGE: share("compute")
         }),
-        Panel("Waits for a neighbour's message", "The neighbour is slower, or the network is", "percentunit", {
+        Panel("Receive wait", "Waiting for a neighbour's message: it or the network is slower", "percentunit", {
             BY_STAGE: share("receive_wait")
         }),
-        Panel("Waits for a neighbour to take", "Messages that could not leave", "percentunit", {
+        Panel("Send wait", "Waiting until a neighbour has accepted a message", "percentunit", {
             BY_STAGE: share("send_wait")
         }),
-        Panel("Waits for data", "Stage 0 for frames: the reader is the bottleneck", "percentunit", {
+        Panel("Data wait", "Stage 0 waiting for frames: reading the data is the bottleneck", "percentunit", {
             BY_STAGE: share("data_wait")
         }),
-        Panel("Batches that wait for stage 0", "Near 0: the reader is slower than the stages", "short", {
+        Panel("Batches queued for stage 0", "Near 0: reading the data is slower than the stages", "short", {
             "{{run}} {{queue}}": gauge("sideways_queue_depth")
         }),
-        Panel("Frames dropped a second", "Of live sources, which do not wait", "short", {
+        Panel("Dropped frames per second", "From live sources, which do not wait", "short", {
             BY_RUN: rate("sideways_dropped_frames_total")
         }),
     ],
@@ -114,38 +114,38 @@ OVERVIEW = {
 
 STAGES = {
     "Where a tick's time goes": [
-        Panel("Tick, median and slowest percent", "From end to end", "s", {
+        Panel("Tick time", "Median and 99th percentile, including waits", "s", {
             f"{BY_STAGE} p50": quantile(0.5, "sideways_tick_seconds"),
             f"{BY_STAGE} p99": quantile(0.99, "sideways_tick_seconds"),
         }),
-        Panel("Parts of a tick", "Shares; what is missing to 1 is overhead", "percentunit", {
+        Panel("Parts of a tick", "Shares; the rest up to 1 is overhead", "percentunit", {
             f"{BY_STAGE} {name}": share(part, STAGE) for name, part in PARTS.items()
         }),
         *(
-            Panel(f"{name.capitalize()} a tick", "Median and slowest percent", "s", {
+            Panel(f"{name.capitalize()} per tick", "Median and 99th percentile", "s", {
                 f"{BY_STAGE} p50": quantile(0.5, f"sideways_tick_{part}_seconds"),
                 f"{BY_STAGE} p99": quantile(0.99, f"sideways_tick_{part}_seconds"),
             })
             for name, part in PARTS.items()
         ),
     ],
-    "What it does": [
-        Panel("Ticks a second", "All stages the same, but for a moment", "short", {
+    "What a stage does": [
+        Panel("Ticks per second", "Equal for all stages, except for short moments", "short", {
             BY_STAGE: rate("sideways_ticks_total", STAGE)
         }),
-        Panel("Sent", "By edge: forward to the next stage, backward to the one before", "Bps", {
+        Panel("Sent", "By edge: forward to the next stage, backward to the previous one", "Bps", {
             f"{BY_STAGE} {{{{way}}}}": rate("sideways_edge_bytes_total", STAGE)
         }),
-        Panel("Mismatch", "Frames between input and gradient", "short", {
+        Panel("Mismatch", "Frames between a stage's input and its gradient", "short", {
             BY_STAGE: gauge("sideways_mismatch_frames", STAGE)
         }),
-        Panel("Gradient norm", "Of the last report's last tick", "short", {
+        Panel("Gradient norm", "At the last tick of the last report", "short", {
             BY_STAGE: gauge("sideways_gradient_norm", STAGE)
         }),
-        Panel("Gradient's norm over backpropagation's", "In the last probe", "short", {
+        Panel("Pseudo-gradient norm ratio", "To the norm of backpropagation's gradient, in the last probe", "short", {
             BY_STAGE: gauge("sideways_pseudo_gradient_norm_ratio", STAGE)
         }),
-        Panel("Reports dropped", "The coordinator was too slow to take them", "short", {
+        Panel("Dropped reports", "The coordinator was too slow to receive them", "short", {
             BY_STAGE: gauge("sideways_dropped_reports_total", STAGE)
         }),
     ],
@@ -153,16 +153,16 @@ STAGES = {
 
 SYSTEM = {
     "Processes": [
-        Panel("Host memory", "Resident, libraries included", "bytes", {
+        Panel("Host memory", "Resident memory, including libraries", "bytes", {
             BY_PROCESS: gauge("process_resident_memory_bytes")
         }),
-        Panel("CUDA memory", "In tensors; 0 on the CPU", "bytes", {BY_STAGE: gauge("sideways_cuda_memory_bytes")}),
-        Panel("Peak memory of the stages", "Beyond what the process held before it was built", "bytes", {
+        Panel("CUDA memory", "Of tensors; 0 on the CPU", "bytes", {BY_STAGE: gauge("sideways_cuda_memory_bytes")}),
+        Panel("Peak memory of the stages", "In addition to the process's memory before the stage was built", "bytes", {
             BY_STAGE: gauge("sideways_peak_memory_bytes")
         }),
-        Panel("Cores", "CPU seconds a second", "short", {BY_PROCESS: rate("process_cpu_seconds_total")}),
-        Panel("Open files", "The coordinator keeps one a slot", "short", {BY_PROCESS: gauge("process_open_fds")}),
-        Panel("Up", "1: it answers", "short", {BY_PROCESS: f'up{{job="sideways", {RUN}}}'}),
+        Panel("CPU use", "CPU seconds per second", "short", {BY_PROCESS: rate("process_cpu_seconds_total")}),
+        Panel("Open files", "The coordinator has one per slot", "short", {BY_PROCESS: gauge("process_open_fds")}),
+        Panel("Up", "1 if the process answers scrapes", "short", {BY_PROCESS: f'up{{job="sideways", {RUN}}}'}),
     ],
     "Network": [
         Panel("Sent by stages", "Activations and gradients", "Bps", {
@@ -171,24 +171,26 @@ SYSTEM = {
         Panel("Sent by the coordinator", "Frames and frame-sized targets", "Bps", {
             "{{run}} {{way}}": rate("sideways_edge_bytes_total", f'{RUN}, way=~"frames|targets"')
         }),
-        Panel("Reconnects to live sources", "So far", "short", {BY_RUN: gauge("sideways_reconnects_total")}),
+        Panel("Reconnects to live sources", "Since the process started", "short", {
+            BY_RUN: gauge("sideways_reconnects_total")
+        }),
     ],
-    "Checkpoints, mishaps, restarts": [
-        Panel("Checkpoint's age", "What would be lost now", "s", {BY_RUN: AGE}),
-        Panel("Seconds to write one", "In the background", "s", {
+    "Checkpoints, clip errors, restarts": [
+        Panel("Checkpoint age", "Progress that a failure would lose now", "s", {BY_RUN: AGE}),
+        Panel("Checkpoint duration", "Time to write a checkpoint in the background", "s", {
             BY_RUN: gauge("sideways_checkpoint_duration_seconds")
         }),
-        Panel("Size of one", "All stages together", "bytes", {BY_RUN: gauge("sideways_checkpoint_size_bytes")}),
-        Panel("Kept and failed", "By this attempt of the run", "short", {
-            "{{run}} kept": gauge("sideways_checkpoints_total"),
+        Panel("Checkpoint size", "Of all stages together", "bytes", {BY_RUN: gauge("sideways_checkpoint_size_bytes")}),
+        Panel("Checkpoints saved and failed", "In this attempt of the run", "short", {
+            "{{run}} saved": gauge("sideways_checkpoints_total"),
             "{{run}} failed": gauge("sideways_checkpoint_failures_total"),
         }),
-        Panel("Clips not played as they should", "See the run's last words for the reasons", "short", {
+        Panel("Clips with errors", "The reasons are in the run's output", "short", {
             "{{run}} {{kind}}": gauge("sideways_clip_mishaps_total")
         }),
-        Panel("Restarts and seconds to recover", "The last recovery", "short", {
+        Panel("Restarts and recovery time", "Of the last recovery, in seconds", "short", {
             "{{run}} restarts": gauge("sideways_restarts_total"),
-            "{{run}} seconds": gauge("sideways_recovery_seconds"),
+            "{{run}} seconds to recover": gauge("sideways_recovery_seconds"),
         }),
     ],
 }  # fmt: skip
@@ -198,7 +200,7 @@ DASHBOARDS = {"overview": ("Sideways", OVERVIEW), "stages": ("Sideways: stages",
 
 
 def built(name: str) -> str:
-    """A dashboard as JSON."""
+    """A dashboard as JSON text."""
     title, rows = DASHBOARDS[name]
     board = dashboard.Dashboard(title).uid(f"sideways-{name}").tags(["sideways"]).refresh("5s").time("now-30m", "now")
     board = (
@@ -223,14 +225,14 @@ def _variable(label: str, metric: str) -> dashboard.QueryVariable:
 
 
 def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
-    made = stat.Panel() if panel.stat else timeseries.Panel()
-    made = made.title(panel.title).description(panel.tells).unit(panel.unit).datasource(SOURCE)
-    made = made.height(4 if panel.stat else 7).span(4 if panel.stat else 8)
+    builder = stat.Panel() if panel.stat else timeseries.Panel()
+    builder = builder.title(panel.title).description(panel.description).unit(panel.unit).datasource(SOURCE)
+    builder = builder.height(4 if panel.stat else 7).span(4 if panel.stat else 8)
     for letter, (legend, query) in zip(ascii_uppercase, panel.queries.items(), strict=False):
-        made = made.with_target(prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend))
-    return made
+        builder = builder.with_target(prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend))
+    return builder
 
 
 if __name__ == "__main__":
-    for one in DASHBOARDS:
-        (FOLDER / f"{one}.json").write_text(built(one), encoding="utf-8")
+    for name in DASHBOARDS:
+        (FOLDER / f"{name}.json").write_text(built(name), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The ends of an edge between two stages, and what carries it."""
+"""The edges between neighbouring stages: their ends and their transports."""

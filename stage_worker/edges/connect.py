@@ -1,4 +1,4 @@
-"""A stage's edges, each over the transport that fits: shared memory between stages of one host, else gloo or NCCL."""
+"""Connects a stage's edges: over shared memory between stages of one host, otherwise over gloo or NCCL."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -18,7 +18,7 @@ from stage_worker.edges.handshake import TensorSpec
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
 
-EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation: what training has in flight stays where it is
+EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation's own: training packets may be in flight
 
 _RECEIVING = {
     "forward": Kind.WAIT_ACTIVATION,
@@ -33,7 +33,7 @@ _SENDING = {
 
 
 class Edges:
-    """A stage's edges. Both ends of an edge must be made with the same settings."""
+    """A stage's edges. Both ends of an edge must be created with the same settings."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class Edges:
         devices: tuple[torch.device, torch.device],
         work: WorkClock,
     ) -> None:
-        """Make every edge of the stage.
+        """Create the shared-memory edges and the process groups. Every stage must call it.
 
         Args:
-            specs: of the stage's input and output.
-            devices: that compute, and that the wire reads.
-            work: takes the time spent sending and waiting.
+            specs: shape and dtype of the stage's input and output.
+            devices: the device that computes, and that of the transfer buffers.
+            work: the time spent sending and waiting is added to it.
 
         Raises:
             ConfigError: network.transport = "shared" is not possible.
@@ -59,7 +59,7 @@ class Edges:
         self._input_spec, self._output_spec = specs
         self._device, self._wire = devices
         self._work = work
-        # stage 0's wait for frames has the plain deadline, so that a starving pipeline is blamed on the reader
+        # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
         self._deadline = 1.25 * config.network.deadline
         i = me.stage
         for neighbour in (i - 1, i + 1):
@@ -67,8 +67,8 @@ class Edges:
                 self._check(neighbour)
         self._form_groups()
         if self._shares and not groups.connections:
-            groups.connections.update(_meet(me, self._deadline + BUILDING))  # some stages are built later than others
-        # every edge is offered before any is accepted: neighbours never wait for each other
+            groups.connections.update(_connect_neighbours(me, self._deadline + BUILDING))  # may still be building
+        # every edge is offered before any is accepted, so that no two neighbours wait for each other
         self._out = {
             kind: shared.offer_edge(groups.connections[to], kind, self._spec(to), i, to, self._deadline)
             for kind, to in self._kinds(i + 1, i - 1)
@@ -91,23 +91,23 @@ class Edges:
         return Receiver(incoming, self._me.stage, neighbour, first_tick, self._work, _RECEIVING[kind])
 
     def close(self) -> None:
-        """Close the edges in shared memory."""
+        """Close the shared-memory edges."""
         for end in (*self._out.values(), *self._in.values()):
             end.close()
 
     def _form_groups(self) -> None:
-        """Form the groups that some stage needs: all must take part, and now they are in step."""
+        """Form the process groups that any stage needs. All stages must take part in the same order."""
         if self._config.exact:
             self._groups.form_pipeline()
         elif not (self._shares and len(self._me.stages_on_host) == self._me.stages):
             self._groups.form_backward()
 
     def _kinds(self, forward: int, backward: int) -> Iterator[tuple[EdgeKind, int]]:
-        """The shared edges of one direction, with the neighbours that `forward` and `backward` are."""
+        """The kinds of edges over shared memory, each with its neighbour, which is `forward` or `backward`."""
         kinds: list[tuple[EdgeKind, int]] = [("forward", forward), ("backward", backward), ("evaluation", forward)]
         for kind, neighbour in kinds:
-            wanted = kind == "evaluation" or not self._config.exact  # torch's schedules have their own connections
-            if wanted and self._is_shared(neighbour):
+            used = kind == "evaluation" or not self._config.exact  # torch's schedules have connections of their own
+            if used and self._is_shared(neighbour):
                 yield kind, neighbour
 
     def _is_shared(self, neighbour: int) -> bool:
@@ -121,7 +121,7 @@ class Edges:
         if not self._is_shared(neighbour):
             raise ConfigError(
                 'network.transport = "shared" needs all stages on one host and on the CPU, but stages '
-                f'{self._me.stage} and {neighbour} are not: use "auto", which shares memory where it can'
+                f'{self._me.stage} and {neighbour} are not: use "auto", which shares memory where possible'
             )
 
     def _peer(self, kind: EdgeKind, neighbour: int) -> Peer:
@@ -136,8 +136,8 @@ class Edges:
         return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
 
 
-def _meet(me: Membership, deadline: float) -> dict[int, FdConnection]:
-    """Connect to the neighbours on this host. Both sides must call it."""
+def _connect_neighbours(me: Membership, deadline: float) -> dict[int, FdConnection]:
+    """Connect to the neighbours on this host, which must call it too. Returns the connections by stage."""
     connections, below, above = {}, me.stage - 1, me.stage + 1
     listener = FdListener() if above in me.stages_on_host else None
     if listener:
@@ -151,5 +151,5 @@ def _meet(me: Membership, deadline: float) -> dict[int, FdConnection]:
 
 
 def _listener_key(stage: int) -> str:
-    """Of the store."""
+    """Key in the launcher's store under which a stage publishes its listener's name."""
     return f"listener/{stage}"

@@ -1,13 +1,13 @@
-"""A stage's edges: the receiving and the sending end of one direction of traffic with a neighbour.
+"""The ends of an edge: `Receiver` and `Sender`, each for one direction of traffic with a neighbour.
 
-What a stage reads at tick k its neighbour sent at tick k - 1. A receive is posted a tick ahead, so a message lands
-while the stage computes; a send is only waited for when its packet is needed again.
+A stage receives at tick k what its neighbour sent at tick k - 1. A receive is posted one tick ahead, so the message
+arrives while the stage computes. A send is only waited for when its packet is needed again.
 
     receive(k): waits for   the message of the neighbour's tick k - 1; unblocked by the neighbour's send(k - 1)
                 then posts  the receive for k + 1
-    send(k):    waits for   room for its packet; unblocked by the neighbour's posts, which come at most a tick later
+    send(k):    waits for   a free packet; unblocked by the neighbour's posts, at most one tick later
 
-How a packet gets from one end to the other is up to the transport: shared_memory.py or torch_p2p.py.
+The transport, shared_memory.py or torch_p2p.py, moves the packets between the ends.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from common.telemetry.spans import Kind, WorkClock, clock
 
 
 class Incoming(Protocol):
-    """The transport of a receiving end. Tick k's message is in packets[k mod their number]."""
+    """The transport of a receiving end. The message for tick k is in `packets[k % len(packets)]`."""
 
     packets: Sequence[Packet]
 
     def post(self, tick: int) -> None:
-        """Be ready for the message for `tick`: the packet of tick - 2 is no longer needed."""
+        """Prepare to receive the message for `tick`. The packet of `tick` - 2 is no longer needed."""
 
     def wait(self, tick: int) -> None:
         """Wait for the message for `tick`. Raises PeerError naming both stages and the tick."""
 
 
 class Outgoing(Protocol):
-    """The transport of a sending end. What is made at tick k is in packets[k mod their number]."""
+    """The transport of a sending end. The message sent at tick k is in `packets[k % len(packets)]`."""
 
     packets: Sequence[Packet]
 
@@ -41,10 +41,10 @@ class Outgoing(Protocol):
         """Wait until the packet of `tick` may be overwritten. Raises PeerError naming both stages and the tick."""
 
     def start(self, tick: int) -> None:
-        """Let the packet of `tick` leave. Raises PeerError where the connection is already known to be broken."""
+        """Start sending the packet of `tick`. Raises PeerError if the connection is already known to be broken."""
 
     def finish(self, tick: int) -> None:
-        """Wait until everything up to `tick` has left. Raises PeerError as `room` does."""
+        """Wait until everything up to `tick` has been sent. Raises PeerError as `room` does."""
 
 
 class Receiver:
@@ -53,7 +53,7 @@ class Receiver:
     def __init__(
         self, incoming: Incoming, stage: int, neighbour: int, first_tick: int, work: WorkClock, wait: Kind
     ) -> None:
-        """`first_tick` ≥ 1 is the tick of the first message; time spent waiting is added to `work` as `wait`."""
+        """`first_tick` ≥ 1 is the tick of the first message. The time spent waiting is added to `work` as `wait`."""
         assert first_tick >= 1
         self._incoming, self._packets, self._first = incoming, incoming.packets, first_tick
         self._stage, self._neighbour = stage, neighbour
@@ -61,7 +61,7 @@ class Receiver:
         self._posted = False
 
     def receive(self, tick: int) -> Packet | None:
-        """The neighbour's packet of its tick - 1; None before the first. It stays valid until the next receive."""
+        """The packet that the neighbour sent at `tick` - 1, valid until the next call; None before the first."""
         packet = None
         if tick >= self._first:
             packet = self._arrived(tick)
@@ -71,7 +71,7 @@ class Receiver:
         return packet
 
     def settle(self, tick: int) -> None:
-        """Wait until the message for `tick` is in, without taking it."""
+        """Wait until the message for `tick` has arrived, without consuming it."""
         if self._posted:
             start = clock()
             self._incoming.wait(tick)
@@ -83,11 +83,11 @@ class Receiver:
         return tick >= self._first
 
     def waiting(self, tick: int) -> Tensor:
-        """The message for `tick` as bytes, once settled (checkpoints)."""
+        """The message for `tick`, uint8. Call `settle` first. For checkpoints."""
         return self._packet(tick).buffer
 
     def put(self, tick: int, message: Tensor) -> None:
-        """Let `message` be the one for `tick`, as if it had come (checkpoints)."""
+        """Set the message for `tick`, uint8, as if it had arrived. For checkpoints."""
         self._packet(tick).buffer.copy_(message)
 
     def _packet(self, tick: int) -> Packet:
@@ -99,8 +99,8 @@ class Receiver:
         packet.load_from_buffer()
         if packet.tick != tick - 1:
             raise PeerError(
-                f"stage {self._stage}, tick {tick}: stage {self._neighbour} sent its tick {packet.tick} "
-                f"where {tick - 1} was due: the two are out of step, start the run again"
+                f"stage {self._stage}, tick {tick}: received the packet of tick {packet.tick} from stage "
+                f"{self._neighbour}, expected that of tick {tick - 1}: the two are out of step, so restart the run"
             )
         return packet
 
@@ -109,17 +109,17 @@ class Sender:
     """The sending end of an edge.
 
     Attributes:
-        bytes: sent since last zeroed.
+        bytes: number of bytes sent since last zeroed.
     """
 
     def __init__(self, outgoing: Outgoing, work: WorkClock, send: Kind, wait: Kind) -> None:
-        """The time of a `send` is added to `work` as `send`, that of waiting for room as `wait`, too."""
+        """The time of each `send` is added to `work` as `send`, and the part of it spent waiting also as `wait`."""
         self.bytes = 0
         self._outgoing, self._packets = outgoing, outgoing.packets
         self._work, self._send, self._wait = work, int(send), int(wait)
 
     def send(self, tick: int, source: Packet, tensor: Tensor) -> None:
-        """Pack `tensor`, computed at `tick` from `source`, and let it leave."""
+        """Pack `tensor`, computed at `tick` from `source`, and start sending it."""
         start = clock()
         self._outgoing.room(tick)
         self._work.add(self._wait, start)
@@ -131,7 +131,7 @@ class Sender:
         self._work.add(self._send, start)
 
     def settle(self, tick: int) -> None:
-        """Wait until everything sent up to `tick` has left."""
+        """Wait until everything up to `tick` has been sent."""
         start = clock()
         self._outgoing.finish(tick)
         self._work.add(self._wait, start)

@@ -1,12 +1,12 @@
-"""Where frames enter the pipeline: uint8 over ZeroMQ, or in memory that its messages point to where the coordinator is
-on the same host; bounded, checked, normalised into the stage's input buffer.
+"""Receives frames and targets from the coordinator.
 
-FrameIntake feeds stage 0. TargetIntake feeds the top stage with frame-sized targets: they arrive D - 1 ticks before
-the top holds their frame and wait, as uint8, in the socket's queue.
+They arrive as uint8 over ZeroMQ, or in shared memory if the coordinator is on the same host, and are normalised on the
+stage's device. `FrameIntake` feeds stage 0. `TargetIntake` feeds the top stage with frame-sized targets, which arrive
+D - 1 ticks before the frame that they belong to and wait in the socket's queue.
 
-    consumes  (envelope, raw frames) that the coordinator pushes
-    waits for the coordinator's next batch; unblocked by its reader; gives up after the deadline
-    produces  a packet, or a target tensor, on the stage's device
+    consumes   an envelope and raw frames, pushed by the coordinator
+    produces   a packet, or a target tensor, on the stage's device
+    waits for  the coordinator's next batch, at most the deadline
 """
 
 import warnings
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.config.settings import Network
 from common.errors import PeerError
-from common.messages.encoding import OtherAttemptError
+from common.messages.encoding import OTHER_SENDER, OtherAttemptError
 from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
 from common.processes.membership import Membership
 from common.rule.loss import Target
@@ -31,11 +31,11 @@ from common.telemetry.spans import Kind, WorkClock, clock
 
 
 class FrameSocket:
-    """A listening PULL socket that yields checked batches of frames.
+    """A listening PULL socket that receives and validates frame batches.
 
     Attributes:
-        address: where it listens.
-        memory: the name of the listener for shared memory; empty where there is none.
+        address: ZeroMQ endpoint of the socket.
+        memory: name of the shared-memory listener; empty if there is none.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class FrameSocket:
 
         Args:
             shape: of a batch, [slots, channels, height, width].
-            queue: batches that wait on this side at most.
-            what: who receives here, for error messages.
-            shares_memory: the coordinator is on this host, and may pass frames in shared memory.
-            work, wait: time spent waiting for a batch is added to `work` as this kind.
+            queue: maximum number of batches in the socket's queue.
+            what: name of the receiver, for error messages.
+            shares_memory: whether the coordinator may pass frames in shared memory.
+            work, wait: the time spent waiting for a batch is added to `work` as `wait`.
         """
         self._work, self._wait = work or WorkClock(), int(wait)
         self._shape, self._what, self._deadline, self._attempt = tuple(shape), what, network.deadline, me.attempt
@@ -65,36 +65,36 @@ class FrameSocket:
         self._socket.setsockopt(zmq.RCVHWM, queue)
         self._socket.setsockopt(zmq.MAXMSGSIZE, network.max_message)
         self._socket.setsockopt(zmq.RCVTIMEO, int(network.deadline * 1000))
-        self._socket.setsockopt(zmq.RCVBUF, max(self._size, SMALLEST_BUFFER))  # else the kernel queues megabytes more
-        # the message is read-only, and only read
+        self._socket.setsockopt(zmq.RCVBUF, max(self._size, SMALLEST_BUFFER))  # else the kernel buffers megabytes more
+        # torch warns that a message's memory is read-only; it is only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         self.address = me.listen(self._socket)
         self._reader = FrameSlotReader(self._shape, network.deadline) if shares_memory else None
         self.memory = self._reader.name if self._reader else ""
 
     def receive(self, tick: int) -> tuple[Envelope, Tensor]:
-        """The next batch and its envelope. The tensor is uint8, to be read alone, until `release`. Raises PeerError."""
+        """The next batch and its envelope. The tensor is uint8, read-only, valid until `release`. Raises PeerError."""
         start = clock()
         while (received := self._receive()) is None:
             if clock() - start >= self._deadline * 1e9:
                 raise PeerError(
                     f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the "
-                    f"reader stuck on a slow disk or stream? Raise network.deadline if that is expected"
+                    f"video on a slow disk or stream? Raise network.deadline if such waits are expected"
                 )
         self._work.add(self._wait, start)
         envelope, sizes, payload = received
         reader = self._reader if envelope.slot is not None else None
         if sizes[1:] != ([] if reader else [self._size]):
             raise PeerError(
-                f"{self._what}, tick {tick}: a message of parts {sizes} bytes came where an envelope and a frame batch "
-                f"{list(self._shape)} of {self._size} bytes were due: is something else sending here?"
+                f"{self._what}, tick {tick}: received message parts of {sizes} bytes, expected an envelope and a frame "
+                f"batch {list(self._shape)} of {self._size} bytes: {OTHER_SENDER}"
             )
         if reader is not None and envelope.slot is not None:
             return envelope, reader.frames(envelope.slot)
         return envelope, torch.frombuffer(payload[0].buffer, dtype=torch.uint8).view(self._shape)
 
     def release(self, envelope: Envelope) -> None:
-        """Its batch is not needed any more. Raises PeerError when the coordinator is gone."""
+        """Let the coordinator reuse the memory of a batch. Raises PeerError if the coordinator is gone."""
         if envelope.slot is not None and self._reader is not None:
             try:
                 self._reader.release()
@@ -102,9 +102,9 @@ class FrameSocket:
                 raise PeerError(f"{self._what}, frame {envelope.frame}: {error}") from error
 
     def _receive(self) -> tuple[Envelope, list[int], list[zmq.Frame]] | None:
-        """The next message: its envelope, the sizes of its parts, those behind the envelope.
+        """The next message: its envelope, the sizes of all parts in bytes, and the parts after the envelope.
 
-        None if none came within the deadline, or one of an earlier attempt's coordinator.
+        None if no message came within the deadline, or one of another attempt's coordinator.
         """
         try:
             first = self._socket.recv()
@@ -113,11 +113,11 @@ class FrameSocket:
         except (zmq.Again, OtherAttemptError):
             return None
 
-    def lost(self, tick: int, envelope: Envelope, due: tuple[int, int]) -> PeerError:
-        """The error for a batch that is not the one that was due: (phase, frame)."""
+    def lost(self, tick: int, envelope: Envelope, expected: tuple[int, int]) -> PeerError:
+        """The error for a batch that is not the expected one. `expected`: its phase and frame."""
         return PeerError(
-            f"{self._what}, tick {tick}: frame {envelope.frame} of phase {envelope.phase} came where frame "
-            f"{due[1]} of phase {due[0]} was due: a message was lost, start the run again"
+            f"{self._what}, tick {tick}: received frame {envelope.frame} of phase {envelope.phase}, expected frame "
+            f"{expected[1]} of phase {expected[0]}: a message was lost, so restart the run"
         )
 
     def close(self) -> None:
@@ -127,14 +127,14 @@ class FrameSocket:
             self._reader.close()
 
 
-Raw = tuple[Tensor, NDArray[np.int64]]  # uint8 frames as they came, and their clips
+Raw = tuple[Tensor, NDArray[np.int64]]  # uint8 frames as received, and their clips
 
 
 class FrameIntake:
     """Stage 0's source of inputs."""
 
     def __init__(self, socket: FrameSocket, packet: Packet, mean: float, std: float) -> None:
-        """`packet` is overwritten at each tick."""
+        """`packet` is overwritten at every tick."""
         self.phase = 0
         self.socket = socket
         self._packet, self._mean, self._std = packet, mean, std
@@ -145,7 +145,7 @@ class FrameIntake:
         if (envelope.phase, envelope.frame) != (self.phase, tick):
             raise self.socket.lost(tick, envelope, (self.phase, tick))
         packet = self._packet
-        # on CUDA this copy waits for what was begun before, so nobody reads the old labels any more
+        # on CUDA this copy waits for earlier work, so nothing still reads the old labels afterwards
         normalise(packet.tensor, frames.to(packet.tensor.device), self._mean, self._std)
         packet.set_header(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
@@ -157,39 +157,42 @@ class FrameIntake:
 class TargetIntake:
     """The top stage's source of frame-sized targets, matched by frame number.
 
-    When training pauses, up to D - 1 of its frames are still climbing: their targets are set aside.
+    When training pauses, up to D - 1 frames have not reached the top stage yet. Their targets are kept in `early`.
+
+    Attributes:
+        early: targets whose frames the top stage does not hold yet, by phase and frame.
     """
 
     def __init__(self, socket: FrameSocket, out: Tensor, mean: float, std: float) -> None:
-        """`out` is overwritten at each tick."""
+        """`out` is overwritten at every tick."""
         self.phase = 0
         self.socket = socket
-        self.aside: dict[tuple[int, int], Raw] = {}
+        self.early: dict[tuple[int, int], Raw] = {}
         self._out, self._mean, self._std = out, mean, std
 
     def target(self, tick: int, held: Packet) -> Target:
-        """The target of the frame that the top stage holds, normalised. Within a phase frames come in order."""
-        due = self.phase, held.frame
-        raw = self.aside.pop(due, None)
+        """The normalised target of the frames in `held`. Within a phase, targets must arrive in frame order."""
+        expected = self.phase, held.frame
+        raw = self.early.pop(expected, None)
         while raw is None:
-            key, arrived = self._take(tick, due)
-            if key == due:
-                raw = arrived
+            key, received = self._receive(tick, expected)
+            if key == expected:
+                raw = received
             else:
-                self.aside[key] = arrived
+                self.early[key] = received
         frames, clips = raw
         normalise(self._out, frames.to(self._out.device), self._mean, self._std)
         return Target(self._out, clips)
 
     def gather(self, first: int, end: int, tick: int) -> None:
-        """Set the targets of training frames first … end - 1 aside: all have been sent, their frames are climbing."""
-        while any((0, frame) not in self.aside for frame in range(first, end)):
-            key, arrived = self._take(tick, (0, end - 1))
-            self.aside[key] = arrived
+        """Receive the targets of training frames first … end - 1, all of which have been sent, into `early`."""
+        while any((0, frame) not in self.early for frame in range(first, end)):
+            key, received = self._receive(tick, (0, end - 1))
+            self.early[key] = received
 
-    def _take(self, tick: int, due: tuple[int, int]) -> tuple[tuple[int, int], Raw]:
-        envelope, arrived = self.socket.receive(tick)
+    def _receive(self, tick: int, expected: tuple[int, int]) -> tuple[tuple[int, int], Raw]:
+        envelope, frames = self.socket.receive(tick)
         key = envelope.phase, envelope.frame
-        if key[0] == due[0] and key[1] > due[1]:
-            raise self.socket.lost(tick, envelope, due)
-        return key, (arrived, envelope.clips)
+        if key[0] == expected[0] and key[1] > expected[1]:
+            raise self.socket.lost(tick, envelope, expected)
+        return key, (frames, envelope.clips)

@@ -1,4 +1,4 @@
-"""Before the first tick, neighbours agree on the shape and dtype of what passes between them."""
+"""Before the first tick, neighbours check that they agree on the shape and dtype of the tensors between them."""
 
 import torch
 import torch.distributed as dist
@@ -20,19 +20,19 @@ def agree(
     """Compare specs with both neighbours: each stage sends its output's up and its input's down.
 
     Args:
-        inputs, outputs: of this stage.
-        deadline: seconds for a neighbour to answer.
+        inputs, outputs: specs of this stage's input and output.
+        deadline: seconds to wait for a neighbour.
 
     Raises:
-        PeerError: naming both stages, where an edge's specs differ or a neighbour does not answer.
+        PeerError: the specs of an edge differ, or a neighbour does not answer. The message names both stages.
     """
     neighbours = {n: Peer(group, stage, n, deadline, _TAG) for n in (stage - 1, stage + 1) if 0 <= n < stages}
     below = _exchange(group, neighbours, outputs, to=stage + 1, of=stage - 1)
     above = _exchange(group, neighbours, inputs, to=stage - 1, of=stage + 1)
-    for lower, sent, wanted in ((stage - 1, below, inputs), (stage, outputs, above)):
-        if sent is not None and wanted is not None and sent != wanted:
+    for lower, sent, expected in ((stage - 1, below, inputs), (stage, outputs, above)):
+        if sent is not None and expected is not None and sent != expected:
             raise PeerError(
-                f"stage {lower} gives {_text(sent)} but stage {lower + 1} takes {_text(wanted)}: "
+                f"stage {lower} outputs {_text(sent)} but stage {lower + 1} expects {_text(expected)}: "
                 f"do both hosts have the same model file and the same versions?"
             )
 
@@ -40,9 +40,9 @@ def agree(
 def _exchange(
     group: dist.ProcessGroup, neighbours: dict[int, Peer], own: TensorSpec, to: int, of: int
 ) -> TensorSpec | None:
-    """Send a spec to the neighbour `to`, and receive one from `of`, where there are such neighbours."""
+    """Send a spec to neighbour `to` and receive one from neighbour `of`, if they exist."""
     device = torch.device("cuda") if dist.get_backend(group) == "nccl" else torch.device("cpu")
-    received, sent = torch.zeros(_LENGTH, dtype=torch.int64, device=device), _encoded(own).to(device)
+    received, sent = torch.zeros(_LENGTH, dtype=torch.int64, device=device), _encode(own).to(device)
     works = []
     if of in neighbours:
         works.append((of, neighbours[of].receive(received, 0)))
@@ -50,16 +50,16 @@ def _exchange(
         works.append((to, neighbours[to].send(sent, 0)))
     for neighbour, work in works:
         neighbours[neighbour].wait(work, 0, "agreeing on shapes with")
-    return _decoded(received.tolist()) if of in neighbours else None
+    return _decode(received.tolist()) if of in neighbours else None
 
 
-def _encoded(spec: TensorSpec) -> Tensor:
+def _encode(spec: TensorSpec) -> Tensor:
     shape, dtype = spec
     values = [_DTYPES.index(dtype), len(shape), *shape]
     return torch.tensor(values + [0] * (_LENGTH - len(values)))
 
 
-def _decoded(values: list[int]) -> TensorSpec:
+def _decode(values: list[int]) -> TensorSpec:
     dtype, dimensions, *sizes = values
     return torch.Size(sizes[:dimensions]), _DTYPES[dtype]
 

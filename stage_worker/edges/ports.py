@@ -1,4 +1,4 @@
-"""What a stage worker's stage is connected to: its frames and targets, and the ends of its edges."""
+"""The ports of a stage in a worker: its frame and target intakes, and the ends of its edges."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from stage_worker.edges.frame_intake import FrameIntake, TargetIntake
 
 @dataclass
 class EdgePorts:
-    """The ports of common/rule/tick.py, over the worker's edges.
+    """Implements the `Ports` of common/rule/tick.py with the worker's edges.
 
-    Stage 0 has `frames`, the others `inputs` and `gradients_out`; the top stage may have `targets`, the others have
-    `outputs` and `gradients_in`. With exact gradients there are frames and targets alone.
+    Stage 0 has `frames`, the others `inputs` and `gradients_out`. The top stage may have `targets`, the others have
+    `outputs` and `gradients_in`. The algorithms with exact gradients only use `frames` and `targets`.
     """
 
     device: torch.device
@@ -33,42 +33,42 @@ class EdgePorts:
         self._receivers = [port for port in (self.inputs, self.gradients_in) if port is not None]
 
     def receive_input(self, tick: int) -> Packet | None:
-        """x(k): the frame batch of this tick, or what the stage below sent a tick ago."""
+        """The input x(k): the frame batch of this tick, or what the stage below sent one tick ago."""
         assert self._source is not None
         return self._source.receive(tick)
 
     def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
-        """y(k), which leaves while the backward pass runs."""
+        """Send y(k). The transfer overlaps with the backward pass."""
         assert self.outputs is not None
         self.outputs.send(tick, held, y)
 
     def receive_gradient(self, tick: int) -> Packet | None:
-        """g(k): what the stage above sent a tick ago."""
+        """The gradient g(k), which the stage above sent one tick ago."""
         assert self.gradients_in is not None
         return self.gradients_in.receive(tick)
 
     def target(self, tick: int, held: Packet) -> Target | None:
-        """The frame-sized target of what the top stage holds, where the task has such targets."""
+        """The target of the frames that the top stage holds; None for tasks with labels."""
         return None if self.targets is None else self.targets.target(tick, held)
 
     def send_gradient(self, tick: int, source: Packet, r: Tensor) -> None:
-        """r(k), which leaves while the update and the next forward pass run."""
+        """Send r(k). The transfer overlaps with the update and the next forward pass."""
         assert self.gradients_out is not None
         self.gradients_out.send(tick, source, r)
 
     def settle(self, tick: int) -> None:
-        """Wait until nothing of `tick` is in flight: every send has left, every message for the next tick is in."""
+        """Wait until all sends of `tick` are done and all messages for the next tick have arrived."""
         for sender in self._senders:
             sender.settle(tick)
         for receiver in self._receivers:
             receiver.settle(tick + 1)
 
     def bytes_sent(self) -> tuple[int, int]:
-        """Forward and backward since `clear`."""
+        """Bytes sent forward and backward since `clear`."""
         forward, backward = (0 if port is None else port.bytes for port in (self.outputs, self.gradients_out))
         return forward, backward
 
     def clear(self) -> None:
-        """Zero the counters."""
+        """Zero the byte counters."""
         for sender in self._senders:
             sender.bytes = 0

@@ -1,9 +1,9 @@
 """An edge between two stages of one host: packets in shared memory, and credits in both directions.
 
     sender    room(k)    waits for a credit if no slot is free; then packs into slot k mod SLOTS
-              start(k)   sends a credit: the packet is there
-    receiver  wait(k+1)  waits for a credit, and reads the packet where it lies
-              post(k+2)  sends a credit: the slot before is free
+              start(k)   sends a credit: the packet is ready
+    receiver  wait(k+1)  waits for a credit, and reads the packet in place
+              post(k+2)  sends a credit: the previous slot is free
 
 Nothing is copied between the two ends.
 """
@@ -23,17 +23,17 @@ from common.shared_memory.memfd import mapped, shared_memory
 from stage_worker.edges.handshake import TensorSpec
 from stage_worker.edges.peer_errors import broken, stuck
 
-SLOTS = 4  # as many packets as two ends with two each
-_HEADROOM = SLOTS - 2  # of which the receiver has two: the one that it reads, and the next
+SLOTS = 4  # as many packets as with a transport whose two ends have two each
+_HEADROOM = SLOTS - 2  # the receiver holds two: the one that it reads, and the next
 
 
 class _End:
-    """One end of an edge: its credits, and what is known of the other end."""
+    """One end of an edge: its packets and its credit connection."""
 
     def __init__(
         self, packets: Sequence[Packet], connection: socket.socket, stage: int, neighbour: int, deadline: float
     ) -> None:
-        """`deadline` in seconds, for each wait."""
+        """`deadline` of each wait, in seconds."""
         self.packets = packets
         self._credits = CreditSocket(connection, deadline)
         self._stage, self._neighbour, self._deadline = stage, neighbour, deadline
@@ -49,7 +49,7 @@ class _End:
             raise broken(self._place(tick, doing), self._neighbour, error) from error
 
     def _receive_credits(self, tick: int, doing: str) -> int:
-        """Wait for at least one. Returns how many came."""
+        """Wait for at least one credit. Returns the number received."""
         try:
             return self._credits.receive()
         except BlockingIOError as error:
@@ -64,7 +64,7 @@ class _End:
 class SharedOutgoing(_End):
     """The sending end."""
 
-    _room = _HEADROOM  # packets that may be written before the neighbour says more
+    _room = _HEADROOM  # packets that may be written before the next credit
 
     def room(self, tick: int) -> None:
         """Wait until this tick's packet may be overwritten."""
@@ -72,65 +72,65 @@ class SharedOutgoing(_End):
             self._room += self._receive_credits(tick, "sending to")
 
     def start(self, tick: int) -> None:
-        """This tick's packet is written."""
+        """Tell the neighbour that this tick's packet is written."""
         self._room -= 1
         self._send_credit(tick, "sending to")
 
     def finish(self, tick: int) -> None:
-        """What is written is there already."""
+        """Do nothing: a written packet needs no transfer."""
 
 
 class SharedIncoming(_End):
     """The receiving end."""
 
-    _there = 0  # packets that are written and not yet waited for
+    _ready = 0  # packets that are written but not yet waited for
 
     def post(self, tick: int) -> None:
-        """The packet of the tick before the last may be overwritten."""
+        """Tell the neighbour that the packet of `tick` - 2 may be overwritten."""
         self._send_credit(tick, "receiving from")
 
     def wait(self, tick: int) -> None:
         """Wait for the packet for this tick."""
-        while not self._there:
-            self._there += self._receive_credits(tick, "receiving from")
-        self._there -= 1
+        while not self._ready:
+            self._ready += self._receive_credits(tick, "receiving from")
+        self._ready -= 1
 
 
 def offer_edge(
-    connection: FdConnection, name: str, form: TensorSpec, stage: int, neighbour: int, deadline: float
+    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float
 ) -> SharedOutgoing:
-    """Make an edge to a neighbour, and pass on what it needs. Raises PeerError."""
-    shape, dtype = form
-    file = shared_memory(f"sideways-{name}", SLOTS * _pitch(form))
+    """Create an edge to a neighbour, and send it the memory and the connection. Raises PeerError."""
+    shape, dtype = spec
+    file = shared_memory(f"sideways-{name}", SLOTS * _pitch(spec))
     try:
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(name, [file, theirs.fileno()])
-        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, form)]
+        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec)]
         return SharedOutgoing(packets, ours, stage, neighbour, deadline)
     finally:
         os.close(file)
 
 
 def accept_edge(
-    connection: FdConnection, name: str, form: TensorSpec, stage: int, neighbour: int, deadline: float
+    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float
 ) -> SharedIncoming:
-    """An edge that a neighbour made. Raises PeerError."""
-    shape, dtype = form
+    """Receive the edge that a neighbour created with `offer_edge`. Raises PeerError."""
+    shape, dtype = spec
     file, theirs = connection.receive_files(name, 2)
     try:
-        slots = [Packet(shape, dtype, memory=slot) for slot in _slots(file, form)]
+        slots = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec)]
     finally:
         os.close(file)
-    shifted = [*slots[-1:], *slots[:-1]]  # what the neighbour made at its tick k - 1 is for tick k
+    shifted = [*slots[-1:], *slots[:-1]]  # the neighbour's packet of tick k - 1 is for tick k
     return SharedIncoming(shifted, socket.socket(fileno=theirs), stage, neighbour, deadline)
 
 
-def _pitch(form: TensorSpec) -> int:
-    """Bytes from one slot to the next: whole pages."""
-    return -(-packet_bytes(*form) // mmap.PAGESIZE) * mmap.PAGESIZE
+def _pitch(spec: TensorSpec) -> int:
+    """Bytes from one slot to the next, in whole pages."""
+    return -(-packet_bytes(*spec) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _slots(file: int, form: TensorSpec) -> list[Tensor]:
-    memory = torch.frombuffer(mapped(file, SLOTS * _pitch(form)), dtype=torch.uint8)
-    return [slot[: packet_bytes(*form)] for slot in memory.split(_pitch(form))]
+def _slots(file: int, spec: TensorSpec) -> list[Tensor]:
+    memory = torch.frombuffer(mapped(file, SLOTS * _pitch(spec)), dtype=torch.uint8)
+    return [slot[: packet_bytes(*spec)] for slot in memory.split(_pitch(spec))]

@@ -1,7 +1,6 @@
-"""torch.distributed's transfers between two stages: over the network with gloo, between GPUs with NCCL.
+"""An edge over torch.distributed: over the network with gloo, between GPUs with NCCL.
 
-Each end has two packets of its own and alternates between them by the tick's parity. A receive is posted a tick ahead,
-so a message lands while the stage computes; a send is only waited for when its packet is needed again.
+Each end has two packets of its own, one for even and one for odd ticks.
 """
 
 from collections.abc import Sequence
@@ -16,29 +15,29 @@ from stage_worker.edges.peer_errors import transfer_failed
 
 
 class Peer:
-    """A neighbouring stage, as this stage sees it in one direction of traffic."""
+    """A neighbouring stage, for transfers in one direction."""
 
     def __init__(self, group: dist.ProcessGroup, stage: int, neighbour: int, deadline: float, tag: int = 0) -> None:
-        """`deadline` in seconds; `tag` keeps phases apart (0 training, 1 evaluation)."""
+        """`deadline` of each wait, in seconds. `tag` separates kinds of traffic that share a group."""
         self.group, self.stage, self.neighbour, self.tag = group, stage, neighbour, tag
         self.deadline = timedelta(seconds=deadline)
 
     def send(self, buffer: Tensor, tick: int) -> dist.Work:
-        """Start sending. Raises PeerError where the connection is already known to be broken."""
+        """Start sending. Raises PeerError if the connection is already known to be broken."""
         try:
             return self.group.send([buffer], self.neighbour, self.tag)
         except RuntimeError as error:
             raise self._failure(tick, "sending to", error) from error
 
     def receive(self, buffer: Tensor, tick: int) -> dist.Work:
-        """Start receiving. Raises PeerError where the connection is already known to be broken."""
+        """Start receiving. Raises PeerError if the connection is already known to be broken."""
         try:
             return self.group.recv([buffer], self.neighbour, self.tag)
         except RuntimeError as error:
             raise self._failure(tick, "receiving from", error) from error
 
     def wait(self, work: dist.Work, tick: int, doing: str) -> None:
-        """Wait for a transfer. Raises PeerError naming both stages and the tick."""
+        """Wait for a transfer. Raises PeerError naming both stages, the tick and `doing`."""
         try:
             work.wait(self.deadline)
         except RuntimeError as error:
@@ -58,7 +57,7 @@ class P2POutgoing:
         self._pending: list[dist.Work | None] = [None] * len(packets)
 
     def room(self, tick: int) -> None:
-        """Wait for the end of the send from this tick's packet; unblocked by the neighbour's post."""
+        """Wait until the previous send of this tick's packet is done; unblocked by the neighbour's post."""
         number = tick % len(self.packets)
         work = self._pending[number]
         if work is not None:
@@ -66,12 +65,12 @@ class P2POutgoing:
             self._pending[number] = None
 
     def start(self, tick: int) -> None:
-        """Let this tick's packet leave."""
+        """Start sending this tick's packet."""
         number = tick % len(self.packets)
         self._pending[number] = self._peer.send(self.packets[number].buffer, tick)
 
     def finish(self, tick: int) -> None:
-        """Wait until every packet up to this tick's has left."""
+        """Wait until every packet up to this tick's has been sent."""
         for earlier in reversed(range(len(self.packets))):
             self.room(tick - earlier)
 
@@ -85,11 +84,11 @@ class P2PIncoming:
         self._pending: dist.Work | None = None
 
     def post(self, tick: int) -> None:
-        """Start the receive of the message for this tick."""
+        """Start receiving the message for this tick."""
         self._pending = self._peer.receive(self.packets[tick % len(self.packets)].buffer, tick)
 
     def wait(self, tick: int) -> None:
-        """Wait for the message for this tick, whose receive is posted."""
+        """Wait for the message for this tick. Call `post` first."""
         assert self._pending is not None
         self._peer.wait(self._pending, tick, "receiving from")
         self._pending = None

@@ -1,1 +1,1 @@
-"""What a stage reports to the coordinator and to Prometheus."""
+"""Reports of a stage to the coordinator, and its metrics for Prometheus."""

@@ -1,7 +1,7 @@
-"""Samples this stage's pseudo-gradient at one frame, for comparison with backpropagation's.
+"""Samples this stage's pseudo-gradient at one frame, for comparison with that of backpropagation.
 
-The coordinator names a frame. At the tick in which the stage holds it, weights, pseudo-gradient and the change of its
-input since the frame before are copied; at all other ticks the probe costs one comparison of numbers.
+The coordinator chooses a frame. At the tick at which the stage holds it, the probe copies the weights and the
+pseudo-gradient, and measures the change of the input since the previous frame. At other ticks it costs two comparisons.
 """
 
 from threading import Event
@@ -13,7 +13,7 @@ from common.messages.stage_calls import GradientSample
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 
-_NONE = -9
+_NONE = -9  # matches no frame in `sees`
 
 
 class StageProbe:
@@ -23,37 +23,37 @@ class StageProbe:
         self._frame = _NONE
         self._done = Event()
         self._sample: GradientSample | None = None
-        self._before: tuple[Tensor, Tensor] | None = None  # the frame before: input, clips
+        self._before: tuple[Tensor, Tensor] | None = None  # input and clips of the previous frame
         self._weights: dict[str, Tensor] = {}
         self._accumulated: dict[str, Tensor] = {}
 
     # ---- called in RPC threads
 
     def ask(self, frame: int) -> None:
-        """Sample a frame that no stage has reached yet."""
+        """Request a sample of a frame that no stage has reached yet."""
         self._done.clear()
         self._sample, self._frame = None, frame
 
     def answer(self, seconds: float) -> GradientSample | None:
-        """The sample; None if the training ended before, or `seconds` have passed."""
+        """Wait at most `seconds` for the sample; None if there is none by then."""
         self._done.wait(seconds)
         return self._sample
 
     # ---- the tick loop
 
     def sees(self, frame: int) -> bool:
-        """Whether this frame, or the next, is the one asked for."""
+        """Whether this frame, or the next, is to be sampled."""
         return frame == self._frame or frame == self._frame - 1
 
     def before(self, stage: Stage, x: Packet) -> None:
-        """Before the forward pass."""
+        """Copy weights and accumulated gradients. Call before the forward pass of a frame that `sees` accepts."""
         if x.frame == self._frame:
             named = list(stage.blocks.named_parameters())
             self._weights = {name: value.detach().to("cpu", copy=True) for name, value in named}
             self._accumulated = {name: value.grad.clone() for name, value in named if value.grad is not None}
 
     def after(self, stage: Stage, x: Packet) -> None:
-        """After the backward pass, before the update."""
+        """Take the sample. Call after the backward pass of a frame that `sees` accepts, before the update."""
         if x.frame == self._frame - 1:
             self._before = x.tensor.detach().clone(), torch.from_numpy(x.clips.copy())
             return
@@ -66,7 +66,7 @@ class StageProbe:
         self.end()
 
     def end(self) -> None:
-        """End the sampling."""
+        """End the sampling, and wake `answer`."""
         self._frame, self._before = _NONE, None
         self._done.set()
 
@@ -74,7 +74,7 @@ class StageProbe:
         if self._before is None:
             return None
         earlier, clips = self._before
-        same = (clips == torch.from_numpy(x.clips)).to(x.tensor.device)
-        now, then = x.tensor.detach().flatten(1).float()[same], earlier.flatten(1).float()[same]
+        same_clip = (clips == torch.from_numpy(x.clips)).to(x.tensor.device)
+        now, then = x.tensor.detach().flatten(1).float()[same_clip], earlier.flatten(1).float()[same_clip]
         change = (now - then).norm(dim=1) / now.norm(dim=1).clamp_min(1e-12)
         return float(change.mean()) if len(change) else None

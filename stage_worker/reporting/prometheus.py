@@ -1,7 +1,7 @@
 """A stage's metrics for Prometheus.
 
-A tick costs one row of five numbers in memory that is allocated once; the rows become histograms when a report is due,
-or when they are full. Everything else comes from the reports.
+Each tick writes one row of five numbers to a preallocated buffer. The rows are added to the histograms at each report,
+or when the buffer is full. All other metrics are taken from the reports.
 """
 
 import struct
@@ -31,35 +31,35 @@ _GAUGES = {
 
 
 class TickTimes:
-    """Durations of ticks and of their parts, buffered until they go into the histograms."""
+    """Durations of ticks and of their parts, buffered until they are added to the histograms."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         self._registry = registry
         self._memory = bytearray(_ROWS * _FORM.size)
-        # sums since the last report, after each tick: compute, receive-wait, send-wait, data-wait, clock; seconds
+        # one row per tick, in seconds: sums since the last report of compute, receive-, send- and data-wait; clock
         self._table = np.frombuffer(self._memory, np.float64).reshape(_ROWS, 5)
         self._rows = 0
         self._before = np.zeros((1, 5))
         self._names = [*(f"sideways_tick_{name}_seconds" for name in _HISTOGRAMS), "sideways_tick_seconds"]
 
     def begin(self) -> None:
-        """The sums have been zeroed."""
+        """Start a phase, whose sums start at zero."""
         self._rows = 0
         self._before[:] = 0.0, 0.0, 0.0, 0.0, time.perf_counter()
 
     def note(self, times: Times) -> None:
-        """A tick is over. times: sums since `begin`, or since `fold` if they were zeroed there."""
+        """Store a tick. `times`: sums since `begin`, or since the last `fold` that zeroed them."""
         _FORM.pack_into(self._memory, self._rows * _FORM.size, *times, time.perf_counter())
         self._rows += 1
         if self._rows == _ROWS:
             self.fold(zeroed=False)
 
     def fold(self, zeroed: bool) -> None:
-        """Move the buffered ticks into the histograms. `zeroed`: the sums are zeroed now, the clock is not."""
+        """Move the buffered ticks into the histograms. `zeroed`: whether the sums restart at zero now."""
         if not self._rows:
             return
         rows = self._table[: self._rows]
-        ticks = np.diff(rows, axis=0, prepend=self._before).clip(0.0)  # sums of differences of clocks are rounded
+        ticks = np.diff(rows, axis=0, prepend=self._before).clip(0.0)  # rounding may make a difference negative
         for name, seconds in zip(self._names, ticks.T, strict=True):
             self._registry.observe(name, seconds)
         self._before[0] = rows[-1]
@@ -69,14 +69,14 @@ class TickTimes:
 
 
 class StageMetrics:
-    """The metrics of a stage worker, served from the start.
+    """The metrics of a stage worker, served over HTTP from construction on.
 
     Attributes:
-        address: host:port.
+        address: host:port of the HTTP server.
     """
 
     def __init__(self, settings: Metrics, me: Membership) -> None:
-        """Raises ConfigError if they cannot be served."""
+        """Start serving. Raises ConfigError if the port or the password file cannot be used."""
         self._registry = MetricRegistry(stage=str(me.stage))
         self._stage, self._times = me.stage, TickTimes(self._registry)
         self._slots, self._dropped = 1, 0
@@ -84,7 +84,7 @@ class StageMetrics:
         self.address = serve(self._registry.registry, settings, 1 + me.local_stage, me.address)
 
     def configured(self, config: Config, device: torch.device) -> None:
-        """The stage is built: counters begin at 0."""
+        """Create the series of a newly built stage, with counters at 0."""
         self._slots = config.data.slots
         for name in ("ticks", "gradient_rows", "gated_rows"):
             self._registry.add(f"sideways_{name}", 0)
@@ -97,15 +97,15 @@ class StageMetrics:
         self._registry.watch("sideways_cuda_memory_bytes", lambda: torch.cuda.memory_allocated(device) if cuda else 0)
 
     def begin(self) -> None:
-        """A phase of training begins."""
+        """Start a phase of training."""
         self._times.begin()
 
     def ticked(self, times: Times) -> None:
-        """A tick is over. times: see ReportedLoop.times."""
+        """Store a tick. `times` as returned by `ReportedLoop.times`."""
         self._times.note(times)
 
     def reported(self, report: Progress) -> None:
-        """A report was made, and what it sums up is zeroed."""
+        """Update the metrics from a report. The sums behind it restart at zero."""
         registry = self._registry
         self._times.fold(zeroed=True)
         for field, name in _GAUGES.items():

@@ -1,4 +1,4 @@
-"""What the reporter needs of a tick loop."""
+"""The interface of a tick loop to the reporter."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,7 +6,7 @@ from common.rule.stage import Stage
 
 
 class Times(NamedTuple):
-    """Seconds since the loop's counters were zeroed."""
+    """Times in seconds since the loop's counters were zeroed."""
 
     compute: float
     receive_wait: float
@@ -15,19 +15,19 @@ class Times(NamedTuple):
 
 
 class ReportedLoop(Protocol):
-    """A loop that ticks."""
+    """A tick loop with statistics to report."""
 
     stage: Stage
 
     @property
     def model_cpu(self) -> float | None:
-        """Seconds of CPU in the model since `clear`; None where they cannot be told from others."""
+        """CPU seconds spent in the model since `clear`; None if they cannot be measured separately."""
 
     def times(self) -> Times:
-        """Where the time went since `clear`."""
+        """Times since `clear`."""
 
     def bytes_sent(self) -> tuple[int, int]:
-        """Forward and backward since `clear`."""
+        """Bytes sent forward and backward since `clear`."""
 
     def clear(self) -> None:
         """Zero the counters."""

@@ -1,7 +1,7 @@
 """A stage's reports to the coordinator: progress a few times a second, the end of a phase, a failure.
 
-Reports are PUSHed and never block: one that does not fit the queue is dropped and counted. When the connection is
-lost, the coordinator is gone, and the worker ends.
+Reports never block: one that does not fit in the queue is dropped and counted. The worker exits when the connection to
+the coordinator is lost.
 """
 
 import os
@@ -25,25 +25,25 @@ from stage_worker.reporting.reported_loop import ReportedLoop
 if TYPE_CHECKING:
     from stage_worker.reporting.prometheus import StageMetrics
 
-_QUEUE = 1000  # reports
-_MOST_LOSSES = 4096  # ticks in one report
+_QUEUE = 1000  # reports at most
+_MOST_LOSSES = 4096  # losses in one report, one per tick
 
 
 class Reporter:
     """Sends a stage's reports.
 
     Attributes:
-        due: a report follows this tick, so what is only measured for reports is measured now.
+        due: whether a report follows this tick, so that values only needed for reports are measured in it.
         every: seconds between reports.
-        each_loss: report the loss of every tick, not only their mean.
-        gradient_norm: as measured in a due tick; None if there was none.
-        stop_signal: a signal that this process got and that the coordinator should know of.
-        metrics: for Prometheus; None without metrics.port.
-        verbose: print a message when the coordinator is lost; one stage of each host does.
+        each_loss: whether to report the loss of every tick, not only the mean.
+        gradient_norm: norm measured in the current tick if `due`, else None.
+        stop_signal: number of a stop signal that is still to be reported; 0 if there is none.
+        metrics: metrics for Prometheus; None without metrics.port.
+        verbose: whether to print an error when the coordinator is lost; by default one stage per host does.
     """
 
     def __init__(self, me: Membership, address: str) -> None:
-        """Connect to the coordinator, which listens at `address`."""
+        """Connect to the coordinator's endpoint `address`."""
         self.stage, self.every, self.each_loss = me.stage, 0.5, False
         self.verbose, self._attempt = me.local_stage == 0, me.attempt
         self.due = False
@@ -51,18 +51,18 @@ class Reporter:
         self.stop_signal = 0
         self.metrics: StageMetrics | None = None
         self._dropped = 0
-        self._leaving = False
-        self._alone = threading.Event()
-        self._context = zmq.Context()  # its own, so that closing it waits for these messages alone
+        self._exit_expected = False
+        self._disconnected = threading.Event()
+        self._context = zmq.Context()  # its own, so that closing it waits only for these messages
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
         self._watch_coordinator()
         me.connect(self._socket, address, to=me.coordinator)
         self._count_memory(torch.device("cpu"))
-        self._restart()
+        self._reset_counters()
 
     def configure(self, config: Config, device: torch.device, metrics: "StageMetrics | None") -> None:
-        """The stage is about to be built on `device`: its memory is counted from here."""
+        """Apply a run's settings. Call before the stage is built on `device`: memory is measured from here on."""
         self.every, self.each_loss, self.metrics = config.report.every, config.report.losses, metrics
         self._count_memory(device)
 
@@ -71,19 +71,19 @@ class Reporter:
         self._losses = torch.zeros(_MOST_LOSSES, device=device)
 
     def begin(self, loop: ReportedLoop) -> None:
-        """A phase begins: reset the counters."""
+        """Start a phase: reset the counters."""
         _zero(loop)
-        self._restart()
+        self._reset_counters()
         if self.metrics is not None:
             self.metrics.begin()
 
-    def _restart(self) -> None:
+    def _reset_counters(self) -> None:
         self._ticks = self._losses_held = 0
         self._started, self._cpu = time.perf_counter(), time.process_time()
         self._next = self._started + self.every
 
     def ticked(self, tick: int, loop: ReportedLoop) -> None:
-        """Count a tick; send a report if one is due."""
+        """Count a tick, and send a report if one is due."""
         self._ticks += 1
         if self.metrics is not None:
             self.metrics.ticked(loop.times())
@@ -96,7 +96,7 @@ class Reporter:
             self.due = True
 
     def flush(self, tick: int, loop: ReportedLoop) -> None:
-        """Report what happened since the last report, and zero the counters."""
+        """Report the ticks since the last report, and zero the counters."""
         if self._ticks:
             report = self._progress(tick, loop)
             self._send(report)
@@ -105,10 +105,10 @@ class Reporter:
         _zero(loop)
         self.due, self.gradient_norm = False, None
         self.tell_signal()
-        self._restart()
+        self._reset_counters()
 
     def tell_signal(self) -> None:
-        """Report a signal that asked this process to stop."""
+        """Report a pending stop signal, if there is one."""
         if self.stop_signal:
             self._send(Signalled(**self._sender(), signal=self.stop_signal))
             self.stop_signal = 0
@@ -118,30 +118,30 @@ class Reporter:
         self._send(Done(**self._sender()))
 
     def fail(self, message: str, code: int) -> None:
-        """Report that this process ends with exit code `code`."""
+        """Report that this process exits with `code` because of `message`."""
         self._send(Failed(**self._sender(), message=message, code=code))
 
     def _sender(self) -> dict[str, Any]:
         return {"attempt": self._attempt, "stage": self.stage, "dropped": self._dropped}
 
     def _send(self, report: Report) -> None:
-        """Send a report; drop and count it if the coordinator does not keep up."""
+        """Send a report; drop and count it if the queue is full."""
         try:
             self._socket.send(encode_report(report), zmq.NOBLOCK)
         except zmq.Again:
             self._dropped += 1
 
     def allow_coordinator_exit(self) -> None:
-        """From now on the coordinator may disconnect."""
-        self._leaving = True
+        """From now on, do not treat a disconnect of the coordinator as a failure."""
+        self._exit_expected = True
 
     def await_coordinator_exit(self, seconds: float) -> None:
-        """Wait until the coordinator has disconnected, so that it has received the answers to its last calls."""
-        self._alone.wait(seconds)
+        """Wait at most `seconds` for the coordinator to disconnect, so that it gets the answers to its last calls."""
+        self._disconnected.wait(seconds)
 
     def flush_and_close(self, linger: float = 2.0) -> None:
-        """Close the connection on purpose; what was sent gets `linger` seconds to arrive."""
-        self._leaving = True
+        """Close the connection. Reports still queued get `linger` seconds to be sent."""
+        self._exit_expected = True
         self._socket.disable_monitor()
         self._socket.close(int(linger * 1000))
         self._context.term()
@@ -171,7 +171,7 @@ class Reporter:
         )
 
     def _loss(self, stage: Stage) -> dict[str, Any]:
-        """Only the top stage has a loss; the others report none."""
+        """Fields of a report that only the top stage sets."""
         if not self._losses_held:
             return {}
         losses = self._losses[: self._losses_held]
@@ -184,20 +184,20 @@ class Reporter:
 
     def _watch_coordinator(self) -> None:
         monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)
-        threading.Thread(target=self._die_with_coordinator, args=(monitor,), name="lifeline", daemon=True).start()
+        threading.Thread(target=self._on_disconnect, args=(monitor,), name="watch-coordinator", daemon=True).start()
 
-    def _die_with_coordinator(self, monitor: "zmq.Socket[bytes]") -> None:
+    def _on_disconnect(self, monitor: "zmq.Socket[bytes]") -> None:
         try:
             recv_monitor_message(monitor)
         except zmq.ContextTerminated:
             pass  # closed on purpose
         finally:
             monitor.close(0)
-            self._alone.set()
-        if self._leaving:
+            self._disconnected.set()
+        if self._exit_expected:
             return
         if self.verbose:
-            print_error(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so the stages here end too")
+            print_error(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so stages here exit too")
         exit_now(PeerError.code)
 
 

@@ -1,4 +1,4 @@
-"""A stage that times what it computes, and lets the gradient probe and the reporter look at it."""
+"""A wrapper of a stage that times its work and calls the gradient probe."""
 
 import time
 from collections.abc import Callable
@@ -16,10 +16,10 @@ _FORWARD, _BACKWARD, _UPDATE = int(Kind.FORWARD), int(Kind.BACKWARD), int(Kind.U
 
 
 class TimedStage:
-    """Wraps a stage; computes exactly what it does.
+    """Wraps a stage, and computes exactly what the stage does.
 
     Attributes:
-        model_cpu: CPU seconds of this thread in the model since last zeroed; None where the model uses more threads,
+        model_cpu: CPU seconds of this thread in the model since last zeroed; None if the model uses several threads,
             whose time cannot be attributed.
     """
 
@@ -33,28 +33,28 @@ class TimedStage:
         self._probing = False
 
     def forward(self, x: Packet) -> Tensor:
-        """y(k) from x(k)."""
+        """Compute y(k) from x(k)."""
         self._probing = self._probe.sees(x.frame)
         if self._probing:
             self._probe.before(self.stage, x)
         start, cpu = clock(), self._thread_time()
         y = self.stage.forward(x)
-        self._done(_FORWARD, start, cpu)
+        self._add_time(_FORWARD, start, cpu)
         return y
 
     def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
-        """Δθ(k), and r(k), from the newest gradient."""
+        """Compute Δθ(k) from the newest gradient. Returns r(k); None for stage 0."""
         start, cpu = clock(), self._thread_time()
         r = self.stage.backward(held, gradient)
-        self._done(_BACKWARD, start, cpu)
+        self._add_time(_BACKWARD, start, cpu)
         self._probe_after(held)
         return r
 
     def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
-        """The same from the loss."""
+        """Compute Δθ(k) from the loss, in the top stage. Returns r(k); None for stage 0."""
         start, cpu = clock(), self._thread_time()
         r = self.stage.backward_from_loss(held, target)
-        self._done(_BACKWARD, start, cpu)
+        self._add_time(_BACKWARD, start, cpu)
         self._probe_after(held)
         return r
 
@@ -63,14 +63,14 @@ class TimedStage:
         self._before_update()
         start, cpu = clock(), self._thread_time()
         self.stage.update()
-        self._done(_UPDATE, start, cpu)
+        self._add_time(_UPDATE, start, cpu)
 
     def clear(self) -> None:
-        """Zero the counter."""
+        """Zero `model_cpu`."""
         if self.model_cpu is not None:
             self.model_cpu = 0.0
 
-    def _done(self, kind: int, start: int, cpu: float) -> None:
+    def _add_time(self, kind: int, start: int, cpu: float) -> None:
         self._work.add(kind, start)
         if self.model_cpu is not None:
             self.model_cpu += self._thread_time() - cpu

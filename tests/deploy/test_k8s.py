@@ -1,4 +1,4 @@
-"""deploy/k8s against Kubernetes' own schema, and against what the image, the run file and each other say."""
+"""The manifests in deploy/k8s: valid by Kubernetes' schema, and consistent with the image and the run file."""
 
 import re
 import shutil
@@ -58,17 +58,17 @@ JOBS = {role: named("Job", f"sideways-{role}") for role in ("coordinator", "stag
 
 @pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("found", OBJECTS, ids=lambda found: f"{found['kind']}-{found['metadata']['name']}")
-def test_it_is_what_the_schema_allows(found: Object, version: str) -> None:
+def test_every_object_is_valid_by_the_schema(found: Object, version: str) -> None:
     assert kubernetes_validate.validate(found, version, strict=True) in version
 
 
-def test_the_schema_refuses_what_is_unknown() -> None:
+def test_the_schema_rejects_unknown_fields() -> None:
     broken = JOBS["stage"] | {"spec": JOBS["stage"]["spec"] | {"completion": 4}}
     with pytest.raises(kubernetes_validate.ValidationError, match="completion"):
         kubernetes_validate.validate(broken, "1.31", strict=True)
 
 
-def test_every_file_is_listed_and_kustomize_makes_the_same_of_it() -> None:
+def test_every_file_is_listed_and_kustomize_changes_no_object() -> None:
     assert sorted(LISTED) == sorted({file.name for file in FOLDER.glob("*.yaml")} - {"kustomization.yaml"})
     assert all(found["metadata"].get("namespace", "sideways") == "sideways" for found in OBJECTS)
     if not shutil.which("kubectl"):
@@ -78,7 +78,7 @@ def test_every_file_is_listed_and_kustomize_makes_the_same_of_it() -> None:
     assert made == {(found["kind"], found["metadata"]["name"]): found for found in OBJECTS}
 
 
-def test_the_run_file_is_one_and_the_numbers_of_stages_agree() -> None:
+def test_the_run_file_is_valid_and_the_numbers_of_stages_agree() -> None:
     stages = config().stages
     assert JOBS["stage"]["spec"]["completions"] == JOBS["stage"]["spec"]["parallelism"] == stages
     assert {environment(job)["STAGES"] for job in JOBS.values()} == {str(stages)}
@@ -86,7 +86,7 @@ def test_the_run_file_is_one_and_the_numbers_of_stages_agree() -> None:
     assert container(JOBS["stage"])["resources"]["requests"]["cpu"] == str(config().threads)
 
 
-def test_the_image_can_be_run_like_that() -> None:
+def test_the_jobs_fit_the_image() -> None:
     dockerfile = (ROOT / "deploy/Dockerfile").read_text()
     member = (ROOT / "deploy/member.sh").read_text()
     assert 'ENTRYPOINT ["/usr/local/bin/member"]' in dockerfile
@@ -104,10 +104,10 @@ def test_the_image_can_be_run_like_that() -> None:
     assert environment(JOBS["coordinator"])["REDIS_PASSWORD_FILE"].startswith(mounts["redis"] + "/")
 
 
-def test_the_members_meet_where_the_coordinator_listens() -> None:
+def test_all_members_use_the_coordinators_rendezvous_address() -> None:
     service = named("Service", "sideways")
     assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["publishNotReadyAddresses"]  # it is ready only after it has been met
+    assert service["spec"]["publishNotReadyAddresses"]  # the coordinator becomes ready only after the rendezvous
     ports = {entry["name"]: entry["containerPort"] for entry in container(JOBS["coordinator"])["ports"]}
     place = f"{JOBS['coordinator']['metadata']['name']}-0.{service['metadata']['name']}:{ports['meeting']}"
     assert {environment(job)["MEETING"] for job in JOBS.values()} == {place}
@@ -143,8 +143,8 @@ def test_labels_and_volumes_agree() -> None:
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda found: found["metadata"]["name"])
-def test_a_pod_may_do_no_more_than_it_must(workload: Object) -> None:
-    """What the namespace enforces (Pod Security Standards, restricted), and a read-only root."""
+def test_pods_have_no_unneeded_privileges(workload: Object) -> None:
+    """As the namespace enforces (restricted Pod Security Standard), with a read-only root file system."""
     outer, inner = pod(workload)["securityContext"], container(workload)["securityContext"]
     assert outer["runAsNonRoot"]
     assert outer["runAsUser"] > 0
@@ -158,7 +158,7 @@ def test_a_pod_may_do_no_more_than_it_must(workload: Object) -> None:
     assert all(set(entry) <= allowed for entry in pod(workload)["volumes"])
 
 
-def test_nobody_else_reaches_the_run() -> None:
+def test_network_policies_admit_only_members_and_scrapers() -> None:
     policy = named("NetworkPolicy", "sideways")["spec"]
     assert policy["podSelector"]["matchLabels"] == RUN
     assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -182,7 +182,7 @@ def policy_rules(job: Object) -> Iterator[tuple[str, Any]]:
         yield rule["action"], rule.get("onExitCodes", {}).get("values")
 
 
-def test_what_would_fail_again_is_not_tried_again() -> None:
+def test_a_configuration_error_fails_the_job_without_a_retry() -> None:
     from common.errors import ConfigError
 
     assert list(policy_rules(JOBS["coordinator"])) == [("Ignore", None), ("FailJob", [ConfigError.code])]

@@ -1,4 +1,4 @@
-"""deploy/member.sh: members of a run that are stopped, replaced and told to end, as containers and pods are."""
+"""deploy/member.sh: members of a run that are stopped and replaced, as containers and pods are."""
 
 import json
 import os
@@ -20,7 +20,7 @@ STAGES = 2
 
 
 class Members:
-    """Processes of deploy/member.sh, in a folder; each has a log there."""
+    """Processes of deploy/member.sh with a common folder, which has a log of each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,22 +37,22 @@ class Members:
             command, own = ["sh", str(MEMBER), *arguments], environment() | self._own
             return subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=subprocess.STDOUT)
 
-    def told(self) -> str:
+    def logs(self) -> str:
         return "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted(self.folder.glob("*.log")))
 
 
 def ticks(run: Path) -> int:
-    """How far the run has come."""
+    """The last tick that the run has reported."""
     if not (run / "metrics.jsonl").is_file():
         return 0
     lines = [line for line in (run / "metrics.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
     return max((json.loads(line).get("tick", 0) for line in lines), default=0)
 
 
-def until(what: Callable[[], bool], members: Members) -> None:
+def until(condition: Callable[[], bool], members: Members) -> None:
     end = time.monotonic() + 120
-    while not what():
-        assert time.monotonic() < end, members.told()
+    while not condition():
+        assert time.monotonic() < end, members.logs()
         time.sleep(0.2)
 
 
@@ -61,16 +61,18 @@ def members(tmp_path: Path) -> Members:
     return Members(tmp_path)
 
 
-def test_a_wrong_setting_ends_a_member_before_it_meets_anybody(videos: Path, tmp_path: Path, members: Members) -> None:
+def test_a_wrong_setting_ends_the_coordinator_before_the_rendezvous(
+    videos: Path, tmp_path: Path, members: Members
+) -> None:
     run_file = write_run_file(tmp_path / "run.toml", settings(videos))
     coordinator = members.start("it", "coordinator", str(run_file), "--set", "data.slots=none")
     assert coordinator.wait(60) == 2
-    assert "data.slots" in members.told()
+    assert "data.slots" in members.logs()
 
 
 @pytest.mark.long
 @pytest.mark.timeout(500)
-def test_one_that_is_stopped_is_waited_for_and_a_stop_of_the_run_is_for_good(
+def test_a_stopped_member_can_be_replaced_and_sideways_stop_ends_all_members(
     videos: Path, tmp_path: Path, members: Members
 ) -> None:
     tree = settings(videos, stages=STAGES, ticks=10_000_000, name="it", report__redis=True)
@@ -87,28 +89,28 @@ def test_one_that_is_stopped_is_waited_for_and_a_stop_of_the_run_is_for_good(
         stages = [start(f"stage{number}", "stage") for number in range(STAGES)]
         until(lambda: ticks(run) > 20, members)
         stages[1].send_signal(signal.SIGTERM)  # its host is drained
-        assert stages[1].wait(60) != 0, members.told()
+        assert stages[1].wait(60) != 0, members.logs()
         summary = json.loads((run / "summary.json").read_text())
         stages[1] = start("replacement", "stage")
         until(lambda: ticks(run) > summary["ticks"] + 20, members)
-        assert "resumed from" in members.told()
+        assert "resumed from" in members.logs()
         assert coordinator.poll() is None
         assert stages[0].poll() is None
         done = sideways("stop", str(run), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert [process.wait(60) for process in (coordinator, *stages)] == [0, 0, 0], members.told()
+        assert [process.wait(60) for process in (coordinator, *stages)] == [0, 0, 0], members.logs()
         assert not list(run.parent.glob(".launch-*"))
         assert json.loads((run / "summary.json").read_text())["ticks"] > summary["ticks"] + 20
 
 
 @pytest.mark.long
-def test_an_error_that_would_come_again_ends_the_run(videos: Path, tmp_path: Path, members: Members) -> None:
+def test_a_permanent_error_ends_the_run_and_is_printed_once(videos: Path, tmp_path: Path, members: Members) -> None:
     write_run_file(tmp_path / "run.toml", settings(videos, stages=STAGES, data__train=str(tmp_path / "nothing")))
     processes = [members.start("coordinator", "coordinator", "run.toml")]
     processes += [members.start(f"stage{number}", "stage") for number in range(STAGES)]
     try:
-        assert all(process.wait(120) for process in processes), members.told()
+        assert all(process.wait(120) for process in processes), members.logs()
     finally:
         for process in processes:
             process.kill()
-    assert members.told().count(str(tmp_path / "nothing")) == 1, members.told()
+    assert members.logs().count(str(tmp_path / "nothing")) == 1, members.logs()

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real run; every query of every panel and of every alert finds something."""
+"""A real Prometheus scrapes a real run: the queries of all panels and alerts return series."""
 
 import json
 import re
@@ -21,7 +21,7 @@ STAGES = 2
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
-    reason="there is no prometheus or no promtool here: apt-get install prometheus",
+    reason="needs prometheus and promtool: apt-get install prometheus",
 )
 
 
@@ -31,14 +31,14 @@ def promtool(*arguments: str | Path, given: bytes = b"") -> str:
     return done.stdout.decode()
 
 
-def test_the_alerts_do_what_they_should() -> None:
+def test_the_alert_rules_are_valid_and_pass_their_own_tests() -> None:
     promtool("check", "rules", DEPLOY / "prometheus/alerts.yml")
     promtool("check", "config", DEPLOY / "prometheus/prometheus.yml")
     promtool("test", "rules", DEPLOY / "prometheus/alerts_test.yml")
 
 
-def test_pods_are_found_with_the_labels_that_the_dashboards_know(tmp_path: Path) -> None:
-    """The relabelling of kubernetes.yml, of what Kubernetes' discovery would find (Debian's Prometheus has none)."""
+def test_discovered_pods_get_the_labels_that_the_dashboards_use(tmp_path: Path) -> None:
+    """Relabels simulated targets, as Debian's Prometheus has no discovery for Kubernetes."""
     text = (DEPLOY / "prometheus/kubernetes.yml").read_text()
     discovery, rest = re.split(r"(?=    relabel_configs:)", text)
     head, discovery = re.split(r"(?=    kubernetes_sd_configs:)", discovery)
@@ -46,8 +46,8 @@ def test_pods_are_found_with_the_labels_that_the_dashboards_know(tmp_path: Path)
     pods = [pod("coordinator", "0", "meeting"), pod("coordinator", "0", "metrics"), pod("stage", "3", "metrics")]
     (tmp_path / "pods.json").write_text(json.dumps([*pods, pod("stage", "2", "metrics", phase="Succeeded")]))
     (tmp_path / "it.yml").write_text(f"{head}    file_sd_configs: [files: [{tmp_path / 'pods.json'}]]\n{rest}")
-    told = promtool("check", "service-discovery", "--timeout", "3s", tmp_path / "it.yml", "sideways")
-    found = [target["labels"] for target in json.loads(told) if target["labels"]]
+    output = promtool("check", "service-discovery", "--timeout", "3s", tmp_path / "it.yml", "sideways")
+    found = [target["labels"] for target in json.loads(output) if target["labels"]]
     assert sorted((labels["run"], labels["process"]) for labels in found) == [  # Prometheus keeps no order
         ("ns/demo", "coordinator"),
         ("ns/demo", "worker 3"),
@@ -55,7 +55,7 @@ def test_pods_are_found_with_the_labels_that_the_dashboards_know(tmp_path: Path)
 
 
 def pod(component: str, index: str, port: str, phase: str = "Running") -> dict[str, Any]:
-    """A port of a pod of deploy/k8s, as Kubernetes' discovery describes it."""
+    """A port of a pod in deploy/k8s, as Kubernetes' discovery describes it."""
     prefix = "__meta_kubernetes_pod"
     labels = {
         "__meta_kubernetes_namespace": "ns",
@@ -69,7 +69,7 @@ def pod(component: str, index: str, port: str, phase: str = "Running") -> dict[s
 
 
 def panel_queries() -> dict[str, str]:
-    """By dashboard, panel and legend, as Grafana sends them for all runs and stages."""
+    """Queries by dashboard, panel and legend, as Grafana sends them for all runs and stages."""
     queries = {}
     for path in sorted((DEPLOY / "grafana/dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
@@ -80,7 +80,7 @@ def panel_queries() -> dict[str, str]:
 
 
 def alert_queries(rules: list[dict[str, Any]]) -> dict[str, str]:
-    """What each alert looks at: its selectors, as the alert itself finds something only when it fires."""
+    """The selectors in each alert's expression, as the expression itself returns series only when the alert fires."""
     return {
         f"{rule['name']}: {selector}": selector
         for rule in rules
@@ -89,7 +89,7 @@ def alert_queries(rules: list[dict[str, Any]]) -> dict[str, str]:
 
 
 class Prometheus:
-    """Debian's, with the project's configuration but more often and for these runs."""
+    """Prometheus with the project's configuration, but shorter intervals and another folder of runs."""
 
     def __init__(self, folder: Path, runs: Path, port: int) -> None:
         self.port, self.folder = port, folder
@@ -109,29 +109,29 @@ class Prometheus:
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
 
     def get(self, path: str, **parameters: str) -> Any:
-        """What the API answers."""
+        """The data of an API response."""
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             return json.load(answer)["data"]
 
     def series(self, query: str) -> list[dict[str, Any]]:
-        """What a query finds now."""
+        """The series that a query returns now."""
         return list(self.get("query", query=query)["result"])
 
     def close(self) -> None:
-        """End it."""
+        """Stop it."""
         self.process.terminate()
         self.process.wait(20)
         self.log.close()
 
 
-def wait_until(what: Callable[[], bool], seconds: float, run: Background) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float, run: Background) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end and run.process.poll() is None:
-        if what():
+        if condition():
             return True
         time.sleep(0.3)
-    return what()
+    return condition()
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def watched(videos: Path, tmp_path: Path) -> Iterator[tuple[Background, Promethe
             run.process.kill()
 
 
-def test_every_query_finds_something(watched: tuple[Background, Prometheus]) -> None:
+def test_every_query_of_dashboards_and_alerts_returns_series(watched: tuple[Background, Prometheus]) -> None:
     run, prometheus = watched
     run.wait_for_tick(300)
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
@@ -168,11 +168,11 @@ def test_every_query_finds_something(watched: tuple[Background, Prometheus]) -> 
         return not empty
 
     assert wait_until(all_found, 40, run), f"these find nothing: {empty}\n{run.output()}"
-    everybody = {"coordinator", "stage 0", "stage 1"}
+    expected = {"coordinator", "stage 0", "stage 1"}
 
-    def all_up() -> bool:  # a scrape may come late
+    def all_up() -> bool:  # a scrape may be late
         up = {series["metric"]["process"] for series in prometheus.series("up == 1")}
-        return up == everybody and len(prometheus.series('sideways_tick_seconds_count{run="it"} > 200')) == STAGES
+        return up == expected and len(prometheus.series('sideways_tick_seconds_count{run="it"} > 200')) == STAGES
 
     assert wait_until(all_up, 20, run), run.output()
     assert [series["value"][1] for series in prometheus.series('sideways_mismatch_frames{stage="0"}')] == ["2"]
@@ -184,14 +184,14 @@ def test_every_query_finds_something(watched: tuple[Background, Prometheus]) -> 
 
 
 def _lint(prometheus: Prometheus, number: int) -> None:
-    """The exposition of a process follows the conventions."""
+    """Check that the metrics of a process follow Prometheus' conventions."""
     target = prometheus.get("targets", state="active")["activeTargets"][number]
     with urllib.request.urlopen(target["scrapeUrl"], timeout=10) as answer:
         promtool("check", "metrics", given=answer.read())
 
 
 def _end(run: Background, prometheus: Prometheus) -> None:
-    """When the run has ended its series are gone, and nobody complains of dead processes."""
+    """Check that the run's series are gone when it has ended, so that no alert reports dead processes."""
     import signal
 
     run.send(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine runs deploy/slurm/sideways.sbatch."""
+"""deploy/slurm/sideways.sbatch on a real Slurm with two nodes, both on this machine."""
 
 import json
 import os
@@ -49,7 +49,7 @@ PartitionName=all Nodes=ALL Default=YES State=UP
 
 
 @pytest.mark.parametrize("script", [SCRIPT, ROOT / "deploy/member.sh"], ids=lambda path: path.name)
-def test_the_scripts_are_sound(script: Path) -> None:
+def test_the_scripts_pass_the_shells_syntax_check(script: Path) -> None:
     shell = "bash" if script.suffix == ".sbatch" else "sh"
     subprocess.run([shell, "-n", str(script)], check=True)
     if shutil.which("shellcheck"):
@@ -57,7 +57,7 @@ def test_the_scripts_are_sound(script: Path) -> None:
 
 
 class Slurm:
-    """slurmctld and two slurmds, in a folder of their own."""
+    """slurmctld and two slurmds with their own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.conf = folder / "slurm.conf"
@@ -74,7 +74,7 @@ class Slurm:
         ]
 
     def __call__(self, *command: str, cwd: Path | None = None) -> str:
-        """What a command of Slurm's says; nothing, if it fails."""
+        """Run a Slurm command. Returns its output, or an empty string if it fails."""
         done = self._run(*command, cwd=cwd)
         return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -83,18 +83,18 @@ class Slurm:
         return subprocess.run(command, cwd=cwd, env=environment() | path, capture_output=True, text=True, timeout=30)
 
     def state(self, job: str) -> str:
-        """Of a job: PENDING, RUNNING, COMPLETED …"""
+        """The state of a job: PENDING, RUNNING, COMPLETED …"""
         return self("squeue", "--job", job, "--states", "all", "--noheader", "--format", "%T")
 
     def hurry(self, job: str) -> bool:
-        """Start one that was requeued soon, not in two minutes. Returns whether Slurm lets it.
+        """Start a requeued job in 15 seconds instead of two minutes. Returns whether Slurm accepts that.
 
-        Not at once: in the second in which it was ended, a node would take it for the one that was, and fail it.
+        Not at once: within a second of the job's end, a node would confuse it with the previous one and fail it.
         """
         return self._run("scontrol", "update", f"job={job}", "StartTime=now+15").returncode == 0
 
     def close(self) -> None:
-        """End it, and what it runs."""
+        """Cancel all jobs and stop the daemons."""
         self("scancel", "--state", "running", "--user", "root")
         until(lambda: not self("squeue", "--states", "running,completing", "--noheader"), 30)
         for daemon in reversed(self.daemons):
@@ -108,7 +108,7 @@ class Slurm:
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[Slurm]:
     if os.geteuid() or not (shutil.which("slurmctld") and shutil.which("slurmd")):
-        pytest.skip("no Slurm here, or not root: apt-get install slurm-wlm")
+        pytest.skip("needs root and Slurm: apt-get install slurm-wlm")
     cluster = Slurm(tmp_path / "slurm")
     try:
         assert until(lambda: cluster("sinfo", "--noheader", "--format", "%t %D") == "idle 2", 30), cluster("sinfo")
@@ -117,9 +117,9 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
         cluster.close()
 
 
-def until(what: Callable[[], bool], seconds: float) -> bool:
+def until(condition: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
-    while not what():
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(0.2)
@@ -131,17 +131,17 @@ def tick_of(run: Path) -> int:
 
 
 def worker_of(job: str) -> psutil.Process:
-    """A stage worker that the job has started."""
+    """A stage worker of the job."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("SLURM_JOB_ID") == job and "stage_worker" in process.cmdline():
                 return process
-    raise AssertionError("no stage worker runs")
+    raise AssertionError("no stage worker is running")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(500)
-def test_a_job_loses_a_process_is_requeued_and_is_the_run_that_nothing_disturbed(
+def test_a_killed_worker_and_a_requeued_job_do_not_change_the_losses(
     videos: Path, tmp_path: Path, slurm: Slurm
 ) -> None:
     changes = {"stages": 2, "ticks": 1000, "model_args": {"width": 12}, "data__size": 32, "data__slots": 8}
@@ -152,28 +152,28 @@ def test_a_job_loses_a_process_is_requeued_and_is_the_run_that_nothing_disturbed
     job = slurm("sbatch", "--parsable", *nodes, str(SCRIPT), "run.toml", cwd=tmp_path)
     run, log = tmp_path / "runs/it", tmp_path / f"sideways-{job}.log"
 
-    def told() -> str:
+    def log_text() -> str:
         return log.read_text() if log.is_file() else "nothing"
 
-    assert until(lambda: tick_of(run) > 30, 120), told()
+    assert until(lambda: tick_of(run) > 30, 120), log_text()
     worker_of(job).send_signal(signal.SIGKILL)
-    assert until(lambda: '"kind": "restart"' in (run / "metrics.jsonl").read_text(), 120), told()
-    assert until(lambda: tick_of(run) > 200, 120), told()
+    assert until(lambda: '"kind": "restart"' in (run / "metrics.jsonl").read_text(), 120), log_text()
+    assert until(lambda: tick_of(run) > 200, 120), log_text()
     assert slurm.state(job) == "RUNNING"
-    slurm("scancel", "--signal", "USR1", "--batch", job)  # as Slurm does when the time is nearly up
-    assert until(lambda: slurm.state(job) == "PENDING", 120), told()
-    assert until(lambda: not slurm("squeue", "--states", "completing", "--noheader"), 30), told()
-    assert until(lambda: slurm.hurry(job), 30), told()
-    assert until(lambda: slurm.state(job) == "COMPLETED", 120), f"{slurm('scontrol', 'show', 'job', job)}\n{told()}"
-    assert f"job {job} is requeued" in told()
+    slurm("scancel", "--signal", "USR1", "--batch", job)  # as Slurm does shortly before the time limit
+    assert until(lambda: slurm.state(job) == "PENDING", 120), log_text()
+    assert until(lambda: not slurm("squeue", "--states", "completing", "--noheader"), 30), log_text()
+    assert until(lambda: slurm.hurry(job), 30), log_text()
+    assert until(lambda: slurm.state(job) == "COMPLETED", 120), f"{slurm('scontrol', 'show', 'job', job)}\n{log_text()}"
+    assert f"job {job} is requeued" in log_text()
     assert not list(run.parent.glob(".launch-*"))
     assert latest_losses(run) == reference_run(config_of(videos, **changes))[0]
 
 
 def latest_losses(run: Path) -> list[float]:
-    """By tick; what was done twice counts as it was done last."""
+    """The loss of every tick; of a tick that was repeated, the latest one."""
     losses: dict[int, float] = {}
     for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
-        told = line.get("losses", [])
-        losses.update(zip(range(line.get("tick", 0) - len(told) + 1, line.get("tick", 0) + 1), told, strict=True))
+        reported, end = line.get("losses", []), line.get("tick", 0) + 1
+        losses.update(zip(range(end - len(reported), end), reported, strict=True))
     return [losses[tick] for tick in sorted(losses)]

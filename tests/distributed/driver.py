@@ -1,8 +1,8 @@
-"""A coordinator that puts one set of real stage workers through many small runs, one after another.
+"""A coordinator that does many small runs, one after another, with one set of real stage workers.
 
 Started by the elastic launcher as `-m tests.distributed.driver CASES.json OUT`: rank 0 is this coordinator, the others
-become stage workers. Writes losses and parameters of each case into OUT. Only the command line and the display are
-left out; configuring, feeding, ticking, reporting and exporting are the product's.
+become stage workers. Writes the losses and parameters of each case to OUT. Everything but the command line and the
+display is the product's own code.
 """
 
 import json

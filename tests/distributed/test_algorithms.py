@@ -1,4 +1,4 @@
-"""Sideways beside backpropagation: compared on the same run, and probed gradient by gradient."""
+"""Sideways compared with backpropagation: probes of gradients, and `sideways compare`."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.support.videos import video_stream
 
 
 def still_clips(root: Path) -> Path:
-    """Four classes, a clip each: one picture again and again, kept losslessly."""
+    """Four classes with one clip each, which repeats one image losslessly."""
     for number, label in enumerate(("ant", "bee", "cat", "dog")):
         picture = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
         path = root / label / "still.mkv"
@@ -39,7 +39,7 @@ def probes(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("task", ["classify", "autoencode"])
-def test_on_still_clips_with_frozen_weights_the_pseudo_gradient_is_backpropagations(tmp_path: Path, task: str) -> None:
+def test_on_still_clips_with_frozen_weights_pseudo_gradients_equal_backpropagations(tmp_path: Path, task: str) -> None:
     model = "vgg8" if task == "classify" else "autoencoder"
     changes: dict[str, Any] = {"task": task, "model": model, "optimiser__lr": 0.0, "probe__every": 20, "name": "it"}
     clips = still_clips(tmp_path / "clips")
@@ -59,7 +59,7 @@ def test_on_still_clips_with_frozen_weights_the_pseudo_gradient_is_backpropagati
 
 
 @pytest.mark.long
-def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos: Path, tmp_path: Path) -> None:
+def test_on_moving_clips_only_the_top_stages_gradient_is_exact(videos: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"probe__every": 25, "name": "it", "rule__every": 2, "optimiser__ema": 0.9}
     changes |= {"data__size": 32, "model_args": {"width": 8}}
     tree = settings(videos, stages=3, ticks=250, **changes)
@@ -69,18 +69,18 @@ def test_on_moving_clips_only_the_top_stage_has_backpropagations_gradient(videos
     assert found
     for probe in found:
         top = probe["stages"][-1]
-        # of two gathered gradients the second is found by subtracting the first, which rounds in float32
+        # the second of two accumulated gradients is computed by subtracting the first, which rounds in float32
         assert top["cosine"] == pytest.approx(1, abs=1e-5)
         assert top["norm_ratio"] == pytest.approx(1, abs=1e-5)
-    # rows of another clip are gated away: a gradient may be nothing at all, and is then compared with nothing
+    # rows of other clips are gated: a gradient may be zero, and then has no cosine
     assert any(row["cosine"] is not None and row["cosine"] < 0.999 for probe in found for row in probe["stages"][:-1])
     changes_seen = [row["smoothness"] for probe in found for row in probe["stages"] if row["smoothness"] is not None]
     assert min(changes_seen) >= 0
-    assert median(changes_seen) > 0.1  # two frames of these slow clips may be the same
+    assert median(changes_seen) > 0.1  # two consecutive frames of these slow clips may be equal
 
 
 @pytest.mark.long
-def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> None:
+def test_compare_writes_a_table_a_figure_and_traces(videos: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "data__val": str(videos / "val"),
         "evaluate_every": 20,
@@ -88,7 +88,7 @@ def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> 
         "report__trace_ticks": 10,
     }
     tree = settings(videos, stages=2, ticks=40, name="both", **changes)
-    del tree["split"]  # measured by the first run, and taken over by the others
+    del tree["split"]  # measured by the first run, and reused by the others
     run_file = write_run_file(tmp_path / "run.toml", tree)
     done = sideways("compare", run_file, "--algorithms", "sideways, 1f1b", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> 
     assert load(folder / "sideways" / "run.toml").split == load(folder / "1f1b" / "run.toml").split
     traces.check(traces.read(folder / "sideways" / "trace.json.gz"), 4, 10)
     rows = traces.slices(traces.read(folder / "1f1b" / "trace.json.gz"))
-    for name in ("forward", "backward"):  # of two micro-batches
+    for name in ("forward", "backward"):  # with two micro-batches each
         found = [[e["args"]["micro_batch"] for e in rows[process] if e["name"] == name] for process in (2, 3)]
         assert found == [[0, 1] * 10] * 2
     with Image.open(folder / "compare.png") as picture:
@@ -115,11 +115,13 @@ def test_a_comparison_is_a_table_and_a_picture(videos: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("algorithms", "said"),
+    ("algorithms", "message"),
     [("sideways,bp", "'bp' is unknown"), ("gpipe", "name two or more"), ("", "name two or more")],
 )
-def test_what_cannot_be_compared_is_told(videos: Path, tmp_path: Path, algorithms: str, said: str) -> None:
+def test_compare_rejects_unknown_or_too_few_algorithms(
+    videos: Path, tmp_path: Path, algorithms: str, message: str
+) -> None:
     run_file = write_run_file(tmp_path / "run.toml", settings(videos))
     done = sideways("compare", run_file, "--algorithms", algorithms, cwd=tmp_path)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr

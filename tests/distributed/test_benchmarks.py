@@ -1,4 +1,4 @@
-"""The benchmarks run, and print what is promised as their last line. What they measure is not tested."""
+"""The benchmarks run and print the expected JSON as their last line. The measured values are not tested."""
 
 import json
 import subprocess
@@ -18,19 +18,19 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def last_line(script: str, *arguments: str | Path, timeout: float = 120) -> Any:
-    """Run a benchmark; its --json line."""
+    """Run a benchmark. Returns its --json line."""
     command = [sys.executable, f"benchmarks/{script}.py", "--json", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment())
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_ratio_is_of_the_same_rounds_and_above_one_where_sideways_is_ahead() -> None:
+def test_a_ratio_is_the_median_over_rounds_and_above_one_where_sideways_is_faster() -> None:
     ours = {"kind": "sideways", "parts": 0, "rates": [10.0, 40.0, 30.0], "efficiencies": [0.9, 0.5, 0.7]}
     plain = {"kind": "bp_1core", "parts": 0, "rates": [5.0, 10.0, 10.0]}
     pipes = [{"kind": "gpipe", "parts": parts, "rates": [10.0 * parts] * 3} for parts in (1, 2)]
     figures = _figures({"results": [ours, plain, *pipes], "update_ms": {}})
-    assert figures["vs_bp_1core"] == 3.0  # of 2, 4 and 3
+    assert figures["vs_bp_1core"] == 3.0  # the median of 2, 4 and 3
     assert figures["vs_gpipe"] == {"1": 3.0, "2": 1.5}
     assert figures["vs_ddp"] is None
     assert figures["efficiency"] == 0.7
@@ -38,7 +38,7 @@ def test_a_ratio_is_of_the_same_rounds_and_above_one_where_sideways_is_ahead() -
     assert Case.of("vgg8_64") is None
 
 
-def test_scale_prints_ticks_and_cpu() -> None:
+def test_scale_prints_tick_and_cpu_times() -> None:
     figures = last_line("scale", "--stages", "2", "--sleep", "4", "--ticks", "10", "--rounds", "1")
     assert figures.keys() == {"tick_ms", "cpu_ms"}
     assert figures["tick_ms"].keys() == figures["cpu_ms"].keys() == {"2"}
@@ -71,12 +71,12 @@ def test_peers_prints_ratios() -> None:
     assert min(batch["vs_1f1b"].values()) > 0
     assert live["vs_ddp"] is None
     bottom, top = live["update_ms"]["sideways"]
-    assert bottom > top > 0  # what a frame changes at the top it changes at the bottom a tick later
+    assert bottom > top > 0  # a frame's update is a tick later at the bottom than at the top
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_learning_goes_on_where_it_stopped(videos: Path, tmp_path: Path) -> None:
+def test_learn_reuses_the_results_of_finished_runs(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = ["data.slots=3", "data.size=16", "data.channels=3", "model_args.width=4"]
     given = [part for setting in [*small, "1f1b:stages=3"] for part in ("--set", setting)]
@@ -84,7 +84,7 @@ def test_learning_goes_on_where_it_stopped(videos: Path, tmp_path: Path) -> None
     first = last_line("learn", *given, "--seeds", "1", "--contenders", "sideways_d2")
     assert first["digits"]["sideways_d2"].keys() == {"top1", "lowest", "highest", "seconds", "frames_per_second"}
     both = last_line("learn", *given, "--seeds", "1", "--contenders", "sideways_d2", "1f1b")
-    assert both["digits"]["sideways_d2"] == first["digits"]["sideways_d2"]  # read, not run: seconds are the same too
+    assert both["digits"]["sideways_d2"] == first["digits"]["sideways_d2"]  # reused, as even the seconds are equal
     records = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
     assert [record["contender"] for record in records] == ["sideways_d2", "1f1b"]
     assert "stages=3" in records[1]["settings"]
@@ -93,7 +93,7 @@ def test_learning_goes_on_where_it_stopped(videos: Path, tmp_path: Path) -> None
 
 @pytest.mark.long
 @pytest.mark.timeout(500)
-def test_a_study_trains_what_was_not_trained_yet_and_probes(tmp_path: Path) -> None:
+def test_study_runs_only_missing_trainings_and_probes_gradients(tmp_path: Path) -> None:
     for number, (action, person) in enumerate(product(("a01", "a02"), ("01", "03", "09"))):
         write_clip(tmp_path / "clips" / action / f"{action}_s{person}_e01.mp4", 40, seed=number)
     out = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--epochs", "16", "--seeds", "1"]

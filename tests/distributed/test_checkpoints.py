@@ -1,4 +1,4 @@
-"""A run that ended anywhere goes on as if it had not: bit for bit, or, with another number of stages, warming up."""
+"""A run that was interrupted anywhere resumes bit for bit, or, with another number of stages, warms up again."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def resume(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def test_100_ticks_then_kill_9_of_everything_then_100_ticks_are_200(
+def test_a_run_resumed_after_kill_9_of_all_processes_equals_an_uninterrupted_one(
     videos: Path, straight: Path, tmp_path: Path
 ) -> None:
     tree = slow_run(videos, checkpoint__every=100, ticks=10**6)
@@ -34,20 +34,20 @@ def test_100_ticks_then_kill_9_of_everything_then_100_ticks_are_200(
     background.wait_for_tick(100)
     run = tmp_path / "runs" / "it"
     wait_until((run / "checkpoints/0000000100").is_dir)
-    everybody = [*background.members().values(), background.process.pid]
-    for pid in everybody:
+    pids = [*background.members().values(), background.process.pid]
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert background.end(10) == -9
-    assert gone(everybody, 10)
+    assert gone(pids, 10)
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.isdigit()] == ["0000000100"]
     done = resume(tmp_path, "--set", f"ticks={STRAIGHT}")
-    assert "resumed from runs/it/checkpoints/0000000100 at tick 100, with all that was in flight" in done.stderr
+    assert "resumed from runs/it/checkpoints/0000000100 at tick 100, with the activations" in done.stderr
     assert losses_of(run) == losses_of(straight)
     assert same_model(run, straight)
 
 
 @pytest.mark.long
-def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_in_the_middle_of_clips_resumes_bit_for_bit(videos: Path, straight: Path, tmp_path: Path) -> None:
     background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, checkpoint__every=0)))
     background.wait_for_tick(60)
     background.send(signal.SIGTERM)
@@ -56,7 +56,7 @@ def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path,
     stopped = json.loads((run / "summary.json").read_text())["ticks"]
     assert 60 < stopped < STRAIGHT
     done = resume(tmp_path)
-    assert f"at tick {stopped}, with all that was in flight" in done.stderr
+    assert f"at tick {stopped}, with the activations and gradients in flight" in done.stderr
     assert losses_of(run) == losses_of(straight)
     assert same_model(run, straight)
 
@@ -78,8 +78,10 @@ def test_stopped_in_the_middle_of_clips_it_goes_on(videos: Path, straight: Path,
     ],
     ids=["predict", "1f1b"],
 )
-def test_what_else_is_under_way_is_kept_too(videos: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Targets whose frames still climb, gradients gathered for an update, the average, an evaluation in between."""
+def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight_average(
+    videos: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Also with an evaluation before the interruption."""
     small = {"model_args": {"width": 4}, "data__size": 16, "stages": 3, "name": "it", **changes}
     run = backpropagation_run if "algorithm" in changes else reference_run
     losses, parameters = run(config_of(videos, **small, ticks=STRAIGHT))
@@ -91,7 +93,7 @@ def test_what_else_is_under_way_is_kept_too(videos: Path, tmp_path: Path, change
 
 
 @pytest.mark.long
-def test_bad_checkpoints_are_refused_with_their_reason_and_the_one_before_is_used(
+def test_bad_checkpoints_are_skipped_with_a_reason_and_an_earlier_one_is_used(
     videos: Path, straight: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(straight, tmp_path / "runs" / "it")
@@ -104,37 +106,35 @@ def test_bad_checkpoints_are_refused_with_their_reason_and_the_one_before_is_use
     shutil.copytree(other / "checkpoints" / "0000000050", foreign)
     (run / "checkpoints" / "0000000300.part").mkdir()  # killed while it was being written
     done = resume(tmp_path)
-    told = " ".join(done.stderr.split())
-    assert "__1_0.distcp is truncated: it has 1000 bytes" in told
-    assert "0000000150 is of another model: conv1.conv.weight is [4, 3, 3, 3] there and [12, 3, 3, 3] here" in told
-    assert "resumed from runs/it/checkpoints/0000000100 at tick 100" in told
+    output = " ".join(done.stderr.split())
+    assert "__1_0.distcp is truncated: it has 1000 bytes" in output
+    assert "0000000150 is of another model: conv1.conv.weight is [4, 3, 3, 3] there and [12, 3, 3, 3] here" in output
+    assert "resumed from runs/it/checkpoints/0000000100 at tick 100" in output
     assert losses_of(run) == losses_of(straight)
     assert same_model(run, straight)
     assert not list((run / "checkpoints").glob("*.part"))
 
 
-def test_nothing_to_resume_is_told(videos: Path, straight: Path, tmp_path: Path) -> None:
+def test_resuming_a_missing_or_complete_run_is_an_error(videos: Path, straight: Path, tmp_path: Path) -> None:
     missing = sideways("train", "--resume", "runs/none", cwd=tmp_path)
     assert missing.returncode == 2
     assert "there is no run.toml in it" in missing.stderr
     shutil.copytree(straight, tmp_path / "runs" / "it")
     complete = sideways("train", "--resume", "runs/it", cwd=tmp_path)
     assert complete.returncode == 1
-    assert "has done its 200 ticks of 200: raise ticks" in complete.stderr
+    assert "has completed 200 of 200 ticks: to train further, raise ticks" in complete.stderr
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        pytest.param([], "has done its 20 ticks of 20", marks=pytest.mark.long),
-        pytest.param(["ticks=40", "optimiser.name=Adamant"], "no class of torch.optim", marks=pytest.mark.long),
+        pytest.param([], "has completed 20 of 20 ticks", marks=pytest.mark.long),
+        pytest.param(["ticks=40", "optimiser.name=Adamant"], "not a usable class", marks=pytest.mark.long),
         pytest.param(["ticks=40", "model=nothing"], "model = 'nothing' is unknown", marks=pytest.mark.long),
         pytest.param(["ticks=40", "data.train=nowhere"], "there is no folder nowhere", marks=pytest.mark.long),
     ],
 )
-def test_a_resumption_that_is_refused_touches_nothing(
-    videos: Path, tmp_path: Path, changes: list[str], said: str
-) -> None:
+def test_a_refused_resume_changes_no_file(videos: Path, tmp_path: Path, changes: list[str], message: str) -> None:
     small = {"model_args": {"width": 4}, "data__size": 16, "stages": 2, "ticks": 20}
     run = train(tmp_path, slow_run(videos, report__redis=True, **small))
     before = _contents(run)
@@ -142,7 +142,7 @@ def test_a_resumption_that_is_refused_touches_nothing(
     settings = [part for change in changes for part in ("--set", change)]
     done = sideways("train", "--resume", "runs/it", *settings, cwd=tmp_path)
     assert done.returncode in (1, 2)
-    assert said in done.stderr
+    assert message in done.stderr
     assert _contents(run) == before
     assert not list((tmp_path / "runs").glob(".launch-*"))
 
@@ -151,28 +151,28 @@ def _contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_a_run_that_fails_before_its_first_tick_does_not_hold_its_name(videos: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_before_its_first_tick_leaves_no_directory(videos: Path, tmp_path: Path) -> None:
     small = {"model_args": {"width": 4}, "data__size": 16, "stages": 2, "ticks": 20, "report__redis": True}
     run_file = write_run_file(tmp_path / "run.toml", slow_run(videos, **small, optimiser__name="Adamant"))
     done = sideways("train", run_file, cwd=tmp_path)
     assert done.returncode == 2
-    assert "no class of torch.optim" in done.stderr
+    assert "not a usable class of torch.optim" in done.stderr
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.long
-def test_another_optimiser_and_precision_take_over_the_weights_alone(straight: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_optimiser_and_precision_keeps_the_weights_only(straight: Path, tmp_path: Path) -> None:
     shutil.copytree(straight, tmp_path / "runs" / "it")
     other = ["optimiser.name=RMSprop", "optimiser.lr=0.0", "precision=bfloat16", "ticks=210", "optimiser.ema=0.999"]
     done = resume(tmp_path, *(part for setting in other for part in ("--set", setting)))
-    told = " ".join(done.stderr.split())
-    assert "the optimiser is not the checkpoint's: its state is reset" in told
-    assert "at tick 200, and the pipeline warms up again" in told
+    output = " ".join(done.stderr.split())
+    assert "the optimiser differs from that of the checkpoint: its state is reset" in output
+    assert "at tick 200, and the pipeline warms up again" in output
     assert same_model(tmp_path / "runs" / "it", straight)
 
 
 @pytest.mark.long
-def test_a_checkpoint_at_the_end_waits_for_the_one_before_it(videos: Path, tmp_path: Path) -> None:
+def test_the_final_checkpoint_waits_for_the_previous_one(videos: Path, tmp_path: Path) -> None:
     run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, ticks=51, checkpoint__every=50))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["0000000050", "0000000051"]
 
@@ -191,7 +191,7 @@ def build(classes, channels=3):
 
 
 @pytest.mark.long
-def test_new_settings_outlive_a_process_that_is_lost_while_the_run_is_resumed(videos: Path, tmp_path: Path) -> None:
+def test_new_settings_survive_a_restart_while_the_run_is_resumed(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_MODEL)
     tree = slow_run(videos, model="slow.py:build", stages=2, data__size=16, ticks=20, recovery__restarts=1)
     del tree["model_args"]
@@ -211,8 +211,9 @@ def test_new_settings_outlive_a_process_that_is_lost_while_the_run_is_resumed(vi
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("told", [pytest.param(True, id="told-but-not-noted"), pytest.param(False, id="not-told")])
-def test_an_evaluation_that_was_interrupted_is_made_up_for(videos: Path, tmp_path: Path, told: bool) -> None:
+@pytest.mark.parametrize("logged", [True, False])
+def test_an_interrupted_evaluation_is_repeated_after_resuming(videos: Path, tmp_path: Path, logged: bool) -> None:
+    """Interrupted before its score is in the checkpoint, and after or before its line is in metrics.jsonl."""
     often = {"evaluate_every": 10, "data__val": str(videos / "val"), "checkpoint__every": 10}
     run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, stages=2, ticks=30, **often))
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -222,7 +223,7 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(videos: Path, tmp_pat
     position = run / "checkpoints/0000000020/position.json"
     scored = json.loads(position.read_text())
     position.write_text(json.dumps(scored | {"score": None}))
-    if not told:
+    if not logged:
         kept = [line for line in lines if '"evaluation"' not in line or _evaluation(line)[0] != 20]
         (run / "metrics.jsonl").write_text("".join(kept))
     resume(tmp_path)
@@ -232,36 +233,36 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(videos: Path, tmp_pat
 
 
 def _evaluation(line: str) -> tuple[int, dict[str, float]]:
-    """Its tick and its figures."""
-    told = json.loads(line)
-    return told["tick"], {name: value for name, value in told.items() if name.startswith("val_")}
+    """The tick and the figures of a line of metrics.jsonl."""
+    record = json.loads(line)
+    return record["tick"], {name: value for name, value in record.items() if name.startswith("val_")}
 
 
 @pytest.mark.parametrize("stages", [2])
-def test_another_number_of_stages_takes_over_every_weight(
+def test_resuming_with_another_number_of_stages_keeps_every_weight(
     videos: Path, straight: Path, tmp_path: Path, stages: int
 ) -> None:
     shutil.copytree(straight, tmp_path / "runs" / "it")
     done = resume(tmp_path, "--stages", str(stages), "--set", "ticks=240", "--set", "optimiser.lr=0.0")
     assert "at tick 200, and the pipeline warms up again" in done.stderr
-    assert same_model(tmp_path / "runs" / "it", straight)  # the rate is zero: all that it has is what it took over
+    assert same_model(tmp_path / "runs" / "it", straight)  # the learning rate is zero: all weights are the loaded ones
     lines = [json.loads(line) for line in (tmp_path / "runs/it/metrics.jsonl").read_text().splitlines()]
     assert len(losses_of(tmp_path / "runs" / "it")) == len(losses_of(straight)) + 40 - (stages - 1)
     assert {line["stage"] for line in lines if line.get("tick", 0) > 200} == set(range(stages))
 
 
 @pytest.mark.long
-def test_a_full_disk_stops_nothing_but_the_checkpoint(videos: Path, tmp_path: Path) -> None:
-    """The stages' files cannot grow beyond 4 KiB from a moment before the first checkpoint on."""
+def test_a_full_disk_fails_checkpoints_but_not_the_training(videos: Path, tmp_path: Path) -> None:
+    """From before the first checkpoint, the stages cannot write files larger than 4 KiB."""
     background = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, ticks=420, checkpoint__every=200)))
     background.wait_for_tick(1)
     for name, pid in background.members().items():
         if name != "coordinator":
             psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
     assert background.end(60) == 0, background.output()
-    told = " ".join(background.output().split())
-    assert "the checkpoint of tick 200 could not be kept" in told
-    assert "File too large" in told or "the disk took no more bytes" in told
+    output = " ".join(background.output().split())
+    assert "the checkpoint of tick 200 could not be saved" in output
+    assert "File too large" in output or "the disk is probably full" in output
     summary = json.loads((tmp_path / "runs/it/summary.json").read_text())
     assert summary["ticks"] == 420
     assert summary["failed_checkpoints"] == 3

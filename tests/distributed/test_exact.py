@@ -21,7 +21,7 @@ from tests.support.settings import config_of, settings
 DEPTHS = (1, 2, 3, 5)
 CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix")))
 
-# each training option by itself, and in company, at D = 3
+# each training option by itself, and several together, at D = 3
 DROPOUT: dict[str, object] = {
     "model": f"{Path(__file__).parents[1]}/support/models.py:with_dropout",
     "model_args": {},
@@ -43,7 +43,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
     "predict": {"task": "predict", "model": "autoencoder", "ahead": 3},
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
-    "gloo": {"network__transport": "gloo"},  # else neighbours on one host share memory
+    "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
     "all": {
         **DROPOUT,
@@ -86,7 +86,7 @@ def changes(stages: int, task: str, every: int, boundary: str) -> dict[str, obje
 
 @pytest.fixture(scope="module")
 def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Runs all cases of a depth once, or those with exact gradients. Returns the folder of results."""
+    """A function that runs all cases of a depth, or those with exact gradients, once. Returns the folder of results."""
 
     @lru_cache
     def run(stages: int, exact: bool = False) -> Path:
@@ -103,7 +103,7 @@ def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
 
 
 def drive(stages: int, trees: dict[str, dict[str, Any]], out: Path, **more: str) -> None:
-    """Put workers through the cases. `more` of the environment."""
+    """Run the cases with one set of workers. `more` are additional environment variables."""
     (out / "cases.json").write_text(json.dumps(trees))
     arguments = ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)]
     launch = f"import sys; from coordinator.launch.elastic import launch; sys.exit(launch({stages}, {arguments!r}))"
@@ -151,7 +151,7 @@ def same(folder: Path, name: str, losses: list[float], parameters: dict[str, Ten
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_training_option_is_in_the_reference_too(distributed: Results, videos: Path, name: str) -> None:
+def test_every_training_option_equals_the_reference_bit_for_bit(distributed: Results, videos: Path, name: str) -> None:
     losses, parameters = reference_run(config_of(videos, stages=3, **OPTIONS[name]))
     same(distributed(3), name, losses, parameters)
 
@@ -166,7 +166,7 @@ def test_pipelined_backpropagation_equals_plain_backpropagation(distributed: Res
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_workers_that_share_a_gpu_follow_the_reference_and_repeat_bit_for_bit(videos: Path, tmp_path: Path) -> None:
-    """But for the rounding of the GPU's own kernels, which grows from tick to tick."""
+    """The reference is only matched up to the rounding of the GPU's kernels, which accumulates over the ticks."""
     changes = {"stages": 3, "ticks": 60, "optimiser__name": "SGD", "optimiser__lr": 1e-2}
     tree = settings(videos, device="cuda", deterministic=True, **changes)
     drive(3, {"first": tree, "second": tree}, tmp_path, NVIDIA_TF32_OVERRIDE="0")
@@ -181,7 +181,7 @@ def test_workers_that_share_a_gpu_follow_the_reference_and_repeat_bit_for_bit(vi
 
 @pytest.mark.long
 def test_every_option_changes_something(videos: Path) -> None:
-    """Else it could be in neither, and the comparisons above would pass."""
+    """Else an option could be ignored by both sides, and the comparisons above would pass."""
     ticks = {"ticks": 150}
     plain = {
         task: reference_run(config_of(videos, stages=3, task=task, model=model, **ticks))
@@ -189,9 +189,9 @@ def test_every_option_changes_something(videos: Path) -> None:
     }
     for name, options in OPTIONS.items():
         if name == "dropout" or name == "all":
-            continue  # another model: see below
+            continue  # they have another model: see below
         if name.startswith("gloo"):
-            continue  # another way for the same bytes
+            continue  # only another transport
         if name == "predict":
             options = {**options, "task": "predict"}
         task = "classify" if "task" not in options else "autoencode"
@@ -203,7 +203,7 @@ def test_every_option_changes_something(videos: Path) -> None:
 
 
 def test_the_cases_differ_from_each_other(reference: Callable[..., tuple[list[float], dict[str, Tensor]]]) -> None:
-    """Else the comparison above could pass with a setting that does nothing."""
+    """Else the comparisons above could pass with a setting that has no effect."""
     runs = [
         reference(stages, "classify", every, boundary)[0]
         for stages, every, boundary in ((3, 1, "gate"), (3, 4, "gate"), (3, 1, "mix"), (2, 1, "gate"))

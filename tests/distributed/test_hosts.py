@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces of this machine, joined by a pair of virtual interfaces. Root and iproute2 needed."""
+"""Two hosts: network namespaces on this machine, connected by virtual interfaces. Needs root and iproute2."""
 
 import json
 import os
@@ -41,14 +41,14 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 def agent(host: str, address: str, node: int, processes: int, run_file: Path, *arguments: str) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node)]
-    meeting = ["--nproc-per-node", str(processes), "--master-addr", FIRST, "--master-port", "29511"]
+    rendezvous = ["--nproc-per-node", str(processes), "--master-addr", FIRST, "--master-port", "29511"]
     program = ["-m", "coordinator", "join", str(run_file), *arguments]
-    return ["ip", "netns", "exec", host, "env", f"SIDEWAYS_ADDRESS={address}", *launcher, *meeting, *program]
+    return ["ip", "netns", "exec", host, "env", f"SIDEWAYS_ADDRESS={address}", *launcher, *rendezvous, *program]
 
 
 @pytest.mark.long
-def test_two_hosts_make_the_run_of_one(videos: Path, tmp_path: Path, hosts: tuple[str, str]) -> None:
-    """The coordinator and a stage on one, two stages on the other; frames and reports are encrypted between them."""
+def test_a_run_on_two_hosts_equals_the_reference(videos: Path, tmp_path: Path, hosts: tuple[str, str]) -> None:
+    """The coordinator and a stage are on one host, two stages on the other; frames and reports are encrypted."""
     tree = settings(videos, stages=3, ticks=60, name="it")
     run_file = write_run_file(tmp_path / "run.toml", tree)
     commands = [agent(hosts[0], FIRST, 0, 2, run_file, "--json"), agent(hosts[1], SECOND, 1, 2, run_file)]
@@ -58,8 +58,8 @@ def test_two_hosts_make_the_run_of_one(videos: Path, tmp_path: Path, hosts: tupl
         )
         for command in commands
     ]
-    told = [process.communicate(timeout=100) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    assert json.loads(told[0][0].splitlines()[-1])["ticks"] == 60
+    outputs = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert json.loads(outputs[0][0].splitlines()[-1])["ticks"] == 60
     expected, _ = reference_run(config_of(videos, stages=3, ticks=60))
     assert losses_of(tmp_path / "runs" / "it") == expected

@@ -1,4 +1,4 @@
-"""A real run, looked at and steered from other processes, and its Redis taken away while it trains."""
+"""A real run, inspected and controlled from other processes, also while its Redis is away."""
 
 import json
 import os
@@ -28,7 +28,7 @@ RATE = 7e-4
 
 
 def start(videos: Path, folder: Path, **changes: Any) -> Background:
-    """A run that would go on for days, at some 20 ms a tick."""
+    """Start a run that takes days, at about 20 ms per tick."""
     slow = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 2, "name": "it", "ticks": LONG}
     tree = settings(videos, **slow, report__redis=True, **changes)
     background = Background(write_run_file(folder / "run.toml", tree))
@@ -36,23 +36,23 @@ def start(videos: Path, folder: Path, **changes: Any) -> Background:
     return background
 
 
-def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_paused_changed_and_stopped_equals_the_reference(videos: Path, tmp_path: Path) -> None:
     background = start(videos, tmp_path, network__deadline=5)
     run = tmp_path / "runs" / "it"
     assert "it: paused at tick" in steer(tmp_path, "pause", "it")
-    since = time.monotonic()
+    paused_at = time.monotonic()
     paused = json.loads(steer(tmp_path, "status", "it", "--json"))
     assert paused["state"] == "paused"
-    told = steer(tmp_path, "set", str(run), f"lr={RATE}")
-    assert (run / "checkpoints" / f"{paused['tick']:010}").is_dir(), "what is resumed must have the rate from there on"
-    assert f"from tick {paused['tick']} on" in told
-    assert "could not be kept" not in told
-    assert "kept the checkpoint" in steer(tmp_path, "checkpoint", "it")
+    output = steer(tmp_path, "set", str(run), f"lr={RATE}")
+    assert (run / "checkpoints" / f"{paused['tick']:010}").is_dir(), "a resumed run must have the new rate from here on"
+    assert f"from tick {paused['tick']} on" in output
+    assert "could not be saved" not in output
+    assert "saved the checkpoint" in steer(tmp_path, "checkpoint", "it")
     refused = CliRunner().invoke(app, ["trace", "it", "--runs", str(tmp_path / "runs")])
     assert "it is paused" in str(refused.exception)
-    time.sleep(max(0.0, since + 7.7 - time.monotonic()))  # longer than any deadline of the run's
+    time.sleep(max(0.0, paused_at + 7.7 - time.monotonic()))  # longer than any of the run's deadlines
     assert get_run("it", tmp_path / "runs").status.tick == paused["tick"]
-    assert "goes on" in steer(tmp_path, "resume", "it")
+    assert "resumed at tick" in steer(tmp_path, "resume", "it")
     background.wait_for_tick(paused["tick"] + 20)
     assert "20 ticks from tick" in steer(tmp_path, "trace", "it", "--ticks", "20", "--out", str(tmp_path / "t.json"))
     trace = traces.read(tmp_path / "t.json")
@@ -65,12 +65,12 @@ def test_a_run_is_paused_changed_and_stopped_and_equals_the_reference(videos: Pa
     ticks = json.loads((run / "summary.json").read_text())["ticks"]
     assert [(seen.state, seen.status.tick) for seen in list_runs(tmp_path / "runs")] == [("stopped", ticks)]
     assert not (run / SOCKET).is_symlink()
-    assert load(run / "run.toml").optimiser.lr == RATE  # so a resumed run goes on with it
+    assert load(run / "run.toml").optimiser.lr == RATE  # so a resumed run keeps it
     same_as_the_reference(background, videos, paused["tick"], ticks)
 
 
 def same_as_the_reference(background: Background, videos: Path, changed: int, ticks: int) -> None:
-    """One whose rate is changed at the same tick has the same losses and parameters."""
+    """Check losses and parameters against a reference whose learning rate is changed at the same tick."""
     from common.rule.reference import Reference
 
     shape = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 2}
@@ -89,10 +89,12 @@ def same_as_the_reference(background: Background, videos: Path, changed: int, ti
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
-def test_the_runs_own_redis_is_lost(videos: Path, tmp_path: Path, blow: signal.Signals) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_run_can_be_steered_after_its_own_redis_is_killed_or_stopped(
+    videos: Path, tmp_path: Path, signal_number: signal.Signals
+) -> None:
     background = start(videos, tmp_path)
-    os.kill(background.members()["redis"], blow)
+    os.kill(background.members()["redis"], signal_number)
     time.sleep(1)
     wait_until(
         lambda: "paused at tick" in CliRunner().invoke(app, ["pause", "it", "--runs", str(tmp_path / "runs")]).output
@@ -102,7 +104,7 @@ def test_the_runs_own_redis_is_lost(videos: Path, tmp_path: Path, blow: signal.S
 
 
 @pytest.mark.long
-def test_redis_taken_away_and_given_back_while_it_trains(
+def test_training_continues_while_redis_is_away_and_reconnects(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, second = EmbeddedRedis(tmp_path), EmbeddedRedis(tmp_path)
@@ -130,6 +132,6 @@ def test_redis_taken_away_and_given_back_while_it_trains(
         assert json.loads(steer(elsewhere, "status", "it", "--json"))["state"] == "stopped"
     finally:
         second.close()
-    told = background.output()
-    assert (told.count("does not answer"), password in told) == (1, False)
+    output = background.output()
+    assert (output.count("does not answer"), password in output) == (1, False)
     assert (tmp_path / "runs/it/model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""The commands around a training, through the command line, on a run that was really trained."""
+"""The tools on the command line, applied to a real run."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from tests.support.settings import settings, write_run_file
 
 @pytest.fixture(scope="module")
 def trained(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run of a torchvision model, beginning with weights of a file: its directory and its summary."""
+    """A run of a torchvision model with initial weights from a file: its directory and its summary."""
     from common.torchvision_import import models
 
     folder = tmp_path_factory.mktemp("tools")
@@ -28,7 +28,7 @@ def trained(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder / "runs" / "it", json.loads(done.stdout.splitlines()[-1])
 
 
-def test_eval_says_what_the_training_said(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_eval_equals_the_trainings_own_evaluation(trained: tuple[Path, dict[str, Any]]) -> None:
     run, summary = trained
     done = sideways("eval", run, "--json", cwd=run.parent.parent)
     assert done.returncode == 0, done.stderr
@@ -42,23 +42,25 @@ def test_eval_says_what_the_training_said(trained: tuple[Path, dict[str, Any]]) 
 
 
 @pytest.mark.long
-def test_what_is_exported_predicts_the_same(trained: tuple[Path, dict[str, Any]], videos: Path, tmp_path: Path) -> None:
+def test_an_exported_model_predicts_the_same(
+    trained: tuple[Path, dict[str, Any]], videos: Path, tmp_path: Path
+) -> None:
     run, _ = trained
     done = sideways("export", run, "out.pt2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    said = []
+    results = []
     for model in (run, "out.pt2"):
         arguments = ("predict", model, videos / "val/cat/1.mp4", "--csv", "scores.csv", "--json")
         done = sideways(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        said.append(json.loads(done.stdout.splitlines()[-1]))
-        assert len((tmp_path / "scores.csv").read_text().splitlines()) == said[-1]["frames"] + 1
-    assert [entry["class"] for entry in said[0]["top"]] == [entry["class"] for entry in said[1]["top"]]
-    for one, other in zip(said[0]["top"], said[1]["top"], strict=True):
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+        assert len((tmp_path / "scores.csv").read_text().splitlines()) == results[-1]["frames"] + 1
+    assert [entry["class"] for entry in results[0]["top"]] == [entry["class"] for entry in results[1]["top"]]
+    for one, other in zip(results[0]["top"], results[1]["top"], strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
-def test_what_is_exported_loads_into_torchvisions_model(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_saved_weights_load_into_torchvisions_model(trained: tuple[Path, dict[str, Any]]) -> None:
     from safetensors.torch import load_file
 
     from common.torchvision_import import models
@@ -67,14 +69,14 @@ def test_what_is_exported_loads_into_torchvisions_model(trained: tuple[Path, dic
     weights = load_file(run / "model.safetensors")
     models.mobilenet_v3_large(num_classes=3).load_state_dict(weights)
     official = torch.load(run.parent.parent / "official.pth")
-    step = load(run / "run.toml").optimiser.lr * 12  # AdamW without momentum moves a weight no further
+    step = load(run / "run.toml").optimiser.lr * 12  # AdamW without momentum moves a weight by about lr per tick
     moved = [
         weights[name] - official[name] for name in weights if name.endswith("weight") and "classifier.3" not in name
     ]
     assert 0 < max(float(change.abs().max()) for change in moved) < 3 * step
 
 
-def test_errors_are_sentences(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_an_error_is_printed_without_a_traceback(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     run, _ = trained
     done = sideways("predict", run, "nothing.mp4", cwd=tmp_path)
     assert done.returncode == 1

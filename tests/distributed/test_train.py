@@ -1,4 +1,4 @@
-"""The whole path through the command line: videos in, a model and its figures out, however it is started."""
+"""End-to-end training through the command line, from videos to a model and its figures, started in several ways."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def tree_of(videos: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A finished run: its directory, and the last line that --json printed."""
+    """A finished run: its directory, and the last line of its --json output."""
     folder = tmp_path_factory.mktemp("trained")
     run_file = write_run_file(folder / "run.toml", tree_of(videos, report__trace_ticks=TRACED))
     done = sideways("train", run_file, "--json", cwd=folder)
@@ -52,7 +52,7 @@ def losses_of(run: Path) -> list[float]:
     return [loss for line in lines for loss in line.get("losses", [])]
 
 
-def test_it_equals_the_reference(videos: Path, trained: tuple[Path, dict[str, Any]]) -> None:
+def test_losses_and_parameters_equal_the_reference(videos: Path, trained: tuple[Path, dict[str, Any]]) -> None:
     run, _ = trained
     losses, parameters = reference_run(config_of(videos, stages=STAGES, ticks=TICKS))
     assert losses_of(run) == losses
@@ -61,13 +61,13 @@ def test_it_equals_the_reference(videos: Path, trained: tuple[Path, dict[str, An
     assert all(torch.equal(model[name], parameters[name]) for name in parameters)
 
 
-def test_its_trace_has_every_tick_that_was_to_be_recorded(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_the_trace_has_every_requested_tick(trained: tuple[Path, dict[str, Any]]) -> None:
     trace = traces.read(trained[0] / "trace.json.gz")
     traces.check(trace, 2 * STAGES, TRACED)
     assert [clock["offset_us"] for clock in trace["otherData"]["clocks"]] == [0] * STAGES
 
 
-def test_the_summary_has_what_it_should(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_the_summary_has_all_figures(trained: tuple[Path, dict[str, Any]]) -> None:
     run, printed = trained
     assert json.loads((run / "summary.json").read_text()) == printed
     expected = {"run", "ticks", "frames_per_second", "val_top1", "val_top5", "seconds", "slowest_stage_ms", "tick_ms"}
@@ -78,7 +78,7 @@ def test_the_summary_has_what_it_should(trained: tuple[Path, dict[str, Any]]) ->
     assert printed["frames_per_second"] > 0
 
 
-def test_metrics_are_one_line_a_report(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_metrics_have_one_line_per_report(trained: tuple[Path, dict[str, Any]]) -> None:
     run, _ = trained
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     progress = [line for line in lines if line["kind"] == "progress"]
@@ -114,7 +114,7 @@ def test_evaluation_equals_the_whole_model_in_one_process(videos: Path, trained:
 
 
 @pytest.mark.long
-def test_the_resolved_configuration_repeats_the_run(
+def test_the_resolved_configuration_reproduces_the_run(
     videos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     run, _ = trained
@@ -171,7 +171,7 @@ def finish(process: "subprocess.Popen[str]") -> None:
     assert process.returncode == 0, output
 
 
-def test_one_torchrun_command_makes_the_same_run(
+def test_one_torchrun_command_gives_the_same_model(
     videos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     write_run_file(tmp_path / "run.toml", tree_of(videos))
@@ -182,25 +182,25 @@ def test_one_torchrun_command_makes_the_same_run(
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", ["stage"])
-def test_two_agents_that_meet_at_one_rendezvous_make_the_same_run(
+def test_two_torchrun_agents_give_the_same_model(
     videos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path, first: str
 ) -> None:
     write_run_file(tmp_path / "run.toml", tree_of(videos))
-    meet = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "r", "--local-addr", "127.0.0.1"]
-    meet += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    rendezvous = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "r", "--local-addr", "127.0.0.1"]
+    rendezvous += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     processes = {"coordinator": ["1", "run.toml"], "stage": ["3"]}
     agents = []
     for role in sorted(processes, key=lambda role: role != first):
         count, *run_file = processes[role]
         join = ["-m", "coordinator", "join", *run_file, "--role", role]
-        agents.append(torchrun(*meet, "--nproc-per-node", count, *join, cwd=tmp_path))
+        agents.append(torchrun(*rendezvous, "--nproc-per-node", count, *join, cwd=tmp_path))
     for agent in agents:
         finish(agent)
     assert same_model(trained[0], tmp_path / "runs" / "it")
 
 
 @pytest.mark.long
-def test_another_number_of_processes_than_stages_is_told(videos: Path, tmp_path: Path) -> None:
+def test_a_wrong_number_of_processes_is_an_error(videos: Path, tmp_path: Path) -> None:
     write_run_file(tmp_path / "run.toml", tree_of(videos))
     address = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     process = torchrun("--nproc-per-node", "3", *address, "-m", "coordinator", "join", "run.toml", cwd=tmp_path)
@@ -210,7 +210,7 @@ def test_another_number_of_processes_than_stages_is_told(videos: Path, tmp_path:
 
 
 def test_stages_that_disagree_about_an_edge_are_both_named(videos: Path, tmp_path: Path) -> None:
-    """A model file that is not the same on every host, here: whose width depends on the process."""
+    """As if the model file were different on another host: here, its width depends on the process."""
     (tmp_path / "mine.py").write_text(
         "import os\nfrom torch import nn\n"
         "def build(classes):\n"
@@ -221,7 +221,7 @@ def test_stages_that_disagree_about_an_edge_are_both_named(videos: Path, tmp_pat
     tree = tree_of(videos, model="mine.py:build", model_args={}, split=[1, 1, 1])
     done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
     assert done.returncode == 1
-    assert "stage 1 gives [3, 8] of float32 but stage 2 takes [3, 9] of float32" in done.stderr
+    assert "stage 1 outputs [3, 8] of float32 but stage 2 expects [3, 9] of float32" in done.stderr
 
 
 def test_a_users_own_model_is_split_by_measurement(videos: Path, tmp_path: Path) -> None:
@@ -244,8 +244,10 @@ def test_a_users_own_model_is_split_by_measurement(videos: Path, tmp_path: Path)
 @pytest.mark.long
 @pytest.mark.timeout(500)
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: apt-get install g++")
-def test_compiled_stages_learn_the_same(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but bit for bit: a compiler may add in another order."""
+def test_compiled_stages_give_nearly_the_same_losses(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only nearly, as a compiler may change the order of additions."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     changes = {"compile": True, "ticks": 60, "optimiser": {"name": "SGD", "lr": 0.05}}
     tree = tree_of(videos, **changes)
@@ -259,7 +261,7 @@ def test_compiled_stages_learn_the_same(videos: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.long
-def test_autoencoding_with_evaluations_between(videos: Path, tmp_path: Path) -> None:
+def test_autoencoding_with_evaluations_during_training_equals_the_reference(videos: Path, tmp_path: Path) -> None:
     changes = {"task": "autoencode", "model": "autoencoder", "evaluate_every": 50, "report__tensorboard": True}
     done = sideways("train", write_run_file(tmp_path / "run.toml", tree_of(videos, **changes)), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -272,7 +274,7 @@ def test_autoencoding_with_evaluations_between(videos: Path, tmp_path: Path) -> 
     assert [event.step for event in events.Scalars("evaluation/val_mse")] == [50, 100, 120]
     assert [event.step for event in events.Images("frame and reconstruction")] == [50, 100, 120]
     assert {"stage 0/tick_ms", "stage 2/loss", "stage 1/compute_ms"} <= set(events.Tags()["scalars"])
-    # what was in flight when training paused for an evaluation is still there afterwards: it changes nothing
+    # packets in flight are kept during an evaluation: evaluations do not change the training
     reference = reference_run(config_of(videos, stages=STAGES, ticks=TICKS, task="autoencode", model="autoencoder"))[0]
     assert losses_of(tmp_path / "runs" / "it") == reference
 
@@ -292,8 +294,8 @@ def test_nothing_listens_beyond_loopback(videos: Path, tmp_path: Path) -> None:
     assert listening <= {"127.0.0.1", "::1"}, listening
 
 
-def test_it_learns(tmp_path: Path) -> None:
-    """Real digits it has not seen, 3 stages, seed fixed: at least 0.70 top-1 within 600 ticks (chance is 0.10)."""
+def test_accuracy_on_unseen_digits_reaches_70_percent(tmp_path: Path) -> None:
+    """With 3 stages and a fixed seed, within 600 ticks. Chance is 0.10."""
     draw = [sys.executable, str(ROOT / "examples/make_digits.py"), "data/digits", "--images", "900"]
     subprocess.run(draw, cwd=tmp_path, check=True, timeout=100)
     overrides = ["stages=3", "split=[2,3,3]", "threads=1", "seed=0", "epochs=1.0"]

@@ -1,4 +1,4 @@
-"""What can happen to a run, done to it for real: to its processes by signals, to its sockets by messages."""
+"""Faults injected into real runs: into processes by signals, into sockets by messages."""
 
 import enum
 import os
@@ -17,33 +17,30 @@ import zmq
 from common.messages.frame_envelope import encode_frames
 from tests.support.processes import Background, sideways
 
-_GREETING = b"\xff"  # the first byte that a ZeroMQ listener says to anybody who connects
+_GREETING = b"\xff"  # the first byte that a ZeroMQ listener sends to every client
 
 
 class Fault(enum.Enum):
-    """What happens. `restarts`: the run has to begin anew from its last checkpoint. `ends`: that is its end.
-
-    Two agents whose link is cut, slow or lossy are in network.py: they need hosts of their own.
-    """
+    """A fault. Cut, slow and lossy links between hosts are in network.py, as they need network namespaces."""
 
     KILLED = enum.auto()  # kill -9
-    STALLED = enum.auto()  # SIGSTOP, for longer than the deadline
+    STALLED = enum.auto()  # SIGSTOP for longer than the deadline
     HELD_UP = enum.auto()  # SIGSTOP for a moment
-    SLOW = enum.auto()  # a tenth of its time for a while
-    GARBAGE = enum.auto()  # a ZeroMQ message that is no msgpack
-    TRUNCATED = enum.auto()  # a right envelope, and half the frames
+    SLOW = enum.auto()  # runs only a tenth of the time for a while
+    GARBAGE = enum.auto()  # a ZeroMQ message that is not msgpack
+    TRUNCATED = enum.auto()  # a valid envelope with half of the frames
     MISSHAPEN = enum.auto()  # frames of another size
-    REPEATED = enum.auto()  # a message that is right in itself, of a frame that was there before
-    POINTED = enum.auto()  # such a message that says where in shared memory its frames were
-    FLOOD = enum.auto()  # a message that is larger than any may be
-    LATE = enum.auto()  # an earlier attempt's coordinator still sends frames
-    FULL_DISK = enum.auto()  # no file of a stage can grow, while checkpoints come due
+    REPEATED = enum.auto()  # a valid message with a frame number that has been sent before
+    POINTED = enum.auto()  # such a message with its frames in a slot of shared memory
+    FLOOD = enum.auto()  # a message above the size limit
+    LATE = enum.auto()  # frames from the coordinator of an earlier attempt
+    FULL_DISK = enum.auto()  # a stage's files cannot grow while checkpoints are written
     REDIS_DOWN = enum.auto()  # SIGSTOP for 20 s
-    NAN = enum.auto()  # the loss, by a learning rate that no weights survive; needs report.redis
+    NAN = enum.auto()  # a NaN loss, by a far too high learning rate; needs report.redis
 
     @property
     def restarts(self) -> bool:
-        """Whether it ends the attempt."""
+        """Whether the run restarts from its last checkpoint."""
         passing = (Fault.HELD_UP, Fault.SLOW, Fault.LATE, Fault.FULL_DISK, Fault.REDIS_DOWN)
         return self not in passing and not self.ends
 
@@ -53,7 +50,7 @@ class Fault(enum.Enum):
         return self is Fault.NAN
 
     def inject(self, run: Background, who: str) -> None:
-        """Do it to one process of a run: "coordinator", "stage0", "redis" …"""
+        """Inject the fault into a process of a run: "coordinator", "stage0", "redis" …"""
         members = run.members()
         if self is Fault.NAN:
             done = sideways("set", "it", "lr=1e30", cwd=run.folder)
@@ -65,24 +62,24 @@ class Fault(enum.Enum):
             for message in self._messages(attempt, 8, 3 * 32 * 32):
                 _send(_listeners(members[who]), message)
 
-    def told(self, who: str) -> str:
-        """A pattern of what the user is told of it."""
+    def expected_output(self, who: str) -> str:
+        """A pattern that the run's output must match."""
         named = "the coordinator" if who == "coordinator" else who.replace("stage", "stage ")
         return {
             Fault.KILLED: rf"{named}.* was killed by SIGKILL|{named}.* (is gone|connection)|the coordinator is gone",
             Fault.STALLED: r"for \d+ s|was killed by SIGKILL",
-            Fault.GARBAGE: "is something else sending",
-            Fault.TRUNCATED: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
-            Fault.MISSHAPEN: r"stage 0, tick \d+: a message of parts .* bytes came where .* were due",
-            Fault.REPEATED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
-            Fault.POINTED: r"stage 0, tick \d+: frame 3 of phase 0 came where frame \d+ of phase 0 was due",
+            Fault.GARBAGE: "is another program sending",
+            Fault.TRUNCATED: r"stage 0, tick \d+: received message parts of .* bytes, expected an envelope",
+            Fault.MISSHAPEN: r"stage 0, tick \d+: received message parts of .* bytes, expected an envelope",
+            Fault.REPEATED: r"stage 0, tick \d+: received frame 3 of phase 0, expected frame \d+ of phase 0",
+            Fault.POINTED: r"stage 0, tick \d+: received frame 3 of phase 0, expected frame \d+ of phase 0",
             Fault.FLOOD: "a stage worker disconnected without an error",
-            Fault.FULL_DISK: "the checkpoint of tick .* could not be kept: .*(File too large|took no more bytes)",
+            Fault.FULL_DISK: "the checkpoint of tick .* could not be saved: .*(File too large|disk is probably full)",
             Fault.NAN: "the training has diverged, the loss is .* try a smaller optimiser.lr",
-        }.get(self, "")  # of what ends no attempt nothing is told
+        }.get(self, "")  # other faults end no attempt and are not reported
 
     def _messages(self, attempt: int, rows: int, frame: int) -> list[list[bytes]]:
-        """Messages of several parts, for runs whose batches have so many rows, of so many bytes each."""
+        """The multipart messages to send, for batches of `rows` rows of `frame` bytes each."""
         ids = np.zeros(rows, np.int64)
         envelope = encode_frames(attempt, 0, 3, False, ids, ids)
         return {
@@ -99,7 +96,7 @@ class Fault(enum.Enum):
 def _hold_up(pid: int, seconds: float) -> None:
     os.kill(pid, signal.SIGSTOP)
     time.sleep(seconds)
-    with suppress(ProcessLookupError):  # a Redis that says nothing is replaced
+    with suppress(ProcessLookupError):  # a Redis that does not answer is replaced
         os.kill(pid, signal.SIGCONT)
 
 
@@ -133,12 +130,12 @@ _TO_A_PROCESS: dict[Fault, Callable[[int], None]] = {
 
 
 def _attempt(coordinator: int) -> int:
-    """The attempt's number, as common/processes/membership.py has it."""
+    """The number of the attempt, as in common/processes/membership.py."""
     return int(psutil.Process(coordinator).create_time() * 1000)
 
 
 def _listeners(pid: int) -> list[int]:
-    """The ports on which a process waits for ZeroMQ: only there is one greeted."""
+    """The ports on which a process listens for ZeroMQ: those that send a greeting."""
     ports = {c.laddr.port for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     with ExitStack() as lines, selectors.DefaultSelector() as selector:
         for port in ports:
@@ -149,7 +146,7 @@ def _listeners(pid: int) -> list[int]:
         found = [
             key.data for key in greeted if isinstance(key.fileobj, socket.socket) and key.fileobj.recv(1) == _GREETING
         ]
-    assert found, f"process {pid} listens on {ports}, and none is ZeroMQ's"
+    assert found, f"process {pid} listens on {ports}, but on none of them for ZeroMQ"
     return found
 
 

@@ -1,7 +1,7 @@
-"""Two hosts and the line between them: network namespaces of this machine, and a program that carries the packets.
+"""Two hosts and a link between them: network namespaces on this machine, and a program that forwards packets.
 
-The program is a slow, lossy, cuttable wire: it reads packets from one TUN device and writes them to the other, later,
-or not at all. So no module of the kernel is needed but tun.
+The program reads packets from one TUN device and writes them to the other, later or not at all. So it simulates a slow,
+lossy or cut link, and needs no kernel module but tun.
 """
 
 import fcntl
@@ -23,28 +23,30 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 
 class Line:
-    """A running wire. Attributes: names of the two namespaces."""
+    """A running link. `names` are its two namespaces."""
 
     def __init__(self, names: tuple[str, str], program: "subprocess.Popen[bytes]") -> None:
         self.names, self._program = names, program
 
     def cut(self, seconds: float) -> None:
-        """No packet gets through for so long."""
+        """Drop all packets for `seconds` seconds."""
         self._program.send_signal(signal.SIGUSR1)
         time.sleep(seconds)
         self._program.send_signal(signal.SIGUSR2)
 
 
 def ip(*arguments: str) -> None:
-    """Debian's iproute2."""
+    """Run `ip` of iproute2."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
 @contextmanager
 def line(delay: float, loss: float) -> Iterator[Line]:
-    """Two namespaces with the addresses FIRST and SECOND; `delay` in seconds each way, `loss` a share of the packets.
+    """Create two linked namespaces with the addresses FIRST and SECOND. Needs root, iproute2 and the tun module.
 
-    Root, iproute2 and the tun module are needed.
+    Args:
+        delay: Seconds in each direction.
+        loss: The share of packets to drop, 0 to 1.
     """
     names = f"sw{os.getpid()}c", f"sw{os.getpid()}d"
     devices = f"sw{os.getpid() % 100000}c", f"sw{os.getpid() % 100000}d"
@@ -82,7 +84,7 @@ class _Wire:
     def __init__(self, ends: tuple[int, int], delay: float, loss: float) -> None:
         self._to = {ends[0]: ends[1], ends[1]: ends[0]}
         self._delay, self._loss, self._random = delay, loss, random.Random(1)
-        self._under_way: list[tuple[float, int, int, bytes]] = []  # when due, a running number, where to, a packet
+        self._under_way: list[tuple[float, int, int, bytes]] = []  # due time, number, destination, packet
         self._number = 0
         self._is_cut = False
         signal.signal(signal.SIGUSR1, self._cut)

@@ -1,4 +1,4 @@
-"""Two hosts with a bad line between them: slow and lossy, cut for a moment, cut for longer than anybody waits."""
+"""Two hosts with a bad link between them: slow and lossy, cut for a moment, or cut for longer than the deadline."""
 
 import json
 import os
@@ -20,13 +20,13 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
         bool(os.geteuid()) or not (Path("/dev/net/tun").exists() and shutil.which("ip")),
-        reason="hosts are made by root, of TUN devices and iproute2",
+        reason="needs root, TUN devices and iproute2",
     ),
 ]
 
 
 class Cluster:
-    """Two torchrun agents, of a coordinator and three stages."""
+    """Two torchrun agents with a coordinator and three stages."""
 
     def __init__(self, wire: Line, folder: Path, tree: dict[str, Any]) -> None:
         run_file = write_run_file(folder / "run.toml", tree)
@@ -44,7 +44,7 @@ class Cluster:
         ]
 
     def wait_for_tick(self, tick: int) -> None:
-        """Wait until some stage has reported it."""
+        """Wait until a stage has reported `tick`."""
         end = time.monotonic() + 90
         while not any(json.loads(text).get("tick", -1) >= tick for text in self._lines()):
             assert time.monotonic() < end, self.end(1)
@@ -55,23 +55,23 @@ class Cluster:
         return [text for text in path.read_text().splitlines(True) if text.endswith("\n")] if path.exists() else []
 
     def end(self, timeout: float) -> list[tuple[int, str]]:
-        """Wait for both agents. Returns their exit codes and what they said."""
-        found = []
+        """Wait for both agents. Returns their exit codes and outputs."""
+        results = []
         for agent in self._agents:
             try:
-                told = agent.communicate(timeout=timeout)[0]
+                output = agent.communicate(timeout=timeout)[0]
             except subprocess.TimeoutExpired:
-                agent.terminate()  # it ends its workers
-                told = "STILL RUNNING\n" + agent.communicate(timeout=60)[0]
-            found.append((agent.returncode, told))
-        return found
+                agent.terminate()  # it stops its workers
+                output = "STILL RUNNING\n" + agent.communicate(timeout=60)[0]
+            results.append((agent.returncode, output))
+        return results
 
 
 def _agent(address: str) -> list[str]:
     counts = ["--nnodes", "2", "--nproc-per-node", "2", "--max-restarts", "3"]
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{FIRST}:29512", "--rdzv-id", "it"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{FIRST}:29512", "--rdzv-id", "it"]
     host = ["--rdzv-conf", f"is_host={int(address == FIRST)}", "--local-addr", address]
-    return [sys.executable, "-m", "torch.distributed.run", *counts, *meeting, *host]
+    return [sys.executable, "-m", "torch.distributed.run", *counts, *rendezvous, *host]
 
 
 def run(videos: Path, **changes: Any) -> dict[str, Any]:
@@ -79,21 +79,21 @@ def run(videos: Path, **changes: Any) -> dict[str, Any]:
 
 
 def check(cluster: Cluster, videos: Path, ticks: int, restarts: int) -> None:
-    told = cluster.end(120)
-    assert [code for code, _ in told] == [0, 0], told
+    results = cluster.end(120)
+    assert [code for code, _ in results] == [0, 0], results
     expected, _ = reference_run(config_of(videos, stages=3, ticks=ticks))
     assert losses_of(cluster.run) == expected
-    assert json.loads((cluster.run / "summary.json").read_text())["restarts"] == restarts, told
+    assert json.loads((cluster.run / "summary.json").read_text())["restarts"] == restarts, results
 
 
-def test_slow_and_lossy(videos: Path, tmp_path: Path) -> None:
-    """50 ms each way, one packet in a hundred lost."""
+def test_a_slow_and_lossy_link_changes_nothing(videos: Path, tmp_path: Path) -> None:
+    """50 ms in each direction, with one packet in a hundred lost."""
     with line(0.05, 0.01) as wire:
         check(Cluster(wire, tmp_path, run(videos, ticks=40, network__deadline=60)), videos, 40, 0)
 
 
 @pytest.mark.parametrize(("seconds", "restarts"), [(2, 0), (12, 1)], ids=["for a moment", "beyond the deadline"])
-def test_cut(videos: Path, tmp_path: Path, seconds: float, restarts: int) -> None:
+def test_a_cut_link_is_survived_or_recovered_from(videos: Path, tmp_path: Path, seconds: float, restarts: int) -> None:
     with line(0.005, 0) as wire:
         cluster = Cluster(wire, tmp_path, run(videos, ticks=300))
         cluster.wait_for_tick(30)

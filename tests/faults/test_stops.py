@@ -1,4 +1,4 @@
-"""A run ends cleanly, whatever ends it: the model so far on request, nothing left behind, a message, an exit code."""
+"""A run ends cleanly for any reason: it saves its model if stopped, leaves no process, and reports errors."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.support.waiting import gone, wait_until
 
 
 def start(videos: Path, folder: Path, **changes: object) -> Background:
-    """A run that would go on for hours, after its first ticks."""
+    """Start a run that takes hours, and wait for its first ticks."""
     tree = settings(videos, stages=3, ticks=10_000_000, name="it", data__val=str(videos / "val"), **changes)
     background = Background(write_run_file(folder / "run.toml", tree), "--json")
     background.wait_for_tick(20)
@@ -26,7 +26,7 @@ def start(videos: Path, folder: Path, **changes: object) -> Background:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
 )
-def test_asked_to_stop_it_keeps_the_model_so_far(
+def test_a_signal_stops_the_run_and_keeps_the_model(
     videos: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     background = start(videos, tmp_path)
@@ -38,14 +38,14 @@ def test_asked_to_stop_it_keeps_the_model_so_far(
     assert summary["ticks"] > 20
     assert json.loads(background.output().splitlines()[-1]) == summary
     assert len(load_file(tmp_path / "runs/it/model.safetensors")) > 10
-    for stage in range(3):  # all ended at the same tick
+    for stage in range(3):  # all end at the same tick
         own = [line for line in background.metrics() if line.get("stage") == stage]
         assert own[-1]["tick"] == summary["ticks"] - 1
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("who", ["coordinator", "stage1"])
-def test_a_stop_asked_of_one_process_stops_the_run(videos: Path, tmp_path: Path, who: str) -> None:
+def test_a_signal_to_one_process_stops_the_run(videos: Path, tmp_path: Path, who: str) -> None:
     background = start(videos, tmp_path)
     os.kill(background.members()[who], signal.SIGTERM)
     assert background.end(20) == 143
@@ -53,7 +53,7 @@ def test_a_stop_asked_of_one_process_stops_the_run(videos: Path, tmp_path: Path,
 
 
 @pytest.mark.long
-def test_a_stop_during_an_evaluation(videos: Path, tmp_path: Path) -> None:
+def test_a_stop_during_an_evaluation_keeps_the_model(videos: Path, tmp_path: Path) -> None:
     for number in range(40):
         write_clip(tmp_path / "val" / "ant" / f"{number}.mp4", 100, seed=number)
     tree = settings(videos, stages=2, ticks=30, name="it", data__val=str(tmp_path / "val"), data__slots=1)
@@ -66,13 +66,13 @@ def test_a_stop_during_an_evaluation(videos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("members", [0, 3])
-def test_a_stop_while_it_starts(videos: Path, tmp_path: Path, members: int) -> None:
-    """Soon, and when all processes are there but have not met."""
+def test_a_stop_during_startup_ends_all_processes(videos: Path, tmp_path: Path, members: int) -> None:
+    """Right after the start, and when all processes exist but have not met yet."""
     tree = settings(videos, stages=2, ticks=10_000_000, name="it")
     background = Background(write_run_file(tmp_path / "run.toml", tree))
     time.sleep(0.5)
     found = wait_until(lambda: len(now := background.members()) >= members and [now], 60)[0]
-    time.sleep(0.3)  # the launcher knows them, too
+    time.sleep(0.3)  # until the launcher knows them too
     background.send(signal.SIGINT)
     assert background.end(20) in (130, -2)
     assert gone(list(found.values()), 2)
@@ -88,7 +88,7 @@ def test_kill_9_of_a_process_ends_all_of_them_within_10_seconds(videos: Path, tm
     assert background.end(1) == 1
     name = "the coordinator" if who == "coordinator" else f"stage {who[-1]}"
     assert f"{name} (pid {members[who]}) was killed by SIGKILL" in background.output()
-    if who != "coordinator":  # its neighbour has seen it go
+    if who != "coordinator":  # its neighbour reports it too
         assert f"from stage {who[-1]}: the connection broke" in background.output() or (
             f"to stage {who[-1]}: the connection broke" in background.output()
         ), background.output()
@@ -103,19 +103,19 @@ def test_kill_9_of_the_launcher_ends_all_of_them_within_10_seconds(videos: Path,
     assert f"the launcher (pid {background.process.pid}) is gone" in background.output()
 
 
-def test_a_stage_that_hangs_is_named_with_its_tick(videos: Path, tmp_path: Path) -> None:
+def test_a_hanging_stage_is_named_with_its_tick(videos: Path, tmp_path: Path) -> None:
     background = start(videos, tmp_path, network__deadline=4)
     members = background.members()
     os.kill(members["stage1"], signal.SIGSTOP)
     assert background.end(60) == 1
     assert gone(list(members.values()), 1)
-    told = background.output()
-    assert "stage 1: nothing moved for 5 s" in told
-    assert ", tick " in told
+    output = background.output()
+    assert "stage 1: no progress for 5 s" in output
+    assert ", tick " in output
 
 
 @pytest.mark.long
-def test_a_run_with_bad_and_short_clips_goes_on_and_counts_them(tmp_path: Path) -> None:
+def test_bad_and_short_clips_are_skipped_and_counted(tmp_path: Path) -> None:
     for number in range(3):
         write_clip(tmp_path / "videos" / "ant" / f"{number}.mp4", 20, seed=number)
     write_clip(tmp_path / "videos" / "bee" / "short.mp4", 3)
@@ -138,18 +138,18 @@ def test_a_run_with_bad_and_short_clips_goes_on_and_counts_them(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("change", "said", "code"),
+    ("change", "message", "code"),
     [
         pytest.param({"data__train": "empty"}, "no videos in empty", 1, marks=pytest.mark.long),
         pytest.param({"data__train": "rotten"}, "none of the 2 videos", 1, marks=pytest.mark.long),
         pytest.param(
-            {"split": [3, 3, 3]}, "split = [3, 3, 3] places 9 blocks, but the model has 8", 2, marks=pytest.mark.long
+            {"split": [3, 3, 3]}, "split = [3, 3, 3] sums to 9 blocks, but the model has 8", 2, marks=pytest.mark.long
         ),
-        ({"optimiser__name": "Adamant"}, "optimiser.name = 'Adamant' is no class of torch.optim", 2),
+        ({"optimiser__name": "Adamant"}, "optimiser.name = 'Adamant' is not a usable class of torch.optim", 2),
     ],
 )
-def test_what_cannot_work_is_told_in_a_sentence(
-    videos: Path, tmp_path: Path, change: dict[str, object], said: str, code: int
+def test_a_wrong_setting_is_an_error_without_a_traceback(
+    videos: Path, tmp_path: Path, change: dict[str, object], message: str, code: int
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "rotten" / "a").mkdir(parents=True)
@@ -157,12 +157,12 @@ def test_what_cannot_work_is_told_in_a_sentence(
         (tmp_path / "rotten" / "a" / name).write_bytes(os.urandom(3000))
     tree = settings(videos, **{"stages": 3, "ticks": 10, "name": "it", **change})
     done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == code
 
 
-def test_an_unwritable_runs_folder_is_told(videos: Path, tmp_path: Path) -> None:
+def test_an_unwritable_runs_folder_is_an_error(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file is in the way")
     tree = settings(videos, stages=2, ticks=10, name="it")
     done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Terminals close: a run under nohup goes on, any other ends as if asked to, and leaves nothing behind."""
+"""Closed terminals: a run under nohup continues, any other stops as on request and leaves nothing behind."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ from tests.support.processes import Background, environment
 from tests.support.settings import settings, write_run_file
 from tests.support.waiting import gone, wait_until
 
-HIDDEN = {".lock"}  # what stays of a run that has ended, beside its results
+HIDDEN = {".lock"}  # stays after a run has ended, besides its results
 RESULTS = {"checkpoints", "metrics.jsonl", "model.safetensors", "run.toml", "status.json", "summary.json"}
 
 
@@ -27,13 +27,13 @@ def endless(videos: Path, folder: Path, **changes: object) -> Path:
 
 
 def left_behind(run: Path) -> set[str]:
-    """Files that should be gone; and halves of checkpoints."""
-    halves = {path.name for path in (run / "checkpoints").iterdir() if not path.name.isdecimal()}
-    return {path.name for path in run.iterdir()} - HIDDEN - RESULTS | halves
+    """Files that should have been removed, and incomplete checkpoints."""
+    incomplete = {path.name for path in (run / "checkpoints").iterdir() if not path.name.isdecimal()}
+    return {path.name for path in run.iterdir()} - HIDDEN - RESULTS | incomplete
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
-def test_a_hang_up_ends_a_run_as_a_wish_to_stop_does(videos: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_hang_up_stops_a_run_like_sigterm(videos: Path, tmp_path: Path, number: signal.Signals) -> None:
     background = Background(endless(videos, tmp_path), "--json")
     background.wait_for_tick(70)
     members = background.members()
@@ -48,8 +48,8 @@ def test_a_hang_up_ends_a_run_as_a_wish_to_stop_does(videos: Path, tmp_path: Pat
 
 
 @pytest.mark.long
-def test_under_nohup_it_goes_on(videos: Path, tmp_path: Path) -> None:
-    """The hang-up reaches the launcher and all that it has started."""
+def test_under_nohup_a_run_survives_a_hang_up(videos: Path, tmp_path: Path) -> None:
+    """SIGHUP reaches the launcher and all processes of the run."""
     background = Background(endless(videos, tmp_path), under=["nohup"])
     background.wait_for_tick(20)
     members = background.members()
@@ -64,8 +64,8 @@ def test_under_nohup_it_goes_on(videos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_terminal_that_is_closed_ends_it(videos: Path, tmp_path: Path) -> None:
-    """Nothing can be written to it any more, either."""
+def test_closing_the_terminal_stops_the_run(videos: Path, tmp_path: Path) -> None:
+    """Writing to the closed terminal fails as well."""
     run_file = endless(videos, tmp_path)
     ours, theirs = pty.openpty()
     command = [sys.executable, "-P", "-m", "coordinator", "train", str(run_file)]
@@ -85,7 +85,7 @@ def test_a_terminal_that_is_closed_ends_it(videos: Path, tmp_path: Path) -> None
 
     def under_way() -> bool:
         with suppress(BlockingIOError):
-            os.read(ours, 1 << 16)  # somebody looks at it
+            os.read(ours, 1 << 16)  # else the terminal's buffer fills up
         return metrics.is_file() and len(metrics.read_text().splitlines()) > 5
 
     wait_until(under_way)

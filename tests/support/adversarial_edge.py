@@ -1,8 +1,8 @@
 """An edge between two threads that is as late as the protocol allows, and spoils every buffer that must not be read.
 
 A packet is filled with NaN when its receive is posted, and copied only when the receiver waits for it: a receiver that
-reads a packet too early, or still reads one whose receive is posted, computes with NaN. The sender's own packet is
-filled with NaN as soon as it has been copied, and copied late: one that is overwritten too early arrives changed.
+reads a packet too early, or still reads it after the next receive is posted, computes with NaN. The sender's packet is
+copied late and then filled with NaN: a sender that overwrites it too early sends a changed packet.
 """
 
 import threading
@@ -13,14 +13,14 @@ import torch
 from common.errors import PeerError
 from common.rule.packet import Packet
 
-_PATIENCE = 30.0  # seconds
+_TIMEOUT = 30.0  # seconds
 
 
 class AdversarialEdge:
-    """Both ends: `outgoing` and `incoming` are its transports, of two packets each.
+    """Both ends of an edge: its transports `outgoing` and `incoming` have two packets each.
 
     Attributes:
-        fail_at: a tick at which the sending end fails, as if its neighbour had died; None: never.
+        fail_at: The tick at which the sending end fails, as if its neighbour had died; None for never.
     """
 
     def __init__(self, make: Callable[[], Packet], name: str) -> None:
@@ -28,19 +28,19 @@ class AdversarialEdge:
         self.fail_at: int | None = None
         self.outgoing, self.incoming = _Outgoing(self, make), _Incoming(self, make)
         self._changed = threading.Condition()
-        self._sent = self._taken = -1  # the last tick that was sent, and the last that was copied
+        self._sent = self._taken = -1  # the last tick sent, and the last tick copied
         self._broken = False
 
     def break_off(self) -> None:
-        """From now on both ends fail."""
+        """Make both ends fail from now on."""
         with self._changed:
             self._broken = True
             self._changed.notify_all()
 
     def until(self, reached: Callable[[], bool], what: str) -> None:
-        """Wait. Raises PeerError when the other end is gone."""
+        """Wait until `reached` returns True. Raises PeerError if the edge is broken."""
         with self._changed:
-            assert self._changed.wait_for(lambda: reached() or self._broken, _PATIENCE), f"{self.name}: {what}"
+            assert self._changed.wait_for(lambda: reached() or self._broken, _TIMEOUT), f"{self.name}: {what}"
             if not reached():
                 raise PeerError(f"{self.name}: the other end is gone, {what}")
 
@@ -51,7 +51,7 @@ class AdversarialEdge:
             self._changed.notify_all()
 
     def take(self, tick: int) -> None:
-        """Copy what was sent at `tick`, now."""
+        """Copy the packet that was sent at `tick`."""
         source = self.outgoing.packets[tick % 2]
         self.incoming.packets[(tick + 1) % 2].buffer.copy_(source.buffer)
         _spoil(source)
@@ -74,7 +74,7 @@ class _Outgoing:
         self._edge = edge
 
     def room(self, tick: int) -> None:
-        """What was sent from this packet two ticks ago has been copied."""
+        """Wait until the previous content of this tick's packet, sent two ticks ago, has been copied."""
         edge = self._edge
         if edge.fail_at == tick:
             edge.break_off()

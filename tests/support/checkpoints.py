@@ -1,4 +1,4 @@
-"""Checkpoints of a small model."""
+"""Checkpoints of a small model, and their positions."""
 
 from pathlib import Path
 

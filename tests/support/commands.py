@@ -1,4 +1,4 @@
-"""Commands to a running run, in this process."""
+"""Commands for a running run, run in this process."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from coordinator.__main__ import app
 
 
 def steer(folder: Path, *arguments: str) -> str:
-    """A command, in this process: starting one takes a second."""
+    """Run a command in this process, as starting another takes a second. Returns its output."""
     done = CliRunner().invoke(app, [*arguments, "--runs", str(folder / "runs")])
     assert done.exit_code == 0, (done.output, done.exception)
     return done.output

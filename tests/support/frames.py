@@ -1,4 +1,4 @@
-"""A frame socket and a feeder for it, as stage 0 and the coordinator have them."""
+"""A frame socket, as in stage 0, and a feeder for it, as in the coordinator."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ def frame_socket(
     shares_memory: bool = False,
     curve: CurveKeys | None = None,
 ) -> FrameSocket:
-    """Stage 0's, for batches of `shape`."""
+    """Stage 0's frame socket for batches of `shape`."""
     me = members.stage(attempt=attempt, curve=curve)
     return FrameSocket(me, Network(deadline=deadline, max_message=1 << 20), shape, 4, "stage 0", shares_memory)
 
@@ -31,6 +31,6 @@ def feeder_of(
     curve: CurveKeys | None = None,
     key: str = "",
 ) -> Feeder:
-    """The coordinator's, for batches of 96 bytes. `key`: stage 0's public key."""
+    """The coordinator's feeder for batches of 96 bytes. `key` is stage 0's public key."""
     me = members.coordinator(attempt=attempt, curve=curve, keys=key)
     return Feeder(me, [Addresses(socket.address, "", memory=socket.memory)], 96, deadline, meanwhile, warn)

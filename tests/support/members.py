@@ -1,4 +1,4 @@
-"""Memberships without a launcher, for what needs no other process of the run."""
+"""Memberships without a launcher, for tests without other processes of the run."""
 
 from torch._C._distributed_c10d import HashStore
 
@@ -7,14 +7,14 @@ from common.processes.zmq_curve import CurveKeys
 
 
 def coordinator(stages: int = 1, attempt: int = 0, curve: CurveKeys | None = None, keys: str = "") -> Membership:
-    """The coordinator of so many stages, all on loopback. `keys`: the stages' public key."""
+    """The coordinator of `stages` stages on loopback. `keys` is the stages' public key."""
     return _membership(0, stages, attempt, curve, (curve.public.decode() if curve else "", keys))
 
 
 def stage(
     number: int = 0, stages: int = 1, attempt: int = 0, curve: CurveKeys | None = None, keys: str = ""
 ) -> Membership:
-    """A stage of so many. `keys`: the coordinator's public key."""
+    """One of `stages` stages on loopback. `keys` is the coordinator's public key."""
     return _membership(1 + number, stages, attempt, curve, (keys, curve.public.decode() if curve else ""))
 
 

@@ -1,4 +1,4 @@
-"""Metrics, as Prometheus reads them."""
+"""Metrics as Prometheus reads them."""
 
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families

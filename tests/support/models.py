@@ -1,4 +1,4 @@
-"""Models of the tests."""
+"""Models for the tests."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def with_dropout(classes: int, rate: float = 0.3) -> nn.Sequential:
-    """Five blocks, four of which drop out."""
+    """Five blocks, four of them with dropout."""
 
     def block(incoming: int, outgoing: int, stride: int) -> nn.Module:
         convolution = nn.Conv2d(incoming, outgoing, 3, stride, padding=1)
@@ -21,7 +21,7 @@ def with_dropout(classes: int, rate: float = 0.3) -> nn.Sequential:
 
 
 class FailAt(nn.Module):
-    """Passes its input on, and fails at a tick of the training in a stage's process: once, if there is a `marker`."""
+    """The identity, which fails at a tick of the training in a stage's process; only once if `marker` names a file."""
 
     def __init__(self, stage: int, tick: int, how: str, marker: str) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class FailAt(nn.Module):
         self.forwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """x → x."""
+        """Return the input."""
         trains = self.training and torch.is_grad_enabled() and os.environ.get("RANK") == str(1 + self.stage)
         if trains:
             if self.forwards == self.tick - self.stage and not (self.marker and Path(self.marker).exists()):
@@ -48,7 +48,7 @@ class FailAt(nn.Module):
 
 
 def fail_at(classes: int, stage: int, tick: int, how: str, marker: str = "") -> nn.Sequential:
-    """Six blocks for the split [2, 2, 2]; stage 1 or 2 fails at `tick`. `how`: raise, kill or hang."""
+    """Six blocks for the split [2, 2, 2], of which stage 1 or 2 fails at `tick`. `how` is raise, kill or hang."""
 
     def block(incoming: int, outgoing: int, stride: int) -> nn.Module:
         convolution = nn.Conv2d(incoming, outgoing, 3, stride, padding=1)

@@ -1,4 +1,4 @@
-"""What a distributed run must equal: the one-process reference, and plain backpropagation, on the run's own frames."""
+"""The expected results of a distributed run: the one-process reference and plain backpropagation on the same frames."""
 
 import json
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from coordinator.video.targets import StepStream, packet_of
 
 
 def stages_of(config: Config, classes: int) -> list[Stage]:
-    """Every stage of a run, as the workers build them."""
+    """The stages of a run, built as the workers build them."""
     model = build(config, classes)
     assert config.split is not None
     return [Stage(part(model, config.split, i), i, config, config.ticks or 0) for i in range(config.stages)]
 
 
 def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
-    """The run's own frames and targets, tick after tick."""
+    """The frames and targets of a run, tick by tick."""
     assert config.data.train is not None
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     slots = Slots(clips.clips, config.data, config.seed, train=True)
@@ -37,27 +37,27 @@ def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
         step = steps.next()
         assert step is not None
         target = packet_of(step.target, config, tick)
-        wanted = Target(target.tensor, target.clips) if config.task != "classify" else None
-        yield packet_of(step.batch, config, tick), wanted
+        loss_target = Target(target.tensor, target.clips) if config.task != "classify" else None
+        yield packet_of(step.batch, config, tick), loss_target
     slots.close()
 
 
 def weights_of(stages: list[Stage]) -> dict[str, Tensor]:
-    """What would be exported: the average of the weights, if there is one."""
+    """The weights that would be exported: their average, if there is one."""
     for stage in stages:
         stage.updater.swap_average()
     return {name: value.clone() for stage in stages for name, value in stage.blocks.state_dict().items()}
 
 
 def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses and final parameters of the one-process reference on the run's own frames."""
+    """The losses and final parameters of the one-process reference on a run's frames."""
     reference = Reference(stages_of(config, 3), config.frame_shape)
     losses = [reference.tick(packet, target) for packet, target in inputs_of(config)]
     return [float(loss) for loss in losses if loss is not None], weights_of(reference.stages)
 
 
 def backpropagation_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
-    """The same by plain backpropagation through all stages, micro-batch by micro-batch, in one process."""
+    """The same for plain backpropagation through all stages in one process, by micro-batches."""
     stages, losses = stages_of(config, 3), []
     size = config.data.slots // config.parts
     for tick, (packet, target) in enumerate(inputs_of(config)):

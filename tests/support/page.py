@@ -1,4 +1,4 @@
-"""A page that is served."""
+"""A running page server, and metrics lines for it."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ def config_of(**changes: Any) -> Config:
 
 
 class Served:
-    """A page on a port, and its run directory."""
+    """A page server on a port, with a run directory."""
 
     def __init__(self, run: Path, config: Config, resumed: Path | None = None) -> None:
         self.page_server = PageServer(config.report, resumed)
@@ -32,9 +32,9 @@ class Served:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request(method, path, headers={} if host is None else {"Host": host})
         answer = connection.getresponse()
-        found = answer.status, answer.headers, answer.read()
+        result = answer.status, answer.headers, answer.read()
         connection.close()
-        return found
+        return result
 
     def state(self) -> dict[str, Any]:
         return json.loads(self.ask("/api/state")[2])

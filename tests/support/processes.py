@@ -1,4 +1,4 @@
-"""The command line in a subprocess, in the foreground or in the background, and ports for it."""
+"""The command line in a subprocess, in the foreground or in the background, and free ports."""
 
 import contextlib
 import json
@@ -22,27 +22,27 @@ from tests.support.settings import write_run_file
 def sideways(
     *arguments: str | Path, cwd: Path, timeout: float = 120, before: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end. `before`: a folder that comes first on Python's path."""
+    """Run the command line to its end. `before` is a folder to put first on Python's path."""
     command = [sys.executable, "-P", "-m", "coordinator", *map(str, arguments)]
-    found = environment()
+    variables = environment()
     if before is not None:
-        found["PYTHONPATH"] = f"{before}{os.pathsep}{found['PYTHONPATH']}"
+        variables["PYTHONPATH"] = f"{before}{os.pathsep}{variables['PYTHONPATH']}"
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", timeout=timeout, env=found
+        command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", timeout=timeout, env=variables
     )
 
 
 def environment() -> dict[str, str]:
-    """The environment for a run started by a test, from any working directory."""
+    """The environment variables for a run that a test starts in any working directory."""
     root = str(Path(__file__).parents[2])
     return {**os.environ, "PYTHONPATH": root, "COLUMNS": "140"}
 
 
 class Background:
-    """`sideways train` in the background, to be disturbed."""
+    """`sideways train` in the background."""
 
     def __init__(self, run_file: Path, *arguments: str, under: Sequence[str] = ()) -> None:
-        """`under`: a command that starts it, such as nohup."""
+        """`under` is a command through which to start it, such as nohup."""
         self.folder = run_file.parent
         self.log = open(self.folder / "log", "w+")  # noqa: SIM115
         command = [*under, sys.executable, "-P", "-m", "coordinator", "train", str(run_file), *arguments]
@@ -67,23 +67,22 @@ class Background:
             time.sleep(0.05)
 
     def wait_for_output(self, pattern: str, timeout: float) -> None:
-        """Wait until something that matches `pattern` was printed."""
+        """Wait until the output matches `pattern`."""
         end = time.monotonic() + timeout
         while not re.search(pattern, self.output()):
             assert time.monotonic() < end, f"no {pattern!r} within {timeout} s:\n{self.output()}"
             time.sleep(0.05)
 
     def members(self) -> dict[str, int]:
-        """Process ids: coordinator, stage0 … by rank, and redis."""
-
+        """The process ids of "coordinator", "stage0" … (by rank) and "redis"."""
         pids: dict[str, int] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(psutil.Error):  # it may just be ending
+            with suppress(psutil.Error):  # it may have just ended
                 command = " ".join(child.cmdline())
                 if "redis-server" in command:
                     pids["redis"] = child.pid
-                elif "decoder_pool.worker" not in command:  # what a process of the run starts has its rank, too
-                    rank = int(child.environ().get("RANK", -1))  # none yet: it is just being started
+                elif "decoder_pool.worker" not in command:  # decoding processes inherit the coordinator's rank
+                    rank = int(child.environ().get("RANK", -1))  # not set yet if it is just starting
                     if rank >= 0:
                         pids.setdefault("coordinator" if rank == 0 else f"stage{rank - 1}", child.pid)
         return pids
@@ -93,7 +92,7 @@ class Background:
         self.process.send_signal(number)
 
     def end(self, timeout: float) -> int:
-        """Wait for the launcher's end. Returns its exit code."""
+        """Wait until the launcher has ended. Returns its exit code."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -101,13 +100,13 @@ class Background:
             raise AssertionError(f"still running after {timeout} s:\n{self.output()}") from None
 
     def output(self) -> str:
-        """All that was printed so far."""
+        """The output so far."""
         self.log.flush()
         return (self.folder / "log").read_text()
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports in a row, below those that the system hands out, that nobody holds now."""
+    """The first of `count` consecutive ports that are free now, below the system's range of ephemeral ports."""
     for first in range(20010 + os.getpid() % 1000 * 10, 32000, count):
         with contextlib.ExitStack() as held:
             try:

@@ -1,4 +1,4 @@
-"""Progress reports, and what listeners get of them and of evaluations."""
+"""Progress reports, and events for listeners."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from coordinator.monitor.run_totals import RunTotals, StageTotals
 
 
 def progress(**fields: Any) -> Progress:
-    """A report of stage 0, tick 0, with these fields."""
+    """A report of stage 0, tick 0, with the given fields."""
     counts = dict.fromkeys(("attempt", "stage", "dropped", "tick", "rows", "gated", "peak_memory_bytes"), 0)
     counts |= dict.fromkeys(("bytes_forward", "bytes_backward"), 0)
     seconds = [f"{name}_seconds" for name in ("compute", "receive_wait", "send_wait", "data_wait")]
@@ -21,7 +21,7 @@ def progress(**fields: Any) -> Progress:
 
 
 def progress_event(line: dict[str, Any] | None = None, **fields: Any) -> ProgressEvent:
-    """What listeners get of such a report. `line`: in the place of the one for metrics.jsonl that it makes."""
+    """The event of such a report. `line` replaces its line for metrics.jsonl."""
     report = progress(**fields)
     totals = RunTotals([StageTotals() for _ in range(report.stage + 1)], slots=4)
     totals.add(report)
@@ -32,6 +32,6 @@ def progress_event(line: dict[str, Any] | None = None, **fields: Any) -> Progres
 def evaluation_event(
     tick: int, figures: dict[str, Any], pictures: tuple[Tensor, Tensor] | None = None, **evaluation: Any
 ) -> EvaluationEvent:
-    """An evaluation with these figures."""
-    found = Evaluation(**{"clips": 0, "frames": 0, **evaluation})
-    return EvaluationEvent(tick, 1.0, found, figures, pictures, ["ant", "b$e$e"])
+    """The event of an evaluation with the given figures."""
+    result = Evaluation(**{"clips": 0, "frames": 0, **evaluation})
+    return EvaluationEvent(tick, 1.0, result, figures, pictures, ["ant", "b$e$e"])

@@ -1,4 +1,4 @@
-"""Videos whose frames tell their numbers, and what slots play of them."""
+"""Videos whose frames encode their numbers, and frames played from them."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +30,7 @@ AUGMENTED: dict[str, Any] = {  # every augmentation switched on
 def write_levels(
     path: Path, times: list[int], pix_fmt: str = "yuv420p", codec: str = "libx264", rate: int = 100, keys: int = 250
 ) -> Path:
-    """Frame n is plain, of level n mod 60 · 3 + 40, and shown at times[n] / 100 s."""
+    """Write a video whose frame n has a uniform level of 3 (n mod 60) + 40 and is shown at times[n] / 100 s."""
     with av.open(str(path), "w") as container:
         stream = video_stream(container, codec, rate, options={"crf": "1", "g": str(keys), "x264-params": "open-gop=1"})
         stream.width, stream.height, stream.pix_fmt = 32, 24, pix_fmt
@@ -44,7 +44,7 @@ def write_levels(
 
 
 def played(clips: list[Clip], data: Data, ticks: int, **options: Any) -> tuple[list[Array], list[list[int]], Slots]:
-    """Frames and clip ids of some ticks."""
+    """Play some ticks. Returns their frames and clip ids, and the closed slots."""
     slots, batch = (
         Slots(clips, data, 5, train=True, **options),
         Batch((data.slots, data.channels, data.size, data.size)),
@@ -62,7 +62,7 @@ CHUNK = chunk_of(Data(train=Path(), slots=2, size=16))
 
 
 def by_player(job: Job, slot: int, frames: int) -> Array:
-    """The first frames that a slot plays."""
+    """The first frames of a slot, played by a ClipPlayer in this process."""
     room = np.zeros((CHUNK, job.data.channels, job.data.size, job.data.size), np.uint8)
     seen: list[Array] = []
     for chunk in ClipPlayer(job, lambda *_: None).chunks(slot, 0, lambda: room):

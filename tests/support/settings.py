@@ -6,14 +6,12 @@ from typing import Any
 from common.config.run_file import parse
 from common.config.settings import Config
 
-STRAIGHT = 200  # ticks of the run that nothing disturbs
-
-
+STRAIGHT = 200  # ticks of the undisturbed run
 SPLITS = {1: [8], 2: [3, 5], 3: [2, 3, 3], 4: [2, 2, 2, 2], 5: [2, 2, 2, 1, 1]}
 
 
 def settings(videos: Path, **changes: Any) -> dict[str, Any]:
-    """A small run on the test videos. Keys of `changes` are written section__key."""
+    """The settings of a small run on the test videos. `changes` has keys of the form section__key."""
     tree: dict[str, Any] = {
         "model": "vgg8",
         "model_args": {"width": 4},
@@ -24,9 +22,9 @@ def settings(videos: Path, **changes: Any) -> dict[str, Any]:
         "seed": 3,
         "data": {"train": str(videos / "train"), "slots": 3, "size": 16, "flip": 0.5},
         "optimiser": {"lr": 3e-3},
-        "report": {"losses": True, "every": 0.2, "tensorboard": False, "redis": False},  # both cost time in every run
+        "report": {"losses": True, "every": 0.2, "tensorboard": False, "redis": False},  # both are slow to start
         "network": {"deadline": 20},
-        "recovery": {"restarts": 0},  # what disturbs a run is to be seen
+        "recovery": {"restarts": 0},  # so that tests see every failure
     }
     for key, value in changes.items():
         *sections, name = key.split("__")
@@ -40,7 +38,7 @@ def settings(videos: Path, **changes: Any) -> dict[str, Any]:
 
 
 def config_of(videos: Path, **changes: Any) -> Config:
-    """The same, validated."""
+    """The same settings, validated."""
     return parse(settings(videos, **changes), "test")
 
 
@@ -53,6 +51,6 @@ def write_run_file(path: Path, tree: dict[str, Any]) -> Path:
 
 
 def slow_run(videos: Path, **changes: Any) -> dict[str, Any]:
-    """Slow enough to be killed in time: some 6 ms a tick."""
+    """The settings of a run that is slow enough to be disturbed, at about 6 ms per tick."""
     slow = {"model_args": {"width": 12}, "data__size": 32, "data__slots": 8, "stages": 3, "name": "it"}
     return settings(videos, **{**slow, "ticks": STRAIGHT, "checkpoint__every": 50, "checkpoint__keep": 9, **changes})

@@ -1,4 +1,4 @@
-"""Recordings of a pipeline, and what every trace must be, read back from its file."""
+"""Recordings of a pipeline, and checks that every trace must pass."""
 
 import gzip
 import json
@@ -18,13 +18,13 @@ WORK = ("tick", "forward", "backward", "update")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A trace's file."""
+    """Read a trace file."""
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         return json.load(file)
 
 
 def slices(trace: dict[str, Any]) -> dict[int, list[Event]]:
-    """By process, in the order of the file."""
+    """The slices by process, in the order of the file."""
     rows = defaultdict(list)
     for event in trace["traceEvents"]:
         if event["ph"] == "X":
@@ -33,7 +33,7 @@ def slices(trace: dict[str, Any]) -> dict[int, list[Event]]:
 
 
 def check(trace: dict[str, Any], first: int, ticks: int) -> None:
-    """All slices, transfers and arrows of a run by Sideways in which every tick was recorded, and no other."""
+    """Check the slices, transfers and arrows of a Sideways run in which exactly these ticks were recorded."""
     about, rows = trace["otherData"], slices(trace)
     stages = about["stages"]
     assert (about["first_tick"], about["ticks"]) == (first, ticks)
@@ -50,7 +50,7 @@ def check(trace: dict[str, Any], first: int, ticks: int) -> None:
 
 
 def nested(row: list[Event]) -> None:
-    """In the order of their starts; each lies within the one that it begins in."""
+    """Check that slices are ordered by start, and that each lies within the one in which it begins."""
     around: list[float] = []
     last = 0.0
     for event in row:
@@ -59,13 +59,13 @@ def nested(row: list[Event]) -> None:
         assert event["dur"] >= 0
         while around and around[-1] <= start + 1e-6:
             around.pop()
-        assert not around or end <= around[-1] + 1e-6  # µs; they are rounded
+        assert not around or end <= around[-1] + 1e-6  # µs, rounded
         around.append(end)
         last = start
 
 
 def transfers(trace: dict[str, Any], stages: int, first: int, ticks: int) -> None:
-    """Each begins and ends once; those of all ticks but the last are there."""
+    """Check that each transfer begins and ends once, and that those of all ticks but the last are there."""
     begun, ended = (
         {e["id"]: e for e in trace["traceEvents"] if e["ph"] == phase and e["cat"] == "transfer"} for phase in "be"
     )
@@ -75,16 +75,16 @@ def transfers(trace: dict[str, Any], stages: int, first: int, ticks: int) -> Non
 
 
 def arrows(trace: dict[str, Any], rows: dict[int, list[Event]], stages: int, first: int, ticks: int) -> None:
-    """Each frame's goes up through the forward passes and down through the backward passes of the schedule's ticks."""
-    ways = defaultdict(list)
+    """Check that each frame's arrow follows its forward passes up and its backward passes down the pipeline."""
+    paths = defaultdict(list)
     for event in trace["traceEvents"]:
         if event["ph"] in "stf":
-            ways[event["id"]].append(event)
+            paths[event["id"]].append(event)
     schedule, whole = Schedule(stages), 0
-    for frame, way in ways.items():
-        assert [event["ph"] for event in way] == ["s", *"t" * (len(way) - 2), "f"]
-        assert all(a["ts"] <= b["ts"] for a, b in pairwise(way))
-        stops = [stop(rows, event) for event in way]
+    for frame, path in paths.items():
+        assert [event["ph"] for event in path] == ["s", *"t" * (len(path) - 2), "f"]
+        assert all(a["ts"] <= b["ts"] for a, b in pairwise(path))
+        stops = [stop(rows, event) for event in path]
         expected = [(1, "feed", int(frame))]
         expected += [(stage + 2, "forward", int(frame) + schedule.first_input(stage)) for stage in range(stages)]
         expected += [
@@ -96,7 +96,7 @@ def arrows(trace: dict[str, Any], rows: dict[int, list[Event]], stages: int, fir
 
 
 def stop(rows: dict[int, list[Event]], event: Event) -> tuple[int, str, int]:
-    """The innermost slice that a point of an arrow lies in."""
+    """The process, name and tick of the innermost slice around a point of an arrow."""
     found = [e for e in rows[event["pid"]] if e["ts"] <= event["ts"] < e["ts"] + e["dur"]]
     return event["pid"], found[-1]["name"], found[-1]["args"]["tick"]
 
@@ -111,7 +111,7 @@ def spans_of(*spans: tuple[int, int, int, int]) -> Rows:
 
 
 def stage_rows(stage: int, ahead: int = 0) -> Rows:
-    """A stage that does everything at the same moments of each tick, by a clock that is so far ahead."""
+    """The spans of a stage whose ticks all look alike, by a clock that is `ahead` ns ahead."""
     kinds = [Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE]
     if stage > 0:
         kinds = [Kind.WAIT_ACTIVATION, *kinds, Kind.SEND_GRADIENT]

@@ -1,4 +1,4 @@
-"""A trained model, as a run leaves it."""
+"""A run directory with a model."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CLASSES = ["ant", "bee", "cat"]
 
 
 def saved(folder: Path, config: Config, classes: list[str] = CLASSES) -> Path:
-    """A run directory, its model untrained."""
+    """Create a run directory with an untrained model."""
     run = folder / "run"
     run.mkdir(parents=True)
     directory = RunDirectory(run)
@@ -26,7 +26,7 @@ def saved(folder: Path, config: Config, classes: list[str] = CLASSES) -> Path:
 
 
 def by_hand(config: Config, video: Path) -> torch.Tensor:
-    """Softmax of every frame, float64 [n, classes], with nothing of the code under test."""
+    """The softmax of every frame, float64 [n, classes], computed without the code under test."""
     data, model = config.data, build(config, 3).eval()
     pixels = np.concatenate(list(read(video, data.stride, data.short_side, data.channels)))
     frames = torch.from_numpy(middle(pixels, data.size)(pixels))

@@ -1,4 +1,4 @@
-"""Small videos with the faults of real ones, made by PyAV: files that jump wrong, odd timestamps, damage, covers."""
+"""Small generated videos, also with the defects of real ones: odd timestamps and damaged packets."""
 
 import struct
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from coordinator.video.decoding.reader import read
 def write_moving(
     path: Path, frames: int, codec: str = "libx264", size: tuple[int, int] = (96, 64), **options: str
 ) -> Path:
-    """A textured ground that moves 2 pixels a frame, so that each frame is predicted from those before it."""
+    """Write a textured background that moves 2 pixels per frame, so that frames are predicted from earlier ones."""
     width, height = size
     ground = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
     ground = np.kron(ground, np.ones((4, 4, 1), np.uint8))
@@ -33,7 +33,7 @@ def write_moving(
 
 
 def write_at(path: Path, times: Sequence[int], rate: int = 25) -> Path:
-    """Frame n is plain, of level 3 (n mod 70) + 40, a key frame, and its packet's timestamp is times[n] / 100 s."""
+    """Write key frames. Frame n has a uniform level of 3 (n mod 70) + 40, and the timestamp times[n] / 100 s."""
     with av.open(str(path), "w") as container:
         stream = video_stream(container, "libx264", rate, options={"crf": "1", "bf": "0", "g": "1"})
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
@@ -50,7 +50,7 @@ def write_at(path: Path, times: Sequence[int], rate: int = 25) -> Path:
 
 
 def restamp(path: Path, times: Sequence[int]) -> Path:
-    """Give the blocks of a Matroska file of `write_at`, of one cluster, other times, in ms: PyAV writes rising ones."""
+    """Overwrite the block times, in ms, of a one-cluster Matroska file, as PyAV only writes increasing ones."""
     data = bytearray(path.read_bytes())
     place, left = 0, list(times)
     while left and (place := data.find(b"\xa3", place)) >= 0:  # a SimpleBlock: its id, its length, the track 1, a time
@@ -66,20 +66,20 @@ def restamp(path: Path, times: Sequence[int]) -> Path:
 
 
 def levels(path: Path, **options: Any) -> list[int]:
-    """Which frames of `write_at` are read."""
+    """The numbers of the frames that are read from a file of `write_at`."""
     chunks = [chunk.mean((1, 2, 3)) for chunk in read(path, options.pop("stride", 1), 16, 1, **options)]
     return [round((float(value) - 40) / 3) for chunk in chunks for value in chunk]
 
 
 def packets_of(path: Path) -> list[tuple[int, int]]:
-    """Where each packet of the first video stream lies in the file, and how long it is."""
+    """The offset and size of each packet of the first video stream."""
     with av.open(str(path)) as container:
-        found = [(packet.pos, packet.size) for packet in container.demux(container.streams.video[0]) if packet.size]
-    return [(pos, size) for pos, size in found if pos is not None]
+        packets = [(packet.pos, packet.size) for packet in container.demux(container.streams.video[0]) if packet.size]
+    return [(pos, size) for pos, size in packets if pos is not None]
 
 
 def spoil(path: Path, numbers: Sequence[int]) -> Path:
-    """Overwrite these packets of a file."""
+    """Overwrite packets of a file with random bytes."""
     data = bytearray(path.read_bytes())
     for pos, size in [packets_of(path)[number] for number in numbers]:
         data[pos : pos + size] = np.random.default_rng(pos).integers(0, 256, size, np.uint8).tobytes()
@@ -88,7 +88,7 @@ def spoil(path: Path, numbers: Sequence[int]) -> Path:
 
 
 def video_stream(container: av.container.OutputContainer, codec: str, rate: int, **options: Any) -> av.VideoStream:
-    """A new stream of pictures."""
+    """Add a video stream."""
     stream = container.add_stream(codec, rate=rate, **options)
     assert isinstance(stream, av.VideoStream)
     return stream
@@ -97,7 +97,7 @@ def video_stream(container: av.container.OutputContainer, codec: str, rate: int,
 def write_clip(
     path: Path, frames: int, size: tuple[int, int] = (24, 20), seed: int = 0, codec: str = "libx264", rate: int = 25
 ) -> Path:
-    """A real video of a smoothly moving bright square on a coloured ground. `size` is (width, height)."""
+    """Write a video of a bright square that moves on a coloured background. `size` is (width, height)."""
     width, height = size
     random = np.random.default_rng(seed)
     ground = random.integers(0, 120, 3)
@@ -118,7 +118,7 @@ def write_clip(
 
 
 def count(path: Path) -> tuple[int, int]:
-    """Frames that are read, and packets that cannot be decoded."""
+    """The numbers of frames read and of packets that cannot be decoded."""
     damage = Damage()
     return sum(len(chunk) for chunk in read(path, 1, 32, 3, damage=damage)), damage.count
 

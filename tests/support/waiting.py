@@ -7,17 +7,17 @@ from typing import Any
 import psutil
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 60) -> Any:
-    """What it returns, as soon as that is something."""
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until `condition` returns something true, and return that."""
     end = time.monotonic() + seconds
-    while not (found := what()):
+    while not (result := condition()):
         assert time.monotonic() < end
         time.sleep(0.02)
-    return found
+    return result
 
 
 def gone(pids: Sequence[int], timeout: float) -> bool:
-    """Whether all processes end within `timeout` seconds."""
+    """Wait up to `timeout` seconds until all processes have ended. Returns whether they have."""
     end = time.monotonic() + timeout
     while any(_alive(pid) for pid in pids):
         if time.monotonic() > end:
@@ -29,5 +29,5 @@ def gone(pids: Sequence[int], timeout: float) -> bool:
 def _alive(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:  # also when it ended just now
+    except psutil.Error:  # it has just ended
         return False

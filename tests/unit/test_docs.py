@@ -1,4 +1,4 @@
-"""The documents are true at this commit."""
+"""The documentation agrees with the code."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def settings_of(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
             yield name, field.description or ""
 
 
-def test_every_setting_is_documented_as_it_is() -> None:
+def test_every_setting_is_documented_with_its_description() -> None:
     text = (ROOT / "docs/settings.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| .* \| (.*) \|$", text, re.MULTILINE))
     expected = list(settings_of(Config))
@@ -37,7 +37,7 @@ def test_the_examples_are_valid_run_files() -> None:
         parse(tomllib.loads(file.read_text()), file.name)
 
 
-def test_the_readmes_model_and_run_file_fit_each_other(tmp_path: Path) -> None:
+def test_the_readmes_model_and_run_file_fit_together(tmp_path: Path) -> None:
     import tomllib
 
     from common.models import build
@@ -50,7 +50,7 @@ def test_the_readmes_model_and_run_file_fit_each_other(tmp_path: Path) -> None:
     assert len(build(config, 7)) == 4
 
 
-def test_the_readmes_staircase_is_the_schedule() -> None:
+def test_the_readmes_table_is_the_schedule() -> None:
     readme = (ROOT / "README.md").read_text().replace("frames", "")
     rows = [" ".join(row.split()) for row in readme.splitlines() if re.match(r"(tick|stage \d) ", row)]
     assert rows == [" ".join(row.split()) for row in Schedule(3).table(7).splitlines()]

@@ -1,4 +1,4 @@
-"""The house itself: which package may import which, no import circles, a test for every module."""
+"""The structure of the repository: allowed imports, no import cycles, a test for every module."""
 
 import ast
 import graphlib
@@ -24,7 +24,7 @@ NAMES = {name_of(path) for path in MODULES}
 
 
 def imported(path: Path, everywhere: bool = True) -> set[str]:
-    """Our modules that a file imports; without `everywhere` only those imported when it is."""
+    """The product's modules that a file imports; without `everywhere`, only those imported when it is imported."""
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(path.read_text())]
     while pending:
@@ -42,7 +42,7 @@ def imported(path: Path, everywhere: bool = True) -> set[str]:
     return found & NAMES
 
 
-def test_common_imports_neither_side_and_the_sides_not_each_other() -> None:
+def test_packages_import_only_what_they_may() -> None:
     allowed = {
         "common": {"common"},
         "coordinator": {"common", "coordinator"},
@@ -57,17 +57,17 @@ def test_common_imports_neither_side_and_the_sides_not_each_other() -> None:
     assert not wrong
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {name_of(path): imported(path, everywhere=False) - {name_of(path)} for path in MODULES}
-    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
 
 
 @pytest.mark.parametrize("package", ["common", "coordinator"])
-def test_a_package_has_few_loose_files(package: str) -> None:
+def test_packages_have_few_top_level_modules(package: str) -> None:
     assert len(list((ROOT / package).glob("*.py"))) <= 5
 
 
-def test_no_test_imports_another() -> None:
+def test_no_test_module_imports_another() -> None:
     for path in (ROOT / "tests").rglob("test_*.py"):
         imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         others = [node.module for node in imports if node.module and node.module.split(".")[-1].startswith("test_")]
@@ -75,13 +75,13 @@ def test_no_test_imports_another() -> None:
 
 
 def test_decoding_processes_start_without_torch() -> None:
-    """Importing it takes seconds, and each of them hundreds of megabytes."""
+    """Importing torch takes seconds, and hundreds of megabytes in each process."""
     code = "import sys, coordinator.video.decoder_pool.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
 def own_test(path: Path) -> Path:
-    """The unit test of a module's name, in the folder that mirrors its own."""
+    """The unit test with a module's name, in the folder that mirrors the module's."""
     package, *folders, name = path.relative_to(ROOT).parts
     return ROOT.joinpath("tests/unit", *(folders or [package]), f"test_{name}")
 
@@ -96,4 +96,4 @@ def test_every_module_has_a_test() -> None:
     assert without == COVERED_BY.keys(), "a module without a test of its name is named in tests/support/coverage.py"
     for module, tests in COVERED_BY.items():
         for test in tests:
-            assert (ROOT / "tests" / test).is_file(), f"{module} is said to be covered by {test}"
+            assert (ROOT / "tests" / test).is_file(), f"{module} is listed as covered by {test}, which does not exist"

@@ -1,4 +1,4 @@
-// A curve over ticks: [tick, value] as a line, the validation's as dots, restarts as dashed lines.
+// Charts over ticks: training values as a line, validation scores as dots, restarts as dashed lines.
 import { figure, whole } from "./text.js";
 
 const LEFT = 46, RIGHT = 58, TOP = 10, BOTTOM = 24; // px around the curve
@@ -10,7 +10,7 @@ export function drawChart(name, curve, scores, restarts, planned) {
   const values = [...curve, ...scores].map((point) => point[1]);
   const ticks = [...curve, ...scores].map((point) => point[0]);
   if (!values.length) {
-    place.replaceChildren(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "nothing measured yet"));
+    place.replaceChildren(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "no data yet"));
     return;
   }
   const axis = steps(Math.min(...values), Math.max(...values), 4);
@@ -39,7 +39,7 @@ function line(kind, points, x, y) {
   return points.length ? [svg("polyline", { class: kind, points: at })] : [];
 }
 
-// The last values, beside where the curves end; apart where they would lie on each other.
+// The last values, beside the ends of the curves; moved apart if they would overlap.
 function labels(curve, scores, y, width) {
   const made = [["now", curve], ["score", scores]].filter(([, points]) => points.length).map(([kind, points]) => {
     const value = points[points.length - 1][1];
@@ -53,7 +53,7 @@ function labels(curve, scores, y, width) {
   return made.map(({ kind, at, text }) => svg("text", { class: kind, x: width - RIGHT + 8, y: at + 4 }, text));
 }
 
-// About `count` round numbers from below `low` to above `high`.
+// About `count` round numbers, from at most `low` to at least `high`.
 function steps(low, high, count) {
   const rough = Math.max((high - low) / count, Math.abs(high) * 1e-6, 1e-9);
   const power = 10 ** Math.floor(Math.log10(rough));

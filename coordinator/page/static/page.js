@@ -1,18 +1,18 @@
-// Asks the coordinator how the run is, twice a second, and shows the answer. Nothing is computed here that it can tell.
+// Polls the coordinator for the run's state twice a second, and shows it. The coordinator computes whatever it can.
 import { drawChart } from "./chart.js";
 import { showPipeline } from "./pipeline.js";
 import { figure, put, whole } from "./text.js";
 
-const EVERY = 500, PATIENCE = 5000; // ms
+const EVERY = 500, TIMEOUT = 5000; // ms
 const OVER = { finished: "The run has finished", stopped: "The run was stopped", failed: "The run failed" };
-let last = null, heard = null;
+let last = null, lastTime = null;
 
 async function ask() {
   try {
-    const answer = await fetch("api/state", { signal: AbortSignal.timeout(PATIENCE) });
+    const answer = await fetch("api/state", { signal: AbortSignal.timeout(TIMEOUT) });
     if (!answer.ok) throw new Error(answer.status);
     last = await answer.json();
-    heard = new Date();
+    lastTime = new Date();
   } catch {
     gone();
     return;
@@ -24,7 +24,7 @@ async function ask() {
 
 function show(told) {
   const { status, numbers } = told;
-  window.told = told; // what is shown: for tests, and for the curious
+  window.told = told; // for tests and debugging
   document.title = `${status.state} ${percent(status)} · ${status.name}`;
   document.body.classList.toggle("training", numbers.sideways_training === 1);
   say(null);
@@ -42,7 +42,7 @@ function show(told) {
   drawChart("accuracy", accuracy, top1, restarts, status.planned);
   const there = { accuracy: accuracy.length + top1.length, val_top1: top1.length, val_mse: error.length, restarts: restarts.length };
   for (const part of document.querySelectorAll("[data-for]")) part.hidden = !there[part.dataset.for];
-  list("restarts", told.restarts.map((r) => `restart ${r.restarts}: on from tick ${whole(r.tick)}, ${figure(r.recovery_seconds, 3)} s after its last report`));
+  list("restarts", told.restarts.map((r) => `restart ${r.restarts}: resumed at tick ${whole(r.tick)}, ${figure(r.recovery_seconds, 3)} s after its last report`));
   list("warnings", told.warnings);
   if (status.state in OVER) say(`${OVER[status.state]} at tick ${whole(status.tick)}. ${status.message}`);
 }
@@ -58,7 +58,7 @@ function showNumbers({ status, numbers, ticks_per_second: ticks, frames_per_seco
   put("score_name", { val_top1: "validation top-1", val_mse: "validation error" }[score] ?? "validation");
   put("score", figure(status.evaluation[score], 4));
   document.querySelector("progress").value = status.planned ? status.tick / status.planned : 0;
-  put("left", training && ticks ? `${percent(status)}, ${duration((status.planned - status.tick) / ticks)} of ticks left` : percent(status));
+  put("left", training && ticks ? `${percent(status)}, ${duration((status.planned - status.tick) / ticks)} of training left` : percent(status));
 }
 
 function showState(state) {
@@ -73,8 +73,8 @@ function gone() {
     return;
   }
   showState("gone");
-  const since = heard ? ` since ${heard.toLocaleTimeString()}` : "";
-  say(`The coordinator has not answered${since}: the run has ended or lost a process. If it starts again, it will be shown here.`);
+  const since = lastTime ? ` since ${lastTime.toLocaleTimeString()}` : "";
+  say(`The coordinator has not answered${since}: the run has ended or lost a process. If it is restarted, this page shows it again.`);
 }
 
 function say(text) {

@@ -1,14 +1,14 @@
-// The stages and what each holds. The frames that are shown are those of ticks that were really done: between two
-// answers the ticks from the one's to the other's are played, as many of them as the eye can follow.
+// The stages and the frames that they hold. Only completed ticks are shown: between two answers the ticks from one to
+// the other are played back, as many of them as the eye can follow.
 import { figure, put, whole } from "./text.js";
 
 const PICTURE = 300; // ms
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const play = { from: null, to: null, began: 0, lasts: 1000, drawn: null };
-let told = null, boxes = [];
+let latest = null, boxes = [];
 
 export function showPipeline(state) {
-  told = state;
+  latest = state;
   const { tick, stages } = state.pipeline;
   if (boxes.length !== stages.length) build(stages.length);
   aim(tick);
@@ -16,12 +16,12 @@ export function showPipeline(state) {
     const box = boxes[i];
     put("blocks", stage.blocks.join(" · "), box);
     box.querySelector(".blocks").title = stage.blocks.join(", ");
-    put("mismatch", `${stage.mismatch} apart`, box);
+    put("mismatch", `${stage.mismatch} frames mismatch`, box);
   });
   for (const stage of state.status.stages) showStage(boxes[stage.stage], stage);
   const rate = state.ticks_per_second;
   const every = Math.max(1, Math.round((rate ?? 0) * PICTURE / 1000));
-  put("pace", every > 1 ? `of ${every} ticks about one is drawn` : "every tick is drawn");
+  put("pace", every > 1 ? `about one in ${every} ticks is shown` : "every tick is shown");
 }
 
 function aim(tick) {
@@ -34,13 +34,13 @@ function aim(tick) {
 }
 
 function draw() {
-  if (told === null) return;
+  if (latest === null) return;
   const share = Math.min(1, (performance.now() - play.began) / play.lasts);
   const tick = Math.round(play.from + share * (play.to - play.from));
   if (tick === play.drawn && boxes[0]?.dataset.drawn) return;
   play.drawn = tick;
   put("drawn", tick < 0 ? "–" : whole(tick));
-  const { tick: known, origin, stages } = told.pipeline;
+  const { tick: known, origin, stages } = latest.pipeline;
   const at = (frame) => (frame === null || frame - (known - tick) < origin ? null : frame - (known - tick));
   stages.forEach((stage, i) => {
     boxes[i].dataset.drawn = tick;
@@ -76,7 +76,7 @@ function showStage(box, stage) {
   put("memory", `${figure(stage.peak_memory_mib, 4)} MiB`, box);
 }
 
-const ROWS = { tick_ms: "a tick", compute: "compute", wait: "wait", gated: "gated", norm: "gradient norm", rate: "learning rate", memory: "peak memory" };
+const ROWS = { tick_ms: "tick", compute: "compute", wait: "wait", gated: "gated", norm: "gradient norm", rate: "learning rate", memory: "peak memory" };
 
 function build(count) {
   boxes = Array.from({ length: count }, (_, stage) => {

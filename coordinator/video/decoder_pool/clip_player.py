@@ -34,7 +34,7 @@ class Job:
     Attributes:
         train: whether clips are shuffled, augmented and endless; else each is played once.
         mismatch: that of the bottom stage, in frames; clips no longer than it are counted as short.
-        hopeless: files that gave no frame and are not tried again.
+        undecodable: files of which no frame could be decoded; they are not tried again.
     """
 
     clips: list[Clip]
@@ -73,13 +73,13 @@ class ClipPlayer:
         """Prepare to play.
 
         Args:
-            tell: called with the kind and the reason of each playback error: see `PlaybackErrors.add`.
+            report_error: called with the kind and the reason of each playback error: see `PlaybackErrors.add`.
             decode_lock: held while anything is decoded; None for no lock.
-            alive: called now and then while many frames are skipped.
+            alive: called from time to time while many frames are skipped.
         """
         self._job, self._data, self._report_error = job, job.data, report_error
         self._decode_lock, self._alive = decode_lock or nullcontext(), alive
-        self._list = job.order()
+        self._order = job.order()
         self._undecodable = set(job.undecodable)
         self._files = len({clip.path for clip in job.clips})
         self._reasons: list[str] = []
@@ -92,10 +92,10 @@ class ClipPlayer:
         `begin` is called with each file before it is opened.
 
         Raises:
-            DataError: not one of the clips can be decoded.
+            DataError: none of the clips can be decoded.
         """
         for number in count(entry, self._data.slots):
-            clip = self._list.entry(number)
+            clip = self._order.entry(number)
             if clip is None:
                 return
             if clip.path in self._undecodable:
@@ -104,9 +104,9 @@ class ClipPlayer:
                 begin(clip.path)
                 yield from self._play(number, clip, done, room)
             done = 0
-            if self._list.endless and len(self._undecodable) == self._files:
-                reasons = "; ".join(self._reasons) or "each of them ended the process that decoded it"
-                raise DataError(f"not one of the {self._files} clips can be decoded: {reasons}")
+            if self._order.endless and len(self._undecodable) == self._files:
+                reasons = "; ".join(self._reasons) or "each of them crashed the process that decoded it"
+                raise DataError(f"none of the {self._files} clips can be decoded: {reasons}")
 
     def _play(self, number: int, clip: Clip, done: int, room: Room) -> Iterator[Chunk]:
         """Play one entry without its first `done` frames."""
@@ -125,12 +125,12 @@ class ClipPlayer:
         if writer.failure:
             self._report_error("broken" if played else "skipped", writer.failure)
             self._reasons = [*self._reasons, writer.failure][:3]
-        if not played and self._gives_nothing(clip):
+        if not played and self._is_undecodable(clip):
             self._undecodable.add(clip.path)
         elif 0 < played <= self._job.mismatch:
             self._report_error("short", "")
 
-    def _gives_nothing(self, clip: Clip) -> bool:
+    def _is_undecodable(self, clip: Clip) -> bool:
         """Whether not even the first frame can be decoded; else the file only ended before the frames to be played."""
         with self._decode_lock:
             try:
@@ -140,8 +140,8 @@ class ClipPlayer:
 
     def _span(self, number: int, clip: Clip, random: np.random.Generator) -> tuple[int, int | None]:
         """The entry's first frame, and how many it plays; None means all that follow."""
-        first, window = self._list.first(number), self._data.window
-        if window is None or not self._list.endless:
+        first, window = self._order.first(number), self._data.window
+        if window is None or not self._order.endless:
             return first, None
         return int(random.integers(0, max(0, clip.frames - window) + 1)), window
 
@@ -163,4 +163,4 @@ class ClipPlayer:
 
     def _augment(self, shape: Sequence[int], random: np.random.Generator) -> Augment:
         """The augmentation of one entry of the play order: fixed by the seed and the entry's number."""
-        return draw(shape, self._data, random) if self._list.endless else centre(shape, self._data.size)
+        return draw(shape, self._data, random) if self._order.endless else centre(shape, self._data.size)

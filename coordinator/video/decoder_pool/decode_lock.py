@@ -13,7 +13,7 @@ import struct
 
 from common.config.settings import Data
 
-_ASKED = "hhqqi4x"  # struct flock: type, whence, start, length, the holder's process id
+_FLOCK = "hhqqi4x"  # struct flock: type, whence, start, length, the holder's process id
 
 
 class DecodeLock:
@@ -31,8 +31,8 @@ class DecodeLock:
 
     def holder(self) -> int | None:
         """Id of the other process that holds the lock, or None."""
-        asked = struct.pack(_ASKED, fcntl.F_WRLCK, os.SEEK_SET, self._number, 1, 0)
-        kind, *_, process = struct.unpack(_ASKED, fcntl.fcntl(self._file, fcntl.F_GETLK, asked))
+        request = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, self._number, 1, 0)
+        kind, *_, process = struct.unpack(_FLOCK, fcntl.fcntl(self._file, fcntl.F_GETLK, request))
         return None if kind == fcntl.F_UNLCK else int(process)
 
 

@@ -26,11 +26,11 @@ from coordinator.video.decoder_pool.messages import ClipError, Ended, FileStarte
 from coordinator.video.decoder_pool.shared_ring import HALVES, SharedRing
 from coordinator.video.stream import Places, PlaybackErrors
 
-_SLICE = 0.2  # seconds
-_DYING = 2.0  # seconds to wait for a killed process to exit
-_HANGING = 0.4  # fraction of `patience` after which a process counts as hung: two hangs still fit into it
-_STARTING = 60.0  # seconds that a process may take to start: it has much to import, and the machine may be busy
-_REPLACEMENTS = 10  # per stream; more means that something other than a few bad files is wrong
+_POLL = 0.2  # seconds
+_KILL_TIMEOUT = 2.0  # seconds to wait for a killed process to exit
+_HANG_FRACTION = 0.4  # fraction of `timeout` after which a process counts as hung: two hangs still fit into it
+_START_TIMEOUT = 60.0  # seconds that a process may take to start: it has much to import, and the machine may be busy
+_REPLACEMENTS = 10  # per stream; more cannot be explained by a few bad files
 
 
 class DecoderPool:
@@ -46,24 +46,24 @@ class DecoderPool:
         places: Places,
         on_message: Callable[[Filled | Ended], None],
         errors: PlaybackErrors,
-        patience: float,
-        meanwhile: Callable[[], None],
+        timeout: float,
+        on_wait: Callable[[], None],
     ) -> None:
         """Allocate the shared ring, start the processes and grant them both halves of every slot.
 
         Args:
             places: per slot, the play order's entry to start at and how many of its frames to leave out.
-            hear: called with each `Filled` or `Ended` message, while `receive` or `send` runs.
+            on_message: called with each `Filled` or `Ended` message, while `receive` or `send` runs.
             errors: playback errors are counted here.
-            patience: seconds that the consumer waits for frames; a process counts as hung well before that.
-            meanwhile: called about every 0.2 s while `receive` waits; may raise.
+            timeout: seconds that the consumer waits for frames; a process counts as hung well before that.
+            on_wait: called about every 0.2 s while `receive` waits; may raise.
 
         Raises:
             DataError: the shared memory cannot be allocated.
         """
         self.ring = SharedRing(job.data)
-        self._job, self._hear, self._errors = job, on_message, errors
-        self._limit, self._meanwhile = _HANGING * patience, meanwhile
+        self._job, self._on_message, self._errors = job, on_message, errors
+        self._limit, self._on_wait = _HANG_FRACTION * timeout, on_wait
         self._places = places.copy()  # after the last chunk received
         self._replaced = 0
         self._suspects: set[Path] = set()
@@ -107,10 +107,10 @@ class DecoderPool:
     def _wait_for_message(self, worker: "_Worker") -> bool:
         """Wait for a message. False if none came because the process that holds the decode lock hangs."""
         start = time.monotonic()
-        while not worker.connection.poll(_SLICE):
-            self._meanwhile()
+        while not worker.connection.poll(_POLL):
+            self._on_wait()
             decoding = self._decoding(worker)
-            limit = self._limit if decoding.has_reported else max(2 * self._limit, _STARTING)
+            limit = self._limit if decoding.has_reported else max(2 * self._limit, _START_TIMEOUT)
             if time.monotonic() - max(start, decoding.last_message_time) > limit:
                 return False
         return True
@@ -120,7 +120,7 @@ class DecoderPool:
         file = self._busy_with(decoding)
         if decoding.predecessor_hung or file in self._suspects:
             raise DataError(
-                f"{file or 'a decoding process'} took longer than {self._limit:g} s to decode, twice: "
+                f"{file or 'a decoder process'} took longer than {self._limit:g} s to decode, twice: "
                 f"is the disk or the stream stuck? Raise network.deadline if that is expected"
             )
         decoding.predecessor_hung = True
@@ -135,18 +135,18 @@ class DecoderPool:
     def _handle(self, worker: "_Worker", message: Message) -> None:
         worker.has_reported, worker.last_message_time = True, time.monotonic()
         if isinstance(message, FileStarted):
-            self._survived(message.slot)
+            self._clear_suspect(message.slot)
             self._files[message.slot] = message.path
         elif isinstance(message, ClipError):
             self._errors.add(message.kind, message.reason)
         elif not isinstance(message, Heartbeat):
             slot, _ = worker.granted.popleft()
-            assert slot == message.slot, "a process fills what it was granted in the order in which it was"
+            assert slot == message.slot, "a process fills halves in the order in which they were granted"
             worker.predecessor_hung = False
             if isinstance(message, Filled):
                 self._places[slot] = message.clip, message.before + message.frames
-                self._survived(slot)
-            self._hear(message)
+                self._clear_suspect(slot)
+            self._on_message(message)
 
     def _replace(self, worker: "_Worker") -> None:
         """Start a new process where the messages of the old one end.
@@ -160,7 +160,7 @@ class DecoderPool:
         self._replaced += 1
         if self._replaced > _REPLACEMENTS:
             raise DataError(
-                f"a decoding process ended with {ending}, as {_REPLACEMENTS} of this stream did before: "
+                f"a decoder process ended with {ending}, after {_REPLACEMENTS} others of this stream had ended: "
                 f"is memory short, or the disk failing?"
             )
         file = self._busy_with(worker)
@@ -173,8 +173,8 @@ class DecoderPool:
             self._files.pop(slot, None)
         worker.start(self._job, self._places, self.ring)
 
-    def _survived(self, slot: int) -> None:
-        """The slot got past its current file, or some of it, so that file is no longer a suspect."""
+    def _clear_suspect(self, slot: int) -> None:
+        """The slot has played some or all of its current file, so that file is no longer a suspect."""
         if slot in self._files:
             self._suspects.discard(self._files[slot])
 
@@ -203,9 +203,9 @@ class _Worker:
         decode_lock: index of its decode lock, which another process may share.
         granted: halves that were sent to the process and are still to be filled, in order.
         due: halves granted but not sent yet.
-        late: its predecessor hung, and it has filled nothing yet.
-        heard: whether the process has sent a message.
-        since: time of its last message, or of its start.
+        predecessor_hung: whether its predecessor hung, and it has filled nothing yet.
+        has_reported: whether the process has sent a message.
+        last_message_time: time of its last message, or of its start.
     """
 
     def __init__(self, slots: range, decode_lock: int) -> None:
@@ -242,7 +242,7 @@ class _Worker:
         self.process.kill()
         self.connection.close()
         try:
-            code = self.process.wait(_DYING)
+            code = self.process.wait(_KILL_TIMEOUT)
         except subprocess.TimeoutExpired:  # a process in uninterruptible disk wait cannot be killed
-            return "no sign of its end: the disk that it reads from hangs"
+            return "no exit after SIGKILL: the disk that it reads from hangs"
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -19,7 +19,7 @@ from common.errors import DataError
 from common.shared_memory.memfd import memory_file
 
 HALVES = 2
-_MOST, _LEAST = 64, 4  # frames of a chunk
+_MOST, _LEAST = 64, 4  # maximum and minimum frames of a chunk
 _MEMORY = 1 << 27  # bytes that the ring may take up, unless even chunks of `_LEAST` frames need more
 
 
@@ -28,7 +28,7 @@ class SharedRing:
 
     Attributes:
         pixels: uint8 [slots · HALVES · chunk + 1, channels, size, size].
-        chunk: most frames that a chunk holds.
+        chunk: maximum number of frames in a chunk.
         file: file descriptor by which another process maps the memory.
         black: index of the row that stays black.
     """
@@ -66,6 +66,6 @@ class SharedRing:
 
 
 def chunk_of(data: Data) -> int:
-    """The most frames that a chunk holds: 4 to 64, so that the ring stays within 128 MiB where it can."""
+    """The maximum number of frames in a chunk: 4 to 64, so that the ring stays within 128 MiB where it can."""
     frame = data.channels * data.size**2
     return max(_LEAST, min(_MOST, _MEMORY // (data.slots * HALVES * frame)))

@@ -2,7 +2,7 @@
 
 A process, not a thread: FFmpeg returns to Python thousands of times a second and would wait for the interpreter lock
 each time; and a file that crashes FFmpeg kills only this process. It does not import torch, so that it starts quickly,
-unless colours are jittered or crops are resized.
+unless colours are jittered or crops resized.
 
 consumes   a Job and its slots' places, once; then lists of (slot, half) whose frames may be overwritten
 produces   frames in the ring, and messages about them
@@ -41,7 +41,7 @@ class DecoderWorker:
         """
         self._connection, self._ring = connection, ring
         player = ClipPlayer(
-            job, lambda kind, reason: self._say(ClipError(kind, reason)), decode_lock, lambda: self._say(Heartbeat())
+            job, lambda kind, reason: self._send(ClipError(kind, reason)), decode_lock, lambda: self._send(Heartbeat())
         )
         self._room = ring.room(0, 0)
         self._chunks: dict[int, Iterator[Chunk]] = {
@@ -63,7 +63,7 @@ class DecoderWorker:
                 self._grants.extend(self._connection.recv())
             slot, half = self._grants.popleft()
             self._room = self._ring.room(slot, half)
-            self._say(self._fill(slot, half))
+            self._send(self._fill(slot, half))
 
     def _fill(self, slot: int, half: int) -> Filled | Ended:
         """Decode the slot's next chunk into the half."""
@@ -74,9 +74,9 @@ class DecoderWorker:
         return Ended(slot) if chunk is None else Filled(slot, half, *chunk)
 
     def _begin(self, slot: int, path: Path) -> None:
-        self._say(FileStarted(slot, path))
+        self._send(FileStarted(slot, path))
 
-    def _say(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         self._connection.send(message)
 
 
@@ -90,7 +90,7 @@ def main() -> None:
         ring = SharedRing(job.data, int(sys.argv[2]))
         DecoderWorker(connection, job, places, ring, DecodeLock(ring.file, number)).run()
     except (EOFError, ConnectionError):
-        os._exit(0)  # the coordinator has gone
+        os._exit(0)  # the coordinator has exited
 
 
 if __name__ == "__main__":

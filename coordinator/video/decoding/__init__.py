@@ -1,1 +1,1 @@
-"""Decode video files into frames of the wanted size and rate."""
+"""Decode video files into frames of a given size and rate."""

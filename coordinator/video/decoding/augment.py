@@ -84,17 +84,17 @@ class Augment:
 
         from common.torchvision_import import v2
 
-        does = v2.functional
+        functional = v2.functional
         frames: Tensor = torch.from_numpy(np.ascontiguousarray(pixels))
         if (self.height, self.width) != (self.size, self.size):
-            frames = does.resize(frames, [self.size, self.size], antialias=True)
+            frames = functional.resize(frames, [self.size, self.size], antialias=True)
         if self.brightness != 1:
-            frames = does.adjust_brightness(frames, self.brightness)
+            frames = functional.adjust_brightness(frames, self.brightness)
         if self.contrast != 1:
-            frames = does.adjust_contrast(frames, self.contrast)
+            frames = functional.adjust_contrast(frames, self.contrast)
         if self.saturation != 1:
-            frames = does.adjust_saturation(frames, self.saturation)
-        frames = does.adjust_hue(frames, self.hue) if self.hue else frames
+            frames = functional.adjust_saturation(frames, self.saturation)
+        frames = functional.adjust_hue(frames, self.hue) if self.hue else frames
         return frames.numpy()
 
 

@@ -25,7 +25,7 @@ class ClipWriter:
     """Writes the frames of one playing, all with the same augmentation.
 
     Attributes:
-        failure: why the clip broke off, or empty; the frames before that are written.
+        failure: why decoding failed, or empty; the frames before that are written.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ClipWriter:
         """`draw_augmentation`: for frames of shape (height, width); `decode_lock` is held while decoding."""
         self.failure = ""
         self._choose, self._decode_lock = draw_augmentation, decode_lock
-        self._over = False
+        self._ended = False
         self._augment: Augment | None = None
 
     def write(self, frames: Frames, out: NDArray[np.uint8]) -> int:
@@ -46,7 +46,7 @@ class ClipWriter:
             How many were written: n, or fewer at the clip's end.
         """
         written = 0
-        while written < len(out) and not self._over:
+        while written < len(out) and not self._ended:
             with self._decode_lock:
                 decoded = self._decoded(frames, len(out) - written)
             if decoded:
@@ -56,7 +56,7 @@ class ClipWriter:
         return written
 
     def _decoded(self, frames: Frames, most: int) -> list[tuple[Scaler, av.VideoFrame]]:
-        """Decode up to `most` frames, until the clip ends or breaks off, or as many as may be held."""
+        """Decode up to `most` frames, until the clip ends or decoding fails, or as many as may be held."""
         decoded: list[tuple[Scaler, av.VideoFrame]] = []
         held = 0
         try:
@@ -67,5 +67,5 @@ class ClipWriter:
                     return decoded
         except DataError as error:
             self.failure = str(error)
-        self._over = len(decoded) < most
+        self._ended = len(decoded) < most
         return decoded

@@ -9,9 +9,9 @@ import av
 from av.stream import Disposition
 
 LARGEST = 1 << 26  # pixels of a frame; a larger one is a broken or hostile file
-_BOUND = {"max_pixels": str(LARGEST)}
+_LIMITS = {"max_pixels": str(LARGEST)}
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
+_NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def read_frame_folder_info(folder: Path, pattern: str, listed: int) -> MediaInfo
     except (OSError, ValueError) as error:
         return reason(error)
     if len(files) < listed:
-        return f"it holds {len(files)} {matching(pattern)}, but the list says {listed}"
+        return f"it contains {len(files)} {matching(pattern)}, but the list says {listed}"
     if len(files) > listed and (several := kinds(files)):
-        return f"it holds {len(files)} {matching(pattern)}, but the list says {listed}: {several}"
+        return f"it contains {len(files)} {matching(pattern)}, but the list says {listed}: {several}"
     first = next((found for file in files[:listed] if isinstance(found := read_media_info(file), MediaInfo)), None)
     if first is None:
         return f"{files[0].name}: {read_media_info(files[0])}"
-    more = f"it holds {len(files)} {matching(pattern)}: the first {listed}, as listed, are played (data.frame_files)"
+    more = f"it contains {len(files)} {matching(pattern)}: the first {listed}, as listed, are played (data.frame_files)"
     return MediaInfo(listed, 0.0, first.width, first.height, 0.0, more if len(files) > listed else "")
 
 
@@ -76,7 +76,7 @@ def pictures(folder: Path, pattern: str = "*") -> list[Path]:
 
 def matching(pattern: str) -> str:
     """Describe which files of a folder are frames, for a message."""
-    return f"frames that match {pattern!r} (with an ending of {', '.join(PICTURES)})"
+    return f"frames that match {pattern!r} (with a suffix of {', '.join(PICTURES)})"
 
 
 def kinds(files: Sequence[Path], setting: str = "data.frame_files") -> str:
@@ -85,7 +85,7 @@ def kinds(files: Sequence[Path], setting: str = "data.frame_files") -> str:
     if len(beginnings) < 2:
         return ""
     shown = ", ".join(f'"{beginning}*"' for beginning in beginnings[:5])
-    return f"{'more' if len(beginnings) > 5 else len(beginnings)} kinds of names, {shown}: set {setting} to one"
+    return f"{'more than 5' if len(beginnings) > 5 else len(beginnings)} kinds of names, {shown}: set {setting} to one"
 
 
 def open_media(
@@ -105,7 +105,7 @@ def open_media(
     Raises:
         av.FFmpegError: it cannot be opened.
     """
-    return av.open(name, format=kind, options={**(options or {}), **_BOUND}, timeout=timeout)
+    return av.open(name, format=kind, options={**(options or {}), **_LIMITS}, timeout=timeout)
 
 
 def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
@@ -122,19 +122,19 @@ def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
     if stream.codec_context is None:
         raise ValueError("its codec is unknown")
     check_size(stream.codec_context.width, stream.codec_context.height)
-    stream.codec_context.options = dict(_BOUND)  # frames may grow in the middle of a stream
+    stream.codec_context.options = dict(_LIMITS)  # frames may grow in the middle of a stream
     stream.codec_context.thread_count = 1  # decoding is parallel over slots
     return stream
 
 
 def _films(container: "av.container.InputContainer") -> list[av.VideoStream]:
-    return [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
+    return [stream for stream in container.streams.video if not stream.disposition & _NOT_VIDEO]
 
 
 def check_size(width: int, height: int) -> None:
     """Check a frame's size in pixels. Raises ValueError if it is too large to be decoded."""
     if width * height > LARGEST:
-        raise ValueError(f"frames of {width} × {height} pixels are refused: at most {LARGEST} pixels are decoded")
+        raise ValueError(f"frames of {width} × {height} pixels are too large: at most {LARGEST} pixels are decoded")
 
 
 def reason(error: Exception) -> str:
@@ -145,7 +145,7 @@ def reason(error: Exception) -> str:
 def _metadata(container: "av.container.InputContainer") -> MediaInfo:
     stream = video_stream(container)
     if not stream.codec_context.width:
-        raise ValueError(f"no frame can be decoded, or frames have more than {LARGEST} pixels, which are refused")
+        raise ValueError(f"no frame can be decoded, or frames have more than {LARGEST} pixels")
     rate = float(stream.average_rate or 25)
     seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     seconds = seconds or (container.duration or 0) / av.time_base

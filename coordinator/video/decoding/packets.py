@@ -27,13 +27,13 @@ class Damage:
         self.count, self.first = 0, ""
 
     def __str__(self) -> str:
-        return f"{self.count} of its packets or pictures cannot be decoded and are passed over, the first: {self.first}"
+        return f"{self.count} of its packets or pictures cannot be decoded and are skipped, the first: {self.first}"
 
 
 def decoded(
     container: "av.container.InputContainer", stream: av.VideoStream, damage: Damage
 ) -> Iterator[av.VideoFrame]:
-    """Yield all frames that can be decoded, from the container's current position. Skipped packets go to `damage`.
+    """Yield all frames that can be decoded, from the container's current position. `damage` counts skipped packets.
 
     Raises:
         av.FFmpegError: reading the container fails. The frames that the decoder still holds are yielded before.

@@ -76,13 +76,13 @@ def decode(
         fps: instead of `stride`, frames per second by the file's timestamps: the newest frame at each instant.
         skip: frames, at that stride or rate, to leave out at the beginning. They are decoded but not resized; if there
             are many, they are jumped over (seek.py).
-        limit: the most frames to read.
+        limit: maximum number of frames to read.
         frame_files: the picture files of the frames, if `path` is a folder of frames.
         damage: packets or pictures that cannot be decoded are added to it; the other frames are still read.
-        alive: called now and then while many frames are skipped.
+        alive: called from time to time while many frames are skipped.
 
     Raises:
-        DataError: nothing of the file can be decoded, or it breaks off; the frames before that are good.
+        DataError: nothing of the file can be decoded, or decoding fails later; the frames yielded before are valid.
     """
     damage = damage or Damage()
     try:
@@ -175,7 +175,7 @@ def _picture(file: Path, damage: Damage) -> av.VideoFrame | None:
         with open_media(str(file)) as container:
             frame = next(decoded(container, video_stream(container), found), None)
         if frame is None:
-            raise ValueError(found.first or "it holds no picture")
+            raise ValueError(found.first or "it contains no picture")
     except (av.FFmpegError, OSError, ValueError) as error:
         damage.add(f"{file.name}: {reason(error)}")
         return None

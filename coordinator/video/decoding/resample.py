@@ -6,7 +6,7 @@ import av
 from av.format import Flags
 
 CLOSE = 1e-6  # seconds of tolerance for rounded timestamps
-_STANDING = 16  # frames in a row whose timestamps may fail to increase before the timestamps count as reset
+_MOST_STILL = 16  # frames in a row whose timestamps may fail to increase before the timestamps count as reset
 _LONGEST = 300.0  # seconds that a frame may be shown; more is a broken timestamp
 _LONGEST_BROADCAST = 10.0  # the same where the container's clock may jump; FFmpeg's default (dts_delta_threshold)
 
@@ -56,14 +56,14 @@ class FrameClock:
             stamp = self._seconds(frame)
             time = None if stamp is None else stamp + self._shift
             if time is not None and self._now < time <= self._now + self._longest:
-                yield from self._share(time)
+                yield from self._spread(time)
                 yield self._show(frame, time)
                 continue
             self._waiting.append(frame)
-            if len(self._waiting) > _STANDING or (time is not None and time > self._now):
-                yield from self._go_on()
+            if len(self._waiting) > _MOST_STILL or (time is not None and time > self._now):
+                yield from self._show_in_sequence()
                 self._shift = self._shift if stamp is None else self._now - stamp
-        yield from self._go_on()
+        yield from self._show_in_sequence()
 
     def _seconds(self, frame: av.VideoFrame) -> float | None:
         stamp = self._stamp(frame)
@@ -74,14 +74,14 @@ class FrameClock:
         self._now, self._end = time, time + (lasts if 0 < lasts <= self._longest else self._step)
         return frame, time
 
-    def _share(self, until: float) -> Iterator[Timed]:
+    def _spread(self, until: float) -> Iterator[Timed]:
         """Yield the waiting frames, spread evenly over the time until the next."""
         waiting, self._waiting = self._waiting, []
         each = (until - self._now) / (len(waiting) + 1)
         for frame in waiting:
             yield self._show(frame, self._now + each)
 
-    def _go_on(self) -> Iterator[Timed]:
+    def _show_in_sequence(self) -> Iterator[Timed]:
         """Yield the waiting frames, each where the one before it ends."""
         waiting, self._waiting = self._waiting, []
         for frame in waiting:

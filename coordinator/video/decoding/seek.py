@@ -32,12 +32,11 @@ from coordinator.video.decoding.resample import CLOSE
 
 _BEFORE = 32  # frames: seek to a key frame this much earlier, as frames around a key frame may be stored out of order
 _CHECKED = 17  # frames verified after a jump; H.264 and HEVC predict from at most 16 earlier frames
-_MAX_DECODE_PIXELS = (
-    1 << 33
-)  # pixels: half a minute of decoding at most; 4,000 frames of 1920 × 1080, an hour of 320 × 240
+# half a minute of decoding at most: 4,000 frames of 1920 × 1080, an hour of 320 × 240
+_MAX_DECODE_PIXELS = 1 << 33
 _HEARTBEAT_FRAMES = 256  # frames between heartbeats
 _SAMPLE = 64  # first frames of a film, whose timestamps must match those of its packets
-_FILES = 512  # files remembered
+_FILES = 512  # files whose index is kept
 
 
 Alive = Callable[[], None]
@@ -67,10 +66,10 @@ class FrameIndex:
             yield frame
         self.whole = self.rising
 
-    def resync(self, wanted: int | None) -> int:
-        """The number of the last frame to which a jump can be verified, at most `wanted`."""
+    def resync(self, target: int | None) -> int:
+        """The number of the last frame to which a jump can be verified, at most `target`."""
         last = len(self.times) - (1 if self.whole else _CHECKED)
-        return last if wanted is None else min(wanted, last)
+        return last if target is None else min(target, last)
 
     def jump(
         self, container: "av.container.InputContainer", stream: av.VideoStream, number: int, damage: Damage
@@ -117,13 +116,13 @@ def jump(
     damage: Damage,
     alive: Alive,
 ) -> tuple[int, int, Iterator[av.VideoFrame]] | None:
-    """Jump to the wanted frame, or to an earlier one from which decoding reaches it. Changes the container's position.
+    """Jump to the target frame, or to an earlier one from which decoding reaches it. Changes the container's position.
 
     Args:
-        number_of: returns the number of the wanted frame, given the timestamps of the first frames: see `frame_at`.
+        number_of: returns the number of the target frame, given the timestamps of the first frames: see `frame_at`.
         about: an estimate of that number.
         damage: packets that cannot be decoded are added to it.
-        alive: called now and then while frames are decoded.
+        alive: called from time to time while frames are decoded.
 
     Returns:
         Number and timestamp of the frame landed on, and the frames from it on. None if the file has to be decoded
@@ -139,9 +138,9 @@ def jump(
             frames = record.jump(container, stream, number, damage) if known else None
             return None if frames is None else (number, record.times[number], record.note(frames, number, alive))
         times = _packet_timestamps(path)
-        wanted = number_of(times) if times else None
-        found = None if wanted is None else _far(path, container, stream, times, wanted, damage)
-        return None if wanted is None or found is None else (wanted, times[wanted], found)
+        target = number_of(times) if times else None
+        found = None if target is None else _far(path, container, stream, times, target, damage)
+        return None if target is None or found is None else (target, times[target], found)
     return None
 
 
@@ -171,19 +170,21 @@ def _far(
     container: "av.container.InputContainer",
     stream: av.VideoStream,
     times: Sequence[int],
-    wanted: int,
+    target: int,
     damage: Damage,
 ) -> Iterator[av.VideoFrame] | None:
-    """The frames from `wanted` on, numbered by packet timestamps; None unless jumps to two key frames agree."""
+    """The frames from `target` on, numbered by packet timestamps; None unless jumps to two key frames agree."""
     keys = _keys(path)
-    last = bisect_right(keys, times[wanted - _BEFORE]) - 1 if _BEFORE <= wanted < len(times) else 0
+    last = bisect_right(keys, times[target - _BEFORE]) - 1 if _BEFORE <= target < len(times) else 0
     if last < 1:  # the first key frame is the beginning
         return None
     with open_media(str(path)) as other:
-        proof = list(islice(_from(other, video_stream(other), keys[last - 1], times[wanted], Damage()), _CHECKED))
-    frames = _from(container, stream, keys[last], times[wanted], damage)
+        other_frames = list(
+            islice(_from(other, video_stream(other), keys[last - 1], times[target], Damage()), _CHECKED)
+        )
+    frames = _from(container, stream, keys[last], times[target], damage)
     landed = list(islice(frames, _CHECKED))
-    same = [_checksum(frame) for frame in landed] == [_checksum(frame) for frame in proof]
+    same = [_checksum(frame) for frame in landed] == [_checksum(frame) for frame in other_frames]
     return chain(landed, frames) if landed and same else None
 
 
@@ -209,18 +210,18 @@ def _packets(path: Path) -> list[tuple[int, bool]]:
 
 
 def _from(
-    container: "av.container.InputContainer", stream: av.VideoStream, early: int, wanted: int, damage: Damage
+    container: "av.container.InputContainer", stream: av.VideoStream, early: int, target: int, damage: Damage
 ) -> Iterator[av.VideoFrame]:
-    """Frames from timestamp `wanted` on, decoded from a key frame at or before `early`; none if no frame has that
+    """Frames from timestamp `target` on, decoded from a key frame at or before `early`; none if no frame has that
     timestamp.
     """
     container.seek(early, stream=stream)
     frames = decoded(container, stream, damage)
     for frame in frames:
-        if frame.pts == wanted:
+        if frame.pts == target:
             yield frame
             break
-        if frame.pts is None or frame.pts > wanted:
+        if frame.pts is None or frame.pts > target:
             return
     yield from frames
 

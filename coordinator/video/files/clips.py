@@ -44,7 +44,7 @@ class Clips:
         clips: the readable clips, in a fixed order.
         bad: files that cannot be read, with the reason.
         quarantined: number of files left out because they are in quarantine.
-        notes: what else was left out or chosen, for the user.
+        notes: messages for the user: what else was left out or chosen.
     """
 
     root: Path
@@ -65,7 +65,7 @@ class Clips:
         if len(self.bad) > 10:
             notes.append(f"… and {len(self.bad) - 10} more files in {self.root} cannot be read")
         if self.quarantined:
-            notes.append(f"{self.quarantined} files in {self.root} are in quarantine and left out")
+            notes.append(f"{self.quarantined} files in {self.root} are quarantined and left out")
         notes += self.notes
         counts = Counter(clip.label for clip in self.clips)
         single = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 1]
@@ -97,7 +97,7 @@ def collect(
         part: "train" or "val".
         labelled: whether labels are needed; without them all clips are of one class, and folders may have any layout.
         classes: class names to use; by default the format's own, or all labels in alphabetical order.
-        none_is_fine: do not raise if there are videos but none can be read.
+        allow_empty: do not raise if there are videos but none can be read.
 
     Raises:
         DataError: there is no such data set, no video, none that can be read, or a class that is not among `classes`.
@@ -119,8 +119,8 @@ def collect(
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
     clips, bad, notes = _probe_all(kept, names, data)
     if not clips and not allow_empty:
-        told = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
-        raise DataError(f"none of the {len(entries)} videos in {root} can be read; {told or 'all are in quarantine'}")
+        first = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
+        raise DataError(f"none of the {len(entries)} videos in {root} can be read; {first or 'all are quarantined'}")
     return Clips(root, names, clips, bad, len(entries) - len(kept), listed.notes + notes)
 
 
@@ -142,7 +142,7 @@ def _probe(entry: Entry, data: Data) -> MediaInfo | str:
     if entry.frames is None:
         return read_media_info(entry.path)
     if data.fps:
-        return "folders of frames have no timestamps: use data.stride in place of data.fps"
+        return "folders of frames have no timestamps: use data.stride instead of data.fps"
     return read_frame_folder_info(entry.path, data.frame_files, entry.frames)
 
 
@@ -166,7 +166,7 @@ def _sources(data: Data, labelled: bool) -> Clips:
 def _nothing(root: Path, include: str, labelled: bool, notes: list[str]) -> str:
     layout = f"{root}/<class>/<clip>" if labelled else "files"
     matching = "" if include == "*" else f" and a path matching {include!r}"
-    expected = f"expected {layout} with an ending of {', '.join(sorted(SUFFIXES))}{matching}"
+    expected = f"expected {layout} with one of the suffixes {', '.join(sorted(SUFFIXES))}{matching}"
     return f"no videos in {root}: {'; '.join([expected, *notes])}. Folders of frames need a list (docs/data.md)"
 
 

@@ -23,12 +23,12 @@ from common.config.settings import Data
 from common.errors import DataError
 from common.processes.lifecycle import PATH_ERRORS
 
-_ENDINGS = (
+_SUFFIXES = (
     ".3g2 .3gp .amv .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v .mjpeg "
     ".mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nut .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .wtv "
     ".y4m"
 )
-SUFFIXES = set(_ENDINGS.split())
+SUFFIXES = set(_SUFFIXES.split())
 _SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
 _LARGEST_LIST = 1 << 28  # bytes
 _MOST_CLASSES = 100_000  # numeric labels must be smaller
@@ -72,7 +72,7 @@ def listing(data: Data, part: str, labelled: bool) -> Listing:
     """List the videos of `data.train` or `data.val` (`part`: "train" or "val").
 
     Raises:
-        DataError: naming the file and line that is wrong.
+        DataError: a list cannot be read or has an invalid line.
     """
     source = data.train if part == "train" else data.val
     assert source is not None
@@ -101,7 +101,7 @@ def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
     if not Path(os.path.abspath(entry.path)).is_relative_to(os.path.abspath(videos)):
         raise DataError(
             f"{source} lists {_short(entry.name)}, which is outside of {videos}: set data.videos to a folder "
-            f"that all its videos are in"
+            f"that contains all its videos"
         )
 
 
@@ -148,12 +148,12 @@ def _below(root: Path) -> tuple[list[Path], Counter[str]]:
                 if path.suffix.lower() in SUFFIXES:
                     found.append(path)
                 else:
-                    others[path.suffix.lower() or "no ending"] += 1
+                    others[path.suffix.lower() or "without suffix"] += 1
     return sorted(found), others
 
 
 def _hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or the system's by its name: .Trash-1000, ._clip.mp4, __MACOSX."""
+    """Whether a file or folder is hidden or of the system, judging by its name: .Trash-1000, ._clip.mp4, __MACOSX."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
@@ -172,18 +172,20 @@ def _folders(root: Path, labelled: bool) -> Listing:
 def _others(root: Path, others: "Counter[str]") -> list[str]:
     if not others:
         return []
-    shown = ", ".join(f"{count} {ending}" for ending, count in others.most_common(5))
-    return [f"{others.total()} files in {root} have no video's ending and are left out: {shown}"]
+    shown = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+    return [f"{others.total()} files in {root} do not have the suffix of a video and are left out: {shown}"]
 
 
 def _no_class(root: Path, videos: list[Path], entries: list[Entry]) -> list[str]:
     """Notes about videos in no class folder, and about class folders without videos."""
     loose = [path for path in videos if path.parent == root]
-    notes = [f"{len(loose)} videos lie in {root} itself, in no class's folder, and are left out"] if loose else []
+    notes = [f"{len(loose)} videos are in {root} itself, not in a class folder, and are left out"] if loose else []
     classes = {entry.label for entry in entries}
     empty = sorted(path.name for path in root.iterdir() if path.is_dir() and not _hidden(path.name))
     empty = [name for name in empty if name not in classes]
-    return notes + ([f"no video in the folders {', '.join(empty[:5])} of {root}: they are no classes"] if empty else [])
+    return notes + (
+        [f"no video in the folders {', '.join(empty[:5])} of {root}: they are not classes"] if empty else []
+    )
 
 
 def _list(file: Path, videos: Path, labelled: bool) -> Listing:
@@ -195,11 +197,11 @@ def _list(file: Path, videos: Path, labelled: bool) -> Listing:
             path, label = line if os.path.isfile(videos / line) else path, "video"
         elif not label:
             raise DataError(
-                f"{file}, line {number}: {_short(line)!r} is no `path label`; without labels set task = autoencode"
+                f'{file}, line {number}: {_short(line)!r} is not `path label`; without labels set task = "autoencode"'
             )
         _check_label(label, file, number)
         if not entries and Path(path).suffix.lower() not in SUFFIXES and not os.path.exists(videos / path):
-            raise DataError(f"{file}, line {number}: {_short(line)!r} names no video: if it is a header, remove it")
+            raise DataError(f"{file}, line {number}: {_short(line)!r} is not a video: if it is a header, remove it")
         entries.append(Entry(path, videos / path, label))
     return _numbered(entries, file, "path label")
 
@@ -207,8 +209,8 @@ def _list(file: Path, videos: Path, labelled: bool) -> Listing:
 def _check_label(label: str, file: Path, number: int) -> None:
     if re.fullmatch(r"-\d+", label):
         raise DataError(
-            f"{file}, line {number}: {label} is no label: classes are 0, 1, … or names. Remove clips without a label, "
-            f'or set task = "autoencode"'
+            f"{file}, line {number}: {label} is not a label: classes are 0, 1, … or names. Remove unlabelled clips, or "
+            f'set task = "autoencode"'
         )
 
 
@@ -219,7 +221,7 @@ def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
         if not labelled and not (len(words) == 3 and _is_count(words[1])):
             words = [*line.rsplit(None, 1), "video"]
         if len(words) != 3 or not _is_count(words[1]) or int(words[1]) < 1:
-            raise DataError(f"{file}, line {number}: {_short(line)!r} is no `folder total_frames label`")
+            raise DataError(f"{file}, line {number}: {_short(line)!r} is not `folder total_frames label`")
         folder, total, label = words
         _check_label(label, file, number)
         entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total)))
@@ -241,51 +243,51 @@ def _ucf101(source: Path, videos: Path, fold: int, part: str) -> Listing:
 
 
 def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
-    ending, wanted = f"_test_split{fold}.txt", "1" if part == "train" else "2"
-    files = sorted(file for file in folder.glob(f"*{ending}") if not _hidden(file.name))
+    suffix, wanted_tag = f"_test_split{fold}.txt", "1" if part == "train" else "2"
+    files = sorted(file for file in folder.glob(f"*{suffix}") if not _hidden(file.name))
     if not files:
-        raise DataError(f"no files <class>{ending} in {folder}: is data.fold = {fold} right?")
+        raise DataError(f"no files <class>{suffix} in {folder}: check data.fold = {fold}")
     entries = []
     for file in files:
-        label = file.name.removesuffix(ending)
+        label = file.name.removesuffix(suffix)
         for number, line in _lines(file):
             name, _, tag = line.rpartition(" ")
             if tag not in ("0", "1", "2"):
-                raise DataError(f"{file}, line {number}: {_short(line)!r} is no `file 0|1|2`")
-            if tag == wanted:
+                raise DataError(f"{file}, line {number}: {_short(line)!r} is not `file 0|1|2`")
+            if tag == wanted_tag:
                 entries.append(Entry(f"{label}/{name.strip()}", videos / label / name.strip(), label))
-    return Listing(entries, [file.name.removesuffix(ending) for file in files])
+    return Listing(entries, [file.name.removesuffix(suffix) for file in files])
 
 
 def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
     lines = [line for _, line in _lines(file)]
     if not lines:
-        raise DataError(f"{file} is empty: it needs a header and a row for every clip, as Kinetics' lists have")
+        raise DataError(f"{file} is empty: it needs a header and a row for every clip, as in the lists of Kinetics")
     try:
         rows = list(csv.DictReader(lines))
     except csv.Error as error:
-        raise DataError(f"{file} is no table that can be read: {error}. Is a quotation mark left open?") from error
+        raise DataError(f"{file} is not a valid CSV file: {error}. Is a quotation mark left open?") from error
     needed = {"youtube_id", "time_start", "time_end"} | ({"label"} if labelled else set())
-    if lacking := needed - set(rows[0] if rows else ()):
+    if missing := needed - set(rows[0] if rows else ()):
         raise DataError(
-            f"{file}, line 1: {_short(lines[0])!r} is no header of a Kinetics list, or no row follows: it lacks "
-            f'the columns {", ".join(sorted(lacking))}. For lines of `path label` set data.format = "list"'
+            f"{file}, line 1: {_short(lines[0])!r} is not the header of a Kinetics list, or no row follows: it lacks "
+            f'the columns {", ".join(sorted(missing))}. For lines of `path label` set data.format = "list"'
         )
     splits = {row.get("split") for row in rows}
     if len(splits) > 1:  # one file for all splits: rows marked train are training, the others validation
         rows = [row for row in rows if (row["split"] == "train") == (part == "train")]
-    there = {path.stem: path for path in videos_below(videos)}
+    by_stem = {path.stem: path for path in videos_below(videos)}
     entries = []
     for number, row in enumerate(rows, 2):
         try:
             stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"{file}, row {number}: it has no whole seconds for time_start and time_end: is it too short, or a "
+                f"{file}, row {number}: time_start and time_end are not whole seconds: is the row too short, or a "
                 f"quotation mark left open? ({error})"
             ) from error
         label = row["label"] if labelled else "video"
-        path = there.get(stem, videos / label / f"{stem}.mp4")
+        path = by_stem.get(stem, videos / label / f"{stem}.mp4")
         entries.append(Entry(f"{label}/{path.name}", path, label))
     return Listing(entries)
 
@@ -298,7 +300,7 @@ def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
         return Listing(entries, notes=_contradictions(entries, file))
     if large := [entry for entry in entries if not _is_count(entry.label) or int(entry.label) >= _MOST_CLASSES]:
         label = _short(large[0].label)
-        raise DataError(f"{file}: the label {label} is too large: numbers are classes 0, 1, … up to {_MOST_CLASSES}")
+        raise DataError(f"{file}: the label {label} is too large: numeric labels are 0, 1, … up to {_MOST_CLASSES - 1}")
     largest = max(int(entry.label) for entry in entries)
     numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
     return Listing(numbered, [str(number) for number in range(largest + 1)], _contradictions(numbered, file))
@@ -309,7 +311,7 @@ def _contradictions(entries: list[Entry], file: Path) -> list[str]:
     labels: dict[str, str] = {}
     twice = [entry.name for entry in entries if labels.setdefault(entry.name, entry.label) != entry.label]
     return (
-        [f"{len(twice)} lines of {file} give a clip another label than before, the first: {twice[0]}"] if twice else []
+        [f"{len(twice)} lines of {file} repeat a clip with a different label, the first: {twice[0]}"] if twice else []
     )
 
 
@@ -324,15 +326,15 @@ def _short(text: str) -> str:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Non-blank lines, stripped, with their numbers. Raises DataError if the file is no readable text up to 256 MiB."""
+    """Non-blank lines, stripped, with their numbers. Raises DataError if it is not readable text of up to 256 MiB."""
     try:
         if file.stat().st_size > _LARGEST_LIST:
-            raise DataError(f"{file} is larger than {_LARGEST_LIST >> 20} MiB: that is no list")
+            raise DataError(f"{file} is larger than {_LARGEST_LIST >> 20} MiB: it cannot be a list of clips")
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the list {file}: {error.strerror}") from error
     if b"\0" in content:
-        raise DataError(f"{file} is no list: it is not UTF-8 text. If it was saved as UTF-16, save it as UTF-8")
+        raise DataError(f"{file} is not a list: it is not UTF-8 text. If it was saved as UTF-16, save it as UTF-8")
     text = content.decode("utf-8-sig", PATH_ERRORS)
     numbered = enumerate(text.splitlines(), 1)
     return iter([(number, line.strip()) for number, line in numbered if line.strip()])

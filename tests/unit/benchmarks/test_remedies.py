@@ -1,4 +1,4 @@
-"""What benchmarks/remedies.py does to a stage is what it says."""
+"""The remedies of benchmarks/remedies.py."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ def weight(of: Stage) -> Tensor:
 
 
 def drawn(count: int) -> list[tuple[Tensor, Tensor]]:
-    """Inputs and gradients. A linear layer's own gradient does not depend on its weights."""
+    """Random inputs and gradients. The gradient of a linear layer's weights does not depend on these weights."""
     generator = torch.Generator().manual_seed(6)
     return [(torch.randn(2, 6, generator=generator), torch.randn(2, 4, generator=generator)) for _ in range(count)]
 
 
 def ticks(made: Stage, count: int) -> list[Tensor]:
-    """So many ticks; the weights at which each forward pass was."""
+    """Run `count` ticks. Returns the weights of each forward pass."""
     x, gradient, seen = Packet((2, 6)), Packet((2, 4)), []
     for tick, (values, gradients) in enumerate(drawn(count)):
         x.tensor.copy_(values)
@@ -44,7 +44,7 @@ def ticks(made: Stage, count: int) -> list[Tensor]:
     return seen
 
 
-def test_weights_are_looked_ahead_and_put_back() -> None:
+def test_lookahead_predicts_the_weights_and_restores_them() -> None:
     plain, same, ahead = stage(), stage(), stage()
     apply([same], {"lookahead": 0.0})
     apply([ahead], {"lookahead": 1.0})

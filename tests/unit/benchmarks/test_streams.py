@@ -1,7 +1,7 @@
-"""A pipeline on streams of one process (benchmarks/streams.py) follows the rule; a tick of it could be a CUDA graph.
+"""A pipeline on streams in one process (benchmarks/streams.py) follows the rule, and its ticks can be CUDA graphs.
 
-What a graph does, repeat the same launches on the same memory, is done here by Python on the CPU; the graphs themselves
-and the streams need a GPU, as the last tests do.
+On the CPU, Python repeats the operations of a tick on the same memory, as a graph would. Real streams and graphs need a
+GPU and are covered by the last test.
 """
 
 import math
@@ -28,7 +28,7 @@ def small(stages: int, device: str = "cpu") -> Config:
 
 
 def same(config: Config, graph: bool = False) -> bool:
-    """Whether streams and reference have the same parameters after some ticks, bit for bit."""
+    """Whether streams and reference have equal parameters after some ticks, bit for bit."""
     pairs = zip(gpu.by_streams(config, CPU, graph), gpu.by_reference(config, CPU), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
 
@@ -38,21 +38,21 @@ def test_streams_equal_the_reference_bit_for_bit(stages: int) -> None:
     assert same(small(stages))
 
 
-def test_the_gate_on_the_device_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the test above has gradients of other clips to zero."""
+def test_without_the_gate_on_the_device_the_result_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This shows that the test above has gradients of other clips."""
     monkeypatch.setattr(DeviceStage, "backward", Stage.backward)
     assert not same(small(2))
 
 
-def test_a_difference_is_told_and_so_is_nan() -> None:
+def test_distance_is_relative_and_propagates_nan() -> None:
     ones, twos, nan = torch.ones(2), torch.full((2,), 2.0), torch.tensor([1.0, float("nan")])
     assert gpu._distance([ones, twos], [ones, twos]) == 0
     assert gpu._distance([ones, ones], [ones, twos]) == 0.5
     assert math.isnan(gpu._distance([ones, nan], [ones, ones]))
 
 
-def test_a_tick_needs_nothing_of_its_number_but_the_parity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So two graphs are enough."""
+def test_a_tick_depends_only_on_the_parity_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So two graphs suffice."""
 
     class Repeated:
         def __init__(self, streams: Streams, tick: int) -> None:
@@ -74,7 +74,7 @@ def test_a_tick_needs_nothing_of_its_number_but_the_parity(monkeypatch: pytest.M
 
 
 class Watched(TorchDispatchMode):
-    """Remembers what is called."""
+    """Records the operators that are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,13 +87,13 @@ class Watched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_tick_asks_the_device_nothing() -> None:
-    """A value that the host waits for, or a result of unknown size, cannot be captured."""
+def test_a_tick_never_synchronises_with_the_host() -> None:
+    """Operators that the host waits for, or whose result's size depends on data, cannot be captured."""
     config = gpu._form(small(3), "streams")
     streams = gpu._full(config, CPU, graph=False)
     with Watched() as watched:
         streams._compute()
-    assert {"aten.convolution.default", "aten.convolution_backward.default"} <= watched.called  # it sees both passes
+    assert {"aten.convolution.default", "aten.convolution_backward.default"} <= watched.called  # both passes
     waiting = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal.default")
     assert not [name for name in watched.called if any(part in name for part in waiting)]
 
@@ -104,5 +104,5 @@ def test_streams_and_graphs_equal_the_reference_on_a_gpu_bit_for_bit(stages: int
     found = gpu.differences_of(small(stages, "cuda"), torch.device("cuda"))
     assert found.keys() == {"streams", "streams graph"}
     assert [form["same device"] for form in found.values()] == [0, 0]
-    if stages == 1:  # in a pipeline one value that is rounded across 0 is enough for more
+    if stages == 1:  # in a pipeline, a value rounded to the other side of 0 can make more difference
         assert max(form["cpu"] for form in found.values()) < 1e-4

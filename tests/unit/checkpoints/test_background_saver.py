@@ -1,4 +1,4 @@
-"""A checkpoint that takes too long is told once."""
+"""Checkpoints that take longer than the timeout."""
 
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.checkpoints import position
 
 
 class Slow:
-    """Stages that write until they are let."""
+    """Stages that keep writing until they are released."""
 
     def __init__(self) -> None:
         self.written: Future[list[None]] = Future()
@@ -35,18 +35,18 @@ def made(run: Path) -> tuple[BackgroundSaver, Slow, list[str]]:
         saver.finish(lambda: 0.05, lambda: None)
     assert saver.failed == 1
     assert len(warned) == 1
-    assert "tick 10 could not be kept" in warned[0]
+    assert "tick 10 could not be saved" in warned[0]
     return saver, stages, warned
 
 
-def test_a_late_one_that_fails_is_counted_once(tmp_path: Path) -> None:
+def test_a_late_checkpoint_that_fails_is_counted_once(tmp_path: Path) -> None:
     saver, stages, warned = made(tmp_path)
     stages.written.set_exception(OSError("no disk"))
     _end(saver)
     assert (saver.kept, saver.failed, len(warned)) == (0, 1, 1)
 
 
-def test_a_late_one_may_be_kept_after_all(tmp_path: Path) -> None:
+def test_a_late_checkpoint_may_still_be_kept(tmp_path: Path) -> None:
     saver, stages, _ = made(tmp_path)
     stages.written.set_result([])
     _end(saver)
@@ -56,7 +56,7 @@ def test_a_late_one_may_be_kept_after_all(tmp_path: Path) -> None:
     assert (saver.kept, saver.failed) == (2, 0)
 
 
-def test_the_wait_is_shorter_once_the_run_is_to_stop(tmp_path: Path) -> None:
+def test_a_stopping_run_waits_less_for_a_checkpoint(tmp_path: Path) -> None:
     warned, limits = list[str](), [1800.0]
     saver = BackgroundSaver(Checkpoints(tmp_path, keep=2), cast(Any, Slow()), warned.append)
     saver.save(position(10))
@@ -64,7 +64,7 @@ def test_the_wait_is_shorter_once_the_run_is_to_stop(tmp_path: Path) -> None:
     assert "writing it took longer than 0.05 s" in warned[0]
 
 
-def test_one_that_is_dropped_is_not_committed(tmp_path: Path) -> None:
+def test_a_dropped_checkpoint_is_not_committed(tmp_path: Path) -> None:
     stages = Slow()
     saver = BackgroundSaver(Checkpoints(tmp_path, keep=2), cast(Any, stages), lambda text: None)
     saver.save(position(10))

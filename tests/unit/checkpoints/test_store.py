@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and which are refused."""
+"""The checkpoint store: which checkpoints it keeps and which it refuses."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert ticks(tmp_path) == [60, 70]
 
 
-def test_one_that_is_there_is_never_gone_for_a_moment(tmp_path: Path) -> None:
-    """Asked for twice at one tick."""
+def test_writing_a_tick_again_keeps_the_existing_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint is requested twice at one tick."""
     checkpoints = Checkpoints(tmp_path, keep=1)
     first = keep(checkpoints, position(10, 0.5))
     folder = first.stat().st_ino
@@ -35,30 +35,30 @@ def test_one_that_is_there_is_never_gone_for_a_moment(tmp_path: Path) -> None:
     assert (path, found and found.score) == (first, 0.5)
 
 
-def test_one_that_was_refused_is_replaced(tmp_path: Path) -> None:
+def test_a_refused_checkpoint_is_replaced(tmp_path: Path) -> None:
     (keep(Checkpoints(tmp_path, keep=1), position(10)) / "position.json").write_text("{")
     later = Checkpoints(tmp_path, keep=1)
     keep(later, position(10))
     assert later.newest(SHAPES)[0] is not None
 
 
-def test_errors_are_scores_too(tmp_path: Path) -> None:
+def test_a_score_may_be_a_negated_error(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     for tick, mse in ((10, 0.5), (20, 0.1), (30, 0.4)):
         keep(checkpoints, position(tick, -mse))
     assert ticks(tmp_path) == [20, 30]
 
 
-def test_the_newest_is_found_with_its_position(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_found_with_its_position(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=5)
     assert checkpoints.newest(SHAPES) == (None, None, [])
     keep(checkpoints, position(10))
     path = keep(checkpoints, position(20, 0.25))
-    found, where, refused = checkpoints.newest(SHAPES)
+    found, found_position, refused = checkpoints.newest(SHAPES)
     assert found == path
     assert refused == []
-    assert where is not None
-    assert (where.tick, where.places, where.score) == (20, [(0, 5)], 0.25)
+    assert found_position is not None
+    assert (found_position.tick, found_position.places, found_position.score) == (20, [(0, 5)], 0.25)
 
 
 def _flip(path: Path) -> None:
@@ -68,46 +68,50 @@ def _flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda path: (path / "position.json").unlink(), "position.json cannot be read"),
         (lambda path: (path / "position.json").write_text("[1]"), "position.json cannot be read"),
         (lambda path: (path / "position.json").write_text('{"format": 99}'), "another version of Sideways"),
         (lambda path: (path / "__0_0.distcp").unlink(), "__0_0.distcp is missing"),
-        (lambda path: (path / "__0_0.distcp").write_bytes(b"x"), "is truncated: it has 1 bytes of"),
-        (lambda path: _flip(path / "__0_0.distcp"), "its checksum is not the one it was written with"),
+        (lambda path: (path / "__0_0.distcp").write_bytes(b"x"), "is truncated: it has 1 of"),
+        (lambda path: _flip(path / "__0_0.distcp"), "its checksum does not match"),
         (lambda path: (path / ".metadata").unlink(), ".metadata is missing"),
     ],
 )
-def test_a_damaged_one_is_refused_and_the_one_before_is_used(tmp_path: Path, damage: object, said: str) -> None:
+def test_a_damaged_checkpoint_is_refused_and_the_previous_one_is_used(
+    tmp_path: Path, damage: object, message: str
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=5)
     good, bad = keep(checkpoints, position(10)), keep(checkpoints, position(20))
     damage(bad)  # type: ignore[operator]
-    found, where, refused = checkpoints.newest(SHAPES)
+    found, found_position, refused = checkpoints.newest(SHAPES)
     assert found == good
-    assert where is not None
-    assert where.tick == 10
+    assert found_position is not None
+    assert found_position.tick == 10
     assert len(refused) == 1
-    assert said in refused[0]
+    assert message in refused[0]
 
 
 @pytest.mark.parametrize(
-    ("shapes", "said"),
+    ("shapes", "message"),
     [
         ({**SHAPES, "a.weight": (3, 3)}, "a.weight is [2, 3] there and [3, 3] here"),
         ({"a.weight": (2, 3)}, "a.steps is [] there and missing here"),
         ({**SHAPES, "b": (1,)}, "b is missing there and [1] here"),
     ],
 )
-def test_a_foreign_one_is_refused(tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str) -> None:
+def test_a_checkpoint_of_another_model_is_refused(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], message: str
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=5)
     keep(checkpoints, position(10))
     found, _, refused = checkpoints.newest(shapes)
     assert found is None
-    assert said in refused[0]
+    assert message in refused[0]
 
 
-def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_a_file_name_outside_the_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=5)
     path = keep(checkpoints, position(10))
     tree = json.loads((path / "position.json").read_text())
@@ -118,7 +122,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     assert "is missing" in refused[0]
 
 
-def test_what_was_in_flight_fits_only_the_same_pipeline() -> None:
+def test_packets_in_flight_are_restored_only_into_the_same_pipeline() -> None:
     data = {"train": ".", "slots": 1, "size": 8}
     config = parse({"stages": 2, "ticks": 1, "data": data}, "test")
     assert position(1).fits(config, [1, 1])
@@ -127,13 +131,13 @@ def test_what_was_in_flight_fits_only_the_same_pipeline() -> None:
     assert not position(1, frame_shape=[2, 3, 8, 8]).fits(config, [1, 1])
 
 
-def test_what_claims_to_be_later_displaces_nothing_good(tmp_path: Path) -> None:
+def test_refused_newer_checkpoints_do_not_prune_good_ones(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     keep(checkpoints, position(60))
     for tick in (80, 100):
         (keep(checkpoints, position(tick)) / "__0_0.distcp").write_bytes(b"")
     again = Checkpoints(tmp_path, keep=2)
-    keep(again, position(60))  # pruned above, as if only refused ones were newer
+    keep(again, position(60))  # it was pruned above, before the newer ones were damaged
     again.set_aside_after(60)
     for tick in (65, 70):
         keep(again, position(tick))
@@ -141,11 +145,11 @@ def test_what_claims_to_be_later_displaces_nothing_good(tmp_path: Path) -> None:
     assert len(list((tmp_path / "checkpoints").glob("*.refused"))) == 2
 
 
-def test_a_score_can_be_noted_later(tmp_path: Path) -> None:
+def test_a_score_can_be_added_later(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     keep(checkpoints, position(10))
     checkpoints.set_score(10, 0.5)
-    checkpoints.set_score(99, 0.7)  # of one that could not be kept
+    checkpoints.set_score(99, 0.7)  # there is no such checkpoint
     keep(checkpoints, position(20))
     assert ticks(tmp_path) == [10, 20]
     found, _, refused = checkpoints.newest(SHAPES)

@@ -1,4 +1,4 @@
-"""Commands to a running run."""
+"""Commands for a running run."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from common.errors import ConfigError
 from coordinator.cli.live import _rate
 
 
-def test_only_the_learning_rate_is_set() -> None:
+def test_only_the_learning_rate_can_be_set() -> None:
     assert (_rate("lr=1e-3"), _rate("optimiser.lr=0")) == (1e-3, 0.0)
     for wrong in ("seed=3", "lr", "lr=", "lr=nan", "lr=-1", "lr=inf", "=1"):
         with pytest.raises(ConfigError, match="learning rate"):

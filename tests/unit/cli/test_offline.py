@@ -1,4 +1,4 @@
-"""`sideways ticks` draws the schedule as wide as there is room; what the commands are asked is checked."""
+"""`sideways ticks`, and the arguments of other commands that need no run."""
 
 import json
 import re
@@ -21,26 +21,26 @@ def run(*arguments: str | Path, width: int = 200) -> str:
     return result.output
 
 
-def test_the_schedule_is_that_of_the_design() -> None:
+def test_ticks_prints_the_schedule() -> None:
     assert Schedule(3).table(7) in run("ticks", "--stages", "3", "--ticks", "7")
     assert run("ticks", "--stages", "3").startswith(Schedule(3).table(7))
 
 
 @pytest.mark.parametrize(("stages", "width"), [(3, 50), (200, 80), (256, 300), (1, 20)])
-def test_it_fits_the_terminal(stages: int, width: int) -> None:
+def test_the_schedule_fits_the_terminal(stages: int, width: int) -> None:
     rows = run("ticks", "--stages", str(stages), width=width).splitlines()[:-1]
     assert len(rows) == stages + 1
-    assert all(len(row) <= max(width, 32) for row in rows)  # one tick is always drawn
+    assert all(len(row) <= max(width, 32) for row in rows)  # at least one tick is drawn
 
 
-def test_late_ticks_do_not_run_together() -> None:
+def test_large_tick_numbers_stay_separated() -> None:
     row = run("ticks", "--stages", "2", "--ticks", "300").splitlines()[2]
     assert re.findall(r"f\d+ g\d+", row) == [f"f{tick - 1} g{tick - 1}" for tick in range(1, 300)]
     assert "f298 g298 " in row
 
 
 @pytest.mark.parametrize("arguments", [("0",), ("257",), ("3", "--ticks", "0"), ("3", "--ticks", "1001")])
-def test_numbers_out_of_bounds_are_refused(arguments: tuple[str, ...]) -> None:
+def test_numbers_out_of_range_are_refused(arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(tools, ["ticks", "--stages", *arguments])
     assert result.exit_code == 2
     assert f"Invalid value for '{'--ticks' if len(arguments) > 1 else '--stages'}'" in result.output
@@ -58,5 +58,5 @@ def test_the_number_of_classes_comes_from_the_videos_or_the_user(videos: Path, t
         run(*elsewhere)
 
 
-def test_weights_are_a_setting() -> None:
+def test_weights_are_accepted_as_a_setting() -> None:
     assert Config.model_validate({"ticks": 1, "weights": "w.pth", "data": {"train": "."}}).weights == Path("w.pth")

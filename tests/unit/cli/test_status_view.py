@@ -1,4 +1,4 @@
-"""What the status commands draw."""
+"""The output of the status commands."""
 
 import io
 
@@ -25,7 +25,7 @@ def test_a_bar_is_as_long_as_its_width_and_shows_the_shares() -> None:
     assert len(bar(StageStatus(**known, **still), 20).plain) == 20
 
 
-def test_names_are_no_markup() -> None:
+def test_names_are_not_interpreted_as_markup() -> None:
     from rich.console import Console
 
     from coordinator.registry.run_finder import RunInfo

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody else may have made."""
+"""Reading untrusted checkpoints."""
 
 import pickle
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_an_index_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> 
     assert found is None
     assert "which no index needs" in refused[0]
     assert not (tmp_path / "ran").exists()
-    pickle.loads((tmp_path / "checkpoints/0000000010/.metadata").read_bytes())  # the unguarded way it would have
+    pickle.loads((tmp_path / "checkpoints/0000000010/.metadata").read_bytes())  # unguarded unpickling does run it
     assert (tmp_path / "ran").exists()
 
 

@@ -1,4 +1,4 @@
-"""Settings are read once, completely, and a wrong one is told with a remedy."""
+"""Reading and validating settings."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from common.errors import ConfigError
 MINIMAL = {"ticks": 10, "data": {"train": "videos"}}
 
 
-def test_defaults_are_those_of_the_design() -> None:
+def test_the_defaults() -> None:
     config = parse(MINIMAL, "test")
     assert config.rule.boundary == "gate"
     assert config.rule.every == 1
     assert config.optimiser.name == "AdamW"
 
 
-def test_a_removed_setting_is_ignored_where_it_says_what_always_holds(tmp_path: Path) -> None:
-    """A run that an earlier version began can be resumed."""
+def test_a_removed_setting_is_ignored_if_it_has_the_only_remaining_value(tmp_path: Path) -> None:
+    """So runs of earlier versions can be resumed."""
     file = tmp_path / "run.toml"
     file.write_text('ticks = 1\n[data]\ntrain = "."\n[network]\noverlap = true\n')
     assert load(file).network.deadline == 60
@@ -41,7 +41,7 @@ def test_overrides_reach_any_section(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"stagse": 3}, ["unknown setting stagse", "Did you mean stages?", "Allowed here"]),
         ({"data": {"train": "v", "slot": 3}}, ["unknown setting data.slot", "Did you mean data.slots?", "stride"]),
@@ -56,21 +56,21 @@ def test_overrides_reach_any_section(tmp_path: Path) -> None:
         ({"data": {"train": "v", "size": 64, "resize": 32}}, ["data.resize = 32", "data.size = 64"]),
     ],
 )
-def test_a_wrong_setting_names_the_key_and_what_is_allowed(change: dict[str, object], said: list[str]) -> None:
+def test_a_wrong_setting_names_the_key_and_what_is_allowed(change: dict[str, object], message: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         parse({**MINIMAL, **change}, "run.toml")
-    assert all(part in str(error.value) for part in ["run.toml", *said]), str(error.value)
+    assert all(part in str(error.value) for part in ["run.toml", *message]), str(error.value)
 
 
 @pytest.mark.parametrize("override", ["stages", "=3", "stages.x=1"])
-def test_a_malformed_override_is_told(tmp_path: Path, override: str) -> None:
+def test_a_malformed_override_is_an_error(tmp_path: Path, override: str) -> None:
     file = tmp_path / "run.toml"
     file.write_text(tomli_w.dumps({**MINIMAL, "stages": 2}))
     with pytest.raises(ConfigError, match="--set"):
         load(file, [override])
 
 
-def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("stages = = 3")
@@ -86,38 +86,38 @@ def test_a_resolved_configuration_reads_back_the_same(stages: int, slots: int, s
     assert Config.model_validate(dumped) == config
 
 
-def test_settings_that_do_nothing_are_told() -> None:
+def test_settings_without_effect_are_reported() -> None:
     tree = {"ticks": 10, "data": {"train": ".", "slots": 4}, "stages": 2}
     given = {**tree, "ahead": 2, "micro_batches": 2, "optimiser": {"warmup": 10}}
-    told = " ".join(parse(given, "test").idle(10))
-    assert all(name in told for name in ("ahead", "micro_batches", "optimiser.warmup"))
+    warnings = " ".join(parse(given, "test").idle(10))
+    assert all(name in warnings for name in ("ahead", "micro_batches", "optimiser.warmup"))
     assert "label_smoothing" in parse({**tree, "task": "autoencode", "label_smoothing": 0.1}, "test").idle(10)[0]
     assert parse(tree, "test").idle(10) == []
     assert parse({**given, "task": "predict", "algorithm": "gpipe"}, "test").idle(100) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"algorithm": "gpipe", "micro_batches": 3}, "cannot be cut into 3 micro-batches"),
+        ({"algorithm": "gpipe", "micro_batches": 3}, "cannot be divided into 3 micro-batches"),
         ({"algorithm": "1f1b", "micro_batches": 1}, "1f1b needs at least as many micro_batches as stages"),
-        ({"algorithm": "backprop", "probe": {"every": 5}}, "probe.every measures Sideways"),
-        ({"optimiser": {"steps": [0.7, 0.2]}}, "must be rising shares"),
+        ({"algorithm": "backprop", "probe": {"every": 5}}, "probe.every is for algorithm"),
+        ({"optimiser": {"steps": [0.7, 0.2]}}, "must be increasing fractions"),
         ({"data": {"sources": ["/dev/video0"], "slots": 4}}, "data.sources have no labels"),
         ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),
     ],
 )
-def test_settings_that_contradict_each_other(change: dict[str, object], said: str) -> None:
+def test_contradictory_settings_are_an_error(change: dict[str, object], message: str) -> None:
     tree = {"ticks": 10, "data": {"train": ".", "slots": 4}, "stages": 2, **change}
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         parse({key: value for key, value in tree.items() if value is not None}, "test")
 
 
-def test_a_split_for_another_number_of_stages_is_measured_anew(tmp_path: Path) -> None:
+def test_a_split_for_another_number_of_stages_is_discarded(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('ticks = 1\nstages = 3\nsplit = [1, 2, 3]\n[data]\ntrain = "."\n')
     assert load(file).split == [1, 2, 3]
     assert load(file, ["stages=2"]).split is None
     assert load(file, ["stages=2", "split=[3,3]"]).split == [3, 3]
-    with pytest.raises(ConfigError, match="must name at least one block for each of the 3 stages"):
+    with pytest.raises(ConfigError, match="must have one number of at least 1 for each of the 3 stages"):
         load(file, ["split=[6]"])

@@ -9,7 +9,7 @@ from common.errors import SidewaysError
 from coordinator.run_directory import RunDirectory
 
 
-def test_two_processes_cannot_write_into_one(tmp_path: Path) -> None:
+def test_two_processes_cannot_use_one_run_directory(tmp_path: Path) -> None:
     first = RunDirectory(tmp_path)
     with pytest.raises(SidewaysError, match="another process is training in"):
         RunDirectory(tmp_path)
@@ -17,7 +17,7 @@ def test_two_processes_cannot_write_into_one(tmp_path: Path) -> None:
     RunDirectory(tmp_path).close()
 
 
-def test_what_is_no_number_is_null(tmp_path: Path) -> None:
+def test_non_finite_numbers_are_written_as_null(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.metric({"kind": "progress", "tick": 3, "loss": float("nan"), "gradient_norm": float("inf"), "rows": 2})
     run.close()
@@ -26,7 +26,7 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
-def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path: Path, evaluated: bool) -> None:
+def test_a_resumed_run_drops_the_metrics_of_ticks_it_repeats(tmp_path: Path, evaluated: bool) -> None:
     run = RunDirectory(tmp_path)
     for tick in (10, 49, 50, 70):
         run.metric({"kind": "progress", "tick": tick})

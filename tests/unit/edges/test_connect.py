@@ -1,4 +1,4 @@
-"""Which transport an edge gets."""
+"""The choice of an edge's transport."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +21,8 @@ def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
         Edges(config, me, apart, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
 
 
-def test_with_gloo_neighbours_on_a_host_need_not_find_each_other(tmp_path: Path) -> None:
-    """It is what the user is told to choose where they cannot."""
+def test_with_gloo_neighbours_on_one_host_share_no_memory(tmp_path: Path) -> None:
+    """The error for neighbours that cannot share memory suggests this setting."""
     me, groups = (
         SimpleNamespace(stage=0, stages=2, stages_on_host={0, 1}),
         SimpleNamespace(connections={}, form_backward=lambda: None),

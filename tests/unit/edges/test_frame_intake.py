@@ -1,4 +1,4 @@
-"""Where frames enter a stage: what is refused, and what is not heard at all."""
+"""Frames at stage 0: which are refused, and which are ignored."""
 
 import threading
 import time
@@ -19,8 +19,8 @@ def step(value: int, shape: tuple[int, int, int, int] = SHAPE) -> Step:
     return Step(batch, batch, last=False)
 
 
-def test_a_coordinator_of_an_earlier_attempt_is_not_heard() -> None:
-    """Its frames are of the tick that is due, some of another shape, some of another number of slots."""
+def test_frames_of_an_earlier_attempt_are_ignored() -> None:
+    """They are of the expected tick; some have another shape or another number of slots."""
     stage_0 = frame_socket(SHAPE, 8, deadline=2.0)
     late = feeder_of(stage_0, 7)
     late.push(0, 7, step(1))
@@ -43,14 +43,14 @@ def test_another_shape_is_refused_with_both_sizes() -> None:
     feeder = feeder_of(stage_0)
     feeder.push(0, 7, step(1, (2, 3, 8, 8)))
     with pytest.raises(
-        PeerError, match=r"stage 0, tick 7: a message of parts \[\d+, 384\] bytes .* of 96 bytes were due"
+        PeerError, match=r"stage 0, tick 7: received message parts of \[\d+, 384\] bytes, .* of 96 bytes"
     ):
         stage_0.receive(7)
     feeder.close()
     stage_0.close()
 
 
-def test_nor_can_it_make_a_stage_wait_for_ever() -> None:
+def test_frames_of_an_earlier_attempt_do_not_extend_the_deadline() -> None:
     stage_0 = frame_socket(SHAPE, 8, deadline=1.0)
     late, over = feeder_of(stage_0, 7), threading.Event()
 

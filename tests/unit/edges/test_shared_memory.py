@@ -1,4 +1,4 @@
-"""Edges in shared memory: what is sent arrives, once, in order, and stays as it is while it is read."""
+"""Edges in shared memory: packets arrive once and in order, and do not change while they are read."""
 
 import socket
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ FORM = torch.Size((2, 3)), torch.float32
 
 @contextmanager
 def edge(deadline: float = 0.05) -> Iterator[tuple[SharedOutgoing, SharedIncoming]]:
-    """Both ends, of stage 0 and of stage 1."""
+    """The ends of an edge, in stage 0 and in stage 1."""
     below, above = socket.socketpair()
     with below, above:
         out = shared.offer_edge(FdConnection(below, "stage 1", 5), "forward", FORM, 0, 1, deadline)
@@ -41,7 +41,7 @@ def receiving(incoming: SharedIncoming, first: int = 1) -> Receiver:
 
 
 def made(tick: int) -> tuple[Packet, torch.Tensor]:
-    """What a stage sends at a tick."""
+    """The packet and the tensor that a stage sends at a tick."""
     source = Packet(*FORM)
     source.set_header(tick, 100 + tick)
     source.clips[:] = tick
@@ -57,7 +57,7 @@ def holds(packet: Packet | None, tick: int) -> bool:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 9))
-def test_whoever_is_faster_waits_and_nothing_is_overwritten_that_is_read(turns: list[bool], first: int) -> None:
+def test_the_faster_side_waits_and_no_packet_is_overwritten_while_it_is_read(turns: list[bool], first: int) -> None:
     with edge(deadline=0.001) as (out, incoming):
         sender, receiver = sending(out), receiving(incoming, first)
         receiver.receive(first - 1)
@@ -66,11 +66,11 @@ def test_whoever_is_faster_waits_and_nothing_is_overwritten_that_is_read(turns: 
             if sends_now and sent - received < SLOTS - 2:
                 sender.send(sent, *made(sent))
                 sent += 1
-            elif sends_now:  # two of the slots are the receiver's
-                with pytest.raises(PeerError, match=r"stage 0, tick \d+, sending to stage 1: nothing moved"):
+            elif sends_now:  # the receiver holds two of the slots
+                with pytest.raises(PeerError, match=r"stage 0, tick \d+, sending to stage 1: no progress"):
                     sender.send(sent, *made(-1))
             elif received > sent:
-                with pytest.raises(PeerError, match=f"stage 1, tick {received}, receiving from stage 0: nothing moved"):
+                with pytest.raises(PeerError, match=f"stage 1, tick {received}, receiving from stage 0: no progress"):
                     receiver.receive(received)
             else:
                 reading = receiver.receive(received)
@@ -86,7 +86,7 @@ def test_nothing_is_copied() -> None:
             assert out.packets[tick % SLOTS].tensor.data_ptr() % 64 == 0
 
 
-def test_a_phase_after_another_finds_all_as_it_was() -> None:
+def test_consecutive_phases_transfer_every_packet() -> None:
     with edge() as (out, incoming):
         for _ in range(3):
             sender, receiver = sending(out), receiving(incoming, 1)
@@ -99,7 +99,7 @@ def test_a_phase_after_another_finds_all_as_it_was() -> None:
             sender.settle(4)
 
 
-def test_what_is_under_way_is_kept_and_put_back() -> None:
+def test_packets_in_flight_can_be_saved_and_restored() -> None:
     with edge() as (out, incoming), edge() as (again, there):
         sender, receiver = sending(out), receiving(incoming, 1)
         receiver.receive(0)
@@ -116,7 +116,7 @@ def test_what_is_under_way_is_kept_and_put_back() -> None:
 
 
 @pytest.mark.parametrize("unread", [False, True])
-def test_a_neighbour_that_has_gone_is_told_at_once(unread: bool) -> None:
+def test_a_lost_neighbour_is_reported_at_once(unread: bool) -> None:
     with edge(deadline=60) as (out, incoming):
         sender, receiver = sending(out), receiving(incoming, 1)
         receiver.receive(0)
@@ -124,7 +124,7 @@ def test_a_neighbour_that_has_gone_is_told_at_once(unread: bool) -> None:
             sender.send(0, *made(0))
         out.close()
         if unread:
-            receiver._incoming.wait(1)  # what came before still counts
+            receiver._incoming.wait(1)  # what was sent before can still be received
         with pytest.raises(PeerError, match="stage 1, tick 1, receiving from stage 0: the connection broke"):
             receiver.receive(1)
     with edge(deadline=60) as (out, incoming):

@@ -1,4 +1,4 @@
-"""torch's transfers over a fake process group: which packet when, what is waited for, and failures in torch's words."""
+"""Edges over torch's point-to-point transfers, with a fake process group: packets, waits and torch's errors."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,8 +12,8 @@ from common.rule.packet import Packet
 from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
 
-# gloo's time-out, closure and closed connection were taken down from torch 2.13; the others are worded as in torch's
-# sources, and have not been seen in a run here
+# gloo's errors of timeouts and closed connections are copied from runs with torch 2.13; the others are from torch's
+# sources and have not been observed
 _GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/"
 STUCK = [
     f"{_GLOO}unbound_buffer.cc:78] Timed out waiting 1000ms for recv operation to complete",
@@ -35,7 +35,7 @@ BROKEN = [
 
 @dataclass
 class Work:
-    """A transfer that ends when it is waited for, or fails."""
+    """A transfer that ends, or fails, when it is waited for."""
 
     name: str
     group: "Group"
@@ -49,10 +49,10 @@ class Work:
 
 @dataclass
 class Group:
-    """A process group that notes what is done.
+    """A process group that records its operations.
 
     Attributes:
-        fails: which transfer does, when it is waited for ("send 3": the fourth send), or starts ("start send 3").
+        fails: The transfer that fails: "send 3" for the fourth send when it is waited for, "start send 3" at its start.
     """
 
     log: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ def packets() -> list[Packet]:
     return [Packet((2, 3)) for _ in range(2)]
 
 
-def test_a_send_is_only_waited_for_when_its_packet_is_needed_again() -> None:
+def test_a_send_is_waited_for_only_when_its_packet_is_reused() -> None:
     group, own = Group(), packets()
     outgoing = P2POutgoing(peer_of(group), own)
     for tick in range(4):
@@ -109,17 +109,17 @@ def test_a_receive_is_posted_into_the_packet_of_its_tick() -> None:
 
 
 @pytest.mark.parametrize("text", STUCK)
-def test_what_does_not_move_is_said_to_be_stuck(text: str) -> None:
+def test_a_timeout_is_reported_as_no_progress(text: str) -> None:
     group = Group(fails="recv 0", text=text)
     incoming = P2PIncoming(peer_of(group), packets())
     incoming.post(7)
-    with pytest.raises(PeerError, match=r"stage 1, tick 7, receiving from stage 2: nothing moved for 20 s"):
+    with pytest.raises(PeerError, match=r"stage 1, tick 7, receiving from stage 2: no progress for 20 s"):
         incoming.wait(7)
     assert is_lost_peer(RuntimeError(text))
 
 
 @pytest.mark.parametrize("text", BROKEN)
-def test_a_connection_that_broke_is_said_to_be_broken(text: str) -> None:
+def test_a_broken_connection_is_reported_as_broken(text: str) -> None:
     group = Group(fails="send 1", text=text)
     outgoing = P2POutgoing(peer_of(group), packets())
     for tick in (4, 5):
@@ -133,12 +133,12 @@ def test_a_connection_that_broke_is_said_to_be_broken(text: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["send", "recv"])
-def test_a_transfer_may_fail_as_it_starts(what: str) -> None:
+def test_a_transfer_that_fails_at_its_start_is_a_peer_error(what: str) -> None:
     peer = peer_of(Group(fails=f"start {what} 0", text=BROKEN[0]))
     start = P2POutgoing(peer, packets()).start if what == "send" else P2PIncoming(peer, packets()).post
     with pytest.raises(PeerError, match=r"stage 1, tick 3, .* stage 2: the connection broke"):
         start(3)
 
 
-def test_other_errors_of_torch_are_no_lost_peers() -> None:
+def test_other_torch_errors_are_not_peer_errors() -> None:
     assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x6 and 5x5)"))

@@ -1,4 +1,4 @@
-"""Attempts of a run: which one this is, where the ones before left it, how many there may be."""
+"""Attempts of a run: the number of this one, and the directory that earlier ones used."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeyp
     run.mkdir()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a/b c")
     RunMarker(tmp_path).write(run)
-    assert RunMarker(tmp_path).find() is None  # the first attempt of a launch that happens to have the same name
+    assert RunMarker(tmp_path).find() is None  # the first attempt of another launch with the same name
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     assert restarts() == 2
     assert RunMarker(tmp_path).find() == run
@@ -30,7 +30,7 @@ def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeyp
     assert RunMarker(tmp_path).find() is None
 
 
-def test_a_full_disk_leaves_what_was_left_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_the_old_marker_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCH, "demo")
     (tmp_path / "it").mkdir()
     RunMarker(tmp_path).write(tmp_path / "it")
@@ -41,26 +41,26 @@ def test_a_full_disk_leaves_what_was_left_before(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        with pytest.raises(SidewaysError, match="Make room"):
+        with pytest.raises(SidewaysError, match="Free disk space"):
             RunMarker(tmp_path).write(tmp_path / "other")
     assert RunMarker(tmp_path).find() == tmp_path / "it"
 
 
-def test_an_empty_file_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_marker_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCH, "demo")
     (tmp_path / ".launch-demo").touch()
     assert RunMarker(tmp_path).find() is None
 
 
-def test_a_named_launch_goes_on_until_it_has_ended_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container that is started anew does not know that it is."""
+def test_a_named_launch_continues_its_run_until_it_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restarted container does not know that it was restarted."""
     monkeypatch.setenv(LAUNCH, "demo")
     assert RunMarker(tmp_path).find() is None
     (tmp_path / "it").mkdir()
     RunMarker(tmp_path).write(tmp_path / "it")
     assert RunMarker(tmp_path).find() == tmp_path / "it"
     assert deployed()
-    monkeypatch.setenv(RESTARTS, "0")  # as `sideways train` does
+    monkeypatch.setenv(RESTARTS, "0")  # as set by `sideways train`
     assert not deployed()
     assert RunMarker(tmp_path).find() is None
     monkeypatch.setenv(RESTARTS, "1")

@@ -1,4 +1,4 @@
-"""What a run needs of its host is told before anything is started, and before a deadline has passed."""
+"""Missing requirements on the host are reported before any process is started."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from tests.support.settings import settings, write_run_file
 
 
 def train(folder: Path, before: list[str]) -> tuple[int, str]:
-    """`sideways train` behind another command. Returns its exit code and what it said."""
+    """Run `sideways train` through another command. Returns its exit code and its output."""
     command = [*before, sys.executable, "-P", "-m", "coordinator", "train", "run.toml"]
     start = time.monotonic()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment())
@@ -30,33 +30,33 @@ def folder(videos: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_too_few_open_files(folder: Path) -> None:
-    code, told = train(folder, ["bash", "-c", 'ulimit -n 60; "$@"', "-"])
+def test_too_low_a_limit_of_open_files_is_an_error(folder: Path) -> None:
+    code, output = train(folder, ["bash", "-c", 'ulimit -n 60; "$@"', "-"])
     assert code == 1
-    assert "only 60 files may be open at a time, and this run needs up to 96" in told
-    assert "ulimit -n 96" in told
+    assert "only 60 files may be open at a time, and this run needs up to 96" in output
+    assert "ulimit -n 96" in output
     assert not (folder / "runs").exists()
 
 
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
-def test_no_loopback_interface(folder: Path) -> None:
-    code, told = train(folder, ["unshare", "-n"])
+def test_a_missing_loopback_interface_is_an_error(folder: Path) -> None:
+    code, output = train(folder, ["unshare", "-n"])
     assert code == 1
-    assert "ip link set lo up" in told
+    assert "ip link set lo up" in output
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_a_run_file_in_another_encoding(folder: Path, encoding: str) -> None:
+def test_a_run_file_in_another_encoding_is_an_error(folder: Path, encoding: str) -> None:
     file = folder / "run.toml"
     file.write_bytes(f"# café\n{file.read_text()}".encode(encoding))
-    code, told = train(folder, [])
+    code, output = train(folder, [])
     assert code == 2
-    assert "run.toml is not UTF-8 text" in told
-    assert "save it as UTF-8" in told
+    assert "run.toml is not UTF-8 text" in output
+    assert "save it as UTF-8" in output
 
 
-def test_secrets_can_be_read_by_the_containers_users(tmp_path: Path) -> None:
-    """Made under a strict umask: the folder keeps everybody else out."""
+def test_secrets_are_readable_by_the_containers_users(tmp_path: Path) -> None:
+    """Although they are created under a strict umask. Others are kept out by the folder's permissions."""
     shutil.copy(Path(__file__).parents[3] / "Makefile", tmp_path)
     subprocess.run(["bash", "-c", "umask 077; make secrets"], cwd=tmp_path, check=True, capture_output=True)
     secrets = tmp_path / "deploy" / "secrets"

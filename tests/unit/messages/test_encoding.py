@@ -11,12 +11,12 @@ from common.messages.frame_envelope import Envelope
 
 
 @given(st.binary(max_size=200))
-def test_foreign_bytes_are_refused_with_a_sentence(data: bytes) -> None:
+def test_malformed_bytes_raise_a_sideways_error(data: bytes) -> None:
     with pytest.raises(PeerError):
         Envelope(data, 3, 1)
 
 
-def test_reports_read_back_and_anything_but_a_map_is_refused() -> None:
+def test_maps_round_trip_and_anything_else_is_refused() -> None:
     assert decode(encode({"kind": "done", "stage": 3})) == {"kind": "done", "stage": 3}
     for message in ([1, 2], "text", {1: 2}):
         with pytest.raises(PeerError):

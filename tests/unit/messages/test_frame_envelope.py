@@ -1,4 +1,4 @@
-"""Packets and messages: what goes in comes out, and what is not ours is refused."""
+"""Envelopes of frame batches: they round-trip, and malformed ones are refused."""
 
 import msgpack
 import numpy as np
@@ -19,7 +19,7 @@ SLOT = st.none() | st.integers(0, 2**31)
 
 
 @given(INT64.filter(lambda n: n >= 0), INT64, INT64, st.booleans(), ROWS, SLOT)
-def test_an_envelope_reads_back(
+def test_an_envelope_round_trips(
     attempt: int, phase: int, frame: int, last: bool, rows: list[tuple[int, int]], slot: int | None
 ) -> None:
     clips, labels = (np.array(column, np.int64) for column in zip(*rows, strict=True))
@@ -37,7 +37,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("slot", [-1, True, 1.0, "1", b"1"])
-def test_a_slot_that_there_is_not_is_refused(slot: object) -> None:
+def test_an_invalid_slot_is_refused(slot: object) -> None:
     fields = {"attempt": 1, "phase": 0, "frame": 2, "last": False, "slot": 1, "clips": bytes(8), "labels": bytes(8)}
     assert Envelope(msgpack.packb(fields), 1, 1).slot == 1
     with pytest.raises(PeerError, match="malformed"):
@@ -45,6 +45,6 @@ def test_a_slot_that_there_is_not_is_refused(slot: object) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["attempt", "phase", "frame", "last", "slot", "clips", "labels", "x"]), VALUES))
-def test_malformed_envelopes_are_refused_with_a_sentence(fields: dict[str, object]) -> None:
+def test_malformed_envelopes_raise_a_sideways_error(fields: dict[str, object]) -> None:
     with pytest.raises(PeerError):
         Envelope(msgpack.packb(fields), 3, 1)

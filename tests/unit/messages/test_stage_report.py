@@ -1,4 +1,4 @@
-"""Reports of stages: what goes in comes out, and what is not ours is refused."""
+"""Reports of stages: they round-trip, and malformed ones are refused."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def decoded(fields: dict[str, object]) -> object:
     return decode_report(encode(fields), stages=1, attempt=0)
 
 
-def test_a_report_comes_out_as_it_went_in() -> None:
+def test_a_report_round_trips() -> None:
     sender: dict[str, Any] = {"attempt": 0, "stage": 0, "dropped": 2}
     reports: list[Report] = [Done(**sender), Failed(**sender, message="why", code=3), Signalled(**sender, signal=15)]
     for report in (*reports, Progress.model_validate(PROGRESS), Progress.model_validate({**PROGRESS, **LOSS})):
@@ -39,27 +39,27 @@ def test_a_report_comes_out_as_it_went_in() -> None:
     st.sampled_from(sorted(PROGRESS)),
     st.text() | st.integers(-(2**63), -1) | st.binary() | st.lists(st.booleans()) | st.booleans(),
 )
-def test_a_malformed_one_is_refused(name: str, value: object) -> None:
+def test_a_malformed_report_is_refused(name: str, value: object) -> None:
     assume(type(value) is not int or name not in NUMBERS)
     assume(name != "attempt" or type(value) is not int)  # that one is of another attempt
-    with pytest.raises(PeerError, match="something else sending"):
+    with pytest.raises(PeerError, match="another program sending"):
         decoded({**PROGRESS, name: value})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": 1}, "a report of stage 1 came, and there are 1"),
-        ({"loss": 0.5}, "a loss of no ticks"),
+        ({"stage": 1}, "received a report of stage 1, but there are 1"),
+        ({"loss": 0.5}, "loss and losses_held must be set together"),
         ({"bytes": 3}, "Extra inputs are not permitted"),
         ({"kind": "gossip"}, "malformed"),
     ],
 )
-def test_what_is_wrong_with_it_is_said(changes: dict[str, object], message: str) -> None:
+def test_the_error_says_what_is_wrong_with_a_report(changes: dict[str, object], message: str) -> None:
     with pytest.raises(PeerError, match=message):
         decoded({**PROGRESS, **changes})
 
 
-def test_one_of_another_attempt_is_told_apart() -> None:
+def test_a_report_of_another_attempt_is_recognised() -> None:
     with pytest.raises(OtherAttemptError):
         decoded({**PROGRESS, "attempt": 7, "stage": 5})

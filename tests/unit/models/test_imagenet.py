@@ -1,4 +1,4 @@
-"""torchvision's models as blocks: their output, their names, and that they train when they are cut anywhere."""
+"""torchvision's models as blocks: outputs, names, and training with cuts at any boundary."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def settings(folder: Path, name: str, **changes: Any) -> Config:
 
 
 def original(name: str, weights: dict[str, Tensor]) -> nn.Module:
-    """torchvision's own model, without weights of its own: it takes ours, by their names."""
+    """torchvision's model with these weights, loaded by name."""
     options = {"image_size": SIZE} if name == "vit_b_16" else {}
     with torch.device("meta"):
         module: nn.Module = getattr(models, name)(num_classes=CLASSES, **options)
@@ -51,7 +51,7 @@ def original(name: str, weights: dict[str, Tensor]) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_blocks_are_the_original_in_names_order_and_output(tmp_path: Path, name: str) -> None:
+def test_blocks_equal_torchvisions_model_in_names_order_and_output(tmp_path: Path, name: str) -> None:
     model = build(settings(tmp_path, name), CLASSES)
     theirs = original(name, model.state_dict())
     assert len(model) == len(named_blocks(model)) == BLOCKS[name]
@@ -63,12 +63,12 @@ def test_the_blocks_are_the_original_in_names_order_and_output(tmp_path: Path, n
         assert torch.equal(model.eval()(x), theirs.eval()(x))
         torch.manual_seed(1)
         trained = model.train()(x)
-        torch.manual_seed(1)  # dropout and stochastic depth draw alike
+        torch.manual_seed(1)  # the same random numbers for dropout and stochastic depth
         assert torch.equal(trained, theirs.train()(x))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large"])
-def test_the_seed_gives_the_originals_weights(tmp_path: Path, name: str) -> None:
+def test_the_seed_gives_the_same_weights_as_in_torchvision(tmp_path: Path, name: str) -> None:
     ours = build(settings(tmp_path, name, seed=7), CLASSES).state_dict()
     torch.manual_seed(7)
     theirs = getattr(models, name)(num_classes=CLASSES).state_dict()
@@ -81,7 +81,7 @@ def test_parts_keep_the_names_and_share_the_weights(tmp_path: Path, name: str) -
     split = [3, 1, len(model) - 4]
     parts = [part(model, split, stage) for stage in range(3)]
     assert [len(piece) for piece in parts] == split
-    # a parameter of the whole model comes before its children's; a part has only what is its own
+    # a parameter of the whole model comes before its children's; a part has only its own parameters
     assert sorted(key for piece in parts for key in piece.state_dict()) == sorted(model.state_dict())
     whole = dict(model.named_parameters())
     for piece in parts:
@@ -105,15 +105,15 @@ def test_one_block_of_a_chain_is_a_chain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "mobilenet_v3_large", "vit_b_16"])
-def test_it_is_cut_at_every_boundary(tmp_path: Path, name: str) -> None:
-    """`check` runs each block alone, forward and backward, on a leaf that it may not write into."""
+def test_models_can_be_cut_at_every_boundary(tmp_path: Path, name: str) -> None:
+    """`check` runs each block alone, forward and backward, on a leaf tensor that it must not change."""
     config = settings(tmp_path, name)
     check_model(build(config, CLASSES), config, CLASSES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_stages_get_backpropagations_gradients(tmp_path: Path, name: str) -> None:
-    """On a constant clip with frozen weights they are equal; resnet18 is cut at every boundary, the others in three."""
+def test_stages_get_backpropagations_gradients(tmp_path: Path, name: str) -> None:
+    """On a constant clip with frozen weights. resnet18 is cut at every boundary, the others into three parts."""
     blocks = BLOCKS[name]
     split = [1] * blocks if name == "resnet18" else [2, blocks - 4, 2]
     frozen = {"optimiser": {"name": "SGD", "lr": 0.0, "args": {}}}
@@ -130,13 +130,13 @@ def test_its_stages_get_backpropagations_gradients(tmp_path: Path, name: str) ->
         frame.set_header(tick - 1, tick)
         reference.tick(frame)
     whole = original(name, build(config, CLASSES).state_dict())
-    for module in whole.modules():  # our models were asked for without draws
+    for module in whole.modules():  # the pipeline's models were built without random layers
         if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
             module.p = 0.0  # type: ignore[assignment]
     F.cross_entropy(whole(frame.tensor), torch.tensor([2, 4])).backward()
     expected = {key: value.grad for key, value in whole.named_parameters()}
     assert gradients.keys() == expected.keys()
-    # convnext passes permuted views between its blocks; an edge makes them dense, and other kernels round otherwise
+    # convnext passes permuted views between its blocks; edges make them contiguous, and other kernels round differently
     tolerance = {"rtol": 1e-3, "atol": 1e-5} if name == "convnext_tiny" else {"rtol": 0.0, "atol": 0.0}
     torch.testing.assert_close(gradients, expected, **tolerance)  # type: ignore[arg-type]
 
@@ -146,7 +146,7 @@ def take(stage: Stage, into: dict[str, Tensor]) -> None:
     stage.blocks.zero_grad(set_to_none=True)
 
 
-def test_grey_is_the_rgb_model_on_a_grey_picture(tmp_path: Path) -> None:
+def test_a_grey_model_equals_the_rgb_model_on_a_grey_image(tmp_path: Path) -> None:
     rgb = build(settings(tmp_path, "resnet18"), CLASSES).eval()
     grey = build(settings(tmp_path, "resnet18", data__channels=1), CLASSES).eval()
     x = torch.randn(2, 1, SIZE, SIZE)
@@ -155,21 +155,21 @@ def test_grey_is_the_rgb_model_on_a_grey_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large", "efficientnet_b0"])
-def test_group_normalisation_on_request(tmp_path: Path, name: str) -> None:
+def test_group_normalisation_replaces_batch_normalisation_on_request(tmp_path: Path, name: str) -> None:
     model = build(settings(tmp_path, name, model_args={"norm": "group"}), CLASSES)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert torch.isfinite(model(torch.randn(2, 3, SIZE, SIZE))).all()
 
 
-def test_what_it_cannot_be_is_told(tmp_path: Path) -> None:
+def test_unsupported_arguments_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.size = 40 must be a multiple of 16: use 32, or 224"):
         build(settings(tmp_path, "vit_b_16", data__size=40), CLASSES)
-    for name, changes, said in (
+    for name, changes, message in (
         ("vgg11", {"data__size": 16}, r"block conv8 fails on an input \[2, 512, 1, 1\]"),
         ("resnet18", {"data__slots": 1}, r"block layer4.0 fails .* Expected more than 1 value per channel"),
     ):
         config = settings(tmp_path, name, **changes)
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             check_model(build(config, CLASSES), config, CLASSES)
     with pytest.raises(ConfigError, match=r"norm = 'layer' is unknown. Allowed: 'batch', 'group'"):
         build(settings(tmp_path, "resnet18", model_args={"norm": "layer"}), CLASSES)

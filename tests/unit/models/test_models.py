@@ -1,4 +1,4 @@
-"""The zoo: blocks, names, reproducible weights, and the user's own factory."""
+"""The model zoo: blocks, names, reproducible weights, and users' own factories."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.settings import config_of
 
 
 @pytest.mark.parametrize(("name", "task"), [("vgg8", "classify"), ("autoencoder", "autoencode")])
-def test_parts_compose_to_the_whole_under_its_own_names(tmp_path: Path, name: str, task: str) -> None:
+def test_parts_compose_to_the_whole_model_and_keep_its_names(tmp_path: Path, name: str, task: str) -> None:
     config = config_of(tmp_path, model=name, task=task, stages=3)
     model = build(config, 5)
     parts = [part(model, [2, 3, 3], stage) for stage in range(3)]
@@ -29,7 +29,7 @@ def test_parts_compose_to_the_whole_under_its_own_names(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize(("name", "layers"), [("vgg8", 24), ("vgg11", 0), ("resnet18", 0), ("autoencoder", 0)])
-def test_cut_between_layers_it_is_the_same_model(tmp_path: Path, name: str, layers: int) -> None:
+def test_a_model_cut_between_layers_is_the_same_model(tmp_path: Path, name: str, layers: int) -> None:
     task = "autoencode" if name == "autoencoder" else "classify"
     whole = build(config_of(tmp_path, model=name, model_args={}, task=task, split=None), 5)
     finer = build(config_of(tmp_path, model=name, model_args={}, task=task, split=None, cuts="layers"), 5)
@@ -55,7 +55,7 @@ def test_vgg8_has_eight_weight_layers() -> None:
 
 
 @pytest.mark.parametrize("norm", ["group", "batch", "none"])
-def test_activations_keep_their_scale_without_normalisation_too(norm: str) -> None:
+def test_activations_keep_their_scale_with_and_without_normalisation(norm: str) -> None:
     from common.models.vgg8 import vgg8
 
     torch.manual_seed(0)
@@ -66,13 +66,13 @@ def test_activations_keep_their_scale_without_normalisation_too(norm: str) -> No
         assert 0.1 < x.detach().pow(2).mean().sqrt().item() < 10
 
 
-def test_the_seed_fixes_the_weights(tmp_path: Path) -> None:
+def test_the_seed_determines_the_weights(tmp_path: Path) -> None:
     first, again, other = (build(config_of(tmp_path, seed=seed), 5).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["conv1.conv.weight"], other["conv1.conv.weight"])
 
 
-def test_a_factory_of_the_users_own(tmp_path: Path) -> None:
+def test_a_users_factory_builds_the_model(tmp_path: Path) -> None:
     name = user_model(
         tmp_path, "def build(classes, width=3): return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))"
     )
@@ -80,14 +80,14 @@ def test_a_factory_of_the_users_own(tmp_path: Path) -> None:
     assert model[1].weight.shape == (7, 12)
 
 
-def test_a_factory_is_passed_what_it_asks_for(tmp_path: Path) -> None:
+def test_a_factory_gets_the_arguments_that_it_declares(tmp_path: Path) -> None:
     name = user_model(tmp_path, "def build(size, channels): return nn.Sequential(nn.Linear(size, channels))")
     model = build(config_of(tmp_path, model=name, model_args={}, data__size=20), 7)
     assert model[0].weight.shape == (3, 20)
 
 
-def test_a_model_of_the_users_own_that_is_no_sequence(tmp_path: Path) -> None:
-    """docs/models.md: a Chain says which of its modules each block takes, and what it does between them."""
+def test_a_users_model_that_is_not_sequential_can_be_a_chain(tmp_path: Path) -> None:
+    """See docs/models.md: a Chain declares which modules each block has, and what it computes between them."""
     name = user_model(
         tmp_path,
         "from common.models.chain import Block, Chain\n"
@@ -107,7 +107,7 @@ def test_a_model_of_the_users_own_that_is_no_sequence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("def build(): return nn.Linear(2, 2)", "must return an nn.Sequential"),
         ("def build(): return nn.Sequential()", "must return an nn.Sequential"),
@@ -116,17 +116,17 @@ def test_a_model_of_the_users_own_that_is_no_sequence(tmp_path: Path) -> None:
         ("def build(need): pass", "cannot be built"),
     ],
 )
-def test_a_factory_that_does_not_fit_is_told(tmp_path: Path, body: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_unsuitable_factory_is_an_error(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build(config_of(tmp_path, model=user_model(tmp_path, body), model_args={}), 3)
 
 
 @pytest.mark.parametrize("name", ["vgg9", "no/such.py:build"])
-def test_an_unknown_model_is_told(tmp_path: Path, name: str) -> None:
+def test_an_unknown_model_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown|there is no file"):
         build(config_of(tmp_path, model=name), 3)
 
 
-def test_an_unknown_argument_is_told(tmp_path: Path) -> None:
+def test_an_unknown_argument_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be built with model_args = .*breadth.*Its parameters: classes"):
         build(config_of(tmp_path, model_args={"breadth": 3}), 3)

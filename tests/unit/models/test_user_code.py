@@ -1,4 +1,4 @@
-"""A user's own modules win in the user's own code, however they are named, and nowhere else."""
+"""A user's modules take precedence in the user's own code, whatever their names, and nowhere else."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ MODEL = """
     import helpers
 
     def small(classes, channels):
-        from common.sizes import WIDTH  # later, when the file has long been read
+        from common.sizes import WIDTH  # after the file was imported
         import coordinator
         assert coordinator.MINE
         assert helpers.WIDTH == WIDTH
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_file_imports_its_own_common_and_we_keep_ours(folder: Path) -> None:
+def test_a_users_file_imports_its_own_common_and_the_product_keeps_its_own(folder: Path) -> None:
     ours = {name: module for name, module in sys.modules.items() if name.startswith(("common", "coordinator"))}
     config = parse({"model": f"{folder / 'mine.py'}:small", "ticks": 1, "stages": 2, "data": {"train": "x"}}, "test")
     model = build(config, 3)
@@ -68,8 +68,8 @@ def test_a_file_imports_its_own_common_and_we_keep_ours(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["", pytest.param("on the path", marks=pytest.mark.long)])
-def test_a_run_beside_a_common_of_the_users_own(folder: Path, videos: Path, first: str) -> None:
-    """`sideways train` in that folder; also where the user's folder comes before ours on Python's path."""
+def test_a_run_trains_next_to_a_users_own_common_package(folder: Path, videos: Path, first: str) -> None:
+    """`sideways train` in that folder, also if the user's folder precedes the product's on Python's path."""
     if first:
         (folder / "coordinator.py").unlink()
         model = folder / "mine.py"
@@ -83,8 +83,8 @@ def test_a_run_beside_a_common_of_the_users_own(folder: Path, videos: Path, firs
     assert json.loads(done.stdout.splitlines()[-1])["ticks"] == 20
 
 
-def test_a_file_that_imports_ours_gets_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder `common` with nothing of Python's in it, or our own checkout, hides nothing."""
+def test_a_users_file_can_import_the_products_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder `common` without Python files, or the product's own checkout, hides nothing."""
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "notes.txt").write_text("x")
     (tmp_path / "mine.py").write_text("from common.models.chain import Chain\nfrom common.errors import ConfigError\n")
@@ -100,14 +100,14 @@ def test_a_file_that_imports_ours_gets_ours(tmp_path: Path, monkeypatch: pytest.
         "import sys\ndef small():\n    sys.exit('no')",
     ],
 )
-def test_a_model_that_ends_the_process_is_told(tmp_path: Path, text: str) -> None:
+def test_a_model_that_exits_the_process_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.py").write_text(text)
     config = parse({"model": f"{tmp_path / 'mine.py'}:small", "ticks": 1, "data": {"train": "x"}}, "test")
     with pytest.raises(ConfigError, match=r"calls sys\.exit"):
         build(config, 3)
 
 
-def test_a_block_that_ends_the_process_is_told(tmp_path: Path) -> None:
+def test_a_block_that_exits_the_process_is_an_error(tmp_path: Path) -> None:
     class Ends(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             sys.exit(1)
@@ -117,8 +117,8 @@ def test_a_block_that_ends_the_process_is_told(tmp_path: Path) -> None:
         check_model(torch.nn.Sequential(Ends()), config, 3)
 
 
-def test_functions_of_a_users_module_compile(folder: Path) -> None:
-    """torch.compile reads the names that a module's functions see."""
+def test_functions_of_a_users_module_can_be_compiled(folder: Path) -> None:
+    """torch.compile reads the globals of a module's functions."""
     (folder / "mine.py").write_text("def double(x):\n    import common.sizes\n    return 2 * x + len([1])\n")
     double = user_code.load(folder / "mine.py").double
     assert torch.equal(torch.compile(double, backend="eager")(torch.ones(2)), torch.full((2,), 3.0))

@@ -1,4 +1,4 @@
-"""Weights from a file: what official ones look like, what is skipped, and what is refused."""
+"""Weights from a file: official and other formats, what is skipped, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,27 @@ from tests.support.settings import config_of
 
 def built(folder: Path, weights: Path, classes: int = 7, model: str = "resnet18", **changes: Any) -> nn.Module:
     defaults = {"model_args": {}, "stages": 1, "split": [1], "data__size": 32}
-    return build(config_of(folder, model=model, weights=str(weights), **{**defaults, **changes}), classes, told.append)
+    config = config_of(folder, model=model, weights=str(weights), **{**defaults, **changes})
+    return build(config, classes, warnings.append)
 
 
-told: list[str] = []
+warnings: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    told.clear()
+    warnings.clear()
 
 
 @pytest.fixture(scope="module")
 def official() -> dict[str, Tensor]:
-    """Like resnet18-f37072fd.pth, but random: there is no network here."""
+    """Random weights in the format of resnet18-f37072fd.pth, as the tests have no network."""
     torch.manual_seed(11)
     return models.resnet18(num_classes=7).state_dict()
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_a_file_of_the_original_loads(tmp_path: Path, official: dict[str, Tensor], ending: str) -> None:
+def test_an_official_weights_file_loads(tmp_path: Path, official: dict[str, Tensor], ending: str) -> None:
     file = tmp_path / f"weights{ending}"
     if ending == ".pth":
         torch.save(official, file)
@@ -43,32 +44,32 @@ def test_a_file_of_the_original_loads(tmp_path: Path, official: dict[str, Tensor
         save_file(official, file)
     loaded = built(tmp_path, file).state_dict()
     assert all(torch.equal(loaded[key], official[key]) for key in official)
-    assert told == []
+    assert warnings == []
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
-def test_a_training_scripts_file_loads(tmp_path: Path, official: dict[str, Tensor], wrapper: str) -> None:
+def test_a_training_scripts_checkpoint_loads(tmp_path: Path, official: dict[str, Tensor], wrapper: str) -> None:
     torch.save({wrapper: official, "epoch": 3}, tmp_path / "best.pt")
     assert torch.equal(built(tmp_path, tmp_path / "best.pt").state_dict()["fc.weight"], official["fc.weight"])
 
 
-def test_the_classifier_is_left_out_and_said_so(tmp_path: Path, official: dict[str, Tensor]) -> None:
+def test_a_classifier_of_another_size_is_not_loaded_with_a_warning(tmp_path: Path, official: dict[str, Tensor]) -> None:
     torch.save(official, tmp_path / "w.pth")
     model, again = (built(tmp_path, tmp_path / "w.pth", classes=3).state_dict() for _ in range(2))
     assert model["fc.weight"].shape == (3, 512)
     assert torch.equal(model["fc.weight"], again["fc.weight"])  # in every process
     assert torch.equal(model["layer4.1.bn2.running_var"], official["layer4.1.bn2.running_var"])
-    assert "fc.weight, fc.bias not loaded" in told[0]
+    assert "fc.weight, fc.bias not loaded" in warnings[0]
 
 
-def test_rgb_weights_in_a_grey_model(tmp_path: Path, official: dict[str, Tensor]) -> None:
+def test_rgb_weights_load_into_a_grey_model(tmp_path: Path, official: dict[str, Tensor]) -> None:
     torch.save(official, tmp_path / "w.pth")
     model = built(tmp_path, tmp_path / "w.pth", data__channels=1).state_dict()
     assert torch.equal(model["conv1.weight"], official["conv1.weight"].sum(1, keepdim=True))
 
 
-def test_old_files_of_vit_have_other_names(tmp_path: Path) -> None:
-    """As the official vit_b_16-c867db91.pth: torchvision's own modules rename what they find."""
+def test_old_vit_files_with_other_names_load(tmp_path: Path) -> None:
+    """As in the official vit_b_16-c867db91.pth, whose tensors torchvision renames when it loads them."""
     torch.manual_seed(12)
     new = models.vit_b_16(num_classes=2, image_size=32).state_dict()
     names = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
@@ -83,7 +84,7 @@ def test_old_files_of_vit_have_other_names(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], new[key]) for key in new)
 
 
-def test_a_model_of_the_users_own(tmp_path: Path) -> None:
+def test_weights_load_into_a_users_own_model(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "def build(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.Linear(4, classes))\n"
@@ -93,17 +94,17 @@ def test_a_model_of_the_users_own(tmp_path: Path) -> None:
     torch.save(theirs, tmp_path / "w.pt")
     model = built(tmp_path, tmp_path / "w.pt", 3, name)
     assert torch.equal(model.state_dict()["1.weight"], theirs["1.weight"])
-    assert "2.weight, 2.bias not loaded" in told[0]
+    assert "2.weight, 2.bias not loaded" in warnings[0]
 
 
 def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if key != name}
 
 
-def test_what_does_not_fit_is_listed(tmp_path: Path, official: dict[str, Tensor]) -> None:
+def test_mismatched_tensors_are_listed(tmp_path: Path, official: dict[str, Tensor]) -> None:
     file = tmp_path / "w.pth"
     torch.save({**without(official, "conv1.weight"), "stem.weight": torch.zeros(1)}, file)
-    with pytest.raises(ConfigError, match=r"it lacks conv1.weight; it has stem.weight, which the model has not"):
+    with pytest.raises(ConfigError, match=r"it lacks conv1.weight; it has stem.weight, which the model does not have"):
         built(tmp_path, file)
     torch.save({**official, "layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, file)
     with pytest.raises(ConfigError, match=r"layer1.0.conv1.weight \[64, 64, 1, 1\] instead of \[64, 64, 3, 3\]"):
@@ -114,7 +115,7 @@ def test_what_does_not_fit_is_listed(tmp_path: Path, official: dict[str, Tensor]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("w.pth", b"", "cannot be read"),
         ("w.pth", b"no weights at all", "cannot be read"),
@@ -122,10 +123,10 @@ def test_what_does_not_fit_is_listed(tmp_path: Path, official: dict[str, Tensor]
         ("w.safetensors", None, "there is no such file; weights are not downloaded"),
     ],
 )
-def test_what_is_no_file_of_weights_is_told(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+def test_an_invalid_weights_file_is_an_error(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         built(tmp_path, tmp_path / name)
 
 
@@ -134,11 +135,11 @@ class _Harmful:
         return print, ("this must not run",)
 
 
-def test_no_code_in_a_file_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_in_a_weights_file_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"fc.weight": _Harmful()}, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match="cannot be read"):
         built(tmp_path, tmp_path / "w.pth")
     assert "this must not run" not in capsys.readouterr().out
     torch.save([torch.zeros(1)], tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match="holds no dictionary of names and tensors"):
+    with pytest.raises(ConfigError, match="does not hold a dictionary of names and tensors"):
         built(tmp_path, tmp_path / "w.pth")

@@ -1,4 +1,4 @@
-"""Everything that happens in a run reaches every listener, in order."""
+"""Passing a run's events on to its listeners."""
 
 import inspect
 from typing import Any
@@ -11,14 +11,14 @@ EVENTS = [name for name, _ in inspect.getmembers(Listener, inspect.isfunction)]
 
 
 class Recorder(Listener):
-    """Notes what it is called with."""
+    """Records its calls."""
 
     def __init__(self, name: str, log: list[Any]) -> None:
         for event in EVENTS:
             setattr(self, event, lambda *arguments, event=event: log.append((name, event, arguments)))
 
 
-def test_every_event_is_passed_on() -> None:
+def test_every_listener_gets_every_event_in_order() -> None:
     log: list[Any] = []
     broadcast = Broadcast(Recorder("first", log))
     broadcast.add(Recorder("second", log))
@@ -31,7 +31,7 @@ def test_every_event_is_passed_on() -> None:
 
 
 class Lines(LineListener):
-    """Keeps lines."""
+    """Collects lines."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -40,7 +40,7 @@ class Lines(LineListener):
         self.lines.append((line, status))
 
 
-def test_events_are_lines_of_metrics_jsonl() -> None:
+def test_events_become_lines_of_metrics_jsonl() -> None:
     listener = Lines()
     listener.progress(progress_event(tick=4, rate=0.5))
     listener.progress(progress_event(tick=5, rate=None))

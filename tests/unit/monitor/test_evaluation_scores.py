@@ -1,4 +1,4 @@
-"""An evaluation's figures from its sums."""
+"""The scores of an evaluation, computed from its sums."""
 
 import pytest
 import torch
@@ -9,27 +9,27 @@ from coordinator.monitor.evaluation_scores import evaluation_of
 
 
 def test_top1_and_top5_over_clips() -> None:
-    ranks = [0, 3, 4, 5]  # place of the right class in each clip's ranking
+    ranks = [0, 3, 4, 5]  # position of the correct class in each clip's ranking
     sums = torch.linspace(1, 0, 8).repeat(4, 1).double() * torch.tensor([1, 10, 3, 7])[:, None]
     scores = Scores(torch.arange(4), torch.tensor(ranks), torch.tensor([1, 10, 3, 7]), sums)
     evaluation = evaluation_of(scores, "classify")
     assert (evaluation.top1, evaluation.top5, evaluation.clips, evaluation.frames) == (0.25, 0.75, 4, 21)
 
 
-def test_fewer_than_five_classes() -> None:
+def test_top5_with_fewer_than_five_classes() -> None:
     scores = Scores(torch.arange(2), torch.tensor([0, 1]), torch.ones(2, dtype=torch.int64), torch.eye(2).double())
     assert evaluation_of(scores, "classify").top5 == 1.0
 
 
-def test_no_clips() -> None:
+def test_scores_without_clips() -> None:
     assert evaluation_of(ClipSums().scores(), "classify").top1 is None
 
 
-def test_the_figures_are_torchmetrics() -> None:
+def test_scores_equal_torchmetrics() -> None:
     from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
     torch.manual_seed(0)
-    labels, sums = torch.randint(0, 6, (200,)), torch.rand(200, 7).double()  # nothing is of the last class
+    labels, sums = torch.randint(0, 6, (200,)), torch.rand(200, 7).double()  # no clip is of the last class
     sums[:100][torch.arange(100), labels[:100]] += 0.5
     ours = evaluation_of(Scores(torch.arange(200), labels, torch.ones(200, dtype=torch.int64), sums), "classify")
     assert ours.confusion is not None
@@ -40,7 +40,7 @@ def test_the_figures_are_torchmetrics() -> None:
     assert ours.mean_class == pytest.approx(float(each[:6].mean()))
 
 
-def test_among_equals_confusion_and_top1_agree() -> None:
+def test_confusion_and_top1_agree_on_ties() -> None:
     scores = Scores(torch.arange(2), torch.tensor([0, 1]), torch.ones(2, dtype=torch.int64), torch.ones(2, 3).double())
     evaluation = evaluation_of(scores, "classify")
     assert evaluation.confusion is not None

@@ -1,4 +1,4 @@
-"""The coordinator's metrics, and the list of processes."""
+"""The coordinator's metrics, and its list of scrape targets."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,9 @@ from tests.support.metrics import shown
 from tests.support.reports import evaluation_event, progress_event
 
 
-def test_the_coordinator_counts_and_says_who_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_coordinator_exports_counters_and_its_scrape_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SIDEWAYS_RESTARTS", "2")
     monkeypatch.setattr("coordinator.monitor.prometheus.serve", lambda *_: "here:1")
     config = parse({"ticks": 1, "stages": 2, "data": {"train": ".", "slots": 4}, "metrics": {"port": 1}}, "test")

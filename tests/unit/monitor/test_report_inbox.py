@@ -1,4 +1,4 @@
-"""The coordinator's inbox: who may come and go, and whose going ends the run."""
+"""The coordinator's inbox of reports: which connections it ignores, and which losses end the run."""
 
 import signal
 import socket
@@ -20,26 +20,26 @@ from tests.support import members
 
 
 @pytest.fixture
-def heard() -> list[int]:
+def signals() -> list[int]:
     return []
 
 
 @pytest.fixture
-def inbox(heard: list[int]) -> Iterator[ReportInbox]:
-    inbox = ReportInbox(members.coordinator(stages=2), 60.0, lambda report: None, heard.append)
+def inbox(signals: list[int]) -> Iterator[ReportInbox]:
+    inbox = ReportInbox(members.coordinator(stages=2), 60.0, lambda report: None, signals.append)
     yield inbox
     inbox.close()
 
 
-def join(inbox: ReportInbox, heard: list[int]) -> "zmq.Socket[bytes]":
-    """A stage connects, and is heard."""
+def join(inbox: ReportInbox, signals: list[int]) -> "zmq.Socket[bytes]":
+    """Connect a stage, and wait until the inbox has received a signal number from it."""
     stage: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     stage.connect(inbox.address)
     stage.send(encode({"kind": "signal", "stage": 0, "attempt": 0, "dropped": 0, "signal": 15}))
     end = time.monotonic() + 10
-    while not heard and time.monotonic() < end:
+    while not signals and time.monotonic() < end:
         inbox.poll(100)
-    assert heard
+    assert signals
     return stage
 
 
@@ -50,7 +50,7 @@ def linger(inbox: ReportInbox, seconds: float) -> None:
 
 
 def visit(inbox: ReportInbox, words: bytes) -> None:
-    """Somebody who does not speak ZeroMQ connects, says `words` and goes."""
+    """Connect without speaking ZeroMQ, send `words` and disconnect."""
     address = urlsplit(inbox.address)
     with socket.create_connection((address.hostname, address.port)) as stranger:
         stranger.sendall(words)
@@ -61,20 +61,20 @@ def visit(inbox: ReportInbox, words: bytes) -> None:
     "words",
     [b"", b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\xff" + bytes(7) + b"\x01\x7f\x03"],
 )
-def test_strangers_come_and_go(inbox: ReportInbox, heard: list[int], words: bytes) -> None:
-    stage = join(inbox, heard)
+def test_connections_that_do_not_speak_zeromq_are_ignored(inbox: ReportInbox, signals: list[int], words: bytes) -> None:
+    stage = join(inbox, signals)
     for _ in range(3):
         visit(inbox, words)
     linger(inbox, 0.5)
     stage.close(0)
-    for _ in range(2):  # whoever heard of it first may have had other things to do
+    for _ in range(2):  # the first poll may handle something else
         with pytest.raises(PeerError, match="disconnected without an error"):
             linger(inbox, 5)
 
 
-def test_a_lost_stages_own_words_are_the_news(inbox: ReportInbox, heard: list[int]) -> None:
-    stage = join(inbox, heard)
-    other = join(inbox, heard)
+def test_a_failure_report_takes_precedence_over_a_lost_connection(inbox: ReportInbox, signals: list[int]) -> None:
+    stage = join(inbox, signals)
+    other = join(inbox, signals)
     stage.close(0)
     other.send(
         encode(
@@ -96,26 +96,26 @@ def test_a_lost_stages_own_words_are_the_news(inbox: ReportInbox, heard: list[in
 @pytest.mark.parametrize(
     "report", [{"kind": "progress", "attempt": 0, "stage": 2}, {"kind": "x", "stage": 0}, {"stage": 0}]
 )
-def test_reports_of_nobody_are_refused(inbox: ReportInbox, heard: list[int], report: dict[str, Any]) -> None:
-    stage = join(inbox, heard)
+def test_reports_of_unknown_stages_are_refused(inbox: ReportInbox, signals: list[int], report: dict[str, Any]) -> None:
+    stage = join(inbox, signals)
     stage.send(encode(report))
-    with pytest.raises(PeerError, match="something else sending"):
+    with pytest.raises(PeerError, match="another program sending"):
         linger(inbox, 5)
     stage.close(0)
 
 
-def test_a_stage_of_an_earlier_attempt_is_not_heard(inbox: ReportInbox, heard: list[int]) -> None:
-    """It came back late: neither what it says of itself nor what it was sent is news."""
-    late, stage = join(inbox, heard), join(inbox, heard)
+def test_reports_of_an_earlier_attempt_are_ignored(inbox: ReportInbox, signals: list[int]) -> None:
+    """From a stage that connects again late: neither its reports nor its disconnection count."""
+    late, stage = join(inbox, signals), join(inbox, signals)
     late.send(encode({"kind": "signal", "stage": 1, "attempt": 7, "dropped": 0, "signal": 2}))
     late.send(encode({"kind": "failed", "stage": 1, "attempt": 7, "dropped": 0, "code": 3, "message": "no"}))
-    late.send(encode({"kind": "done", "stage": 5, "attempt": 7, "dropped": 0}))  # there were more stages then
+    late.send(encode({"kind": "done", "stage": 5, "attempt": 7, "dropped": 0}))  # that attempt had more stages
     linger(inbox, 0.5)
     stage.send(encode({"kind": "signal", "stage": 0, "attempt": 0, "dropped": 0, "signal": 1}))
     end = time.monotonic() + 10
-    while 1 not in heard and time.monotonic() < end:
+    while 1 not in signals and time.monotonic() < end:
         inbox.poll(50)
-    assert set(heard) == {15, 1}
+    assert set(signals) == {15, 1}
     for each in (late, stage):
         each.close(0)
 
@@ -141,8 +141,8 @@ while True:
 """
 
 
-def test_a_stage_sees_that_the_coordinator_is_stopped() -> None:
-    """Without a setting of its own: the coordinator tells how long it may be silent."""
+def test_a_stage_detects_a_stopped_coordinator() -> None:
+    """The stage needs no setting for it: the coordinator sends its timeout."""
     stage: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     monitor: zmq.Socket[bytes] = stage.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     with process(LISTENER) as coordinator:
@@ -167,12 +167,12 @@ time.sleep(60)
 """
 
 
-def test_the_coordinator_sees_that_a_stage_is_stopped(heard: list[int]) -> None:
-    inbox = ReportInbox(members.coordinator(), 3.0, lambda report: None, heard.append)
+def test_the_coordinator_detects_a_stopped_stage(signals: list[int]) -> None:
+    inbox = ReportInbox(members.coordinator(), 3.0, lambda report: None, signals.append)
     with process(TALKER, inbox.address) as stage:
-        while not heard:
+        while not signals:
             inbox.poll(100)
-        linger(inbox, 4.5)  # it is there, though it says nothing
+        linger(inbox, 4.5)  # the stage is alive but sends nothing
         stage.send_signal(signal.SIGSTOP)
         with pytest.raises(PeerError, match="stopped for longer"):
             linger(inbox, 10)

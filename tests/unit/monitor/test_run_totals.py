@@ -1,4 +1,4 @@
-"""Figures of a run, summed from reports."""
+"""Figures of a run, computed from its reports."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def totals(stages: int = 2) -> RunTotals:
     return RunTotals([StageTotals() for _ in range(stages)], slots=4, planned=100)
 
 
-def test_the_first_report_counts_only_while_it_is_alone() -> None:
+def test_the_first_reports_times_count_only_until_the_next() -> None:
     found = totals()
     found.add(progress(tick=9, ticks=10, seconds=5.0, compute_seconds=4.0))
     assert (found.tick, found.tick_ms, found.slowest_stage_ms) == (10, 500.0, 400.0)
@@ -19,7 +19,7 @@ def test_the_first_report_counts_only_while_it_is_alone() -> None:
     assert (found.tick, found.tick_ms, found.slowest_stage_ms) == (30, 100.0, 50.0)
 
 
-def test_the_tick_is_stage_0s_and_drops_are_the_most_of_any_stage() -> None:
+def test_the_tick_is_stage_0s_and_drops_are_the_maximum_over_stages() -> None:
     found = totals()
     found.add(progress(stage=1, tick=50, dropped=3))
     assert (found.tick, found.dropped) == (0, 3)
@@ -27,7 +27,7 @@ def test_the_tick_is_stage_0s_and_drops_are_the_most_of_any_stage() -> None:
     assert (found.tick, found.dropped) == (49, 3)
 
 
-def test_loss_and_accuracy_are_weighted_by_their_ticks() -> None:
+def test_loss_and_accuracy_are_means_weighted_by_ticks() -> None:
     found = totals()
     assert (found.loss, found.accuracy) == (None, None)
     found.add(progress(stage=1, loss=1.0, losses_held=1, correct=4))
@@ -36,7 +36,7 @@ def test_loss_and_accuracy_are_weighted_by_their_ticks() -> None:
     assert found.accuracy == pytest.approx(6 / 16)
 
 
-def test_a_line_is_per_tick() -> None:
+def test_a_metrics_line_has_figures_per_tick() -> None:
     fields = {"tick": 19, "ticks": 10, "seconds": 0.2, "compute_seconds": 0.1, "bytes_forward": 70, "rows": 40}
     line = metric_line(progress(**fields, gated=10, bytes_backward=30, peak_memory_bytes=1 << 20), slots=4)
     assert (line["tick_ms"], line["compute_ms"], line["bytes"]) == (20.0, 10.0, 10)
@@ -45,7 +45,7 @@ def test_a_line_is_per_tick() -> None:
     assert "accuracy" not in line
 
 
-def test_a_loss_that_is_no_number_is_null() -> None:
+def test_a_nan_loss_is_null() -> None:
     line = metric_line(progress(loss=float("nan"), losses_held=1, correct=1), slots=4)
     assert line["loss"] is None
     assert line["accuracy"] == 0.25

@@ -1,4 +1,4 @@
-"""A page that is served."""
+"""A running page server."""
 
 from collections.abc import Iterator
 from pathlib import Path

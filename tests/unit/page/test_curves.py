@@ -1,11 +1,11 @@
-"""Curves stay short."""
+"""The page's curves."""
 
 import pytest
 
 from coordinator.page.curves import Series
 
 
-def test_a_curve_stays_short_and_true() -> None:
+def test_a_curve_stays_short_and_averages_its_points() -> None:
     for count in (0, 1, 7, 8, 9, 63, 1000):
         curve = Series(8)
         for tick in range(count):
@@ -18,4 +18,4 @@ def test_a_curve_stays_short_and_true() -> None:
         assert len(points) >= min(count, 4)
         starts = [0, *(tick + 1 for tick, _ in points)][: len(points)]
         for (tick, value), start in zip(points, starts, strict=True):
-            assert value == pytest.approx((start + tick) / 2)  # the mean of all since the point before
+            assert value == pytest.approx((start + tick) / 2)  # the mean of all values since the previous point

@@ -1,4 +1,4 @@
-"""The page's answers: the figures that were told, to those who mean this host, and nothing that changes anything."""
+"""The page's HTTP server: only for this host's names, and read-only."""
 
 import http.client
 import re
@@ -14,7 +14,7 @@ from coordinator.page.http_app import _STATIC, ADDRESS, PageServer
 from tests.support.page import Served
 
 
-def test_only_those_who_mean_this_host_get_in_and_nobody_changes_anything(served: Served) -> None:
+def test_other_host_names_and_methods_than_get_are_refused(served: Served) -> None:
     for host in ("127.0.0.1:1", "localhost", "LOCALHOST:80", "[::1]:9", "192.168.0.7", socket.gethostname()):
         assert served.ask("/api/state", host=host)[0] == 200
     for host in ("evil.example", "127.0.0.1.evil.example:80", "", "[", "localhost.evil.example"):
@@ -31,7 +31,7 @@ def test_only_those_who_mean_this_host_get_in_and_nobody_changes_anything(served
     assert (status, body, int(headers["Content-Length"]) > 1000) == (200, b"", True)
 
 
-def test_every_answer_forbids_what_comes_from_elsewhere(served: Served) -> None:
+def test_every_response_has_a_strict_content_security_policy(served: Served) -> None:
     for path in ("/", "/page.js", "/page.css", "/icon.svg", "/api/state", "/nothing"):
         _, headers, _ = served.ask(path)
         policy = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
@@ -45,7 +45,7 @@ def test_every_answer_forbids_what_comes_from_elsewhere(served: Served) -> None:
         assert not re.search(r"(?:src|href|url|from|import)\W{1,3}(?:https?:)?//", file.read_text())
 
 
-def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -56,18 +56,18 @@ def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
             PageServer(Report(page_port=port), None)
         assert caught.value.code == 2
         (tmp_path / ADDRESS).write_text(f"http://127.0.0.1:{port}/\n")
-        PageServer(Report(), tmp_path)._server.close()  # another one will do
+        PageServer(Report(), tmp_path)._server.close()  # falls back to a free port
     with pytest.raises(ConfigError, match=r"at 203\.0\.113\.9"):
         PageServer(Report(page_host="203.0.113.9"), None)
 
 
-def test_a_crowd_is_not_served(served: Served) -> None:
+def test_too_many_connections_are_refused(served: Served) -> None:
     with ExitStack() as dawdlers:
         for _ in range(16):
             dawdlers.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=10)).send(b"GET /api")
 
         def crowd() -> None:
-            for _ in range(20):  # those just accepted may not have been counted yet
+            for _ in range(20):  # connections just accepted may not be counted yet
                 served.state()
 
         with pytest.raises((OSError, http.client.HTTPException)):

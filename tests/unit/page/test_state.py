@@ -1,4 +1,4 @@
-"""What the page shows."""
+"""The state that the page shows."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.page import Served, config_of, progress
 NUMBERS = {"sideways_training": 1.0, 'sideways_frames_total{phase="training"}': 12.0, "sideways_loss": float("nan")}
 
 
-def test_the_state_is_what_was_told(served: Served, tmp_path: Path) -> None:
+def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path) -> None:
     early = served.state()
     assert (early["status"]["state"], early["pipeline"]["tick"], early["ticks_per_second"]) == ("starting", -1, None)
     assert [stage["frame"] for stage in early["pipeline"]["stages"]] == [None] * 3
@@ -31,20 +31,20 @@ def test_the_state_is_what_was_told(served: Served, tmp_path: Path) -> None:
     page.line({"kind": "restart", "tick": 40, "restarts": 1, "recovery_seconds": 4.5})
     page.line({"kind": "set", "tick": 40, "optimiser.lr": 1.0})
     served.warnings.append("again")
-    told = served.state()
-    status = told.pop("status")
+    state = served.state()
+    status = state.pop("status")
     assert (status["name"], status["state"], status["tick"], status["planned"]) == (tmp_path.name, "running", 42, 100)
     assert (status["loss"], status["accuracy"], status["evaluation"]) == (0.5, None, {"val_top1": 0.625})
     assert [stage["stage"] for stage in status["stages"]] == [0, 1, 2]
     assert status["stages"][2]["gradient_norm"] == 3.5
-    pipeline = told.pop("pipeline")
+    pipeline = state.pop("pipeline")
     assert [stage.pop("blocks") for stage in pipeline["stages"]] == [["a"], ["b", "c"], ["d"]]
     assert pipeline == {"tick": 41, "origin": 0, "stages": [
         {"frame": 41, "gradient": 37, "mismatch": 4},
         {"frame": 40, "gradient": 38, "mismatch": 2},
         {"frame": 39, "gradient": 39, "mismatch": 0},
     ]}  # fmt: skip
-    assert told == {
+    assert state == {
         "slots": 4,
         "ticks_per_second": 100.0,
         "frames_per_second": 400.0,
@@ -56,7 +56,7 @@ def test_the_state_is_what_was_told(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["sideways", "backprop"])
-def test_frames_are_the_schedules_also_after_a_pipeline_began_anew(tmp_path: Path, algorithm: str) -> None:
+def test_frames_follow_the_schedule_also_after_a_resume(tmp_path: Path, algorithm: str) -> None:
     page = PageState(config_of(algorithm=algorithm), tmp_path, 100, PageServer(Report(), None), [])
     page.running(20, dict)
     schedule = Schedule(3)
@@ -70,7 +70,7 @@ def test_frames_are_the_schedules_also_after_a_pipeline_began_anew(tmp_path: Pat
             assert [stage["frame"], stage["gradient"]] == [None if row is None else row + 20 for row in rows]
 
 
-def test_an_attempt_after_this_one_is_at_the_same_address(tmp_path: Path) -> None:
+def test_a_later_attempt_serves_the_page_at_the_same_address(tmp_path: Path) -> None:
     first = Served(tmp_path, config_of())
     for tick in (3, 6):
         first.page.line(progress(2, tick, loss=0.5))
@@ -83,9 +83,9 @@ def test_an_attempt_after_this_one_is_at_the_same_address(tmp_path: Path) -> Non
     assert second.url == first.url
     second.page.resumed(4)
     second.page.line(progress(2, 9, loss=0.25))
-    told = second.state()
-    assert told["curves"]["loss"] == [[3, 0.5], [9, 0.25]]
-    assert [restart["restarts"] for restart in told["restarts"]] == [1]
+    state = second.state()
+    assert state["curves"]["loss"] == [[3, 0.5], [9, 0.25]]
+    assert [restart["restarts"] for restart in state["restarts"]] == [1]
     second.page.close("finished", "", 9)
     second.close()
     assert not (tmp_path / ADDRESS).exists()

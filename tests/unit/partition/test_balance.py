@@ -1,4 +1,4 @@
-"""The split is the best contiguous one; the costs are measured."""
+"""The best contiguous split, and measured costs."""
 
 from itertools import combinations
 
@@ -16,7 +16,7 @@ from common.rule.optimiser import build_optimiser
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), st.integers(1, 9))
-def test_no_contiguous_split_has_a_faster_slowest_stage(costs: list[float], stages: int) -> None:
+def test_balance_minimises_the_slowest_stage(costs: list[float], stages: int) -> None:
     if stages > len(costs):
         with pytest.raises(ConfigError, match="at most"):
             balance(costs, stages)
@@ -36,7 +36,7 @@ def slowest(split: list[int], costs: list[float]) -> float:
     return max(sum(costs[end - blocks : end]) for blocks, end in zip(split, ends, strict=True))
 
 
-def test_measured_costs_follow_the_work() -> None:
+def test_measured_costs_grow_with_the_work() -> None:
     costs = measure(vgg8(10, width=16), torch.rand(8, 3, 32, 32))
     assert [cost.name for cost in costs] == [*(f"conv{n}" for n in range(1, 8)), "head"]
     assert all(cost.milliseconds > 0 for cost in costs)
@@ -46,8 +46,8 @@ def test_measured_costs_follow_the_work() -> None:
     assert costs[0].parameter_kib == costs[0].parameters * 4 / 1024
 
 
-def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
-    """Linear keeps its input, the ReLU its output, which the second Linear keeps too; parameters do not count."""
+def test_tensors_kept_for_the_backward_pass_are_counted_once() -> None:
+    """A Linear keeps its input, the ReLU its output, which the second Linear keeps too. Parameters do not count."""
     model = nn.Sequential(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
     assert measure(model, torch.rand(32, 8), rounds=1)[0].saved_kib == 32 * (8 + 16) * 4 / 1024
 
@@ -55,22 +55,22 @@ def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
 COSTS = [BlockCost("a", 4.0, 8.0, 256, 1.0, 100.0), BlockCost("b", 1.0, 2.0, 512, 2.0, 50.0), BlockCost("c", 3.0, 1.0)]
 
 
-def test_a_split_and_what_it_promises() -> None:
+def test_predict_computes_times_and_memory_of_a_split() -> None:
     promise = predict(COSTS, [1, 2], input_kib=16, max_concurrent_stages=2, state=2)
     assert promise.stage_ms == [4, 4]
     assert (promise.tick_ms, promise.efficiency) == (4, 1.0)
-    # parameters, gradients and two of the optimiser's; what backward needs; two packets each way on both edges
+    # parameters, gradients and two optimiser states; kept for backward; two packets per direction on both edges
     assert promise.memory_mib == [(4 * 1 + 100 + 4 * (16 + 8)) / 1024, (4 * 2 + 50 + 4 * (8 + 1)) / 1024]
 
 
-def test_stages_that_take_turns_are_slower() -> None:
+def test_stages_that_share_cores_are_slower() -> None:
     promise = predict(COSTS, [1, 1, 1], input_kib=16, max_concurrent_stages=1, state=0)
     assert promise.tick_ms == 8
     assert promise.efficiency == pytest.approx(8 / (3 * 4))
 
 
 @pytest.mark.parametrize(("name", "args", "kept"), [("AdamW", {}, 2), ("SGD", {}, 0), ("SGD", {"momentum": 0.9}, 1)])
-def test_the_optimisers_state_is_measured(name: str, args: dict[str, float], kept: float) -> None:
+def test_optimiser_state_is_measured(name: str, args: dict[str, float], kept: float) -> None:
     optimiser = build_optimiser(nn.Linear(4, 4), Optimiser(name=name, args=args), 0)
     assert optimiser_state(optimiser) == kept
     assert optimiser_state(None) == 0
@@ -78,5 +78,5 @@ def test_the_optimisers_state_is_measured(name: str, args: dict[str, float], kep
 
 def test_a_forced_split_must_cover_the_model() -> None:
     check_split([3, 5], 8)
-    with pytest.raises(ConfigError, match="places 7 blocks, but the model has 8"):
+    with pytest.raises(ConfigError, match="sums to 7 blocks, but the model has 8"):
         check_split([3, 4], 8)

@@ -1,4 +1,4 @@
-"""What is wrong with a model is said before the run."""
+"""Checking a model before the run."""
 
 from pathlib import Path
 
@@ -22,19 +22,19 @@ def checked(tmp_path: Path, body: str, **changes: object) -> None:
 FLAT = "nn.Flatten(), nn.Linear(768, 8)"
 
 
-def test_models_that_fit_pass_the_check(tmp_path: Path) -> None:
+def test_suitable_models_pass_the_check(tmp_path: Path) -> None:
     checked(tmp_path, f"def build(): return nn.Sequential({FLAT}, nn.ReLU(inplace=True), nn.Linear(8, 3))")
     for name, task in (("vgg8", "classify"), ("autoencoder", "autoencode")):
         checked(tmp_path, "", model=name, task=task, model_args={"width": 4})
 
 
 @pytest.mark.parametrize(
-    ("blocks", "said"),
+    ("blocks", "message"),
     [
         (f"{FLAT}, nn.Linear(9, 3)", r"block 2 fails on an input \[3, 8\]: RuntimeError"),
         (f"{FLAT}, nn.Linear(8, 2)", r"needs logits \[3, 3 classes\], but the model's output is \[3, 2\]"),
         ("nn.Conv2d(3, 3, 1)", r"needs logits .* is \[3, 3, 16, 16\]"),
-        ("nn.Flatten(), nn.Flatten(0, 1), nn.Linear(1, 3)", r"block 1 makes \[2304\] of \[3, 768\]"),
+        ("nn.Flatten(), nn.Flatten(0, 1), nn.Linear(1, 3)", r"block 1 turns \[3, 768\] into \[2304\]"),
         ("nn.Flatten(), Detach(), nn.Linear(768, 3)", "block Detach|block 1 passes no gradient"),
         ("nn.Flatten(), Pair()", "block 1 returns tuple: between blocks there must be one floating-point tensor"),
         ("nn.Flatten(), Scribble(), nn.Linear(768, 3)", "block 1 fails .*in-place"),
@@ -44,22 +44,22 @@ def test_models_that_fit_pass_the_check(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_names_the_block(tmp_path: Path, blocks: str, said: str) -> None:
+def test_the_error_names_the_unsuitable_block(tmp_path: Path, blocks: str, message: str) -> None:
     modules = (
         "class Detach(nn.Module):\n    def forward(self, x): return x.detach()\n"
         "class Pair(nn.Module):\n    def forward(self, x): return x, x\n"
         "class Scribble(nn.Module):\n    def forward(self, x): return x.add_(1)\n"
     )
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         checked(tmp_path, f"{modules}def build(): return nn.Sequential({blocks})")
 
 
-def test_an_autoencoder_must_give_back_the_frames_shape(tmp_path: Path) -> None:
+def test_an_autoencoder_must_output_the_frames_shape(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the output is \[3, 3, 24, 24\] and the frame \[3, 3, 20, 20\]"):
         checked(tmp_path, "", model="autoencoder", task="autoencode", model_args={"width": 4}, data__size=20)
 
 
-def test_one_module_in_several_places(tmp_path: Path) -> None:
+def test_a_model_may_use_one_module_several_times(tmp_path: Path) -> None:
     relu = nn.ReLU()
     model = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu)
     assert [len(part(model, [2, 2], stage)) for stage in range(2)] == [2, 2]

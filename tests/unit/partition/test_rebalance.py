@@ -1,4 +1,4 @@
-"""A split is refined by what its stages take together."""
+"""Refining a split by timing its stages together."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def sums(costs: list[float], split: list[int]) -> list[float]:
 
 
 @given(COSTS, st.data())
-def test_it_is_never_worse_than_where_it_began(costs: list[float], data: st.DataObject) -> None:
-    """Whatever the stages really take, by costs that nobody knew."""
+def test_rebalance_returns_the_best_split_that_it_timed(costs: list[float], data: st.DataObject) -> None:
+    """Whatever the real, hidden costs of the stages are."""
     stages = data.draw(st.integers(1, len(costs)))
     hidden = data.draw(st.lists(st.floats(0.01, 100), min_size=len(costs), max_size=len(costs)))
     first, tried = balance(costs, stages), []
@@ -38,12 +38,12 @@ def test_it_is_never_worse_than_where_it_began(costs: list[float], data: st.Data
     assert len(tried) == len({tuple(split) for split in tried}) <= 4
 
 
-def test_a_stage_that_takes_longer_than_its_blocks_gives_one_away() -> None:
+def test_a_stage_slower_than_the_sum_of_its_blocks_gives_a_block_away() -> None:
     assert balance([1.0] * 8, 2) == [4, 4]
     assert rebalance([1.0] * 8, [4, 4], lambda split: sums([1.5] * 4 + [1.0] * 4, split)) == [3, 5]
 
 
-def test_what_was_right_stays_and_what_cannot_be_timed_too() -> None:
+def test_a_balanced_or_untimeable_split_is_kept() -> None:
     costs = [3.0, 1.0, 2.0, 2.0]
     assert rebalance(costs, [2, 2], lambda split: sums(costs, split)) == [2, 2]
     assert rebalance(costs, [1, 3], lambda split: None) == [1, 3]
@@ -51,7 +51,7 @@ def test_what_was_right_stays_and_what_cannot_be_timed_too() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_stage_is_timed_with_its_update(precision: str) -> None:
-    """That each stage's weights are others afterwards shows that there was one."""
+    """Each stage's weights change, which shows that there was an update."""
     config = config_of(Path(), precision=precision, stages=2, split=[3, 5])
     torch.manual_seed(0)
     model, frames = vgg8(3, width=4), torch.rand(3, 3, 16, 16)

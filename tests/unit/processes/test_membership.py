@@ -1,4 +1,4 @@
-"""Who is who, from what the processes of a run publish of themselves."""
+"""Membership: roles and hosts, from what the processes of a run publish about themselves."""
 
 import pytest
 import zmq
@@ -7,7 +7,7 @@ from torch._C._distributed_c10d import HashStore
 from common.errors import SidewaysError
 from common.processes.membership import Member, Membership, _check
 
-# ranks: two hosts, the coordinator not the first process, one stage that sees other devices
+# by rank: two hosts, a coordinator that is not the first process, a stage that sees other devices
 MEMBERS = (
     Member("stage", "10.0.0.1", "a", devices=2, started=5),
     Member("coordinator", "10.0.0.1", "a", devices=2, started=9),
@@ -28,7 +28,7 @@ def test_stages_are_numbered_in_the_order_of_their_ranks() -> None:
     assert at(0).stage_member(-1) is MEMBERS[4]
 
 
-def test_who_shares_a_host() -> None:
+def test_stages_are_grouped_by_host() -> None:
     assert [at(rank).local_stage for rank in range(5)] == [0, -1, 0, 1, 2]
     assert [at(rank).local_stages for rank in range(5)] == [3, 3, 1, 3, 3]
     assert [at(rank).on_coordinator_host for rank in range(5)] == [True, True, False, True, True]
@@ -37,7 +37,7 @@ def test_who_shares_a_host() -> None:
 
 
 @pytest.mark.parametrize(("devices", "own"), [((2, 1), True), ((1, 1), False), ((2, 0), False)])
-def test_devices_are_own_where_every_host_has_one_a_stage(devices: tuple[int, int], own: bool) -> None:
+def test_own_devices_needs_a_device_per_stage_on_every_host(devices: tuple[int, int], own: bool) -> None:
     first, second = devices
     members = (
         Member("coordinator"),
@@ -48,25 +48,25 @@ def test_devices_are_own_where_every_host_has_one_a_stage(devices: tuple[int, in
     assert at(1, members).own_devices is own
 
 
-def test_the_attempt_is_the_coordinators() -> None:
+def test_all_members_use_the_coordinators_attempt_number() -> None:
     assert {at(rank).attempt for rank in range(5)} == {9}
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ((Member("stage"), Member("stage")), "2 processes joined, 0 of them as coordinator"),
         ((Member("coordinator"), Member("coordinator"), Member("stage")), "3 processes joined, 2 of them"),
         ((Member("coordinator"),), "1 processes joined"),
-        ((Member("coordinator", "10.0.0.1"), Member("stage")), "process 1 takes 127.0.0.1 for its address"),
+        ((Member("coordinator", "10.0.0.1"), Member("stage")), "process 1 has the address 127.0.0.1"),
     ],
 )
-def test_processes_that_are_no_run_are_refused(members: tuple[Member, ...], said: str) -> None:
-    with pytest.raises(SidewaysError, match=said):
+def test_invalid_groups_of_processes_are_refused(members: tuple[Member, ...], message: str) -> None:
+    with pytest.raises(SidewaysError, match=message):
         _check(members)
 
 
-def test_a_member_is_reached_where_it_listens() -> None:
+def test_a_member_can_connect_to_another_members_socket() -> None:
     members = (Member("coordinator"), Member("stage"))
     coordinator, stage = at(0, members), at(1, members)
     with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.PUSH) as push:

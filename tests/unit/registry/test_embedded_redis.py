@@ -1,4 +1,4 @@
-"""A private Redis: who gets in, and that it ends with its process."""
+"""A private Redis: access, and its end with its process."""
 
 import subprocess
 import sys
@@ -12,14 +12,14 @@ from tests.support.processes import environment
 from tests.support.waiting import gone
 
 
-def test_a_private_server_has_no_port_and_only_its_user_gets_in(access: RedisAccess) -> None:
+def test_a_private_server_has_no_port_and_admits_only_its_user(access: RedisAccess) -> None:
     socket_path = Path(access.shown.removeprefix("unix://"))
     assert (socket_path.stat().st_mode & 0o077, socket_path.parent.stat().st_mode & 0o077) == (0, 0)
     pid = int(access.connect().info("server")["process_id"])
     assert psutil.Process(pid).net_connections("inet") == []
 
 
-def test_a_private_server_dies_with_its_process_and_the_next_one_clears_up(tmp_path: Path) -> None:
+def test_a_private_server_ends_with_its_process_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from coordinator.registry.embedded_redis import EmbeddedRedis\n"
         "server = EmbeddedRedis(Path(sys.argv[1]))\n"

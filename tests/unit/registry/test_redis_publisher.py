@@ -1,4 +1,4 @@
-"""A run is published in Redis, whatever happens to that."""
+"""Publishing a run in Redis, also while that fails or comes back."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from tests.support.waiting import gone, wait_until
 
 
 class Listener:
-    """What a publisher says, and what it hears."""
+    """Collects a publisher's warnings and commands."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -44,11 +44,11 @@ LINE = {"kind": "progress", "stage": 0, "tick": 3, "tick_ms": 1.0, "compute_ms":
 LINE |= {"send_wait_ms": 0.1, "data_wait_ms": 0.1, "peak_memory_mib": 9.0, "gradient_norm": float("nan")}
 
 
-def test_a_publisher_outlives_its_redis(tmp_path: Path, videos: Path) -> None:
+def test_a_publisher_survives_the_loss_of_redis(tmp_path: Path, videos: Path) -> None:
     listener, server = Listener(), EmbeddedRedis(tmp_path)
     late = tmp_path / "late.sock"
     publisher = publisher_at(tmp_path, videos, RedisAccess(f"unix://{late}"), listener)
-    for tick in range(5000):  # more than it keeps
+    for tick in range(5000):  # more than the history keeps
         publisher.line({**LINE, "tick": tick}, tick=tick + 1, loss=float("inf"))
     wait_until(lambda: listener.warnings)
     late.symlink_to(server.access().shown.removeprefix("unix://"))
@@ -61,13 +61,13 @@ def test_a_publisher_outlives_its_redis(tmp_path: Path, videos: Path) -> None:
     assert ticks == list(range(5000))[-len(ticks) :]
     assert status.dropped == 5000 - len(ticks)
     assert (status.tick, status.loss, status.stages[0].gradient_norm) == (5000, None, None)
-    asked = command()
-    store.send_command("it", asked)
-    wait_until(lambda: listener.commands == [asked])
-    wait_until(lambda: store.answer("it", asked) is not None)
-    publisher.answer(asked, Answer(state="done", text="so"))
+    sent = command()
+    store.send_command("it", sent)
+    wait_until(lambda: listener.commands == [sent])
+    wait_until(lambda: store.answer("it", sent) is not None)
+    publisher.answer(sent, Answer(state="done", text="so"))
     publisher.close("finished", "", 5000)
-    answer, status = store.answer("it", asked), store.status("it")
+    answer, status = store.answer("it", sent), store.status("it")
     assert answer == Answer(state="done", text="so")
     assert status is not None
     assert (status.state, store.alive("it")) == ("finished", False)
@@ -82,7 +82,7 @@ def at_private(folder: Path) -> "redis.Redis":
 
 
 def alive_at(folder: Path) -> bool:
-    """Whether a run tells its private Redis that it lives."""
+    """Whether the run's heartbeat is in its private Redis."""
     with suppress(redis.RedisError, OSError):
         return Store(at_private(folder)).alive("it")
     return False
@@ -99,7 +99,7 @@ def test_a_private_redis_that_is_killed_is_replaced(tmp_path: Path, videos: Path
     wait_until(lambda: not (tmp_path / SOCKET).is_symlink())
 
 
-def test_a_closed_publisher_does_not_wait_for_a_redis_that_never_was(tmp_path: Path, videos: Path) -> None:
+def test_closing_does_not_wait_for_an_unreachable_redis(tmp_path: Path, videos: Path) -> None:
     listener = Listener()
     publisher = publisher_at(tmp_path, videos, RedisAccess("redis://127.0.0.1:1"), listener)
     publisher.line(LINE)

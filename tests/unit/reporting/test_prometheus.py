@@ -17,7 +17,7 @@ from tests.support.metrics import shown
 from tests.support.reports import progress
 
 
-def test_every_tick_is_in_the_histograms_once() -> None:
+def test_every_tick_is_counted_once_in_the_histograms() -> None:
     """More ticks than there are rows, sums that are zeroed at some of the reports."""
     registry = MetricRegistry(stage="0")
     times = TickTimes(registry)
@@ -46,7 +46,7 @@ def test_every_tick_is_in_the_histograms_once() -> None:
     assert found["sideways_tick_seconds_count", labels] == 10000
 
 
-def test_a_stages_report_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stages_report_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse({"ticks": 1, "stages": 3, "data": {"train": ".", "slots": 4}}, "test")
     monkeypatch.setattr("stage_worker.reporting.prometheus.serve", lambda *_: "here:1")
     metrics = StageMetrics(config.metrics, cast(Membership, SimpleNamespace(stage=1, local_stage=0, address="here")))

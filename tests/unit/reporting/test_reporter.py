@@ -1,4 +1,4 @@
-"""A stage worker ends with its coordinator; it says so, unless the coordinator has told why the run ends."""
+"""A stage worker exits when its coordinator is gone, with an error unless the coordinator has announced its exit."""
 
 import subprocess
 import sys
@@ -18,15 +18,15 @@ me = members.stage()
 service = StageService(me, Reporter(me, sys.argv[1]))
 service.reporter.stop_signal = 15
 service.reporter.tell_signal()
-if sys.argv[2] == "told":
+if sys.argv[2] == "announced":
     service.handle("expect_coordinator_exit")
 print("ready", flush=True)
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("how", ["told", "not told"])
-def test_a_stage_ends_with_its_coordinator(how: str) -> None:
+@pytest.mark.parametrize("how", ["announced", "unexpected"])
+def test_a_stage_exits_when_its_coordinator_is_gone(how: str) -> None:
     coordinator: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
     port = coordinator.bind_to_random_port("tcp://127.0.0.1")
     command = [sys.executable, "-c", STAGE, f"tcp://127.0.0.1:{port}", how]
@@ -35,6 +35,6 @@ def test_a_stage_ends_with_its_coordinator(how: str) -> None:
     assert stage.stdout.readline() == "ready\n"
     coordinator.recv()
     coordinator.close(0)
-    _, told = stage.communicate(timeout=20)  # well before the launcher, which would have to kill it
+    _, errors = stage.communicate(timeout=20)  # well before the launcher, which would have to kill it
     assert stage.returncode == 3
-    assert ("the coordinator is gone" in told) == (how != "told")
+    assert ("the coordinator is gone" in errors) == (how != "announced")

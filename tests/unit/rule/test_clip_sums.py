@@ -33,7 +33,7 @@ def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
     assert evaluation.top1 is None
 
 
-def test_a_target_of_another_clip_does_not_count() -> None:
+def test_rows_with_a_target_of_another_clip_are_left_out() -> None:
     sums, labels, clips = ClipSums(), np.zeros(2, np.int64), np.array([0, 1])
     sums.add_outputs(clips, labels, torch.zeros(2, 4), torch.ones(2, 4), np.array([0, 2]))
     assert sums.scores().clips.tolist() == [0]

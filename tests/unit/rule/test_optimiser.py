@@ -1,4 +1,4 @@
-"""Learning rates, decay, clipping, the average of the weights, and what a checkpoint holds of them."""
+"""Learning rates, weight decay, clipping, the average of the weights, and their state in a checkpoint."""
 
 import math
 
@@ -29,7 +29,7 @@ def step(model: nn.Module, updater: Updater, seed: int) -> None:
     updater.update()
 
 
-def test_courses_of_the_rate_by_hand() -> None:
+def test_learning_rate_schedules_match_hand_computed_values() -> None:
     def factors(ticks: list[int], planned: int = 100, **settings: object) -> list[float]:
         return [round(rate_factor(Optimiser(**settings), tick, planned), 4) for tick in ticks]
 
@@ -49,12 +49,14 @@ def test_courses_of_the_rate_by_hand() -> None:
     warmup=st.integers(0, 500),
     final=st.floats(0, 1),
 )
-def test_a_rate_is_never_beyond_its_bounds(schedule: str, tick: int, planned: int, warmup: int, final: float) -> None:
+def test_learning_rate_factors_stay_within_bounds(
+    schedule: str, tick: int, planned: int, warmup: int, final: float
+) -> None:
     settings = Optimiser(schedule=schedule, warmup=warmup, final=final)
     assert 0 <= rate_factor(settings, tick, planned) <= 1 + 1e-12
 
 
-def test_norms_and_biases_do_not_decay() -> None:
+def test_norms_and_biases_have_no_weight_decay() -> None:
     model = blocks()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     updater = Updater(model, Optimiser(**SGD | {"args": {"weight_decay": 0.5}}), 1, 0, 1)
@@ -66,13 +68,13 @@ def test_norms_and_biases_do_not_decay() -> None:
 
 
 @pytest.mark.parametrize(("decay_all", "groups"), [(False, [2, 4]), (True, [6])])
-def test_decay_all(decay_all: bool, groups: list[int]) -> None:
+def test_decay_all_decays_every_parameter(decay_all: bool, groups: list[int]) -> None:
     optimiser = build_optimiser(blocks(), Optimiser(decay_all=decay_all), 0)  # AdamW decays by default
     assert optimiser is not None
     assert [len(group["params"]) for group in optimiser.param_groups] == groups
 
 
-def test_gradients_are_clipped_to_a_norm() -> None:
+def test_gradients_are_clipped_to_the_given_norm() -> None:
     model = blocks()
     before = [value.detach().clone() for value in model.parameters()]
     updater = Updater(model, Optimiser(**SGD | {"clip": 0.5}), 1, 0, 1)
@@ -82,7 +84,7 @@ def test_gradients_are_clipped_to_a_norm() -> None:
     assert moved == pytest.approx(0.1 * 0.5, rel=1e-4)
 
 
-def test_gradients_lose_what_points_along_the_mean_of_those_before() -> None:
+def test_orthogonal_removes_the_component_along_the_running_mean() -> None:
     model, decay = blocks(), 0.5
     parameters = list(model.parameters())
     updater = Updater(model, Optimiser(**SGD | {"orthogonal": decay}), 1, 0, 1)
@@ -98,7 +100,7 @@ def test_gradients_lose_what_points_along_the_mean_of_those_before() -> None:
             means[index] = decay * mean + (1 - decay) * gradient
 
 
-def test_the_average_follows_the_weights() -> None:
+def test_the_average_is_an_exponential_mean_of_the_weights() -> None:
     model = blocks()
     updater = Updater(model, Optimiser(**SGD | {"ema": 0.5}), 1, 0, 1)
     expected = [value.detach().clone() for value in model.parameters()]
@@ -127,7 +129,7 @@ def test_the_average_follows_the_weights() -> None:
         {"orthogonal": 0.9},
     ],
 )
-def test_a_state_taken_and_loaded_goes_on_bit_for_bit(settings: dict[str, object]) -> None:
+def test_a_saved_and_loaded_state_continues_bit_for_bit(settings: dict[str, object]) -> None:
     whole, half = blocks(), blocks()
     optimiser = Optimiser(**{"lr": 0.01, **settings})
     first, second = (Updater(model, optimiser, 3, 0, 40) for model in (whole, half))
@@ -146,7 +148,7 @@ def test_a_state_taken_and_loaded_goes_on_bit_for_bit(settings: dict[str, object
     first.swap_average()
     third.swap_average()
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
-    assert any(name.startswith("gradient.") for name in state)  # 20 is no multiple of 3
+    assert any(name.startswith("gradient.") for name in state)  # 20 is not a multiple of 3
 
 
 def test_a_stage_without_parameters_has_nothing_to_update() -> None:
@@ -158,24 +160,24 @@ def test_a_stage_without_parameters_has_nothing_to_update() -> None:
     updater.load({"optimiser.other": Tensor()})
 
 
-def test_an_average_that_is_only_now_asked_for_begins_with_the_weights() -> None:
+def test_an_average_missing_from_a_checkpoint_starts_from_the_weights() -> None:
     model = blocks()
     updater = Updater(model, Optimiser(**SGD | {"ema": 0.9999}), 1, 0, 1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(1)  # as if other weights had been loaded since
+            parameter.add_(1)  # as if other weights had been loaded
     updater.load({})
     weights = [value.detach().clone() for value in model.parameters()]
     updater.swap_average()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
 
 
-@pytest.mark.parametrize("course", [{}, {"schedule": "cosine", "warmup": 3}, {"lr_by_mismatch": True}])
-def test_a_rate_that_is_set_updates_as_one_that_was_built_with_it(course: dict[str, object]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"schedule": "cosine", "warmup": 3}, {"lr_by_mismatch": True}])
+def test_a_changed_rate_acts_like_an_initial_one(changes: dict[str, object]) -> None:
     first, second = blocks(), blocks()
-    changed = Updater(first, Optimiser(**SGD | course), 1, 4, 20)
+    changed = Updater(first, Optimiser(**SGD | changes), 1, 4, 20)
     changed.set_rate(0.3)
-    built = Updater(second, Optimiser(**SGD | course | {"lr": 0.3}), 1, 4, 20)
+    built = Updater(second, Optimiser(**SGD | changes | {"lr": 0.3}), 1, 4, 20)
     for seed in range(5):
         step(first, changed, seed)
         step(second, built, seed)

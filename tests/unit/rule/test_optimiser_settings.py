@@ -8,26 +8,26 @@ from common.errors import ConfigError
 from common.rule.optimiser import build_optimiser
 
 
-def test_any_class_of_torch_optim() -> None:
+def test_any_class_of_torch_optim_can_be_used() -> None:
     blocks = nn.Sequential(nn.Linear(2, 2))
     for name, args in (("AdamW", {"betas": [0.0, 0.9]}), ("SGD", {"momentum": 0.5}), ("RMSprop", {}), ("Adagrad", {})):
         optimiser = build_optimiser(blocks, Optimiser(name=name, lr=0.1, args=args), 0)
         assert type(optimiser).__name__ == name
 
 
-def test_no_parameters_no_optimiser() -> None:
+def test_without_parameters_there_is_no_optimiser() -> None:
     assert build_optimiser(nn.Sequential(nn.Flatten()), Optimiser(), 0) is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        (Optimiser(name="Adamant"), "is no class of torch.optim. Allowed: ASGD"),
-        (Optimiser(name="Optimizer2"), "is no class of torch.optim"),
+        (Optimiser(name="Adamant"), "is not a usable class of torch.optim. Allowed: ASGD"),
+        (Optimiser(name="Optimizer2"), "is not a usable class of torch.optim"),
         (Optimiser(args={"beta": 1}), "optimiser.args do not fit torch.optim.AdamW"),
         (Optimiser(args={"betas": [2.0, 0.9]}), "optimiser.args do not fit torch.optim.AdamW"),
     ],
 )
-def test_what_does_not_fit_is_told(settings: Optimiser, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_unusable_optimiser_is_an_error(settings: Optimiser, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build_optimiser(nn.Sequential(nn.Linear(2, 2)), settings, 0)

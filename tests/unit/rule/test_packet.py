@@ -1,4 +1,4 @@
-"""Packets: what goes in comes out."""
+"""Packets and their buffers."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
 @given(SHAPES, INT64, INT64, st.booleans(), st.sampled_from([torch.float32, torch.float64]), st.data())
-def test_a_packets_buffer_carries_all_of_it(
+def test_a_packets_buffer_holds_all_of_its_fields(
     shape: list[int], tick: int, frame: int, last: bool, dtype: torch.dtype, data: st.DataObject
 ) -> None:
     sent, got = Packet(shape, dtype), Packet(shape, dtype)
@@ -22,7 +22,7 @@ def test_a_packets_buffer_carries_all_of_it(
     sent.clips[:] = data.draw(st.lists(INT64, min_size=shape[0], max_size=shape[0]))
     sent.labels[:] = data.draw(st.lists(INT64, min_size=shape[0], max_size=shape[0]))
     sent.tensor.copy_(torch.randn(shape, dtype=dtype))
-    got.buffer.copy_(sent.buffer)  # the wire
+    got.buffer.copy_(sent.buffer)  # as a transport does
     assert (got.tick, got.frame, got.last) == (tick, frame, last)
     assert np.array_equal(got.clips, sent.clips)
     assert got.label_tensor.tolist() == sent.labels.tolist()

@@ -1,4 +1,4 @@
-"""What follows from the rule (DESIGN, section 1), on the reference: the very `Stage` that the workers run."""
+"""Consequences of the rule, checked on the reference, which runs the same `Stage` as the workers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -73,7 +73,7 @@ def test_stages_hold_the_scheduled_frames_and_gradients(stages: int) -> None:
         for stage in range(stages)
         if schedule.frame(stage, tick) is not None
     ]
-    assert seen == expected  # before its first input a stage computes nothing at all
+    assert seen == expected  # a stage computes nothing before its first input
 
 
 def _spy(stage: Stage, reference: Reference, seen: list[tuple[int, int, int | None, int | None]]) -> None:
@@ -98,8 +98,8 @@ def _spy(stage: Stage, reference: Reference, seen: list[tuple[int, int, int | No
     )
 
 
-def test_two_stages_by_hand() -> None:
-    """The rule written out tick by tick with autograd for D = 2, with an update every tick."""
+def test_two_stages_match_a_hand_written_computation() -> None:
+    """The rule for D = 2 written out tick by tick with autograd, with an update every tick."""
     parts, mine = model(2), model(2)
     reference = pipeline(parts, SGD, Rule(boundary="mix"))
     low, high = mine
@@ -135,7 +135,7 @@ def test_a_clips_boundary_drops_gradients_only_when_gated(boundary: str) -> None
     bottom = reference.stages[0]
     for tick, (frames, labels) in enumerate(random_frames(20)):
         reference.tick(packet(tick, frames, labels, [0] * ROWS if tick < change else [1] * ROWS))
-    # stage 0 holds the new clip while the gradients of the old one's last 4 frames still come down
+    # stage 0 holds the new clip while it receives the gradients of the old clip's last 4 frames
     assert bottom.gated == (4 * ROWS if boundary == "gate" else 0)
     assert bottom.rows == (20 - 4) * ROWS
 
@@ -171,7 +171,7 @@ def test_frame_sized_targets_are_matched_by_frame_number() -> None:
             assert torch.equal(loss, F.mse_loss(whole(frame), frame).detach())  # type: ignore[arg-type]
 
 
-def test_labels_ride_with_their_rows() -> None:
+def test_labels_stay_with_their_rows() -> None:
     reference = pipeline(model(4), FROZEN)
     whole = nn.Sequential(*[stage.blocks for stage in reference.stages])
     frames = random_frames(12)
@@ -182,8 +182,8 @@ def test_labels_ride_with_their_rows() -> None:
             assert torch.equal(loss, F.cross_entropy(whole(held), its_labels).detach())  # type: ignore[arg-type]
 
 
-def test_nothing_is_stashed_however_deep_the_pipeline() -> None:
-    """Live graphs and saved bytes of stage 0, at the worst moment of a tick, do not depend on D."""
+def test_stage_0_keeps_equally_much_at_any_depth() -> None:
+    """The most graphs and saved bytes that are alive in stage 0 do not depend on D."""
     measured = {stages: _footprint(stages) for stages in (2, 4, 8, 16)}
     assert len(set(measured.values())) == 1, measured
     assert measured[2][0] > 0
@@ -191,16 +191,16 @@ def test_nothing_is_stashed_however_deep_the_pipeline() -> None:
 
 
 def _footprint(stages: int) -> tuple[int, int]:
-    """Bytes saved for stage 0's backward passes and still alive, and graphs alive, at most, at any of its forwards."""
+    """The most bytes and graphs that are alive for stage 0's backward passes at any of its forward passes."""
     reference = pipeline(model(stages), SGD)
     bottom = reference.stages[0]
-    saved: dict[int, tuple[int, int]] = {}  # of each tensor that autograd keeps: the tick it was saved in, its bytes
+    saved: dict[int, tuple[int, int]] = {}  # of each tensor kept by autograd: tick and bytes
     worst = (0, 0)
     original = bottom.forward
 
     class Kept:
         def __init__(self, tensor: Tensor) -> None:
-            self.tensor = tensor.detach()  # the output itself would hold its own graph
+            self.tensor = tensor.detach()  # a saved output would keep its own graph alive
             saved[id(self)] = reference.tick_number, tensor.nbytes
 
         def __del__(self) -> None:

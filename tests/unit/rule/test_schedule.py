@@ -1,4 +1,4 @@
-"""The arithmetic against a simulation that only passes frame numbers along, and against the printed staircase."""
+"""The schedule's arithmetic, compared with a simulation that passes frame numbers on, and with the printed table."""
 
 import re
 
@@ -12,10 +12,10 @@ DEPTHS = st.integers(1, 40)
 
 
 @given(DEPTHS, st.integers(1, 120))
-def test_holdings_and_gradients_follow_from_passing_messages(stages: int, ticks: int) -> None:
+def test_frames_and_gradients_equal_a_simulation_of_message_passing(stages: int, ticks: int) -> None:
     schedule = Schedule(stages)
-    up: list[int | None] = [None] * stages  # frame that stage i sent up at the last tick
-    down: list[int | None] = [None] * stages  # frame whose gradient stage i sent down at the last tick
+    up: list[int | None] = [None] * stages  # the frame that stage i sent up at the last tick
+    down: list[int | None] = [None] * stages  # the frame whose gradient stage i sent down at the last tick
     for tick in range(ticks):
         held = [tick if i == 0 else up[i - 1] for i in range(stages)]
         used = [held[i] if i == stages - 1 else down[i + 1] for i in range(stages)]
@@ -25,7 +25,7 @@ def test_holdings_and_gradients_follow_from_passing_messages(stages: int, ticks:
 
 
 @given(DEPTHS, st.data())
-def test_mismatch_is_what_lies_between_the_two(stages: int, data: st.DataObject) -> None:
+def test_mismatch_is_the_distance_between_frame_and_gradient(stages: int, data: st.DataObject) -> None:
     schedule, stage = Schedule(stages), data.draw(st.integers(0, stages - 1))
     tick = data.draw(st.integers(schedule.first_gradient(stage), 10_000))
     frame, gradient = schedule.frame(stage, tick), schedule.gradient(stage, tick)
@@ -52,7 +52,7 @@ def test_one_stage_is_backpropagation() -> None:
     assert all(schedule.frame(0, tick) == schedule.gradient(0, tick) == tick for tick in range(5))
 
 
-def test_the_printed_staircase_is_the_one_in_the_docstring() -> None:
+def test_the_printed_table_is_the_one_in_the_docstring() -> None:
     assert common.rule.schedule.__doc__ is not None
     drawn = re.findall(r"^    ((?:tick|stage) .*)$", common.rule.schedule.__doc__, re.MULTILINE)
     printed = Schedule(3).table(7).splitlines()

@@ -1,4 +1,4 @@
-"""What is asked of a run between two phases, and a process that is lost meanwhile."""
+"""Commands that a run executes between two phases."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from coordinator.run.stop_request import StopRequest
 
 
 class Run:
-    """One that cannot do what it is asked."""
+    """A run in which every command fails."""
 
     over, tick = False, 7
 
@@ -24,13 +24,13 @@ class Run:
 
 
 @pytest.mark.parametrize(("error", "lost"), [(SidewaysError("no room"), False), (PeerError("stage 1 is gone"), True)])
-def test_a_lost_process_is_told_and_ends_the_run(error: SidewaysError, lost: bool) -> None:
-    steering, heard = CommandQueue(StopRequest()), list[Answer]()
-    steering.answer = lambda command, answer: heard.append(answer)
+def test_a_failed_command_is_refused_and_a_lost_process_ends_the_run(error: SidewaysError, lost: bool) -> None:
+    steering, answers = CommandQueue(StopRequest()), list[Answer]()
+    steering.answer = lambda command, answer: answers.append(answer)
     steering.submit(Command(id="0" * 32, do="checkpoint"))
     if lost:
         with pytest.raises(PeerError, match="stage 1"):
             steering.execute(Run(error))  # type: ignore[arg-type]
     else:
         steering.execute(Run(error))  # type: ignore[arg-type]
-    assert [(answer.state, answer.text) for answer in heard] == [("refused", str(error))]
+    assert [(answer.state, answer.text) for answer in answers] == [("refused", str(error))]

@@ -1,4 +1,4 @@
-"""A loss that is no number, or far too high."""
+"""Losses that are not finite or too high."""
 
 import pytest
 
@@ -16,12 +16,12 @@ def config(**recovery: object) -> Config:
 @pytest.mark.parametrize(
     ("loss", "diverged"), [(None, False), (5.0, False), (10.0, False), (10.5, True), (float("nan"), True)]
 )
-def test_a_loss_diverges_above_the_highest_or_as_no_number(loss: float | None, diverged: bool) -> None:
+def test_a_loss_is_diverged_above_the_limit_or_if_not_finite(loss: float | None, diverged: bool) -> None:
     report = progress(loss=loss, losses_held=None if loss is None else 1)
     assert has_diverged(report, config(highest_loss=10.0).recovery) is diverged
 
 
-def test_the_error_restarts_all_processes_only_where_that_is_the_policy() -> None:
+def test_divergence_restarts_the_processes_only_with_rollback() -> None:
     report = progress(tick=7, loss=float("inf"), losses_held=1)
     assert type(divergence(report, config())) is SidewaysError
     rollback = config(divergence="rollback", slower=0.25)

@@ -1,4 +1,4 @@
-"""When a run is over, is ending, and is done."""
+"""When a run is over, ending or done."""
 
 import signal
 
@@ -13,18 +13,18 @@ def state(tick: int = 3) -> RunState:
     return RunState(parse({"ticks": 9, "data": {"train": "."}}, "test"), StopRequest(), planned=9, tick=tick)
 
 
-def test_a_run_that_goes_on() -> None:
+def test_a_running_run_is_neither_over_nor_ending() -> None:
     assert not any((state().over, state().ending, state().done))
     assert exit_code(state()) == 0
 
 
-def test_all_ticks_are_done() -> None:
+def test_a_run_is_done_after_its_last_tick() -> None:
     assert state(9).over
     assert state(9).done
     assert not state(9).ending
 
 
-def test_a_signal_ends_it_but_it_is_not_done() -> None:
+def test_a_signal_ends_a_run_without_completing_it() -> None:
     stopped = state()
     stopped.stop.note(signal.SIGTERM)
     assert stopped.ending
@@ -32,14 +32,14 @@ def test_a_signal_ends_it_but_it_is_not_done() -> None:
     assert exit_code(stopped) == 143
 
 
-def test_sideways_stop_ends_it_for_good() -> None:
+def test_sideways_stop_ends_a_run_for_good() -> None:
     stopped = state()
     stopped.stop.final = True
     stopped.stop.note(signal.SIGTERM)
     assert stopped.done
 
 
-def test_data_that_fail_end_it() -> None:
+def test_a_data_error_ends_a_run() -> None:
     failed = state()
     failed.data_error = DataError("the disk is gone")
     assert failed.ending

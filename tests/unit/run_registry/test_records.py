@@ -1,4 +1,4 @@
-"""Records of a run: what is written reads back, and anything else is refused with a sentence."""
+"""Records of a run: they round-trip, and anything else raises a SidewaysError."""
 
 import json
 from contextlib import suppress
@@ -22,7 +22,7 @@ from tests.support.records import status_of
 
 
 @given(st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
-def test_bytes_are_a_record_or_a_sentence(data: bytes) -> None:
+def test_bytes_decode_to_a_record_or_raise_a_sideways_error(data: bytes) -> None:
     for kind in (Command, Status, Answer, Owner):
         with suppress(SidewaysError):
             decode(kind, data)
@@ -31,7 +31,7 @@ def test_bytes_are_a_record_or_a_sentence(data: bytes) -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=8))
-def test_a_record_with_a_field_of_any_kind_is_one_or_a_sentence(value: Any) -> None:
+def test_a_field_of_any_type_decodes_or_raises_a_sideways_error(value: Any) -> None:
     fields = json.loads(status_of().encode())
     for name in fields:
         with suppress(SidewaysError):
@@ -40,7 +40,7 @@ def test_a_record_with_a_field_of_any_kind_is_one_or_a_sentence(value: Any) -> N
 
 
 @given(st.dictionaries(st.text(max_size=9), st.floats() | st.integers() | st.text(max_size=9) | st.none(), max_size=9))
-def test_lines_keep_all_but_what_json_lacks(fields: dict[str, Any]) -> None:
+def test_lines_round_trip_with_non_finite_numbers_as_null(fields: dict[str, Any]) -> None:
     line = {**fields, "kind": "progress", "tick": 3, "losses": [1.0]}
     expected = {
         name: None if isinstance(value, float) and value - value != 0 else value
@@ -51,5 +51,5 @@ def test_lines_keep_all_but_what_json_lacks(fields: dict[str, Any]) -> None:
 
 
 @given(st.text())
-def test_any_message_fits_a_record(text: str) -> None:
+def test_any_text_fits_a_record(text: str) -> None:
     assert decode(Status, status_of(message=plain(text)).encode()).message == plain(text)

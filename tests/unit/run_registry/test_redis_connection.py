@@ -1,4 +1,4 @@
-"""Connections to Redis: TLS, passwords that are never shown, wrong addresses."""
+"""Connections to Redis: TLS, passwords, wrong addresses."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ PASSWORD = "p@ss/wörd?"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server with a password, behind TLS for which 127.0.0.1 has a certificate: its port. $SSL is beside it."""
+    """The port of a server with a password, behind TLS with a certificate for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("guarded")
     server = EmbeddedRedis(folder)
     inner = server.access()
@@ -44,7 +44,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def serve_tls(listener: socket.socket, context: ssl.SSLContext, target: str) -> None:
-    """Questions and answers one after another, as a client without pub/sub has them."""
+    """Pass on requests and replies in turn, which suffices for a client without pub/sub."""
     with suppress(OSError):
         while True:
             plain_end, _ = listener.accept()
@@ -60,7 +60,7 @@ def pass_on(plain_end: socket.socket, context: ssl.SSLContext, target: str) -> N
             outer.sendall(inner.recv(1 << 16))
 
 
-def test_tls_and_passwords(guarded: int, tmp_path: Path) -> None:
+def test_connections_use_tls_and_passwords(guarded: int, tmp_path: Path) -> None:
     certificate = os.environ["SIDEWAYS_TEST_CERT"]
     (tmp_path / "password").write_text(PASSWORD + "\n")
     (tmp_path / "url").write_text(
@@ -76,19 +76,19 @@ def test_tls_and_passwords(guarded: int, tmp_path: Path) -> None:
         assert access is not None
         assert access.connect().ping()
         assert PASSWORD not in f"{access} {access.shown}"
-    for wrong, said in (
+    for wrong, message in (
         (f"rediss://:{quote(PASSWORD + 'x', safe='')}@127.0.0.1:{guarded}?ssl_ca_certs={certificate}", "invalid"),
         (f"rediss://:{quote(PASSWORD, safe='')}@127.0.0.1:{guarded}", "CERTIFICATE_VERIFY_FAILED"),
     ):
         access = RedisAccess(wrong)
         with pytest.raises(redis.RedisError) as caught:
             access.connect().ping()
-        assert said in access.explain(caught.value)
+        assert message in access.explain(caught.value)
         assert "w%C3%B6rd" not in access.explain(caught.value)
 
 
 @given(st.text(min_size=4, alphabet=st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"])))
-def test_a_password_is_never_shown(password: str) -> None:
+def test_a_password_never_appears_in_messages(password: str) -> None:
     written = quote(password, safe="")
     access = RedisAccess(f"redis://me:{written}@127.0.0.1:1/0?password={written}")
     assert access.shown == "redis://127.0.0.1:1/0"
@@ -100,8 +100,8 @@ def test_a_password_is_never_shown(password: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://x", "redis://", "secret", "redis://a:secret@b:port", "redis://[::1", "unix://"]
 )
-def test_a_wrong_address_is_told_without_repeating_it(url: str) -> None:
-    with pytest.raises(ConfigError, match="REDIS_URL is no address") as caught:
+def test_a_wrong_address_is_an_error_that_does_not_repeat_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL is not the address") as caught:
         from_environment({"REDIS_URL": url})
     assert "secret" not in str(caught.value)
     assert from_environment({}) is None

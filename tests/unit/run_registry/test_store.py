@@ -1,4 +1,4 @@
-"""Runs in Redis, on a real server: what is told comes out as it went in, and nothing else does."""
+"""Runs in Redis, on a real server."""
 
 import json
 
@@ -23,7 +23,7 @@ def client(access: RedisAccess) -> "redis.Redis":
     return client
 
 
-def test_what_a_run_tells_is_what_others_see(client: "redis.Redis") -> None:
+def test_readers_see_what_a_run_publishes(client: "redis.Redis") -> None:
     station, store = RunWriter(client, "it", HERE, anew=True), Store(client)
     lines = [{"kind": "progress", "tick": tick, "loss": tick / 3} for tick in range(5)]
     status = status_of(loss=0.5, evaluation={"val_top1": 0.25})
@@ -36,18 +36,18 @@ def test_what_a_run_tells_is_what_others_see(client: "redis.Redis") -> None:
     assert store.status("other") is None
 
 
-def test_a_command_is_heard_once_and_its_answer_comes_back(client: "redis.Redis") -> None:
+def test_a_command_is_delivered_once_and_answered(client: "redis.Redis") -> None:
     store = Store(client)
-    store.send_command("it", command("stop"))  # meant for an earlier run
+    store.send_command("it", command("stop"))  # for an earlier run
     station = RunWriter(client, "it", HERE, anew=True)
-    asked, withdrawn = command("set", lr=0.5), command("stop")
-    store.send_command("it", asked)
+    sent, withdrawn = command("set", lr=0.5), command("stop")
+    store.send_command("it", sent)
     store.withdraw_command("it", store.send_command("it", withdrawn))
-    assert station.exchange(status_of(), [], {}) == [asked]
-    assert store.answer("it", asked) is None
+    assert station.exchange(status_of(), [], {}) == [sent]
+    assert store.answer("it", sent) is None
     done = Answer(state="done", text="at tick 7")
-    assert station.exchange(status_of(), [], {asked.id: done}) == []
-    assert store.answer("it", asked) == done
+    assert station.exchange(status_of(), [], {sent.id: done}) == []
+    assert store.answer("it", sent) == done
 
 
 @pytest.mark.parametrize(
@@ -56,23 +56,23 @@ def test_a_command_is_heard_once_and_its_answer_comes_back(client: "redis.Redis"
     + [json.dumps({"id": "0" * 32, "do": "set", "lr": lr}).encode() for lr in (-1, "1", None, float("nan"), True)]
     + [json.dumps({"id": "0" * 32, "do": do}).encode() for do in ("kill", "set", 7)],
 )
-def test_what_is_no_command_is_told_and_does_no_harm(client: "redis.Redis", data: bytes) -> None:
+def test_a_malformed_command_is_refused(client: "redis.Redis", data: bytes) -> None:
     station, good = RunWriter(client, "it", HERE, anew=True), command()
     client.xadd(Keys("it").commands, {b"json": data})
     Store(client).send_command("it", good)
-    refused, heard = station.exchange(status_of(), [], {})
+    refused, accepted = station.exchange(status_of(), [], {})
     assert isinstance(refused, str)
-    assert heard == good
+    assert accepted == good
 
 
-def test_the_history_is_capped_and_a_resumed_run_forgets_what_it_does_again(client: "redis.Redis") -> None:
+def test_the_history_is_capped_and_truncated_on_resume(client: "redis.Redis") -> None:
     station = RunWriter(client, "it", HERE, anew=True)
     total = METRICS + 1500
     for first in range(0, total, 500):
         lines = [encode_line({"kind": "progress", "tick": tick}) for tick in range(first, first + 500)]
         station.exchange(status_of(), lines, {})
     held = client.xlen(Keys("it").metrics)
-    assert METRICS <= held <= METRICS + 200  # Redis cuts off whole nodes
+    assert METRICS <= held <= METRICS + 200  # Redis removes whole nodes
     RunWriter(client, "it", HERE, anew=False).truncate_from(total - 100)
     assert client.xlen(Keys("it").metrics) == held - 100
     assert Store(client).metrics("it", 1)[0]["tick"] == total - 101
@@ -80,7 +80,7 @@ def test_the_history_is_capped_and_a_resumed_run_forgets_what_it_does_again(clie
     assert client.xlen(Keys("it").metrics) == 0
 
 
-def test_two_living_runs_of_one_name_are_told_apart(client: "redis.Redis") -> None:
+def test_a_second_live_run_of_the_same_name_gets_another_name(client: "redis.Redis") -> None:
     first = RunWriter(client, "it", HERE, anew=True)
     first.exchange(status_of(), [], {})
     elsewhere = Owner(host="there", directory="/runs/it", pid=1)

@@ -1,4 +1,4 @@
-"""Credits: counted, waited for with a limit, and ended by the other side's death."""
+"""Credits: counting, the timeout, and the loss of the other side."""
 
 import socket
 import time
@@ -8,9 +8,9 @@ import pytest
 from common.shared_memory.credits import CreditSocket
 
 
-def ends(patience: float) -> tuple[CreditSocket, CreditSocket]:
+def ends(timeout: float) -> tuple[CreditSocket, CreditSocket]:
     ours, theirs = socket.socketpair()
-    return CreditSocket(ours, patience), CreditSocket(theirs, patience)
+    return CreditSocket(ours, timeout), CreditSocket(theirs, timeout)
 
 
 def test_credits_are_counted() -> None:
@@ -22,7 +22,7 @@ def test_credits_are_counted() -> None:
         end.close()
 
 
-def test_none_within_the_patience_is_an_error() -> None:
+def test_no_credit_within_the_timeout_is_an_error() -> None:
     ours, theirs = ends(0.2)
     start = time.monotonic()
     with pytest.raises(BlockingIOError):
@@ -32,7 +32,7 @@ def test_none_within_the_patience_is_an_error() -> None:
         end.close()
 
 
-def test_credits_that_came_before_the_end_still_count() -> None:
+def test_credits_sent_before_a_close_still_count() -> None:
     ours, theirs = ends(60.0)
     theirs.send()
     theirs.close()

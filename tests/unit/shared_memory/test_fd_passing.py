@@ -1,4 +1,4 @@
-"""Processes of a host find each other and pass on open files."""
+"""Processes on one host connect to each other and pass open files."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from common.errors import PeerError
 from common.shared_memory.fd_passing import FdConnection, FdListener, connect
 
 
-def test_stages_of_a_host_find_each_other() -> None:
+def test_stages_on_one_host_connect_and_pass_files() -> None:
     listener = FdListener()
     above = connect(listener.name, "stage 0", 5)
     below = listener.accept("stage 1", 5)
@@ -22,14 +22,14 @@ def test_stages_of_a_host_find_each_other() -> None:
     os.write(passed, b"x")
     assert os.read(reading, 2) == b"x"
     below.send_files("forward", [writing])
-    with pytest.raises(PeerError, match="stage 0, a neighbour on this host, sent 1 files as b'forward' where 'evaluat"):
+    with pytest.raises(PeerError, match=r"stage 0, .*, sent 1 file descriptors as b'forward', expected 1 as 'evaluat"):
         above.receive_files("evaluation", 1)
     for file in (reading, writing, passed):
         os.close(file)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_user_s_process_is_not_let_in_and_keeps_nobody_out() -> None:
+def test_another_users_process_is_refused_and_does_not_block_others() -> None:
     listener = FdListener()
     _come_as_nobody(listener)
     above = connect(listener.name, "stage 0", 5)
@@ -41,7 +41,7 @@ def test_another_user_s_process_is_not_let_in_and_keeps_nobody_out() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_where_only_another_user_s_process_comes_that_is_told() -> None:
+def test_a_refused_process_is_named_when_no_other_connects() -> None:
     listener = FdListener()
     _come_as_nobody(listener)
     with pytest.raises(PeerError, match="stage 1 on this host runs as user 65534, and this process as user 0"):
@@ -68,13 +68,13 @@ def silent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempt", "told"),
+    ("attempt", "message"),
     [
         (unanswered, "stage 1, on this host, does not connect: timed out"),
         (unheard, "stage 0, on this host, cannot be reached over a Unix socket: .*set network.transport"),
-        (silent, r"stage 0, a neighbour on this host, did not send files \(timed out"),
+        (silent, r"stage 0, a neighbour on this host, did not send file descriptors \(timed out"),
     ],
 )
-def test_one_that_does_not_answer_is_named(attempt: Callable[[], None], told: str) -> None:
-    with pytest.raises(PeerError, match=told):
+def test_a_neighbour_that_does_not_answer_is_named(attempt: Callable[[], None], message: str) -> None:
+    with pytest.raises(PeerError, match=message):
         attempt()

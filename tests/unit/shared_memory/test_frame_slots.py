@@ -1,4 +1,4 @@
-"""Frames in memory that coordinator and stage 0 share: nothing is overwritten too early, nobody waits for ever."""
+"""Frames in memory shared by coordinator and stage 0: no early overwrites and no endless waits."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def connected(deadline: float = 5.0) -> Iterator[tuple[Feeder, FrameSocket]]:
 
 
 def push(feeder: Feeder, frame: int) -> None:
-    """A batch whose pixels tell its number, and which is used for something else at once."""
+    """Send a batch whose pixels encode its number, and overwrite it afterwards."""
     batch = Batch(SHAPE)
     batch.frames[:] = frame
     feeder.push(0, frame, Step(batch, batch, last=False))
@@ -47,8 +47,8 @@ def take(stage_0: FrameSocket, frame: int) -> Envelope:
 
 @settings(max_examples=25)
 @given(st.lists(st.booleans(), max_size=60))
-def test_every_batch_arrives_as_it_was_however_far_one_side_is_ahead(turns: list[bool]) -> None:
-    """True: the coordinator sends one, if it may without waiting; False: the stage takes one, if there is any."""
+def test_every_batch_arrives_unchanged_however_far_one_side_is_ahead(turns: list[bool]) -> None:
+    """Turns: True if the coordinator sends a batch unless it would wait, False if the stage takes one if any."""
     with connected() as (feeder, stage_0):
         sent, waiting = 0, deque[int]()
         for sends in turns:
@@ -62,12 +62,12 @@ def test_every_batch_arrives_as_it_was_however_far_one_side_is_ahead(turns: list
                 stage_0.release(envelope)
 
 
-def test_a_batch_that_is_not_done_with_is_not_overwritten() -> None:
+def test_a_batch_in_use_is_not_overwritten() -> None:
     with connected(deadline=3.0) as (feeder, stage_0):
         for frame in range(SLOTS):
             push(feeder, frame)
         envelope, frames = stage_0.receive(0)
-        with pytest.raises(PeerError, match=f"stage 0 has taken no frame since frame {SLOTS - 1} for 3 s"):
+        with pytest.raises(PeerError, match=f"stage 0 has accepted no frame since frame {SLOTS - 1} for 3 s"):
             push(feeder, SLOTS)
         assert (frames == 0).all()
         stage_0.release(envelope)
@@ -76,19 +76,19 @@ def test_a_batch_that_is_not_done_with_is_not_overwritten() -> None:
             stage_0.release(take(stage_0, frame))
 
 
-def test_a_stage_that_has_gone_is_told_at_once() -> None:
+def test_a_lost_stage_is_reported_at_once() -> None:
     with connected(deadline=60) as (feeder, stage_0):
         for frame in range(SLOTS):
             push(feeder, frame)
         take(stage_0, 0)
         assert stage_0._reader is not None
         stage_0._reader.close()
-        with pytest.raises(PeerError, match="stage 0 has gone"):
+        with pytest.raises(PeerError, match="stage 0 has exited"):
             push(feeder, SLOTS)
 
 
-def test_a_stage_that_has_gone_is_asked_for_its_own_words_first() -> None:
-    """A neighbour of its may have failed, and stage 0 with it."""
+def test_a_failure_of_another_stage_takes_precedence_over_a_lost_stage_0() -> None:
+    """Its neighbour may have failed first."""
     calls = iter(range(5))
 
     def look() -> None:
@@ -109,20 +109,20 @@ def test_a_stage_that_has_gone_is_asked_for_its_own_words_first() -> None:
 def test_a_slot_that_does_not_exist_is_refused() -> None:
     with connected(deadline=60) as (_, stage_0):
         assert stage_0._reader is not None
-        with pytest.raises(PeerError, match=f"slot {SLOTS} of {SLOTS}"):
+        with pytest.raises(PeerError, match=f"in slot {SLOTS}, but there are {SLOTS}"):
             stage_0._reader.frames(SLOTS)
 
 
-def test_a_coordinator_that_has_gone_is_told_at_once() -> None:
+def test_a_lost_coordinator_is_reported_at_once() -> None:
     with connected(deadline=60) as (feeder, stage_0):
         push(feeder, 0)
         envelope = take(stage_0, 0)
         feeder.close()
-        with pytest.raises(PeerError, match="stage 0, frame 0: the coordinator has gone"):
+        with pytest.raises(PeerError, match="stage 0, frame 0: the coordinator has exited"):
             stage_0.release(envelope)
 
 
-def test_where_memory_cannot_be_shared_frames_are_sent() -> None:
+def test_frames_are_sent_where_memory_cannot_be_shared() -> None:
     stage_0, warnings = frame_socket(SHAPE, 8, shares_memory=True), list[str]()
     stage_0.memory = "sideways-nobody"
     feeder = feeder_of(stage_0, 8, 5.0, warn=warnings.append)
@@ -136,8 +136,8 @@ def test_where_memory_cannot_be_shared_frames_are_sent() -> None:
     stage_0.close()
 
 
-def test_a_stranger_s_slot_is_of_no_use() -> None:
-    """It names a slot, and no coordinator has shared any memory."""
+def test_a_slot_without_a_coordinator_that_shares_memory_is_an_error() -> None:
+    """A message names a slot although no memory is shared."""
     stage_0 = frame_socket(SHAPE, 8, deadline=3.0, shares_memory=True)
     none = np.zeros(2, np.int64)
     with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
@@ -148,21 +148,21 @@ def test_a_stranger_s_slot_is_of_no_use() -> None:
     stage_0.close()
 
 
-def test_a_slot_and_frames_are_not_both_taken() -> None:
+def test_a_message_with_both_a_slot_and_frames_is_refused() -> None:
     with connected() as (_, stage_0), zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
         none = np.zeros(2, np.int64)
         stranger.connect(stage_0.address)
         stranger.send_multipart([encode_frames(8, 0, 3, False, none, none, slot=1), bytes(96)])
-        with pytest.raises(PeerError, match=r"a message of parts \[\d+, 96\] bytes came"):
+        with pytest.raises(PeerError, match=r"received message parts of \[\d+, 96\] bytes"):
             stage_0.receive(3)
 
 
-def test_where_nothing_is_shared_a_slot_is_refused() -> None:
+def test_a_slot_is_refused_where_memory_is_not_shared() -> None:
     stage_0 = frame_socket(SHAPE, 8)
     none = np.zeros(2, np.int64)
     with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
         stranger.connect(stage_0.address)
         stranger.send(encode_frames(8, 0, 3, False, none, none, slot=1))
-        with pytest.raises(PeerError, match=r"a message of parts \[\d+\] bytes came where .* of 96 bytes were due"):
+        with pytest.raises(PeerError, match=r"received message parts of \[\d+\] bytes, expected .* of 96 bytes"):
             stage_0.receive(3)
     stage_0.close()

@@ -1,4 +1,4 @@
-"""Which device a stage computes on, and how."""
+"""The choice and setup of a stage's device."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def _as_before() -> Iterator[None]:
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is afterwards as before
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that monkeypatch restores it
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
 
@@ -49,25 +49,25 @@ def test_without_cuda_auto_is_the_cpu_and_cuda_an_error() -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_stages_of_a_host_take_its_devices_in_turn() -> None:
+def test_stages_on_one_host_take_its_devices_in_turn() -> None:
     assert [use_device(config_of(), member(stage)).index for stage in range(4)] == [0, 1, 0, 1]
     assert use_device(config_of(device="cpu"), member(1)).type == "cpu"
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_deterministic_algorithms_where_they_are_asked_for_and_matter() -> None:
+def test_deterministic_algorithms_are_used_only_on_request_and_on_cuda() -> None:
     use_device(config_of(), member(0))
     assert not torch.are_deterministic_algorithms_enabled()
     use_device(config_of(deterministic=True), member(0))
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    use_device(config_of(deterministic=True, device="cpu"), member(0))  # the same worker, configured anew
+    use_device(config_of(deterministic=True, device="cpu"), member(0))  # the same worker, configured again
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_exact_pipelines_on_shared_gpus_are_refused() -> None:
     plan = Plan(config_of(algorithm="1f1b", data={"train": ".", "slots": 4}), 2, (2, 2, 2, 2), 1)
-    with pytest.raises(ConfigError, match=r"by NCCL alone.*give each stage one"):
+    with pytest.raises(ConfigError, match=r"on CUDA uses NCCL.*give each stage a device"):
         Assembly(plan, member(0), None, cast(Reporter, None))

@@ -1,4 +1,4 @@
-"""The tick loop over in-memory ports: what the reference computes, however late packets come, and failures in it."""
+"""The tick loop over in-memory ports: it equals the reference however late packets arrive; and failures in it."""
 
 import threading
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def stages_of(count: int, task: str, every: int) -> list[Stage]:
 
 def frames() -> Iterator[tuple[Packet, Target]]:
     """Batches of slowly changing rows, whose clips end at different ticks."""
-    drawn = torch.Generator().manual_seed(7)  # its own: the stages draw from the global one, in threads
+    drawn = torch.Generator().manual_seed(7)  # the stages' threads use the global generator
     for tick in range(TICKS):
         packet = Packet((ROWS, WIDTH))
         packet.set_header(tick - 1, tick)
@@ -52,7 +52,7 @@ def frames() -> Iterator[tuple[Packet, Target]]:
 
 @dataclass
 class Frames:
-    """Stage 0's frames, each in the one packet that the next overwrites."""
+    """Stage 0's frames, in one packet that each frame overwrites."""
 
     packet: Packet = field(default_factory=lambda: Packet((ROWS, WIDTH)))
     coming: Iterator[tuple[Packet, Target]] = field(default_factory=frames)
@@ -64,7 +64,7 @@ class Frames:
 
 
 class Targets:
-    """The top stage's."""
+    """The top stage's targets."""
 
     def __init__(self) -> None:
         self._known = {packet.frame: target for packet, target in frames()}
@@ -74,7 +74,7 @@ class Targets:
 
 
 class Reports:
-    """A reporter that keeps losses."""
+    """A reporter that collects losses."""
 
     def __init__(self) -> None:
         self.due, self.losses, self.flushed = False, list[float](), list[int]()
@@ -91,7 +91,7 @@ class Reports:
 
 
 class Workers:
-    """A loop for each stage, in a thread of its own, over adversarial edges."""
+    """A loop for each stage in its own thread, connected by adversarial edges."""
 
     def __init__(self, stages: list[Stage], task: str = "classify") -> None:
         count = len(stages)
@@ -161,7 +161,7 @@ def reference(count: int, task: str, every: int) -> tuple[list[float], list[Tens
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("task", ["classify", "autoencode"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_loops_equal_the_reference_bit_for_bit_however_late_packets_come(count: int, task: str, every: int) -> None:
+def test_loops_equal_the_reference_bit_for_bit_however_late_packets_arrive(count: int, task: str, every: int) -> None:
     stages = stages_of(count, task, every)
     workers = Workers(stages, task)
     workers.run(0, TICKS)
@@ -172,8 +172,8 @@ def test_loops_equal_the_reference_bit_for_bit_however_late_packets_come(count: 
     assert all(report.flushed == [TICKS - 1] for report in workers.reports)
 
 
-def test_phases_one_after_another_are_one() -> None:
-    """Between two phases nothing is in flight, and what has arrived is still there."""
+def test_consecutive_phases_equal_one_phase() -> None:
+    """Between two phases nothing is in flight, and packets that have arrived are kept."""
     stages = stages_of(3, "classify", 1)
     workers = Workers(stages)
     for first, last in pairwise([0, 1, 2, 4, 5, 17, TICKS]):
@@ -182,14 +182,14 @@ def test_phases_one_after_another_are_one() -> None:
     assert workers.reports[-1].losses == reference(3, "classify", 1)[0]
 
 
-def test_a_buffer_that_is_used_too_early_would_be_found() -> None:
-    """A receiver that posts before it has read finds neither numbers nor labels."""
+def test_the_adversarial_edge_detects_early_buffer_use() -> None:
+    """A receiver that posts a receive before it has read the packet gets NaN and invalid labels."""
 
     class Hasty(Receiver):
         def receive(self, tick: int) -> Packet | None:
             packet = super().receive(tick)
             if packet is not None:
-                self._incoming.post(tick)  # of the packet that is being read
+                self._incoming.post(tick)  # into the packet that is being read
             return packet
 
     stages = stages_of(2, "classify", 1)
@@ -199,12 +199,12 @@ def test_a_buffer_that_is_used_too_early_would_be_found() -> None:
     down = _sender(workers.down[0], work)
     workers.loops[1].ports = EdgePorts(torch.device("cpu"), inputs=hasty, gradients_out=down)
     workers.run(0, 6)
-    assert isinstance(workers.errors[1], IndexError)  # labels that are none
+    assert isinstance(workers.errors[1], IndexError)  # invalid labels
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("tick", [3, 9])
-def test_a_stage_that_fails_at_a_tick_fails_there_and_its_neighbours_soon_after(stage: int, tick: int) -> None:
+def test_a_stage_fails_at_its_tick_and_its_neighbours_soon_after(stage: int, tick: int) -> None:
     stages = stages_of(3, "classify", 1)
     workers = Workers(stages)
     edge = workers.up[stage] if stage < 2 else workers.down[1]
@@ -216,7 +216,7 @@ def test_a_stage_that_fails_at_a_tick_fails_there_and_its_neighbours_soon_after(
     assert all(isinstance(error, PeerError) for error in workers.errors.values())
 
 
-def test_time_is_spent_on_what_it_is_said_to_be() -> None:
+def test_time_is_attributed_to_the_right_kind_of_work() -> None:
     workers = Workers(stages_of(2, "classify", 1))
     workers.run(0, TICKS)
     for loop in workers.loops:
@@ -232,7 +232,7 @@ def test_time_is_spent_on_what_it_is_said_to_be() -> None:
     assert workers.loops[0].bytes_sent() == (0, 0)
 
 
-def test_the_training_ends_where_it_is_told_to_while_it_runs() -> None:
+def test_a_running_training_can_be_ended_at_a_tick() -> None:
     stages = stages_of(1, "classify", 1)
     workers = Workers(stages)
     (loop,), (report,) = workers.loops, workers.reports

@@ -1,4 +1,4 @@
-"""Calls are handled where they must be: at once in their own thread, or one after another in the main thread."""
+"""Stage calls are handled at once in their own thread, or one after another in the main thread."""
 
 import inspect
 import threading
@@ -30,7 +30,7 @@ def service() -> StageService:
     return StageService(members.stage(2, stages=3), cast(Reporter, Silent()))
 
 
-def test_every_call_says_how_it_is_handled_and_is_implemented_with_its_signature() -> None:
+def test_every_stage_call_has_a_handling_and_is_implemented_with_its_signature() -> None:
     for name in CALLS:
         handling(name)
         own, described = getattr(StageService, name), getattr(StageCalls, name)
@@ -38,16 +38,16 @@ def test_every_call_says_how_it_is_handled_and_is_implemented_with_its_signature
         assert list(inspect.signature(own).parameters) == list(inspect.signature(described).parameters), name
 
 
-def test_what_may_come_while_ticks_run_is_answered_at_once() -> None:
+def test_concurrent_calls_are_answered_at_once() -> None:
     found = service()
-    assert found.handle("clock") > 0  # nobody runs its main thread
+    assert found.handle("clock") > 0  # although its main thread is not running
     found.handle("expect_coordinator_exit")
     assert not found.reporter.verbose
     in_rpc_thread = {name for name in CALLS if handling(name).in_rpc_thread}
     assert in_rpc_thread >= {"stop_at", "checkpoint_written", "probe_result", "trace_rows"}
 
 
-def test_other_calls_are_done_one_after_another_by_the_main_thread() -> None:
+def test_other_calls_run_one_after_another_in_the_main_thread() -> None:
     found = service()
     threads: list[str] = []
     found.set_rate = lambda rate: threads.append(threading.current_thread().name)  # type: ignore[method-assign]
@@ -64,7 +64,7 @@ def test_other_calls_are_done_one_after_another_by_the_main_thread() -> None:
     assert threads == [threading.current_thread().name] * 3
 
 
-def test_a_call_that_fails_is_answered_with_its_sentence() -> None:
+def test_a_failed_call_is_answered_with_its_message() -> None:
     found = service()
 
     def fail(*arguments: Any) -> None:
@@ -76,11 +76,11 @@ def test_a_call_that_fails_is_answered_with_its_sentence() -> None:
     assert _answer("nothing", (), {})[0] == "error"
 
 
-def test_an_error_has_its_place() -> None:
+def test_the_place_named_in_errors_is_the_stage() -> None:
     assert service().place == "stage 2"
 
 
 @pytest.mark.parametrize("name", ["built"])
-def test_nothing_is_built_before_it_is_configured(name: str) -> None:
-    with pytest.raises(AssertionError, match="configure comes first"):
+def test_calls_before_configure_are_an_error(name: str) -> None:
+    with pytest.raises(AssertionError, match="call configure first"):
         getattr(service(), name)

@@ -1,4 +1,4 @@
-"""A port for Prometheus: guarded by a password, a few clients at a time."""
+"""The metrics port: password, and a limited number of clients."""
 
 import contextlib
 import socket
@@ -27,7 +27,7 @@ def fetch(address: str, login: str | None = None) -> int:
         return error.code
 
 
-def test_a_port_is_guarded_by_a_password(tmp_path: Path) -> None:
+def test_the_metrics_port_is_protected_by_a_password(tmp_path: Path) -> None:
     registry = MetricRegistry(stage="0")
     registry.set("sideways_loss", 1)
     (tmp_path / "password").write_text("watcher:s3:cret\n")
@@ -37,12 +37,12 @@ def test_a_port_is_guarded_by_a_password(tmp_path: Path) -> None:
     host, _, port = address.partition(":")
     place = host, int(port)
     with contextlib.ExitStack() as dawdlers:
-        for _ in range(15):  # in nobody's way
+        for _ in range(15):  # these connections block no others
             dawdlers.enter_context(socket.create_connection(place, timeout=10)).send(b"GET /met")
         assert fetch(address, "watcher:s3:cret") == 200
 
         def crowd() -> None:
-            for _ in range(5):  # the one just served may still be leaving, and keep the first of these out
+            for _ in range(5):  # a connection that is just closing may still count
                 dawdlers.enter_context(socket.create_connection(place, timeout=10)).send(b"GET /met")
                 fetch(address, "watcher:s3:cret")
 
@@ -50,7 +50,7 @@ def test_a_port_is_guarded_by_a_password(tmp_path: Path) -> None:
             crowd()
 
 
-def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
+def test_an_unusable_address_or_password_file_is_an_error(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()

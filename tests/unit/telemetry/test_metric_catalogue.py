@@ -1,4 +1,4 @@
-"""The table of metrics, and what is made from it."""
+"""The catalogue of metrics, and what is generated from it."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from deploy.grafana.build import DASHBOARDS, FOLDER, built
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_document_and_the_dashboards_are_what_the_code_makes() -> None:
+def test_docs_and_dashboards_are_up_to_date() -> None:
     assert (ROOT / "docs/metrics.md").read_text() == document(), (
         "run python -m common.telemetry.metric_catalogue > docs/metrics.md"
     )
@@ -18,7 +18,7 @@ def test_the_document_and_the_dashboards_are_what_the_code_makes() -> None:
         assert (FOLDER / f"{name}.json").read_text() == built(name), "run python deploy/grafana/build.py"
 
 
-def test_names_follow_the_conventions() -> None:
+def test_metric_names_follow_prometheus_conventions() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     for metric in METRICS:
         assert re.fullmatch(r"sideways_[a-z0-9_]+", metric.name)
@@ -26,11 +26,11 @@ def test_names_follow_the_conventions() -> None:
         assert metric.name.endswith(f"_{metric.unit}") or not metric.unit
 
 
-def test_no_more_than_what_is_in_the_table_is_asked_for() -> None:
-    """A dashboard or an alert that names a metric which does not exist would just stay empty."""
+def test_dashboards_and_alerts_use_only_known_metrics() -> None:
+    """A panel or an alert with an unknown metric would stay empty without an error."""
     known = {metric.shown for metric in METRICS if metric.kind != "histogram"}
     known |= {f"{m.name}_{end}" for m in METRICS if m.kind == "histogram" for end in ("bucket", "sum", "count")}
     text = (ROOT / "deploy/prometheus/alerts.yml").read_text() + "".join(built(name) for name in DASHBOARDS)
-    asked = set(re.findall(r"sideways_[a-z_]+", text))
-    assert asked <= known
-    assert known - asked <= {f"{m.name}_bucket" for m in METRICS} | {f"{m.name}_count" for m in METRICS}
+    used = set(re.findall(r"sideways_[a-z_]+", text))
+    assert used <= known
+    assert known - used <= {f"{m.name}_bucket" for m in METRICS} | {f"{m.name}_count" for m in METRICS}

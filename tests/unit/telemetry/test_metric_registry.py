@@ -1,10 +1,10 @@
-"""What is shown to Prometheus: names by its conventions, numbers that are right, a port that is guarded."""
+"""The registry of metrics exported to Prometheus."""
 
 from common.telemetry.metric_registry import MetricRegistry
 from tests.support.metrics import shown
 
 
-def test_numbers_are_shown_as_they_are() -> None:
+def test_counters_and_gauges_are_exported_exactly() -> None:
     registry = MetricRegistry(stage="2")
     registry.add("sideways_edge_bytes", 0, way="backward")
     registry.add("sideways_edge_bytes", 40, way="forward")

@@ -1,4 +1,4 @@
-"""The most memory that was needed."""
+"""Measuring peak memory."""
 
 import torch
 
@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 MIB = 1 << 20
 
 
-def test_the_peak_is_of_what_came_after_and_stays_after_it_is_freed() -> None:
+def test_the_peak_counts_later_allocations_and_survives_their_release() -> None:
     early = torch.ones(60 * MIB, dtype=torch.uint8)
     before = reset_peak(CPU)
     assert peak(CPU, before) < 20 * MIB
@@ -19,8 +19,8 @@ def test_the_peak_is_of_what_came_after_and_stays_after_it_is_freed() -> None:
     del early
 
 
-def test_what_was_freed_before_hides_nothing() -> None:
-    blocks = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(1000)]  # below the size that glibc maps
+def test_memory_freed_before_does_not_hide_later_allocations() -> None:
+    blocks = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(1000)]  # below the size for which glibc uses mmap
     del blocks
     before = reset_peak(CPU)
     again = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(1000)]

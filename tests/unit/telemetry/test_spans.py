@@ -1,10 +1,10 @@
-"""The clock of a tick's work: sums at all times, spans only of the ticks that are recorded."""
+"""The clock of a tick's work: sums of all ticks, spans of recorded ticks only."""
 
 from common.telemetry.spans import COMPUTE, Kind, Spans, WorkClock, clock
 
 
 def run(work: WorkClock, first: int, last: int) -> None:
-    """Ticks with one piece of work inside, one behind each, and one after the phase."""
+    """Run ticks with one piece of work in each, one after each, and one after the phase."""
     for k in range(first, last):
         work.begin_tick(k)
         work.add(Kind.FORWARD, clock())
@@ -14,7 +14,7 @@ def run(work: WorkClock, first: int, last: int) -> None:
     work.add(Kind.FORWARD, clock())
 
 
-def test_a_clock_records_the_ticks_asked_for_and_nothing_else() -> None:
+def test_a_clock_records_exactly_the_requested_ticks() -> None:
     work, spans = WorkClock(), Spans(4, 3, 8)
     work.record(spans)
     run(work, 0, 6)
@@ -33,14 +33,14 @@ def test_the_last_tick_of_a_phase_ends_the_recording() -> None:
     assert spans.done.is_set()
 
 
-def test_there_is_room_for_so_many_and_no_more() -> None:
+def test_a_full_recording_drops_further_spans() -> None:
     work, spans = WorkClock(), Spans(0, 2, 1)
     work.record(spans)
     run(work, 0, 2)
     assert spans.rows()[:, 0].tolist() == [Kind.FORWARD, Kind.TICK]
 
 
-def test_another_recording_ends_the_one_before() -> None:
+def test_a_new_recording_ends_the_previous_one() -> None:
     work, first, second = WorkClock(), Spans(0, 9, 9), Spans(1, 1, 9)
     work.record(first)
     run(work, 0, 1)

@@ -1,4 +1,4 @@
-"""A run's model."""
+"""A run with a model, shared by the tests of the tools."""
 
 from pathlib import Path
 

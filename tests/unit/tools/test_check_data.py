@@ -1,4 +1,4 @@
-"""`sideways check`: what it finds, what it writes, and how training uses it."""
+"""`sideways check`: its findings, its files, and how training uses them."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.support.videos import video_stream, write_clip
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two good clips, one that breaks off, one that is nothing, one whose header is fine and its frames are not."""
+    """Two good clips, a truncated one, an empty one, and one with a valid header but broken frames."""
     root = tmp_path / "v"
     write_clip(root / "a" / "1.mp4", 12, size=(40, 30))
     write_clip(root / "b" / "2.mkv", 6, rate=10)
@@ -34,15 +34,15 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_everything_is_decoded_and_told(folder: Path, tmp_path: Path) -> None:
+def test_check_decodes_every_clip_and_reports_problems(folder: Path, tmp_path: Path) -> None:
     config = settings(folder, ["stages=5", "data.size=16"])
     surveys = check(config)
-    told = figures(surveys[0], config)
+    result = figures(surveys[0], config)
     assert {path.name for path in surveys[0].bad} >= {"noise.mp4", "hollow.mp4"}
-    assert (told["classes"], told["mismatch_frames"], told["clips_within_mismatch"]) == (2, 8, 1)
-    assert told["sizes"] == {"40x30": 1, "24x20": 1, "64x48": 1}
-    assert set(told["frame_rates"]) == {"25", "10"}
-    assert told["shortest_clip_frames"] == 6
+    assert (result["classes"], result["mismatch_frames"], result["clips_within_mismatch"]) == (2, 8, 1)
+    assert result["sizes"] == {"40x30": 1, "24x20": 1, "64x48": 1}
+    assert set(result["frame_rates"]) == {"25", "10"}
+    assert result["shortest_clip_frames"] == 6
     list_of_bad = tmp_path / "bad.txt"
     assert quarantine(surveys, list_of_bad) == len(surveys[0].bad)
     left = collect(Data(train=folder, quarantine=list_of_bad), "train")
@@ -50,8 +50,8 @@ def test_everything_is_decoded_and_told(folder: Path, tmp_path: Path) -> None:
     assert left.quarantined == len(surveys[0].bad)
 
 
-def test_the_smoothness_is_the_formula(tmp_path: Path) -> None:
-    """On frames written without loss: ||x_t - x_{t-1}|| / ||x_t||, across chunks, at the run's stride."""
+def test_smoothness_matches_its_formula(tmp_path: Path) -> None:
+    """On losslessly encoded frames: ||x_t - x_{t-1}|| / ||x_t||, across chunks, with the run's stride."""
     levels = np.random.default_rng(0).integers(140, 250, 45)
     path = tmp_path / "a" / "x.mkv"
     path.parent.mkdir()
@@ -68,7 +68,7 @@ def test_the_smoothness_is_the_formula(tmp_path: Path) -> None:
         assert figures(check(config)[0], config)["smoothness"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_command(folder: Path, tmp_path: Path) -> None:
+def test_the_check_command_prints_and_writes_its_results(folder: Path, tmp_path: Path) -> None:
     result = sideways("check", folder, "--stages", "3", "--quarantine", tmp_path / "bad.txt", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "noise.mp4" in result.stdout
@@ -77,16 +77,16 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert len(last["bad"]) == len((tmp_path / "bad.txt").read_text().splitlines())
 
 
-def test_a_run_file_brings_its_settings_and_both_parts(videos: Path, tmp_path: Path) -> None:
+def test_a_run_files_settings_apply_to_training_and_validation_data(videos: Path, tmp_path: Path) -> None:
     file = write_run_file(tmp_path / "run.toml", run_settings(videos, data__val=str(videos / "val"), data__stride=2))
     config = settings(file, ["stages=3", "split=[2, 3, 3]"])
-    told = [figures(survey, config) for survey in check(config)]
-    assert [part["clips"] for part in told] == [9, 6]
-    assert told[0]["frames"] == sum(-(-frames // 2) for frames in (5, 17, 31, 8, 23, 40, 12, 9, 26))
-    assert told[0]["stages"] == 3
+    result = [figures(survey, config) for survey in check(config)]
+    assert [part["clips"] for part in result] == [9, 6]
+    assert result[0]["frames"] == sum(-(-frames // 2) for frames in (5, 17, 31, 8, 23, 40, 12, 9, 26))
+    assert result[0]["stages"] == 3
 
 
-def test_nothing_readable_is_exit_code_1(tmp_path: Path) -> None:
+def test_without_readable_clips_the_exit_code_is_1(tmp_path: Path) -> None:
     (tmp_path / "v" / "a").mkdir(parents=True)
     (tmp_path / "v" / "a" / "x.mp4").write_bytes(b"nothing")
     result = sideways("check", tmp_path / "v", "--json", cwd=tmp_path)
@@ -94,7 +94,7 @@ def test_nothing_readable_is_exit_code_1(tmp_path: Path) -> None:
     assert list(json.loads(result.stdout.splitlines()[-1])["bad"]) == [str(tmp_path / "v" / "a" / "x.mp4")]
 
 
-def test_what_cannot_be_checked_is_told(tmp_path: Path) -> None:
+def test_data_that_cannot_be_checked_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         check(settings(tmp_path / "gone", []))
     with pytest.raises(ConfigError, match="unknown setting"):

@@ -1,4 +1,4 @@
-"""A trained model is evaluated."""
+"""Evaluating a trained model."""
 
 import csv
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_the_evaluation_is_the_mean_over_frames_of_each_clip(run: Path, videos: 
     assert assess.figures(evaluation) == {
         "top1": pytest.approx(np.mean(right)),
         "top5": 1.0,
-        "mean_class": pytest.approx(np.mean(right)),  # two clips of each class
+        "mean_class": pytest.approx(np.mean(right)),  # all classes have two clips
         "clips": 6,
     }
     table, picture = assess.write_confusion(evaluation, CLASSES, tmp_path / "new")
@@ -43,7 +43,7 @@ def test_the_evaluation_is_the_mean_over_frames_of_each_clip(run: Path, videos: 
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_other_clips_and_a_pattern(run: Path, videos: Path, tmp_path: Path) -> None:
+def test_other_clips_can_be_evaluated_by_a_pattern(run: Path, videos: Path, tmp_path: Path) -> None:
     trained = open_model(run)
     data = assess.data_for(trained, run, videos / "train", "bee/*")
     assert [clip.path.parent.name for clip in assess.find_clips(trained, data).clips] == ["bee"] * 3
@@ -51,12 +51,12 @@ def test_other_clips_and_a_pattern(run: Path, videos: Path, tmp_path: Path) -> N
     data = assess.data_for(trained, run, tmp_path / "new", "*")
     with pytest.raises(DataError, match="dog"):
         assess.find_clips(trained, data)
-    with pytest.raises(ConfigError, match="does not say what to evaluate on"):
+    with pytest.raises(ConfigError, match=r"has no data\.val to evaluate on"):
         assess.data_for(trained, tmp_path / "out.safetensors", None, "*")
 
 
 @pytest.mark.parametrize(("task", "ahead"), [("autoencode", 0), ("predict", 3)])
-def test_frames_are_compared_with_the_frame_they_stand_for(tmp_path: Path, videos: Path, task: str, ahead: int) -> None:
+def test_outputs_are_compared_with_their_target_frames(tmp_path: Path, videos: Path, task: str, ahead: int) -> None:
     changes: dict[str, Any] = {"ahead": ahead} if ahead else {}
     config = config_of(videos, model="autoencoder", task=task, data__val=str(videos / "val"), **changes)
     run = saved(tmp_path, config, ["video"])

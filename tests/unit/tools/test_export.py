@@ -15,7 +15,7 @@ from tests.support.settings import config_of
 from tests.support.trained import CLASSES, by_hand, saved
 
 
-def test_a_run_and_what_it_exports_give_the_same(run: Path, videos: Path, tmp_path: Path) -> None:
+def test_a_run_and_its_exported_program_predict_the_same(run: Path, videos: Path, tmp_path: Path) -> None:
     video = videos / "val/bee/1.mp4"
     expected = by_hand(config_of(videos, data__stride=2), video)
     for name in ("out.safetensors", "out.pt2"):
@@ -31,7 +31,7 @@ def test_a_run_and_what_it_exports_give_the_same(run: Path, videos: Path, tmp_pa
     ("model", "task"),
     [("autoencoder", "autoencode"), ("resnet18", "classify"), ("mobilenet_v3_large", "classify")],
 )
-def test_a_program_takes_any_number_of_frames(tmp_path: Path, videos: Path, model: str, task: str) -> None:
+def test_an_exported_program_accepts_any_number_of_frames(tmp_path: Path, videos: Path, model: str, task: str) -> None:
     config = config_of(videos, model=model, task=task, model_args={}, data__size=32, stages=1, split=[1])
     run = saved(tmp_path, config)
     export(run, tmp_path / "out.pt2")
@@ -41,7 +41,7 @@ def test_a_program_takes_any_number_of_frames(tmp_path: Path, videos: Path, mode
     torch.testing.assert_close(open_model(tmp_path / "out.pt2")(frames), open_model(run)(frames), rtol=1e-3, atol=1e-4)
 
 
-def test_a_transformer_too(tmp_path: Path, videos: Path) -> None:
+def test_a_transformer_can_be_exported(tmp_path: Path, videos: Path) -> None:
     from common.models.chain import Chain
     from coordinator.tools.export import _write_program
 
@@ -58,14 +58,16 @@ def test_a_transformer_too(tmp_path: Path, videos: Path) -> None:
     torch.testing.assert_close(open_model(tmp_path / "out.pt2")(frames), trained(frames), rtol=1e-3, atol=1e-4)
 
 
-def test_a_program_that_differs_is_not_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exported_program_that_differs_is_not_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("coordinator.tools.export._close", lambda expected, found: False)
     with pytest.raises(SidewaysError, match=r"the exported program differs from the model by"):
         export(run, tmp_path / "out.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_torch_cannot_trace_is_told(tmp_path: Path, videos: Path) -> None:
+def test_a_model_that_torch_cannot_export_is_an_error(tmp_path: Path, videos: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "class Odd(nn.Module):\n"
@@ -74,7 +76,7 @@ def test_a_model_that_torch_cannot_trace_is_told(tmp_path: Path, videos: Path) -
     )
     config = config_of(videos, model=f"{tmp_path / 'mine.py'}:build", model_args={}, stages=1, split=[3])
     run = saved(tmp_path, config)
-    with pytest.raises(SidewaysError, match=r"torch.export cannot make a program of .*Export a .safetensors file"):
+    with pytest.raises(SidewaysError, match=r"torch.export cannot export .*Export a .safetensors file"):
         export(run, tmp_path / "out.pt2")
     (tmp_path / "mine.py").unlink()
     with pytest.raises(ConfigError, match=r"there is no file .*mine.py"):

@@ -1,4 +1,4 @@
-"""What `sideways partition` compares, and how it asks."""
+"""`sideways partition`: its arguments and tables."""
 
 from pathlib import Path
 
@@ -10,25 +10,25 @@ from coordinator.tools.partition import compare, show, stage_counts
 from tests.support.settings import config_of
 
 
-def test_numbers_of_stages() -> None:
+def test_numbers_of_stages_are_parsed() -> None:
     assert stage_counts("3") == [3]
     assert stage_counts("1..4") == [1, 2, 3, 4]
     assert stage_counts("1,2,4") == [1, 2, 4]
 
 
 @pytest.mark.parametrize("text", ["", "0..3", "4..1", "1..999", "two", "1,,2", "-1"])
-def test_what_is_no_number_of_stages_is_told(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"write 4, 1..4 or 1,2,4"):
+def test_invalid_numbers_of_stages_are_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"use the form 4, 1..4 or 1,2,4"):
         stage_counts(text)
 
 
-def test_one_table_for_several_numbers_of_stages(tmp_path: Path) -> None:
+def test_several_numbers_of_stages_give_one_table(tmp_path: Path) -> None:
     config = config_of(tmp_path, stages=2, split=[6, 2])
     comparison = compare(config, 5, [1, 2, 8], print)
     one, given, all_alone = comparison.predictions
     assert one.split == [8]
     assert one.efficiency == pytest.approx(1)
-    assert given.split == [6, 2]  # the run file's own
+    assert given.split == [6, 2]  # the run file's split
     assert all_alone.split == [1] * 8
     assert max(all_alone.memory_mib) < one.memory_mib[0]
     tree = comparison.tree()
@@ -39,7 +39,7 @@ def test_one_table_for_several_numbers_of_stages(tmp_path: Path) -> None:
     assert "1+1+1+1+1+1+1+1" in console.export_text()
 
 
-def test_a_single_number_shows_its_stages(tmp_path: Path) -> None:
+def test_one_number_of_stages_shows_each_stage(tmp_path: Path) -> None:
     comparison = compare(config_of(tmp_path, stages=2, split=[6, 2]), 5, [2], print)
     console = Console(record=True, width=120)
     show(comparison, console)
@@ -49,6 +49,6 @@ def test_a_single_number_shows_its_stages(tmp_path: Path) -> None:
     assert f"{comparison.predictions[0].tick_ms:.2f} ms" in text
 
 
-def test_more_stages_than_blocks_is_told(tmp_path: Path) -> None:
+def test_more_stages_than_blocks_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use at most 8 stages"):
         compare(config_of(tmp_path), 5, [9], print)

@@ -1,4 +1,4 @@
-"""What is predicted of a video."""
+"""Predictions on videos."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from tests.support.trained import CLASSES, by_hand, saved
 from tests.support.videos import video_stream
 
 
-def test_what_is_seen_in_a_video(run: Path, videos: Path, tmp_path: Path) -> None:
+def test_predictions_equal_the_models_softmax(run: Path, videos: Path, tmp_path: Path) -> None:
     video = videos / "val/cat/1.mp4"
     expected = by_hand(config_of(videos, data__stride=2), video)
     seen = predict_clips(open_model(run), video, tmp_path / "scores.csv")
@@ -31,16 +31,16 @@ def test_what_is_seen_in_a_video(run: Path, videos: Path, tmp_path: Path) -> Non
     assert header == ["frame", *CLASSES]
     assert [int(row[0]) for row in rows] == list(range(0, 2 * len(expected), 2))
     np.testing.assert_allclose([[float(x) for x in row[1:]] for row in rows], expected, atol=1e-5)
-    said = tree(seen, video)
-    assert said["frames"] == len(expected)
-    assert [sorted(entry) for entry in said["timeline"]] == [["class", "first", "last", "score"]] * len(
-        said["timeline"]
+    summary = tree(seen, video)
+    assert summary["frames"] == len(expected)
+    assert [sorted(entry) for entry in summary["timeline"]] == [["class", "first", "last", "score"]] * len(
+        summary["timeline"]
     )
-    json.dumps(said)
+    json.dumps(summary)
 
 
-def test_a_folder_of_frames_is_looked_at(run: Path, videos: Path, tmp_path: Path) -> None:
-    """As the video that its pictures were taken from, without loss."""
+def test_a_folder_of_frames_is_predicted_like_the_video(run: Path, videos: Path, tmp_path: Path) -> None:
+    """The frames are lossless images of the video."""
     video, folder = videos / "val/cat/1.mp4", tmp_path / "frames"
     folder.mkdir()
     with av.open(str(video)) as container:
@@ -57,12 +57,12 @@ def test_a_folder_of_frames_is_looked_at(run: Path, videos: Path, tmp_path: Path
     with pytest.raises(DataError, match=r"2 kinds of names.*set --frame-files to one"):
         predict_clips(trained, folder)
     assert len(predict_clips(trained, folder, frame_files="img_*").best) == len(expected.best)
-    with pytest.raises(DataError, match=r"holds no frames that match 'jpg_\*'"):
+    with pytest.raises(DataError, match=r"contains no frames that match 'jpg_\*'"):
         predict_clips(trained, folder, frame_files="jpg_*")
 
 
-def test_classes_that_are_no_utf_8(videos: Path, tmp_path: Path) -> None:
-    """Bytes of a folder's name, in tables and pictures."""
+def test_class_names_may_be_no_utf_8(videos: Path, tmp_path: Path) -> None:
+    """Bytes of a folder's name, in tables and figures."""
     classes = ["ant", "caf\udce9", "cat"]
     trained = open_model(saved(tmp_path / "odd", config_of(videos, data__stride=2), classes))
     assert trained.classes == classes
@@ -78,7 +78,7 @@ def seen_with(best: list[int], stride: int = 1) -> ClipPrediction:
     return ClipPrediction(CLASSES, stride, torch.ones(3), [(name, 0.5) for name in best])
 
 
-def test_the_timeline_joins_frames_of_one_class() -> None:
+def test_the_timeline_joins_consecutive_frames_of_one_class() -> None:
     found = timeline(seen_with([0] * 4 + [2] * 3 + [0] * 2, stride=3))
     assert [(part.name, part.first, part.last) for part in found] == [("ant", 0, 9), ("cat", 12, 18), ("ant", 21, 24)]
     assert [len(part.bars) for part in found] == [4, 3, 2]
@@ -92,7 +92,7 @@ def test_the_timeline_of_a_long_video_stays_short() -> None:
     assert all(after.first == before.last + 1 for before, after in pairwise(found))
 
 
-def test_what_cannot_be_looked_at_is_told(run: Path, videos: Path, tmp_path: Path) -> None:
+def test_unusable_videos_outputs_and_models_are_an_error(run: Path, videos: Path, tmp_path: Path) -> None:
     trained = open_model(run)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(DataError, match=r"text.mp4"):
@@ -101,5 +101,5 @@ def test_what_cannot_be_looked_at_is_told(run: Path, videos: Path, tmp_path: Pat
     with pytest.raises(SidewaysError, match=r"cannot write .*No such file"):
         predict_clips(trained, videos / "val/cat/1.mp4", tmp_path / "missing/scores.csv")
     config = config_of(videos, model="autoencoder", task="autoencode")
-    with pytest.raises(ConfigError, match=r"it gives frames, not classes. `sideways eval` measures its error"):
+    with pytest.raises(ConfigError, match=r"it outputs frames, not classes. `sideways eval` measures its error"):
         predict_clips(open_model(saved(tmp_path, config)), videos / "val/cat/1.mp4")

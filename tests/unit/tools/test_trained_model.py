@@ -1,4 +1,4 @@
-"""A trained model is opened, exported, looks at a video and is evaluated: always the same numbers."""
+"""Opening trained models."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from coordinator.tools.export import export
 from coordinator.tools.trained_model import open_model
 
 
-def test_another_ending_is_told(run: Path, tmp_path: Path) -> None:
+def test_an_unknown_file_type_is_an_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ends in .safetensors .* or .pt2"):
         export(run, tmp_path / "out.onnx")
     with pytest.raises(SidewaysError, match=r"cannot write .*No such file"):
         export(run, tmp_path / "missing/out.safetensors")
 
 
-def test_missing_and_damaged_models_are_told(run: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_models_are_an_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SidewaysError, match="does not exist"):
         open_model(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
@@ -31,10 +31,10 @@ def test_missing_and_damaged_models_are_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SidewaysError, match=r"half.safetensors is damaged"):
         open_model(tmp_path / "half.safetensors")
     (tmp_path / "half.pt2").write_bytes(whole[:1000])
-    with pytest.raises(SidewaysError, match=r"half.pt2 is no program"):
+    with pytest.raises(SidewaysError, match=r"half.pt2 is not a program"):
         open_model(tmp_path / "half.pt2")
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(SidewaysError, match=r"does not say its model, model_args, task, classes, data"):
+    with pytest.raises(SidewaysError, match=r"lacks the metadata model, model_args, task, classes, data"):
         open_model(tmp_path / "foreign.safetensors")
     (tmp_path / "model.onnx").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"a run directory, a .safetensors or a .pt2 file"):
@@ -45,15 +45,15 @@ def test_missing_and_damaged_models_are_told(run: Path, tmp_path: Path) -> None:
     ("key", "value"),
     [("data", "{"), ("data", '{"size": -1}'), ("classes", '"ant"'), ("task", "fly"), ("model_args", "[]")],
 )
-def test_a_description_that_makes_no_sense_is_told(run: Path, tmp_path: Path, key: str, value: str) -> None:
+def test_an_invalid_model_description_is_an_error(run: Path, tmp_path: Path, key: str, value: str) -> None:
     with safe_open(run / MODEL, "pt") as file:
         about = {**file.metadata(), key: value}
     save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", about)
-    with pytest.raises(SidewaysError, match="describes itself in a way that this version does not know"):
+    with pytest.raises(SidewaysError, match="has metadata that this version does not know"):
         open_model(tmp_path / "odd.safetensors")
 
 
-def test_weights_of_another_model_are_told(run: Path, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_an_error(run: Path, tmp_path: Path) -> None:
     with safe_open(run / MODEL, "pt") as file:
         save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", file.metadata())
     with pytest.raises(ConfigError, match=r"does not fit model = 'vgg8'"):

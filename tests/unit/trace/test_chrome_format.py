@@ -1,4 +1,4 @@
-"""What is written of a recording: slices, transfers and arrows, in one clock."""
+"""Traces in Chrome's format: slices, transfers and arrows, with one clock."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_a_trace_has_every_slice_transfer_and_arrow(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json.gz"]
 
 
-def test_hosts_clocks_become_one(tmp_path: Path) -> None:
+def test_clocks_of_several_hosts_are_aligned(tmp_path: Path) -> None:
     other = recording(ahead=7 * TICK)
     ends = FIRST * TICK, (FIRST + TICKS) * TICK
     clocks = [tuple(Clock(end + 7 * TICK * stage, 7 * TICK * stage, 50) for end in ends) for stage in range(STAGES)]

@@ -1,4 +1,4 @@
-"""A run's trace is copied from its directory, packed or not."""
+"""Copying a run's trace out of its directory."""
 
 import socket
 from pathlib import Path
@@ -12,7 +12,7 @@ from coordinator.trace.chrome_format import write
 from tests.support.traces import FIRST, TICKS, check, read, recording
 
 
-def test_a_copy_is_packed_or_not(tmp_path: Path) -> None:
+def test_a_trace_is_copied_compressed_or_not(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     owner = Owner(host=socket.gethostname(), directory=str(tmp_path / "run"), pid=1)
     with pytest.raises(SidewaysError, match="cannot be copied"):

@@ -1,4 +1,4 @@
-"""Recording a trace: the request, the ticks, the answer."""
+"""Recording a trace: request, ticks and answer."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from coordinator.trace.recorder import TraceRecorder, measure
 from tests.support.traces import FIRST, STAGES, TICKS, read, slices, stage_rows
 
 
-def test_the_other_clock_is_found() -> None:
+def test_the_clock_offset_is_measured() -> None:
     clock = measure(lambda: time.perf_counter_ns() + 5_000_000_000)
     assert abs(clock.offset - 5_000_000_000) <= clock.uncertainty
     assert not clock.same
@@ -24,7 +24,7 @@ def test_the_other_clock_is_found() -> None:
 
 
 class Answers(list[Answer]):
-    """What was answered."""
+    """The answers to a request."""
 
     @property
     def text(self) -> str:
@@ -33,10 +33,10 @@ class Answers(list[Answer]):
 
 
 class Stages:
-    """Stages that recorded all of it, or only some ticks."""
+    """Stages that record `ticks` ticks of the requested ones."""
 
     def __init__(self, ticks: int = TICKS) -> None:
-        self.asked: list[tuple[int, int]] = []
+        self.requests: list[tuple[int, int]] = []
         self.ticks, self.broken = ticks, False
 
     def call_blocking(self, stage: int, call: object) -> int:
@@ -45,7 +45,7 @@ class Stages:
 
     def call_all(self, call: object, first: int, ticks: int) -> None:
         assert call is StageCalls.trace
-        self.asked.append((first, ticks))
+        self.requests.append((first, ticks))
 
     def begin(self, call: object, seconds: float) -> Any:
         assert call is StageCalls.trace_rows
@@ -61,21 +61,21 @@ def recorder_of(folder: Path, stages: Stages, work: WorkClock) -> TraceRecorder:
 
 
 def run_to(tick: int, recorder: TraceRecorder, work: WorkClock) -> None:
-    """The coordinator's loop, in which two things are timed."""
+    """The coordinator's loop up to a tick, with two timed kinds of work."""
     for k in range(FIRST - 2 * STAGES, tick):
         work.begin_tick(k)
         for kind in (Kind.READ, Kind.FEED):
             work.add(kind, clock())
         recorder.poll(k + 1)
     work.end_phase()
-    work.add(Kind.FEED, clock())  # an evaluation's
+    work.add(Kind.FEED, clock())  # of an evaluation
 
 
-def test_it_is_written_and_told_once(tmp_path: Path) -> None:
+def test_a_trace_is_written_and_answered_once(tmp_path: Path) -> None:
     stages, work, answers = Stages(), WorkClock(), Answers()
     recorder = recorder_of(tmp_path, stages, work)
     assert recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, answers.append) == "ticks 20 to 31"
-    with pytest.raises(SidewaysError, match="recording ticks 20 to 31 already"):
+    with pytest.raises(SidewaysError, match="already recording ticks 20 to 31"):
         recorder.begin(15, 10, 1000, answers.append)
     run_to(FIRST + TICKS, recorder, work)
     for thread in threading.enumerate():
@@ -83,15 +83,15 @@ def test_it_is_written_and_told_once(tmp_path: Path) -> None:
             thread.join()
     recorder.poll(FIRST + TICKS + 1)
     recorder.finish(5)
-    assert stages.asked == [(FIRST, TICKS)]
+    assert stages.requests == [(FIRST, TICKS)]
     assert answers.text.startswith(f"done: {TICKS} ticks from tick {FIRST} on are in {tmp_path}/trace.json.gz;")
     trace = read(tmp_path / "trace.json.gz")
     for name in ("read", "feed"):
         assert [e["args"]["frame"] for e in slices(trace)[1] if e["name"] == name] == [*range(FIRST, FIRST + TICKS)]
-    recorder.begin(100, 10, 1000, answers.append)  # and another
+    recorder.begin(100, 10, 1000, answers.append)  # another recording is possible now
 
 
-def test_a_run_that_ends_before_has_the_ticks_that_there_were(tmp_path: Path) -> None:
+def test_a_run_that_ends_early_writes_the_ticks_so_far(tmp_path: Path) -> None:
     work, answers = WorkClock(), Answers()
     recorder = recorder_of(tmp_path, Stages(ticks=5), work)
     recorder.begin(FIRST - 2 * STAGES, TICKS, 1000, answers.append)
@@ -103,7 +103,7 @@ def test_a_run_that_ends_before_has_the_ticks_that_there_were(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("ticks", "broken", "reason"), [(0, False, "before tick 20"), (5, True, "a stage is gone")])
-def test_a_trace_that_is_lost_is_told(tmp_path: Path, ticks: int, broken: bool, reason: str) -> None:
+def test_a_lost_trace_is_answered_with_the_reason(tmp_path: Path, ticks: int, broken: bool, reason: str) -> None:
     stages, work, answers = Stages(ticks), WorkClock(), Answers()
     stages.broken = broken
     recorder = recorder_of(tmp_path, stages, work)
@@ -114,6 +114,6 @@ def test_a_trace_that_is_lost_is_told(tmp_path: Path, ticks: int, broken: bool, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_few_ticks_are_left(tmp_path: Path) -> None:
+def test_a_recording_longer_than_the_rest_of_the_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SidewaysError, match="only 4 ticks left"):
         recorder_of(tmp_path, Stages(), WorkClock()).begin(96, 10, 100, Answers().append)

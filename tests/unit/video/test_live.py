@@ -42,7 +42,7 @@ def transport_stream(frames: int, level: int, step: int) -> list[bytes]:
 
 
 class Camera:
-    """Serves HTTP connections one after another; each sends `frames` frames as fast or slow as told, then hangs up."""
+    """Serves HTTP connections one after another: sends `frames` frames, `wait` seconds apart, then disconnects."""
 
     def __init__(self, frames: int, level: int = 20, wait: float = 0.0, step: int = 4) -> None:
         self._pieces, self._wait = transport_stream(frames, level, step), wait
@@ -56,11 +56,11 @@ class Camera:
         self._thread.start()
 
     def hold(self) -> None:
-        """Send nothing more until `go`."""
+        """Stop sending until `go`."""
         self._go.clear()
 
     def go(self) -> None:
-        """Send again."""
+        """Continue sending."""
         self._go.set()
 
     def _serve(self) -> None:
@@ -103,7 +103,7 @@ def playing(
     hurried: Callable[[], bool] = lambda: False,
     **data: Any,
 ) -> Iterator[tuple[Live, Batch]]:
-    """A stream of them, and a batch for it; all is closed at the end."""
+    """A live stream from cameras or URLs, and a batch to fill. All are closed at the end."""
     sources = [camera if isinstance(camera, str) else camera.url for camera in cameras]
     settings = Data(sources=sources, slots=slots, size=16, channels=1, **{"source_timeout": 2, **data})
     stream = Live(settings, 0, patience, start=start, hurried=hurried)
@@ -117,13 +117,13 @@ def playing(
 
 
 def fill(stream: Live, batch: Batch) -> list[float]:
-    """The brightness of every slot's frame."""
+    """Fill the batch. Returns the mean brightness of each slot's frame."""
     assert stream.fill(batch.frames, batch.clips, batch.labels)
     return [float(row.mean()) for row in batch.frames]
 
 
 def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
-    camera = Camera(300, wait=0.03)  # FFmpeg looks at about 20 frames before it gives the first
+    camera = Camera(300, wait=0.03)  # FFmpeg probes about 20 frames before it returns the first
     with playing(camera) as (stream, batch):
         first = fill(stream, batch)[0]
         source = stream._sources[0]
@@ -141,7 +141,7 @@ def test_a_faster_pipeline_waits_for_the_next_frame() -> None:
     with playing(camera) as (stream, batch):
         stream._meanwhile = lambda: polled.append(1)
         levels = [fill(stream, batch)[0] for _ in range(8)]
-        assert all(0 < (b - a) % 160 < 80 for a, b in pairwise(levels))  # 40 levels, 4 apart, again and again
+        assert all(0 < (b - a) % 160 < 80 for a, b in pairwise(levels))  # 40 levels, 4 apart, in a cycle
         assert polled
 
 
@@ -154,7 +154,7 @@ def test_slots_share_the_sources_and_cut_them_differently() -> None:
         assert len({(slot._augment.top, slot._augment.left) for slot in stream._slots if slot._augment}) > 1
 
 
-def test_a_source_that_dies_comes_back_as_a_new_clip() -> None:
+def test_a_source_that_reconnects_starts_a_new_clip() -> None:
     camera = Camera(30, wait=0.005)
     with playing(camera, slots=2) as (stream, batch):
         ids = []
@@ -176,7 +176,7 @@ def test_a_source_that_dies_comes_back_as_a_new_clip() -> None:
         assert batch.clips.tolist() == [places[0][0] + 2, places[1][0] + 2]  # never used before
 
 
-def test_a_silent_source_stands_still_while_others_play() -> None:
+def test_a_silent_source_repeats_its_last_frame_while_others_play() -> None:
     silent = Camera(60, 20, 0.02)
     with playing(silent, Camera(400, 80, 0.02), slots=2, source_timeout=1) as (stream, batch):
         fill(stream, batch)
@@ -187,21 +187,21 @@ def test_a_silent_source_stands_still_while_others_play() -> None:
         silent.go()
 
 
-def test_a_source_that_never_comes_is_black_while_others_play() -> None:
+def test_a_source_that_never_connects_is_black_while_others_play() -> None:
     with playing("http://127.0.0.1:9/none", Camera(100, 80, 0.02), slots=2) as (stream, batch):
         levels = fill(stream, batch)
         assert levels[0] == 0
         assert levels[1] > 60
 
 
-def test_a_run_that_is_to_end_waits_for_no_source() -> None:
+def test_a_stopping_run_does_not_wait_for_sources() -> None:
     off = Camera(5)
     off.on = False
-    asked: list[bool] = []
+    calls: list[bool] = []
 
     def hurried() -> bool:
-        asked.append(True)
-        return len(asked) > 3  # it was not, when the waiting began
+        calls.append(True)
+        return len(calls) > 3  # the wait begins before the request to stop
 
     with playing(off, slots=1, patience=30.0, hurried=hurried) as (stream, batch):
         start = time.monotonic()
@@ -209,18 +209,18 @@ def test_a_run_that_is_to_end_waits_for_no_source() -> None:
         assert time.monotonic() - start < 10
 
 
-def test_when_no_source_gives_anything_the_run_ends_and_names_them() -> None:
+def test_when_no_source_gives_a_frame_the_error_names_them() -> None:
     off = Camera(5)
     off.on = False
     with (
         playing("nowhere.mp4", off, slots=2, patience=1.0) as (stream, batch),
-        pytest.raises(DataError, match=r"no source has given a frame for 1 s: nowhere.mp4: No such file.*127\.0\.0\.1"),
+        pytest.raises(DataError, match=r"no source has delivered a frame for 1 s: nowhere.mp4: No such.*127\.0\.0\.1"),
     ):
         fill(stream, batch)
 
 
-def test_a_silent_peer_hangs_nothing(tmp_path: Path) -> None:
-    """It accepts the connection and says nothing: opening times out, and closing ends the thread."""
+def test_a_silent_peer_blocks_neither_reading_nor_closing(tmp_path: Path) -> None:
+    """It accepts the connection and sends nothing: opening times out, and closing ends the thread."""
     silent = Camera(5)
     silent.hold()
     with playing(silent, patience=0.5, source_timeout=0.5) as (stream, batch):
@@ -230,7 +230,7 @@ def test_a_silent_peer_hangs_nothing(tmp_path: Path) -> None:
         wait_until(lambda: not stream._sources[0].thread.is_alive(), _PATIENT)
 
 
-def test_what_is_played_decides_the_kind_of_stream(tmp_path: Path) -> None:
+def test_the_data_settings_select_the_kind_of_stream(tmp_path: Path) -> None:
     write_clip(tmp_path / "x.mp4", 5)
     data = {"sources": ["gone.mp4"], "slots": 1, "size": 16, "val": str(tmp_path)}
     config = parse({"task": "autoencode", "ticks": 1, "stages": 1, "data": data}, "test")

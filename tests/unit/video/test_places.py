@@ -1,4 +1,4 @@
-"""A stream goes on where another was."""
+"""Places: a stream continues where another one ended."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.videos import write_clip
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
-    """Clips of 1, 16, 17, 32 and 40 frames, one that gives nothing, one that ends before its container says."""
+    """Clips of 1, 16, 17, 32 and 40 frames, an unreadable one, and one with fewer frames than its container says."""
     root = tmp_path_factory.mktemp("mixed")
     clips = [
         Clip(write_levels(root / f"{length}.mp4", list(range(length))), length % 3, length)
@@ -45,8 +45,8 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.long
 @given(st.sampled_from(sorted(WAYS)), st.integers(0, 150), st.integers(1, 3), st.integers(0, 20))
 @hypothesis_settings(max_examples=6)
-def test_a_stream_goes_on_where_another_was(mixed: list[Clip], way: str, stop: int, slots: int, seed: int) -> None:
-    """Frames, ids and labels, bit for bit, twice over: from a place that was itself come to from a place."""
+def test_a_stream_continues_from_anothers_places(mixed: list[Clip], way: str, stop: int, slots: int, seed: int) -> None:
+    """Frames, ids and labels are equal, also after continuing a second time."""
     data = Data(train=Path(), slots=slots, size=16, threads=1, **WAYS[way])
     whole = Recorder(mixed, data, seed, None)
     expected = whole.take(stop + 80)
@@ -80,7 +80,7 @@ class Recorder:
         return self._slots.places()
 
 
-def test_places_count_what_was_handed_out(mixed: list[Clip]) -> None:
+def test_places_count_only_frames_that_were_handed_out(mixed: list[Clip]) -> None:
     data = Data(train=Path(), slots=2, size=16)
     slots, batch = Slots(mixed[1:3], data, 0, train=True), Batch((2, 3, 16, 16))
     assert slots.places() == [(0, 0), (1, 0)]
@@ -93,7 +93,9 @@ def test_places_count_what_was_handed_out(mixed: list[Clip]) -> None:
     slots.close()
 
 
-def test_the_millionth_entry_is_found_at_once(mixed: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_millionth_entry_is_found_without_shuffling_all_epochs(
+    mixed: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shuffled: list[int] = []
     original = ShuffledOrder._shuffle
 
@@ -113,7 +115,7 @@ def test_the_millionth_entry_is_found_at_once(mixed: list[Clip], monkeypatch: py
     assert len(shuffled) < 30
 
 
-def test_an_evaluation_that_has_ended_stays_ended(mixed: list[Clip]) -> None:
+def test_a_finished_evaluation_stays_finished(mixed: list[Clip]) -> None:
     data, batch = Data(train=Path(), slots=2, size=16), Batch((2, 3, 16, 16))
     slots = Slots(mixed[:2], data, 0, train=False)
     while slots.fill(batch.frames, batch.clips, batch.labels):
@@ -125,7 +127,7 @@ def test_an_evaluation_that_has_ended_stays_ended(mixed: list[Clip]) -> None:
     assert slots.places() == [(0, 1), (1, CHUNK)]
 
 
-def test_a_long_file_is_played_round_and_round(tmp_path: Path) -> None:
+def test_a_long_file_is_played_in_a_loop(tmp_path: Path) -> None:
     file = write_levels(tmp_path / "x.mp4", list(range(30)))
     data = Data(sources=[str(file)], loop=True, slots=3, size=16, channels=1)
     clips = collect(data, "train", labelled=False)
@@ -146,6 +148,6 @@ def test_a_long_file_is_played_round_and_round(tmp_path: Path) -> None:
     first.end()
 
 
-def test_a_file_to_loop_that_cannot_be_read_is_told() -> None:
+def test_an_unreadable_file_to_loop_is_an_error() -> None:
     with pytest.raises(DataError, match=r"gone\.mp4 cannot be read"):
         collect(Data(sources=["gone.mp4"], loop=True), "train", labelled=False)

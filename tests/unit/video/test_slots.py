@@ -1,4 +1,4 @@
-"""From files to batches: what is found, what is decoded, who plays what, and what is wrong with a file."""
+"""Slots: which clips they play, in which order, and what they do with broken ones."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def play(
     return played
 
 
-def test_the_order_depends_on_the_seed_alone(videos: Path) -> None:
+def test_the_order_depends_only_on_the_seed(videos: Path) -> None:
     first, again, other = play(videos, 120), play(videos, 120, threads=5), play(videos, 120, seed=4)
     assert all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(first, again, strict=True))
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
@@ -55,8 +55,8 @@ def test_slots_play_clips_whole_and_back_to_back(videos: Path) -> None:
         assert [tick[2][row] for tick in played] == [labels[number] for number in ids]
 
 
-def test_crop_and_flip_are_drawn_once_a_clip(tmp_path: Path) -> None:
-    """Two decodings of a clip of one still picture: all its frames are cut alike, the next playing is cut otherwise."""
+def test_crop_and_flip_are_drawn_once_per_clip(tmp_path: Path) -> None:
+    """On a clip of a still picture, all frames of a playing have one crop, and the next playing has another."""
     path = write_clip(tmp_path / "a" / "still.mp4", 37, size=(64, 64), seed=1)
     config = config_of(tmp_path, data__resize=64, data__slots=1, data__stride=1, data__size=16)
     picture = frames_of(path, short_side=64)
@@ -68,7 +68,7 @@ def test_crop_and_flip_are_drawn_once_a_clip(tmp_path: Path) -> None:
     slots.close()
     by_clip = [set(places[n * len(picture) : (n + 1) * len(picture)]) for n in range(4)]
     shared = [set.intersection(*[set(options) for options in clip]) for clip in by_clip]
-    assert all(len(cut) >= 1 for cut in shared)  # one place explains every frame of the playing
+    assert all(len(cut) >= 1 for cut in shared)  # one crop fits every frame of the playing
     assert len({min(cut) for cut in shared}) > 1
 
 
@@ -119,7 +119,7 @@ def test_broken_clips_are_skipped_and_counted(tmp_path: Path) -> None:
     assert "bad.mp4" in slots.errors.reasons[0]
 
 
-def test_a_clip_that_breaks_off_is_played_so_far(tmp_path: Path) -> None:
+def test_a_truncated_clip_is_played_up_to_its_end(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "long.avi", 300, size=(64, 48), codec="mpeg4")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -132,11 +132,11 @@ def test_a_clip_that_breaks_off_is_played_so_far(tmp_path: Path) -> None:
     assert 50 < played < 300
 
 
-def test_when_nothing_can_be_decoded_the_run_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_when_no_clip_can_be_decoded_an_error_is_raised(tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video at all")
     config = config_of(tmp_path, data__slots=2)
     slots, batch = Slots([clip_of(bad)] * 5, config.data, 0, train=True), Batch(config.frame_shape)
-    with pytest.raises(DataError, match="not one of the 1 clips can be decoded"):
+    with pytest.raises(DataError, match="none of the 1 clips can be decoded"):
         slots.fill(batch.frames, batch.clips, batch.labels)
     slots.close()

@@ -1,4 +1,4 @@
-"""The order of frames and their targets."""
+"""Steps: frame batches with their targets."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from coordinator.video.targets import Batch, StepStream
 
 
 class Numbers:
-    """A stream whose frames say when they were read; slot 1 changes its clip at frame 4."""
+    """A stream whose frames contain their number; slot 1 begins another clip at frame 4."""
 
     def __init__(self, frames: int, first: int = 0) -> None:
         self.read, self.end, self.errors = first, frames, PlaybackErrors()
@@ -47,10 +47,10 @@ def test_a_frame_is_its_own_target(task: str, ends: bool) -> None:
     while (step := stream.next()) is not None:
         seen.append((number(step.batch), number(step.target), step.last))
     assert [(frame, target) for frame, target, _ in seen] == [(n, n) for n in range(5)]
-    assert [last for *_, last in seen] == [False] * 4 + [ends]  # of an endless stream nobody asks
+    assert [last for *_, last in seen] == [False] * 4 + [ends]  # an endless stream marks no last step
 
 
-def test_prediction_looks_ahead_within_a_clip() -> None:
+def test_prediction_targets_are_ahead_within_a_clip() -> None:
     stream, seen = StepStream(Numbers(7), config("predict", ahead=2), ends=True), []
     while (step := stream.next()) is not None:
         valid = (step.batch.clips == step.target.clips).tolist()
@@ -68,7 +68,7 @@ def test_prediction_looks_ahead_within_a_clip() -> None:
 
 
 @pytest.mark.parametrize("task", ["classify", "predict"])
-def test_a_step_that_is_read_before_it_is_asked_for_changes_nothing(task: str) -> None:
+def test_reading_a_step_ahead_changes_nothing(task: str) -> None:
     plain, primed = (StepStream(Numbers(7), config(task), ends=False) for _ in range(2))
     while True:
         primed.prime()
@@ -83,7 +83,7 @@ def test_a_step_that_is_read_before_it_is_asked_for_changes_nothing(task: str) -
 
 
 @pytest.mark.parametrize("task", ["classify", "predict"])
-def test_the_last_step_stays_when_the_stream_fails(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_step_stays_valid_when_the_stream_fails(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = Numbers(5)
     stream = StepStream(numbers, config(task), ends=False)
     steps = [stream.next() for _ in range(3)]
@@ -101,7 +101,7 @@ def test_the_last_step_stays_when_the_stream_fails(task: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_a_course_goes_on_from_its_places(ahead: int) -> None:
+def test_a_stream_of_steps_continues_from_its_places(ahead: int) -> None:
     settings = config("predict", ahead)
     stream = StepStream(Numbers(100), settings, ends=False)
     for expected in range(10):
@@ -121,5 +121,5 @@ def test_batches_are_reused() -> None:
     assert len({id(step.batch) for _ in range(50) if (step := stream.next()) is not None}) <= 5
 
 
-def test_nothing_at_all() -> None:
+def test_an_empty_stream_gives_no_step() -> None:
     assert StepStream(Numbers(0), config("classify"), ends=True).next() is None

@@ -1,4 +1,4 @@
-"""What a player plays, decoding processes play."""
+"""Clip players in decoding processes."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from tests.support.sampling import AUGMENTED, by_player, played
 from tests.support.videos import write_clip
 
 
-def test_decoding_processes_play_what_a_player_plays(tmp_path: Path) -> None:
-    """Colours, sizes and all: where something is computed too."""
+def test_decoding_processes_give_the_same_frames_as_a_player(tmp_path: Path) -> None:
+    """With every augmentation on."""
     clips = [Clip(write_clip(tmp_path / f"{n}.mp4", 7 + 30 * n, size=(64, 48), seed=n), 0, 1) for n in range(2)]
     data = Data(train=tmp_path, size=48, slots=2, threads=1, **AUGMENTED)
     frames, _, _ = played(clips, data, 60)

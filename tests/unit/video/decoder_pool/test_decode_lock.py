@@ -1,4 +1,4 @@
-"""One process of a pair decodes at a time."""
+"""The lock by which one process of a pair decodes at a time."""
 
 import os
 import select
@@ -9,7 +9,7 @@ from pathlib import Path
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
 
 
-def test_a_baton_is_one_process_s_until_it_leaves_or_dies(tmp_path: Path) -> None:
+def test_the_lock_is_held_until_its_process_releases_it_or_dies(tmp_path: Path) -> None:
     file = os.open(tmp_path / "batons", os.O_RDWR | os.O_CREAT)
     hold = "import time; from coordinator.video.decoder_pool.decode_lock import DecodeLock; "
     hold += f"lock = DecodeLock({file}, 0); lock.__enter__(); "
@@ -18,7 +18,7 @@ def test_a_baton_is_one_process_s_until_it_leaves_or_dies(tmp_path: Path) -> Non
     assert first.stdout is not None
     first.stdout.readline()
     assert DecodeLock(file, 0).holder() == first.pid
-    with DecodeLock(file, 1):  # another's
+    with DecodeLock(file, 1):  # a lock of another pair
         assert DecodeLock(file, 0).holder() == first.pid
     second = subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE)
     assert second.stdout is not None

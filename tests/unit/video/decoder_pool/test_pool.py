@@ -1,4 +1,4 @@
-"""Decoding processes that die or hang: the stream goes on as if nothing had been, or says what to do."""
+"""Decoding processes that die or hang: the stream continues unchanged, or an error says what to do."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ DATA = Data(train=Path(), slots=3, size=16, flip=0.5)
 
 
 def decoders() -> list[psutil.Process]:
-    """Those alive; one may die, of what a test did to it, while it is looked at."""
+    """The decoding processes that are alive. Processes that die meanwhile are left out."""
     return [
         child for child in psutil.Process().children() if "coordinator.video.decoder_pool.worker" in _command(child)
     ]
@@ -30,33 +30,33 @@ def decoders() -> list[psutil.Process]:
 def _command(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
-    except psutil.Error:  # it has ended, or is a zombie
+    except psutil.Error:  # the process has ended or is a zombie
         return []
 
 
-def play(slots: Slots, ticks: int, blow_at: tuple[int, ...] = (), blow: int = signal.SIGKILL) -> list[bytes]:
+def play(slots: Slots, ticks: int, signal_at: tuple[int, ...] = (), signal_number: int = signal.SIGKILL) -> list[bytes]:
     batch, seen = Batch((3, 3, 16, 16)), []
     for tick in range(ticks):
-        if tick in blow_at:
-            decoders()[0].send_signal(blow)
+        if tick in signal_at:
+            decoders()[0].send_signal(signal_number)
         assert slots.fill(batch.frames, batch.clips, batch.labels)
         seen.append(b"".join(array.tobytes() for array in (batch.frames, batch.clips, batch.labels)))
     return seen
 
 
-def test_a_killed_process_is_replaced_and_nothing_is_lost(videos: Path) -> None:
+def test_a_killed_process_is_replaced_and_no_frame_is_lost(videos: Path) -> None:
     clips = find(videos / "train", "*", 1).clips
     undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True)
     expected = play(undisturbed, 150)
     undisturbed.close()
-    assert play(disturbed, 150, blow_at=(0, 50, 100)) == expected
+    assert play(disturbed, 150, signal_at=(0, 50, 100)) == expected
     disturbed.close()
     assert disturbed.errors.skipped == 0
     assert not decoders()
 
 
-def test_a_file_that_two_processes_die_of_is_left_out(tmp_path: Path) -> None:
-    """A named pipe stands for it: opening it takes for ever, and meanwhile the process is killed."""
+def test_a_file_that_kills_two_processes_is_skipped(tmp_path: Path) -> None:
+    """A named pipe stands for the file: opening it blocks, and the process is killed then."""
     good = write_clip(tmp_path / "good.mp4", 12)
     deadly = tmp_path / "deadly.mp4"
     os.mkfifo(deadly)
@@ -74,7 +74,7 @@ def test_a_file_that_two_processes_die_of_is_left_out(tmp_path: Path) -> None:
     assert "deadly.mp4: two processes that decoded it died, the last by signal SIGKILL" in slots.errors.reasons[0]
 
 
-def test_processes_that_always_die_end_the_run_with_a_sentence(videos: Path) -> None:
+def test_processes_that_always_die_are_an_error(videos: Path) -> None:
     slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
     batch = Batch((3, 3, 16, 16))
 
@@ -85,17 +85,17 @@ def test_processes_that_always_die_end_the_run_with_a_sentence(videos: Path) -> 
                     process.kill()
             slots.fill(batch.frames, batch.clips, batch.labels)
 
-    with pytest.raises(DataError, match="ended with signal SIGKILL, as 10 of this stream did before"):
+    with pytest.raises(DataError, match="ended with signal SIGKILL, after 10 others of this stream"):
         play_on()
     slots.close()
 
 
-def test_a_stopped_process_is_replaced_and_nothing_is_lost(videos: Path) -> None:
+def test_a_stopped_process_is_replaced_and_no_frame_is_lost(videos: Path) -> None:
     clips = find(videos / "train", "*", 1).clips
     undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True, patience=3.0)
     expected = play(undisturbed, 150)
     undisturbed.close()
-    assert play(disturbed, 150, blow_at=(0, 50, 100), blow=signal.SIGSTOP) == expected
+    assert play(disturbed, 150, signal_at=(0, 50, 100), signal_number=signal.SIGSTOP) == expected
     disturbed.close()
     assert disturbed.errors.skipped == 0
     assert not decoders()
@@ -111,13 +111,13 @@ def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["good", "stuck"])
-def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_path: Path, first: str) -> None:
+def test_the_hanging_file_is_named_and_not_one_that_waits_for_the_lock(tmp_path: Path, first: str) -> None:
     os.mkfifo(tmp_path / "stuck.mp4")
     good = write_clip(tmp_path / "good.mp4", 400)
     data = DATA.model_copy(update={"threads": 1, "slots": 2})
 
     def wake() -> None:
-        """The good one, when the other has the turn."""
+        """Unblock the good file once the other one holds the lock."""
         if DecodeLock(slots._pool.ring.file, 0).holder() == members[1].process.pid:
             members[0].process.send_signal(signal.SIGCONT)
 
@@ -131,13 +131,13 @@ def test_the_file_that_hangs_is_named_not_the_one_that_waits_for_its_turn(tmp_pa
     slots.close()
 
 
-def test_they_end_with_their_coordinator(videos: Path) -> None:
+def test_decoding_processes_end_with_their_coordinator(videos: Path) -> None:
     slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
     play(slots, 3)
     processes = decoders()
-    assert len(processes) == 3  # a pair, and the third slot's
+    assert len(processes) == 3  # a pair, and one for the third slot
     for member in slots._pool._workers:
-        member.connection.close()  # as the kernel does when the coordinator dies
+        member.connection.close()  # as the kernel does when the coordinator is killed
     end = time.monotonic() + 10
     while decoders():
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""Memory for decoded frames."""
+"""Shared memory for decoded frames."""
 
 import os
 import resource
@@ -31,7 +31,7 @@ def test_the_ring_has_room_for_every_slot_and_bounds_its_memory() -> None:
     assert chunk_of(Data(train=Path(), slots=256, size=224)) == 4
 
 
-def test_memory_that_cannot_be_had_is_told_with_a_remedy_and_leaves_nothing_open() -> None:
+def test_too_little_memory_is_an_error_with_a_remedy_and_leaks_nothing() -> None:
     files = os.listdir("/proc/self/fd")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))

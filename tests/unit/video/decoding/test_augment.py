@@ -1,4 +1,4 @@
-"""Augmentation is drawn once a clip, and stays within the frame."""
+"""Augmentations are drawn once per clip and stay within the frame."""
 
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from tests.support.videos import video_stream
 @pytest.mark.parametrize(
     "on", [{name: value} for name, value in AUGMENTED.items()] + [AUGMENTED], ids=[*AUGMENTED, "all"]
 )
-def test_everything_is_drawn_once_a_clip(tmp_path: Path, on: dict[str, Any]) -> None:
-    """All frames of a playing of one still picture are the same; playings differ. Threads draw from nothing common."""
+def test_augmentation_is_drawn_once_per_clip(tmp_path: Path, on: dict[str, Any]) -> None:
+    """On a still picture, all frames of a playing are equal and playings differ. Threads share no generator."""
     random = np.random.default_rng(0)
     picture = np.kron(random.integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
     path = tmp_path / "x.avi"
@@ -44,8 +44,8 @@ def test_everything_is_drawn_once_a_clip(tmp_path: Path, on: dict[str, Any]) -> 
     assert len({next(iter(look)) for look in looks}) > 1
 
 
-def test_what_is_off_draws_nothing() -> None:
-    """Runs of earlier versions play the same frames: top, left and mirrored are the generator's first three draws."""
+def test_disabled_augmentations_draw_no_random_numbers() -> None:
+    """So runs of earlier versions play the same frames: top, left and flip are the generator's first three draws."""
     frames, data = np.zeros((1, 3, 40, 50), np.uint8), Data(train=Path(), size=16, flip=0.5)
     random = np.random.default_rng([7, 1, 3])
     expected = int(random.integers(0, 25)), int(random.integers(0, 35)), bool(random.random() < 0.5)
@@ -58,7 +58,7 @@ def test_what_is_off_draws_nothing() -> None:
 
 @given(st.integers(0, 10**6), st.integers(20, 300), st.integers(20, 300), st.floats(0.01, 1), st.floats(0.2, 5))
 @hypothesis_settings(max_examples=100)
-def test_a_random_resized_crop_lies_in_the_frame(
+def test_a_random_resized_crop_is_within_the_frame(
     seed: int, height: int, width: int, least: float, ratio: float
 ) -> None:
     data = Data(train=Path(), size=16, scale=(least, 1.0), ratio=(ratio, 1.3 * ratio))

@@ -1,4 +1,4 @@
-"""What a file is said to hold: covers, several films, folders of pictures."""
+"""Media information: cover images, several video streams, folders of images."""
 
 import struct
 from pathlib import Path
@@ -23,7 +23,7 @@ def add_cover(container: av.container.OutputContainer) -> None:
 
 
 def boxes(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
-    """The boxes of an mp4 file: of each name the first byte and the byte behind."""
+    """The boxes of an mp4 file by name: the offsets of their first byte and of the byte after them."""
     found = {}
     while start < end:
         size, name = struct.unpack(">I4s", data[start : start + 8])
@@ -33,7 +33,7 @@ def boxes(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
 
 
 def with_cover_first(path: Path) -> Path:
-    """An mp4 of 20 frames whose first video stream is its cover: its box is moved before the film's."""
+    """An mp4 file with 20 frames whose first video stream is its cover image, as its box is moved to the front."""
     plain = write_clip(path.with_name("plain.mp4"), 20)
     with av.open(str(plain)) as source, av.open(str(path), "w") as container:
         film = container.add_stream_from_template(source.streams.video[0])
@@ -51,17 +51,17 @@ def with_cover_first(path: Path) -> Path:
     return path
 
 
-def test_a_cover_is_no_film(tmp_path: Path) -> None:
+def test_a_cover_image_is_not_taken_for_the_video(tmp_path: Path) -> None:
     path = with_cover_first(tmp_path / "x.mp4")
     with av.open(str(path)) as container:
         assert container.streams.video[0].disposition & av.stream.Disposition.attached_pic
     assert count(path) == (20, 0)
-    said = read_media_info(path)
-    assert isinstance(said, MediaInfo)
-    assert (said.width, said.height, said.note) == (24, 20, "")
+    info = read_media_info(path)
+    assert isinstance(info, MediaInfo)
+    assert (info.width, info.height, info.note) == (24, 20, "")
 
 
-def test_a_song_with_a_cover_is_told_from_a_film(tmp_path: Path) -> None:
+def test_an_audio_file_with_a_cover_has_no_video(tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
     with av.open(str(path), "w") as container:
         song = container.add_stream("aac", rate=44100)
@@ -74,7 +74,7 @@ def test_a_song_with_a_cover_is_told_from_a_film(tmp_path: Path) -> None:
     assert read_media_info(path) == "it has no video stream, only a cover picture"
 
 
-def test_which_of_several_films_is_played_is_said(tmp_path: Path) -> None:
+def test_a_file_with_several_videos_notes_which_is_played(tmp_path: Path) -> None:
     path = tmp_path / "v" / "a" / "x.mkv"
     path.parent.mkdir(parents=True)
     with av.open(str(path), "w") as container:
@@ -95,7 +95,7 @@ def test_which_of_several_films_is_played_is_said(tmp_path: Path) -> None:
     assert count(path) == (9, 0)
 
 
-def test_pictures_of_several_kinds_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+def test_images_of_several_types_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
     for kind in ("img_", "flow_x_", "flow_y_"):
         write_pictures(tmp_path / "one", kind, 4)
     (tmp_path / "train.txt").write_text("one 4 0\n")
@@ -104,18 +104,18 @@ def test_pictures_of_several_kinds_in_one_folder_are_not_mixed(tmp_path: Path) -
     assert not collect(Data(train=tmp_path / "train.txt", frame_files="img_*"), "train").notes
 
 
-def test_more_pictures_than_the_list_says_are_told(tmp_path: Path) -> None:
+def test_more_images_than_listed_are_reported(tmp_path: Path) -> None:
     write_pictures(tmp_path / "one", "img_", 6)
     (tmp_path / "one" / "._img_1.png").write_bytes(b"AppleDouble")
     (tmp_path / "train.txt").write_text("one 4 0\n")
     clips = collect(Data(train=tmp_path / "train.txt"), "train")
     assert clips.clips[0].frames == 4
-    assert "it holds 6 frames that match '*'" in clips.notes[0]
+    assert "it contains 6 frames that match '*'" in clips.notes[0]
 
 
-def test_the_endings_of_pictures_are_named(tmp_path: Path) -> None:
+def test_the_supported_image_types_are_named(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "img_1.exr").write_bytes(b"x")
     (tmp_path / "train.txt").write_text("one 4 0\n")
-    with pytest.raises(DataError, match=r"with an ending of \.jpg, \.jpeg, \.png, "):
+    with pytest.raises(DataError, match=r"with a suffix of \.jpg, \.jpeg, \.png, "):
         collect(Data(train=tmp_path / "train.txt"), "train")

@@ -1,4 +1,4 @@
-"""Files with damage, covers, several films: training, check, eval and predict see what a player shows."""
+"""Damaged files: training, check, eval and predict see the same frames as a player."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_one_damaged_packet_costs_one_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_a_film_goes_on_after_a_damaged_middle(tmp_path: Path, codec: str) -> None:
+def test_decoding_continues_after_damage(tmp_path: Path, codec: str) -> None:
     options = {"g": "25", "x265-params": "log-level=none"} if codec == "libx265" else {"g": "25"}
     path = write_moving(tmp_path / "x.mp4", 200, codec, (96, 64), **options)
     data = bytearray(path.read_bytes())
@@ -33,7 +33,7 @@ def test_a_film_goes_on_after_a_damaged_middle(tmp_path: Path, codec: str) -> No
     assert 150 < frames <= 200
 
 
-def test_everybody_sees_the_same_frames_of_a_damaged_file(tmp_path: Path) -> None:
+def test_all_readers_see_the_same_frames_of_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "v" / "a" / "x.mp4"
     path.parent.mkdir(parents=True)
     spoil(write_moving(path, 60, g="1", bf="0"), [7, 30])
@@ -52,7 +52,7 @@ def test_everybody_sees_the_same_frames_of_a_damaged_file(tmp_path: Path) -> Non
     assert "2 of its packets" in slots.errors.reasons[0]
 
 
-def test_check_tells_of_damage_and_takes_the_file(tmp_path: Path) -> None:
+def test_check_reports_damage_and_accepts_the_file(tmp_path: Path) -> None:
     path = tmp_path / "v" / "a" / "x.mp4"
     path.parent.mkdir(parents=True)
     spoil(write_moving(path, 30, g="1", bf="0"), [7])
@@ -63,8 +63,8 @@ def test_check_tells_of_damage_and_takes_the_file(tmp_path: Path) -> None:
     assert (last["frames"], last["damaged_files"], last["bad_files"]) == (29, 1, 0)
 
 
-def test_the_frames_before_a_break_are_all_there(tmp_path: Path) -> None:
-    """A chunk that is not full when the file breaks off is read too."""
+def test_all_frames_before_a_truncation_are_read(tmp_path: Path) -> None:
+    """Also those of the last, incomplete chunk."""
     path = write_moving(tmp_path / "x.y4m", 30, "rawvideo")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + b"x" * (len(data) - len(data) // 2))
@@ -80,7 +80,7 @@ def test_the_frames_before_a_break_are_all_there(tmp_path: Path) -> None:
 # ---- folders of frames
 
 
-def test_a_broken_picture_is_replaced_by_the_one_before_and_named(tmp_path: Path) -> None:
+def test_a_broken_image_is_replaced_by_the_previous_one_and_named(tmp_path: Path) -> None:
     write_pictures(tmp_path, "img_", 9)
     for number in (1, 4, 5):
         (tmp_path / f"img_{number}.png").write_bytes(b"nothing")

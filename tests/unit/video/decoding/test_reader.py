@@ -1,4 +1,4 @@
-"""Frames are read as they are asked for."""
+"""Reading frames in the requested form."""
 
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.settings import config_of
 from tests.support.videos import frames_of, write_clip
 
 
-def test_stride_size_and_grey(tmp_path: Path) -> None:
+def test_frames_are_read_with_stride_size_and_channels(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "x.mp4", 3 * CHUNK + 1)
     every = frames_of(path)
     assert np.array_equal(frames_of(path, stride=3), every[::3])
@@ -22,7 +22,7 @@ def test_stride_size_and_grey(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held", [1, 5 * 24 * 20])
 def test_large_frames_are_converted_a_few_at_a_time(videos: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    """However few decoded frames may be held, chunks and what is in them are the same."""
+    """The limit of decoded frames held at a time does not change the chunks."""
     config = config_of(videos, data__flip=1.0)
     clip = next(clip for clip in find(videos / "train", "*", 1).clips if clip.frames == 40)
     room = np.zeros((16, *config.frame_shape[1:]), np.uint8)

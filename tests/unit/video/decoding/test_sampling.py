@@ -1,6 +1,4 @@
-"""Which frames of a file are played and how they are cut: rates, windows, augmentation, turned and odd files, and
-going on in the middle of it all.
-"""
+"""Which frames of a file are played: frame rates, skipping, windows."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from tests.support.videos import write_clip
 
 
 def levels(path: Path, **options: Any) -> list[int]:
-    """The numbers, modulo 60, of the frames that are read."""
+    """The numbers modulo 60 of the frames that are read."""
     stride = options.pop("stride", 1)
     chunks = [chunk.mean((1, 2, 3)) for chunk in read(path, stride, 16, 1, **options)]
     return [round((float(value) - 40) / 3) for chunk in chunks for value in chunk]
@@ -27,8 +25,8 @@ def levels(path: Path, **options: Any) -> list[int]:
 # ---- rates
 
 
-def test_files_of_any_rate_play_at_one_rate(tmp_path: Path) -> None:
-    fast = write_levels(tmp_path / "fast.mp4", list(range(0, 40, 2)))  # 50 frames a second
+def test_files_of_any_frame_rate_play_at_data_fps(tmp_path: Path) -> None:
+    fast = write_levels(tmp_path / "fast.mp4", list(range(0, 40, 2)))  # 50 frames per second
     slow = write_levels(tmp_path / "slow.mp4", list(range(0, 40, 10)), rate=10)
     assert levels(fast, fps=25) == list(range(0, 20, 2))
     assert levels(slow, fps=25) == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
@@ -40,7 +38,7 @@ def test_uneven_timestamps_play_evenly(tmp_path: Path) -> None:
     assert levels(file, fps=10) == [0, 1, 3, 3, 4, 5]
 
 
-def test_the_number_of_frames_at_a_rate_is_known_before(tmp_path: Path) -> None:
+def test_the_number_of_frames_at_data_fps_is_known_in_advance(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_levels(tmp_path / "a" / "x.mp4", list(range(0, 40, 2)))
     assert collect(Data(train=tmp_path, fps=25), "train").clips[0].frames == 10
@@ -51,10 +49,8 @@ def test_the_number_of_frames_at_a_rate_is_known_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stride", "fps"), [(1, None), (3, None), (1, 70.0)])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "webm"])
-def test_skipping_is_the_same_as_reading_and_leaving_out(
-    tmp_path: Path, suffix: str, stride: int, fps: float | None
-) -> None:
-    """Far skips jump to a key frame; B-frames, open groups of pictures, and formats without timestamps included."""
+def test_skipping_equals_reading_and_discarding(tmp_path: Path, suffix: str, stride: int, fps: float | None) -> None:
+    """Far skips seek to a key frame. Also with B-frames, open GOPs, and formats without timestamps."""
     codec = {"avi": "mpeg4", "webm": "libvpx-vp9"}.get(suffix, "libx264")
     file = write_levels(tmp_path / f"x.{suffix}", list(range(700)), codec=codec, keys=40)
     whole = np.concatenate(list(read(file, stride, 16, 3, fps=fps)))
@@ -68,7 +64,7 @@ def test_skipping_is_the_same_as_reading_and_leaving_out(
 # ---- windows and augmentation
 
 
-def test_a_window_is_drawn_anew_at_each_playing_and_evaluation_plays_all(tmp_path: Path) -> None:
+def test_training_draws_a_window_per_playing_and_evaluation_plays_all_frames(tmp_path: Path) -> None:
     file = write_levels(tmp_path / "x.mp4", list(range(60)))
     data = Data(train=tmp_path, window=7, size=16, channels=1, slots=1)
     clips = [Clip(file, 0, 60)]
@@ -86,7 +82,7 @@ def test_a_window_is_drawn_anew_at_each_playing_and_evaluation_plays_all(tmp_pat
     assert count == 60
 
 
-def test_a_file_shorter_than_its_container_says_is_not_given_up(tmp_path: Path) -> None:
+def test_a_file_shorter_than_its_container_says_is_still_used(tmp_path: Path) -> None:
     file = write_levels(tmp_path / "x.mp4", list(range(10)))
     data = Data(train=tmp_path, window=5, size=16, slots=1)
     _, ids, slots = played([Clip(file, 0, 40)], data, 20)
@@ -94,7 +90,7 @@ def test_a_file_shorter_than_its_container_says_is_not_given_up(tmp_path: Path) 
     assert ids[-1][0] > 4
 
 
-# ---- turned files, odd pixels
+# ---- mixed files
 
 
 def test_sizes_and_rates_may_be_mixed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Frames of any format, size and rotation become pixels."""
+"""Converting frames of any format, size and rotation to pixels."""
 
 import struct
 from pathlib import Path
@@ -48,7 +48,9 @@ def test_the_display_matrix_is_applied(tmp_path: Path, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_odd_pixel_formats_look_the_same(tmp_path: Path, codec: str, pix_fmt: str, suffix: str, channels: int) -> None:
+def test_unusual_pixel_formats_look_the_same(
+    tmp_path: Path, codec: str, pix_fmt: str, suffix: str, channels: int
+) -> None:
     path = tmp_path / f"x.{suffix}"
     picture = np.zeros((32, 48, 3), np.uint8)
     picture[:16] = 255

@@ -1,4 +1,4 @@
-"""Jumps into the middle of a file begin with the very frame that decoding from its beginning comes to."""
+"""Seeking into a file gives the same frames as decoding it from its start."""
 
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.videos import spoil, write_at, write_moving
 
 REFRESH = {"x264-params": "intra-refresh=1:keyint=60:bframes=0"}
 HARD: dict[str, dict[str, Any]] = {
-    "b-frames.avi": {"codec": "libx264", "bf": "3", "g": "80"},  # its timestamps are in the order of decoding
+    "b-frames.avi": {"codec": "libx264", "bf": "3", "g": "80"},  # its timestamps are in decoding order
     "b-frames-asp.avi": {"codec": "mpeg4", "bf": "2", "g": "60"},
     "intra-refresh.mp4": {"codec": "libx264", **REFRESH},
     "intra-refresh.mkv": {"codec": "libx264", **REFRESH},
@@ -40,21 +40,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["near", "film"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file that can be decoded from its beginning in a moment, or one that is taken to be hours long."""
+    """Treat files as short enough to decode from their start, or as hours long."""
     if request.param == "film":
         monkeypatch.setattr(seek, "_MAX_DECODE_PIXELS", 0)
     return str(request.param)
 
 
 def forget() -> None:
-    """As in a new process."""
+    """Clear all caches, as in a new process."""
     for known in (seek._indexed, seek._packet_timestamps, seek._keys):
         known.cache_clear()
 
 
 @pytest.fixture
 def jumps(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each far skip jumped."""
+    """For each far skip, whether it seeked to a key frame."""
     taken: list[bool] = []
     jump = seek.jump
 
@@ -69,7 +69,7 @@ def jumps(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.parametrize(("stride", "fps"), [(1, None), (2, None), (1, 20.0)])
 @pytest.mark.parametrize("name", HARD)
-def test_a_jump_begins_with_the_right_frame(folder: Path, name: str, stride: int, fps: float | None, kind: str) -> None:
+def test_a_seek_starts_at_the_right_frame(folder: Path, name: str, stride: int, fps: float | None, kind: str) -> None:
     path = folder / name
     if not path.exists():
         write_moving(path, FRAMES, **HARD[name])
@@ -85,17 +85,15 @@ def test_a_jump_begins_with_the_right_frame(folder: Path, name: str, stride: int
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
-def test_a_file_is_decoded_from_its_beginning_once_and_then_jumped_into(
-    tmp_path: Path, suffix: str, jumps: list[bool]
-) -> None:
+def test_only_the_first_skip_decodes_a_file_from_its_start(tmp_path: Path, suffix: str, jumps: list[bool]) -> None:
     path = write_moving(tmp_path / f"x.{suffix}", FRAMES, g="40", bf="0")
     for skip in (400, 350, 300, 600):
         list(read(path, 1, 32, 1, skip=skip, limit=17))
     assert jumps == [False, True, True, True]
 
 
-def test_what_is_not_known_yet_is_decoded_from_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second skip, farther than the first, begins where the first ended; a third has nothing to learn."""
+def test_every_frame_is_indexed_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second, farther skip starts indexing where the first ended; a third, nearer one indexes nothing."""
     path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
     noted: list[int] = []
     add = seek.FrameIndex._add
@@ -111,8 +109,8 @@ def test_what_is_not_known_yet_is_decoded_from_what_is(tmp_path: Path, monkeypat
     assert 520 <= len(noted) < FRAMES
 
 
-def test_a_film_whose_packets_are_lost_is_counted_by_its_frames(tmp_path: Path) -> None:
-    """As long as it can be decoded in half a minute: packets tell of no frames that are not there."""
+def test_a_file_with_lost_packets_is_counted_by_its_frames(tmp_path: Path) -> None:
+    """If it can be decoded within half a minute, so that missing packets do not matter."""
     path = spoil(write_moving(tmp_path / "x.mkv", FRAMES, g="20", bf="0"), [150, 203, 204])
     whole = np.concatenate(list(read(path, 1, 32, 1)))
     assert len(whole) < FRAMES
@@ -121,20 +119,22 @@ def test_a_film_whose_packets_are_lost_is_counted_by_its_frames(tmp_path: Path) 
         assert np.array_equal(next(read(path, 1, 32, 1, skip=skip, limit=5)), whole[skip : skip + 5])
 
 
-def test_whoever_waits_hears_that_frames_are_skipped(tmp_path: Path) -> None:
-    path, heard = write_moving(tmp_path / "x.mp4", FRAMES, g="40"), list[int]()
-    next(decode(path, 1, 32, 1, skip=600, alive=lambda: heard.append(0)))
-    assert len(heard) == 3
+def test_skipping_reports_that_it_is_alive(tmp_path: Path) -> None:
+    path, calls = write_moving(tmp_path / "x.mp4", FRAMES, g="40"), list[int]()
+    next(decode(path, 1, 32, 1, skip=600, alive=lambda: calls.append(0)))
+    assert len(calls) == 3
 
 
-def test_a_film_is_jumped_into_at_once(tmp_path: Path, jumps: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_skip_in_a_long_file_seeks(
+    tmp_path: Path, jumps: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(seek, "_MAX_DECODE_PIXELS", 0)
     path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
     list(read(path, 1, 32, 1, skip=600, limit=2))
     assert jumps == [True]
 
 
-def test_a_file_that_is_written_anew_is_looked_at_anew(tmp_path: Path, jumps: list[bool]) -> None:
+def test_a_rewritten_file_is_indexed_again(tmp_path: Path, jumps: list[bool]) -> None:
     path = write_moving(tmp_path / "x.mp4", FRAMES, g="40")
     for skip in (500, 400):
         list(read(path, 1, 32, 1, skip=skip, limit=17))
@@ -144,8 +144,8 @@ def test_a_file_that_is_written_anew_is_looked_at_anew(tmp_path: Path, jumps: li
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts"])
-def test_behind_a_jump_of_the_timestamps_time_goes_on_after_a_skip_too(tmp_path: Path, suffix: str) -> None:
-    """Two recordings in one file, the second with a clock of its own, later by an hour."""
+def test_skipping_beyond_a_timestamp_jump_gives_the_right_frames(tmp_path: Path, suffix: str) -> None:
+    """Two recordings in one file, the second with its own clock, an hour later."""
     path = tmp_path / f"x.{suffix}"
     write_at(path, [*range(0, 1600, 4), *range(360_000, 361_600, 4)])
     whole = np.concatenate(list(read(path, 1, 16, 1, fps=25)))
@@ -155,7 +155,7 @@ def test_behind_a_jump_of_the_timestamps_time_goes_on_after_a_skip_too(tmp_path:
         assert np.array_equal(rest, whole[skip : skip + 20])
 
 
-def test_a_jump_beyond_a_damaged_packet_counts_the_frames_that_are_shown(tmp_path: Path, jumps: list[bool]) -> None:
+def test_a_seek_beyond_damage_counts_only_decodable_frames(tmp_path: Path, jumps: list[bool]) -> None:
     path = spoil(write_moving(tmp_path / "x.mp4", 400, g="1", bf="0"), [100])
     whole = np.concatenate(list(read(path, 1, 32, 1)))
     assert len(whole) == 399
@@ -164,8 +164,8 @@ def test_a_jump_beyond_a_damaged_packet_counts_the_frames_that_are_shown(tmp_pat
     assert jumps == [False, True]
 
 
-def test_what_pads_a_row_is_no_part_of_a_frame() -> None:
-    """Decoders leave anything there."""
+def test_row_padding_does_not_affect_the_frame_index() -> None:
+    """Decoders leave arbitrary bytes in the padding."""
     frame = av.VideoFrame(50, 20, "gray")
     plane = frame.planes[0]
     assert plane.line_size > 50
@@ -178,7 +178,7 @@ def test_what_pads_a_row_is_no_part_of_a_frame() -> None:
     assert sums[0] == sums[1]
 
 
-def test_a_record_ends_where_timestamps_do_not_rise(tmp_path: Path) -> None:
+def test_timestamps_that_do_not_increase_prevent_seeking(tmp_path: Path) -> None:
     path = write_moving(tmp_path / "x.avi", 40, bf="3")
     record = seek.FrameIndex()
     with av.open(str(path)) as container:

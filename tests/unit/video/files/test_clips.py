@@ -1,4 +1,4 @@
-"""Which clips are found, and what is wrong with a file."""
+"""Finding clips in folders, and errors in files."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_folders_are_classes_in_alphabetical_order(videos: Path) -> None:
     assert find(videos / "train", "bee/*", 1).classes == ["bee"]
 
 
-def test_without_labels_any_layout_does(tmp_path: Path) -> None:
+def test_without_labels_any_folder_layout_is_accepted(tmp_path: Path) -> None:
     write_clip(tmp_path / "x.mp4", 3)
     write_clip(tmp_path / "deep" / "er" / "y.mp4", 3)
     clips = find(tmp_path, "*", 1, labelled=False)
@@ -45,7 +45,7 @@ def spoil(folder: Path) -> None:
     (folder / "a" / "noise.mp4").write_bytes(bytes(range(256)) * 40)
 
 
-def test_unreadable_files_are_left_out_with_their_reason(tmp_path: Path) -> None:
+def test_unreadable_files_are_skipped_with_a_reason(tmp_path: Path) -> None:
     write_clip(tmp_path / "a" / "good.mp4", 9)
     spoil(tmp_path)
     clips = find(tmp_path, "*", 1)
@@ -60,15 +60,15 @@ def test_unreadable_files_are_left_out_with_their_reason(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("case", ["missing", "no videos", "all bad", "pattern", "flat"])
-def test_a_folder_that_cannot_serve_is_told(tmp_path: Path, case: str) -> None:
+def test_an_unusable_folder_is_an_error(tmp_path: Path, case: str) -> None:
     if case == "all bad":
         spoil(tmp_path)
     if case in ("pattern", "flat"):
         write_clip(tmp_path / ("a" if case == "pattern" else "") / "x.mp4", 3)
     (tmp_path / "b").mkdir()
     root, include = tmp_path / "nowhere" if case == "missing" else tmp_path, "z*" if case == "pattern" else "*"
-    said = {"missing": "there is no folder", "all bad": "none of the 2 videos", "pattern": "matching 'z"}
-    with pytest.raises(DataError, match=said.get(case, "no videos in")):
+    messages = {"missing": "there is no folder", "all bad": "none of the 2 videos", "pattern": "matching 'z"}
+    with pytest.raises(DataError, match=messages.get(case, "no videos in")):
         find(root, include, 1)
 
 

@@ -1,4 +1,4 @@
-"""Data as it lies on people's disks: every format of docs/data.md, unmodified, and what is wrong with it."""
+"""Data sets in every format of docs/data.md, and errors in them."""
 
 import csv
 import os
@@ -37,7 +37,7 @@ def put(video: Path, *paths: Path) -> None:
         shutil.copy(video, path)
 
 
-def told(clips: Clips) -> list[tuple[str, str]]:
+def entries(clips: Clips) -> list[tuple[str, str]]:
     return [(clip.path.name, clips.classes[clip.label]) for clip in clips.clips]
 
 
@@ -57,7 +57,7 @@ def test_a_list_with_names(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "v" / "a b.avi", tmp_path / "v" / "deep" / "c.avi")
     (tmp_path / "train.txt").write_text(f"v/a b.avi walk\n\ndeep.avi run\n{tmp_path / 'v/deep/c.avi'}\trun\n")
     clips = collect(Data(train=tmp_path / "train.txt"), "train")
-    assert told(clips) == [("a b.avi", "walk"), ("c.avi", "run")]
+    assert entries(clips) == [("a b.avi", "walk"), ("c.avi", "run")]
     assert clips.classes == ["run", "walk"]
     assert clips.bad == {tmp_path / "deep.avi": "No such file or directory"}
 
@@ -68,43 +68,43 @@ def test_a_list_with_numbers_and_a_folder_of_videos(tmp_path: Path, video: Path)
     (tmp_path / "val.txt").write_text("b.avi 01\n")
     data = Data(train=tmp_path / "train.txt", val=tmp_path / "val.txt", videos=tmp_path / "v")
     train = collect(data, "train")
-    assert (told(train), train.classes) == ([("a.avi", "2"), ("b.avi", "0")], ["0", "1", "2"])
-    assert told(collect(data, "val", classes=train.classes)) == [("b.avi", "1")]
+    assert (entries(train), train.classes) == ([("a.avi", "2"), ("b.avi", "0")], ["0", "1", "2"])
+    assert entries(collect(data, "val", classes=train.classes)) == [("b.avi", "1")]
     assert any("no readable clip" in text and "1" in text for text in train.warnings(0))
 
 
-def test_a_list_without_labels_serves_autoencoding(tmp_path: Path, video: Path) -> None:
+def test_a_list_without_labels_is_enough_for_autoencoding(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "a b.avi", tmp_path / "c.avi")
     (tmp_path / "all.txt").write_text("a b.avi\nc.avi 3\n")
     clips = collect(Data(train=tmp_path / "all.txt"), "train", labelled=False)
-    assert told(clips) == [("a b.avi", "video"), ("c.avi", "video")]
+    assert entries(clips) == [("a b.avi", "video"), ("c.avi", "video")]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("a.avi\n", "line 1: 'a.avi' is no `path label`"),
+        ("a.avi\n", "line 1: 'a.avi' is not `path label`"),
         ("a.avi 100000\n", "the label 100000 is too large"),
         ("gone.avi 0\n", "none of the 1 videos"),
-        ("a\0.avi 0\n", "is no list: it is not UTF-8 text"),
+        ("a\0.avi 0\n", "is not a list: it is not UTF-8 text"),
         ("\n", "is empty: it needs a line `path label`"),
-        ("path label\na.avi 0\n", "line 1: 'path label' names no video: if it is a header, remove it"),
-        ("a.avi 0\na.avi -1\n", "line 2: -1 is no label"),
-        (f"{'a' * 5000} 0\n", "names no video"),
-        (f"a.avi {'9' * 5000}\n", "is too large: numbers are classes"),
+        ("path label\na.avi 0\n", "line 1: 'path label' is not a video: if it is a header, remove it"),
+        ("a.avi 0\na.avi -1\n", "line 2: -1 is not a label"),
+        (f"{'a' * 5000} 0\n", "is not a video"),
+        (f"a.avi {'9' * 5000}\n", "is too large: numeric labels"),
     ],
 )
-def test_a_wrong_list_is_told(tmp_path: Path, video: Path, text: str, said: str) -> None:
+def test_a_wrong_list_is_an_error(tmp_path: Path, video: Path, text: str, message: str) -> None:
     put(video, tmp_path / "a.avi")
     (tmp_path / "train.txt").write_text(text)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         collect(Data(train=tmp_path / "train.txt"), "train")
 
 
-def test_what_is_no_list_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_list_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    for name, said in (("a.txt", "not UTF-8"), ("gone.txt", "cannot read the list")):
-        with pytest.raises(DataError, match=said):
+    for name, message in (("a.txt", "not UTF-8"), ("gone.txt", "cannot read the list")):
+        with pytest.raises(DataError, match=message):
             collect(Data(train=tmp_path / name), "train")
 
 
@@ -116,7 +116,7 @@ def test_folders_of_frames(tmp_path: Path, suffix: str) -> None:
     data = Data(train=tmp_path / "train.txt", stride=2, slots=1, size=20)
     clips = collect(data, "train")
     assert [(clip.frames, clip.pictures) for clip in clips.clips] == [(6, 11)]
-    assert "it holds 3 frames" in clips.bad[tmp_path / "two"]
+    assert "it contains 3 frames" in clips.bad[tmp_path / "two"]
     slots, batch, seen = Slots(clips.clips, data, 0, train=False), Batch((1, 3, 20, 20)), []
     while slots.fill(batch.frames, batch.clips, batch.labels):
         seen.append(float(batch.frames.mean()))
@@ -215,27 +215,27 @@ def test_kinetics(tmp_path: Path, video: Path) -> None:
     assert [path.name for path in clips.bad] == ["gone_000000_000010.mp4"]
 
 
-def test_kinetics_in_one_file_and_without_labels(tmp_path: Path, video: Path) -> None:
+def test_kinetics_in_one_file_or_without_labels(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "a_000000_000010.mp4", tmp_path / "b_000000_000010.mp4")
     file = write_csv(tmp_path / "all.csv", [("run", "a", 0, 10, "train"), ("run", "b", 0, 10, "validate")])
     data = Data(train=file, val=file)
-    assert [told(collect(data, part))[0][0][0] for part in ("train", "val")] == ["a", "b"]
+    assert [entries(collect(data, part))[0][0][0] for part in ("train", "val")] == ["a", "b"]
     (tmp_path / "test.csv").write_text("youtube_id,time_start,time_end,split\na,0,10,test\n")
     assert len(collect(Data(train=tmp_path / "test.csv"), "train", labelled=False).clips) == 1
     with pytest.raises(DataError, match="lacks the columns label"):
         collect(Data(train=tmp_path / "test.csv"), "train")
     (tmp_path / "bad.csv").write_text("label,youtube_id,time_start,time_end,split\nx,a,zero,10,test\n")
-    with pytest.raises(DataError, match="row 2: it has no whole seconds"):
+    with pytest.raises(DataError, match="row 2: time_start and time_end are not whole seconds"):
         collect(Data(train=tmp_path / "bad.csv"), "train")
 
 
-def test_the_format_is_told_by_what_is_there(ucf: Path) -> None:
+def test_the_format_is_detected_from_the_files(ucf: Path) -> None:
     assert guess(ucf / "splits") == guess(ucf / "splits" / "trainlist01.txt") == "ucf101"
     assert guess(ucf / "videos") == "folders"
     assert guess(ucf / "x.csv") == "kinetics"
 
 
-def test_what_is_in_quarantine_is_left_out(tmp_path: Path, video: Path) -> None:
+def test_quarantined_files_are_skipped(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "v" / "a" / "1.avi", tmp_path / "v" / "a" / "2.avi")
     (tmp_path / "bad.txt").write_text(f"{tmp_path / 'v/a/2.avi'}\n/somewhere/else.avi\n")
     clips = collect(Data(train=tmp_path / "v", quarantine=tmp_path / "bad.txt"), "train")
@@ -244,7 +244,7 @@ def test_what_is_in_quarantine_is_left_out(tmp_path: Path, video: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ({}, "data.train is missing"),
         ({"train": "v", "sources": ["x"]}, "exclude each other"),
@@ -258,8 +258,8 @@ def test_what_is_in_quarantine_is_left_out(tmp_path: Path, video: Path) -> None:
         ({"train": "v", "channels": 1, "hue": 0.1}, "need colour"),
     ],
 )
-def test_settings_that_contradict_each_other_are_told(data: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_contradictory_data_settings_are_an_error(data: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse({"ticks": 1, "data": data}, "test")
 
 
@@ -268,7 +268,7 @@ def test_sources_have_no_labels() -> None:
         collect(Data(sources=["x"]), "train")
 
 
-def test_a_picture_too_large_to_decode_is_refused(tmp_path: Path) -> None:
+def test_an_image_too_large_to_decode_is_refused(tmp_path: Path) -> None:
     write_frames(tmp_path / "one", 1)
     file = tmp_path / "one" / "img_1.png"
     data = bytearray(file.read_bytes())
@@ -283,7 +283,7 @@ def test_a_picture_too_large_to_decode_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../other/a.mp4", "/etc/passwd", "x/../../a.mp4"])
-def test_a_list_reads_nothing_outside_of_its_folder(tmp_path: Path, path: str) -> None:
+def test_a_list_cannot_name_files_outside_its_folder(tmp_path: Path, path: str) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "list.txt").write_text(f"{path} 0\n")
     data = Data(train=tmp_path / "videos" / "list.txt", format="list")
@@ -293,21 +293,21 @@ def test_a_list_reads_nothing_outside_of_its_folder(tmp_path: Path, path: str) -
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
-def test_a_runs_name_is_a_folders(name: str) -> None:
+def test_a_runs_name_must_be_a_folder_name(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):
         parse({"name": name}, "test")
 
 
-# ---- what is taken, and what is not
+# ---- which files are accepted
 
 
-def test_hidden_and_system_entries_are_left_out(tmp_path: Path, video: Path) -> None:
+def test_hidden_and_system_files_are_skipped(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "a" / "1.avi", tmp_path / "b" / "deep" / "2.avi")
     left = (".ipynb_checkpoints/x.avi", ".Trash-1000/x.avi", "__MACOSX/a/x.avi", "a/._1.avi", "$RECYCLE.BIN/x.avi")
     put(video, *(tmp_path / name for name in left))
     (tmp_path / ".DS_Store").write_bytes(b"x")
     clips = collect(Data(train=tmp_path), "train")
-    assert told(clips) == [("1.avi", "a"), ("2.avi", "b")]
+    assert entries(clips) == [("1.avi", "a"), ("2.avi", "b")]
     assert clips.classes == ["a", "b"]
     assert clips.warnings(0) == [
         f"only one clip in {tmp_path} for a, b: the model can hardly learn such a class",
@@ -315,7 +315,7 @@ def test_hidden_and_system_entries_are_left_out(tmp_path: Path, video: Path) -> 
 
 
 @pytest.mark.parametrize("suffix", ["m4v", "mpg", "ts", "flv", "3gp", "mts", "mov", "MP4", "wmv", "gif"])
-def test_what_pyav_reads_is_taken(tmp_path: Path, suffix: str) -> None:
+def test_every_type_that_pyav_reads_is_accepted(tmp_path: Path, suffix: str) -> None:
     codec = {"mpg": "mpeg2video", "flv": "flv", "wmv": "wmv2", "gif": "gif"}.get(suffix, "libx264")
     path = tmp_path / "a" / f"x.{suffix}"
     path.parent.mkdir()
@@ -334,20 +334,20 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "a" / "1.avi", tmp_path / "a" / "2.avi", tmp_path / "loose.avi")
     put(video, tmp_path / "b" / "1.braw", tmp_path / "b" / "2.braw", tmp_path / "a" / "notes.txt", tmp_path / "README")
     assert collect(Data(train=tmp_path), "train").notes == [
-        f"4 files in {tmp_path} have no video's ending and are left out: 2 .braw, 1 no ending, 1 .txt",
-        f"1 videos lie in {tmp_path} itself, in no class's folder, and are left out",
-        f"no video in the folders b of {tmp_path}: they are no classes",
+        f"4 files in {tmp_path} do not have the suffix of a video and are left out: 2 .braw, 1 without suffix, 1 .txt",
+        f"1 videos are in {tmp_path} itself, not in a class folder, and are left out",
+        f"no video in the folders b of {tmp_path}: they are not classes",
     ]
     shutil.rmtree(tmp_path / "a")
     with pytest.raises(DataError, match=r"2 \.braw"):
         collect(Data(train=tmp_path), "train")
 
 
-def test_a_table_that_is_no_kinetics_list_is_told(tmp_path: Path, video: Path) -> None:
+def test_a_table_that_is_no_kinetics_list_is_an_error(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "a.avi")
     (tmp_path / "train.csv").write_text("a.avi 0\n")
     with pytest.raises(
-        DataError, match=r"line 1: 'a\.avi 0' is no header of a Kinetics list.* data\.format = \"list\""
+        DataError, match=r"line 1: 'a\.avi 0' is not the header of a Kinetics list.* data\.format = \"list\""
     ):
         collect(Data(train=tmp_path / "train.csv"), "train")
     assert len(collect(Data(train=tmp_path / "train.csv", format="list"), "train").clips) == 1
@@ -357,20 +357,20 @@ def test_a_table_that_is_no_kinetics_list_is_told(tmp_path: Path, video: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("label,youtube_id,time_start,time_end\nwalk,a,0\n", "row 2: it has no whole seconds.*is it too short"),
+        ("label,youtube_id,time_start,time_end\nwalk,a,0\n", "row 2: .* are not whole seconds.*is the row too short"),
         ('label,youtube_id,time_start,time_end\nwalk,"a,0,1\n' + "walk,b,0,1\n" * 20_000, "quotation mark left open"),
     ],
 )
-def test_a_table_that_is_cut_short_is_told(tmp_path: Path, text: str, said: str) -> None:
+def test_a_truncated_table_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "train.csv").write_text(text)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         collect(Data(train=tmp_path / "train.csv"), "train")
 
 
-def test_only_files_are_pictures(tmp_path: Path) -> None:
-    """Nobody ever writes to a pipe in a folder of frames."""
+def test_only_regular_files_are_taken_for_frames(tmp_path: Path) -> None:
+    """Opening a named pipe in a folder of frames would block forever."""
     write_frames(tmp_path / "one", 4)
     os.mkfifo(tmp_path / "one" / "img_0.png")
     (tmp_path / "one" / "img_5.png").mkdir()
@@ -379,36 +379,36 @@ def test_only_files_are_pictures(tmp_path: Path) -> None:
     assert (clips.clips[0].frames, clips.notes) == (4, [])
     assert [file.name for file in pictures(tmp_path / "one")] == [f"img_{number}.png" for number in range(1, 5)]
     (tmp_path / "train.txt").write_text(f"one {'9' * 5000} 0\n")
-    with pytest.raises(DataError, match="is no `folder total_frames label`"):
+    with pytest.raises(DataError, match="is not `folder total_frames label`"):
         collect(Data(train=tmp_path / "train.txt", format="frames"), "train")
 
 
-def test_a_list_in_utf_16_is_told(tmp_path: Path) -> None:
+def test_a_list_in_utf_16_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a.avi 0\n", encoding="utf-16")
     with pytest.raises(DataError, match="save it as UTF-8"):
         collect(Data(train=tmp_path / "train.txt"), "train")
 
 
-def test_a_clip_with_two_labels_is_told(tmp_path: Path, video: Path) -> None:
+def test_a_clip_with_two_labels_keeps_the_first_with_a_note(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "a.avi", tmp_path / "b.avi")
     (tmp_path / "train.txt").write_text("a.avi 0\nb.avi 1\na.avi 1\n")
     assert collect(Data(train=tmp_path / "train.txt"), "train").notes == [
-        f"1 lines of {tmp_path / 'train.txt'} give a clip another label than before, the first: a.avi"
+        f"1 lines of {tmp_path / 'train.txt'} repeat a clip with a different label, the first: a.avi"
     ]
 
 
-def test_clips_that_are_learnt_from_and_evaluated_are_told(tmp_path: Path, video: Path) -> None:
+def test_clips_in_both_training_and_validation_give_a_warning(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "t" / "a" / "1.avi", tmp_path / "t" / "b" / "1.avi", tmp_path / "v" / "b" / "2.avi")
     (tmp_path / "v" / "a").mkdir()
     (tmp_path / "v" / "a" / "link.avi").symlink_to(tmp_path / "t" / "a" / "1.avi")
-    told: list[str] = []
+    warnings: list[str] = []
     tree = {"ticks": 1, "data": {"train": str(tmp_path / "t"), "val": str(tmp_path / "v")}}
-    Datasets(parse(tree, "test"), told.append, lambda: None)
-    assert f"1 of 2 clips of {tmp_path / 'v'} are also training clips: their score says little" in told
+    Datasets(parse(tree, "test"), warnings.append, lambda: None)
+    assert f"1 of 2 clips of {tmp_path / 'v'} are also training clips: their score is too optimistic" in warnings
 
 
-def test_names_that_are_no_utf_8(tmp_path: Path, video: Path) -> None:
-    """Found, listed, put into quarantine, left out: bytes that are in no encoding."""
+def test_file_names_may_be_no_utf_8(tmp_path: Path, video: Path) -> None:
+    """They are found, listed, quarantined and skipped like others."""
     odd = os.fsdecode(b"caf\xe9")
     put(video, tmp_path / odd / "1.avi", tmp_path / "b" / "1.avi")
     (tmp_path / odd / "bad\udcff.avi").write_bytes(b"nothing")

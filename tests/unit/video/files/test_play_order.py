@@ -1,4 +1,4 @@
-"""The order in which clips are played."""
+"""The play order of clips."""
 
 from pathlib import Path
 
