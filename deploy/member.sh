@@ -1,5 +1,6 @@
 #!/bin/sh
 # One member of a deployed run, with its own torchrun: member coordinator RUN_FILE [OPTIONS…] | member stage
+# Or all processes of a run on one host: member all RUN_FILE [OPTIONS…]
 #
 # STAGES            number of stages
 # MEETING           host:port of the rendezvous, where the coordinator's torchrun listens
@@ -16,7 +17,7 @@ patience=${PATIENCE:-600}
 export SIDEWAYS_ADDRESS="${SIDEWAYS_ADDRESS:-$(hostname -I | cut -d' ' -f1)}"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart reads the addresses of the previous attempt
 export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"
-if [ "$role" = coordinator ]; then
+if [ "$role" != stage ]; then
     serves=true
     python -P -m coordinator join "$@" --check  # a wrong setting ends with exit code 2 at once, not after all restarts
     [ -z "${PREPARE:-}" ] || sh -c "$PREPARE"
@@ -28,7 +29,13 @@ else
         [ "$patience" -gt 0 ] || { echo "member: no coordinator answers at $MEETING: check its log" >&2; exit 1; }
     done
 fi
-exec torchrun --nnodes "$((STAGES + 1))" --nproc-per-node 1 --local-addr "$SIDEWAYS_ADDRESS" \
+if [ "$role" = all ]; then
+    nodes=1 processes=$((STAGES + 1))
+else
+    nodes=$((STAGES + 1)) processes=1
+    set -- --role "$role" "$@"
+fi
+exec torchrun --nnodes "$nodes" --nproc-per-node "$processes" --local-addr "$SIDEWAYS_ADDRESS" \
     --max-restarts "${RESTARTS:-100}" --rdzv-backend c10d --rdzv-id "${SIDEWAYS_LAUNCH:-sideways}" \
     --rdzv-endpoint "$MEETING" --rdzv-conf "is_host=$serves,join_timeout=$patience" \
-    -m coordinator join --role "$role" "$@"
+    -m coordinator join "$@"

@@ -22,11 +22,12 @@ def own_address(master: str) -> str:
 
 
 def use_interface_of(address: str) -> None:
-    """Make torch's sockets listen on this address. By default they use the address that the hostname resolves to."""
+    """Make the sockets of torch and NCCL use this address. By default torch's use that of the hostname."""
     for name, found in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in found):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
             os.environ.setdefault("TP_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # exactly this one; else NCCL picks its own
 
 
 def is_loopback(address: str) -> bool:

@@ -114,3 +114,14 @@ def test_a_permanent_error_ends_the_run_and_is_printed_once(videos: Path, tmp_pa
         for process in processes:
             process.kill()
     assert members.logs().count(str(tmp_path / "nothing")) == 1, members.logs()
+
+
+def test_one_member_runs_all_processes_of_a_run(videos: Path, tmp_path: Path, members: Members) -> None:
+    """As in docker-compose.gpu.yml."""
+    write_run_file(tmp_path / "run.toml", settings(videos, stages=STAGES, ticks=40, name="it"))
+    process = members.start("all", "all", "run.toml", "--set", "ticks=60")
+    try:
+        assert process.wait(120) == 0, members.logs()
+    finally:
+        process.kill()
+    assert json.loads((tmp_path / "runs/it/summary.json").read_text())["ticks"] == 60
