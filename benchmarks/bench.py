@@ -137,6 +137,10 @@ class Bench:
         self._tick = last
         return [_totals(self._reports[stage]) for stage in range(self.count)]
 
+    def peak_bytes(self) -> list[int]:
+        """Peak memory of each stage up to the end of the last run (common/telemetry/peak_memory.py)."""
+        return [self._reports[stage][-1].peak_memory_bytes for stage in range(self.count)]
+
     def trace(self, ticks: int) -> list["Rows"]:
         """Train for `ticks` ticks with tracing on. Returns the spans of each stage (common/telemetry/spans.py)."""
         from common.messages.stage_calls import StageCalls

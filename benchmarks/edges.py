@@ -174,7 +174,7 @@ def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = No
     from common.rule.packet import Packet
     from common.telemetry.spans import Kind, WorkClock
     from stage_worker.edges.ends import Receiver, Sender
-    from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
+    from stage_worker.edges.torch_p2p import Channel, P2PIncoming, P2POutgoing, Peer
 
     dist.init_process_group("gloo", store=FileStore(store, 2), rank=rank, world_size=2)
     out, back = (dist.new_group([0, 1], backend="gloo") for _ in range(2))
@@ -182,8 +182,8 @@ def _gloo(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = No
     outgoing, incoming = (Peer(group, rank, 1 - rank, DEADLINE) for group in groups)
     packets = [Packet(tensor.shape, dtype or tensor.dtype) for _ in range(4)]
     work, kind = WorkClock(), Kind.WAIT_ACTIVATION
-    sender = Sender(P2POutgoing(outgoing, packets[:2]), work, kind, kind)
-    receiver = Receiver(P2PIncoming(incoming, packets[2:]), rank, 1 - rank, 1, work, kind)
+    sender = Sender(P2POutgoing(Channel(outgoing), packets[:2]), work, kind, kind)
+    receiver = Receiver(P2PIncoming(Channel(incoming), packets[2:]), rank, 1 - rank, 1, work, kind)
     return _ends(sender, receiver, tensor, dtype)
 
 

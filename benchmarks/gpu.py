@@ -258,7 +258,7 @@ def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor
     from common.rule.stage import Stage
 
     assert config.split is not None
-    model, packet = build(config, CLASSES).to(device), partial(Packet, compute=device)
+    model, packet = build(config, CLASSES).to(device), partial(Packet, device=device)
     stages = [Stage(part(model, config.split, index), index, config) for index in range(config.stages)]
     reference, frame = Reference(stages, config.frame_shape, packet=packet), packet(config.frame_shape)
     frames, clips_labels = _inputs(config, torch.device("cpu"))

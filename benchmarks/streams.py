@@ -35,7 +35,7 @@ class DevicePacket(Packet):
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(shape, dtype, device, device)
+        super().__init__(shape, dtype, device)
         self.clips_labels = torch.zeros(2, shape[0], dtype=torch.int64, device=device)
         self.label_tensor = self.clips_labels[1]
 

@@ -1,13 +1,11 @@
 """The parts of a stage worker for one run: blocks, device, edges to the neighbours, frame and target intakes."""
 
-import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from common.config.settings import Config, share_of_threads
 from common.errors import ConfigError
 from common.messages.stage_calls import BUILDING, Addresses, Plan
 from common.models import activation_shapes, build, part
@@ -17,11 +15,14 @@ from common.rule.packet import Packet
 from common.rule.schedule import Schedule
 from common.rule.stage import Stage, casting
 from common.telemetry.spans import Kind, WorkClock
+from stage_worker.device import use_device
+from stage_worker.device_pace import DevicePace
 from stage_worker.edges.connect import Edges
 from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetIntake
 from stage_worker.edges.handshake import TensorSpec, agree
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
+from stage_worker.edges.transport import gpu_of
 from stage_worker.loop import Loop
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
@@ -42,6 +43,7 @@ class Assembly:
         work: sums the time of each kind of work.
         groups: the process groups, to be passed to the next assembly of this process; None for a single stage.
         loop: runs the ticks.
+        pace: keeps a loop close to its GPU.
         probe: samples the stage's pseudo-gradient on request.
         origin: the tick at which the pipeline starts empty.
     """
@@ -56,7 +58,9 @@ class Assembly:
         config = plan.config
         self._config, self._me, self.origin = config, me, plan.origin
         self._device = use_device(config, me)
-        self._wire, backend = self._transport()
+        self._check_exact()
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
         model = build(config, plan.classes)
         check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
@@ -66,18 +70,33 @@ class Assembly:
         self.work = WorkClock()
         self._edges: Edges | None = None
         if me.stages > 1:
-            self.groups = groups or Groups(me, backend, 1.25 * config.network.deadline)
-            timeout = config.network.deadline + BUILDING
-            agree(self.groups.forward, me.stage, me.stages, self._input_spec, self._output_spec, timeout)
-            devices = self._device, self._wire
-            self._edges = Edges(config, me, self.groups, (self._input_spec, self._output_spec), devices, self.work)
+            self.groups = groups or Groups(me, 1.25 * config.network.deadline)
+            self._edges = self._connect(self.groups)
         if config.compile:
             rows, *rest = self._input_spec[0]
             self.stage.warm_up([rows // config.parts, *rest], self._input_spec[1], self._device)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.ports = self._training_ports()
         self.probe = StageProbe()
+        self.pace = DevicePace(self._device)
         self.loop = self._loop(reporter)
+
+    def _check_exact(self) -> None:
+        """Raise ConfigError if torch's own schedules cannot run here."""
+        if not self._config.exact or self._me.stages == 1 or self._device.type == "cpu":
+            return
+        if not self._me.own_devices or self._config.network.transport == "gloo":
+            raise ConfigError(
+                f'algorithm = "{self._config.algorithm}" on CUDA uses NCCL, which needs a device for every stage and '
+                f'network.transport = "auto": give each stage a device, or set device = "cpu"'
+            )
+
+    def _connect(self, groups: Groups) -> Edges:
+        """Agree with the neighbours on what passes between them, and connect to them."""
+        me, specs, own = self._me, (self._input_spec, self._output_spec), gpu_of(self._device)
+        timeout = self._config.network.deadline + BUILDING
+        gpus = agree(groups.forward, me.stage, me.stages, specs, own, timeout)
+        return Edges(self._config, me, groups, specs, self._device, {me.stage: own, **gpus}, self.work)
 
     def _specs(self, parts: list[nn.Sequential]) -> tuple[TensorSpec, TensorSpec]:
         """Shape and dtype of the input and the output of the last of `parts`."""
@@ -85,18 +104,18 @@ class Assembly:
         if config.precision != "float32":  # which layers output bfloat16 depends on the device
             parts = [part.to(self._device) for part in parts]
         with casting(config, self._device):
-            shapes = activation_shapes(parts, config.frame_shape)
+            shapes = activation_shapes(parts, config.frame_shape, without_computing=self._device.type == "cuda")
         below = shapes[-2] if len(parts) > 1 else (torch.Size(config.frame_shape), torch.float32)
         return below, shapes[-1]
 
     def _loop(self, reporter: Reporter) -> "Loop | ExactLoop":
         """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
         if not self._config.exact or self.groups is None:
-            return Loop(self.stage, self.ports, reporter, self.work, self.probe)
+            return Loop(self.stage, self.ports, reporter, self.work, self.probe, self.pace)
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
         specs = self._input_spec, self._output_spec
-        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs, self._wire)
+        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs)
 
     @property
     def addresses(self) -> Addresses:
@@ -129,28 +148,13 @@ class Assembly:
         if self._edges is not None:
             self._edges.close()
 
-    def _transport(self) -> tuple[torch.device, Literal["gloo", "nccl"]]:
-        """The device of the transfer buffers, and the backend: NCCL if every stage has its own GPU, else gloo (CPU)."""
-        nccl_possible = self._device.type == "cuda" and self._me.own_devices
-        transport = self._config.network.transport
-        if transport == "nccl" and not nccl_possible:
-            raise ConfigError('network.transport = "nccl" needs a CUDA device for every stage: use "auto" or "gloo"')
-        if nccl_possible and transport != "gloo":
-            torch.cuda.set_device(self._device)
-            return self._device, "nccl"
-        if self._config.exact and self._me.stages > 1 and self._device.type == "cuda":
-            raise ConfigError(
-                f'algorithm = "{self._config.algorithm}" on CUDA uses NCCL, which needs a device for every stage and '
-                f'network.transport = "auto": give each stage a device, or set device = "cpu"'
-            )
-        return torch.device("cpu"), "gloo"
-
     def _frame_intake(self) -> FrameIntake | None:
         if not self.stage.is_first:
             return None
         shares = self._me.on_coordinator_host and self._config.network.transport != "gloo"
         network, shape = self._config.network, self._config.frame_shape
-        socket = FrameSocket(self._me, network, shape, _FRAMES_QUEUED, "stage 0", shares, self.work)
+        on_gpu = self._device.type == "cuda"
+        socket = FrameSocket(self._me, network, shape, _FRAMES_QUEUED, "stage 0", shares, on_gpu, self.work)
         packet = Packet(self._input_spec[0], self._input_spec[1], self._device)
         return FrameIntake(socket, packet, self._config.data.mean, self._config.data.std)
 
@@ -182,21 +186,3 @@ class Assembly:
             gradients_in=edges.receiver("backward", origin + schedule.first_gradient(i)) if has_above else None,
             gradients_out=edges.sender("backward") if i > 0 else None,
         )
-
-
-def use_device(config: Config, me: Membership) -> torch.device:
-    """Set torch's number of threads, and return the stage's device. Raises ConfigError if the host lacks CUDA."""
-    torch.set_num_threads(share_of_threads(config, me.local_stages))
-    device = _device(config, me)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
-    torch.use_deterministic_algorithms(config.deterministic and device.type == "cuda", warn_only=True)
-    return device
-
-
-def _device(config: Config, me: Membership) -> torch.device:
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError('device = "cuda", but this host has no CUDA device: use "auto" or "cpu"')
-    return torch.device("cuda", me.local_stage % torch.cuda.device_count())

@@ -9,16 +9,18 @@ from collections.abc import Callable
 
 from common.rule.clip_sums import ClipSums
 from common.rule.stage import Stage
+from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ports import EdgePorts
 
 
-def run(stage: Stage, ports: EdgePorts, on_tick: Callable[[], None] = lambda: None) -> ClipSums:
+def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], None] = lambda: None) -> ClipSums:
     """Run one evaluation phase, calling `on_tick` at every tick. Returns the sums, empty except in the top stage."""
     sums = ClipSums()
     stage.evaluating(True)
     tick, last = 0, False
     while not last:
         on_tick()
+        pace.begin(tick)
         x = ports.receive_input(tick)
         if x is not None:
             last = x.last
@@ -29,6 +31,7 @@ def run(stage: Stage, ports: EdgePorts, on_tick: Callable[[], None] = lambda: No
                 sums.add_logits(x.clips, x.labels, y)
             else:
                 sums.add_outputs(x.clips, x.labels, y, target.tensor, target.clips)
+        pace.end(tick)
         tick += 1
     if not stage.is_top:
         ports.settle(tick - 1)

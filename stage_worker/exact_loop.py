@@ -83,9 +83,8 @@ class ExactLoop:
         work: WorkClock,
         groups: Groups,
         specs: tuple[TensorSpec, TensorSpec],
-        wire: torch.device,
     ) -> None:
-        """`specs`: shape and dtype of the input and output of a whole batch. `wire`: device of the labels' buffer."""
+        """`specs`: shape and dtype of the input and output of a whole batch."""
         self.stage, self.ports, self.reporter, self.work = stage, ports, reporter, work
         self.last = self.tick = 0
         self._device = ports.device
@@ -94,7 +93,7 @@ class ExactLoop:
         self.pipe = self._pipeline(groups.pipeline, *specs)
         kind = Schedule1F1B if stage.config.algorithm == "1f1b" else ScheduleGPipe
         self._schedule = kind(self.pipe, self._parts, self._loss, scale_grads=False)
-        self._held, self._part = Packet((specs[0][0][0], 1), wire=wire), 0  # only its header is used
+        self._held, self._part = Packet((specs[0][0][0], 1)), 0  # only its header is used
         self._target: Target | None = None
         other_end = stage.config.stages - 1 if stage.is_first else 0
         self._labels = Peer(groups.forward, stage.index, other_end, 1.25 * self._deadline, tag=_LABELS)
@@ -148,8 +147,7 @@ class ExactLoop:
             self._send_labels(x, k)
             self._schedule.step(x.tensor, return_outputs=False)
         elif stage.is_top:
-            self._labels.wait(self._labels.receive(self._held.buffer, k), k, "receiving labels from")
-            self._held.load_from_buffer()
+            self._labels.wait(self._labels.receive(self._held.header, k), k, "receiving labels from")
             self._step_top(k)
         else:
             self._schedule.step(return_outputs=False)
@@ -164,8 +162,7 @@ class ExactLoop:
         if self._sending is not None:
             self._labels.wait(self._sending, k, "sending labels to")
         self._held.pack(k, x, self._held.tensor)
-        self._held.flush_to_buffer()
-        self._sending = self._labels.send(self._held.buffer, k)
+        self._sending = self._labels.send(self._held.header, k)
 
     def _step_top(self, k: int) -> None:
         self._held.set_header(k - 1, k)
@@ -203,6 +200,10 @@ class ExactLoop:
         compute, data = self.work.seconds(COMPUTE), self.work.seconds(DATA_WAIT)
         waited = max(0.0, time.perf_counter() - self._since - compute - data)
         return Times(compute, waited, 0.0, data)
+
+    def compute_seconds(self) -> float:
+        """Seconds in the stage's passes since `clear`; on a GPU, of their launches."""
+        return self.work.seconds(COMPUTE)
 
     def bytes_sent(self) -> tuple[int, int]:
         """Bytes sent forward and backward since `clear`."""

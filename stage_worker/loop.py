@@ -12,11 +12,12 @@ common/rule/tick.py defines the order within a tick. Only the packets on the edg
 from common.rule.stage import Stage
 from common.rule.tick import run_tick
 from common.telemetry.spans import COMPUTE, DATA_WAIT, RECEIVE_WAIT, SEND_WAIT, Kind, WorkClock, clock
+from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
-from stage_worker.reporting.timed_stage import TimedStage
+from stage_worker.reporting.timed_stage import timed
 
 _REPORT, _SETTLE = int(Kind.REPORT), int(Kind.SETTLE)
 
@@ -30,9 +31,17 @@ class Loop:
         timed: the stage, wrapped to time its work.
     """
 
-    def __init__(self, stage: Stage, ports: EdgePorts, reporter: Reporter, work: WorkClock, probe: StageProbe) -> None:
-        self.stage, self.ports, self.reporter, self.work = stage, ports, reporter, work
-        self.timed = TimedStage(stage, work, probe, self._before_update)
+    def __init__(
+        self,
+        stage: Stage,
+        ports: EdgePorts,
+        reporter: Reporter,
+        work: WorkClock,
+        probe: StageProbe,
+        pace: DevicePace,
+    ) -> None:
+        self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
+        self.timed = timed(stage, work, probe, self._before_update, ports.device)
         self.last = self.tick = 0
 
     def run(self, first: int) -> None:
@@ -41,9 +50,11 @@ class Loop:
         tick = first
         while tick < self.last:
             self.tick = tick
+            self.pace.begin(tick)
             self.work.begin_tick(tick)
             run_tick(self.timed, self.ports, tick)
             self.work.end_tick()
+            self.pace.end(tick)
             self._report(tick)
             tick += 1
         self._settle(tick - 1)
@@ -74,6 +85,10 @@ class Loop:
     def times(self) -> Times:
         """Times since `clear`."""
         return Times(*map(self.work.seconds, (COMPUTE, RECEIVE_WAIT, SEND_WAIT, DATA_WAIT)))
+
+    def compute_seconds(self) -> float:
+        """Seconds in the stage's passes since `clear`, on the device that computes them. On a GPU it waits for them."""
+        return self.timed.compute_seconds()
 
     def bytes_sent(self) -> tuple[int, int]:
         """Bytes sent forward and backward since `clear`."""

@@ -26,7 +26,8 @@ from common.processes.membership import Membership
 from common.rule.clip_sums import ClipSums, Scores
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint, evaluation
-from stage_worker.assembly import Assembly, use_device
+from stage_worker.assembly import Assembly
+from stage_worker.device import use_device
 from stage_worker.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -168,7 +169,9 @@ class StageService(StageCalls):
     def evaluate(self, phase: int) -> None:
         """Run an evaluation phase."""
         self.built.enter_phase(phase)
-        self._sums = evaluation.run(self.built.stage, self.built.evaluation_ports(), self.reporter.tell_signal)
+        self._sums = evaluation.run(
+            self.built.stage, self.built.evaluation_ports(), self.built.pace, self.reporter.tell_signal
+        )
         self.reporter.done()
 
     def scores(self) -> Scores:

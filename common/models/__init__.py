@@ -123,20 +123,49 @@ def _factory(name: str) -> Callable[..., Any]:
 
 
 def activation_shapes(
-    parts: Sequence[nn.Module], frame_shape: Sequence[int], dtype: torch.dtype = torch.float32
+    parts: Sequence[nn.Module],
+    frame_shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    without_computing: bool = False,
 ) -> list[tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of each part's output for a frame batch, found by running the parts once on zeros."""
-    result = []
+    """Shape and dtype of each part's output for a frame batch, found by running the parts once on zeros.
+
+    Args:
+        without_computing: only propagate shapes, by torch's fake tensors, which saves the time and the memory of the
+            pass but takes a second to import. Parts that need values, not only shapes, are run nevertheless.
+    """
     training = [part.training for part in parts]
+    for part in parts:
+        part.eval()  # keeps running statistics unchanged
+    try:
+        return _fake_shapes(parts, frame_shape, dtype) if without_computing else _shapes(parts, frame_shape, dtype)
+    finally:
+        for part, mode in zip(parts, training, strict=True):
+            part.train(mode)
+
+
+def _shapes(
+    parts: Sequence[nn.Module], frame_shape: Sequence[int], dtype: torch.dtype
+) -> list[tuple[torch.Size, torch.dtype]]:
+    result = []
     with torch.no_grad():
         x = torch.zeros(tuple(frame_shape), dtype=dtype, device=_device_of(parts))
         for part in parts:
-            part.eval()  # keeps running statistics unchanged
             x = part(x)
             result.append((x.shape, x.dtype))
-    for part, mode in zip(parts, training, strict=True):
-        part.train(mode)
     return result
+
+
+def _fake_shapes(
+    parts: Sequence[nn.Module], frame_shape: Sequence[int], dtype: torch.dtype
+) -> list[tuple[torch.Size, torch.dtype]]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return _shapes(parts, frame_shape, dtype)
+    except Exception:  # what user code may raise that looks at values
+        return _shapes(parts, frame_shape, dtype)
 
 
 def _device_of(parts: Sequence[nn.Module]) -> torch.device:

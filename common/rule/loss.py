@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config.settings import Task
+from common.rule.host_values import HostValues
 from common.rule.packet import Packet
 
 EVERY_ROW = slice(None)
@@ -38,6 +39,7 @@ class Objective:
     def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
         self.task, self.label_smoothing = task, label_smoothing
         self.correct = torch.zeros((), dtype=torch.int64)
+        self._values = HostValues()
 
     def __call__(self, y: Tensor, held: Packet, target: Target | None, rows: slice = EVERY_ROW) -> Tensor:
         """The mean loss over rows, computed in float32 for half-precision outputs.
@@ -53,20 +55,23 @@ class Objective:
         if y.dtype in (torch.bfloat16, torch.float16):
             y = y.float()
         if self.task == "classify":
-            return self._classify(y, held.label_tensor[rows])
+            on_device = held.label_tensor.device == y.device
+            return self._classify(y, held.label_tensor[rows] if on_device else self._send(y.device, held.labels, rows))
         assert target is not None, "tasks without labels have frame-sized targets"
-        return _squared_error(y, target.tensor[rows], target.clips[rows] == held.clips[rows])
+        valid = target.clips[rows] == held.clips[rows]
+        if valid.all():
+            return F.mse_loss(y, target.tensor[rows])
+        error = F.mse_loss(y, target.tensor[rows], reduction="none").flatten(1).mean(1)
+        return torch.where(self._send(y.device, target.clips == held.clips, rows), error, 0).sum() / len(valid)
+
+    def _send(self, device: torch.device, values: NDArray[Any], rows: slice) -> Tensor:
+        """Rows of an array, on a device."""
+        if rows is EVERY_ROW:
+            return self._values.on(device, values)
+        return torch.from_numpy(values[rows]).to(device)  # micro-batches: more of them in a tick than `_values` holds
 
     def _classify(self, y: Tensor, labels: Tensor) -> Tensor:
-        labels = labels.to(y.device, non_blocking=True)
         if self.correct.device != y.device:
             self.correct = self.correct.to(y.device)
         self.correct += (y.detach().argmax(1) == labels).sum()
         return F.cross_entropy(y, labels, label_smoothing=self.label_smoothing)
-
-
-def _squared_error(y: Tensor, target: Tensor, valid: NDArray[Any]) -> Tensor:
-    if valid.all():
-        return F.mse_loss(y, target)
-    error = F.mse_loss(y, target, reduction="none").flatten(1).mean(1)
-    return error[torch.from_numpy(valid).to(y.device)].sum() / len(valid)

@@ -1,4 +1,4 @@
-"""A packet: the message of one edge and tick, header and tensor in one preallocated buffer.
+"""A packet: the message of one edge and tick, header and tensor, in preallocated memory.
 
     int64  tick | frame | last | clip of each row | label of each row | padding to 64 bytes | tensor
 
@@ -19,49 +19,52 @@ _ALIGN = 64  # bytes: torch's own alignment, so kernels choose the same code pat
 
 
 class Packet:
-    """The message of one edge and tick.
+    """The message of one edge and tick: a header on the host, and a tensor on the device that computes.
+
+    The header never crosses to a GPU and back: clips, labels and frame numbers are read on the host at every tick.
 
     Attributes:
-        buffer: uint8 [packet_bytes], the bytes to transfer, on `wire` (the host for gloo, the device for NCCL).
-        tensor: the activation or gradient, one row per slot, on `compute`. A view of `buffer` if `wire` is the same.
-        head: the header as an int64 array, on the host.
-        clips, labels: int64 [rows], on the host.
+        header: uint8 [header_bytes], on the host.
+        tensor: the activation or gradient, one row per slot.
+        buffer: uint8 [packet_bytes], header and tensor in one piece of host memory; None if the tensor is elsewhere.
+        head: the header as an int64 array.
+        clips, labels: int64 [rows], parts of the header.
         label_tensor: `labels` as a tensor.
+        nbytes: size of the message.
     """
 
     def __init__(
         self,
         shape: Sequence[int],
         dtype: torch.dtype = torch.float32,
-        compute: torch.device | str = "cpu",
-        wire: torch.device | str = "cpu",
+        device: torch.device | str = "cpu",
         memory: Tensor | None = None,
+        tensor: Tensor | None = None,
     ) -> None:
-        """Allocate a packet.
+        """Create a packet.
 
         Args:
             shape: of the tensor; the first dimension is rows.
-            compute: device of the tensor.
-            wire: device of the buffer.
-            memory: uint8 [packet_bytes] to use as the buffer; by default it is allocated.
+            device: of the tensor.
+            memory: host memory to use, uint8: [packet_bytes] if the tensor is in it too, else [header_bytes].
+            tensor: the tensor to use, if it is not in `memory`.
         """
-        compute, wire = torch.device(compute), torch.device(wire)
-        rows, head = shape[0], _head_bytes(shape[0])
-        pinned = compute.type == "cuda" and wire.type == "cpu"
-        size = packet_bytes(shape, dtype)
-        self.buffer = torch.zeros(size, dtype=torch.uint8, device=wire, pin_memory=pinned) if memory is None else memory
-        payload = self.buffer[head:].view(dtype).view(tuple(shape))
-        # the header is read on the host at every tick, so a buffer on the device needs a host copy of it
-        self._device_head = self.buffer[:head] if wire.type == "cuda" else None
-        host = torch.zeros(head, dtype=torch.uint8, pin_memory=True) if wire.type == "cuda" else self.buffer[:head]
-        self._host_head = host
-        # staging: the tensor is on another device than the buffer
-        self._staged = payload if compute != wire else None
-        self.tensor = torch.zeros_like(payload, device=compute) if compute != wire else payload
-        self.head: np.ndarray[Any, np.dtype[np.int64]] = host.view(torch.int64).numpy()
+        device, rows = torch.device(device), shape[0]
+        in_one_piece = tensor is None and device == torch.device("cpu")
+        size = packet_bytes(shape, dtype) if in_one_piece else header_bytes(rows)
+        pinned = device.type == "cuda"
+        memory = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned) if memory is None else memory
+        self.header = memory[: header_bytes(rows)]
+        self.buffer = memory if in_one_piece else None
+        if in_one_piece:
+            tensor = payload_of(memory, shape, dtype)
+        self.tensor = torch.zeros(tuple(shape), dtype=dtype, device=device) if tensor is None else tensor
+        numbers = self.header.view(torch.int64)
+        self.head: np.ndarray[Any, np.dtype[np.int64]] = numbers.numpy()
         self.clips = self.head[_ROWS_FROM : _ROWS_FROM + rows]
         self.labels = self.head[_ROWS_FROM + rows : _ROWS_FROM + 2 * rows]
-        self.label_tensor = host.view(torch.int64)[_ROWS_FROM + rows : _ROWS_FROM + 2 * rows]
+        self.label_tensor = numbers[_ROWS_FROM + rows : _ROWS_FROM + 2 * rows]
+        self.nbytes = packet_bytes(shape, dtype)
 
     @property
     def tick(self) -> int:
@@ -88,25 +91,57 @@ class Packet:
         self.head[_TICK] = tick
         self.tensor.copy_(tensor.detach())  # without detach the packet would keep the graph of every tick alive
 
-    def flush_to_buffer(self) -> None:
-        """Copy tensor and header to `buffer` before a send (a no-op on the CPU)."""
-        if self._device_head is not None:
-            self._device_head.copy_(self._host_head, non_blocking=True)
-        if self._staged is not None:
-            self._staged.copy_(self.tensor)  # blocking: gloo reads it next
+    def flush(self) -> None:
+        """Make the packet ready to be sent. There is nothing to do unless it is a StagedPacket."""
 
-    def load_from_buffer(self) -> None:
-        """Copy `buffer` to tensor and header after a receive (a no-op on the CPU)."""
-        if self._device_head is not None:
-            self._host_head.copy_(self._device_head)
-        if self._staged is not None:
-            self.tensor.copy_(self._staged, non_blocking=True)
+    def load(self) -> None:
+        """Take what was received. There is nothing to do unless it is a StagedPacket."""
+
+    def to_bytes(self) -> Tensor:
+        """The message as received, uint8 [packet_bytes] on the host."""
+        if self.buffer is not None:
+            return self.buffer
+        payload = self.tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        return torch.cat([self.header, payload])
+
+    def from_bytes(self, message: Tensor) -> None:
+        """Set the message, as if it had been received."""
+        if self.buffer is not None:
+            self.buffer.copy_(message)
+            return
+        self.header.copy_(message[: self.header.nbytes])
+        self.tensor.copy_(payload_of(message, self.tensor.shape, self.tensor.dtype))
+
+
+class StagedPacket(Packet):
+    """A packet whose tensor is on a GPU and which is sent from host memory: `buffer`, pinned."""
+
+    buffer: Tensor
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        buffer = torch.zeros(packet_bytes(shape, dtype), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        super().__init__(shape, dtype, device, buffer[: header_bytes(shape[0])])
+        self.buffer, self._payload = buffer, payload_of(buffer, shape, dtype)
+
+    def flush(self) -> None:
+        """Copy the tensor to the host, and wait for the copy: the transfer reads it next."""
+        self._payload.copy_(self.tensor)
+
+    def load(self) -> None:
+        """Copy the received tensor to the device."""
+        self.tensor.copy_(self._payload, non_blocking=True)
 
 
 def packet_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Size of a packet's buffer in bytes. The first dimension of `shape` is rows."""
-    return _head_bytes(shape[0]) + torch.Size(shape).numel() * dtype.itemsize
+    """Size of a packet in bytes. The first dimension of `shape` is rows."""
+    return header_bytes(shape[0]) + torch.Size(shape).numel() * dtype.itemsize
 
 
-def _head_bytes(rows: int) -> int:
+def header_bytes(rows: int) -> int:
+    """Size of a packet's header in bytes."""
     return -(-(_ROWS_FROM + 2 * rows) * 8 // _ALIGN) * _ALIGN
+
+
+def payload_of(message: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The tensor in a message, as a view of it. `message` is uint8 [packet_bytes]."""
+    return message[header_bytes(shape[0]) :].view(dtype).view(tuple(shape))

@@ -17,18 +17,21 @@ from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.errors import ConfigError
+from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
 
 
-def gate(gradient: Packet, held: Packet) -> int:
+def gate(gradient: Packet, held: Packet, masks: HostValues) -> int:
     """Zero the rows of `gradient` whose clip differs from that of `held`. Returns the number of rows zeroed."""
-    foreign = np.flatnonzero(gradient.clips != held.clips)
-    if len(foreign):
-        gradient.tensor.index_fill_(0, torch.from_numpy(foreign).to(gradient.tensor.device), 0)
-    return len(foreign)
+    foreign = gradient.clips != held.clips
+    count = int(np.count_nonzero(foreign))
+    if count:
+        mask = masks.on(gradient.tensor.device, foreign)
+        gradient.tensor.masked_fill_(mask.view(-1, *[1] * (gradient.tensor.ndim - 1)), 0)
+    return count
 
 
 def casting(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -62,6 +65,7 @@ class Stage:
         self.gated = self.rows = 0
         self._input: Tensor | None = None
         self._output: Tensor | None = None
+        self._masks = HostValues()
         self._autocast = config.precision == "bfloat16"
         self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
         forbid_in_place_on_input(blocks)
@@ -114,7 +118,7 @@ class Stage:
         """
         self.rows += len(held.clips)
         if self.config.rule.boundary == "gate":
-            self.gated += gate(gradient, held)
+            self.gated += gate(gradient, held, self._masks)
         assert self._output is not None
         if self._output.requires_grad:
             self._output.backward(gradient.tensor)

@@ -1,22 +1,26 @@
-"""Connects a stage's edges: over shared memory between stages of one host, otherwise over gloo or NCCL."""
+"""Connects a stage's edges, each over the transport that fits (transport.py)."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 
 from common.config.settings import Config
-from common.errors import ConfigError
 from common.messages.stage_calls import BUILDING
 from common.processes.membership import Membership
-from common.rule.packet import Packet
+from common.rule.packet import Packet, StagedPacket
 from common.shared_memory.fd_passing import FdConnection, FdListener, connect
 from common.telemetry.spans import Kind, WorkClock
-from stage_worker.edges import shared_memory as shared
+from stage_worker.edges import device_memory, shared_memory
+from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.handshake import TensorSpec
 from stage_worker.edges.process_groups import Groups
-from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
+from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing
+from stage_worker.edges.torch_p2p import Channel, DevicePeer, P2PIncoming, P2POutgoing, Peer
+from stage_worker.edges.transfer_watchdog import TransferWatchdog
+from stage_worker.edges.transport import Place, Transport, choose, on_cpu, uses_nccl
 
 EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation's own: training packets may be in flight
 
@@ -30,6 +34,7 @@ _SENDING = {
     "backward": (Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT),
     "evaluation": (Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT),
 }
+_MAPPED: tuple[Transport, ...] = ("shared", "device")
 
 
 class Edges:
@@ -41,99 +46,155 @@ class Edges:
         me: Membership,
         groups: Groups,
         specs: tuple[TensorSpec, TensorSpec],
-        devices: tuple[torch.device, torch.device],
+        device: torch.device,
+        gpus: dict[int, int | None],
         work: WorkClock,
     ) -> None:
-        """Create the shared-memory edges and the process groups. Every stage must call it.
+        """Create the process groups, and the edges in memory that neighbours map. Every stage must call it.
 
         Args:
             specs: shape and dtype of the stage's input and output.
-            devices: the device that computes, and that of the transfer buffers.
+            device: on which it computes.
+            gpus: UUIDs of the GPUs of this stage and its neighbours, by stage; None on the CPU.
             work: the time spent sending and waiting is added to it.
 
         Raises:
-            ConfigError: network.transport = "shared" is not possible.
+            ConfigError: network.transport is not possible.
             PeerError: a neighbour does not answer.
         """
         self._config, self._me, self._groups = config, me, groups
         self._input_spec, self._output_spec = specs
-        self._device, self._wire = devices
-        self._work = work
+        self._device, self._gpus, self._work = device, gpus, work
         # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
         self._deadline = 1.25 * config.network.deadline
-        i = me.stage
-        for neighbour in (i - 1, i + 1):
-            if config.network.transport == "shared" and 0 <= neighbour < me.stages:
-                self._check(neighbour)
+        self._nccl = uses_nccl(config, me)
+        self._transports = {n: self._choose(n) for n in (me.stage - 1, me.stage + 1) if 0 <= n < me.stages}
+        self._watchdog = TransferWatchdog()
         self._form_groups()
-        if self._shares and not groups.connections:
+        if config.network.transport in ("auto", "shared") and not groups.connections:
             groups.connections.update(_connect_neighbours(me, self._deadline + BUILDING))  # may still be building
-        # every edge is offered before any is accepted, so that no two neighbours wait for each other
-        self._out = {
-            kind: shared.offer_edge(groups.connections[to], kind, self._spec(to), i, to, self._deadline)
-            for kind, to in self._kinds(i + 1, i - 1)
-        }
-        self._in = {
-            kind: shared.accept_edge(groups.connections[of], kind, self._spec(of), i, of, self._deadline)
-            for kind, of in self._kinds(i - 1, i + 1)
-        }
+        self._in: dict[EdgeKind, SharedIncoming] = {}
+        self._out: dict[EdgeKind, SharedOutgoing] = {}
+        self._map_edges()
 
     def sender(self, kind: EdgeKind) -> Sender:
         """The end that sends activations up or gradients down."""
         neighbour = self._me.stage + (-1 if kind == "backward" else 1)
-        outgoing = self._out.get(kind) or P2POutgoing(self._peer(kind, neighbour), self._packets(neighbour))
+        outgoing = self._out.get(kind) or P2POutgoing(self._channel(kind, neighbour), self._packets(neighbour))
         return Sender(outgoing, self._work, *_SENDING[kind])
 
     def receiver(self, kind: EdgeKind, first_tick: int) -> Receiver:
         """The end that receives activations or gradients, from `first_tick` on."""
         neighbour = self._me.stage + (1 if kind == "backward" else -1)
-        incoming = self._in.get(kind) or P2PIncoming(self._peer(kind, neighbour), self._packets(neighbour))
+        incoming = self._in.get(kind) or P2PIncoming(self._channel(kind, neighbour), self._packets(neighbour))
         return Receiver(incoming, self._me.stage, neighbour, first_tick, self._work, _RECEIVING[kind])
 
     def close(self) -> None:
-        """Close the shared-memory edges."""
+        """Close the edges in mapped memory, and end the watchdog."""
+        self._watchdog.close()
         for end in (*self._out.values(), *self._in.values()):
             end.close()
+
+    def _choose(self, neighbour: int) -> Transport:
+        edge = min(self._me.stage, neighbour), max(self._me.stage, neighbour)
+        own = Place(True, self._gpus[self._me.stage])
+        other = Place(neighbour in self._me.stages_on_host, self._gpus[neighbour])
+        return choose(self._config, edge, own, other, self._nccl)
 
     def _form_groups(self) -> None:
         """Form the process groups that any stage needs. All stages must take part in the same order."""
         if self._config.exact:
-            self._groups.form_pipeline()
-        elif not (self._shares and len(self._me.stages_on_host) == self._me.stages):
+            self._groups.form_pipeline("nccl" if self._device.type == "cuda" else "gloo")
+        elif not (self._maps_all and on_cpu(self._config, self._me)):  # GPUs of one host may turn out to need it
             self._groups.form_backward()
+            if self._nccl:
+                self._groups.form_nccl()
+
+    @property
+    def _maps_all(self) -> bool:
+        """Whether all edges of the run are in mapped memory."""
+        maps = self._config.network.transport in ("auto", "shared")
+        return maps and len(self._me.stages_on_host) == self._me.stages
+
+    # ---- edges in mapped memory
+
+    def _map_edges(self) -> None:
+        """Every edge is offered before any is accepted, so that no two neighbours wait for each other."""
+        i = self._me.stage
+        ipc = _ipc(self._device)
+        for kind, to in self._kinds(i + 1, i - 1):
+            self._out[kind] = self._offer(kind, to, ipc)
+        for kind, of in self._kinds(i - 1, i + 1):
+            accepted = self._accept(kind, of, ipc)
+            if isinstance(accepted, str):
+                self._stage_instead(of, accepted)
+            else:
+                self._in[kind] = accepted
+        for kind, to in self._kinds(i + 1, i - 1):
+            outgoing = self._out[kind]
+            if isinstance(outgoing, DeviceOutgoing) and ipc is not None:
+                problem = outgoing.complete(self._groups.connections[to], kind, ipc)
+                if problem is not None:
+                    self._out.pop(kind).close()
+                    self._stage_instead(to, problem)
+
+    def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing:
+        arguments = self._groups.connections[to], kind, self._spec(to), self._me.stage, to, self._deadline
+        if ipc is None:
+            return shared_memory.offer_edge(*arguments)
+        return device_memory.offer_edge(*arguments, self._device, ipc)
+
+    def _accept(self, kind: EdgeKind, of: int, ipc: Ipc | None) -> SharedIncoming | DeviceIncoming | str:
+        arguments = self._groups.connections[of], kind, self._spec(of), self._me.stage, of, self._deadline
+        if ipc is None:
+            return shared_memory.accept_edge(*arguments)
+        same_gpu = self._gpus[of] == self._gpus[self._me.stage]
+        return device_memory.accept_edge(*arguments, ipc, None if same_gpu else self._device)
+
+    def _stage_instead(self, neighbour: int, problem: str) -> None:
+        """Leave an edge to gloo, which works everywhere."""
+        warnings.warn(
+            f"stages {self._me.stage} and {neighbour} cannot share GPU memory ({problem}): tensors go through host "
+            "memory, which is slower. In containers, one container with all GPUs of the host avoids this",
+            stacklevel=2,
+        )
 
     def _kinds(self, forward: int, backward: int) -> Iterator[tuple[EdgeKind, int]]:
-        """The kinds of edges over shared memory, each with its neighbour, which is `forward` or `backward`."""
+        """The kinds of edges in mapped memory, each with its neighbour, which is `forward` or `backward`."""
         kinds: list[tuple[EdgeKind, int]] = [("forward", forward), ("backward", backward), ("evaluation", forward)]
         for kind, neighbour in kinds:
             used = kind == "evaluation" or not self._config.exact  # torch's schedules have connections of their own
-            if used and self._is_shared(neighbour):
+            if used and self._transports.get(neighbour) in _MAPPED:
                 yield kind, neighbour
 
-    def _is_shared(self, neighbour: int) -> bool:
-        return self._shares and neighbour in self._me.stages_on_host
+    # ---- edges over torch.distributed
 
-    @property
-    def _shares(self) -> bool:
-        return self._config.network.transport in ("auto", "shared") and self._device.type == "cpu"
-
-    def _check(self, neighbour: int) -> None:
-        if not self._is_shared(neighbour):
-            raise ConfigError(
-                'network.transport = "shared" needs all stages on one host and on the CPU, but stages '
-                f'{self._me.stage} and {neighbour} are not: use "auto", which shares memory where possible'
-            )
-
-    def _peer(self, kind: EdgeKind, neighbour: int) -> Peer:
+    def _channel(self, kind: EdgeKind, neighbour: int) -> Channel:
+        stage, deadline, tag = self._me.stage, self._deadline, int(kind == "evaluation")
         group = self._groups.backward if kind == "backward" else self._groups.forward
-        return Peer(group, self._me.stage, neighbour, self._deadline, tag=int(kind == "evaluation"))
+        host = Peer(group, stage, neighbour, deadline, tag)
+        if self._transports[neighbour] != "nccl":
+            return Channel(host)
+        group = self._groups.nccl[int(kind == "backward")]
+        return Channel(host, DevicePeer(group, stage, neighbour, deadline, self._watchdog, tag))
+
+    def _packets(self, neighbour: int) -> list[Packet]:
+        shape, dtype = self._spec(neighbour)
+        if self._transports[neighbour] == "nccl" or self._device == torch.device("cpu"):
+            return [Packet(shape, dtype, self._device) for _ in range(2)]
+        return [StagedPacket(shape, dtype, self._device) for _ in range(2)]
 
     def _spec(self, neighbour: int) -> TensorSpec:
         return self._input_spec if neighbour < self._me.stage else self._output_spec
 
-    def _packets(self, neighbour: int) -> list[Packet]:
-        shape, dtype = self._spec(neighbour)
-        return [Packet(shape, dtype, self._device, self._wire) for _ in range(2)]
+
+def _ipc(device: torch.device) -> Ipc | None:
+    """How GPU memory is shared; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    from stage_worker.edges.cuda_ipc import CudaIpc
+
+    return CudaIpc(device)
 
 
 def _connect_neighbours(me: Membership, deadline: float) -> dict[int, FdConnection]:

@@ -84,11 +84,11 @@ class Receiver:
 
     def waiting(self, tick: int) -> Tensor:
         """The message for `tick`, uint8. Call `settle` first. For checkpoints."""
-        return self._packet(tick).buffer
+        return self._packet(tick).to_bytes()
 
     def put(self, tick: int, message: Tensor) -> None:
         """Set the message for `tick`, uint8, as if it had arrived. For checkpoints."""
-        self._packet(tick).buffer.copy_(message)
+        self._packet(tick).from_bytes(message)
 
     def _packet(self, tick: int) -> Packet:
         return self._packets[tick % len(self._packets)]
@@ -96,7 +96,7 @@ class Receiver:
     def _arrived(self, tick: int) -> Packet:
         self.settle(tick)
         packet = self._packet(tick)
-        packet.load_from_buffer()
+        packet.load()
         if packet.tick != tick - 1:
             raise PeerError(
                 f"stage {self._stage}, tick {tick}: received the packet of tick {packet.tick} from stage "
@@ -125,8 +125,8 @@ class Sender:
         self._work.add(self._wait, start)
         packet = self._packets[tick % len(self._packets)]
         packet.pack(tick, source, tensor)
-        packet.flush_to_buffer()
-        self.bytes += packet.buffer.nbytes
+        packet.flush()
+        self.bytes += packet.nbytes
         self._outgoing.start(tick)
         self._work.add(self._send, start)
 

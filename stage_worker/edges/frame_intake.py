@@ -10,6 +10,7 @@ D - 1 ticks before the frame that they belong to and wait in the socket's queue.
 """
 
 import warnings
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,11 +24,13 @@ from common.errors import PeerError
 from common.messages.encoding import OTHER_SENDER, OtherAttemptError
 from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
 from common.processes.membership import Membership
+from common.rule.host_values import HostValues
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.pixels import normalise
 from common.shared_memory.frame_slots import FrameSlotReader
 from common.telemetry.spans import Kind, WorkClock, clock
+from stage_worker.device_pace import AHEAD
 
 
 class FrameSocket:
@@ -46,6 +49,7 @@ class FrameSocket:
         queue: int,
         what: str,
         shares_memory: bool = False,
+        pinned: bool = False,
         work: WorkClock | None = None,
         wait: Kind = Kind.WAIT_FRAMES,
     ) -> None:
@@ -56,6 +60,7 @@ class FrameSocket:
             queue: maximum number of batches in the socket's queue.
             what: name of the receiver, for error messages.
             shares_memory: whether the coordinator may pass frames in shared memory.
+            pinned: a GPU reads the shared memory.
             work, wait: the time spent waiting for a batch is added to `work` as `wait`.
         """
         self._work, self._wait = work or WorkClock(), int(wait)
@@ -69,7 +74,7 @@ class FrameSocket:
         # torch warns that a message's memory is read-only; it is only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         self.address = me.listen(self._socket)
-        self._reader = FrameSlotReader(self._shape, network.deadline) if shares_memory else None
+        self._reader = FrameSlotReader(self._shape, network.deadline, pinned) if shares_memory else None
         self.memory = self._reader.name if self._reader else ""
 
     def receive(self, tick: int) -> tuple[Envelope, Tensor]:
@@ -138,6 +143,10 @@ class FrameIntake:
         self.phase = 0
         self.socket = socket
         self._packet, self._mean, self._std = packet, mean, std
+        self._upload = FrameUpload(packet.tensor.device)
+        # a GPU reads a batch some ticks later than the host hands it over
+        self._kept = 0 if packet.tensor.device.type == "cpu" else AHEAD - 1
+        self._unreleased: deque[Envelope] = deque()
 
     def receive(self, tick: int) -> Packet:
         """The frame batch of this tick, normalised. Valid until the next receive."""
@@ -145,13 +154,29 @@ class FrameIntake:
         if (envelope.phase, envelope.frame) != (self.phase, tick):
             raise self.socket.lost(tick, envelope, (self.phase, tick))
         packet = self._packet
-        # on CUDA this copy waits for earlier work, so nothing still reads the old labels afterwards
-        normalise(packet.tensor, frames.to(packet.tensor.device), self._mean, self._std)
+        normalise(packet.tensor, self._upload(frames), self._mean, self._std)
         packet.set_header(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
         packet.labels[:] = envelope.labels
-        self.socket.release(envelope)
+        self._unreleased.append(envelope)
+        while len(self._unreleased) > self._kept:
+            self.socket.release(self._unreleased.popleft())
         return packet
+
+
+class FrameUpload:
+    """Brings frames to a device without a wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._values = device, HostValues()
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """The frames on the device; on the CPU, themselves."""
+        if self._device.type == "cpu":
+            return frames
+        if frames.is_pinned():
+            return frames.to(self._device, non_blocking=True)
+        return self._values.on(self._device, frames.numpy())
 
 
 class TargetIntake:
@@ -169,6 +194,7 @@ class TargetIntake:
         self.socket = socket
         self.early: dict[tuple[int, int], Raw] = {}
         self._out, self._mean, self._std = out, mean, std
+        self._upload = FrameUpload(out.device)
 
     def target(self, tick: int, held: Packet) -> Target:
         """The normalised target of the frames in `held`. Within a phase, targets must arrive in frame order."""
@@ -181,7 +207,7 @@ class TargetIntake:
             else:
                 self.early[key] = received
         frames, clips = raw
-        normalise(self._out, frames.to(self._out.device), self._mean, self._std)
+        normalise(self._out, self._upload(frames), self._mean, self._std)
         return Target(self._out, clips)
 
     def gather(self, first: int, end: int, tick: int) -> None:

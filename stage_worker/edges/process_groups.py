@@ -10,6 +10,8 @@ from common.processes.membership import JOIN_DEADLINE, Membership
 from common.shared_memory.fd_passing import FdConnection
 
 _WRITING = 1800.0  # timeout in seconds while writing a checkpoint, in the background
+# NCCL's own timeout, which aborts the process: it must never come before the stage's deadline and its clear error
+_NCCL_MARGIN = 2.0
 
 Backend = Literal["gloo", "nccl"]
 
@@ -21,37 +23,49 @@ class Groups:
     demand: by all stages, with the same calls in the same order.
 
     Attributes:
-        forward: group for activations.
+        forward: gloo group for activations, or for their headers.
         checkpoint: gloo group for the thread that writes checkpoints.
         connections: to neighbours on this host with which memory is shared, by stage.
     """
 
-    def __init__(self, me: Membership, backend: Backend, deadline: float) -> None:
-        """Every stage must call it. `deadline`: timeout of a transfer in the `pipeline` group, in seconds."""
+    def __init__(self, me: Membership, deadline: float) -> None:
+        """Every stage must call it. `deadline`: of a transfer, in seconds."""
         store = PrefixStore("tensors", me.store)
         limit = timedelta(seconds=JOIN_DEADLINE)
-        dist.init_process_group(backend, store=store, rank=me.stage, world_size=me.stages, timeout=limit)
-        self._stages, self._backend, self._deadline = list(range(me.stages)), backend, deadline
+        dist.init_process_group("gloo", store=store, rank=me.stage, world_size=me.stages, timeout=limit)
+        self._stages, self._deadline = list(range(me.stages)), deadline
         self.connections: dict[int, FdConnection] = {}
         assert dist.group.WORLD is not None
         self.forward: dist.ProcessGroup = dist.group.WORLD
         self.checkpoint = self._form("gloo", _WRITING)
         self._backward: dist.ProcessGroup | None = None
+        self._nccl: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
         self._pipeline: dist.ProcessGroup | None = None
 
     def form_backward(self) -> None:
         """Form the group for gradients, so that neither direction blocks the other. Every stage must call it."""
-        self._backward = self._backward or self._form(self._backend, JOIN_DEADLINE)
+        self._backward = self._backward or self._form("gloo", JOIN_DEADLINE)
 
-    def form_pipeline(self) -> None:
+    def form_nccl(self) -> None:
+        """Form the groups for activations and gradients between GPUs. Every stage must call it, each with a GPU."""
+        limit = max(JOIN_DEADLINE, _NCCL_MARGIN * self._deadline)
+        self._nccl = self._nccl or (self._form("nccl", limit), self._form("nccl", limit))
+
+    def form_pipeline(self, backend: Backend) -> None:
         """Form the group for the algorithms with exact gradients. Every stage must call it."""
-        self._pipeline = self._pipeline or self._form(self._backend, self._deadline)
+        self._pipeline = self._pipeline or self._form(backend, self._deadline)
 
     @property
     def backward(self) -> dist.ProcessGroup:
-        """The group for gradients. Call `form_backward` first."""
+        """The group for gradients, or for their headers. Call `form_backward` first."""
         assert self._backward is not None, "call form_backward first"
         return self._backward
+
+    @property
+    def nccl(self) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+        """The groups for activations and for gradients between GPUs. Call `form_nccl` first."""
+        assert self._nccl is not None, "call form_nccl first"
+        return self._nccl
 
     @property
     def pipeline(self) -> dist.ProcessGroup:

@@ -1,6 +1,10 @@
-"""An edge over torch.distributed: over the network with gloo, between GPUs with NCCL.
+"""torch.distributed's transfers between two stages: between hosts by gloo, or by NCCL if both compute on GPUs.
 
-Each end has two packets of its own, one for even and one for odd ticks.
+Each end has two packets and alternates between them by the tick's parity.
+
+By gloo a packet is one message from host memory. By NCCL its tensor is sent from the GPU, and its header by gloo beside
+it: a header that came through the GPU would make the host wait for everything that the GPU still has to do. NCCL's
+waits are on the GPU's stream and not on the host, so a watchdog keeps their deadline.
 """
 
 from collections.abc import Sequence
@@ -12,13 +16,14 @@ from torch import Tensor
 from common.errors import PeerError
 from common.rule.packet import Packet
 from stage_worker.edges.peer_errors import transfer_failed
+from stage_worker.edges.transfer_watchdog import TransferWatchdog
 
 
 class Peer:
-    """A neighbouring stage, for transfers in one direction."""
+    """A neighbouring stage, in one direction of traffic."""
 
     def __init__(self, group: dist.ProcessGroup, stage: int, neighbour: int, deadline: float, tag: int = 0) -> None:
-        """`deadline` of each wait, in seconds. `tag` separates kinds of traffic that share a group."""
+        """`deadline` of each wait, in seconds; `tag` separates kinds of messages in one group."""
         self.group, self.stage, self.neighbour, self.tag = group, stage, neighbour, tag
         self.deadline = timedelta(seconds=deadline)
 
@@ -27,47 +32,103 @@ class Peer:
         try:
             return self.group.send([buffer], self.neighbour, self.tag)
         except RuntimeError as error:
-            raise self._failure(tick, "sending to", error) from error
+            raise self.failure(tick, "sending to", error) from error
 
     def receive(self, buffer: Tensor, tick: int) -> dist.Work:
         """Start receiving. Raises PeerError if the connection is already known to be broken."""
         try:
             return self.group.recv([buffer], self.neighbour, self.tag)
         except RuntimeError as error:
-            raise self._failure(tick, "receiving from", error) from error
+            raise self.failure(tick, "receiving from", error) from error
 
     def wait(self, work: dist.Work, tick: int, doing: str) -> None:
-        """Wait for a transfer. Raises PeerError naming both stages, the tick and `doing`."""
+        """Wait for a transfer. Raises PeerError naming both stages and the tick."""
         try:
             work.wait(self.deadline)
         except RuntimeError as error:
-            raise self._failure(tick, doing, error) from error
+            raise self.failure(tick, doing, error) from error
 
-    def _failure(self, tick: int, doing: str, error: RuntimeError) -> PeerError:
+    def failure(self, tick: int, doing: str, error: RuntimeError) -> PeerError:
+        """The error for a failed transfer."""
         place = f"stage {self.stage}, tick {tick}, {doing}"
         return transfer_failed(place, self.neighbour, self.deadline.total_seconds(), error)
+
+
+class DevicePeer(Peer):
+    """The same for tensors on a GPU. A wait returns at once, and the current stream waits in its place."""
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        stage: int,
+        neighbour: int,
+        deadline: float,
+        watchdog: TransferWatchdog,
+        tag: int = 0,
+    ) -> None:
+        """`watchdog` ends the process if a transfer is not done `deadline` seconds after it was waited for."""
+        super().__init__(group, stage, neighbour, deadline, tag)
+        self._watch = watchdog.watch(f"stage {stage}", neighbour, deadline)
+
+    def wait(self, work: dist.Work, tick: int, doing: str) -> None:
+        """Let the current stream wait for a transfer. Raises PeerError if it is already known to have failed."""
+        self._watch.add(work, tick, doing)
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise self.failure(tick, doing, error) from error
+
+
+class Channel:
+    """What carries the packets of one direction: one message each, or a header and a tensor."""
+
+    def __init__(self, host: Peer, device: Peer | None = None) -> None:
+        """`device` carries the tensors if they are on a GPU; `host` then carries the headers alone."""
+        self._host, self._device = host, device
+
+    def send(self, packet: Packet, tick: int) -> Sequence[dist.Work]:
+        """Start sending a packet."""
+        if self._device is None:
+            return [self._host.send(_whole(packet), tick)]
+        return self._host.send(packet.header, tick), self._device.send(packet.tensor, tick)
+
+    def receive(self, packet: Packet, tick: int) -> Sequence[dist.Work]:
+        """Start receiving a packet."""
+        if self._device is None:
+            return [self._host.receive(_whole(packet), tick)]
+        return self._host.receive(packet.header, tick), self._device.receive(packet.tensor, tick)
+
+    def wait(self, works: Sequence[dist.Work], tick: int, doing: str) -> None:
+        """Wait for what `send` or `receive` has started. Raises PeerError naming both stages and the tick."""
+        self._host.wait(works[0], tick, doing)
+        if self._device is not None:
+            self._device.wait(works[1], tick, doing)
+
+
+def _whole(packet: Packet) -> Tensor:
+    assert packet.buffer is not None, "a packet that gloo sends is in host memory, or staged there"
+    return packet.buffer
 
 
 class P2POutgoing:
     """The sending end of an edge."""
 
-    def __init__(self, peer: Peer, packets: Sequence[Packet]) -> None:
+    def __init__(self, channel: Channel, packets: Sequence[Packet]) -> None:
         self.packets = packets
-        self._peer = peer
-        self._pending: list[dist.Work | None] = [None] * len(packets)
+        self._channel = channel
+        self._pending: list[Sequence[dist.Work]] = [()] * len(packets)
 
     def room(self, tick: int) -> None:
-        """Wait until the previous send of this tick's packet is done; unblocked by the neighbour's post."""
+        """Wait until the last send from this tick's packet has ended; unblocked by the neighbour's post."""
         number = tick % len(self.packets)
-        work = self._pending[number]
-        if work is not None:
-            self._peer.wait(work, tick, "sending to")
-            self._pending[number] = None
+        if works := self._pending[number]:
+            self._channel.wait(works, tick, "sending to")
+            self._pending[number] = ()
 
     def start(self, tick: int) -> None:
         """Start sending this tick's packet."""
         number = tick % len(self.packets)
-        self._pending[number] = self._peer.send(self.packets[number].buffer, tick)
+        self._pending[number] = self._channel.send(self.packets[number], tick)
 
     def finish(self, tick: int) -> None:
         """Wait until every packet up to this tick's has been sent."""
@@ -78,17 +139,17 @@ class P2POutgoing:
 class P2PIncoming:
     """The receiving end of an edge."""
 
-    def __init__(self, peer: Peer, packets: Sequence[Packet]) -> None:
+    def __init__(self, channel: Channel, packets: Sequence[Packet]) -> None:
         self.packets = packets
-        self._peer = peer
-        self._pending: dist.Work | None = None
+        self._channel = channel
+        self._pending: Sequence[dist.Work] = ()
 
     def post(self, tick: int) -> None:
         """Start receiving the message for this tick."""
-        self._pending = self._peer.receive(self.packets[tick % len(self.packets)].buffer, tick)
+        self._pending = self._channel.receive(self.packets[tick % len(self.packets)], tick)
 
     def wait(self, tick: int) -> None:
         """Wait for the message for this tick. Call `post` first."""
-        assert self._pending is not None
-        self._peer.wait(self._pending, tick, "receiving from")
-        self._pending = None
+        assert self._pending
+        self._channel.wait(self._pending, tick, "receiving from")
+        self._pending = ()

@@ -54,12 +54,19 @@ class TickTimes:
         if self._rows == _ROWS:
             self.fold(zeroed=False)
 
-    def fold(self, zeroed: bool) -> None:
-        """Move the buffered ticks into the histograms. `zeroed`: whether the sums restart at zero now."""
+    def fold(self, zeroed: bool, compute: float | None = None) -> None:
+        """Move the buffered ticks into the histograms.
+
+        Args:
+            zeroed: whether the sums restart at zero now.
+            compute: seconds that a GPU computed in these ticks. What was measured are launches, which are scaled to it.
+        """
         if not self._rows:
             return
         rows = self._table[: self._rows]
         ticks = np.diff(rows, axis=0, prepend=self._before).clip(0.0)  # rounding may make a difference negative
+        if compute is not None:
+            ticks[:, 0] *= compute / max(ticks[:, 0].sum(), 1e-9)
         for name, seconds in zip(self._names, ticks.T, strict=True):
             self._registry.observe(name, seconds)
         self._before[0] = rows[-1]
@@ -79,7 +86,7 @@ class StageMetrics:
         """Start serving. Raises ConfigError if the port or the password file cannot be used."""
         self._registry = MetricRegistry(stage=str(me.stage))
         self._stage, self._times = me.stage, TickTimes(self._registry)
-        self._slots, self._dropped = 1, 0
+        self._slots, self._dropped, self._on_gpu = 1, 0, False
         self._registry.watch("sideways_dropped_reports", lambda: self._dropped)
         self.address = serve(self._registry.registry, settings, 1 + me.local_stage, me.address)
 
@@ -93,8 +100,8 @@ class StageMetrics:
             self._registry.add("sideways_edge_bytes", 0, way=way)
         mismatch = 0 if config.exact else Schedule(config.stages).mismatch(self._stage)
         self._registry.set("sideways_mismatch_frames", mismatch)
-        cuda = device.type == "cuda"
-        self._registry.watch("sideways_cuda_memory_bytes", lambda: torch.cuda.memory_allocated(device) if cuda else 0)
+        self._on_gpu = on_gpu = device.type == "cuda"
+        self._registry.watch("sideways_cuda_memory_bytes", lambda: torch.cuda.memory_allocated(device) if on_gpu else 0)
 
     def begin(self) -> None:
         """Start a phase of training."""
@@ -107,7 +114,7 @@ class StageMetrics:
     def reported(self, report: Progress) -> None:
         """Update the metrics from a report. The sums behind it restart at zero."""
         registry = self._registry
-        self._times.fold(zeroed=True)
+        self._times.fold(zeroed=True, compute=report.compute_seconds if self._on_gpu else None)
         for field, name in _GAUGES.items():
             if (value := getattr(report, field)) is not None:
                 registry.set(name, value)

@@ -26,6 +26,9 @@ class ReportedLoop(Protocol):
     def times(self) -> Times:
         """Times since `clear`."""
 
+    def compute_seconds(self) -> float:
+        """Seconds in the stage's passes since `clear`, on the device that computes them. On a GPU it waits for them."""
+
     def bytes_sent(self) -> tuple[int, int]:
         """Bytes sent forward and backward since `clear`."""
 

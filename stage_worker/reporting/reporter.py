@@ -155,7 +155,7 @@ class Reporter:
             tick=tick,
             ticks=self._ticks,
             seconds=time.perf_counter() - self._started,
-            compute_seconds=times.compute,
+            compute_seconds=loop.compute_seconds(),
             receive_wait_seconds=times.receive_wait,
             send_wait_seconds=times.send_wait,
             data_wait_seconds=times.data_wait,

@@ -9,7 +9,8 @@ from torch import Tensor
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
-from common.telemetry.spans import Kind, WorkClock, clock
+from common.telemetry.spans import COMPUTE, Kind, WorkClock, clock
+from stage_worker.reporting.gpu_clock import GpuClock
 from stage_worker.reporting.gradient_probe import StageProbe
 
 _FORWARD, _BACKWARD, _UPDATE = int(Kind.FORWARD), int(Kind.BACKWARD), int(Kind.UPDATE)
@@ -65,6 +66,10 @@ class TimedStage:
         self.stage.update()
         self._add_time(_UPDATE, start, cpu)
 
+    def compute_seconds(self) -> float:
+        """Seconds in the stage's passes since `clear`, which `work` has summed up."""
+        return self._work.seconds(COMPUTE)
+
     def clear(self) -> None:
         """Zero `model_cpu`."""
         if self.model_cpu is not None:
@@ -78,3 +83,59 @@ class TimedStage:
     def _probe_after(self, held: Packet) -> None:
         if self._probing:
             self._probe.after(self.stage, held)
+
+
+class GpuTimedStage(TimedStage):
+    """The same on a GPU, where the passes are only launched by the host."""
+
+    def __init__(
+        self, stage: Stage, work: WorkClock, probe: StageProbe, before_update: Callable[[], None], gpu: GpuClock
+    ) -> None:
+        super().__init__(stage, work, probe, before_update)
+        self.model_cpu = None  # the CPU's time is that of launches
+        self._gpu = gpu
+
+    def forward(self, x: Packet) -> Tensor:
+        """y(k) from x(k)."""
+        self._gpu.begin()
+        y = super().forward(x)
+        self._gpu.end()
+        return y
+
+    def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
+        """Δθ(k), and r(k), from the newest gradient."""
+        self._gpu.begin()
+        r = super().backward(held, gradient)
+        self._gpu.end()
+        return r
+
+    def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
+        """The same from the loss."""
+        self._gpu.begin()
+        r = super().backward_from_loss(held, target)
+        self._gpu.end()
+        return r
+
+    def update(self) -> None:
+        """θ ← optimiser(θ, Δθ)."""
+        self._gpu.begin()
+        super().update()
+        self._gpu.end()
+
+    def compute_seconds(self) -> float:
+        """Seconds that the GPU spent in the stage's passes since `clear`."""
+        return self._gpu.seconds()
+
+    def clear(self) -> None:
+        """Zero the counters."""
+        super().clear()
+        self._gpu.clear()
+
+
+def timed(
+    stage: Stage, work: WorkClock, probe: StageProbe, before_update: Callable[[], None], device: torch.device
+) -> TimedStage:
+    """A stage that is timed as its device asks for."""
+    if device.type == "cuda":
+        return GpuTimedStage(stage, work, probe, before_update, GpuClock())
+    return TimedStage(stage, work, probe, before_update)

@@ -26,7 +26,7 @@ from coordinator.video.targets import StepStream
 
 def main() -> None:
     if os.environ["RANK"] != "0":
-        os.execv(sys.executable, [sys.executable, "-m", "stage_worker"])
+        os.execv(sys.executable, [sys.executable, "-m", os.environ.get("WORKER", "stage_worker")])
     cases: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     out = Path(sys.argv[2])
     losses: list[float] = []

@@ -156,6 +156,19 @@ def test_every_training_option_equals_the_reference_bit_for_bit(distributed: Res
     same(distributed(3), name, losses, parameters)
 
 
+@pytest.mark.parametrize("edges", ["staged", "apart", "device"])
+def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_path: Path, edges: str) -> None:
+    """But for what only a GPU has: the same code, with another device, other groups and memory of the host."""
+    transport = {"network__transport": "gloo"} if edges == "staged" else {}
+    cases = {
+        name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in ("dropout", "predict", "average")
+    }
+    trees = {name: settings(videos, **options) for name, options in cases.items()}
+    drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)
+    for name, options in cases.items():
+        same(tmp_path, name, *reference_run(config_of(videos, **options)))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", EXACT)
 def test_pipelined_backpropagation_equals_plain_backpropagation(distributed: Results, videos: Path, name: str) -> None:

@@ -53,7 +53,7 @@ class AdversarialEdge:
     def take(self, tick: int) -> None:
         """Copy the packet that was sent at `tick`."""
         source = self.outgoing.packets[tick % 2]
-        self.incoming.packets[(tick + 1) % 2].buffer.copy_(source.buffer)
+        self.incoming.packets[(tick + 1) % 2].from_bytes(source.to_bytes())
         _spoil(source)
         with self._changed:
             self._taken = tick

@@ -52,6 +52,7 @@ COVERED_BY = {
     "coordinator/video/stream.py": ["unit/video/test_slots.py"],
     "stage_worker/__main__.py": [_STOPS, "faults/test_exact_tick.py"],
     "stage_worker/checkpoint.py": ["distributed/test_checkpoints.py"],
+    "stage_worker/edges/cuda_ipc.py": ["unit/edges/test_device_memory.py"],
     "stage_worker/edges/ends.py": ["unit/edges/test_shared_memory.py", "unit/stage_worker/test_loop.py"],
     "stage_worker/edges/handshake.py": [_TRAIN],
     "stage_worker/edges/peer_errors.py": ["unit/edges/test_torch_p2p.py"],

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,22 +12,23 @@ from common.telemetry.spans import WorkClock
 from stage_worker.edges.connect import Edges
 from tests.support.settings import config_of
 
-FORM = torch.Size((2, 3)), torch.float32
+SPEC = torch.Size((2, 3)), torch.float32
+
+
+def edges(folder: Path, transport: str, on_host: set[int], groups: Any) -> Edges:
+    """Of stage 0 of 2, on the CPU."""
+    me: Any = SimpleNamespace(stage=0, stages=2, stages_on_host=on_host)
+    config = config_of(folder, network__transport=transport)
+    return Edges(config, me, groups, (SPEC, SPEC), torch.device("cpu"), {0: None, 1: None}, WorkClock())
 
 
 def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:
-    me, apart = SimpleNamespace(stage=0, stages=2, stages_on_host={0}), SimpleNamespace(connections={})
-    config, devices = config_of(tmp_path, network__transport="shared"), (torch.device("cpu"),) * 2
-    with pytest.raises(ConfigError, match="needs all stages on one host and on the CPU, but stages 0 and 1 are not"):
-        Edges(config, me, apart, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"needs all stages on one host, .*, but stages 0 and 1 are not"):
+        edges(tmp_path, "shared", {0}, SimpleNamespace(connections={}))
 
 
 def test_with_gloo_neighbours_on_one_host_share_no_memory(tmp_path: Path) -> None:
     """The error for neighbours that cannot share memory suggests this setting."""
-    me, groups = (
-        SimpleNamespace(stage=0, stages=2, stages_on_host={0, 1}),
-        SimpleNamespace(connections={}, form_backward=lambda: None),
-    )
-    config, devices = config_of(tmp_path, network__transport="gloo"), (torch.device("cpu"),) * 2
-    Edges(config, me, groups, (FORM, FORM), devices, WorkClock())  # type: ignore[arg-type]
+    groups = SimpleNamespace(connections={}, form_backward=lambda: None)
+    edges(tmp_path, "gloo", {0, 1}, groups)
     assert not groups.connections

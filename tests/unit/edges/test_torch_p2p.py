@@ -10,7 +10,7 @@ import torch
 from common.errors import PeerError
 from common.rule.packet import Packet
 from stage_worker.edges.peer_errors import is_lost_peer
-from stage_worker.edges.torch_p2p import P2PIncoming, P2POutgoing, Peer
+from stage_worker.edges.torch_p2p import Channel, P2PIncoming, P2POutgoing, Peer
 
 # gloo's errors of timeouts and closed connections are copied from runs with torch 2.13; the others are from torch's
 # sources and have not been observed
@@ -86,7 +86,7 @@ def packets() -> list[Packet]:
 
 def test_a_send_is_waited_for_only_when_its_packet_is_reused() -> None:
     group, own = Group(), packets()
-    outgoing = P2POutgoing(peer_of(group), own)
+    outgoing = P2POutgoing(Channel(peer_of(group)), own)
     for tick in range(4):
         outgoing.room(tick)
         outgoing.start(tick)
@@ -100,7 +100,7 @@ def test_a_send_is_waited_for_only_when_its_packet_is_reused() -> None:
 
 def test_a_receive_is_posted_into_the_packet_of_its_tick() -> None:
     group, own = Group(), packets()
-    incoming = P2PIncoming(peer_of(group), own)
+    incoming = P2PIncoming(Channel(peer_of(group)), own)
     for tick in range(1, 4):
         incoming.post(tick)
         incoming.wait(tick)
@@ -111,7 +111,7 @@ def test_a_receive_is_posted_into_the_packet_of_its_tick() -> None:
 @pytest.mark.parametrize("text", STUCK)
 def test_a_timeout_is_reported_as_no_progress(text: str) -> None:
     group = Group(fails="recv 0", text=text)
-    incoming = P2PIncoming(peer_of(group), packets())
+    incoming = P2PIncoming(Channel(peer_of(group)), packets())
     incoming.post(7)
     with pytest.raises(PeerError, match=r"stage 1, tick 7, receiving from stage 2: no progress for 20 s"):
         incoming.wait(7)
@@ -121,7 +121,7 @@ def test_a_timeout_is_reported_as_no_progress(text: str) -> None:
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_connection_is_reported_as_broken(text: str) -> None:
     group = Group(fails="send 1", text=text)
-    outgoing = P2POutgoing(peer_of(group), packets())
+    outgoing = P2POutgoing(Channel(peer_of(group)), packets())
     for tick in (4, 5):
         outgoing.room(tick)
         outgoing.start(tick)
@@ -135,7 +135,9 @@ def test_a_broken_connection_is_reported_as_broken(text: str) -> None:
 @pytest.mark.parametrize("what", ["send", "recv"])
 def test_a_transfer_that_fails_at_its_start_is_a_peer_error(what: str) -> None:
     peer = peer_of(Group(fails=f"start {what} 0", text=BROKEN[0]))
-    start = P2POutgoing(peer, packets()).start if what == "send" else P2PIncoming(peer, packets()).post
+    start = (
+        P2POutgoing(Channel(peer), packets()).start if what == "send" else P2PIncoming(Channel(peer), packets()).post
+    )
     with pytest.raises(PeerError, match=r"stage 1, tick 3, .* stage 2: the connection broke"):
         start(3)
 

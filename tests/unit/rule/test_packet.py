@@ -1,33 +1,57 @@
 """Packets and their buffers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.rule.packet import Packet
+from common.rule.packet import Packet, StagedPacket, packet_bytes
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 
 
+Form = Callable[[list[int], torch.dtype], Packet]
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
-@given(SHAPES, INT64, INT64, st.booleans(), st.sampled_from([torch.float32, torch.float64]), st.data())
-def test_a_packets_buffer_holds_all_of_its_fields(
-    shape: list[int], tick: int, frame: int, last: bool, dtype: torch.dtype, data: st.DataObject
+def in_one_piece(shape: list[int], dtype: torch.dtype) -> Packet:
+    return Packet(shape, dtype)
+
+
+def apart(shape: list[int], dtype: torch.dtype) -> Packet:
+    """As on a GPU."""
+    return Packet(shape, dtype, tensor=torch.zeros(shape, dtype=dtype))
+
+
+def staged(shape: list[int], dtype: torch.dtype) -> Packet:
+    """As on a GPU whose tensors gloo sends: cpu:0 is not the same device as cpu."""
+    return StagedPacket(shape, dtype, torch.device("cpu", 0))
+
+
+FORMS = st.sampled_from([in_one_piece, apart, staged])
+
+
+@given(FORMS, FORMS, SHAPES, INT64, INT64, st.booleans(), st.sampled_from([torch.float32, torch.float64]), st.data())
+def test_a_packets_bytes_carry_all_of_it(
+    sends: Form, receives: Form, shape: list[int], tick: int, frame: int, last: bool, dtype: torch.dtype, data: Any
 ) -> None:
-    sent, got = Packet(shape, dtype), Packet(shape, dtype)
+    sent, got = sends(shape, dtype), receives(shape, dtype)
     sent.set_header(tick, frame, last)
     sent.clips[:] = data.draw(st.lists(INT64, min_size=shape[0], max_size=shape[0]))
     sent.labels[:] = data.draw(st.lists(INT64, min_size=shape[0], max_size=shape[0]))
     sent.tensor.copy_(torch.randn(shape, dtype=dtype))
-    got.buffer.copy_(sent.buffer)  # as a transport does
+    sent.flush()
+    got.from_bytes(sent.to_bytes())  # as a transport does
+    got.load()
+    assert sent.to_bytes().nbytes == sent.nbytes == packet_bytes(shape, dtype)
     assert (got.tick, got.frame, got.last) == (tick, frame, last)
     assert np.array_equal(got.clips, sent.clips)
     assert got.label_tensor.tolist() == sent.labels.tolist()
     assert torch.equal(got.tensor, sent.tensor)
-    assert got.tensor.data_ptr() % 64 == got.buffer.data_ptr() % 64
+    assert got.tensor.data_ptr() % 64 == got.header.data_ptr() % 64
 
 
 def test_packing_takes_the_sources_rows_and_this_ticks_number() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from torch import nn
 
 from common.config.settings import Optimiser
+from common.rule.host_values import HostValues
 from common.rule.packet import Packet
 from common.rule.stage import Stage, gate
 from tests.support.toy_pipeline import FROZEN, ROWS, SGD, WIDTH, learning, model, packet, pipeline, random_frames
@@ -13,7 +14,7 @@ def test_the_gate_zeroes_exactly_the_rows_of_other_clips() -> None:
     held, gradient = Packet((ROWS, WIDTH)), Packet((ROWS, WIDTH))
     held.clips[:], gradient.clips[:] = [7, 8, 9, 3], [7, 4, 9, 5]
     gradient.tensor.fill_(2.0)
-    assert gate(gradient, held) == 2
+    assert gate(gradient, held, HostValues()) == 2
     assert gradient.tensor[:, 0].tolist() == [2.0, 0.0, 2.0, 0.0]
 
 

@@ -1,73 +1,24 @@
-"""The choice and setup of a stage's device."""
+"""What an assembly refuses before it connects to anybody."""
 
-import os
-from collections.abc import Iterator
 from typing import cast
 
 import pytest
 import torch
 
 from common.config.run_file import parse
-from common.config.settings import Config
 from common.errors import ConfigError
 from common.messages.stage_calls import Plan
-from common.processes.membership import Membership
-from stage_worker.assembly import Assembly, use_device
+from stage_worker.assembly import Assembly
 from stage_worker.reporting.reporter import Reporter
 from tests.support import members
 
 
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_pipelines_on_shared_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that monkeypatch restores it
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-
-
-def config_of(**changes: object) -> Config:
-    return parse({"ticks": 1, "stages": 4, "data": {"train": "."}, **changes}, "test")
-
-
-def member(stage: int) -> Membership:
-    return members.stage(stage, stages=4)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_cuda_auto_is_the_cpu_and_cuda_an_error() -> None:
-    assert use_device(config_of(), member(0)).type == "cpu"
-    with pytest.raises(ConfigError, match='use "auto" or "cpu"'):
-        use_device(config_of(device="cuda"), member(0))
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_stages_on_one_host_take_its_devices_in_turn() -> None:
-    assert [use_device(config_of(), member(stage)).index for stage in range(4)] == [0, 1, 0, 1]
-    assert use_device(config_of(device="cpu"), member(1)).type == "cpu"
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_deterministic_algorithms_are_used_only_on_request_and_on_cuda() -> None:
-    use_device(config_of(), member(0))
-    assert not torch.are_deterministic_algorithms_enabled()
-    use_device(config_of(deterministic=True), member(0))
-    assert torch.are_deterministic_algorithms_enabled()
-    assert torch.is_deterministic_algorithms_warn_only_enabled()
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    use_device(config_of(deterministic=True, device="cpu"), member(0))  # the same worker, configured again
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_exact_pipelines_on_shared_gpus_are_refused() -> None:
-    plan = Plan(config_of(algorithm="1f1b", data={"train": ".", "slots": 4}), 2, (2, 2, 2, 2), 1)
+    data = {"train": ".", "slots": 4}
+    config = parse(
+        {"ticks": 1, "stages": 4, "algorithm": "1f1b", "threads": torch.get_num_threads(), "data": data}, "test"
+    )
     with pytest.raises(ConfigError, match=r"on CUDA uses NCCL.*give each stage a device"):
-        Assembly(plan, member(0), None, cast(Reporter, None))
+        Assembly(Plan(config, 2, (2, 2, 2, 2), 1), members.stage(0, stages=4), None, cast(Reporter, None))

@@ -18,6 +18,7 @@ from common.rule.reference import Reference
 from common.rule.schedule import Schedule
 from common.rule.stage import Stage
 from common.telemetry.spans import COMPUTE, RECEIVE_WAIT, Kind, WorkClock
+from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.loop import Loop
@@ -59,7 +60,7 @@ class Frames:
 
     def receive(self, tick: int) -> Packet:
         packet, _ = next(self.coming)
-        self.packet.buffer.copy_(packet.buffer)
+        self.packet.from_bytes(packet.to_bytes())
         return self.packet
 
 
@@ -114,7 +115,9 @@ class Workers:
                 ),
                 gradients_out=_sender(self.down[i - 1], work) if i else None,
             )
-            self.loops.append(Loop(stage, ports, cast(Reporter, self.reports[i]), work, StageProbe()))
+            self.loops.append(
+                Loop(stage, ports, cast(Reporter, self.reports[i]), work, StageProbe(), DevicePace(torch.device("cpu")))
+            )
 
     def run(self, first: int, last: int) -> None:
         threads = [threading.Thread(target=self._work, args=(i, first, last)) for i in range(len(self.loops))]
@@ -226,7 +229,7 @@ def test_time_is_attributed_to_the_right_kind_of_work() -> None:
         assert loop.model_cpu is not None
         assert loop.model_cpu > 0
     sent = workers.loops[0].bytes_sent()
-    assert sent == (TICKS * _output(workers.loops[0].stage).buffer.nbytes, 0)
+    assert sent == (TICKS * _output(workers.loops[0].stage).nbytes, 0)
     assert workers.loops[1].bytes_sent()[1] > 0
     workers.loops[0].clear()
     assert workers.loops[0].bytes_sent() == (0, 0)

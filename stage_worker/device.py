@@ -1,0 +1,54 @@
+"""The device that a stage computes on, and how torch computes there."""
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from common.config.settings import Config, share_of_threads
+from common.errors import ConfigError
+from common.processes.membership import Membership
+
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def use_device(config: Config, me: Membership) -> torch.device:
+    """Set torch's number of threads, and return the stage's device. Raises ConfigError if the host lacks CUDA."""
+    torch.set_num_threads(share_of_threads(config, me.local_stages))
+    device = _device(config, me)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
+    torch.use_deterministic_algorithms(config.deterministic and device.type == "cuda", warn_only=True)
+    return device
+
+
+def _device(config: Config, me: Membership) -> torch.device:
+    if config.device == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", gpu_index(me.local_stage, me.local_stages, torch.cuda.device_count()))
+    if config.device == "cuda":
+        raise ConfigError(
+            f'device = "cuda", but {unusable_gpu() or "this host has no CUDA device"}: use "auto" or "cpu"'
+        )
+    if (problem := unusable_gpu()) and me.local_stage == 0:
+        warnings.warn(f'{problem}: training on the CPU. Set device = "cpu" if that is intended', stacklevel=2)
+    return torch.device("cpu")
+
+
+def gpu_index(local_stage: int, local_stages: int, gpus: int) -> int:
+    """Index of a stage's GPU. With fewer GPUs than stages neighbours share one, as their edge then costs no copy."""
+    return local_stage if local_stages <= gpus else local_stage * gpus // local_stages
+
+
+def unusable_gpu() -> str | None:
+    """Why torch cannot use the GPU that this host has; None if it has none."""
+    if not _NVIDIA_DRIVER.exists():
+        return None
+    if torch.version.cuda is None:
+        return "this host has an NVIDIA GPU, but the installed torch is built for the CPU"
+    return (
+        f"this host has an NVIDIA GPU, but torch {torch.__version__} cannot use it: its driver may be too old for "
+        f"CUDA {torch.version.cuda}"
+    )

@@ -1,0 +1,253 @@
+"""An edge between two stages of one host that compute on GPUs: tensors in GPU memory that both map (CUDA IPC).
+
+Headers and credits are those of shared_memory.py. No host waits for a GPU; the GPUs' streams wait for each other:
+
+    sender    room(k)    waits for a credit if no slot is free; its stream waits until the slot was read
+              start(k)   records that the slot is written, then sends a credit
+    receiver  wait(k+1)  waits for a credit; its stream waits until the slot is written
+              post(k+2)  records that the previous slot was read, then sends a credit
+
+An event is recorded before its credit is sent, so whoever has the credit waits for that recording. Between stages that
+share a GPU nothing is copied; between two GPUs the receiver copies the tensor to its own, by the copy engine.
+"""
+
+import mmap
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from common.errors import PeerError
+from common.messages.encoding import decode, encode
+from common.rule.packet import Packet, header_bytes
+from common.shared_memory.fd_passing import FdConnection
+from common.shared_memory.memfd import mapped, shared_memory
+from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.shared_memory import SLOTS, SharedIncoming, SharedOutgoing
+
+Item = TypeVar("Item")
+
+_LARGEST_DESCRIPTION = 1 << 16  # bytes
+
+
+class Event(Protocol):
+    """An event that two processes share. Both methods concern the current stream, and return at once."""
+
+    def record(self) -> None:
+        """Mark what the stream has been given so far."""
+
+    def wait(self) -> None:
+        """Let the stream wait for what was marked last; for nothing if nothing was."""
+
+
+class Ipc(Protocol):
+    """Memory and events of a GPU that another process of the host can use. Descriptions are msgpack values."""
+
+    def describe_memory(self, memory: Tensor) -> Any:
+        """What another process needs to open `memory`, which must outlive its use."""
+
+    def open_memory(self, description: Any, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Another process's memory. Raises RuntimeError if it cannot be opened."""
+
+    def create_event(self) -> tuple[Event, Any]:
+        """An event, and what another process needs to open it."""
+
+    def open_event(self, description: Any) -> Event:
+        """Another process's event. Raises RuntimeError if it cannot be opened."""
+
+
+class DeviceOutgoing(SharedOutgoing):
+    """The sending end. `complete` must be called before the first packet."""
+
+    def __init__(
+        self,
+        packets: Sequence[Packet],
+        connection: socket.socket,
+        stage: int,
+        neighbour: int,
+        deadline: float,
+        written: Sequence[Event],
+    ) -> None:
+        super().__init__(packets, connection, stage, neighbour, deadline)
+        self._written = written
+        self._read: Sequence[Event] = ()
+
+    def complete(self, connection: FdConnection, name: str, ipc: Ipc) -> str | None:
+        """Take the neighbour's answer to the offer. Returns why the edge is not possible, or None. Raises PeerError."""
+        answer = _receive_description(connection, _answer(name))
+        if "error" in answer:
+            return str(answer["error"])
+        try:
+            self._read = [ipc.open_event(event) for event in answer["read"]]
+        except RuntimeError as error:
+            raise PeerError(
+                f"stage {self._stage} cannot open the CUDA events of stage {self._neighbour} ({error}): "
+                'set network.transport = "gloo"'
+            ) from error
+        return None
+
+    def room(self, tick: int) -> None:
+        """Wait until this tick's packet may be overwritten, on the host or on the stream."""
+        super().room(tick)
+        self._read[tick % SLOTS].wait()
+
+    def start(self, tick: int) -> None:
+        """Tell the neighbour that this tick's packet is written, as soon as the stream gets there."""
+        self._written[tick % SLOTS].record()
+        super().start(tick)
+
+
+class DeviceIncoming(SharedIncoming):
+    """The receiving end."""
+
+    def __init__(
+        self,
+        packets: Sequence[Packet],
+        connection: socket.socket,
+        stage: int,
+        neighbour: int,
+        deadline: float,
+        events: tuple[Sequence[Event], Sequence[Event]],
+        sources: Sequence[Tensor] | None,
+    ) -> None:
+        """`events`: for each packet, that it is written, and that it was read. `sources`: tensors to copy from."""
+        super().__init__(packets, connection, stage, neighbour, deadline)
+        self._written, self._read = events
+        self._sources = sources
+
+    def post(self, tick: int) -> None:
+        """Tell the neighbour that the packet of `tick` - 2 may be overwritten, as soon as the stream gets there."""
+        self._read[(tick - 2) % SLOTS].record()
+        super().post(tick)
+
+    def wait(self, tick: int) -> None:
+        """Wait for the header of this tick's packet; the stream waits for its tensor."""
+        super().wait(tick)
+        slot = tick % SLOTS
+        self._written[slot].wait()
+        if self._sources is not None:
+            self.packets[slot].tensor.copy_(self._sources[slot], non_blocking=True)
+
+
+def offer_edge(
+    connection: FdConnection,
+    name: str,
+    spec: TensorSpec,
+    stage: int,
+    neighbour: int,
+    deadline: float,
+    device: torch.device,
+    ipc: Ipc,
+) -> DeviceOutgoing:
+    """Create an edge to a neighbour, and send it what it needs to open it. Call `complete` next. Raises PeerError."""
+    shape, dtype = spec
+    memory = torch.zeros((SLOTS, *shape), dtype=dtype, device=device)
+    events = [ipc.create_event() for _ in range(SLOTS)]
+    headers = shared_memory(f"sideways-{name}", SLOTS * _pitch(spec))
+    try:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            connection.send_files(name, [headers, theirs.fileno()])
+        description = {"memory": ipc.describe_memory(memory), "written": [event for _, event in events]}
+        _send_description(connection, _description(name), description)
+        packets = _packets(headers, spec, list(memory))
+        return DeviceOutgoing(packets, ours, stage, neighbour, deadline, [event for event, _ in events])
+    finally:
+        os.close(headers)
+
+
+def accept_edge(
+    connection: FdConnection,
+    name: str,
+    spec: TensorSpec,
+    stage: int,
+    neighbour: int,
+    deadline: float,
+    ipc: Ipc,
+    copy_to: torch.device | None = None,
+) -> DeviceIncoming | str:
+    """Open the edge that a neighbour offered, and answer it.
+
+    Args:
+        copy_to: this stage's device if the neighbour is on another one: its tensors are copied there.
+
+    Returns:
+        The edge; or why its memory cannot be opened here, which the neighbour is told too.
+
+    Raises:
+        PeerError: the neighbour does not answer.
+    """
+    shape, dtype = spec
+    headers, theirs = connection.receive_files(name, 2)
+    credits_socket = socket.socket(fileno=theirs)
+    try:
+        offer = _receive_description(connection, _description(name))
+        try:
+            slots = list(ipc.open_memory(offer["memory"], (SLOTS, *shape), dtype))
+            written = [ipc.open_event(event) for event in offer["written"]]
+            read = [ipc.create_event() for _ in range(SLOTS)]
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            _send_description(connection, _answer(name), {"error": reason})
+            credits_socket.close()
+            return reason
+        _send_description(connection, _answer(name), {"read": [event for _, event in read]})
+        own = slots if copy_to is None else list(torch.zeros((SLOTS, *shape), dtype=dtype, device=copy_to))
+        packets = _shifted(_packets(headers, spec, own))
+        events = _shifted(written), _shifted([event for event, _ in read])
+        sources = None if copy_to is None else _shifted(slots)
+        return DeviceIncoming(packets, credits_socket, stage, neighbour, deadline, events, sources)
+    finally:
+        os.close(headers)
+
+
+def _shifted(items: list[Item]) -> list[Item]:
+    """By the receiver's tick: the neighbour's packet of tick k - 1 is for tick k."""
+    return [*items[-1:], *items[:-1]]
+
+
+def _pitch(spec: TensorSpec) -> int:
+    """Bytes from one header to the next, in whole pages."""
+    return -(-header_bytes(spec[0][0]) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _packets(headers: int, spec: TensorSpec, tensors: list[Tensor]) -> list[Packet]:
+    """Packets whose headers are in a shared file, and whose tensors are these."""
+    shape, dtype = spec
+    memory = torch.frombuffer(mapped(headers, SLOTS * _pitch(spec)), dtype=torch.uint8)
+    parts = [part[: header_bytes(shape[0])] for part in memory.split(_pitch(spec))]
+    return [
+        Packet(shape, dtype, tensor.device, memory=part, tensor=tensor)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
+
+
+def _description(name: str) -> str:
+    return f"{name}-offer"
+
+
+def _answer(name: str) -> str:
+    return f"{name}-answer"
+
+
+def _send_description(connection: FdConnection, name: str, description: dict[str, Any]) -> None:
+    """Send a map in a file in memory."""
+    data = encode(description)
+    file = shared_memory(f"sideways-{name}", len(data))
+    try:
+        os.write(file, data)
+        connection.send_files(name, [file])
+    finally:
+        os.close(file)
+
+
+def _receive_description(connection: FdConnection, name: str) -> dict[str, Any]:
+    """Receive a map. Raises PeerError."""
+    (file,) = connection.receive_files(name, 1)
+    try:
+        return decode(os.pread(file, _LARGEST_DESCRIPTION, 0))
+    finally:
+        os.close(file)

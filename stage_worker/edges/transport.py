@@ -1,0 +1,77 @@
+"""Which transport an edge gets. Both stages of an edge decide from the same facts, so they agree."""
+
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+import torch
+
+from common.config.settings import Config
+from common.errors import ConfigError
+from common.processes.membership import Membership
+
+Transport = Literal["shared", "device", "nccl", "gloo"]
+"""shared: host memory that both stages map; device: GPU memory that both map (CUDA IPC); nccl: between GPUs;
+gloo: from host memory, where a GPU's tensors are staged."""
+
+
+class Place(NamedTuple):
+    """Where a stage computes.
+
+    Attributes:
+        host: whether it is on this host.
+        gpu: the UUID of its GPU as a number; None on the CPU.
+    """
+
+    host: bool
+    gpu: int | None
+
+
+def gpu_of(device: torch.device) -> int | None:
+    """The UUID of a GPU as a number; None for the CPU."""
+    if device.type != "cuda":
+        return None
+    return UUID(str(torch.cuda.get_device_properties(device).uuid)).int
+
+
+def on_cpu(config: Config, me: Membership) -> bool:
+    """Whether all stages compute on the CPU."""
+    return config.device == "cpu" or not any(me.stage_member(stage).devices for stage in range(me.stages))
+
+
+def uses_nccl(config: Config, me: Membership) -> bool:
+    """Whether the run needs groups for NCCL: all stages compute on GPUs, and not all edges can share their memory."""
+    if config.device == "cpu" or not all(me.stage_member(stage).devices for stage in range(me.stages)):
+        return False
+    transport = config.network.transport
+    return transport == "nccl" or (transport == "auto" and len(me.stages_on_host) < me.stages)
+
+
+def choose(config: Config, edge: tuple[int, int], own: Place, other: Place, nccl: bool) -> Transport:
+    """The transport of an edge.
+
+    Args:
+        edge: the two stages, for error messages.
+        own, other: where they compute.
+        nccl: the run has groups for NCCL.
+
+    Raises:
+        ConfigError: network.transport is not possible for this edge.
+    """
+    wanted, on_gpus = config.network.transport, own.gpu is not None and other.gpu is not None
+    if wanted == "gloo":
+        return "gloo"
+    if wanted == "nccl":
+        if not (nccl and on_gpus and own.gpu != other.gpu):
+            raise ConfigError(
+                f'network.transport = "nccl" needs a GPU for every stage, but stages {edge[0]} and {edge[1]} do not '
+                'have one each: use "auto" or "gloo"'
+            )
+        return "nccl"
+    if other.host and (own.gpu is None) == (other.gpu is None):
+        return "device" if on_gpus else "shared"
+    if wanted == "shared":
+        raise ConfigError(
+            'network.transport = "shared" needs all stages on one host, and all on GPUs or all on the CPU, but stages '
+            f'{edge[0]} and {edge[1]} are not: use "auto", which shares memory where possible'
+        )
+    return "nccl" if nccl and on_gpus else "gloo"
