@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help train test test-long soak fuzz lint bench bench-learn secrets clean
+.PHONY: help train test test-long soak fuzz lint bench gpu bench-learn secrets clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/stream.py $(ARGS)
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 	$(BIN)/python benchmarks/recovery.py $(ARGS)
+
+gpu: $(READY)  ## everything that needs a GPU, in 8 minutes; ARGS=--dry-run: what of it the CPU can do
+	$(BIN)/python -m benchmarks.drill $(ARGS)
 
 bench-learn: $(READY)  ## hours: accuracy against frames and seconds, and when Sideways learns; goes on where it stopped
 	$(BIN)/python benchmarks/learn.py $(ARGS)
