@@ -182,13 +182,13 @@ def cpu_ms(totals: list[Totals], ticks: int) -> float:
 def config_of(model: str, split: list[int], slots: int, size: int, **changes: Any) -> "Config":
     """The settings of a run with one thread per stage, on the CPU unless `changes` say otherwise.
 
-    `model` is a model of the zoo or a function in benchmarks/models.py.
+    `model` is a model of the zoo, a function in benchmarks/models.py, or FILE:FUNCTION.
     """
     from common.config.run_file import parse
     from common.models import ZOO
 
     tree = {
-        "model": model if model in ZOO else f"{MODELS}:{model}",
+        "model": model if model in ZOO or ":" in model else f"{MODELS}:{model}",
         "stages": len(split),
         "split": split,
         "ticks": 1,

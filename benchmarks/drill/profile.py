@@ -53,8 +53,8 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     split = bench.choose(one_each)
     with tempfile.TemporaryDirectory() as folder:
         model_args = {"model": case.model, "split": split, "out": folder, "ticks": arguments.ticks}
-        changes = {"device": arguments.device, "model_args": model_args}
-        bench.configure(config_of(f"{__file__}:profiled", split, case.slots, case.size).model_copy(update=changes))
+        options = {"device": arguments.device, "model_args": model_args}
+        bench.configure(config_of(f"{__file__}:profiled", split, case.slots, case.size, **options))
         bench.run(_WARM + arguments.ticks + 2 * bench.count)
         stages = [json.loads((Path(folder) / f"{stage}.json").read_text()) for stage in range(bench.count)]
     return {"split": split, "stages": stages}

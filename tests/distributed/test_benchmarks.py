@@ -56,6 +56,17 @@ def test_gpu_prints_figures_and_agrees_with_the_reference() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_gpu_drill_runs_on_the_cpu_what_can_run_there(tmp_path: Path) -> None:
+    steps = ["smoke", "primitives", "exact", "memory", "profile"]
+    command = [sys.executable, "-m", "benchmarks.drill", "--dry-run", "--out", str(tmp_path / "gpu.json"), "--steps"]
+    done = subprocess.run([*command, *steps], cwd=ROOT, capture_output=True, text=True, timeout=280, env=environment())
+    assert done.returncode == 0, done.stdout
+    expected = {step: "skipped" if step == "primitives" else "ok" for step in steps}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"steps": expected}
+
+
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_peers_prints_ratios() -> None:
     cases = ("vgg8_16_b1", "vgg8_16_b2")
