@@ -14,9 +14,14 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def use_device(config: Config, me: Membership) -> torch.device:
-    """Set torch's number of threads, and return the stage's device. Raises ConfigError if the host lacks CUDA."""
+    """Set up torch's threads and arithmetic, and return the stage's device. Raises ConfigError if it lacks CUDA."""
     torch.set_num_threads(share_of_threads(config, me.local_stages))
     device = _device(config, me)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = config.tf32
+        # it times the kernels, so two runs may choose differently, and a run and its reference
+        torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
     torch.use_deterministic_algorithms(config.deterministic and device.type == "cuda", warn_only=True)

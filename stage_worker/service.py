@@ -24,6 +24,7 @@ from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
 from common.processes.membership import Membership
 from common.rule.clip_sums import ClipSums, Scores
+from common.rule.stage import casting
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint, evaluation
 from stage_worker.assembly import Assembly
@@ -128,7 +129,8 @@ class StageService(StageCalls):
     def measure(self, config: Config, classes: int) -> list[BlockCost]:
         """Time the model's blocks."""
         device = use_device(config, self.me)
-        return measure(build(config, classes).to(device), torch.rand(config.frame_shape, device=device))
+        frames = torch.rand(config.frame_shape, device=device)
+        return measure(build(config, classes).to(device), frames, partial(casting, config, device))
 
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split."""

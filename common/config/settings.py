@@ -193,9 +193,9 @@ class Network(Section):
     deadline: float = Field(60.0, gt=0, le=3600, description="seconds a process waits for another before giving up")
     transport: Literal["auto", "gloo", "nccl", "shared"] = Field(
         "auto",
-        description="auto: NCCL if every stage has its own GPU; else shared memory between stages of one host on the "
-        "CPU, and gloo between others. Except with gloo, frames also go through shared memory if the coordinator and "
-        "stage 0 are on one host",
+        description="auto: memory that both stages map between stages of one host (between GPUs by CUDA IPC); "
+        "between hosts NCCL if all stages compute on GPUs, else gloo. Except with gloo, frames also go through shared "
+        "memory if the coordinator and stage 0 are on one host",
     )
     max_message: int = Field(1 << 28, ge=1 << 16, description="bytes of the largest frame batch that a stage accepts")
 
@@ -283,6 +283,9 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if the host has it, else the CPU")
     deterministic: bool = Field(
         False, description="deterministic algorithms on CUDA, where torch has them (slower); the CPU's always are"
+    )
+    tf32: bool = Field(
+        True, description="on CUDA, compute float32 convolutions and matrix products in TF32 (faster, 10-bit mantissa)"
     )
     data: Data
     rule: Rule = Rule()

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import median
@@ -15,6 +16,7 @@ from common.errors import ConfigError
 from common.models import named_blocks
 
 Cost = TypeVar("Cost")
+Casting = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,28 @@ class BlockCost:
     saved_kib: float = 0.0
 
 
-def measure(model: nn.Sequential, frames: Tensor, rounds: int = 7) -> list[BlockCost]:
+def measure(
+    model: nn.Sequential,
+    frames: Tensor,
+    casting: Casting = nullcontext,
+    rounds: int = 7,
+) -> list[BlockCost]:
     """Time each block's forward and backward pass on a frame batch: the median of `rounds`, after one warm-up round.
 
     As in the pipeline, the first block computes no gradient of its input. `model` and `frames` must be on the device
     that will run them. Buffers such as running statistics are changed, so pass a disposable model.
+
+    Args:
+        casting: creates the context of a forward pass, such as autocast. Each pass casts the weights anew, as a tick
+            does.
     """
     costs = []
     x = frames
     for index, (name, block) in enumerate(named_blocks(model)):
         x = x.detach().clone()
-        times = [_time_block(block, x, with_input_gradient=index > 0) for _ in range(rounds + 1)]
-        saved = _saved_bytes(block, x, with_input_gradient=index > 0)
-        with torch.no_grad():
+        times = [_time_block(block, x, index > 0, casting) for _ in range(rounds + 1)]
+        saved = _saved_bytes(block, x, index > 0, casting)
+        with torch.no_grad(), casting():
             y = block(x.clone())
         weights = list(block.parameters())
         costs.append(
@@ -66,11 +77,12 @@ def measure(model: nn.Sequential, frames: Tensor, rounds: int = 7) -> list[Block
     return costs
 
 
-def _time_block(block: nn.Module, x: Tensor, with_input_gradient: bool) -> float:
+def _time_block(block: nn.Module, x: Tensor, with_input_gradient: bool, casting: Casting) -> float:
     x = x.clone().requires_grad_(with_input_gradient)
     synchronise(x)
     start = time.perf_counter()
-    y = _apply(block, x)
+    with casting():
+        y = _apply(block, x)
     if y.requires_grad:
         y.backward(torch.ones_like(y))
     synchronise(x)
@@ -79,7 +91,7 @@ def _time_block(block: nn.Module, x: Tensor, with_input_gradient: bool) -> float
     return elapsed
 
 
-def _saved_bytes(block: nn.Module, x: Tensor, with_input_gradient: bool) -> int:
+def _saved_bytes(block: nn.Module, x: Tensor, with_input_gradient: bool, casting: Casting) -> int:
     """Bytes that a forward pass saves for the backward pass, without parameters. Each storage is counted once."""
     held = {weight.untyped_storage().data_ptr() for weight in block.parameters()}
     sizes: dict[int, int] = {}
@@ -92,7 +104,7 @@ def _saved_bytes(block: nn.Module, x: Tensor, with_input_gradient: bool) -> int:
             alive.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), casting():
         _apply(block, x.clone().requires_grad_(with_input_gradient))
     return sum(sizes.values())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from common.partition.balance import (
 )
 from common.partition.model_check import check_model
 from common.rule.optimiser import build_optimiser
+from common.rule.stage import casting
 
 _MOST_STAGES = 256
 
@@ -87,7 +89,7 @@ def compare(config: Config, classes: int, counts: Sequence[int], warn: Callable[
         for number in set(threads):
             torch.set_num_threads(number)
             frames = torch.rand(config.frame_shape, device=device)
-            timed[number] = measure(build(config, classes).to(device), frames)
+            timed[number] = measure(build(config, classes).to(device), frames, partial(casting, config, device))
     finally:
         torch.set_num_threads(before)
     costs = [timed[number] for number in threads]

@@ -30,7 +30,7 @@ def gpu_of(device: torch.device) -> int | None:
     """The UUID of a GPU as a number; None for the CPU."""
     if device.type != "cuda":
         return None
-    return UUID(str(torch.cuda.get_device_properties(device).uuid)).int
+    return UUID(str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")).int
 
 
 def on_cpu(config: Config, me: Membership) -> bool:

@@ -1,5 +1,6 @@
 """The best contiguous split, and measured costs."""
 
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -50,6 +51,12 @@ def test_tensors_kept_for_the_backward_pass_are_counted_once() -> None:
     """A Linear keeps its input, the ReLU its output, which the second Linear keeps too. Parameters do not count."""
     model = nn.Sequential(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
     assert measure(model, torch.rand(32, 8), rounds=1)[0].saved_kib == 32 * (8 + 16) * 4 / 1024
+
+
+def test_blocks_are_measured_in_the_precision_that_they_run_in() -> None:
+    model = nn.Sequential(nn.Linear(8, 16))
+    cost = measure(model, torch.rand(32, 8), partial(torch.autocast, "cpu", torch.bfloat16), rounds=1)[0]
+    assert cost.activation_kib == 32 * 16 * 2 / 1024
 
 
 COSTS = [BlockCost("a", 4.0, 8.0, 256, 1.0, 100.0), BlockCost("b", 1.0, 2.0, 512, 2.0, 50.0), BlockCost("c", 3.0, 1.0)]

@@ -18,8 +18,11 @@ from tests.support import members
 
 @pytest.fixture(autouse=True)
 def _restore_torch() -> Iterator[None]:
-    threads = torch.get_num_threads()
+    threads, precision, cudnn = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn
+    convolutions, benchmark = cudnn.allow_tf32, cudnn.benchmark
     yield
+    torch.set_float32_matmul_precision(precision)
+    cudnn.allow_tf32, cudnn.benchmark = convolutions, benchmark
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 
@@ -79,3 +82,18 @@ def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(ConfigError, match=r"its driver may be too old for CUDA 13.0: use"):
         use_device(config_of(device="cuda"), member(0))
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
+def test_convolutions_and_matrix_products_are_equally_precise(tf32: bool, precision: str) -> None:
+    use_device(config_of(tf32=tf32), member(0))
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.cudnn.allow_tf32 == tf32
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_kernels_are_only_chosen_by_time_where_runs_need_not_be_equal() -> None:
+    for deterministic in (False, True):
+        use_device(config_of(deterministic=deterministic), member(0))
+        assert torch.backends.cudnn.benchmark != deterministic
