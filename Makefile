@@ -47,6 +47,7 @@ bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/options.py $(ARGS)
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py $(ARGS)
+	$(BIN)/python benchmarks/feed.py $(ARGS)
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 	$(BIN)/python benchmarks/recovery.py $(ARGS)
 

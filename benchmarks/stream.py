@@ -112,10 +112,13 @@ def _draw(folder: Path) -> Path:
 
 def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
     """Medians of the first four contenders on all videos below a folder, and their ratios."""
+    from coordinator.video.slots import Slots
+
     clips, data, info = _setting(root, threads, size)
-    paths = [clip.path for clip in clips]
+    paths, shape = [clip.path for clip in clips], (SLOTS, data.channels, data.size, data.size)
     bare, pixels, product, over_zmq = [], [], [], []
-    with Product(clips, data, shares_memory=True) as stream, Product(clips, data, shares_memory=False) as other:
+    first, second = (Slots(clips, data, 0, train=True) for _ in range(2))
+    with Product(first, shape) as stream, Product(second, shape, shares_memory=False) as other:
         frames, seconds = decode(paths, threads)  # warms up the disk cache, and determines the length of a round
         repeats = max(1, round(SECONDS / seconds))
         ticks = max(1, round(SECONDS * frames / seconds / SLOTS))
@@ -161,11 +164,16 @@ def _setting(root: Path, threads: int, size: int | None) -> tuple[list["Clip"], 
 
 def against_loader(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
     """Medians of the product and of a DataLoader in frames per second, and their ratio."""
+    from benchmarks.clip_loader import LoaderSlots
+    from coordinator.video.slots import Slots
+
     clips, data, _ = _setting(root, threads, size)
+    shape = SLOTS, data.channels, data.size, data.size
     rates: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(LOADER_ROUNDS):
         for use_loader in rates:
-            with Product(clips, data, use_loader=use_loader) as stream:
+            slots = LoaderSlots(clips, data) if use_loader else Slots(clips, data, 0, train=True)
+            with Product(slots, shape) as stream:
                 rate = SLOTS * 50 / stream.play(50)
                 stream.play(round(rate * LOADER_SECONDS / SLOTS / 2))  # uses up what was read ahead
                 ticks = round(rate * LOADER_SECONDS / SLOTS)
@@ -195,15 +203,13 @@ def _decode(path: Path, pixels: bool) -> int:
 class Product:
     """Slots and a Feeder in this process, a FrameSocket in another one."""
 
-    def __init__(self, clips: list[Any], data: Any, shares_memory: bool = True, use_loader: bool = False) -> None:
-        from benchmarks.clip_loader import LoaderSlots
+    def __init__(self, slots: Any, shape: tuple[int, int, int, int], shares_memory: bool = True) -> None:
+        """`slots` fills batches of `shape` as Slots does, and is closed at the end."""
         from common.messages.stage_calls import Addresses
         from coordinator.video.feeder import Feeder
-        from coordinator.video.slots import Slots
         from coordinator.video.targets import Batch, Step
         from tests.support import members
 
-        shape = (data.slots, data.channels, data.size, data.size)
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=_take, args=(theirs, shape, shares_memory), daemon=True)
@@ -214,7 +220,7 @@ class Product:
         size = self._batch.frames.nbytes
         addresses = [Addresses(frames=address, targets="", memory=memory)]
         self._feeder = Feeder(members.coordinator(), addresses, size, DEADLINE, lambda: None)
-        self._slots: Any = LoaderSlots(clips, data) if use_loader else Slots(clips, data, 0, train=True)
+        self._slots = slots
         self._tick = 0
 
     def __enter__(self) -> "Product":

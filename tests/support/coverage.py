@@ -20,7 +20,6 @@ COVERED_BY = {
     "common/processes/rpc.py": [_EXACT],
     "common/rule/loss.py": ["unit/rule/test_reference.py"],
     "common/rule/orthogonal_gradient.py": ["unit/rule/test_optimiser.py"],
-    "common/rule/tick.py": ["unit/rule/test_reference.py", "unit/stage_worker/test_loop.py"],
     "common/shared_memory/memfd.py": ["unit/edges/test_shared_memory.py"],
     "coordinator/__main__.py": [_TRAIN, _STOPS],
     "coordinator/launch/stopped_children.py": [_RECOVERY],
