@@ -6,6 +6,7 @@ torch.distributed.checkpoint writes all stages' parts into one folder, under the
     average.NAME  mean.NAME                           running averages of the weights and of the gradients
     gradient.NAME  stage.I.counters                   gradients accumulated for the next update
     edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, uint8
+    memory.I.NAME  memory.I.clips                     what stage I's blocks remember, and of which clips
     target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
 
 The first two lines can also be restored with another number of stages.
@@ -39,6 +40,7 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
     stage = built.stage
     state = {f"model.{name}": value for name, value in stage.blocks.state_dict().items()}
     state |= stage.updater.state()
+    state |= {f"{_memory(stage)}{name}": value for name, value in stage.memories.state().items()}
     state |= {_edge(way, stage): port.waiting(tick) for way, port in _edges(built) if port.expects(tick)}
     if built.targets is not None:
         first = max(built.origin, tick - (stage.config.stages - 1)) if not stage.config.exact else tick
@@ -59,6 +61,11 @@ def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
 
 def _edge(way: str, stage: Stage) -> str:
     return f"edge.{way}.{stage.index}"
+
+
+def _memory(stage: Stage) -> str:
+    """Prefix of the names of a stage's memories: frames reach another number of stages at other ticks."""
+    return f"memory.{stage.index}."
 
 
 def _counters(stage: Stage) -> str:
@@ -128,6 +135,9 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
 
 
 def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
+    prefix = _memory(built.stage)
+    memories = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    built.stage.memories.load(memories)
     for way, port in _edges(built):
         if port.expects(tick):
             port.put(tick, state[_edge(way, built.stage)])
@@ -159,4 +169,6 @@ def _is_ours(name: str, built: Assembly, in_flight: bool) -> bool:
         return rest.rpartition(".")[0] in stage.blocks.state_dict()
     if kind == "target":
         return in_flight and built.targets is not None
+    if kind == "memory":
+        return in_flight and name.startswith(_memory(stage))
     return in_flight and name in (_counters(stage), _edge("forward", stage), _edge("backward", stage))

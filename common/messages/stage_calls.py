@@ -66,11 +66,13 @@ class GradientSample:
         weights, gradients: keyed by the whole model's parameter names, on the CPU.
         smoothness: mean of ‖x(k) - x(k-1)‖ / ‖x(k)‖ of the stage's input, over the rows that stay in the same clip;
             None if no row does.
+        memories: of the stage's blocks before that frame (common/rule/memories.py), on the CPU.
     """
 
     weights: dict[str, Tensor]
     gradients: dict[str, Tensor]
     smoothness: float | None
+    memories: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ from typing import Literal
 
 from torch import nn
 
+from common.models.temporal import CausalConv, Memory, Motion, TemporalShift
+
 Norm = Literal["group", "batch", "none"]
+Temporal = Literal["motion", "shift", "conv"]
 
 # (channels as a multiple of the width, stride) of the seven convolutions; the eighth layer is the classifier
 _LAYERS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (4, 1))
@@ -25,25 +28,50 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     raise ValueError(f"norm = {norm!r} is unknown. Allowed: 'group', 'batch', 'none'")
 
 
-def vgg8(classes: int, channels: int = 3, width: int = 32, norm: Norm = "group", dropout: float = 0.0) -> nn.Sequential:
+def _memory(temporal: Temporal | None, first: bool, channels: int) -> Memory | None:
+    """What comes before a convolution. Raises ValueError for an unknown kind."""
+    if temporal == "motion":
+        return Motion() if first else None
+    if temporal == "shift":
+        return None if first else TemporalShift()
+    if temporal == "conv":
+        return None if first else CausalConv(channels)
+    if temporal is not None:
+        raise ValueError(f"temporal = {temporal!r} is unknown. Allowed: 'motion', 'shift', 'conv'")
+    return None
+
+
+def vgg8(
+    classes: int,
+    channels: int = 3,
+    width: int = 32,
+    norm: Norm = "group",
+    dropout: float = 0.0,
+    temporal: Temporal | None = None,
+) -> nn.Sequential:
     """Eight named blocks, conv1 … conv7 and head. Input [B, channels, H, W], H and W ≥ 8 → logits [B, classes].
 
     Args:
         width: channels of the first convolution; the widest has 4 × as many.
         norm: normalisation after each convolution.
         dropout: dropout probability of the pooled features, before the classifier.
+        temporal: memory of earlier frames (common/models/temporal.py). motion: conv1 also sees the frame's differences
+            to those 3 and 6 ticks ago. shift: before each other convolution, a quarter of the channels come from 4
+            ticks ago. conv: before each other convolution, a causal depthwise convolution over 3 ticks.
     """
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     incoming = channels
     for number, (multiple, stride) in enumerate(_LAYERS, start=1):
         outgoing = multiple * width
-        convolution = nn.Conv2d(incoming, outgoing, 3, stride, padding=1, bias=norm == "none")
+        memory = _memory(temporal, number == 1, incoming)
+        seen = incoming * (1 + len(memory.gaps)) if isinstance(memory, Motion) else incoming
+        convolution = nn.Conv2d(seen, outgoing, 3, stride, padding=1, bias=norm == "none")
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         if convolution.bias is not None:
             nn.init.zeros_(convolution.bias)
-        blocks[f"conv{number}"] = nn.Sequential(
-            OrderedDict(conv=convolution, norm=normalisation(norm, outgoing), act=nn.ReLU(inplace=True))
-        )
+        layers: dict[str, nn.Module] = {"memory": memory} if memory is not None else {}
+        layers |= {"conv": convolution, "norm": normalisation(norm, outgoing), "act": nn.ReLU(inplace=True)}
+        blocks[f"conv{number}"] = nn.Sequential(OrderedDict(layers))
         incoming = outgoing
     classifier = nn.Linear(incoming, classes)
     nn.init.kaiming_normal_(classifier.weight, nonlinearity="linear")

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import named_blocks
+from common.models.temporal import memories
 from common.models.user_code import no_exit
 from common.rule.stage import forbid_in_place_on_input
 
@@ -17,9 +18,11 @@ def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
 
     Raises:
         ConfigError: a block fails, returns something other than one floating-point tensor, passes no gradient on, or
-            shares parameters with another; or the output does not fit the task. The message names the block.
+            shares parameters with another; or the output does not fit the task, or a memory the settings. The message
+            names the block.
     """
     _refuse_sharing(model)
+    _refuse_memories(model, config)
     x = torch.zeros(config.frame_shape)
     for number, (name, block) in enumerate(named_blocks(model)):
         x = _try(name, block, x, is_first=number == 0)
@@ -57,6 +60,18 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
     if not is_first and leaf.grad is None:
         raise ConfigError(f"block {name} passes no gradient to its input, so the blocks before it cannot learn")
     return y
+
+
+def _refuse_memories(model: nn.Sequential, config: Config) -> None:
+    if not memories(model):
+        return
+    if config.exact and config.stages > 1:
+        raise ConfigError(
+            f'algorithm = "{config.algorithm}" with several stages runs frames in micro-batches without their clips, '
+            "which blocks with a memory need: set stages = 1, or use a model without temporal blocks"
+        )
+    if config.compile:
+        raise ConfigError("compile = true: blocks with a memory cannot be compiled; set compile = false")
 
 
 def _kind(value: object) -> str:

@@ -113,6 +113,8 @@ def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> l
     y = frame.tensor
     for stage in stages:
         stage.blocks.zero_grad(set_to_none=True)
+        if stage.memories:
+            stage.memories.begin(frame.clips, frame.frame)
         y = stage.run(y, frame.frame)
     stages[-1].objective(y, frame, target).backward()
     return [

@@ -19,6 +19,7 @@ from common.config.settings import Config
 from common.errors import ConfigError
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
+from common.rule.memories import Memories
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
@@ -45,6 +46,7 @@ class Stage:
 
     Attributes:
         loss: last loss of the top stage, a 0-d tensor (mean over the rows); None in other stages.
+        memories: of the blocks that remember.
         gated, rows: gradient rows dropped at a clip boundary, and received, since last zeroed.
     """
 
@@ -69,6 +71,7 @@ class Stage:
         self._autocast = config.precision == "bfloat16"
         self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
         forbid_in_place_on_input(blocks)
+        self.memories = Memories(blocks)
 
     def forward(self, x: Packet) -> Tensor:
         """Compute y(k), [rows, …], from x(k), [rows, …], and keep the graph until `backward`."""
@@ -76,6 +79,8 @@ class Stage:
         self._input = x.tensor.detach()  # a leaf in the receive buffer; backward writes r(k) to its .grad
         if not self.is_first:
             self._input.requires_grad_()
+        if self.memories:
+            self.memories.begin(x.clips, x.frame)
         self._output = self.run(self._input, x.frame)
         return self._output
 
@@ -140,12 +145,15 @@ class Stage:
 
     def infer(self, x: Packet) -> Tensor:
         """Compute y from x with frozen weights and no graph. Call `evaluating` first."""
+        if self.memories:
+            self.memories.begin(x.clips, x.frame)
         with torch.no_grad(), casting(self.config, x.tensor.device):
             return self.blocks(x.tensor)
 
     def evaluating(self, on: bool) -> None:
-        """Switch evaluation mode on or off: dropout, batch norms, and the averaged weights if there are any."""
+        """Switch evaluation mode on or off: dropout, batch norms, averaged weights if there are any, own memories."""
         self.blocks.train(not on)
+        self.memories.set_aside() if on else self.memories.put_back()
         self.updater.swap_average()
 
     def _drop_graph(self) -> Tensor | None:

@@ -82,6 +82,7 @@ class GradientProbe:
         for stage, sample in zip(self._own, samples, strict=True):
             for name, parameter in stage.blocks.named_parameters():
                 parameter.data.copy_(sample.weights[name])
+            stage.memories.load(sample.memories)
         exact = exact_gradients(self._own, *self._inputs())
         rows = [
             {"stage": index, **compare(sample.gradients, gradients), "smoothness": sample.smoothness}

@@ -22,7 +22,7 @@ from common.rule.packet import NO_CLIP
 from coordinator.monitor.confusion_plot import confusion_figure
 from coordinator.monitor.evaluation_scores import Evaluation
 from coordinator.run_directory import CONFIG
-from coordinator.tools.trained_model import TrainedModel
+from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.slots import Slots
 from coordinator.video.stream import PlaybackErrors
@@ -65,8 +65,10 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
         The sums per clip, and the errors of clips that could not be played.
 
     Raises:
+        ConfigError: the model takes whole clips.
         DataError: no clip can be decoded, or a decoder is stuck.
     """
+    refuse_whole_clips(trained)
     batch = Batch((data.slots, data.channels, data.size, data.size))
     scorer = _Scorer(trained)
     with closing(Slots(clips.clips, data, 0, train=False)) as source, _bar() as bar:
@@ -85,12 +87,16 @@ class _Scorer:
     """Runs frames through a model and sums its scores against the labels, or its errors against the frame `ahead`."""
 
     def __init__(self, trained: TrainedModel) -> None:
-        self._trained, self.sums = trained, ClipSums()
+        self._trained, self.sums, self._frame = trained, ClipSums(), 0
+        trained.memories.clear()
         self._earlier: deque[tuple[Tensor, NDArray[np.int64]]] = deque(maxlen=trained.ahead + 1)
 
     def add(self, batch: Batch) -> None:
         """Score one frame of every slot."""
         x = self._trained.normalised(torch.from_numpy(batch.frames))
+        if self._trained.memories:
+            self._trained.memories.begin(batch.clips, self._frame)
+        self._frame += 1
         with torch.no_grad():
             y = self._trained.module(x).float()
         if self._trained.task == "classify":

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError, SidewaysError
+from common.models.temporal import memories
 from coordinator.run_directory import MODEL
-from coordinator.tools.trained_model import ABOUT, TrainedModel, open_model, read_tensors
+from coordinator.tools.trained_model import ABOUT, WHOLE_CLIPS, TrainedModel, open_model, read_tensors
 
-_BATCHES = (1, 3)  # batch sizes that the check runs; they differ from the traced one
+_BATCHES = (1, 9)  # batch sizes that the check runs; they differ from the traced one
 _TRACED = 2
 _TOLERANCE = 1e-4  # relative to the largest output
 
@@ -53,9 +54,13 @@ def export(run: Path, out: Path) -> int:
 def _write_program(trained: TrainedModel, out: Path) -> None:
     """Write a program and the model's description to `out`, then check it. Raises SidewaysError.
 
-    The program maps normalised frames, float32 [n, channels, size, size] for any n, to the model's output.
+    The program maps normalised frames, float32 [n, channels, size, size] for any n, to the model's output. If the model
+    remembers, they are the frames of one clip, in order.
     """
     example = torch.rand(_TRACED, trained.data.channels, trained.data.size, trained.data.size)
+    remembering = memories(trained.module).values()
+    for module in remembering:
+        module.rows_are_a_clip = True
     try:
         program = torch.export.export(trained.module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # tracing a user's model can raise anything
@@ -63,7 +68,11 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
         raise SidewaysError(
             f"torch.export cannot export {trained.path}: {reason[0]}. Export a .safetensors file instead"
         ) from error
-    torch.export.save(program, out, extra_files={ABOUT: json.dumps(trained.about)})
+    finally:
+        for module in remembering:
+            module.rows_are_a_clip = False
+    about = {**trained.about, **({WHOLE_CLIPS: "true"} if remembering else {})}
+    torch.export.save(program, out, extra_files={ABOUT: json.dumps(about)})
     _compare(trained, open_model(out).module)
 
 
@@ -72,7 +81,7 @@ def _compare(trained: TrainedModel, program: nn.Module) -> None:
     for batch in _BATCHES:
         x = torch.randn(batch, trained.data.channels, trained.data.size, trained.data.size)
         with torch.no_grad():
-            expected, found = trained.module(x), program(x)
+            expected, found = trained.in_order(x), program(x)
         if not _close(expected, found):
             raise SidewaysError(
                 f"the exported program differs from the model by {float((expected - found).abs().max()):.3g} on "

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.errors import ConfigError, DataError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
-from coordinator.tools.trained_model import TrainedModel
+from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
 from coordinator.video.decoding.augment import middle
 from coordinator.video.decoding.media_info import kinds, matching, pictures
 from coordinator.video.decoding.packets import Damage
@@ -92,6 +92,7 @@ def predict_clips(
             f"{trained.path} was trained with task = {trained.task!r}: it outputs frames, not classes. "
             f"`sideways eval` measures its error"
         )
+    refuse_whole_clips(trained)
     seen = ClipPrediction(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
     scores = _scores(trained, video, _frames(video, frame_files), seen.damage)
     first = next(scores, None)  # before `table` is opened, so that a bad video leaves no file
@@ -137,10 +138,11 @@ def _scores(trained: TrainedModel, video: Path, frame_files: list[Path], damage:
     """The softmax scores of each chunk of n frames, float64 [n, classes]."""
     data = trained.data
     fps = None if frame_files else data.fps  # frame files have no timestamps
-    size = data.short_side, data.channels
+    size, first = (data.short_side, data.channels), 0
     for frames in read(video, data.stride, *size, fps=fps, frame_files=frame_files, damage=damage):
         cropped = torch.from_numpy(middle(frames, data.size)(frames))
-        yield trained(cropped).double().softmax(1)
+        yield trained.in_order(trained.normalised(cropped), first).double().softmax(1)
+        first += len(cropped)
 
 
 def timeline(seen: ClipPrediction) -> list[Segment]:

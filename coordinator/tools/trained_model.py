@@ -6,8 +6,10 @@ program.
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -16,10 +18,13 @@ from common.config.run_file import parse
 from common.config.settings import Config, Data, Task
 from common.errors import ConfigError, SidewaysError
 from common.models import build
+from common.rule.memories import Memories
 from common.rule.pixels import normalise
 from coordinator.run_directory import MODEL
 
 ABOUT = "sideways.json"  # file in a .pt2 archive with the metadata of a .safetensors file
+_ONE_CLIP = np.zeros(1, np.int64)
+WHOLE_CLIPS = "whole_clips"  # key of that metadata if the program takes the frames of a clip, in order
 _KEYS = ("model", "model_args", "task", "classes", "data")
 
 
@@ -45,11 +50,35 @@ class TrainedModel:
     ahead: int
     about: dict[str, str]
 
+    @cached_property
+    def memories(self) -> Memories:
+        """Of the module's blocks that remember earlier frames."""
+        return Memories(self.module)
+
     def __call__(self, frames: Tensor) -> Tensor:
-        """uint8 frames [n, channels, size, size] → the module's output."""
-        x = self.normalised(frames)
+        """uint8 frames [n, channels, size, size], each the first of a clip → the module's output."""
+        return self.run(self.normalised(frames))
+
+    def run(self, x: Tensor) -> Tensor:
+        """Normalised frames → the module's output."""
         with torch.no_grad():
-            return self.module(x)
+            y: Tensor = self.module(x)
+        return y
+
+    def in_order(self, x: Tensor, first: int = 0) -> Tensor:
+        """Normalised consecutive frames of one clip → the module's output. The first frame has the number `first`.
+
+        A clip begins with number 0, and may go on in further calls.
+        """
+        if not self.memories:
+            return self.run(x)
+        if first == 0:
+            self.memories.clear()
+        outputs = []
+        for number, frame in enumerate(x, first):
+            self.memories.begin(_ONE_CLIP, number)
+            outputs.append(self.run(frame[None]))
+        return torch.cat(outputs)
 
     def normalised(self, frames: Tensor) -> Tensor:
         """uint8 frames [n, channels, size, size] → normalised frames, float32, as the module expects."""
@@ -82,6 +111,15 @@ def open_model(path: Path) -> TrainedModel:
     config = _config(file, about)
     ahead = config.ahead if config.task == "predict" else 0
     return TrainedModel(file, module, config.task, json.loads(about["classes"]), config.data, ahead, about)
+
+
+def refuse_whole_clips(trained: TrainedModel) -> None:
+    """Raise ConfigError for a program that takes whole clips, where frames are played one at a time."""
+    if WHOLE_CLIPS in trained.about:
+        raise ConfigError(
+            f"{trained.path} takes the frames of a whole clip at once, as its model remembers earlier frames: use the "
+            "run directory or a .safetensors file here"
+        )
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

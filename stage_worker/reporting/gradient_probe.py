@@ -25,6 +25,7 @@ class StageProbe:
         self._sample: GradientSample | None = None
         self._before: tuple[Tensor, Tensor] | None = None  # input and clips of the previous frame
         self._weights: dict[str, Tensor] = {}
+        self._memories: dict[str, Tensor] = {}
         self._accumulated: dict[str, Tensor] = {}
 
     # ---- called in RPC threads
@@ -50,6 +51,7 @@ class StageProbe:
         if x.frame == self._frame:
             named = list(stage.blocks.named_parameters())
             self._weights = {name: value.detach().to("cpu", copy=True) for name, value in named}
+            self._memories = {name: value.to("cpu", copy=True) for name, value in stage.memories.state().items()}
             self._accumulated = {name: value.grad.clone() for name, value in named if value.grad is not None}
 
     def after(self, stage: Stage, x: Packet) -> None:
@@ -62,7 +64,7 @@ class StageProbe:
             if parameter.grad is not None:
                 own = parameter.grad - self._accumulated[name] if name in self._accumulated else parameter.grad
                 gradients[name] = own.to("cpu", copy=True)
-        self._sample = GradientSample(self._weights, gradients, self._smoothness(x))
+        self._sample = GradientSample(self._weights, gradients, self._smoothness(x), self._memories)
         self.end()
 
     def end(self) -> None:

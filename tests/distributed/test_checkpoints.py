@@ -75,8 +75,9 @@ def test_a_run_stopped_in_the_middle_of_clips_resumes_bit_for_bit(videos: Path, 
             "data__slots": 3,
         },
         {"algorithm": "1f1b", "data__slots": 6, "evaluate_every": 30},
+        {"model_args": {"width": 4, "temporal": "shift"}, "evaluate_every": 30, "data__slots": 3},
     ],
-    ids=["predict", "1f1b"],
+    ids=["predict", "1f1b", "memory"],
 )
 def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight_average(
     videos: Path, tmp_path: Path, changes: dict[str, Any]

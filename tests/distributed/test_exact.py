@@ -42,6 +42,9 @@ OPTIONS: dict[str, dict[str, object]] = {
     "momentum": {"optimiser__name": "SGD", "optimiser__args": {"momentum": 0.5, "weight_decay": 0.01}},
     "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
     "predict": {"task": "predict", "model": "autoencoder", "ahead": 3},
+    "motion": {"model_args": {"width": 4, "temporal": "motion"}},
+    "shift": {"model_args": {"width": 4, "temporal": "shift"}, "rule__boundary": "mix"},
+    "causal": {"model_args": {"width": 4, "temporal": "conv"}, "optimiser__ema": 0.9},
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
@@ -156,7 +159,9 @@ def test_every_training_option_equals_the_reference_bit_for_bit(distributed: Res
     same(distributed(3), name, losses, parameters)
 
 
-@pytest.mark.parametrize("edges", ["staged", "apart", "device"])
+@pytest.mark.parametrize(
+    "edges", [pytest.param("staged", marks=pytest.mark.long), pytest.param("apart", marks=pytest.mark.long), "device"]
+)
 def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_path: Path, edges: str) -> None:
     """But for what only a GPU has: the same code, with another device, other groups and memory of the host."""
     transport = {"network__transport": "gloo"} if edges == "staged" else {}

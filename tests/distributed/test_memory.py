@@ -1,0 +1,72 @@
+"""A model that remembers earlier frames, through a whole run and the tools."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coordinator.tools.trained_model import open_model
+from tests.support.processes import sideways
+from tests.support.settings import settings, write_run_file
+
+
+@pytest.fixture(scope="module")
+def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with motion in its first stage and two evaluations."""
+    folder = tmp_path_factory.mktemp("memory")
+    model = {"model_args": {"width": 4, "temporal": "motion"}, "stages": 3, "split": [2, 3, 3]}
+    tree = settings(videos, **model, data__val=str(videos / "val"), ticks=60, evaluate_every=30, name="it")
+    tree["probe"] = {"every": 20}
+    done = sideways("train", write_run_file(folder / "run.toml", tree), "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "summary.json").write_text(done.stdout.splitlines()[-1])
+    return folder / "runs" / "it"
+
+
+def test_eval_plays_clips_in_order_as_the_trainings_own_evaluation_does(run: Path) -> None:
+    done = sideways("eval", run, "--json", cwd=run.parent.parent)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    summary = json.loads((run.parent.parent / "summary.json").read_text())
+    assert (figures["top1"], figures["top5"]) == (summary["val_top1"], summary["val_top5"])
+
+
+def test_predict_plays_a_video_in_order(run: Path, videos: Path) -> None:
+    """And the exported program gives the same for the frames of the whole clip at once."""
+    import torch
+
+    from coordinator.tools.predict import _frames, _scores, predict_clips
+    from coordinator.video.decoding.packets import Damage
+
+    video, trained = videos / "val/bee/1.mp4", open_model(run)
+    in_order = torch.cat(list(_scores(trained, video, _frames(video, "*"), Damage())))
+    assert torch.equal(predict_clips(trained, video).total, in_order.sum(0))
+    done = sideways("export", run, "out.pt2", cwd=run)
+    assert done.returncode == 0, done.stderr
+    refused = sideways("predict", "out.pt2", video, cwd=run)
+    assert refused.returncode == 2
+    assert "takes the frames of a whole clip at once" in " ".join(refused.stderr.split())
+
+
+def test_a_probe_compares_with_what_the_stages_remembered(run: Path) -> None:
+    probes = [
+        line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "probe"
+    ]
+    assert probes
+    assert all(line["stages"][-1]["cosine"] == pytest.approx(1, abs=1e-5) for line in probes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "gpipe", "data__slots": 6}, "runs frames in micro-batches without their clips"),
+        ({"compile": True}, "blocks with a memory cannot be compiled"),
+    ],
+)
+def test_what_memory_does_not_go_with_is_refused(
+    videos: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    tree = settings(videos, model_args={"width": 4, "temporal": "motion"}, **changes)
+    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())

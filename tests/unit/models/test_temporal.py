@@ -1,0 +1,130 @@
+"""Blocks that remember: what they see of the past, where it begins anew, and that nothing else changes it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.models.temporal import CausalConv, ConvGRU, Memory, Motion, TemporalShift
+from common.rule.memories import Memories
+
+CHANNELS, SIDE = 4, 3
+Make = Callable[[], Memory]
+
+
+def shifted() -> Memory:
+    return TemporalShift(share=0.5, distance=2)
+
+
+def causal() -> Memory:
+    torch.manual_seed(1)
+    block = CausalConv(CHANNELS, length=3)
+    nn.init.normal_(block.weight)
+    return block
+
+
+def recurrent() -> Memory:
+    torch.manual_seed(2)
+    return ConvGRU(CHANNELS, hidden=5)
+
+
+def motion() -> Memory:
+    return Motion(gaps=(1, 3))
+
+
+BLOCKS = pytest.mark.parametrize("make", [motion, shifted, causal, recurrent])
+
+
+def clip(frames: int, seed: int = 0) -> Tensor:
+    """[frames, channels, side, side]."""
+    return torch.randn(frames, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+def played(block: Memory, clips: list[list[Tensor]]) -> list[list[Tensor]]:
+    """The outputs for slots that play clips back to back, one frame of each slot per tick; by slot and clip."""
+    memories = Memories(nn.Sequential(block))
+    ends = [np.cumsum([len(one) for one in slot]) for slot in clips]
+    frames = [torch.cat(slot) for slot in clips]
+    outputs = []
+    for tick in range(min(len(one) for one in frames)):
+        numbers = [100 * slot + int(np.searchsorted(end, tick, side="right")) for slot, end in enumerate(ends)]
+        memories.begin(np.array(numbers), tick)
+        outputs.append(block(torch.stack([one[tick] for one in frames])).detach())
+    whole = torch.stack(outputs, 1)  # [slots, ticks, …]
+    return [list(whole[slot].split([len(one) for one in clips[slot]])) for slot in range(len(clips))]
+
+
+@BLOCKS
+def test_each_row_remembers_its_own_clip_from_its_first_frame_on(make: Make) -> None:
+    """Two slots with clips that end at different ticks give what each clip gives by itself."""
+    clips = [[clip(5, 1), clip(4, 2), clip(3, 3)], [clip(2, 4), clip(10, 5)]]
+    for slot, outputs in zip(clips, played(make(), clips), strict=True):
+        for frames, found in zip(slot, outputs, strict=True):
+            alone = played(make(), [[frames]])[0][0]
+            assert torch.equal(found, alone) if make is not recurrent else torch.allclose(found, alone, atol=1e-6)
+
+
+@BLOCKS
+def test_a_whole_clip_at_once_gives_the_same(make: Make) -> None:
+    block, frames = make(), clip(9)
+    expected = played(block, [[frames]])[0][0]
+    block.rows_are_a_clip = True
+    with torch.no_grad():
+        torch.testing.assert_close(block(frames), expected, rtol=1e-5, atol=1e-6)
+
+
+@BLOCKS
+def test_a_pass_that_was_not_announced_leaves_no_trace(make: Make) -> None:
+    """Such as those that time a block, find its shapes or check it: each frame is the first of a clip."""
+    block, frames = make(), clip(3)
+    memories = Memories(nn.Sequential(block))
+    with torch.no_grad():
+        for tick in range(3):
+            memories.begin(np.array([0]), tick)
+            block(frames[tick : tick + 1])
+        before = {name: value.clone() for name, value in memories.state().items()}
+        first = block(frames)
+        assert all(torch.equal(value, before[name]) for name, value in memories.state().items())
+    alone = [played(make(), [[frame[None]]])[0][0] for frame in frames]
+    torch.testing.assert_close(first, torch.cat(alone), rtol=1e-5, atol=1e-6)
+
+
+@BLOCKS
+def test_gradients_reach_this_ticks_input_and_the_parameters_alone(make: Make) -> None:
+    block, frames = make(), clip(6)
+    memories = Memories(nn.Sequential(block))
+    for tick in range(6):
+        x = frames[tick : tick + 1].clone().requires_grad_()
+        memories.begin(np.array([0]), tick)
+        block(x).square().sum().backward()  # fails if the memory overwrote what the backward pass needs
+        assert x.grad is not None
+        assert x.grad.abs().sum() > 0
+        assert not any(value.requires_grad for value in memories.state().values())
+    assert all(parameter.grad is not None for parameter in block.parameters())
+
+
+def test_motion_is_the_difference_to_earlier_frames() -> None:
+    frames = clip(5)
+    found = played(Motion(gaps=(2,)), [[frames]])[0][0]
+    earlier = frames[[0, 0, 0, 1, 2]]
+    assert torch.equal(found, torch.cat([frames, frames - earlier], 1))
+
+
+def test_a_shift_takes_the_first_channels_from_the_past() -> None:
+    frames = clip(4)
+    found = played(TemporalShift(share=0.25, distance=2), [[frames]])[0][0]
+    assert torch.equal(found[3, :1], frames[1, :1])
+    assert torch.equal(found[:, 1:], frames[:, 1:])
+
+
+def test_a_causal_convolution_begins_as_the_identity() -> None:
+    frames = clip(4)
+    assert torch.equal(played(CausalConv(CHANNELS), [[frames]])[0][0], frames)
+
+
+@pytest.mark.parametrize("wrong", [lambda: Motion(()), lambda: TemporalShift(distance=0), lambda: TemporalShift(1.0)])
+def test_impossible_arguments_are_refused(wrong: Make) -> None:
+    with pytest.raises(ValueError, match=r"an earlier input is|a share of the channels is"):
+        wrong()

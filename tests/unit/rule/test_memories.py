@@ -1,0 +1,58 @@
+"""A stage's memories: training and evaluation apart, and in checkpoints."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.models.temporal import Motion, TemporalShift
+from common.rule.memories import Memories
+
+
+def pipeline() -> tuple[nn.Sequential, Memories]:
+    torch.manual_seed(0)
+    blocks = nn.Sequential(Motion((1,)), nn.Conv2d(4, 4, 1), TemporalShift(0.5, 1))
+    return blocks, Memories(blocks)
+
+
+def tick(blocks: nn.Sequential, memories: Memories, number: int, clips: tuple[int, int] = (1, 2)) -> Tensor:
+    x = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(number))
+    memories.begin(np.array(clips), number)
+    found: Tensor = blocks(x).detach()
+    return found
+
+
+def test_an_evaluation_has_memories_of_its_own() -> None:
+    (blocks, memories), (others, untouched) = pipeline(), pipeline()
+    others.load_state_dict(blocks.state_dict())
+    for number in range(3):
+        tick(blocks, memories, number)
+        tick(others, untouched, number)
+    memories.set_aside()
+    fresh, same = pipeline()
+    fresh.load_state_dict(blocks.state_dict())
+    for number in range(2):
+        assert torch.equal(tick(blocks, memories, number), tick(fresh, same, number))
+    memories.put_back()
+    assert torch.equal(tick(blocks, memories, 3), tick(others, untouched, 3))
+
+
+def test_saved_memories_go_on_in_the_middle_of_a_clip() -> None:
+    blocks, memories = pipeline()
+    for number in range(3):
+        tick(blocks, memories, number)
+    saved = {name: value.clone() for name, value in memories.state().items()}
+    assert set(saved) == {"0", "2", "clips"}
+    others, restored = pipeline()
+    others.load_state_dict(blocks.state_dict())
+    restored.load(saved)
+    for number in range(3, 7):
+        clips = (1, 2) if number < 5 else (7, 2)
+        assert torch.equal(tick(blocks, memories, number, clips), tick(others, restored, number, clips))
+    restored.load({})
+    assert restored.state() == {}
+
+
+def test_blocks_without_memory_have_none() -> None:
+    memories = Memories(nn.Sequential(nn.Linear(2, 2)))
+    assert not memories
+    assert memories.state() == {}
