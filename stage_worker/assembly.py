@@ -115,7 +115,7 @@ class Assembly:
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
         specs = self._input_spec, self._output_spec
-        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs)
+        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs, self.pace)
 
     @property
     def addresses(self) -> Addresses:

@@ -6,7 +6,7 @@ torch.distributed.checkpoint writes all stages' parts into one folder, under the
     average.NAME  mean.NAME                           running averages of the weights and of the gradients
     gradient.NAME  stage.I.counters                   gradients accumulated for the next update
     edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, uint8
-    memory.I.NAME  memory.I.clips                     what stage I's blocks remember, and of which clips
+    memory.I.NAME  memory.I.@clips                    what stage I's blocks remember, and of which clips
     target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
 
 The first two lines can also be restored with another number of stages.
@@ -129,6 +129,7 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     stage = built.stage
     stage.blocks.load_state_dict({name: state[f"model.{name}"] for name in stage.blocks.state_dict()})
     stage.updater.load(state)
+    stage.memories.clear()
     stage.updater.count(tick)
     if _counters(stage) in state:
         stage.updater.ticks, stage.updater.accumulated, stage.updater.updates = state[_counters(stage)].tolist()

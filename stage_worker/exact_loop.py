@@ -22,6 +22,7 @@ from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 from common.telemetry.spans import COMPUTE, DATA_WAIT, Kind, WorkClock, clock
+from stage_worker.device_pace import DevicePace
 from stage_worker.edges.handshake import TensorSpec
 from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.ports import EdgePorts
@@ -83,9 +84,10 @@ class ExactLoop:
         work: WorkClock,
         groups: Groups,
         specs: tuple[TensorSpec, TensorSpec],
+        pace: DevicePace,
     ) -> None:
         """`specs`: shape and dtype of the input and output of a whole batch."""
-        self.stage, self.ports, self.reporter, self.work = stage, ports, reporter, work
+        self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
         self.last = self.tick = 0
         self._device = ports.device
         self._blocks = _Blocks(stage)
@@ -122,12 +124,14 @@ class ExactLoop:
         tick = first
         while tick < self.last:
             self.tick = tick
+            self.pace.begin(tick)
             self.work.begin_tick(tick)
             try:
                 self._step(tick)
             except RuntimeError as error:
                 raise self._explain(tick, error) from error
             self.work.end_tick()
+            self.pace.end(tick)
             start = clock()
             self.reporter.ticked(tick, self)
             self.work.add(_REPORT, start)

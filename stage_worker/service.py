@@ -5,6 +5,7 @@ produces   answers; a report at the end of each phase
 waits for  the next call, in the main thread. It runs all other calls one at a time, so the tick loop needs no lock
 """
 
+import gc
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -45,6 +46,7 @@ class StageService(StageCalls):
         self.me, self.reporter = me, reporter
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._built: Assembly | None = None
+        self._configured = False
         self._sums = ClipSums()
         self._writer: checkpoint.CheckpointWriter | None = None
         self._metrics: StageMetrics | None = None
@@ -76,7 +78,7 @@ class StageService(StageCalls):
                 answer.set_result(method())
             except (ConfigError, PeerError) as error:
                 answer.set_exception(error)
-                if self._built is not None:
+                if self._configured:
                     raise
         return self._code
 
@@ -145,9 +147,11 @@ class StageService(StageCalls):
         groups = None
         if self._built is not None:
             self._built.close()
-            groups = self._built.groups
+            groups, self._built = self._built.groups, None
+            gc.collect()  # a loop and its timed stage hold each other, and with them the memory of a GPU
         self.reporter.configure(plan.config, use_device(plan.config, self.me), self._metrics_of(plan.config))
         self._built = Assembly(plan, self.me, groups, self.reporter)
+        self._configured = True
         return replace(self._built.addresses, metrics=self._metrics.address if self._metrics else "")
 
     def _metrics_of(self, config: Config) -> "StageMetrics | None":

@@ -99,7 +99,9 @@ def figures(found: profile, seconds: float, ticks: int) -> dict[str, float]:
     def calls(wanted: Callable[[str], bool]) -> float:
         return sum(event.count for event in events if wanted(event.key)) / ticks
 
-    busy = sum(event.self_device_time_total for event in events) * 1e-6
+    # an operator on the CPU has its kernels' time too
+    kernels = [event for event in events if str(event.device_type) == "DeviceType.CUDA"]
+    busy = sum(event.self_device_time_total for event in kernels if not event.is_user_annotation) * 1e-6
     return {
         "tick_ms": round(1e3 * seconds / ticks, 3),
         "launches": calls(lambda key: key.startswith(("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch"))),

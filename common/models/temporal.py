@@ -72,7 +72,7 @@ class Memory(nn.Module):
         if moment is None:
             return self.first(x)
         y, state = self.step(x, self._state_at(moment, x), moment.tick)
-        self.state = state.detach()
+        self.state = _apart(state.detach(), x, y)
         return y
 
     def first(self, x: Tensor) -> Tensor:
@@ -84,12 +84,16 @@ class Memory(nn.Module):
         state, outputs = self._first(x[:1]), []
         for tick in range(len(x)):
             y, state = self.step(x[tick : tick + 1], state, tick)
-            outputs.append(y)
+            outputs.append(y.clone())
         return torch.cat(outputs)
+
+    def fits(self, state: Tensor) -> bool:
+        """Whether a memory from a checkpoint is one of this block."""
+        return True
 
     def _first(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.initial(x.detach())
+            return _apart(self.initial(x.detach()), x)
 
     def _state_at(self, moment: Moment, x: Tensor) -> Tensor:
         if self.state is None:
@@ -125,6 +129,10 @@ class Recent(Memory):
         """[rows, ring, …], each entry the first input."""
         kept = self.kept(x)
         return kept.unsqueeze(1).repeat(1, self._length, *[1] * (kept.ndim - 1))
+
+    def fits(self, state: Tensor) -> bool:
+        """Whether the ring is as long."""
+        return state.ndim > 1 and state.shape[1] == self._length
 
     def first(self, x: Tensor) -> Tensor:
         """The past of a first frame is that frame."""
@@ -224,6 +232,12 @@ class ConvGRU(Memory):
         candidate = self.candidate(torch.cat([x, reset * state], 1)).tanh()
         y = (1 - update) * state + update * candidate
         return y, y
+
+
+def _apart(state: Tensor, *others: Tensor) -> Tensor:
+    """The state, in memory of its own: a block's input and output may be overwritten, as by an in-place activation."""
+    places = [other.untyped_storage().data_ptr() for other in others]
+    return state.clone() if state.untyped_storage().data_ptr() in places else state
 
 
 def memories(blocks: nn.Module) -> dict[str, Memory]:

@@ -9,11 +9,13 @@ from itertools import accumulate
 from statistics import median
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models import named_blocks
+from common.rule.memories import Memories
 
 Cost = TypeVar("Cost")
 Casting = Callable[[], AbstractContextManager[object]]
@@ -28,7 +30,7 @@ class BlockCost:
         activation_kib: size of its output, which is sent if a stage ends here.
         parameters: number of parameters.
         parameter_kib: size of the parameters.
-        saved_kib: what the forward pass saves for the backward pass, without parameters.
+        saved_kib: what the forward pass saves for the backward pass, without parameters, and what the block remembers.
     """
 
     name: str
@@ -58,8 +60,14 @@ def measure(
     x = frames
     for index, (name, block) in enumerate(named_blocks(model)):
         x = x.detach().clone()
-        times = [_time_block(block, x, index > 0, casting) for _ in range(rounds + 1)]
+        memories = Memories(block)
+        times = []
+        for tick in range(rounds + 1):
+            memories.begin(np.zeros(len(x), np.int64), tick, x.device)
+            times.append(_time_block(block, x, index > 0, casting))
         saved = _saved_bytes(block, x, index > 0, casting)
+        saved += memories.nbytes
+        memories.clear()
         with torch.no_grad(), casting():
             y = block(x.clone())
         weights = list(block.parameters())

@@ -128,8 +128,8 @@ class StagedPacket(Packet):
         self._payload.copy_(self.tensor)
 
     def load(self) -> None:
-        """Copy the received tensor to the device."""
-        self.tensor.copy_(self._payload, non_blocking=True)
+        """Copy the received tensor to the device, and wait for the copy: the next receive may overwrite the buffer."""
+        self.tensor.copy_(self._payload)
 
 
 def packet_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:

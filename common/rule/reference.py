@@ -114,7 +114,7 @@ def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> l
     for stage in stages:
         stage.blocks.zero_grad(set_to_none=True)
         if stage.memories:
-            stage.memories.begin(frame.clips, frame.frame)
+            stage.memories.begin(frame.clips, frame.frame, y.device)
         y = stage.run(y, frame.frame)
     stages[-1].objective(y, frame, target).backward()
     return [

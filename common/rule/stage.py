@@ -80,7 +80,7 @@ class Stage:
         if not self.is_first:
             self._input.requires_grad_()
         if self.memories:
-            self.memories.begin(x.clips, x.frame)
+            self.memories.begin(x.clips, x.frame, x.tensor.device)
         self._output = self.run(self._input, x.frame)
         return self._output
 
@@ -146,7 +146,7 @@ class Stage:
     def infer(self, x: Packet) -> Tensor:
         """Compute y from x with frozen weights and no graph. Call `evaluating` first."""
         if self.memories:
-            self.memories.begin(x.clips, x.frame)
+            self.memories.begin(x.clips, x.frame, x.tensor.device)
         with torch.no_grad(), casting(self.config, x.tensor.device):
             return self.blocks(x.tensor)
 

@@ -10,7 +10,7 @@ the reader may run ahead of a slow pipeline.
 
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from math import prod
 
 import numpy as np
@@ -92,6 +92,7 @@ class FrameSlotReader:
         self.name = self._listener.name
         self._shape, self._deadline, self._pinned = shape, deadline, pinned
         self._slots: list[Tensor] = []
+        self._registered: Tensor | None = None
         self._credits: CreditSocket | None = None
 
     def frames(self, number: int) -> Tensor:
@@ -121,6 +122,10 @@ class FrameSlotReader:
         self._listener.close()
         if self._credits is not None:
             self._credits.close()
+        if self._registered is not None:
+            _unpin(self._registered)
+            self._registered = None
+        self._slots = []
 
     def _accept(self) -> list[Tensor]:
         with closing(self._listener.accept("the coordinator", self._deadline)) as connection:
@@ -131,8 +136,8 @@ class FrameSlotReader:
             memory = torch.frombuffer(mapped(file, prod(shape)), dtype=torch.uint8)
         finally:
             os.close(file)
-        if self._pinned:
-            _pin(memory)
+        if self._pinned and _pin(memory):
+            self._registered = memory
         return list(memory.view(shape))
 
 
@@ -142,4 +147,14 @@ def _exited(who: str, reason: OSError) -> PeerError:
 
 def _pin(memory: Tensor) -> bool:
     """Let GPUs read this memory without a detour. Returns whether that is possible."""
-    return int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)) == 0
+    if int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)) == 0:
+        return True
+    with suppress(RuntimeError):  # CUDA would report this failure at the next launch, whichever that is
+        torch.zeros(1, device="cuda")
+    return False
+
+
+def _unpin(memory: Tensor) -> None:
+    """Undo `_pin`, before the memory is unmapped: its addresses may be used again."""
+    torch.cuda.synchronize()
+    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())

@@ -95,7 +95,7 @@ class _Scorer:
         """Score one frame of every slot."""
         x = self._trained.normalised(torch.from_numpy(batch.frames))
         if self._trained.memories:
-            self._trained.memories.begin(batch.clips, self._frame)
+            self._trained.memories.begin(batch.clips, self._frame, x.device)
         self._frame += 1
         with torch.no_grad():
             y = self._trained.module(x).float()

@@ -76,7 +76,7 @@ class TrainedModel:
             self.memories.clear()
         outputs = []
         for number, frame in enumerate(x, first):
-            self.memories.begin(_ONE_CLIP, number)
+            self.memories.begin(_ONE_CLIP, number, x.device)
             outputs.append(self.run(frame[None]))
         return torch.cat(outputs)
 

@@ -70,6 +70,7 @@ class Edges:
         self._nccl = uses_nccl(config, me)
         self._transports = {n: self._choose(n) for n in (me.stage - 1, me.stage + 1) if 0 <= n < me.stages}
         self._watchdog = TransferWatchdog()
+        self._channels: dict[tuple[EdgeKind, int], Channel] = {}
         self._form_groups()
         if config.network.transport in ("auto", "shared") and not groups.connections:
             groups.connections.update(_connect_neighbours(me, self._deadline + BUILDING))  # may still be building
@@ -105,6 +106,8 @@ class Edges:
         """Form the process groups that any stage needs. All stages must take part in the same order."""
         if self._config.exact:
             self._groups.form_pipeline("nccl" if self._device.type == "cuda" else "gloo")
+            if self._nccl:  # evaluations have edges of their own
+                self._groups.form_nccl()
         elif not (self._maps_all and on_cpu(self._config, self._me)):  # GPUs of one host may turn out to need it
             self._groups.form_backward()
             if self._nccl:
@@ -123,7 +126,11 @@ class Edges:
         i = self._me.stage
         ipc = _ipc(self._device)
         for kind, to in self._kinds(i + 1, i - 1):
-            self._out[kind] = self._offer(kind, to, ipc)
+            offered = self._offer(kind, to, ipc)
+            if isinstance(offered, str):
+                self._stage_instead(to, offered)
+            else:
+                self._out[kind] = offered
         for kind, of in self._kinds(i - 1, i + 1):
             accepted = self._accept(kind, of, ipc)
             if isinstance(accepted, str):
@@ -131,14 +138,14 @@ class Edges:
             else:
                 self._in[kind] = accepted
         for kind, to in self._kinds(i + 1, i - 1):
-            outgoing = self._out[kind]
+            outgoing = self._out.get(kind)
             if isinstance(outgoing, DeviceOutgoing) and ipc is not None:
                 problem = outgoing.complete(self._groups.connections[to], kind, ipc)
                 if problem is not None:
                     self._out.pop(kind).close()
                     self._stage_instead(to, problem)
 
-    def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing:
+    def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing | str:
         arguments = self._groups.connections[to], kind, self._spec(to), self._me.stage, to, self._deadline
         if ipc is None:
             return shared_memory.offer_edge(*arguments)
@@ -170,6 +177,13 @@ class Edges:
     # ---- edges over torch.distributed
 
     def _channel(self, kind: EdgeKind, neighbour: int) -> Channel:
+        """The channel of an edge, the same in every phase, as is what the watchdog watches."""
+        edge = kind, neighbour
+        if edge not in self._channels:
+            self._channels[edge] = self._make_channel(kind, neighbour)
+        return self._channels[edge]
+
+    def _make_channel(self, kind: EdgeKind, neighbour: int) -> Channel:
         stage, deadline, tag = self._me.stage, self._deadline, int(kind == "evaluation")
         group = self._groups.backward if kind == "backward" else self._groups.forward
         host = Peer(group, stage, neighbour, deadline, tag)

@@ -141,18 +141,32 @@ def offer_edge(
     deadline: float,
     device: torch.device,
     ipc: Ipc,
-) -> DeviceOutgoing:
-    """Create an edge to a neighbour, and send it what it needs to open it. Call `complete` next. Raises PeerError."""
+) -> DeviceOutgoing | str:
+    """Create an edge to a neighbour, and send it what it needs to open it.
+
+    Returns:
+        The edge, to be completed; or why its memory cannot be shared, which the neighbour is told too.
+
+    Raises:
+        PeerError: the neighbour is gone.
+    """
     shape, dtype = spec
     memory = torch.zeros((SLOTS, *shape), dtype=dtype, device=device)
-    events = [ipc.create_event() for _ in range(SLOTS)]
+    try:
+        events = [ipc.create_event() for _ in range(SLOTS)]
+        described = ipc.describe_memory(memory)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        _send_description(connection, _description(name), {"error": reason})
+        return reason
     headers = shared_memory(f"sideways-{name}", SLOTS * _pitch(spec))
     try:
+        _send_description(
+            connection, _description(name), {"memory": described, "written": [event for _, event in events]}
+        )
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(name, [headers, theirs.fileno()])
-        description = {"memory": ipc.describe_memory(memory), "written": [event for _, event in events]}
-        _send_description(connection, _description(name), description)
         packets = _packets(headers, spec, list(memory))
         return DeviceOutgoing(packets, ours, stage, neighbour, deadline, [event for event, _ in events])
     finally:
@@ -181,10 +195,12 @@ def accept_edge(
         PeerError: the neighbour does not answer.
     """
     shape, dtype = spec
+    offer = _receive_description(connection, _description(name))
+    if "error" in offer:
+        return str(offer["error"])
     headers, theirs = connection.receive_files(name, 2)
     credits_socket = socket.socket(fileno=theirs)
     try:
-        offer = _receive_description(connection, _description(name))
         try:
             slots = list(ipc.open_memory(offer["memory"], (SLOTS, *shape), dtype))
             written = [ipc.open_event(event) for event in offer["written"]]

@@ -145,7 +145,7 @@ class FrameIntake:
         self._packet, self._mean, self._std = packet, mean, std
         self._upload = FrameUpload(packet.tensor.device)
         # a GPU reads a batch some ticks later than the host hands it over
-        self._kept = 0 if packet.tensor.device.type == "cpu" else AHEAD - 1
+        self._kept = 0 if packet.tensor.device.type == "cpu" else AHEAD
         self._unreleased: deque[Envelope] = deque()
 
     def receive(self, tick: int) -> Packet:

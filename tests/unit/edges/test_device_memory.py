@@ -32,6 +32,7 @@ def edge(ipc: Ipc, copies: bool = False) -> Iterator[tuple[DeviceOutgoing, Devic
     with below, above:
         to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
         out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc)
+        assert isinstance(out, DeviceOutgoing)
         incoming = device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc, CPU if copies else None)
         assert isinstance(incoming, DeviceIncoming)
         assert out.complete(to_above, "forward", ipc) is None
@@ -93,9 +94,24 @@ def test_memory_that_cannot_be_opened_is_said_on_both_sides() -> None:
     with below, above:
         to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
         out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc)
+        assert isinstance(out, DeviceOutgoing)
         assert device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc) == "invalid device context"
         assert out.complete(to_above, "forward", ipc) == "invalid device context"
         out.close()
+
+
+def test_memory_that_cannot_be_described_is_said_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    ipc, (below, above) = HostIpc(), socket.socketpair()
+
+    def fail(_: object) -> str:
+        raise RuntimeError("operation not supported\nmore")
+
+    monkeypatch.setattr(ipc, "describe_memory", fail)
+    with below, above:
+        to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
+        offered = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc)
+        accepted = device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc)
+        assert offered == accepted == "operation not supported"
 
 
 def test_what_is_in_flight_is_kept_and_put_back() -> None:
@@ -129,6 +145,7 @@ def test_two_processes_share_a_gpus_memory(copies: bool) -> None:
     with below:
         to_above = FdConnection(below, "stage 1", 60)
         out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 60, device, ipc)
+        assert isinstance(out, DeviceOutgoing)
         assert out.complete(to_above, "forward", ipc) is None
         sender = Sender(out, WorkClock(), Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT)
         for tick in range(ticks):

@@ -11,6 +11,7 @@ from common.models.temporal import CausalConv, ConvGRU, Memory, Motion, Temporal
 from common.rule.memories import Memories
 
 CHANNELS, SIDE = 4, 3
+CPU = torch.device("cpu")
 Make = Callable[[], Memory]
 
 
@@ -50,7 +51,7 @@ def played(block: Memory, clips: list[list[Tensor]]) -> list[list[Tensor]]:
     outputs = []
     for tick in range(min(len(one) for one in frames)):
         numbers = [100 * slot + int(np.searchsorted(end, tick, side="right")) for slot, end in enumerate(ends)]
-        memories.begin(np.array(numbers), tick)
+        memories.begin(np.array(numbers), tick, CPU)
         outputs.append(block(torch.stack([one[tick] for one in frames])).detach())
     whole = torch.stack(outputs, 1)  # [slots, ticks, …]
     return [list(whole[slot].split([len(one) for one in clips[slot]])) for slot in range(len(clips))]
@@ -82,7 +83,7 @@ def test_a_pass_that_was_not_announced_leaves_no_trace(make: Make) -> None:
     memories = Memories(nn.Sequential(block))
     with torch.no_grad():
         for tick in range(3):
-            memories.begin(np.array([0]), tick)
+            memories.begin(np.array([0]), tick, CPU)
             block(frames[tick : tick + 1])
         before = {name: value.clone() for name, value in memories.state().items()}
         first = block(frames)
@@ -97,7 +98,7 @@ def test_gradients_reach_this_ticks_input_and_the_parameters_alone(make: Make) -
     memories = Memories(nn.Sequential(block))
     for tick in range(6):
         x = frames[tick : tick + 1].clone().requires_grad_()
-        memories.begin(np.array([0]), tick)
+        memories.begin(np.array([0]), tick, CPU)
         block(x).square().sum().backward()  # fails if the memory overwrote what the backward pass needs
         assert x.grad is not None
         assert x.grad.abs().sum() > 0
@@ -128,3 +129,35 @@ def test_a_causal_convolution_begins_as_the_identity() -> None:
 def test_impossible_arguments_are_refused(wrong: Make) -> None:
     with pytest.raises(ValueError, match=r"an earlier input is|a share of the channels is"):
         wrong()
+
+
+def test_a_memory_is_not_what_an_activation_writes_to() -> None:
+    """A GRU's output is its memory, and an activation that works in place may follow it."""
+    block, frames = recurrent(), clip(3)
+    plain = played(block, [[frames]])[0][0]
+    memories = Memories(block)
+    for tick in range(3):
+        memories.begin(np.array([0]), tick, CPU)
+        found = block(frames[tick : tick + 1])
+        assert torch.equal(found[0], plain[tick])
+        found.detach().zero_()
+
+
+class Kept(Memory):
+    """Its memory is the first frame itself."""
+
+    def initial(self, x: Tensor) -> Tensor:
+        return x
+
+    def step(self, x: Tensor, state: Tensor, tick: int) -> tuple[Tensor, Tensor]:
+        return x - state, state
+
+
+def test_a_memory_is_not_the_input_buffer() -> None:
+    """Which the next tick overwrites."""
+    block, buffer, frames = Kept(), torch.empty(1, CHANNELS, SIDE, SIDE), clip(3)
+    memories = Memories(block)
+    for tick in range(3):
+        buffer.copy_(frames[tick : tick + 1])
+        memories.begin(np.array([0]), tick, CPU)
+        assert torch.equal(block(buffer)[0], frames[tick] - frames[0])

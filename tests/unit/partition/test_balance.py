@@ -11,6 +11,7 @@ from torch import nn
 
 from common.config.settings import Optimiser
 from common.errors import ConfigError
+from common.models.temporal import Motion
 from common.models.vgg8 import vgg8
 from common.partition.balance import BlockCost, balance, check_split, measure, optimiser_state, predict
 from common.rule.optimiser import build_optimiser
@@ -57,6 +58,13 @@ def test_blocks_are_measured_in_the_precision_that_they_run_in() -> None:
     model = nn.Sequential(nn.Linear(8, 16))
     cost = measure(model, torch.rand(32, 8), partial(torch.autocast, "cpu", torch.bfloat16), rounds=1)[0]
     assert cost.activation_kib == 32 * 16 * 2 / 1024
+
+
+def test_what_a_block_remembers_counts_and_is_forgotten() -> None:
+    block = Motion((2,))
+    cost = measure(nn.Sequential(block), torch.rand(4, 3, 8, 8), rounds=1)[0]
+    assert cost.saved_kib == 3 * 4 * 3 * 8 * 8 * 4 / 1024  # a ring of three frame batches
+    assert block.state is None
 
 
 COSTS = [BlockCost("a", 4.0, 8.0, 256, 1.0, 100.0), BlockCost("b", 1.0, 2.0, 512, 2.0, 50.0), BlockCost("c", 3.0, 1.0)]

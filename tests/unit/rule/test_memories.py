@@ -16,7 +16,7 @@ def pipeline() -> tuple[nn.Sequential, Memories]:
 
 def tick(blocks: nn.Sequential, memories: Memories, number: int, clips: tuple[int, int] = (1, 2)) -> Tensor:
     x = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(number))
-    memories.begin(np.array(clips), number)
+    memories.begin(np.array(clips), number, torch.device("cpu"))
     found: Tensor = blocks(x).detach()
     return found
 
@@ -41,7 +41,7 @@ def test_saved_memories_go_on_in_the_middle_of_a_clip() -> None:
     for number in range(3):
         tick(blocks, memories, number)
     saved = {name: value.clone() for name, value in memories.state().items()}
-    assert set(saved) == {"0", "2", "clips"}
+    assert set(saved) == {"0", "2", "@clips"}
     others, restored = pipeline()
     others.load_state_dict(blocks.state_dict())
     restored.load(saved)
@@ -50,6 +50,19 @@ def test_saved_memories_go_on_in_the_middle_of_a_clip() -> None:
         assert torch.equal(tick(blocks, memories, number, clips), tick(others, restored, number, clips))
     restored.load({})
     assert restored.state() == {}
+
+
+def test_memories_of_other_blocks_are_forgotten() -> None:
+    """As with another distance, which no parameter's shape tells."""
+    blocks, memories = pipeline()
+    tick(blocks, memories, 0)
+    saved = memories.state()
+    _, other = pipeline()
+    other.load({name: value for name, value in saved.items() if name != "0"})
+    assert other.state() == {}
+    longer = Memories(nn.Sequential(Motion((2,)), nn.Conv2d(4, 4, 1), TemporalShift(0.5, 1)))
+    longer.load(saved)
+    assert longer.state() == {}
 
 
 def test_blocks_without_memory_have_none() -> None:
