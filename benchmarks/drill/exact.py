@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, object]] = {
     "autoencode": {"task": "autoencode", "model": "autoencoder"},
     "bfloat16": {"precision": "bfloat16"},
     "dropout": {"model": f"{ROOT}/tests/support/models.py:with_dropout", "model_args": {}},
+    "motion": {"model_args": {"width": 4, "temporal": "motion"}},
     "gloo": {"network__transport": "gloo"},
 }
 _SPLITS = {1: [5], 2: [2, 3], 4: [1, 1, 1, 2]}  # of the model with dropout

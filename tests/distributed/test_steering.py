@@ -125,7 +125,7 @@ def test_training_continues_while_redis_is_away_and_reconnects(
         second.access().connect().config_set("requirepass", password)
         wait_until(lambda: "answers again" in background.output())
         unknown = sideways("pause", "other", cwd=tmp_path)
-        assert (unknown.returncode, "no run 'other'. Known: it" in unknown.stderr) == (1, True)
+        assert (unknown.returncode, "there is no run 'other'. Known runs: it" in unknown.stderr) == (1, True)
         assert "paused at tick" in steer(elsewhere, "pause", "it")
         background.send(signal.SIGTERM)  # while it is paused
         assert background.end(20) == 143
