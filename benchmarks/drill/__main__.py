@@ -72,7 +72,7 @@ def _run(command: Sequence[str], limit: float) -> Outcome:
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},  # so that the error comes last
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
