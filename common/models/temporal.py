@@ -17,6 +17,7 @@ outside a stage, a block behaves as on the first frame of a clip, and keeps noth
     ConvGRU         a convolutional gated recurrent unit (Ballas et al., ICLR 2016)
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Moment:
     fresh: Tensor | None
 
 
-class Memory(nn.Module):
+class Memory(nn.Module, ABC):
     """A block with a memory of one row per slot. Subclasses implement `initial` and `step`.
 
     Attributes:
@@ -52,13 +53,13 @@ class Memory(nn.Module):
         self.rows_are_a_clip = False
         self._moment: Moment | None = None
 
+    @abstractmethod
     def initial(self, x: Tensor) -> Tensor:
         """The memory, [rows, …], of clips that begin with the input x, [rows, …]. Called without gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, x: Tensor, state: Tensor, tick: int) -> tuple[Tensor, Tensor]:
         """The output and the memory for the next tick. `tick` numbers the frames; `state` carries no gradient."""
-        raise NotImplementedError
 
     def begin(self, moment: Moment) -> None:
         """Announce a forward pass that uses the memory and changes it. All others leave no trace."""
@@ -121,9 +122,9 @@ class Recent(Memory):
         """The part of an input that is remembered, [rows, channels, …]."""
         return x
 
+    @abstractmethod
     def combine(self, x: Tensor, past: Callable[[int], Tensor]) -> Tensor:
         """The output. `past(n)` is what was kept n ticks ago."""
-        raise NotImplementedError
 
     def initial(self, x: Tensor) -> Tensor:
         """[rows, ring, …], each entry the first input."""
