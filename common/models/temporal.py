@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What a memory must know of the tick.
+class TickInfo:
+    """What a memory needs to know about the tick.
 
     Attributes:
         tick: number of the frame; consecutive frames have consecutive numbers.
@@ -51,7 +51,7 @@ class Memory(nn.Module, ABC):
         super().__init__()
         self.state: Tensor | None = None
         self.rows_are_a_clip = False
-        self._moment: Moment | None = None
+        self._announced: TickInfo | None = None
 
     @abstractmethod
     def initial(self, x: Tensor) -> Tensor:
@@ -61,18 +61,18 @@ class Memory(nn.Module, ABC):
     def step(self, x: Tensor, state: Tensor, tick: int) -> tuple[Tensor, Tensor]:
         """The output and the memory for the next tick. `tick` numbers the frames; `state` carries no gradient."""
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, info: TickInfo) -> None:
         """Announce a forward pass that uses the memory and changes it. All others leave no trace."""
-        self._moment = moment
+        self._announced = info
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, …] → the block's output, [rows, …]."""
-        moment, self._moment = self._moment, None
+        info, self._announced = self._announced, None
         if self.rows_are_a_clip:
             return self.clip(x)
-        if moment is None:
+        if info is None:
             return self.first(x)
-        y, state = self.step(x, self._state_at(moment, x), moment.tick)
+        y, state = self.step(x, self._state_at(info, x), info.tick)
         self.state = _apart(state.detach(), x, y)
         return y
 
@@ -96,12 +96,12 @@ class Memory(nn.Module, ABC):
         with torch.no_grad():
             return _apart(self.initial(x.detach()), x)
 
-    def _state_at(self, moment: Moment, x: Tensor) -> Tensor:
+    def _state_at(self, info: TickInfo, x: Tensor) -> Tensor:
         if self.state is None:
             return self._first(x)
-        if moment.fresh is None:
+        if info.fresh is None:
             return self.state
-        fresh = moment.fresh.view(-1, *[1] * (self.state.ndim - 1))
+        fresh = info.fresh.view(-1, *[1] * (self.state.ndim - 1))
         return torch.where(fresh, self._first(x), self.state)
 
 

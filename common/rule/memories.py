@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.models.temporal import Moment, memories
+from common.models.temporal import TickInfo, memories
 from common.rule.host_values import HostValues
 
 _CLIPS = "@clips"  # no module can have this name
@@ -38,11 +38,11 @@ class Memories:
         """
         if self._clips is None:
             self.clear()
-        moment = Moment(frame, self._fresh(clips, device))
+        info = TickInfo(frame, self._fresh(clips, device))
         for module in self._modules.values():
             if module.state is not None and module.state.device != device:  # from a checkpoint
                 module.state = module.state.to(device)
-            module.begin(moment)
+            module.begin(info)
         self._clips = clips.copy()
 
     def _fresh(self, clips: NDArray[np.int64], device: torch.device) -> Tensor | None:

@@ -47,5 +47,5 @@ class GpuClock:
         return sum(start.elapsed_time(end) for start, end in timed) * 1e-3 * self._passes / len(timed)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset the clock."""
         self._passes = 0
