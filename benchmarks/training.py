@@ -20,10 +20,9 @@ from benchmarks.probing import Probe
 from benchmarks.remedies import apply as remedy
 from common.config.run_file import apply, parse
 from common.config.settings import Config
-from common.models import build, part
 from common.rule.clip_sums import ClipSums
 from common.rule.packet import Packet
-from common.rule.reference import Reference
+from common.rule.reference import Reference, build_stages
 from common.rule.stage import Stage
 from coordinator.monitor.evaluation_scores import evaluation_of
 from coordinator.video.datasets import Datasets
@@ -122,9 +121,7 @@ def run(
     config: Config, datasets: Datasets, ticks: int, probe: Probe | None, remedies: Settings
 ) -> Iterator[tuple[int, list[Stage]]]:
     """Train the reference. Yields the tick and the stages after every tick."""
-    assert config.split is not None
-    model = build(config, len(datasets.train.classes))
-    stages = [Stage(part(model, config.split, index), index, config, ticks) for index in range(config.stages)]
+    stages = build_stages(config, len(datasets.train.classes), ticks)
     staggered = remedies.pop("staggered", False)
     remedy(stages, remedies)
     reference = Reference(stages, config.frame_shape)

@@ -11,6 +11,7 @@ from common.messages.stage_calls import BUILDING, Addresses, Plan
 from common.models import activation_shapes, build, part
 from common.partition.balance import check_split
 from common.processes.membership import Membership
+from common.rule.auxiliary import auxiliary_of
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
 from common.rule.stage import Stage, casting
@@ -65,7 +66,8 @@ class Assembly:
         check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
         self._input_spec, self._output_spec = self._specs(parts[: me.stage + 1])
-        self.stage = Stage(parts[me.stage].to(self._device), me.stage, config, plan.planned)
+        auxiliary = auxiliary_of(config, me.stage, self._output_spec[0], plan.classes, plan.planned, self._device)
+        self.stage = Stage(parts[me.stage].to(self._device), me.stage, config, plan.planned, auxiliary)
         self.groups = groups
         self.work = WorkClock()
         self._edges: Edges | None = None

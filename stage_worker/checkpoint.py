@@ -7,6 +7,7 @@ torch.distributed.checkpoint writes all stages' parts into one folder, under the
     gradient.NAME  stage.I.counters                   gradients accumulated for the next update
     edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, uint8
     memory.I.NAME  memory.I.@clips                    what stage I's blocks remember, and of which clips
+    auxiliary.I.NAME                                  stage I's auxiliary classifier and its optimiser
     target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
 
 The first two lines can also be restored with another number of stages.
@@ -48,9 +49,9 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
         for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:
                 state |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
-    updater = stage.updater
-    counters = torch.tensor([updater.ticks, updater.accumulated, updater.updates])
-    state[_counters(stage)] = counters
+    if stage.auxiliary is not None:
+        state |= {f"{_auxiliary(stage)}{name}": value for name, value in stage.auxiliary.state().items()}
+    state[_counters(stage)] = stage.updater.counters
     return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
@@ -66,6 +67,11 @@ def _edge(way: str, stage: Stage) -> str:
 def _memory(stage: Stage) -> str:
     """Prefix of the names of a stage's memories: frames reach another number of stages at other ticks."""
     return f"memory.{stage.index}."
+
+
+def _auxiliary(stage: Stage) -> str:
+    """Prefix of the names of a stage's auxiliary classifier: it fits only stages that end at the same block."""
+    return f"auxiliary.{stage.index}."
 
 
 def _counters(stage: Stage) -> str:
@@ -132,19 +138,24 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     stage.memories.clear()
     stage.updater.count(tick)
     if _counters(stage) in state:
-        stage.updater.ticks, stage.updater.accumulated, stage.updater.updates = state[_counters(stage)].tolist()
+        stage.updater.counters = state[_counters(stage)]
 
 
 def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
-    prefix = _memory(built.stage)
-    memories = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    built.stage.memories.load(memories)
+    stage = built.stage
+    stage.memories.load(_below(_memory(stage), state))
+    if stage.auxiliary is not None and (auxiliary := _below(_auxiliary(stage), state)):
+        stage.auxiliary.load(auxiliary)
     for way, port in _edges(built):
         if port.expects(tick):
-            port.put(tick, state[_edge(way, built.stage)])
+            port.put(tick, state[_edge(way, stage)])
     if built.targets is not None:
         for name in [name for name in state if name.startswith("target.") and name.count(".") == 1]:
             built.targets.early[0, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _read(built: Assembly, folder: Path, in_flight: bool, optimiser: bool) -> dict[str, Tensor]:
@@ -155,7 +166,7 @@ def _read(built: Assembly, folder: Path, in_flight: bool, optimiser: bool) -> di
         for name, entry in entries.items()
         if isinstance(entry, TensorStorageMetadata)
         and _is_ours(name, built, in_flight)
-        and (optimiser or not name.startswith("optimiser."))
+        and (optimiser or not name.removeprefix(_auxiliary(built.stage)).startswith("optimiser."))
     }
     load(state, storage_reader=reader, no_dist=True)
     return state
@@ -170,6 +181,6 @@ def _is_ours(name: str, built: Assembly, in_flight: bool) -> bool:
         return rest.rpartition(".")[0] in stage.blocks.state_dict()
     if kind == "target":
         return in_flight and built.targets is not None
-    if kind == "memory":
-        return in_flight and name.startswith(_memory(stage))
+    if kind in ("memory", "auxiliary"):
+        return in_flight and name.startswith((_memory(stage), _auxiliary(stage)))
     return in_flight and name in (_counters(stage), _edge("forward", stage), _edge("backward", stage))

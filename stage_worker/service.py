@@ -186,7 +186,7 @@ class StageService(StageCalls):
 
     def set_rate(self, rate: float) -> None:
         """Change the learning rate."""
-        self.built.stage.updater.set_rate(rate)
+        self.built.stage.set_rate(rate)
 
     def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
         """Restore the stage from a checkpoint."""

@@ -129,6 +129,15 @@ class Rule(Section):
         "gate", description="gate: drop gradients of another clip than the input's; mix: keep them"
     )
     every: int = Field(1, ge=1, description="ticks per parameter update, which uses the mean of their gradients")
+    auxiliary: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="task classify: initial weight of a classifier's loss on each stage's output; 0: off",
+    )
+    auxiliary_until: float = Field(
+        0.5, gt=0, le=1, description="fraction of the ticks after which that weight has fallen to 0, linearly"
+    )
 
 
 class Optimiser(Section):
@@ -263,8 +272,10 @@ class Config(Section):
     weights: Path | None = Field(None, description="file of initial weights: .pth, .pt or .safetensors")
     stages: int = Field(4, ge=1, le=256, description="number of stages (D): layer groups, each in its own process")
     split: list[int] | None = Field(None, description="number of blocks of each stage; default: measured and balanced")
-    cuts: Literal["blocks", "layers"] = Field(
-        "blocks", description="layers: stages may also begin inside blocks, and `split` counts layers"
+    cuts: Literal["auto", "blocks", "layers"] = Field(
+        "auto",
+        description="blocks: stages begin at blocks; layers: also inside them, and `split` counts layers; auto: layers "
+        "if there are more stages than blocks",
     )
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="instead of ticks: passes over the training clips")
@@ -363,6 +374,10 @@ class Config(Section):
         if self.probe.every and self.exact:
             raise ValueError(
                 f'probe.every is for algorithm = "sideways": "{self.algorithm}" has exact gradients, so set it to 0'
+            )
+        if self.rule.auxiliary and (self.task != "classify" or (self.exact and self.stages > 1)):
+            raise ValueError(
+                'rule.auxiliary is for task = "classify" and algorithm = "sideways": leave it out, or set it to 0'
             )
         if self.report.every > self.network.deadline:
             raise ValueError(

@@ -50,7 +50,7 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
         ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, or the
             weight file cannot be read or does not fit.
     """
-    model = _make(config, classes)
+    model = _cut(_make(config, classes), config, warn)
     if config.weights is not None and (skipped := load_weights(model, config.weights)):
         warn(
             f"{config.weights} is for another number of classes, so the classifier starts with random weights "
@@ -82,7 +82,20 @@ def _make(config: Config, classes: int) -> nn.Sequential:
             f"model = {config.model!r} returned {type(model).__name__}: it must return an nn.Sequential of the blocks "
             f"to be split, with one tensor between them"
         )
-    return layered(model, [name for name, _ in named_blocks(model)]) if config.cuts == "layers" else model
+    return model
+
+
+def _cut(model: nn.Sequential, config: Config, warn: Callable[[str], None]) -> nn.Sequential:
+    """The model as blocks or as layers, whichever stages begin at."""
+    too_few = config.stages > len(model)
+    if config.cuts == "blocks" or (config.cuts == "auto" and not too_few):
+        return model
+    if config.cuts == "auto":
+        warn(
+            f"{config.stages} stages, but the model has {len(model)} blocks: stages also begin inside blocks, at their "
+            'layers (cuts = "layers")'
+        )
+    return layered(model, [name for name, _ in named_blocks(model)])
 
 
 def named_blocks(model: nn.Sequential) -> list[tuple[str, nn.Module]]:

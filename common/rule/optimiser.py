@@ -173,6 +173,15 @@ class Updater:
         """Set the counters to `ticks` ticks, done earlier with another number of stages."""
         self.ticks, self.updates = ticks, ticks // self._every
 
+    @property
+    def counters(self) -> Tensor:
+        """ticks, accumulated and updates, int64 [3]."""
+        return torch.tensor([self.ticks, self.accumulated, self.updates])
+
+    @counters.setter
+    def counters(self, values: Tensor) -> None:
+        self.ticks, self.accumulated, self.updates = values.tolist()
+
     def state(self) -> dict[str, Tensor]:
         """Everything but the parameters that the next update depends on, keyed by the parameters' names."""
         found: dict[str, Tensor] = {}

@@ -9,12 +9,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from common.models import activation_shapes
+from common.config.settings import Config
+from common.models import activation_shapes, build, part
+from common.rule.auxiliary import auxiliary_of
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
 from common.rule.stage import Stage, casting
 from common.rule.tick import run_tick
+
+_CPU = torch.device("cpu")
+
+
+def build_stages(config: Config, classes: int, planned: int) -> list[Stage]:
+    """All stages of a run, on the CPU, built as the workers build them. `planned`: ticks of the whole training."""
+    assert config.split is not None
+    model = build(config, classes)
+    parts = [part(model, config.split, index) for index in range(config.stages)]
+    with casting(config, _CPU):
+        outputs = activation_shapes(parts, config.frame_shape)
+    losses = [auxiliary_of(config, i, shape, classes, planned) for i, (shape, _) in enumerate(outputs)]
+    return [Stage(part, i, config, planned, losses[i]) for i, part in enumerate(parts)]
 
 
 class Reference:
@@ -40,7 +55,7 @@ class Reference:
             packet: creates a packet of a shape and dtype.
         """
         self.stages, self.schedule, self.tick_number = stages, Schedule(len(stages)), 0
-        with casting(stages[0].config, torch.device("cpu")):
+        with casting(stages[0].config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
         inputs = [(torch.Size(frame_shape), dtype), *outputs[:-1]]
         up = [[packet(*spec) for spec in outputs] for _ in range(2)]

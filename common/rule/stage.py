@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.errors import ConfigError
+from common.rule.auxiliary import Auxiliary
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.memories import Memories
@@ -47,22 +48,32 @@ class Stage:
     Attributes:
         loss: last loss of the top stage, a 0-d tensor (mean over the rows); None in other stages.
         memories: of the blocks that remember.
+        auxiliary: the stage's auxiliary loss; None if it has none.
         gated, rows: gradient rows dropped at a clip boundary, and received, since last zeroed.
     """
 
-    def __init__(self, blocks: nn.Sequential, index: int, config: Config, planned: int = 1) -> None:
+    def __init__(
+        self,
+        blocks: nn.Sequential,
+        index: int,
+        config: Config,
+        planned: int = 1,
+        auxiliary: Auxiliary | None = None,
+    ) -> None:
         """Build a stage.
 
         Args:
             blocks: this stage's part of the model.
             index: number of the stage, 0 at the input.
             planned: ticks of the whole training.
+            auxiliary: loss on the output that is added to the delayed gradient.
         """
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else Schedule(config.stages).mismatch(index)
         self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
         self.objective = Objective(config.task, config.label_smoothing)
+        self.auxiliary = auxiliary
         self.loss: Tensor | None = None
         self.gated = self.rows = 0
         self._input: Tensor | None = None
@@ -126,8 +137,15 @@ class Stage:
             self.gated += gate(gradient, held, self._masks)
         assert self._output is not None
         if self._output.requires_grad:
-            self._output.backward(gradient.tensor)
+            self._differentiate(self._output, held, gradient.tensor)
         return self._drop_graph()
+
+    def _differentiate(self, y: Tensor, held: Packet, gradient: Tensor) -> None:
+        weight = self.auxiliary.weight(self.updater.ticks) if self.auxiliary is not None else 0.0
+        if self.auxiliary is None or not weight:
+            y.backward(gradient)
+        else:
+            torch.autograd.backward((y, self.auxiliary.loss(y, held, weight)), (gradient, None))
 
     def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
         """Backward of the top stage, from the loss on the frames it holds. Returns r(k); None for stage 0."""
@@ -141,7 +159,15 @@ class Stage:
 
     def update(self) -> None:
         """θ ← optimiser(θ, Δθ), every tick, or every N ticks on the mean of the last N gradients."""
+        if self.auxiliary is not None:
+            self.auxiliary.update(self.updater.ticks)
         self.updater.update()
+
+    def set_rate(self, rate: float) -> None:
+        """Change the base learning rate (optimiser.lr)."""
+        self.updater.set_rate(rate)
+        if self.auxiliary is not None:
+            self.auxiliary.updater.set_rate(rate)
 
     def infer(self, x: Packet) -> Tensor:
         """Compute y from x with frozen weights and no graph. Call `evaluating` first."""

@@ -46,6 +46,7 @@ def test_scale_prints_tick_and_cpu_times() -> None:
     assert figures["cpu_ms"]["2"] > 0
 
 
+@pytest.mark.long
 def test_feed_prints_rates() -> None:
     figures = last_line("feed", "--sizes", "16", "--slots", "2", "--rounds", "1")
     assert figures.keys() == {"16"}
@@ -53,6 +54,7 @@ def test_feed_prints_rates() -> None:
     assert min(figures["16"].values()) > 0
 
 
+@pytest.mark.long
 def test_gpu_prints_figures_and_agrees_with_the_reference() -> None:
     small = ["--device", "cpu", "--cases", "vgg8_16_b2", "--stages", "2", "--rounds", "1", "--seconds", "0.05"]
     figures = last_line("gpu", *small)["vgg8_16_b2"]["2"]

@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "motion": {"model_args": {"width": 4, "temporal": "motion"}},
     "shift": {"model_args": {"width": 4, "temporal": "shift"}, "rule__boundary": "mix"},
     "causal": {"model_args": {"width": 4, "temporal": "conv"}, "optimiser__ema": 0.9},
+    "auxiliary": {"rule__auxiliary": 0.3, "rule__every": 2, "optimiser__ema": 0.9, "optimiser__clip": 0.5},
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
@@ -58,6 +59,8 @@ OPTIONS: dict[str, dict[str, object]] = {
         "rule__every": 2,
     },
 }
+# the others run in `make test-long`
+QUICK = ("dropout", "bfloat16-autoencode", "average", "predict", "motion", "auxiliary", "layers", "gloo", "all")
 EXACT: dict[str, dict[str, object]] = {
     f"{algorithm}-{name}": {"algorithm": algorithm, "data__slots": 6, "micro_batches": parts, **changes}
     for algorithm, parts in (("backprop", None), ("gpipe", 2), ("1f1b", 3))
@@ -89,17 +92,18 @@ def changes(stages: int, task: str, every: int, boundary: str) -> dict[str, obje
 
 @pytest.fixture(scope="module")
 def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A function that runs all cases of a depth, or those with exact gradients, once. Returns the folder of results."""
+    """A function that runs a kind of cases at a depth once. Returns the folder of results."""
 
     @lru_cache
-    def run(stages: int, exact: bool = False) -> Path:
-        out = tmp_path_factory.mktemp(f"depth{stages}")
-        trees = {case_name(*case): settings(videos, **changes(stages, *case)) for case in CASES}
-        if stages == 3:
-            trees |= {name: settings(videos, stages=3, **options) for name, options in OPTIONS.items()}
-        if exact:
-            trees = {name: settings(videos, stages=stages, **options) for name, options in EXACT.items()}
-        drive(stages, trees, out)
+    def run(stages: int, kind: str = "cases") -> Path:
+        out = tmp_path_factory.mktemp(f"depth{stages}{kind}")
+        kinds: dict[str, dict[str, dict[str, object]]] = {
+            "cases": {case_name(*case): changes(stages, *case) for case in CASES},
+            "quick": {name: OPTIONS[name] for name in QUICK},
+            "more": {name: options for name, options in OPTIONS.items() if name not in QUICK},
+            "exact": EXACT,
+        }
+        drive(stages, {name: settings(videos, **{**case, "stages": stages}) for name, case in kinds[kind].items()}, out)
         return out
 
     return run
@@ -153,10 +157,10 @@ def same(folder: Path, name: str, losses: list[float], parameters: dict[str, Ten
     assert not different
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.long) for n in OPTIONS])
 def test_every_training_option_equals_the_reference_bit_for_bit(distributed: Results, videos: Path, name: str) -> None:
     losses, parameters = reference_run(config_of(videos, stages=3, **OPTIONS[name]))
-    same(distributed(3), name, losses, parameters)
+    same(distributed(3, "quick" if name in QUICK else "more"), name, losses, parameters)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_pa
 def test_pipelined_backpropagation_equals_plain_backpropagation(distributed: Results, videos: Path, name: str) -> None:
     losses, parameters = backpropagation_run(config_of(videos, stages=3, **EXACT[name]))
     assert len(losses) == 200
-    same(distributed(3, exact=True), name, losses, parameters)
+    same(distributed(3, "exact"), name, losses, parameters)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

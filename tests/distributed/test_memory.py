@@ -54,19 +54,3 @@ def test_a_probe_compares_with_what_the_stages_remembered(run: Path) -> None:
     ]
     assert probes
     assert all(line["stages"][-1]["cosine"] == pytest.approx(1, abs=1e-5) for line in probes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"algorithm": "gpipe", "data__slots": 6}, "runs frames in micro-batches without their clips"),
-        ({"compile": True}, "blocks with a memory cannot be compiled"),
-    ],
-)
-def test_what_memory_does_not_go_with_is_refused(
-    videos: Path, tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
-    tree = settings(videos, model_args={"width": 4, "temporal": "motion"}, **changes)
-    done = sideways("train", write_run_file(tmp_path / "run.toml", tree), cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())

@@ -209,6 +209,7 @@ def test_a_wrong_number_of_processes_is_an_error(videos: Path, tmp_path: Path) -
     assert "stages = 3, but 2 stage workers joined" in output
 
 
+@pytest.mark.long
 def test_stages_that_disagree_about_an_edge_are_both_named(videos: Path, tmp_path: Path) -> None:
     """As if the model file were different on another host: here, its width depends on the process."""
     (tmp_path / "mine.py").write_text(

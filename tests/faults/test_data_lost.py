@@ -80,6 +80,7 @@ def test_when_validation_clips_vanish_checkpoint_and_model_are_kept(videos: Path
     assert code == 0 or "is saved" in background.output()
 
 
+@pytest.mark.long
 def test_a_run_without_a_single_frame_leaves_no_directory(tmp_path: Path) -> None:
     """The data vanish after they have been found and before the first frame is read."""
     background = begin(tmp_path, stages=2)

@@ -145,7 +145,12 @@ def test_bad_and_short_clips_are_skipped_and_counted(tmp_path: Path) -> None:
         pytest.param(
             {"split": [3, 3, 3]}, "split = [3, 3, 3] sums to 9 blocks, but the model has 8", 2, marks=pytest.mark.long
         ),
-        ({"optimiser__name": "Adamant"}, "optimiser.name = 'Adamant' is not a usable class of torch.optim", 2),
+        pytest.param(
+            {"optimiser__name": "Adamant"},
+            "optimiser.name = 'Adamant' is not a usable class of torch.optim",
+            2,
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_wrong_setting_is_an_error_without_a_traceback(

@@ -9,10 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.config.settings import Config
-from common.models import build, part
 from common.rule.loss import Target
 from common.rule.packet import Packet
-from common.rule.reference import Reference
+from common.rule.reference import Reference, build_stages
 from common.rule.stage import Stage
 from coordinator.video.files.clips import find
 from coordinator.video.slots import Slots
@@ -21,9 +20,7 @@ from coordinator.video.targets import StepStream, packet_of
 
 def stages_of(config: Config, classes: int) -> list[Stage]:
     """The stages of a run, built as the workers build them."""
-    model = build(config, classes)
-    assert config.split is not None
-    return [Stage(part(model, config.split, i), i, config, config.ticks or 0) for i in range(config.stages)]
+    return build_stages(config, classes, config.ticks or 0)
 
 
 def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:

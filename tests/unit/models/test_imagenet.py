@@ -111,7 +111,7 @@ def test_models_can_be_cut_at_every_boundary(tmp_path: Path, name: str) -> None:
     check_model(build(config, CLASSES), config, CLASSES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n == "vgg16" else []) for n in NAMES])
 def test_stages_get_backpropagations_gradients(tmp_path: Path, name: str) -> None:
     """On a constant clip with frozen weights. resnet18 is cut at every boundary, the others into three parts."""
     blocks = BLOCKS[name]

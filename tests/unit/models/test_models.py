@@ -82,7 +82,7 @@ def test_a_users_factory_builds_the_model(tmp_path: Path) -> None:
 
 def test_a_factory_gets_the_arguments_that_it_declares(tmp_path: Path) -> None:
     name = user_model(tmp_path, "def build(size, channels): return nn.Sequential(nn.Linear(size, channels))")
-    model = build(config_of(tmp_path, model=name, model_args={}, data__size=20), 7)
+    model = build(config_of(tmp_path, model=name, model_args={}, data__size=20, stages=1, split=None), 7)
     assert model[0].weight.shape == (3, 20)
 
 

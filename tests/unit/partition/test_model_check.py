@@ -1,6 +1,7 @@
 """Checking a model before the run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -11,7 +12,7 @@ from tests.support.models import user_model
 from tests.support.settings import config_of
 
 
-def checked(tmp_path: Path, body: str, **changes: object) -> None:
+def checked(tmp_path: Path, body: str, **changes: Any) -> None:
     from common.partition.model_check import check_model
 
     tree = {"model": user_model(tmp_path, body), "model_args": {}, **changes}
@@ -52,6 +53,18 @@ def test_the_error_names_the_unsuitable_block(tmp_path: Path, blocks: str, messa
     )
     with pytest.raises(ConfigError, match=message):
         checked(tmp_path, f"{modules}def build(): return nn.Sequential({blocks})")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "gpipe", "data__slots": 6}, "runs frames in micro-batches without their clips"),
+        ({"compile": True}, "blocks with a memory cannot be compiled"),
+    ],
+)
+def test_what_memory_does_not_go_with_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        checked(tmp_path, "", model="vgg8", **{"model_args": {"width": 4, "temporal": "motion"}, **changes})
 
 
 def test_an_autoencoder_must_output_the_frames_shape(tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ def test_a_run_and_its_exported_program_predict_the_same(run: Path, videos: Path
 
 @pytest.mark.parametrize(
     ("model", "task"),
-    [("autoencoder", "autoencode"), ("resnet18", "classify"), ("mobilenet_v3_large", "classify")],
+    [
+        ("autoencoder", "autoencode"),
+        ("resnet18", "classify"),
+        pytest.param("mobilenet_v3_large", "classify", marks=pytest.mark.long),
+    ],
 )
 def test_an_exported_program_accepts_any_number_of_frames(tmp_path: Path, videos: Path, model: str, task: str) -> None:
     config = config_of(videos, model=model, task=task, model_args={}, data__size=32, stages=1, split=[1])

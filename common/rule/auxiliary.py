@@ -1,0 +1,90 @@
+"""Auxiliary losses: a small classifier on the output of each stage but the top, which trains it without delay.
+
+    g_i(k) += w(k) · ∂ loss_i(y_i(k)) / ∂y_i
+
+The label comes with its row, so the gradient is of the frame that the stage holds. The weight w falls to zero during
+the training, and the delayed gradient of the model's own loss remains (related: Belilovsky et al., ICML 2020; deep
+supervision, Lee et al., AISTATS 2015). The classifiers are in checkpoints, but no part of the model.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.config.settings import Config
+from common.rule.loss import Objective
+from common.rule.optimiser import Updater
+from common.rule.packet import Packet
+
+_CPU = torch.device("cpu")
+
+
+class Auxiliary:
+    """A linear classifier on the pooled output of a stage, with an optimiser of its own.
+
+    Attributes:
+        updater: of the classifier, whose gradients have no mismatch.
+    """
+
+    def __init__(self, config: Config, features: int, classes: int, planned: int, device: torch.device) -> None:
+        """`features`: channels of the stage's output; `planned`: ticks of the whole training."""
+        self._rule, self._planned = config.rule, planned
+        self.classifier = nn.Linear(features, classes, device=device)
+        nn.init.zeros_(self.classifier.weight)  # it passes no gradient on until it has learned something
+        nn.init.zeros_(self.classifier.bias)
+        settings = config.optimiser.model_copy(update={"ema": 0.0, "orthogonal": 0.0})
+        self.updater = Updater(self.classifier, settings, config.rule.every, 0, planned)
+        self._objective = Objective("classify", config.label_smoothing)
+
+    def weight(self, tick: int) -> float:
+        """w after `tick` updates of the stage: it falls linearly from rule.auxiliary to zero."""
+        faded = tick / (self._rule.auxiliary_until * max(1, self._planned))
+        return self._rule.auxiliary * max(0.0, 1.0 - faded)
+
+    def loss(self, y: Tensor, held: Packet, weight: float) -> Tensor:
+        """w(k) · loss_i, a 0-d tensor, for the output y, [rows, …], of the frames in `held`."""
+        logits = F.linear(pooled(y), self.classifier.weight, self.classifier.bias)
+        return weight * self._objective(logits, held, None)
+
+    def update(self, tick: int) -> None:
+        """Update the classifier, as long as its loss counts."""
+        if self.weight(tick):
+            self.updater.update()
+
+    # ---- checkpoints
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next tick depends on."""
+        own = {f"model.{name}": value for name, value in self.classifier.state_dict().items()}
+        return {**own, **self.updater.state(), "counters": self.updater.counters}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state` gave."""
+        self.classifier.load_state_dict({name: state[f"model.{name}"] for name in self.classifier.state_dict()})
+        self.updater.load(state)
+        self.updater.counters = state["counters"]
+
+
+def pooled(y: Tensor) -> Tensor:
+    """The mean over a map's positions, or over tokens, in float32: [rows, channels, …] or [rows, tokens, channels]."""
+    y = y.float()
+    if y.ndim == 3:
+        return y.mean(1)
+    return y.flatten(2).mean(2) if y.ndim > 2 else y
+
+
+def auxiliary_of(
+    config: Config,
+    stage: int,
+    output: Sequence[int],
+    classes: int,
+    planned: int,
+    device: torch.device = _CPU,
+) -> Auxiliary | None:
+    """The auxiliary loss of a stage whose output has this shape; None for the top stage, or if the run has none."""
+    if not config.rule.auxiliary or stage == config.stages - 1:
+        return None
+    features = output[-1] if len(output) == 3 else output[1]
+    return Auxiliary(config, features, classes, planned, device)
