@@ -3,7 +3,7 @@
 `apply` changes stages in place, before their first tick. Results are in docs/learning.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,11 +32,11 @@ def lookahead(stage: Stage, share: float) -> None:
             for value, speed in zip(parameters, speeds, strict=True):
                 value.data.add_(speed, alpha=by)
 
-    def forward_ahead(x: Packet) -> Tensor:
+    def forward_ahead(x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         if not ahead[0]:  # else the last tick had no gradient to update with
             move(steps)
         ahead[0] = True
-        return forward(x)
+        return forward(x, skipped)
 
     def update_behind() -> None:
         move(-steps)

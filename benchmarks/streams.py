@@ -55,13 +55,13 @@ class DeviceStage(Stage):
         with casting(self.config, x.device):
             return self._run(x)
 
-    def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
+    def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
         """The rule's backward pass, with the gate on the device."""
         assert isinstance(held, DevicePacket)
         assert isinstance(gradient, DevicePacket)
         other_clip = gradient.clips_labels[0] != held.clips_labels[0]
         gradient.tensor.masked_fill_(other_clip.view(-1, *[1] * (gradient.tensor.ndim - 1)), 0)
-        return super().backward(held, gradient)
+        return super().backward(held, gradient, skipped)
 
 
 class Streams:

@@ -21,6 +21,7 @@ from benchmarks.remedies import apply as remedy
 from common.config.run_file import apply, parse
 from common.config.settings import Config
 from common.rule.clip_sums import ClipSums
+from common.rule.inference import Inference
 from common.rule.packet import Packet
 from common.rule.reference import Reference, build_stages
 from common.rule.stage import Stage
@@ -163,13 +164,12 @@ def evaluate(config: Config, stages: list[Stage], frames: list[Packet]) -> float
     sums = ClipSums()
     for stage in stages:
         stage.evaluating(True)
-    for packet in frames:
-        held = packet
-        for stage in stages:
-            source, y = held, stage.infer(held)
-            held = Packet(y.shape)
-            held.pack(source.tick, source, y)
-        sums.add_logits(packet.clips, packet.labels, held.tensor)
+    inference = Inference(stages, config.frame_shape)
+    for packet in (*frames, *[None] * (len(stages) - 1)):
+        result = inference.drain() if packet is None else inference.tick(packet)
+        if result is not None:
+            held, y = result
+            sums.add_logits(held.clips, held.labels, y)
     for stage in stages:
         stage.evaluating(False)
     top1 = evaluation_of(sums.scores(), config.task).top1

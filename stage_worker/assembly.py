@@ -1,7 +1,7 @@
 """The parts of a stage worker for one run: blocks, device, edges to the neighbours, frame and target intakes."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -11,16 +11,17 @@ from common.messages.stage_calls import BUILDING, Addresses, Plan
 from common.models import activation_shapes, build, part
 from common.partition.balance import check_split
 from common.processes.membership import Membership
-from common.rule.auxiliary import auxiliary_of
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
-from common.rule.stage import Stage, casting
+from common.rule.stage import casting, make_stage
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.device import use_device
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.connect import Edges
+from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetIntake
-from stage_worker.edges.handshake import TensorSpec, agree
+from stage_worker.edges.handshake import agree
+from stage_worker.edges.links import TensorSpec, links_of
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.transport import gpu_of
@@ -31,6 +32,7 @@ from stage_worker.reporting.reporter import Reporter
 if TYPE_CHECKING:
     from stage_worker.exact_loop import ExactLoop
 
+_End = TypeVar("_End", Receiver, Sender)
 _FRAMES_QUEUED = 4  # batches queued in stage 0's socket at most
 
 
@@ -65,9 +67,12 @@ class Assembly:
         model = build(config, plan.classes)
         check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
-        self._input_spec, self._output_spec = self._specs(parts[: me.stage + 1])
-        auxiliary = auxiliary_of(config, me.stage, self._output_spec[0], plan.classes, plan.planned, self._device)
-        self.stage = Stage(parts[me.stage].to(self._device), me.stage, config, plan.planned, auxiliary)
+        outputs = self._specs(parts[: me.stage + 1])
+        self._input_spec: TensorSpec = outputs[-2] if me.stage else (torch.Size(config.frame_shape), torch.float32)
+        self._output_spec = outputs[-1]
+        self._links = links_of(me.stage, me.stages, config.skips, outputs)
+        blocks = parts[me.stage].to(self._device)
+        self.stage = make_stage(blocks, me.stage, config, outputs, plan.classes, plan.planned, self._device)
         self.groups = groups
         self.work = WorkClock()
         self._edges: Edges | None = None
@@ -94,21 +99,19 @@ class Assembly:
             )
 
     def _connect(self, groups: Groups) -> Edges:
-        """Agree with the neighbours on what passes between them, and connect to them."""
-        me, specs, own = self._me, (self._input_spec, self._output_spec), gpu_of(self._device)
-        timeout = self._config.network.deadline + BUILDING
-        gpus = agree(groups.forward, me.stage, me.stages, specs, own, timeout)
-        return Edges(self._config, me, groups, specs, self._device, {me.stage: own, **gpus}, self.work)
+        """Agree with the other ends of all edges on what passes there, and connect to them."""
+        own = gpu_of(self._device)
+        gpus = agree(groups.forward, self._links, own, self._config.network.deadline + BUILDING)
+        gpus[self._me.stage] = own
+        return Edges(self._config, self._me, groups, self._links, self._device, gpus, self.work)
 
-    def _specs(self, parts: list[nn.Sequential]) -> tuple[TensorSpec, TensorSpec]:
-        """Shape and dtype of the input and the output of the last of `parts`."""
+    def _specs(self, parts: list[nn.Sequential]) -> list[TensorSpec]:
+        """Shape and dtype of the output of each of `parts`."""
         config = self._config
         if config.precision != "float32":  # which layers output bfloat16 depends on the device
             parts = [part.to(self._device) for part in parts]
         with casting(config, self._device):
-            shapes = activation_shapes(parts, config.frame_shape, without_computing=self._device.type == "cuda")
-        below = shapes[-2] if len(parts) > 1 else (torch.Size(config.frame_shape), torch.float32)
-        return below, shapes[-1]
+            return activation_shapes(parts, config.frame_shape, without_computing=self._device.type == "cuda")
 
     def _loop(self, reporter: Reporter) -> "Loop | ExactLoop":
         """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
@@ -127,14 +130,13 @@ class Assembly:
 
     def evaluation_ports(self) -> EdgePorts:
         """Ports for an evaluation, with edges of their own, so that training packets in flight are left alone."""
-        edges, stage = self._edges, self.stage
-        return EdgePorts(
-            self._device,
-            frames=self.frames,
-            targets=self.targets,
-            inputs=edges.receiver("evaluation", self._me.stage) if edges and not stage.is_first else None,
-            outputs=edges.sender("evaluation") if edges and not stage.is_top else None,
-        )
+        edges, links = self._edges, self._links
+        ports = EdgePorts(self._device, frames=self.frames, targets=self.targets)
+        if edges is None:
+            return ports
+        inputs, skips_in = _parted([edges.receiver("evaluation", s, s + 1) for s in links.below])
+        outputs, skips_out = _parted([edges.sender("evaluation", t) for t in links.above])
+        return replace(ports, inputs=inputs, outputs=outputs, skips_in=skips_in, skips_out=skips_out)
 
     def enter_phase(self, phase: int) -> None:
         """Expect frames and targets of this phase: 0 for training; evaluations are numbered from 1."""
@@ -176,15 +178,32 @@ class Assembly:
         return TargetIntake(socket, out, self._config.data.mean, self._config.data.std)
 
     def _training_ports(self) -> EdgePorts:
-        edges, i = self._edges, self._me.stage
+        edges, links, origin, schedule = self._edges, self._links, self.origin, Schedule(self._me.stages)
         ports = EdgePorts(self._device, self.frames, self.targets)
         if self._config.exact or edges is None:  # torch's schedules have connections of their own, a single stage none
             return ports
-        schedule, origin, has_above = Schedule(self._me.stages), self.origin, not self.stage.is_top
+        # what a partner sends at its first tick arrives at the next
+        inputs, skips_in = _parted(
+            [edges.receiver("forward", s, origin + schedule.first_input(s) + 1) for s in links.below]
+        )
+        outputs, skips_out = _parted([edges.sender("forward", t) for t in links.above])
+        gradients_in, skip_gradients_in = _parted(
+            [edges.receiver("backward", t, origin + schedule.first_gradient(t) + 1) for t in links.above]
+        )
+        gradients_out, skip_gradients_out = _parted([edges.sender("backward", s) for s in links.below])
         return replace(
             ports,
-            inputs=edges.receiver("forward", origin + schedule.first_input(i)) if i > 0 else None,
-            outputs=edges.sender("forward") if has_above else None,
-            gradients_in=edges.receiver("backward", origin + schedule.first_gradient(i)) if has_above else None,
-            gradients_out=edges.sender("backward") if i > 0 else None,
+            inputs=inputs,
+            outputs=outputs,
+            gradients_in=gradients_in,
+            gradients_out=gradients_out,
+            skips_in=skips_in,
+            skips_out=skips_out,
+            skip_gradients_in=skip_gradients_in,
+            skip_gradients_out=skip_gradients_out,
         )
+
+
+def _parted(ends: list[_End]) -> tuple[_End | None, list[_End]]:
+    """The end at the neighbour, which is the first, if there is one, and those of skips."""
+    return (ends[0], ends[1:]) if ends else (None, [])

@@ -6,6 +6,7 @@ torch.distributed.checkpoint writes all stages' parts into one folder, under the
     average.NAME  mean.NAME                           running averages of the weights and of the gradients
     gradient.NAME  stage.I.counters                   gradients accumulated for the next update
     edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, uint8
+    edge.skipN.I  edge.skip-backN.I                   those of its N-th skip from below, and to above
     memory.I.NAME  memory.I.@clips                    what stage I's blocks remember, and of which clips
     auxiliary.I.NAME                                  stage I's auxiliary classifier and its optimiser
     target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
@@ -39,8 +40,7 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
     """Copy everything that the ticks from `tick` on depend on to the CPU."""
     stage = built.stage
-    state = {f"model.{name}": value for name, value in stage.blocks.state_dict().items()}
-    state |= stage.updater.state()
+    state = stage.state()
     state |= {f"{_memory(stage)}{name}": value for name, value in stage.memories.state().items()}
     state |= {_edge(way, stage): port.waiting(tick) for way, port in _edges(built) if port.expects(tick)}
     if built.targets is not None:
@@ -51,13 +51,15 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
                 state |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
     if stage.auxiliary is not None:
         state |= {f"{_auxiliary(stage)}{name}": value for name, value in stage.auxiliary.state().items()}
-    state[_counters(stage)] = stage.updater.counters
+    state[_counters(stage)] = stage.counters
     return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
-    ports = {"forward": built.ports.inputs, "backward": built.ports.gradients_in}
-    return ((way, port) for way, port in ports.items() if port is not None)
+    ports = built.ports
+    yield from ((way, port) for way, port in (("forward", ports.inputs), ("backward", ports.gradients_in)) if port)
+    yield from ((f"skip{number}", port) for number, port in enumerate(ports.skips_in))
+    yield from ((f"skip-back{number}", port) for number, port in enumerate(ports.skip_gradients_in))
 
 
 def _edge(way: str, stage: Stage) -> str:
@@ -133,12 +135,11 @@ def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser
 def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     """Load the weights, the optimiser's state and the counters."""
     stage = built.stage
-    stage.blocks.load_state_dict({name: state[f"model.{name}"] for name in stage.blocks.state_dict()})
-    stage.updater.load(state)
+    stage.load(state)
     stage.memories.clear()
-    stage.updater.count(tick)
+    stage.count(tick)
     if _counters(stage) in state:
-        stage.updater.counters = state[_counters(stage)]
+        stage.counters = state[_counters(stage)]
 
 
 def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
@@ -176,11 +177,11 @@ def _is_ours(name: str, built: Assembly, in_flight: bool) -> bool:
     stage = built.stage
     kind, _, rest = name.partition(".")
     if kind in ("model", "average", "mean", "gradient"):
-        return rest in stage.blocks.state_dict() and (in_flight or kind != "gradient")
+        return rest in stage.weights() and (in_flight or kind != "gradient")
     if kind == "optimiser":
-        return rest.rpartition(".")[0] in stage.blocks.state_dict()
+        return rest.rpartition(".")[0] in stage.weights()
     if kind == "target":
         return in_flight and built.targets is not None
     if kind in ("memory", "auxiliary"):
         return in_flight and name.startswith((_memory(stage), _auxiliary(stage)))
-    return in_flight and name in (_counters(stage), _edge("forward", stage), _edge("backward", stage))
+    return in_flight and name in (_counters(stage), *(_edge(way, stage) for way, _ in _edges(built)))

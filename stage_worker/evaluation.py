@@ -21,10 +21,10 @@ def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], 
     while not last:
         on_tick()
         pace.begin(tick)
-        x = ports.receive_input(tick)
+        x, skipped = ports.receive_input(tick), ports.receive_skips(tick)
         if x is not None:
             last = x.last
-            y = stage.infer(x)
+            y = stage.infer(x, skipped)
             if not stage.is_top:
                 ports.send_output(tick, x, y)
             elif (target := ports.target(tick, x)) is None:

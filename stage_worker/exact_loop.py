@@ -23,7 +23,7 @@ from common.rule.packet import Packet
 from common.rule.stage import Stage
 from common.telemetry.spans import COMPUTE, DATA_WAIT, Kind, WorkClock, clock
 from stage_worker.device_pace import DevicePace
-from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.links import TensorSpec
 from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups

@@ -201,9 +201,9 @@ class StageService(StageCalls):
     def export(self) -> dict[str, Tensor]:
         """Parameters and buffers, copied to the CPU, with the averaged weights if there are any."""
         stage = self.built.stage
-        stage.updater.swap_average()
-        tensors = {name: value.detach().to("cpu", copy=True) for name, value in stage.blocks.state_dict().items()}
-        stage.updater.swap_average()
+        stage.swap_average()
+        tensors = {name: value.detach().to("cpu", copy=True) for name, value in stage.weights().items()}
+        stage.swap_average()
         return tensors
 
     def trace(self, first: int, ticks: int) -> None:

@@ -277,6 +277,11 @@ class Config(Section):
         description="blocks: stages begin at blocks; layers: also inside them, and `split` counts layers; auto: layers "
         "if there are more stages than blocks",
     )
+    skips: list[tuple[int, int]] = Field(
+        [],
+        description="pairs [from, to] of stages: `to`, at least two further up, also takes the output of `from` "
+        "(Skip-Sideways)",
+    )
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="instead of ticks: passes over the training clips")
     evaluate_every: int = Field(0, ge=0, description="ticks between evaluations; 0: only at the end")
@@ -375,6 +380,7 @@ class Config(Section):
             raise ValueError(
                 f'probe.every is for algorithm = "sideways": "{self.algorithm}" has exact gradients, so set it to 0'
             )
+        self._check_skips()
         if self.rule.auxiliary and (self.task != "classify" or (self.exact and self.stages > 1)):
             raise ValueError(
                 'rule.auxiliary is for task = "classify" and algorithm = "sideways": leave it out, or set it to 0'
@@ -395,6 +401,20 @@ class Config(Section):
                 f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
             )
         return self
+
+    def _check_skips(self) -> None:
+        if len(set(self.skips)) < len(self.skips):
+            raise ValueError(f"skips = {[list(skip) for skip in self.skips]} names a pair twice: leave one out")
+        for source, target in self.skips:
+            if not 0 <= source <= target - 2 <= self.stages - 3:
+                raise ValueError(
+                    f"skips: [{source}, {target}] must lead from a stage to one at least two further up, and stages "
+                    f"are numbered from 0 to {self.stages - 1}"
+                )
+        if self.skips and self.exact:
+            raise ValueError(f'skips are for algorithm = "sideways", not "{self.algorithm}": leave them out')
+        if self.skips and self.probe.every:
+            raise ValueError("probe.every compares with backpropagation, which has no skips: set it to 0")
 
 
 def share_of_threads(config: Config, processes: int) -> int:

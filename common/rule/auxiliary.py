@@ -18,8 +18,6 @@ from common.rule.loss import Objective
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 
-_CPU = torch.device("cpu")
-
 
 class Auxiliary:
     """A linear classifier on the pooled output of a stage, with an optimiser of its own.
@@ -81,7 +79,7 @@ def auxiliary_of(
     output: Sequence[int],
     classes: int,
     planned: int,
-    device: torch.device = _CPU,
+    device: torch.device,
 ) -> Auxiliary | None:
     """The auxiliary loss of a stage whose output has this shape; None for the top stage, or if the run has none."""
     if not config.rule.auxiliary or stage == config.stages - 1:

@@ -7,15 +7,15 @@ the packets of parity k % 2, which its neighbours read at tick k + 1.
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.models import activation_shapes, build, part
-from common.rule.auxiliary import auxiliary_of
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
-from common.rule.stage import Stage, casting
+from common.rule.skips import sources, targets
+from common.rule.stage import Stage, casting, make_stage
 from common.rule.tick import run_tick
 
 _CPU = torch.device("cpu")
@@ -23,13 +23,16 @@ _CPU = torch.device("cpu")
 
 def build_stages(config: Config, classes: int, planned: int) -> list[Stage]:
     """All stages of a run, on the CPU, built as the workers build them. `planned`: ticks of the whole training."""
+    return stages_from(build(config, classes), config, classes, planned)
+
+
+def stages_from(model: nn.Sequential, config: Config, classes: int, planned: int) -> list[Stage]:
+    """The same with a given model."""
     assert config.split is not None
-    model = build(config, classes)
     parts = [part(model, config.split, index) for index in range(config.stages)]
     with casting(config, _CPU):
         outputs = activation_shapes(parts, config.frame_shape)
-    losses = [auxiliary_of(config, i, shape, classes, planned) for i, (shape, _) in enumerate(outputs)]
-    return [Stage(part, i, config, planned, losses[i]) for i, part in enumerate(parts)]
+    return [make_stage(part, i, config, outputs, classes, planned, _CPU) for i, part in enumerate(parts)]
 
 
 class Reference:
@@ -57,10 +60,7 @@ class Reference:
         self.stages, self.schedule, self.tick_number = stages, Schedule(len(stages)), 0
         with casting(stages[0].config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
-        inputs = [(torch.Size(frame_shape), dtype), *outputs[:-1]]
-        up = [[packet(*spec) for spec in outputs] for _ in range(2)]
-        down = [[packet(*spec) for spec in inputs] for _ in range(2)]
-        self._ports = [MemoryPorts(self.schedule, i, up, down) for i in range(len(stages))]
+        self._ports = memory_ports(stages, frame_shape, dtype, outputs, packet)
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
         """Run one tick of every stage. Returns the top stage's loss, a 0-d tensor; None while it has no input.
@@ -84,6 +84,13 @@ class Reference:
         run_tick(stage, ports, self.tick_number)
 
 
+class _Skip:
+    """The packets of a skip by parity: up and down."""
+
+    def __init__(self, packets: list[Packet]) -> None:
+        self.up, self.down = packets[:2], packets[2:]
+
+
 class MemoryPorts:
     """A stage's ports in one process: packets shared by all stages, indexed [parity][stage].
 
@@ -92,9 +99,18 @@ class MemoryPorts:
         targets: targets of frames that the top stage does not hold yet, by frame number.
     """
 
-    def __init__(self, schedule: Schedule, stage: int, up: list[list[Packet]], down: list[list[Packet]]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        stage: int,
+        up: list[list[Packet]],
+        down: list[list[Packet]],
+        skips: dict[tuple[int, int], _Skip],
+    ) -> None:
         """`up[parity][i]` is stage i's output, `down[parity][i]` the gradient of its input."""
         self._schedule, self._stage, self._up, self._down = schedule, stage, up, down
+        self._from = [skips[s, stage] for s in sources(list(skips), stage)]
+        self._to = [skips[stage, t] for t in targets(list(skips), stage)]
         self.frame: Packet | None = None
         self.targets: dict[int, Target] = {}
 
@@ -106,7 +122,8 @@ class MemoryPorts:
 
     def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
         """Send the output y(k)."""
-        self._up[tick % 2][self._stage].pack(tick, held, y)
+        for packet in (self._up[tick % 2][self._stage], *(skip.up[tick % 2] for skip in self._to)):
+            packet.pack(tick, held, y)
 
     def receive_gradient(self, tick: int) -> Packet | None:
         """The gradient g(k); None before the first."""
@@ -118,9 +135,35 @@ class MemoryPorts:
         """The target of the frame that the top stage holds; None for tasks with labels."""
         return self.targets.pop(held.frame, None)
 
-    def send_gradient(self, tick: int, source: Packet, r: Tensor) -> None:
-        """Send the input's gradient r(k)."""
+    def send_gradient(self, tick: int, source: Packet, r: Tensor, skipped: Sequence[Tensor]) -> None:
+        """Send the input's gradient r(k), and those of what skips brought."""
         self._down[tick % 2][self._stage].pack(tick, source, r)
+        for skip, gradient in zip(self._from, skipped, strict=True):
+            skip.down[tick % 2].pack(tick, source, gradient)
+
+    def receive_skips(self, tick: int) -> list[Packet]:
+        """What the skips to this stage bring."""
+        return [skip.up[(tick - 1) % 2] for skip in self._from]
+
+    def receive_skip_gradients(self, tick: int) -> list[Packet]:
+        """What the targets of this stage's skips send back."""
+        return [skip.down[(tick - 1) % 2] for skip in self._to]
+
+
+def memory_ports(
+    stages: Sequence[Stage],
+    frame_shape: Sequence[int],
+    dtype: torch.dtype,
+    outputs: Sequence[tuple[torch.Size, torch.dtype]],
+    packet: Callable[[Sequence[int], torch.dtype], Packet] = Packet,
+) -> list[MemoryPorts]:
+    """The ports of all stages, connected. `outputs`: shapes and dtypes of the stages' outputs."""
+    inputs = [(torch.Size(frame_shape), dtype), *outputs[:-1]]
+    up = [[packet(*spec) for spec in outputs] for _ in range(2)]
+    down = [[packet(*spec) for spec in inputs] for _ in range(2)]
+    skips = {(s, t): _Skip([packet(*outputs[s]) for _ in range(4)]) for s, t in stages[0].config.skips}
+    schedule = Schedule(len(stages))
+    return [MemoryPorts(schedule, i, up, down, skips) for i in range(len(stages))]
 
 
 def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> list[dict[str, Tensor]]:

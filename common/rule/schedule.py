@@ -35,6 +35,10 @@ class Schedule:
         """Number of frames between the input of `stage` and the frame its gradient belongs to (staleness)."""
         return self.first_gradient(stage) - self.first_input(stage)
 
+    def skip_mismatch(self, source: int, target: int) -> int:
+        """The same for the gradient that comes back to `source` along a skip (skips.py) to `target`."""
+        return self.mismatch(source) - (target - source - 1)
+
     def frame(self, stage: int, tick: int) -> int | None:
         """Frame that `stage` holds at `tick`; None before its first input."""
         return tick - self.first_input(stage) if tick >= self.first_input(stage) else None

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.errors import ConfigError
-from common.rule.auxiliary import Auxiliary
+from common.rule.auxiliary import Auxiliary, auxiliary_of
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.memories import Memories
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
+from common.rule.skips import Merge, merge_of, targets
 
 
 def gate(gradient: Packet, held: Packet, masks: HostValues) -> int:
@@ -49,6 +50,8 @@ class Stage:
         loss: last loss of the top stage, a 0-d tensor (mean over the rows); None in other stages.
         memories: of the blocks that remember.
         auxiliary: the stage's auxiliary loss; None if it has none.
+        merge: of its input with what skips bring; None if no skip leads to it.
+        skip_gradients: what the last backward pass computed for the sources of these skips, in their order.
         gated, rows: gradient rows dropped at a clip boundary, and received, since last zeroed.
     """
 
@@ -59,6 +62,7 @@ class Stage:
         config: Config,
         planned: int = 1,
         auxiliary: Auxiliary | None = None,
+        merge: Merge | None = None,
     ) -> None:
         """Build a stage.
 
@@ -66,34 +70,50 @@ class Stage:
             blocks: this stage's part of the model.
             index: number of the stage, 0 at the input.
             planned: ticks of the whole training.
-            auxiliary: loss on the output that is added to the delayed gradient.
+            auxiliary: loss on the output, whose gradient is added to the delayed one.
+            merge: what the skips to this stage need.
         """
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else Schedule(config.stages).mismatch(index)
         self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
         self.objective = Objective(config.task, config.label_smoothing)
-        self.auxiliary = auxiliary
+        self.auxiliary, self.merge = auxiliary, merge
+        self.skip_gradients: list[Tensor] = []
+        self._skipped: list[Tensor] = []
         self.loss: Tensor | None = None
         self.gated = self.rows = 0
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._masks = HostValues()
+        self._skip_masks = [HostValues() for _ in targets(config.skips, index)]
         self._autocast = config.precision == "bfloat16"
         self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
         forbid_in_place_on_input(blocks)
         self.memories = Memories(blocks)
 
-    def forward(self, x: Packet) -> Tensor:
-        """Compute y(k), [rows, …], from x(k), [rows, …], and keep the graph until `backward`."""
+    def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
+        """Compute y(k), [rows, …], from x(k), [rows, …], and keep the graph until `backward`.
+
+        `skipped`: what the skips to this stage bring, in the order of their sources.
+        """
         self._output = None  # free the last tick's graph first: it is still held while there is no gradient yet
         self._input = x.tensor.detach()  # a leaf in the receive buffer; backward writes r(k) to its .grad
         if not self.is_first:
             self._input.requires_grad_()
         if self.memories:
             self.memories.begin(x.clips, x.frame, x.tensor.device)
-        self._output = self.run(self._input, x.frame)
+        self._output = self.run(self._merged(x, skipped), x.frame)
         return self._output
+
+    def _merged(self, x: Packet, skipped: Sequence[Packet]) -> Tensor:
+        assert self._input is not None
+        if self.merge is None:
+            return self._input
+        self._skipped = [self.merge.leaf(i, y, x).requires_grad_() for i, y in enumerate(skipped)]
+        with casting(self.config, x.tensor.device):
+            merged: Tensor = self.merge(self._input, self._skipped)
+        return merged
 
     def run(self, x: Tensor, frame: int, part: int = 0) -> Tensor:
         """Run the blocks on an input. Dropout masks depend only on the seed, stage, frame and micro-batch (`part`).
@@ -127,14 +147,20 @@ class Stage:
         self.blocks.load_state_dict(before)
         self.blocks.zero_grad(set_to_none=True)
 
-    def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
-        """Add Δθ(k) to the parameters' .grad, from the newest gradient, which is gated in place.
+    def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
+        """Add Δθ(k) to the parameters' .grad, from the newest gradients, which are gated and summed in place.
 
+        `skipped`: the gradients that the targets of this stage's skips send back, in their order.
         Returns r(k), the gradient for the stage below, [rows, …]; None for stage 0.
         """
         self.rows += len(held.clips)
-        if self.config.rule.boundary == "gate":
+        gates = self.config.rule.boundary == "gate"
+        if gates:
             self.gated += gate(gradient, held, self._masks)
+        for index, other in enumerate(skipped):
+            if gates:
+                gate(other, held, self._skip_masks[index])
+            gradient.tensor.add_(other.tensor)
         assert self._output is not None
         if self._output.requires_grad:
             self._differentiate(self._output, held, gradient.tensor)
@@ -161,33 +187,106 @@ class Stage:
         """θ ← optimiser(θ, Δθ), every tick, or every N ticks on the mean of the last N gradients."""
         if self.auxiliary is not None:
             self.auxiliary.update(self.updater.ticks)
+        if self.merge is not None:
+            self.merge.updater.update()
         self.updater.update()
 
     def set_rate(self, rate: float) -> None:
         """Change the base learning rate (optimiser.lr)."""
         self.updater.set_rate(rate)
-        if self.auxiliary is not None:
-            self.auxiliary.updater.set_rate(rate)
+        for part in (self.auxiliary, self.merge):
+            if part is not None:
+                part.updater.set_rate(rate)
 
-    def infer(self, x: Packet) -> Tensor:
+    def infer(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y from x with frozen weights and no graph. Call `evaluating` first."""
         if self.memories:
             self.memories.begin(x.clips, x.frame, x.tensor.device)
         with torch.no_grad(), casting(self.config, x.tensor.device):
-            return self.blocks(x.tensor)
+            if self.merge is None:
+                return self.blocks(x.tensor)
+            merged = self.merge(x.tensor, [self.merge.leaf(i, y, x) for i, y in enumerate(skipped)])
+            return self.blocks(merged)
 
     def evaluating(self, on: bool) -> None:
         """Switch evaluation mode on or off: dropout, batch norms, averaged weights if there are any, own memories."""
         self.blocks.train(not on)
         self.memories.set_aside() if on else self.memories.put_back()
+        self.swap_average()
+
+    def swap_average(self) -> None:
+        """Swap the weights with their average, if there is one. Call before using the average and again after it."""
         self.updater.swap_average()
+        if self.merge is not None:
+            self.merge.updater.swap_average()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers by their names in the whole model; those of skips are `skips.SOURCE-STAGE`."""
+        return {**self.blocks.state_dict(), **(self.merge.state_dict() if self.merge is not None else {})}
+
+    # ---- checkpoints
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights, as `model.NAME`, and the rest of what the updates depend on, but for the auxiliary loss."""
+        own = {f"model.{name}": value for name, value in self.weights().items()}
+        return {**own, **self.updater.state(), **(self.merge.updater.state() if self.merge is not None else {})}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state` gave. A skip that it does not have starts anew."""
+        self.blocks.load_state_dict({name: state[f"model.{name}"] for name in self.blocks.state_dict()})
+        self.updater.load(state)
+        if self.merge is not None:
+            known = self.merge.state_dict()
+            self.merge.load_state_dict({name: state.get(f"model.{name}", value) for name, value in known.items()})
+            self.merge.updater.load(state)
+
+    def count(self, ticks: int) -> None:
+        """Set the counters to `ticks` ticks, done earlier with another number of stages."""
+        for part in (self, self.auxiliary, self.merge):
+            if part is not None:
+                part.updater.count(ticks)
+
+    @property
+    def counters(self) -> Tensor:
+        """Of the updates, int64 [3]."""
+        return self.updater.counters
+
+    @counters.setter
+    def counters(self, values: Tensor) -> None:
+        self.updater.counters = values
+        if self.merge is not None:  # updated at the same ticks
+            self.merge.updater.counters = values
 
     def _drop_graph(self) -> Tensor | None:
         """Free this tick's graph, so that it does not outlive the tick. Returns the input's gradient."""
         assert self._input is not None
         gradient = self._input.grad
+        if self.merge is not None:
+            self.skip_gradients = [leaf.grad for leaf in self._skipped if leaf.grad is not None]
+            self._skipped = []
         self._input = self._output = None
         return gradient
+
+
+def make_stage(
+    blocks: nn.Sequential,
+    index: int,
+    config: Config,
+    outputs: Sequence[tuple[torch.Size, torch.dtype]],
+    classes: int,
+    planned: int,
+    device: torch.device,
+) -> Stage:
+    """A stage of a run, with its auxiliary loss and the merge of its skips.
+
+    Args:
+        blocks: this stage's part of the model, on `device`.
+        outputs: shapes and dtypes of the outputs of the stages from 0 to this one, at least.
+        planned: ticks of the whole training.
+    """
+    shapes = [shape for shape, _ in outputs]
+    auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
+    return Stage(blocks, index, config, planned, auxiliary, merge_of(config, index, shapes, planned, device))
 
 
 def forbid_in_place_on_input(blocks: nn.Module) -> None:

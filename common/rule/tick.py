@@ -9,6 +9,7 @@
 The stage workers' loop and the one-process reference both run this code; only their ports differ.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -24,7 +25,7 @@ class Ports(Protocol):
         """The input x(k), valid until the next call; None before the first frame reaches this stage."""
 
     def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
-        """Send y(k), computed from `held`, to the stage above. Not called in the top stage."""
+        """Send y(k), computed from `held`, to the stage above, and along skips. Not called in the top stage."""
 
     def receive_gradient(self, tick: int) -> Packet | None:
         """The gradient g(k), valid until the next call; None before the first. Not called in the top stage."""
@@ -32,8 +33,16 @@ class Ports(Protocol):
     def target(self, tick: int, held: Packet) -> Target | None:
         """The target of the frames that the top stage holds; None for tasks with labels."""
 
-    def send_gradient(self, tick: int, source: Packet, r: Tensor) -> None:
-        """Send r(k), computed from `source`, to the stage below. Not called in stage 0."""
+    def send_gradient(self, tick: int, source: Packet, r: Tensor, skipped: Sequence[Tensor]) -> None:
+        """Send r(k), computed from `source`, to the stage below, and to the sources of skips. Not called in stage 0."""
+
+    # the same for skips (skips.py): nothing in a pipeline without them
+
+    def receive_skips(self, tick: int) -> Sequence[Packet]:
+        """What the skips to this stage bring, in the order of their sources, valid until the next call."""
+
+    def receive_skip_gradients(self, tick: int) -> Sequence[Packet]:
+        """What the targets of this stage's skips send back, in their order, valid until the next call."""
 
 
 class Computes(Protocol):
@@ -42,27 +51,29 @@ class Computes(Protocol):
     is_first: bool
     is_top: bool
 
-    def forward(self, x: Packet) -> Tensor: ...
-    def backward(self, held: Packet, gradient: Packet) -> Tensor | None: ...
+    @property
+    def skip_gradients(self) -> list[Tensor]: ...
+    def forward(self, x: Packet, skipped: Sequence[Packet]) -> Tensor: ...
+    def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet]) -> Tensor | None: ...
     def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None: ...
     def update(self) -> None: ...
 
 
 def run_tick(stage: Computes, ports: Ports, k: int) -> None:
     """Run tick k of a stage."""
-    x = ports.receive_input(k)
+    x, skipped = ports.receive_input(k), ports.receive_skips(k)
     if x is None:
         return  # the first frame has not reached this stage
-    y = stage.forward(x)
+    y = stage.forward(x, skipped)
     if stage.is_top:
         g, r = x, stage.backward_from_loss(x, ports.target(k, x))
     else:
         ports.send_output(k, x, y)
-        gradient = ports.receive_gradient(k)
+        gradient, skipped = ports.receive_gradient(k), ports.receive_skip_gradients(k)
         if gradient is None:
             return  # the first gradient has not reached this stage
-        g, r = gradient, stage.backward(x, gradient)
+        g, r = gradient, stage.backward(x, gradient, skipped)
     if not stage.is_first:
         assert r is not None, "the coordinator has checked that every block passes a gradient on"
-        ports.send_gradient(k, g, r)
+        ports.send_gradient(k, g, r, stage.skip_gradients)
     stage.update()

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from common.checkpoint_reader import Reader
 from common.config.settings import Config
 from common.errors import SidewaysError
+from common.rule.skips import SKIPS
 from coordinator.video.stream import Places
 
 FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".refused", 1
@@ -29,6 +30,7 @@ class Position:
         tick: the next tick to run.
         origin: the tick at which the pipeline started empty.
         split: number of blocks of each stage.
+        skips: pairs of stages that skips connect.
         optimiser: its name and arguments, as JSON.
         places: each slot's position in the clips.
         clips: fingerprint of the clips that `places` refers to.
@@ -50,6 +52,7 @@ class Position:
     places: Places
     clips: str
     seconds: float
+    skips: list[tuple[int, int]] = field(default_factory=list)
     score: float | None = None
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     format: int = _FORMAT
@@ -71,12 +74,15 @@ class Position:
             places=places,
             clips=clips,
             seconds=seconds,
+            skips=config.skips,
         )
 
     def fits(self, config: Config, split: list[int]) -> bool:
         """Whether a run with this configuration can restore the activations and gradients in flight."""
-        now = [split, config.algorithm, config.task, config.ahead, list(config.frame_shape), config.precision]
-        return now == [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision]
+        shape, skips = list(config.frame_shape), sorted(config.skips)
+        now = [split, config.algorithm, config.task, config.ahead, shape, config.precision, skips]
+        own = [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision, sorted(self.skips)]
+        return now == own
 
     def same_optimiser(self, config: Config) -> bool:
         """Whether this configuration has the same optimiser, so that its state can be restored."""
@@ -227,7 +233,8 @@ def _check_model(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     except Exception as error:
         raise SidewaysError(f"{path} is not a complete checkpoint: {error}") from error
     tensors = {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
-    found = {name: tuple(entry.size) for name, entry in tensors.items() if name.startswith("model.")}
+    of_blocks = (name for name in tensors if name.startswith("model.") and not name.startswith(f"model.{SKIPS}"))
+    found = {name: tuple(tensors[name].size) for name in of_blocks}
     expected = {f"model.{name}": shape for name, shape in shapes.items()}
     if found != expected:
         different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))

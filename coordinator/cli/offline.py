@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.config.run_file import load
+from common.config.run_file import apply, load, parse
 from common.config.settings import Config
 from common.errors import ConfigError, DataError
 from common.rule.schedule import Schedule
@@ -46,14 +46,23 @@ def ticks(
         int | None,
         typer.Option("--ticks", min=1, max=1000, help="number of ticks to draw; default: what fits in the terminal"),
     ] = None,
+    skips: Annotated[str, typer.Option(help="skips between stages as in a run file: [[0, 2], [1, 3]]")] = "[]",
 ) -> None:
     """Draw which frame (f) and which frame's gradient (g) each stage works on at each tick."""
     schedule = Schedule(stages)
+    tree: dict[str, Any] = {"stages": stages, "ticks": 1, "data": {"train": "."}}
+    apply(f"skips={skips}", tree)
+    pairs = parse(tree, "--skips").skips
     print(schedule.table(count) if count else _fitting(schedule, shutil.get_terminal_size().columns))
     print(
         f"stage 0 uses its first gradient at tick {schedule.first_gradient(0)}; "
         f"mismatch: frames between the one that a stage holds and the one that its gradient belongs to"
     )
+    for source, target in pairs:
+        print(
+            f"skip {source} → {target}: brings a frame {target - source - 1} newer than the one that stage {target} "
+            f"holds; mismatch of the gradient that comes back: {schedule.skip_mismatch(source, target)}"
+        )
 
 
 def _fitting(schedule: Schedule, width: int) -> str:

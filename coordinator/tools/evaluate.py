@@ -2,8 +2,10 @@
 
 import csv
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,43 +71,60 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
         DataError: no clip can be decoded, or a decoder is stuck.
     """
     refuse_whole_clips(trained)
-    batch = Batch((data.slots, data.channels, data.size, data.size))
     scorer = _Scorer(trained)
     with closing(Slots(clips.clips, data, 0, train=False)) as source, _bar() as bar:
         task = bar.add_task("evaluating", total=clips.frames)
-        while source.fill(batch.frames, batch.clips, batch.labels):
-            scorer.add(batch)
-            bar.advance(task, int((batch.clips != NO_CLIP).sum()))
+        scorer.run(_batches(source, data), lambda frames: bar.advance(task, frames))
         return scorer.sums.scores(), source.errors
+
+
+def _batches(source: Slots, data: Data) -> Iterator[Batch]:
+    batch = Batch((data.slots, data.channels, data.size, data.size))
+    while source.fill(batch.frames, batch.clips, batch.labels):
+        yield batch
 
 
 def _bar() -> Progress:
     return Progress(console=Console(stderr=True), transient=True, refresh_per_second=3)
 
 
+class _Frame(NamedTuple):
+    """A frame of every slot."""
+
+    x: Tensor
+    clips: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
 class _Scorer:
     """Runs frames through a model and sums its scores against the labels, or its errors against the frame `ahead`."""
 
     def __init__(self, trained: TrainedModel) -> None:
-        self._trained, self.sums, self._frame = trained, ClipSums(), 0
-        trained.memories.clear()
-        self._earlier: deque[tuple[Tensor, NDArray[np.int64]]] = deque(maxlen=trained.ahead + 1)
+        self._trained, self.sums = trained, ClipSums()
+        self._waiting: deque[_Frame] = deque()  # for the model's output
+        self._earlier: deque[tuple[Tensor, _Frame]] = deque(maxlen=trained.ahead + 1)
 
-    def add(self, batch: Batch) -> None:
-        """Score one frame of every slot."""
-        x = self._trained.normalised(torch.from_numpy(batch.frames))
-        if self._trained.memories:
-            self._trained.memories.begin(batch.clips, self._frame, x.device)
-        self._frame += 1
-        with torch.no_grad():
-            y = self._trained.module(x).float()
+    def run(self, batches: Iterable[Batch], on_frames: Callable[[int], None]) -> None:
+        """Score batches of one frame of every slot. `on_frames` is called with the number of frames scored."""
+        for y in self._trained.play(self._read(batches)):
+            frame = self._waiting.popleft()
+            self._add(y.float(), frame)
+            on_frames(int((frame.clips != NO_CLIP).sum()))
+
+    def _read(self, batches: Iterable[Batch]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        for batch in batches:
+            x = self._trained.normalised(torch.from_numpy(batch.frames))
+            self._waiting.append(_Frame(x, batch.clips.copy(), batch.labels.copy()))
+            yield batch.clips, x
+
+    def _add(self, y: Tensor, frame: _Frame) -> None:
         if self._trained.task == "classify":
-            self.sums.add_logits(batch.clips, batch.labels, y)
+            self.sums.add_logits(frame.clips, frame.labels, y)
             return
-        self._earlier.append((y, batch.clips.copy()))
+        self._earlier.append((y, frame))
         if len(self._earlier) > self._trained.ahead:
-            earlier, clips = self._earlier[0]
-            self.sums.add_outputs(clips, batch.labels, earlier, x, batch.clips)
+            output, earlier = self._earlier[0]
+            self.sums.add_outputs(earlier.clips, frame.labels, output, frame.x, frame.clips)
 
 
 def figures(evaluation: Evaluation) -> dict[str, float | int | None]:

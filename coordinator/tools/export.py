@@ -55,7 +55,7 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
     """Write a program and the model's description to `out`, then check it. Raises SidewaysError.
 
     The program maps normalised frames, float32 [n, channels, size, size] for any n, to the model's output. If the model
-    remembers, they are the frames of one clip, in order.
+    remembers or has skips, they are the frames of one clip, in order.
     """
     example = torch.rand(_TRACED, trained.data.channels, trained.data.size, trained.data.size)
     remembering = memories(trained.module).values()
@@ -71,7 +71,7 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
     finally:
         for module in remembering:
             module.rows_are_a_clip = False
-    about = {**trained.about, **({WHOLE_CLIPS: "true"} if remembering else {})}
+    about = {**trained.about, **({WHOLE_CLIPS: "true"} if remembering or trained.stages else {})}
     torch.export.save(program, out, extra_files={ABOUT: json.dumps(about)})
     _compare(trained, open_model(out).module)
 
@@ -81,7 +81,7 @@ def _compare(trained: TrainedModel, program: nn.Module) -> None:
     for batch in _BATCHES:
         x = torch.randn(batch, trained.data.channels, trained.data.size, trained.data.size)
         with torch.no_grad():
-            expected, found = trained.in_order(x), program(x)
+            expected, found = torch.cat(list(trained.in_order([x]))), program(x)
         if not _close(expected, found):
             raise SidewaysError(
                 f"the exported program differs from the model by {float((expected - found).abs().max()):.3g} on "

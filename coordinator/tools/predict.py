@@ -138,11 +138,11 @@ def _scores(trained: TrainedModel, video: Path, frame_files: list[Path], damage:
     """The softmax scores of each chunk of n frames, float64 [n, classes]."""
     data = trained.data
     fps = None if frame_files else data.fps  # frame files have no timestamps
-    size, first = (data.short_side, data.channels), 0
-    for frames in read(video, data.stride, *size, fps=fps, frame_files=frame_files, damage=damage):
-        cropped = torch.from_numpy(middle(frames, data.size)(frames))
-        yield trained.in_order(trained.normalised(cropped), first).double().softmax(1)
-        first += len(cropped)
+    size = data.short_side, data.channels
+    chunks = read(video, data.stride, *size, fps=fps, frame_files=frame_files, damage=damage)
+    cropped = (torch.from_numpy(middle(frames, data.size)(frames)) for frames in chunks)
+    for outputs in trained.in_order(map(trained.normalised, cropped)):
+        yield outputs.double().softmax(1)
 
 
 def timeline(seen: ClipPrediction) -> list[Segment]:

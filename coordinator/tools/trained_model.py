@@ -5,12 +5,14 @@ program.
 """
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -18,8 +20,13 @@ from common.config.run_file import parse
 from common.config.settings import Config, Data, Task
 from common.errors import ConfigError, SidewaysError
 from common.models import build
+from common.rule.inference import Inference
 from common.rule.memories import Memories
+from common.rule.packet import Packet
 from common.rule.pixels import normalise
+from common.rule.reference import stages_from
+from common.rule.skips import SKIPS, WholeClips
+from common.rule.stage import Stage
 from coordinator.run_directory import MODEL
 
 ABOUT = "sideways.json"  # file in a .pt2 archive with the metadata of a .safetensors file
@@ -40,6 +47,7 @@ class TrainedModel:
             settings have their defaults.
         ahead: how many frames ahead the model predicts; 0 unless the task is "predict".
         about: the file's metadata, all values text.
+        stages: of a model with skips, whose module takes the frames of one clip, in order; else empty.
     """
 
     path: Path
@@ -49,6 +57,7 @@ class TrainedModel:
     data: Data
     ahead: int
     about: dict[str, str]
+    stages: Sequence[Stage] = ()
 
     @cached_property
     def memories(self) -> Memories:
@@ -65,20 +74,39 @@ class TrainedModel:
             y: Tensor = self.module(x)
         return y
 
-    def in_order(self, x: Tensor, first: int = 0) -> Tensor:
-        """Normalised consecutive frames of one clip → the module's output. The first frame has the number `first`.
+    def in_order(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Normalised consecutive frames of one clip, in chunks → the module's outputs for them, in other chunks."""
+        if not self.memories and not self.stages:
+            return map(self.run, chunks)
+        return self.play((_ONE_CLIP, frame[None]) for chunk in chunks for frame in chunk)
 
-        A clip begins with number 0, and may go on in further calls.
+    def play(self, batches: Iterable[tuple[NDArray[np.int64], Tensor]]) -> Iterator[Tensor]:
+        """Frame batches, one frame of each slot, with its clip → the module's output for each batch, in order.
+
+        With skips, an output comes only once later batches have been read.
         """
-        if not self.memories:
-            return self.run(x)
-        if first == 0:
-            self.memories.clear()
-        outputs = []
-        for number, frame in enumerate(x, first):
-            self.memories.begin(_ONE_CLIP, number, x.device)
-            outputs.append(self.run(frame[None]))
-        return torch.cat(outputs)
+        if self.stages:
+            yield from self._pipelined(batches)
+            return
+        self.memories.clear()
+        for number, (clips, x) in enumerate(batches):
+            if self.memories:
+                self.memories.begin(clips, number, x.device)
+            yield self.run(x)
+
+    def _pipelined(self, batches: Iterable[tuple[NDArray[np.int64], Tensor]]) -> Iterator[Tensor]:
+        inference: Inference | None = None
+        for number, (clips, x) in enumerate(batches):
+            inference = inference or Inference(self.stages, x.shape)
+            packet = Packet(x.shape, tensor=x)
+            packet.set_header(number - 1, number)
+            packet.clips[:] = clips
+            if (result := inference.tick(packet)) is not None:
+                yield result[1]
+        for _ in self.stages[1:] if inference else ():
+            assert inference is not None
+            if (result := inference.drain()) is not None:
+                yield result[1]
 
     def normalised(self, frames: Tensor) -> Tensor:
         """uint8 frames [n, channels, size, size] → normalised frames, float32, as the module expects."""
@@ -95,6 +123,7 @@ def open_model(path: Path) -> TrainedModel:
         ConfigError: the file has another suffix, or the user's own model definition is missing or no longer fits the
             weights.
     """
+    stages: Sequence[Stage] = ()
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         raise SidewaysError(
@@ -105,20 +134,20 @@ def open_model(path: Path) -> TrainedModel:
         module, about = _read_program(file)
     elif file.suffix == ".safetensors":
         tensors, about = read_tensors(file)
-        module = _rebuild(file, tensors, about)
+        module, stages = _rebuild(file, tensors, about)
     else:
         raise ConfigError(f"{file}: a model is a run directory, a .safetensors or a .pt2 file")
     config = _config(file, about)
     ahead = config.ahead if config.task == "predict" else 0
-    return TrainedModel(file, module, config.task, json.loads(about["classes"]), config.data, ahead, about)
+    return TrainedModel(file, module, config.task, json.loads(about["classes"]), config.data, ahead, about, stages)
 
 
 def refuse_whole_clips(trained: TrainedModel) -> None:
     """Raise ConfigError for a program that takes whole clips, where frames are played one at a time."""
     if WHOLE_CLIPS in trained.about:
         raise ConfigError(
-            f"{trained.path} takes the frames of a whole clip at once, as its model remembers earlier frames: use the "
-            "run directory or a .safetensors file here"
+            f"{trained.path} takes the frames of a whole clip at once, as its model remembers earlier frames or has "
+            "skips: use the run directory or a .safetensors file here"
         )
 
 
@@ -140,17 +169,32 @@ def _read_program(file: Path) -> tuple[nn.Module, dict[str, str]]:
         raise SidewaysError(f"{file} is not a program that torch {torch.__version__} can load ({error})") from error
 
 
-def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> nn.Module:
+def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> tuple[nn.Module, Sequence[Stage]]:
+    """The module, and its stages if it has skips."""
     config = _config(file, about)
     model = build(config, len(json.loads(about["classes"])))
     try:
+        if config.skips:
+            return _with_skips(model, config, tensors)
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ConfigError(
             f"{file} does not fit model = {config.model!r} with model_args = {config.model_args}: has the model's file "
             f"been changed since? {error}"
         ) from error
-    return model.eval()
+    return model.eval(), ()
+
+
+def _with_skips(model: nn.Sequential, config: Config, tensors: dict[str, Tensor]) -> tuple[nn.Module, list[Stage]]:
+    """Raises RuntimeError if the tensors do not fit."""
+    skips = {name: value for name, value in tensors.items() if name.startswith(SKIPS)}
+    model.load_state_dict({name: value for name, value in tensors.items() if name not in skips})
+    stages = stages_from(model.eval(), config, 1, 1)
+    merges = [stage.merge for stage in stages]
+    for merge in merges:
+        if merge is not None:
+            merge.load_state_dict({name: value for name, value in skips.items() if name in merge.state_dict()})
+    return WholeClips([stage.blocks for stage in stages], merges, config.skips).eval(), stages
 
 
 def _config(file: Path, about: dict[str, str]) -> Config:
@@ -161,8 +205,9 @@ def _config(file: Path, about: dict[str, str]) -> Config:
         data = {**json.loads(about["data"]), "train": "."}
         tree = {"model": about["model"], "model_args": json.loads(about["model_args"]), "task": about["task"]}
         tree["ahead"] = int(about.get("ahead", "1"))
+        tree |= json.loads(about.get("pipeline", '{"stages": 1}'))
         if not isinstance(json.loads(about["classes"]), list):
             raise ValueError("its classes are not a list")
-        return parse({**tree, "stages": 1, "ticks": 1, "data": data}, str(file))
+        return parse({**tree, "ticks": 1, "data": data}, str(file))
     except (ValueError, TypeError, ConfigError) as error:
         raise SidewaysError(f"{file} has metadata that this version does not know: {error}") from error

@@ -1,7 +1,7 @@
 """Connects a stage's edges, each over the transport that fits (transport.py)."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import device_memory, shared_memory
 from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
 from stage_worker.edges.ends import Receiver, Sender
-from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.links import Links, TensorSpec
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing
 from stage_worker.edges.torch_p2p import Channel, DevicePeer, P2PIncoming, P2POutgoing, Peer
@@ -23,6 +23,7 @@ from stage_worker.edges.transfer_watchdog import TransferWatchdog
 from stage_worker.edges.transport import Place, Transport, choose, on_cpu, uses_nccl
 
 EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation's own: training packets may be in flight
+Edge = tuple[EdgeKind, int]  # with the stage at its other end
 
 _RECEIVING = {
     "forward": Kind.WAIT_ACTIVATION,
@@ -45,50 +46,47 @@ class Edges:
         config: Config,
         me: Membership,
         groups: Groups,
-        specs: tuple[TensorSpec, TensorSpec],
+        links: Links,
         device: torch.device,
         gpus: dict[int, int | None],
         work: WorkClock,
     ) -> None:
-        """Create the process groups, and the edges in memory that neighbours map. Every stage must call it.
+        """Create the process groups, and the edges in memory that both ends map. Every stage must call it.
 
         Args:
-            specs: shape and dtype of the stage's input and output.
+            links: the stage's edges.
             device: on which it computes.
-            gpus: UUIDs of the GPUs of this stage and its neighbours, by stage; None on the CPU.
+            gpus: UUIDs of the GPUs of this stage and its partners, by stage; None on the CPU.
             work: the time spent sending and waiting is added to it.
 
         Raises:
             ConfigError: network.transport is not possible.
-            PeerError: a neighbour does not answer.
+            PeerError: a partner does not answer.
         """
-        self._config, self._me, self._groups = config, me, groups
-        self._input_spec, self._output_spec = specs
+        self._config, self._me, self._groups, self._links = config, me, groups, links
         self._device, self._gpus, self._work = device, gpus, work
         # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
         self._deadline = 1.25 * config.network.deadline
         self._nccl = uses_nccl(config, me)
-        self._transports = {n: self._choose(n) for n in (me.stage - 1, me.stage + 1) if 0 <= n < me.stages}
+        self._transports = {partner: self._choose(partner) for partner in links.partners}
         self._watchdog = TransferWatchdog()
-        self._channels: dict[tuple[EdgeKind, int], Channel] = {}
+        self._channels: dict[Edge, Channel] = {}
         self._form_groups()
-        if config.network.transport in ("auto", "shared") and not groups.connections:
-            groups.connections.update(_connect_neighbours(me, self._deadline + BUILDING))  # may still be building
-        self._in: dict[EdgeKind, SharedIncoming] = {}
-        self._out: dict[EdgeKind, SharedOutgoing] = {}
+        if config.network.transport in ("auto", "shared"):
+            _connect(me, links, groups.connections, self._deadline + BUILDING)  # the others may still be building
+        self._in: dict[Edge, SharedIncoming] = {}
+        self._out: dict[Edge, SharedOutgoing] = {}
         self._map_edges()
 
-    def sender(self, kind: EdgeKind) -> Sender:
-        """The end that sends activations up or gradients down."""
-        neighbour = self._me.stage + (-1 if kind == "backward" else 1)
-        outgoing = self._out.get(kind) or P2POutgoing(self._channel(kind, neighbour), self._packets(neighbour))
+    def sender(self, kind: EdgeKind, to: int) -> Sender:
+        """The end that sends activations up or gradients down, to a partner."""
+        outgoing = self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(to))
         return Sender(outgoing, self._work, *_SENDING[kind])
 
-    def receiver(self, kind: EdgeKind, first_tick: int) -> Receiver:
-        """The end that receives activations or gradients, from `first_tick` on."""
-        neighbour = self._me.stage + (1 if kind == "backward" else -1)
-        incoming = self._in.get(kind) or P2PIncoming(self._channel(kind, neighbour), self._packets(neighbour))
-        return Receiver(incoming, self._me.stage, neighbour, first_tick, self._work, _RECEIVING[kind])
+    def receiver(self, kind: EdgeKind, of: int, first_tick: int) -> Receiver:
+        """The end that receives activations or gradients of a partner, from `first_tick` on."""
+        incoming = self._in.get((kind, of)) or P2PIncoming(self._channel(kind, of), self._packets(of))
+        return Receiver(incoming, self._me.stage, of, first_tick, self._work, _RECEIVING[kind])
 
     def close(self) -> None:
         """Close the edges in mapped memory, and end the watchdog."""
@@ -122,27 +120,27 @@ class Edges:
     # ---- edges in mapped memory
 
     def _map_edges(self) -> None:
-        """Every edge is offered before any is accepted, so that no two neighbours wait for each other."""
-        i = self._me.stage
+        """Every edge is offered before any is accepted, so that no two stages wait for each other."""
+        below, above = tuple(self._links.below), self._links.above
         ipc = _ipc(self._device)
-        for kind, to in self._kinds(i + 1, i - 1):
+        for kind, to in self._kinds(above, below):
             offered = self._offer(kind, to, ipc)
             if isinstance(offered, str):
                 self._stage_instead(to, offered)
             else:
-                self._out[kind] = offered
-        for kind, of in self._kinds(i - 1, i + 1):
+                self._out[kind, to] = offered
+        for kind, of in self._kinds(below, above):
             accepted = self._accept(kind, of, ipc)
             if isinstance(accepted, str):
                 self._stage_instead(of, accepted)
             else:
-                self._in[kind] = accepted
-        for kind, to in self._kinds(i + 1, i - 1):
-            outgoing = self._out.get(kind)
+                self._in[kind, of] = accepted
+        for kind, to in self._kinds(above, below):
+            outgoing = self._out.get((kind, to))
             if isinstance(outgoing, DeviceOutgoing) and ipc is not None:
                 problem = outgoing.complete(self._groups.connections[to], kind, ipc)
                 if problem is not None:
-                    self._out.pop(kind).close()
+                    self._out.pop((kind, to)).close()
                     self._stage_instead(to, problem)
 
     def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing | str:
@@ -166,13 +164,18 @@ class Edges:
             stacklevel=2,
         )
 
-    def _kinds(self, forward: int, backward: int) -> Iterator[tuple[EdgeKind, int]]:
-        """The kinds of edges in mapped memory, each with its neighbour, which is `forward` or `backward`."""
-        kinds: list[tuple[EdgeKind, int]] = [("forward", forward), ("backward", backward), ("evaluation", forward)]
-        for kind, neighbour in kinds:
+    def _kinds(self, forward: Sequence[int], backward: Sequence[int]) -> Iterator[Edge]:
+        """The edges in mapped memory: by kind, with the partners of either direction."""
+        kinds: list[tuple[EdgeKind, Sequence[int]]] = [
+            ("forward", forward),
+            ("backward", backward),
+            ("evaluation", forward),
+        ]
+        for kind, partners in kinds:
             used = kind == "evaluation" or not self._config.exact  # torch's schedules have connections of their own
-            if used and self._transports.get(neighbour) in _MAPPED:
-                yield kind, neighbour
+            for partner in partners if used else ():
+                if self._transports[partner] in _MAPPED:
+                    yield kind, partner
 
     # ---- edges over torch.distributed
 
@@ -199,7 +202,7 @@ class Edges:
         return [StagedPacket(shape, dtype, self._device) for _ in range(2)]
 
     def _spec(self, neighbour: int) -> TensorSpec:
-        return self._input_spec if neighbour < self._me.stage else self._output_spec
+        return self._links.spec(neighbour)
 
 
 def _ipc(device: torch.device) -> Ipc | None:
@@ -211,20 +214,20 @@ def _ipc(device: torch.device) -> Ipc | None:
     return CudaIpc(device)
 
 
-def _connect_neighbours(me: Membership, deadline: float) -> dict[int, FdConnection]:
-    """Connect to the neighbours on this host, which must call it too. Returns the connections by stage."""
-    connections, below, above = {}, me.stage - 1, me.stage + 1
-    listener = FdListener() if above in me.stages_on_host else None
-    if listener:
-        me.store.set(_listener_key(me.stage), listener.name)
-    if below in me.stages_on_host:
-        name = me.fetch(_listener_key(below), f"stage {below}")
-        connections[below] = connect(name, f"stage {below}", deadline)
-    if listener:
+def _connect(me: Membership, links: Links, connections: dict[int, FdConnection], deadline: float) -> None:
+    """Connect to the partners on this host, which must call it too. Those that are connected already stay so."""
+    missing = [partner for partner in links.partners if partner in me.stages_on_host and partner not in connections]
+    listeners = {above: FdListener() for above in missing if above > me.stage}
+    for above, listener in listeners.items():
+        me.store.set(_listener_key(me.stage, above), listener.name)
+    for below in missing:
+        if below < me.stage:
+            name = me.fetch(_listener_key(below, me.stage), f"stage {below}")
+            connections[below] = connect(name, f"stage {below}", deadline)
+    for above, listener in listeners.items():
         connections[above] = listener.accept(f"stage {above}", deadline)
-    return connections
 
 
-def _listener_key(stage: int) -> str:
-    """Key in the launcher's store under which a stage publishes its listener's name."""
-    return f"listener/{stage}"
+def _listener_key(below: int, above: int) -> str:
+    """Key in the launcher's store under which a stage publishes the name of its listener for one above."""
+    return f"listener/{below}/{above}"

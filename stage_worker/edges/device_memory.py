@@ -25,7 +25,7 @@ from common.messages.encoding import decode, encode
 from common.rule.packet import Packet, header_bytes
 from common.shared_memory.fd_passing import FdConnection
 from common.shared_memory.memfd import mapped, shared_memory
-from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.links import TensorSpec
 from stage_worker.edges.shared_memory import SLOTS, SharedIncoming, SharedOutgoing
 
 Item = TypeVar("Item")

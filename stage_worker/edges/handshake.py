@@ -1,4 +1,4 @@
-"""Before the first tick, neighbours tell each other where they compute, and check that their tensors match."""
+"""Before the first tick, both ends of an edge tell where they compute, and check that their tensors match."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import PeerError
+from stage_worker.edges.links import Links, TensorSpec
 from stage_worker.edges.torch_p2p import Peer
-
-TensorSpec = tuple[torch.Size, torch.dtype]
 
 _TAG = 2
 _LENGTH = 20  # int64: two halves of the GPU's UUID and whether there is one, dtype, number of dimensions, sizes
@@ -22,58 +21,41 @@ class _Message(NamedTuple):
     gpu: int | None
 
 
-def agree(
-    group: dist.ProcessGroup,
-    stage: int,
-    stages: int,
-    specs: tuple[TensorSpec, TensorSpec],
-    gpu: int | None,
-    deadline: float,
-) -> dict[int, int | None]:
-    """Exchange specs and GPUs with both neighbours: each stage sends its output's spec up and its input's down.
+def agree(group: dist.ProcessGroup, links: Links, gpu: int | None, deadline: float) -> dict[int, int | None]:
+    """Exchange specs and GPUs with all partners: on each edge both ends tell what they expect to pass.
 
     Args:
         group: a gloo group of all stages.
-        specs: of this stage's input and output.
-        gpu: UUID of the GPU that it computes on; None on the CPU.
-        deadline: seconds to wait for a neighbour.
+        gpu: UUID of the GPU that this stage computes on; None on the CPU.
+        deadline: seconds to wait for a partner.
 
     Returns:
-        The neighbours' GPUs, by stage.
+        The partners' GPUs, by stage.
 
     Raises:
-        PeerError: the specs of an edge differ, or a neighbour does not answer. The message names both stages.
+        PeerError: the specs of an edge differ, or a partner does not answer. The message names both stages.
     """
-    inputs, outputs = specs
-    neighbours = {n: Peer(group, stage, n, deadline, _TAG) for n in (stage - 1, stage + 1) if 0 <= n < stages}
-    below = _exchange(neighbours, _Message(outputs, gpu), to=stage + 1, of=stage - 1)
-    above = _exchange(neighbours, _Message(inputs, gpu), to=stage - 1, of=stage + 1)
-    if below is not None:
-        _compare(stage - 1, below.spec, inputs)
-    if above is not None:
-        _compare(stage, outputs, above.spec)
-    return {n: message.gpu for n, message in ((stage - 1, below), (stage + 1, above)) if message is not None}
+    peers = {partner: Peer(group, links.stage, partner, deadline, _TAG) for partner in links.partners}
+    sent = {partner: _encode(_Message(links.spec(partner), gpu)) for partner in peers}
+    received = {partner: torch.zeros(_LENGTH, dtype=torch.int64) for partner in peers}
+    works = [(peer, peer.receive(received[partner], 0)) for partner, peer in peers.items()]
+    works += [(peer, peer.send(sent[partner], 0)) for partner, peer in peers.items()]
+    for peer, work in works:
+        peer.wait(work, 0, "agreeing on shapes with")
+    messages = {partner: _decode(received[partner].tolist()) for partner in peers}
+    for partner, message in messages.items():
+        _compare(links.stage, links.spec(partner), partner, message.spec)
+    return {partner: message.gpu for partner, message in messages.items()}
 
 
-def _compare(lower: int, sent: TensorSpec, expected: TensorSpec) -> None:
-    if sent != expected:
-        raise PeerError(
-            f"stage {lower} outputs {_text(sent)} but stage {lower + 1} expects {_text(expected)}: "
-            f"do both hosts have the same model file and the same versions?"
-        )
-
-
-def _exchange(neighbours: dict[int, Peer], own: _Message, to: int, of: int) -> _Message | None:
-    """Send a message to neighbour `to` and receive one from neighbour `of`, if they exist."""
-    received, sent = torch.zeros(_LENGTH, dtype=torch.int64), _encode(own)
-    works = []
-    if of in neighbours:
-        works.append((of, neighbours[of].receive(received, 0)))
-    if to in neighbours:
-        works.append((to, neighbours[to].send(sent, 0)))
-    for neighbour, work in works:
-        neighbours[neighbour].wait(work, 0, "agreeing on shapes with")
-    return _decode(received.tolist()) if of in neighbours else None
+def _compare(stage: int, own: TensorSpec, partner: int, other: TensorSpec) -> None:
+    if own == other:
+        return
+    (lower, sent), (upper, expected) = sorted(((stage, own), (partner, other)), key=lambda end: end[0])
+    raise PeerError(
+        f"stage {lower} outputs {_text(sent)} but stage {upper} expects {_text(expected)}: "
+        f"do both hosts have the same model file and the same versions?"
+    )
 
 
 def _encode(message: _Message) -> Tensor:

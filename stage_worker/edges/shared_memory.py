@@ -20,7 +20,7 @@ from common.rule.packet import Packet, packet_bytes
 from common.shared_memory.credits import CreditSocket
 from common.shared_memory.fd_passing import FdConnection
 from common.shared_memory.memfd import mapped, shared_memory
-from stage_worker.edges.handshake import TensorSpec
+from stage_worker.edges.links import TensorSpec
 from stage_worker.edges.peer_errors import broken, stuck
 
 SLOTS = 4  # as many packets as with a transport whose two ends have two each

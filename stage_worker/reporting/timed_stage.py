@@ -1,7 +1,7 @@
 """A wrapper of a stage that times its work and calls the gradient probe."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,20 +33,25 @@ class TimedStage:
         self._work, self._probe, self._before_update = work, probe, before_update
         self._probing = False
 
-    def forward(self, x: Packet) -> Tensor:
+    @property
+    def skip_gradients(self) -> list[Tensor]:
+        """What the last backward pass computed for the sources of skips."""
+        return self.stage.skip_gradients
+
+    def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y(k) from x(k)."""
         self._probing = self._probe.sees(x.frame)
         if self._probing:
             self._probe.before(self.stage, x)
         start, cpu = clock(), self._thread_time()
-        y = self.stage.forward(x)
+        y = self.stage.forward(x, skipped)
         self._add_time(_FORWARD, start, cpu)
         return y
 
-    def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
+    def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
         """Compute Δθ(k) from the newest gradient. Returns r(k); None for stage 0."""
         start, cpu = clock(), self._thread_time()
-        r = self.stage.backward(held, gradient)
+        r = self.stage.backward(held, gradient, skipped)
         self._add_time(_BACKWARD, start, cpu)
         self._probe_after(held)
         return r
@@ -95,17 +100,17 @@ class GpuTimedStage(TimedStage):
         self.model_cpu = None  # the CPU's time is that of launches
         self._gpu = gpu
 
-    def forward(self, x: Packet) -> Tensor:
+    def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """y(k) from x(k)."""
         self._gpu.begin()
-        y = super().forward(x)
+        y = super().forward(x, skipped)
         self._gpu.end()
         return y
 
-    def backward(self, held: Packet, gradient: Packet) -> Tensor | None:
+    def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
         """Δθ(k), and r(k), from the newest gradient."""
         self._gpu.begin()
-        r = super().backward(held, gradient)
+        r = super().backward(held, gradient, skipped)
         self._gpu.end()
         return r
 

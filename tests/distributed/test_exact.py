@@ -46,6 +46,9 @@ OPTIONS: dict[str, dict[str, object]] = {
     "shift": {"model_args": {"width": 4, "temporal": "shift"}, "rule__boundary": "mix"},
     "causal": {"model_args": {"width": 4, "temporal": "conv"}, "optimiser__ema": 0.9},
     "auxiliary": {"rule__auxiliary": 0.3, "rule__every": 2, "optimiser__ema": 0.9, "optimiser__clip": 0.5},
+    "skip": {"skips": [[0, 2]], "optimiser__ema": 0.9, "rule__auxiliary": 0.2},
+    "skip-autoencode": {"skips": [[0, 2]], "task": "autoencode", "model": "autoencoder", "precision": "bfloat16"},
+    "skip-gloo": {"skips": [[0, 2]], "network__transport": "gloo", "rule__every": 2, "rule__boundary": "mix"},
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
@@ -60,7 +63,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     },
 }
 # the others run in `make test-long`
-QUICK = ("dropout", "bfloat16-autoencode", "average", "predict", "motion", "auxiliary", "layers", "gloo", "all")
+QUICK = ("dropout", "bfloat16-autoencode", "average", "predict", "motion", "auxiliary", "skip", "layers", "gloo", "all")
 EXACT: dict[str, dict[str, object]] = {
     f"{algorithm}-{name}": {"algorithm": algorithm, "data__slots": 6, "micro_batches": parts, **changes}
     for algorithm, parts in (("backprop", None), ("gpipe", 2), ("1f1b", 3))
@@ -163,15 +166,30 @@ def test_every_training_option_equals_the_reference_bit_for_bit(distributed: Res
     same(distributed(3, "quick" if name in QUICK else "more"), name, losses, parameters)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("stages", "skips"), [(4, [[0, 2], [1, 3], [0, 3]]), (5, [[0, 2], [2, 4], [1, 4], [0, 4]])])
+def test_several_skips_equal_the_reference_bit_for_bit(
+    videos: Path, tmp_path: Path, stages: int, skips: list[list[int]]
+) -> None:
+    remembering = {"model_args": {"width": 4, "temporal": "shift"}}
+    cases: dict[str, dict[str, object]] = {
+        "classify": {**changes(stages, "classify", 1, "gate"), "skips": skips},
+        "every": {**changes(stages, "classify", 3, "mix"), **remembering, "skips": skips},
+        "autoencode": {**changes(stages, "autoencode", 1, "gate"), "skips": skips},
+    }
+    drive(stages, {name: settings(videos, **case) for name, case in cases.items()}, tmp_path)
+    for name, case in cases.items():
+        same(tmp_path, name, *reference_run(config_of(videos, **case)))
+
+
 @pytest.mark.parametrize(
     "edges", [pytest.param("staged", marks=pytest.mark.long), pytest.param("apart", marks=pytest.mark.long), "device"]
 )
 def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_path: Path, edges: str) -> None:
     """But for what only a GPU has: the same code, with another device, other groups and memory of the host."""
     transport = {"network__transport": "gloo"} if edges == "staged" else {}
-    cases = {
-        name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in ("dropout", "predict", "average")
-    }
+    names = ("dropout", "predict", "average", "skip")
+    cases = {name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in names}
     trees = {name: settings(videos, **options) for name, options in cases.items()}
     drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)
     for name, options in cases.items():

@@ -1,7 +1,8 @@
-"""A model that remembers earlier frames, through a whole run and the tools."""
+"""Models that remember earlier frames, or have skips, through a whole run and the tools."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +14,31 @@ from tests.support.settings import settings, write_run_file
 @pytest.fixture(scope="module")
 def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with motion in its first stage and two evaluations."""
-    folder = tmp_path_factory.mktemp("memory")
-    model = {"model_args": {"width": 4, "temporal": "motion"}, "stages": 3, "split": [2, 3, 3]}
+    return trained_run(videos, tmp_path_factory.mktemp("memory"), "motion", probe={"every": 20})
+
+
+@pytest.fixture(scope="module")
+def skipping(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with skips, and memory in every stage."""
+    return trained_run(videos, tmp_path_factory.mktemp("skips"), "shift", skips=[[0, 2], [1, 3], [0, 3]], stages=4)
+
+
+def trained_run(videos: Path, folder: Path, temporal: str, **changes: Any) -> Path:
+    stages = {"stages": 3, **changes}
+    split = {3: [2, 3, 3], 4: [2, 2, 2, 2]}[stages["stages"]]
+    model = {"model_args": {"width": 4, "temporal": temporal}, "split": split, **stages}
     tree = settings(videos, **model, data__val=str(videos / "val"), ticks=60, evaluate_every=30, name="it")
-    tree["probe"] = {"every": 20}
     done = sideways("train", write_run_file(folder / "run.toml", tree), "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "summary.json").write_text(done.stdout.splitlines()[-1])
     return folder / "runs" / "it"
 
 
-def test_eval_plays_clips_in_order_as_the_trainings_own_evaluation_does(run: Path) -> None:
+@pytest.mark.parametrize("kind", ["run", pytest.param("skipping", marks=pytest.mark.long)])
+def test_eval_plays_clips_in_order_as_the_trainings_own_evaluation_does(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    run: Path = request.getfixturevalue(kind)
     done = sideways("eval", run, "--json", cwd=run.parent.parent)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
@@ -31,16 +46,21 @@ def test_eval_plays_clips_in_order_as_the_trainings_own_evaluation_does(run: Pat
     assert (figures["top1"], figures["top5"]) == (summary["val_top1"], summary["val_top5"])
 
 
-def test_predict_plays_a_video_in_order(run: Path, videos: Path) -> None:
+@pytest.mark.parametrize("kind", ["run", pytest.param("skipping", marks=pytest.mark.long)])
+def test_predict_plays_a_video_in_order(kind: str, videos: Path, request: pytest.FixtureRequest) -> None:
     """And the exported program gives the same for the frames of the whole clip at once."""
     import torch
 
     from coordinator.tools.predict import _frames, _scores, predict_clips
     from coordinator.video.decoding.packets import Damage
 
+    run: Path = request.getfixturevalue(kind)
     video, trained = videos / "val/bee/1.mp4", open_model(run)
     in_order = torch.cat(list(_scores(trained, video, _frames(video, "*"), Damage())))
-    assert torch.equal(predict_clips(trained, video).total, in_order.sum(0))
+    total = torch.zeros(in_order.shape[1], dtype=torch.float64)
+    for scores in in_order:
+        total += scores
+    assert torch.equal(predict_clips(trained, video).total, total)
     done = sideways("export", run, "out.pt2", cwd=run)
     assert done.returncode == 0, done.stderr
     refused = sideways("predict", "out.pt2", video, cwd=run)

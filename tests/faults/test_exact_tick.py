@@ -47,8 +47,8 @@ def test_a_run_recovers_bit_for_bit_from_a_fault_at_any_tick(
 ) -> None:
     """Before, at and after a checkpoint, and near the first and last tick."""
     marker = tmp_path / "failed"
-    auxiliary = {"rule__auxiliary": 0.3, "rule__auxiliary_until": 1.0}
-    changes = {"checkpoint__every": 20, "recovery__restarts": 3, **auxiliary}
+    rule = {"rule__auxiliary": 0.3, "rule__auxiliary_until": 1.0, "skips": [[0, 2]]}
+    changes = {"checkpoint__every": 20, "recovery__restarts": 3, **rule}
     tree = run_of(videos, stage, tick, how, str(marker), **changes)
     recovered = train(tmp_path / "recovered", tree)
     assert marker.exists()

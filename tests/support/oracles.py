@@ -42,8 +42,8 @@ def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
 def weights_of(stages: list[Stage]) -> dict[str, Tensor]:
     """The weights that would be exported: their average, if there is one."""
     for stage in stages:
-        stage.updater.swap_average()
-    return {name: value.clone() for stage in stages for name, value in stage.blocks.state_dict().items()}
+        stage.swap_average()
+    return {name: value.clone() for stage in stages for name, value in stage.weights().items()}
 
 
 def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:

@@ -39,6 +39,12 @@ def test_large_tick_numbers_stay_separated() -> None:
     assert "f298 g298 " in row
 
 
+def test_ticks_tells_what_skips_bring() -> None:
+    last = run("ticks", "--stages", "4", "--skips", "[[0, 2]]").splitlines()[-1]
+    assert last.startswith("skip 0 → 2: brings a frame 1 newer")
+    assert last.endswith(": 5")
+
+
 @pytest.mark.parametrize("arguments", [("0",), ("257",), ("3", "--ticks", "0"), ("3", "--ticks", "1001")])
 def test_numbers_out_of_range_are_refused(arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(tools, ["ticks", "--stages", *arguments])

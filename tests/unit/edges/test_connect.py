@@ -10,6 +10,7 @@ import torch
 from common.errors import ConfigError
 from common.telemetry.spans import WorkClock
 from stage_worker.edges.connect import Edges
+from stage_worker.edges.links import links_of
 from tests.support.settings import config_of
 
 SPEC = torch.Size((2, 3)), torch.float32
@@ -19,7 +20,7 @@ def edges(folder: Path, transport: str, on_host: set[int], groups: Any) -> Edges
     """Of stage 0 of 2, on the CPU."""
     me: Any = SimpleNamespace(stage=0, stages=2, stages_on_host=on_host)
     config = config_of(folder, network__transport=transport)
-    return Edges(config, me, groups, (SPEC, SPEC), torch.device("cpu"), {0: None, 1: None}, WorkClock())
+    return Edges(config, me, groups, links_of(0, 2, [], [SPEC]), torch.device("cpu"), {0: None, 1: None}, WorkClock())
 
 
 def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from common.rule.packet import Packet
 from common.rule.stage import Stage
 
 ROWS, CLASSES = 4, 3
+CPU = torch.device("cpu")
 RULE = Rule(auxiliary=0.5, auxiliary_until=0.25)
 SGD = Optimiser(name="SGD", lr=0.1, lr_by_mismatch=False, args={})
 
@@ -22,7 +23,7 @@ def config(optimiser: Optimiser = SGD, rule: Rule = RULE) -> Config:
 def stage(settings: Config, planned: int = 1000) -> Stage:
     torch.manual_seed(0)
     blocks = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU())
-    loss = auxiliary_of(settings, 0, (ROWS, 5, 4, 4), CLASSES, planned)
+    loss = auxiliary_of(settings, 0, (ROWS, 5, 4, 4), CLASSES, planned, CPU)
     return Stage(blocks, 0, settings, planned, loss)
 
 
@@ -89,10 +90,10 @@ def test_once_it_has_faded_nothing_of_it_is_left() -> None:
 
 def test_the_top_stage_has_none_and_tokens_are_pooled() -> None:
     settings = config()
-    assert auxiliary_of(settings, 1, (ROWS, CLASSES), CLASSES, 10) is None
-    assert auxiliary_of(config(rule=Rule()), 0, (ROWS, 5, 4, 4), CLASSES, 10) is None
-    tokens = auxiliary_of(settings, 0, (ROWS, 7, 5), CLASSES, 10)
-    flat = auxiliary_of(settings, 0, (ROWS, 6), CLASSES, 10)
+    assert auxiliary_of(settings, 1, (ROWS, CLASSES), CLASSES, 10, CPU) is None
+    assert auxiliary_of(config(rule=Rule()), 0, (ROWS, 5, 4, 4), CLASSES, 10, CPU) is None
+    tokens = auxiliary_of(settings, 0, (ROWS, 7, 5), CLASSES, 10, CPU)
+    flat = auxiliary_of(settings, 0, (ROWS, 6), CLASSES, 10, CPU)
     assert tokens is not None
     assert flat is not None
     assert [head.classifier.in_features for head in (tokens, flat)] == [5, 6]

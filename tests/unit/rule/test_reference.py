@@ -79,13 +79,13 @@ def test_stages_hold_the_scheduled_frames_and_gradients(stages: int) -> None:
 def _spy(stage: Stage, reference: Reference, seen: list[tuple[int, int, int | None, int | None]]) -> None:
     forward, backward, top = stage.forward, stage.backward, stage.backward_from_loss
 
-    def note_forward(x: Packet) -> Tensor:
+    def note_forward(x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         seen.append((stage.index, reference.tick_number, x.frame, None))
-        return forward(x)
+        return forward(x, skipped)
 
-    def note_backward(held: Packet, gradient: Packet) -> Tensor | None:
+    def note_backward(held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
         seen[-1] = (*seen[-1][:3], gradient.frame)
-        return backward(held, gradient)
+        return backward(held, gradient, skipped)
 
     def note_top(held: Packet, target: Target | None) -> Tensor | None:
         seen[-1] = (*seen[-1][:3], held.frame)
@@ -206,10 +206,10 @@ def _footprint(stages: int) -> tuple[int, int]:
         def __del__(self) -> None:
             del saved[id(self)]
 
-    def forward(x: Packet) -> Tensor:
+    def forward(x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         nonlocal worst
         with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-            y = original(x)
+            y = original(x, skipped)
         graphs = len({tick for tick, _ in saved.values()})
         worst = (max(worst[0], sum(size for _, size in saved.values())), max(worst[1], graphs))
         return y

@@ -1,0 +1,133 @@
+"""Skip connections between stages: a stage also takes what stages further below have just computed (Skip-Sideways).
+
+    x_i(k) = y_{i-1}(k-1) + Σ_s P_{s,i}(y_s(k-1))                       for the skips s → i, s < i - 1
+    g_s(k) = r_{s+1}(k-1) + Σ_i r_{s,i}(k-1)                            r_{s,i} = (∂H_i/∂y_s)ᵀ g_i
+
+A skip passes by i - 1 - s stages, so it brings a frame that is as many frames newer. Rows in which that frame already
+is of another clip count as zero, and gradients are gated by clip as all others are.
+
+Malinowski et al., CVPR 2021 (arXiv 2106.08318), give the rule. P is ours: pooled to the size of the input, then a 1 × 1
+projection that starts at zero, so that the pipeline begins as one without skips.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.config.settings import Config
+from common.rule.host_values import HostValues
+from common.rule.optimiser import Updater
+from common.rule.packet import Packet
+from common.rule.schedule import Schedule
+
+SKIPS = "skips."  # the prefix of their weights' names in the whole model
+Shape = Sequence[int]
+Skip = tuple[int, int]  # from, to
+
+
+def sources(skips: Sequence[Skip], stage: int) -> tuple[int, ...]:
+    """The stages from which skips lead to `stage`, in order."""
+    return tuple(sorted(source for source, target in skips if target == stage))
+
+
+def targets(skips: Sequence[Skip], stage: int) -> tuple[int, ...]:
+    """The stages to which skips lead from `stage`, in order."""
+    return tuple(sorted(target for source, target in skips if source == stage))
+
+
+class Merge(nn.Module):
+    """Adds what the skips bring to a stage's input: Σ_s P_{s,i}(y_s).
+
+    Attributes:
+        skips: P by "SOURCE-STAGE", in the order of the sources: [channels of the input, channels of the output]
+        updater: of these weights, which have the stage's mismatch.
+    """
+
+    def __init__(
+        self, config: Config, stage: int, outputs: Sequence[Shape], planned: int, device: torch.device
+    ) -> None:
+        """`outputs`: shapes of the outputs of the stages below, at least; `planned`: ticks of the whole training."""
+        super().__init__()
+        channels, skips = _channels(outputs[stage - 1]), {}
+        for source in sources(config.skips, stage):
+            weight = torch.zeros(channels, _channels(outputs[source]), device=device)
+            skips[f"{source}-{stage}"] = nn.Parameter(weight)
+        self.skips = nn.ParameterDict(skips)
+        mismatch = Schedule(config.stages).mismatch(stage)
+        self.updater = Updater(self, config.optimiser, config.rule.every, mismatch, planned)
+        self._masks = [HostValues() for _ in skips]
+
+    def forward(self, x: Tensor, skipped: Sequence[Tensor]) -> Tensor:
+        """The merged input, of the shape and dtype of x.
+
+        Args:
+            x: what the stage below sends, [rows, …].
+            skipped: what the sources send, in their order, [rows, …] each.
+        """
+        for weight, y in zip(self.skips.values(), skipped, strict=True):
+            x = x + _project(_fitted(y, x.shape), weight).to(x.dtype)
+        return x
+
+    def leaf(self, number: int, packet: Packet, held: Packet) -> Tensor:
+        """What a source sends, as a leaf for autograd; rows of another clip than the held frames' are zeroed in place.
+
+        `number` counts the sources.
+        """
+        foreign = packet.clips != held.clips
+        if foreign.any():
+            mask = self._masks[number].on(packet.tensor.device, foreign)
+            packet.tensor.masked_fill_(mask.view(-1, *[1] * (packet.tensor.ndim - 1)), 0)
+        return packet.tensor.detach()
+
+
+class WholeClips(nn.Module):
+    """A model with skips as one module: the frames of one clip, in order → its outputs for them."""
+
+    def __init__(self, parts: Sequence[nn.Module], merges: Sequence[Merge | None], skips: Sequence[Skip]) -> None:
+        """`parts` and `merges`: by stage."""
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.merges = nn.ModuleDict({str(i): merge for i, merge in enumerate(merges) if merge is not None})
+        self._sources = [sources(skips, stage) for stage in range(len(parts))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[frames, channels, height, width] → [frames, …]."""
+        outputs: list[Tensor] = []
+        for stage, part in enumerate(self.parts):
+            if self._sources[stage]:
+                newer = [_later(outputs[source], stage - 1 - source) for source in self._sources[stage]]
+                x = self.merges[str(stage)](x, newer)
+            x = part(x)
+            outputs.append(x)
+        return x
+
+
+def _later(y: Tensor, frames: int) -> Tensor:
+    """Each frame's row becomes that of a later frame; zero beyond the end of the clip."""
+    return F.pad(y, [*[0, 0] * (y.ndim - 1), 0, frames])[frames:]
+
+
+def merge_of(config: Config, stage: int, outputs: Sequence[Shape], planned: int, device: torch.device) -> Merge | None:
+    """The merge of a stage; None if no skip leads to it."""
+    return Merge(config, stage, outputs, planned, device) if sources(config.skips, stage) else None
+
+
+def _channels(shape: Shape) -> int:
+    return shape[-1] if len(shape) == 3 else shape[1]
+
+
+def _project(y: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(y, weight[:, :, None, None]) if y.ndim == 4 else F.linear(y, weight)
+
+
+def _fitted(y: Tensor, shape: torch.Size) -> Tensor:
+    """An output of another stage at the positions of an input: maps and tokens are pooled."""
+    if len(shape) == 2:
+        return y if y.ndim == 2 else y.flatten(2).mean(2) if y.ndim == 4 else y.mean(1)
+    if len(shape) == 3:
+        tokens = y.flatten(2) if y.ndim == 4 else y.mT if y.ndim == 3 else y.unsqueeze(2)
+        return F.adaptive_avg_pool1d(tokens, shape[1]).mT
+    maps = y if y.ndim == 4 else (y.mean(1) if y.ndim == 3 else y)[:, :, None, None]
+    return maps if maps.shape[2:] == shape[2:] else F.adaptive_avg_pool2d(maps, (shape[2], shape[3]))
