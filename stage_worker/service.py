@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _IDLE_POLL = 0.25  # seconds between checks for a stop signal while idle
 _SPANS = 24  # per tick at most, plus two per micro-batch
+_SPANS_OF_SKIP = 6  # waiting, sending, and waiting within it, in both directions
 
 
 class StageService(StageCalls):
@@ -208,7 +209,8 @@ class StageService(StageCalls):
 
     def trace(self, first: int, ticks: int) -> None:
         """Record the spans of future ticks."""
-        self._spans = Spans(first, ticks, _SPANS + 2 * self.built.stage.config.parts)
+        config = self.built.stage.config
+        self._spans = Spans(first, ticks, _SPANS + 2 * config.parts + _SPANS_OF_SKIP * len(config.skips))
         self.built.work.record(self._spans)
 
     def quit(self, code: int) -> None:

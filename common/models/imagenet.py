@@ -14,26 +14,27 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models.chain import Block, Chain
-from common.models.vgg8 import normalisation
+from common.models.temporal import Motion
+from common.models.vgg8 import Temporal, memory_before, normalisation, see_motion
 
 Norm = Literal["batch", "group"]
 
 _PATCH = 16  # side of vit_b_16's patches, in pixels
 
 
-def resnet18(classes: int, channels: int = 3, norm: Norm = "batch") -> Chain:
+def resnet18(classes: int, channels: int = 3, norm: Norm = "batch", temporal: Temporal | None = None) -> Chain:
     """10 blocks: stem, 8 residual blocks, head. Input [B, channels, H, W] → logits [B, classes]."""
-    return _resnet("resnet18", classes, channels, norm)
+    return _resnet("resnet18", classes, channels, norm, temporal)
 
 
-def resnet34(classes: int, channels: int = 3, norm: Norm = "batch") -> Chain:
+def resnet34(classes: int, channels: int = 3, norm: Norm = "batch", temporal: Temporal | None = None) -> Chain:
     """18 blocks: stem, 16 residual blocks, head. Input [B, channels, H, W] → logits [B, classes]."""
-    return _resnet("resnet34", classes, channels, norm)
+    return _resnet("resnet34", classes, channels, norm, temporal)
 
 
-def resnet50(classes: int, channels: int = 3, norm: Norm = "batch") -> Chain:
+def resnet50(classes: int, channels: int = 3, norm: Norm = "batch", temporal: Temporal | None = None) -> Chain:
     """18 blocks: stem, 16 bottlenecks, head. Input [B, channels, H, W] → logits [B, classes]."""
-    return _resnet("resnet50", classes, channels, norm)
+    return _resnet("resnet50", classes, channels, norm, temporal)
 
 
 def vgg11(classes: int, channels: int = 3, dropout: float = 0.5) -> Chain:
@@ -86,12 +87,29 @@ def vit_b_16(classes: int, channels: int = 3, size: int = 224, dropout: float = 
     return Chain(root, {**blocks, "head": Block(("encoder.ln", "heads"), _classify_token)})
 
 
-def _resnet(name: str, classes: int, channels: int, norm: Norm) -> Chain:
+def _resnet(name: str, classes: int, channels: int, norm: Norm, temporal: Temporal | None) -> Chain:
+    """Memory comes before the stem (motion), or inside each residual block before its first convolution, as in TSM."""
     root = _original(name, classes, channels, norm_layer=_norm_layer(norm))
-    blocks = {"stem": Block(("conv1", "bn1", "relu", "maxpool"))}
+    stem, blocks = ["conv1", "bn1", "relu", "maxpool"], {}
+    if isinstance(memory := memory_before(temporal, True, channels), Motion):
+        root.add_module("motion", memory)
+        see_motion(root.get_submodule("conv1"), memory)
+        stem.insert(0, "motion")
     for layer in ("layer1", "layer2", "layer3", "layer4"):
-        blocks.update({path: Block((path,)) for path in _children(root, layer)})
-    return Chain(root, {**blocks, "head": Block(("avgpool", "fc"), _pool_and_fc)})
+        for path in _children(root, layer):
+            blocks[path] = Block((path,))
+            _remember(root.get_submodule(path), temporal)
+    return Chain(root, {"stem": Block(tuple(stem)), **blocks, "head": Block(("avgpool", "fc"), _pool_and_fc)})
+
+
+def _remember(block: nn.Module, temporal: Temporal | None) -> None:
+    """Let the first convolution of a residual block also see earlier inputs. The names of its tensors stay."""
+    convolution = block.get_submodule("conv1")
+    assert isinstance(convolution, nn.Conv2d)
+    memory = memory_before(temporal, False, convolution.in_channels)
+    if memory is not None:
+        block.add_module("memory", memory)
+        convolution.register_forward_pre_hook(lambda _, inputs: memory(inputs[0]))
 
 
 def _vgg(name: str, classes: int, channels: int, dropout: float) -> Chain:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Literal
 
+import torch
 from torch import nn
 
 from common.models.temporal import CausalConv, Memory, Motion, TemporalShift
@@ -28,8 +29,12 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     raise ValueError(f"norm = {norm!r} is unknown. Allowed: 'group', 'batch', 'none'")
 
 
-def _memory(temporal: Temporal | None, first: bool, channels: int) -> Memory | None:
-    """What comes before a convolution. Raises ValueError for an unknown kind."""
+def memory_before(temporal: Temporal | None, first: bool, channels: int) -> Memory | None:
+    """The memory before a convolution of so many input channels, the first one or another; None for none.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
     if temporal == "motion":
         return Motion() if first else None
     if temporal == "shift":
@@ -39,6 +44,20 @@ def _memory(temporal: Temporal | None, first: bool, channels: int) -> Memory | N
     if temporal is not None:
         raise ValueError(f"temporal = {temporal!r} is unknown. Allowed: 'motion', 'shift', 'conv'")
     return None
+
+
+def see_motion(convolution: nn.Module, motion: Motion) -> None:
+    """Widen a convolution's input by the differences that `motion` adds, with random weights for them.
+
+    The number of channels of a frame stays known as its attribute `frame_channels` (weights.py).
+    """
+    assert isinstance(convolution, nn.Conv2d)
+    weight, channels = convolution.weight.detach(), convolution.in_channels
+    convolution.in_channels = channels * (1 + len(motion.gaps))
+    wide = torch.empty(len(weight), convolution.in_channels, *weight.shape[2:])
+    nn.init.kaiming_normal_(wide, nonlinearity="relu")
+    convolution.weight = nn.Parameter(wide)
+    convolution.frame_channels = channels  # type: ignore[assignment]
 
 
 def vgg8(
@@ -63,10 +82,11 @@ def vgg8(
     incoming = channels
     for number, (multiple, stride) in enumerate(_LAYERS, start=1):
         outgoing = multiple * width
-        memory = _memory(temporal, number == 1, incoming)
-        seen = incoming * (1 + len(memory.gaps)) if isinstance(memory, Motion) else incoming
-        convolution = nn.Conv2d(seen, outgoing, 3, stride, padding=1, bias=norm == "none")
+        memory = memory_before(temporal, number == 1, incoming)
+        convolution = nn.Conv2d(incoming, outgoing, 3, stride, padding=1, bias=norm == "none")
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        if isinstance(memory, Motion):
+            see_motion(convolution, memory)
         if convolution.bias is not None:
             nn.init.zeros_(convolution.bias)
         layers: dict[str, nn.Module] = {"memory": memory} if memory is not None else {}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     """Load a file into `model`, except for a classifier of another shape. Returns the names of the skipped tensors.
 
     The classifier is the last layer with weights. The first convolution's RGB kernel is summed over the colours for a
-    model with one channel. Everything else must match.
+    model with one channel, and gets zeros for the differences that `temporal = "motion"` adds. Everything else must
+    match.
 
     Raises:
         ConfigError: the file cannot be read, or names or shapes do not match; the message lists them.
@@ -29,6 +31,10 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     for name in tensors.keys() & own.keys():
         if _is_grey_of(own[name], tensors[name]):
             tensors[name] = tensors[name].sum(1, keepdim=True)
+    for name, channels in _seeing_motion(model).items():
+        if name in tensors and tensors[name].dim() == 4 and tensors[name].shape[1] == channels:
+            wide = own[name].shape[1] - channels
+            tensors[name] = F.pad(tensors[name], (0, 0, 0, 0, 0, wide))
     different = {name for name in tensors.keys() & own.keys() if tensors[name].shape != own[name].shape}
     classifier = _classifier(model)
     skipped = [name for name in classifier if name in tensors] if different & set(classifier) else []
@@ -46,6 +52,12 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     if problems := "; ".join(filter(None, (missing, extra))):
         raise ConfigError(f"weights = {str(path)!r} does not fit the model: {problems}. Use the model it was made with")
     return skipped
+
+
+def _seeing_motion(model: nn.Module) -> dict[str, int]:
+    """The weights of convolutions that also see differences between frames, with the number of channels of a frame."""
+    found = {name: getattr(module, "frame_channels", 0) for name, module in model.named_modules()}
+    return {f"{name}.weight": channels for name, channels in found.items() if channels}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -71,7 +83,15 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ConfigError(f"weights = {str(path)!r} does not hold a dictionary of names and tensors")
-    return content
+    return {_plain(name): value for name, value in content.items()}
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without what wrappers add: DataParallel, and the networks of TSM's published files."""
+    name = name.removeprefix("module.")
+    if name.startswith(("base_model.", "new_fc.")):
+        return name.removeprefix("base_model.").replace(".net.", ".").replace("new_fc.", "fc.")
+    return name
 
 
 def _classifier(model: nn.Module) -> list[str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import build, named_blocks, part
 from common.models.chain import Chain
+from common.models.temporal import memories
 from common.partition.model_check import check_model
+from common.rule.memories import Memories
 from common.rule.packet import Packet
 from common.rule.reference import Reference
 from common.rule.stage import Stage
@@ -173,3 +176,34 @@ def test_unsupported_arguments_are_an_error(tmp_path: Path) -> None:
             check_model(build(config, CLASSES), config, CLASSES)
     with pytest.raises(ConfigError, match=r"norm = 'layer' is unknown. Allowed: 'batch', 'group'"):
         build(settings(tmp_path, "resnet18", model_args={"norm": "layer"}), CLASSES)
+
+
+@pytest.mark.parametrize("temporal", ["motion", "shift", "conv"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_with_memory_keep_the_names_and_start_of_a_clip(tmp_path: Path, name: str, temporal: str) -> None:
+    """On the first frame of a clip all of its past is that frame."""
+    plain = build(settings(tmp_path, name), CLASSES).eval()
+    model = build(settings(tmp_path, name, model_args={"temporal": temporal}), CLASSES).eval()
+    assert len(model) == len(plain)
+    assert bool(memories(model))
+    assert {key for key in model.state_dict() if not key.endswith("memory.weight")} == set(plain.state_dict())
+    x = torch.randn(2, 3, SIZE, SIZE)
+    weights = plain.state_dict()
+    if temporal == "motion":
+        weights["conv1.weight"] = torch.cat([weights["conv1.weight"], *[torch.zeros(64, 3, 7, 7)] * 2], 1)
+    model.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain(x))
+
+
+def test_a_shifted_resnet_sees_earlier_frames_in_every_residual_block(tmp_path: Path) -> None:
+    model = build(settings(tmp_path, "resnet18", model_args={"temporal": "shift"}), CLASSES).eval()
+    assert list(memories(model)) == [f"layer{layer}.{block}.memory" for layer in (1, 2, 3, 4) for block in (0, 1)]
+    remembered = Memories(model)
+    frames, outputs = torch.randn(6, 1, 3, SIZE, SIZE), []
+    with torch.no_grad():
+        for number, x in enumerate(frames):
+            remembered.begin(np.zeros(1, np.int64), number, x.device)
+            outputs.append(model(x))
+        assert torch.equal(outputs[0], model(frames[0]))
+        assert not torch.allclose(outputs[5], model(frames[5]))

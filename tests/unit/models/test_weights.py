@@ -143,3 +143,32 @@ def test_code_in_a_weights_file_is_not_run(tmp_path: Path, capsys: pytest.Captur
     torch.save([torch.zeros(1)], tmp_path / "w.pth")
     with pytest.raises(ConfigError, match="does not hold a dictionary of names and tensors"):
         built(tmp_path, tmp_path / "w.pth")
+
+
+def test_the_published_files_of_tsm_load_into_a_shifted_resnet(tmp_path: Path, official: dict[str, Tensor]) -> None:
+    """Names as in https://github.com/mit-han-lab/temporal-shift-module, wrapped in DataParallel."""
+    named = {}
+    for name, value in official.items():
+        shifted = name.replace(".conv1.", ".conv1.net.") if name.startswith("layer") else name
+        named[f"module.{shifted.replace('fc.', 'new_fc.') if name.startswith('fc.') else f'base_model.{shifted}'}"] = (
+            value
+        )
+    assert "module.base_model.layer1.0.conv1.net.weight" in named
+    torch.save({"state_dict": named, "epoch": 3}, tmp_path / "tsm.pth")
+    loaded = built(tmp_path, tmp_path / "tsm.pth", model_args={"temporal": "shift"}).state_dict()
+    assert all(torch.equal(loaded[key], official[key]) for key in official)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_motion_starts_from_the_weights_of_a_model_that_sees_single_frames(
+    tmp_path: Path, official: dict[str, Tensor], channels: int
+) -> None:
+    torch.save(official, tmp_path / "w.pth")
+    changes: dict[str, Any] = {"model_args": {"temporal": "motion"}, "data__channels": channels}
+    if channels == 1:  # three inputs either way: a frame's colours, or a frame and two differences
+        official = {**official, "conv1.weight": official["conv1.weight"].sum(1, keepdim=True)}
+        torch.save(official, tmp_path / "w.pth")
+    first = built(tmp_path, tmp_path / "w.pth", **changes).state_dict()["conv1.weight"]
+    assert torch.equal(first[:, :channels], official["conv1.weight"])
+    assert first.shape[1] == 3 * channels
+    assert not first[:, channels:].any()
