@@ -22,21 +22,19 @@ import argparse
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from itertools import product
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bench import ROOT, count, span
-from benchmarks.training import CLIPS, DEPTHS, REMEDY, Job, Record, Settings, train
+from benchmarks.training import CLIPS, REMEDY, Job, Record, Settings
+from benchmarks.training_pool import finished, train_all
 
+CONTENDERS = ("backprop", "D = 4", "D = 8")
 MOMENTUM = {"optimiser.args.betas": [0.9, 0.999]}
 EQUAL = {"optimiser.lr_by_mismatch": False}
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -74,14 +72,14 @@ def trials(contender: str, rates: Sequence[float]) -> list[Settings]:
 
 def tune(epochs: float, rates: Sequence[float]) -> Iterator[Job]:
     """The trials of each contender, with seed 0."""
-    for name in DEPTHS:
+    for name in CONTENDERS:
         for settings in trials(name, rates):
             yield Job(describe(settings), name, 0, epochs, settings)
 
 
 def tune_longer(epochs: float) -> Iterator[Job]:
     """The same trials for each contender, with seed 0."""
-    for rate, window, name in product(LONGER_RATES, LONGER_WINDOWS, DEPTHS):
+    for rate, window, name in product(LONGER_RATES, LONGER_WINDOWS, CONTENDERS):
         settings = {"optimiser.lr": rate, "optimiser.ema": 0.99, "data.window": window}
         yield Job(describe(settings), name, 0, epochs * LONGER, settings)
 
@@ -89,7 +87,7 @@ def tune_longer(epochs: float) -> Iterator[Job]:
 def claim(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job]:
     """Each contender with its best settings, with other seeds than in tuning."""
     for seed in range(1, seeds + 1):
-        for name in DEPTHS:
+        for name in CONTENDERS:
             yield Job(name, name, seed, epochs, best[name])
 
 
@@ -97,7 +95,7 @@ def tricks(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Job
     """Each remedy on top of the best settings. Backpropagation is left out of those against delay, as it has none."""
     for seed in range(1, seeds + 1):
         for row, settings in (FOR_ALL | AGAINST_DELAY).items():
-            for name in [name for name in DEPTHS if row in FOR_ALL or name != "backprop"]:
+            for name in [name for name in CONTENDERS if row in FOR_ALL or name != "backprop"]:
                 yield Job(row, name, seed, epochs, best[name] | settings)
 
 
@@ -105,7 +103,7 @@ def strides(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Jo
     """Every n-th frame only. A clip that is shorter than stage 0's mismatch gives it no gradient, as gating is on."""
     for seed in range(1, seeds + 1):
         for stride in (1, 2, 4, 8):
-            for name in DEPTHS:
+            for name in CONTENDERS:
                 settings = best[name] | ({"data.stride": stride} if stride > 1 else {})
                 yield Job(f"every {stride}" if stride > 1 else "every frame", name, seed, epochs, settings)
 
@@ -114,7 +112,7 @@ def windows(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Jo
     """Random windows of the clips only."""
     for seed in range(1, seeds + 1):
         for row, settings in WINDOWS.items():
-            for name in DEPTHS:
+            for name in CONTENDERS:
                 yield Job(row, name, seed, epochs, best[name] | settings)
 
 
@@ -159,7 +157,7 @@ def main() -> None:
     if not arguments.clips.is_dir():
         raise SystemExit(f"no MSR-Action3D clips: {arguments.clips} is not a folder; give --clips FOLDER")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    done = _read(arguments.out / "runs.jsonl")
+    done = finished(arguments.out)
     chosen, figures = arguments.studies or names, {}
     if set(chosen) - {"longer"}:
         tuning = _jobs(tune(arguments.epochs, arguments.rates), arguments)
@@ -186,39 +184,10 @@ def _selected(job: Job, rows: list[str]) -> bool:
 
 
 def _study(name: str, jobs: list[Job], done: dict[str, Record], arguments: argparse.Namespace) -> Figures:
-    _train_all([job for job in jobs if job.key not in done], done, arguments)
+    train_all([job for job in jobs if job.key not in done], done, arguments.jobs, arguments.out)
     figures = _figures(jobs, done)
     _print(name, figures)
     return figures
-
-
-def _read(file: Path) -> dict[str, Record]:
-    lines = file.read_text().splitlines() if file.exists() else []
-    return {record["key"]: record for record in map(json.loads, lines)}
-
-
-def _train_all(jobs: list[Job], done: dict[str, Record], arguments: argparse.Namespace) -> None:
-    """Run each training in a fresh process, so that none inherits another's threads or memory."""
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), _watch_parent, max_tasks_per_child=1) as pool:
-        for number, future in enumerate(as_completed([pool.submit(train, job) for job in jobs]), start=1):
-            record = future.result()
-            done[record["key"]] = record
-            with (arguments.out / "runs.jsonl").open("a") as lines:
-                lines.write(json.dumps(record) + "\n")
-            result = f"{record['row']}, {record['contender']}, seed {record['seed']}: {record['score']:.3f}"
-            print(f"--- {number} of {len(jobs)}: {result} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
-
-
-def _watch_parent() -> None:
-    """Exit as soon as the parent process does, for whatever reason."""
-
-    def watch() -> None:
-        parent = parent_process()
-        assert parent is not None
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _figures(jobs: list[Job], done: dict[str, Record]) -> Figures:

@@ -1,4 +1,4 @@
-"""A training of benchmarks/study.py: the one-process reference on human actions, scored as the product does.
+"""A training of study.py and people.py: the one-process reference on human actions, scored as the product does.
 
 vgg8 of width 16 on MSR-Action3D's depth videos (20 classes, 32 × 32 grey pixels, 64 slots) of people 1, 3, 5 and 7. The
 score is the top-1 on the 56 clips of person 9, as the mean of three evaluations in the last quarter of the training,
@@ -30,8 +30,10 @@ from coordinator.video.datasets import Datasets
 from coordinator.video.targets import Batch, packet_of
 
 CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
-DEPTHS = {"backprop": 1, "D = 4": 4, "D = 8": 8}
-SPLITS = {1: [8], 4: [2, 2, 2, 2], 8: [1] * 8}
+DEPTHS = {"backprop": 1, "D = 4": 4, "D = 8": 8, "D = 16": 16}
+# of blocks, but for D = 16: there a convolution, and its norm with its activation, are a stage each, and so are the
+# head's pooling and its classifier
+SPLITS = {1: [8], 4: [2, 2, 2, 2], 8: [1] * 8, 16: [1, 2] * 7 + [2, 1]}
 EVALUATIONS, QUARTER = 12, 3  # evaluation intervals of a training; the evaluations that end the last three count
 PROBES = 12
 REMEDY = "remedy."  # the prefix of settings that only this benchmark knows
@@ -49,6 +51,7 @@ class Job:
     epochs: float
     settings: Settings = field(default_factory=dict)
     clips: Path = CLIPS
+    probes: bool = True  # compare pseudo-gradients with backpropagation's
 
     @property
     def key(self) -> str:
@@ -67,7 +70,7 @@ def train(job: Job) -> Record:
     datasets = Datasets(config, lambda text: None, lambda: None)
     validation = list(evaluation_frames(config, datasets))
     scores: list[float] = []
-    probe = Probe(config, len(datasets.train.classes)) if config.stages > 1 else None
+    probe = Probe(config, len(datasets.train.classes)) if job.probes and config.stages > 1 else None
     ticks = ticks_of(job, config, datasets)
     due = {round(ticks * (number + 1) / EVALUATIONS) for number in range(EVALUATIONS - QUARTER, EVALUATIONS)}
     remedies = {name.removeprefix(REMEDY): value for name, value in job.settings.items() if name.startswith(REMEDY)}

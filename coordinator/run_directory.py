@@ -82,9 +82,9 @@ class RunDirectory:
             "ahead": str(config.ahead),
             "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride", "fps"}),
         }
-        if config.skips:  # they connect stages, so the model is only whole with its split
-            split = config.model_dump_json(include={"stages", "split", "cuts", "skips"})
-            about["pipeline"] = split
+        if config.skip_pairs:  # they connect stages, so the model is only whole with its split
+            pipeline = config.model_dump(include={"stages", "split", "cuts"})
+            about["pipeline"] = json.dumps({**pipeline, "skips": config.skip_pairs})
         part = self.path / f"{MODEL}.part"
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)

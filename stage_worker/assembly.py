@@ -13,6 +13,7 @@ from common.partition.balance import check_split
 from common.processes.membership import Membership
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
+from common.rule.skips import targets
 from common.rule.stage import casting, make_stage
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.device import use_device
@@ -67,10 +68,12 @@ class Assembly:
         model = build(config, plan.classes)
         check_split(plan.split, len(model))
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
-        outputs = self._specs(parts[: me.stage + 1])
-        self._input_spec: TensorSpec = outputs[-2] if me.stage else (torch.Size(config.frame_shape), torch.float32)
-        self._output_spec = outputs[-1]
-        self._links = links_of(me.stage, me.stages, config.skips, outputs)
+        outputs = self._specs(parts[: max((me.stage + 1, *targets(config.skip_pairs, me.stage)))])
+        self._input_spec: TensorSpec = (torch.Size(config.frame_shape), torch.float32)
+        if me.stage:
+            self._input_spec = outputs[me.stage - 1]
+        self._output_spec = outputs[me.stage]
+        self._links = links_of(me.stage, me.stages, config.skip_pairs, outputs)
         blocks = parts[me.stage].to(self._device)
         self.stage = make_stage(blocks, me.stage, config, outputs, plan.classes, plan.planned, self._device)
         self.groups = groups

@@ -26,7 +26,7 @@ def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], 
             last = x.last
             y = stage.infer(x, skipped)
             if not stage.is_top:
-                ports.send_output(tick, x, y)
+                ports.send_output(tick, x, y, stage.skip_outputs)
             elif (target := ports.target(tick, x)) is None:
                 sums.add_logits(x.clips, x.labels, y)
             else:

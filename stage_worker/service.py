@@ -210,7 +210,7 @@ class StageService(StageCalls):
     def trace(self, first: int, ticks: int) -> None:
         """Record the spans of future ticks."""
         config = self.built.stage.config
-        self._spans = Spans(first, ticks, _SPANS + 2 * config.parts + _SPANS_OF_SKIP * len(config.skips))
+        self._spans = Spans(first, ticks, _SPANS + 2 * config.parts + _SPANS_OF_SKIP * len(config.skip_pairs))
         self.built.work.record(self._spans)
 
     def quit(self, code: int) -> None:

@@ -260,6 +260,9 @@ class Metrics(Section):
     password_file: Path | None = Field(None, description="file of one line, user:password, which is then required")
 
 
+_SHALLOW = 4  # stages up to which gradients are so little delayed that skips are not needed
+
+
 class Config(Section):
     """A run: `stages` stages train `model` on `data` for `task`, for `ticks` ticks or `epochs` epochs."""
 
@@ -277,10 +280,10 @@ class Config(Section):
         description="blocks: stages begin at blocks; layers: also inside them, and `split` counts layers; auto: layers "
         "if there are more stages than blocks",
     )
-    skips: list[tuple[int, int]] = Field(
+    skips: list[tuple[int, int]] | Literal["auto"] = Field(
         [],
         description="pairs [from, to] of stages: `to`, at least two further up, also takes the output of `from` "
-        "(Skip-Sideways)",
+        "(Skip-Sideways); auto: in classifiers of more than 4 stages, from each stage to the top one",
     )
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="instead of ticks: passes over the training clips")
@@ -326,6 +329,14 @@ class Config(Section):
     def parts(self) -> int:
         """Number of micro-batches of a batch (gpipe and 1f1b); 1 for sideways and backprop."""
         return 1 if self.algorithm in ("sideways", "backprop") else self.micro_batches or self.stages
+
+    @property
+    def skip_pairs(self) -> list[tuple[int, int]]:
+        """The skips between stages, [(from, to), …]."""
+        if self.skips != "auto":
+            return self.skips
+        plain = self.stages <= _SHALLOW or self.task != "classify" or self.exact or self.probe.every > 0
+        return [] if plain else [(stage, self.stages - 1) for stage in range(self.stages - 2)]
 
     def idle(self, planned: int) -> list[str]:
         """Warnings about settings that have no effect in a training of `planned` ticks."""
@@ -403,6 +414,8 @@ class Config(Section):
         return self
 
     def _check_skips(self) -> None:
+        if self.skips == "auto":
+            return
         if len(set(self.skips)) < len(self.skips):
             raise ValueError(f"skips = {[list(skip) for skip in self.skips]} names a pair twice: leave one out")
         for source, target in self.skips:

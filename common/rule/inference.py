@@ -42,7 +42,7 @@ class Inference:
                 if stage.is_top:
                     result = x, y
                 else:
-                    ports.send_output(self._tick, x, y)
+                    ports.send_output(self._tick, x, y, stage.skip_outputs)
         self._tick += 1
         return result
 

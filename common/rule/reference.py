@@ -14,7 +14,7 @@ from common.models import activation_shapes, build, part
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
-from common.rule.skips import sources, targets
+from common.rule.skips import pooled_shape, sources, targets
 from common.rule.stage import Stage, casting, make_stage
 from common.rule.tick import run_tick
 
@@ -120,10 +120,11 @@ class MemoryPorts:
             return None
         return self.frame if self._stage == 0 else self._up[(tick - 1) % 2][self._stage - 1]
 
-    def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
-        """Send the output y(k)."""
-        for packet in (self._up[tick % 2][self._stage], *(skip.up[tick % 2] for skip in self._to)):
-            packet.pack(tick, held, y)
+    def send_output(self, tick: int, held: Packet, y: Tensor, pooled: Sequence[Tensor]) -> None:
+        """Send the output y(k), and pooled along skips."""
+        self._up[tick % 2][self._stage].pack(tick, held, y)
+        for skip, y_pooled in zip(self._to, pooled, strict=True):
+            skip.up[tick % 2].pack(tick, held, y_pooled)
 
     def receive_gradient(self, tick: int) -> Packet | None:
         """The gradient g(k); None before the first."""
@@ -161,7 +162,8 @@ def memory_ports(
     inputs = [(torch.Size(frame_shape), dtype), *outputs[:-1]]
     up = [[packet(*spec) for spec in outputs] for _ in range(2)]
     down = [[packet(*spec) for spec in inputs] for _ in range(2)]
-    skips = {(s, t): _Skip([packet(*outputs[s]) for _ in range(4)]) for s, t in stages[0].config.skips}
+    specs = {(s, t): (pooled_shape(inputs[t][0], outputs[s][0]), outputs[s][1]) for s, t in stages[0].config.skip_pairs}
+    skips = {pair: _Skip([packet(*spec) for _ in range(4)]) for pair, spec in specs.items()}
     schedule = Schedule(len(stages))
     return [MemoryPorts(schedule, i, up, down, skips) for i in range(len(stages))]
 

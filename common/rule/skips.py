@@ -1,13 +1,14 @@
 """Skip connections between stages: a stage also takes what stages further below have just computed (Skip-Sideways).
 
-    x_i(k) = y_{i-1}(k-1) + Σ_s P_{s,i}(y_s(k-1))                       for the skips s → i, s < i - 1
-    g_s(k) = r_{s+1}(k-1) + Σ_i r_{s,i}(k-1)                            r_{s,i} = (∂H_i/∂y_s)ᵀ g_i
+    x_i(k) = y_{i-1}(k-1) + Σ_s P_{s,i} pool_i(y_s(k-1))                for the skips s → i, s < i - 1
+    g_s(k) = r_{s+1}(k-1) + Σ_i pool_iᵀ r_{s,i}(k-1)                    r_{s,i} = (∂H_i/∂ pool_i(y_s))ᵀ g_i
 
 A skip passes by i - 1 - s stages, so it brings a frame that is as many frames newer. Rows in which that frame already
 is of another clip count as zero, and gradients are gated by clip as all others are.
 
-Malinowski et al., CVPR 2021 (arXiv 2106.08318), give the rule. P is ours: pooled to the size of the input, then a 1 × 1
-projection that starts at zero, so that the pipeline begins as one without skips.
+Malinowski et al., CVPR 2021 (arXiv 2106.08318), give the rule. How outputs of other shapes are added is ours: the
+source pools its output to the size of the target's input, so that little is sent, and the target projects it by P, a
+1 × 1 convolution that starts at zero, so that the pipeline begins as one without skips.
 """
 
 from collections.abc import Sequence
@@ -50,24 +51,24 @@ class Merge(nn.Module):
     ) -> None:
         """`outputs`: shapes of the outputs of the stages below, at least; `planned`: ticks of the whole training."""
         super().__init__()
-        channels, skips = _channels(outputs[stage - 1]), {}
-        for source in sources(config.skips, stage):
+        channels = _channels(outputs[stage - 1])
+        self.skips = nn.ParameterDict()
+        for source in sources(config.skip_pairs, stage):
             weight = torch.zeros(channels, _channels(outputs[source]), device=device)
-            skips[f"{source}-{stage}"] = nn.Parameter(weight)
-        self.skips = nn.ParameterDict(skips)
+            self.skips[f"{source}-{stage}"] = nn.Parameter(weight)  # one by one: from a dict it would sort them by name
         mismatch = Schedule(config.stages).mismatch(stage)
         self.updater = Updater(self, config.optimiser, config.rule.every, mismatch, planned)
-        self._masks = [HostValues() for _ in skips]
+        self._masks = [HostValues() for _ in self.skips]
 
     def forward(self, x: Tensor, skipped: Sequence[Tensor]) -> Tensor:
         """The merged input, of the shape and dtype of x.
 
         Args:
             x: what the stage below sends, [rows, …].
-            skipped: what the sources send, in their order, [rows, …] each.
+            skipped: what the sources send, in their order, pooled: [rows, …] each.
         """
         for weight, y in zip(self.skips.values(), skipped, strict=True):
-            x = x + _project(_fitted(y, x.shape), weight).to(x.dtype)
+            x = x + _project(y, weight).to(x.dtype)
         return x
 
     def leaf(self, number: int, packet: Packet, held: Packet) -> Tensor:
@@ -97,8 +98,8 @@ class WholeClips(nn.Module):
         outputs: list[Tensor] = []
         for stage, part in enumerate(self.parts):
             if self._sources[stage]:
-                newer = [_later(outputs[source], stage - 1 - source) for source in self._sources[stage]]
-                x = self.merges[str(stage)](x, newer)
+                pooled = ((pool_to(x.shape, outputs[s]), stage - 1 - s) for s in self._sources[stage])
+                x = self.merges[str(stage)](x, [_later(y, frames) for y, frames in pooled])
             x = part(x)
             outputs.append(x)
         return x
@@ -111,23 +112,28 @@ def _later(y: Tensor, frames: int) -> Tensor:
 
 def merge_of(config: Config, stage: int, outputs: Sequence[Shape], planned: int, device: torch.device) -> Merge | None:
     """The merge of a stage; None if no skip leads to it."""
-    return Merge(config, stage, outputs, planned, device) if sources(config.skips, stage) else None
+    return Merge(config, stage, outputs, planned, device) if sources(config.skip_pairs, stage) else None
 
 
 def _channels(shape: Shape) -> int:
     return shape[-1] if len(shape) == 3 else shape[1]
 
 
+def pooled_shape(shape: Shape, output: Shape) -> torch.Size:
+    """The shape of such an output, pooled to an input of shape `shape`."""
+    return pool_to(shape, torch.empty(tuple(output), device="meta")).shape
+
+
 def _project(y: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(y, weight[:, :, None, None]) if y.ndim == 4 else F.linear(y, weight)
 
 
-def _fitted(y: Tensor, shape: torch.Size) -> Tensor:
-    """An output of another stage at the positions of an input: maps and tokens are pooled."""
+def pool_to(shape: Shape, y: Tensor) -> Tensor:
+    """An output, [rows, …], at the positions of an input of this shape: maps and tokens are pooled."""
     if len(shape) == 2:
         return y if y.ndim == 2 else y.flatten(2).mean(2) if y.ndim == 4 else y.mean(1)
     if len(shape) == 3:
         tokens = y.flatten(2) if y.ndim == 4 else y.mT if y.ndim == 3 else y.unsqueeze(2)
         return F.adaptive_avg_pool1d(tokens, shape[1]).mT
     maps = y if y.ndim == 4 else (y.mean(1) if y.ndim == 3 else y)[:, :, None, None]
-    return maps if maps.shape[2:] == shape[2:] else F.adaptive_avg_pool2d(maps, (shape[2], shape[3]))
+    return maps if maps.shape[2:] == tuple(shape[2:]) else F.adaptive_avg_pool2d(maps, (shape[2], shape[3]))

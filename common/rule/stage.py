@@ -24,7 +24,7 @@ from common.rule.memories import Memories
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
-from common.rule.skips import Merge, merge_of, targets
+from common.rule.skips import Merge, merge_of, pool_to, targets
 
 
 def gate(gradient: Packet, held: Packet, masks: HostValues) -> int:
@@ -52,6 +52,7 @@ class Stage:
         auxiliary: the stage's auxiliary loss; None if it has none.
         merge: of its input with what skips bring; None if no skip leads to it.
         skip_gradients: what the last backward pass computed for the sources of these skips, in their order.
+        skip_outputs: the last output, pooled for the targets of the skips from this stage, in their order.
         gated, rows: gradient rows dropped at a clip boundary, and received, since last zeroed.
     """
 
@@ -63,6 +64,7 @@ class Stage:
         planned: int = 1,
         auxiliary: Auxiliary | None = None,
         merge: Merge | None = None,
+        skip_targets: Sequence[torch.Size] = (),
     ) -> None:
         """Build a stage.
 
@@ -72,6 +74,7 @@ class Stage:
             planned: ticks of the whole training.
             auxiliary: loss on the output, whose gradient is added to the delayed one.
             merge: what the skips to this stage need.
+            skip_targets: shapes of the inputs of the stages to which skips lead from this one.
         """
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
@@ -80,13 +83,15 @@ class Stage:
         self.objective = Objective(config.task, config.label_smoothing)
         self.auxiliary, self.merge = auxiliary, merge
         self.skip_gradients: list[Tensor] = []
+        self.skip_outputs: list[Tensor] = []
         self._skipped: list[Tensor] = []
+        self._skip_targets = skip_targets
         self.loss: Tensor | None = None
         self.gated = self.rows = 0
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._masks = HostValues()
-        self._skip_masks = [HostValues() for _ in targets(config.skips, index)]
+        self._skip_masks = [HostValues() for _ in skip_targets]
         self._autocast = config.precision == "bfloat16"
         self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
         forbid_in_place_on_input(blocks)
@@ -104,7 +109,14 @@ class Stage:
         if self.memories:
             self.memories.begin(x.clips, x.frame, x.tensor.device)
         self._output = self.run(self._merged(x, skipped), x.frame)
+        if self._skip_targets:
+            self._pool()
         return self._output
+
+    def _pool(self) -> None:
+        y = self._output
+        assert y is not None
+        self.skip_outputs = [pool_to(shape, y) for shape in self._skip_targets]
 
     def _merged(self, x: Packet, skipped: Sequence[Packet]) -> Tensor:
         assert self._input is not None
@@ -148,7 +160,7 @@ class Stage:
         self.blocks.zero_grad(set_to_none=True)
 
     def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
-        """Add Δθ(k) to the parameters' .grad, from the newest gradients, which are gated and summed in place.
+        """Add Δθ(k) to the parameters' .grad, from the newest gradients, which are gated in place.
 
         `skipped`: the gradients that the targets of this stage's skips send back, in their order.
         Returns r(k), the gradient for the stage below, [rows, …]; None for stage 0.
@@ -157,21 +169,20 @@ class Stage:
         gates = self.config.rule.boundary == "gate"
         if gates:
             self.gated += gate(gradient, held, self._masks)
-        for index, other in enumerate(skipped):
-            if gates:
-                gate(other, held, self._skip_masks[index])
-            gradient.tensor.add_(other.tensor)
+            for other, masks in zip(skipped, self._skip_masks, strict=True):
+                gate(other, held, masks)
         assert self._output is not None
         if self._output.requires_grad:
-            self._differentiate(self._output, held, gradient.tensor)
+            self._differentiate(self._output, held, gradient.tensor, [other.tensor for other in skipped])
         return self._drop_graph()
 
-    def _differentiate(self, y: Tensor, held: Packet, gradient: Tensor) -> None:
-        weight = self.auxiliary.weight(self.updater.ticks) if self.auxiliary is not None else 0.0
-        if self.auxiliary is None or not weight:
-            y.backward(gradient)
-        else:
-            torch.autograd.backward((y, self.auxiliary.loss(y, held, weight)), (gradient, None))
+    def _differentiate(self, y: Tensor, held: Packet, gradient: Tensor, skipped: list[Tensor]) -> None:
+        outputs: list[Tensor] = [y, *self.skip_outputs]
+        gradients: list[Tensor | None] = [gradient, *skipped]
+        if self.auxiliary is not None and (weight := self.auxiliary.weight(self.updater.ticks)):
+            outputs.append(self.auxiliary.loss(y, held, weight))
+            gradients.append(None)
+        torch.autograd.backward(outputs, gradients)
 
     def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None:
         """Backward of the top stage, from the loss on the frames it holds. Returns r(k); None for stage 0."""
@@ -203,10 +214,12 @@ class Stage:
         if self.memories:
             self.memories.begin(x.clips, x.frame, x.tensor.device)
         with torch.no_grad(), casting(self.config, x.tensor.device):
-            if self.merge is None:
-                return self.blocks(x.tensor)
-            merged = self.merge(x.tensor, [self.merge.leaf(i, y, x) for i, y in enumerate(skipped)])
-            return self.blocks(merged)
+            merged = x.tensor
+            if self.merge is not None:
+                merged = self.merge(merged, [self.merge.leaf(i, y, x) for i, y in enumerate(skipped)])
+            y: Tensor = self.blocks(merged)
+            self.skip_outputs = [pool_to(shape, y) for shape in self._skip_targets]
+            return y
 
     def evaluating(self, on: bool) -> None:
         """Switch evaluation mode on or off: dropout, batch norms, averaged weights if there are any, own memories."""
@@ -264,6 +277,7 @@ class Stage:
         if self.merge is not None:
             self.skip_gradients = [leaf.grad for leaf in self._skipped if leaf.grad is not None]
             self._skipped = []
+        self.skip_outputs = []
         self._input = self._output = None
         return gradient
 
@@ -281,12 +295,15 @@ def make_stage(
 
     Args:
         blocks: this stage's part of the model, on `device`.
-        outputs: shapes and dtypes of the outputs of the stages from 0 to this one, at least.
+        outputs: shapes and dtypes of the outputs of the stages from 0 to this one, or to the last one below a target of
+            its skips.
         planned: ticks of the whole training.
     """
     shapes = [shape for shape, _ in outputs]
     auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
-    return Stage(blocks, index, config, planned, auxiliary, merge_of(config, index, shapes, planned, device))
+    merge = merge_of(config, index, shapes, planned, device)
+    skip_targets = [shapes[target - 1] for target in targets(config.skip_pairs, index)]
+    return Stage(blocks, index, config, planned, auxiliary, merge, skip_targets)
 
 
 def forbid_in_place_on_input(blocks: nn.Module) -> None:

@@ -24,8 +24,8 @@ class Ports(Protocol):
     def receive_input(self, tick: int) -> Packet | None:
         """The input x(k), valid until the next call; None before the first frame reaches this stage."""
 
-    def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
-        """Send y(k), computed from `held`, to the stage above, and along skips. Not called in the top stage."""
+    def send_output(self, tick: int, held: Packet, y: Tensor, pooled: Sequence[Tensor]) -> None:
+        """Send y(k), computed from `held`, to the stage above, and pooled along skips. Not called in the top stage."""
 
     def receive_gradient(self, tick: int) -> Packet | None:
         """The gradient g(k), valid until the next call; None before the first. Not called in the top stage."""
@@ -53,6 +53,8 @@ class Computes(Protocol):
 
     @property
     def skip_gradients(self) -> list[Tensor]: ...
+    @property
+    def skip_outputs(self) -> list[Tensor]: ...
     def forward(self, x: Packet, skipped: Sequence[Packet]) -> Tensor: ...
     def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet]) -> Tensor | None: ...
     def backward_from_loss(self, held: Packet, target: Target | None) -> Tensor | None: ...
@@ -68,7 +70,7 @@ def run_tick(stage: Computes, ports: Ports, k: int) -> None:
     if stage.is_top:
         g, r = x, stage.backward_from_loss(x, ports.target(k, x))
     else:
-        ports.send_output(k, x, y)
+        ports.send_output(k, x, y, stage.skip_outputs)
         gradient, skipped = ports.receive_gradient(k), ports.receive_skip_gradients(k)
         if gradient is None:
             return  # the first gradient has not reached this stage

@@ -74,12 +74,12 @@ class Position:
             places=places,
             clips=clips,
             seconds=seconds,
-            skips=config.skips,
+            skips=config.skip_pairs,
         )
 
     def fits(self, config: Config, split: list[int]) -> bool:
         """Whether a run with this configuration can restore the activations and gradients in flight."""
-        shape, skips = list(config.frame_shape), sorted(config.skips)
+        shape, skips = list(config.frame_shape), sorted(config.skip_pairs)
         now = [split, config.algorithm, config.task, config.ahead, shape, config.precision, skips]
         own = [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision, sorted(self.skips)]
         return now == own

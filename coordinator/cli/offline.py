@@ -52,7 +52,7 @@ def ticks(
     schedule = Schedule(stages)
     tree: dict[str, Any] = {"stages": stages, "ticks": 1, "data": {"train": "."}}
     apply(f"skips={skips}", tree)
-    pairs = parse(tree, "--skips").skips
+    pairs = parse(tree, "--skips").skip_pairs
     print(schedule.table(count) if count else _fitting(schedule, shutil.get_terminal_size().columns))
     print(
         f"stage 0 uses its first gradient at tick {schedule.first_gradient(0)}; "

@@ -174,7 +174,7 @@ def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> t
     config = _config(file, about)
     model = build(config, len(json.loads(about["classes"])))
     try:
-        if config.skips:
+        if config.skip_pairs:
             return _with_skips(model, config, tensors)
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -194,7 +194,7 @@ def _with_skips(model: nn.Sequential, config: Config, tensors: dict[str, Tensor]
     for merge in merges:
         if merge is not None:
             merge.load_state_dict({name: value for name, value in skips.items() if name in merge.state_dict()})
-    return WholeClips([stage.blocks for stage in stages], merges, config.skips).eval(), stages
+    return WholeClips([stage.blocks for stage in stages], merges, config.skip_pairs).eval(), stages
 
 
 def _config(file: Path, about: dict[str, str]) -> Config:

@@ -121,7 +121,7 @@ class Edges:
 
     def _map_edges(self) -> None:
         """Every edge is offered before any is accepted, so that no two stages wait for each other."""
-        below, above = tuple(self._links.below), self._links.above
+        below, above = tuple(self._links.below), tuple(self._links.above)
         ipc = _ipc(self._device)
         for kind, to in self._kinds(above, below):
             offered = self._offer(kind, to, ipc)
@@ -202,7 +202,7 @@ class Edges:
         return [StagedPacket(shape, dtype, self._device) for _ in range(2)]
 
     def _spec(self, neighbour: int) -> TensorSpec:
-        return self._links.spec(neighbour)
+        return self._links.partners[neighbour]
 
 
 def _ipc(device: torch.device) -> Ipc | None:

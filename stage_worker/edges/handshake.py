@@ -36,7 +36,7 @@ def agree(group: dist.ProcessGroup, links: Links, gpu: int | None, deadline: flo
         PeerError: the specs of an edge differ, or a partner does not answer. The message names both stages.
     """
     peers = {partner: Peer(group, links.stage, partner, deadline, _TAG) for partner in links.partners}
-    sent = {partner: _encode(_Message(links.spec(partner), gpu)) for partner in peers}
+    sent = {partner: _encode(_Message(spec, gpu)) for partner, spec in links.partners.items()}
     received = {partner: torch.zeros(_LENGTH, dtype=torch.int64) for partner in peers}
     works = [(peer, peer.receive(received[partner], 0)) for partner, peer in peers.items()]
     works += [(peer, peer.send(sent[partner], 0)) for partner, peer in peers.items()]
@@ -44,7 +44,7 @@ def agree(group: dist.ProcessGroup, links: Links, gpu: int | None, deadline: flo
         peer.wait(work, 0, "agreeing on shapes with")
     messages = {partner: _decode(received[partner].tolist()) for partner in peers}
     for partner, message in messages.items():
-        _compare(links.stage, links.spec(partner), partner, message.spec)
+        _compare(links.stage, links.partners[partner], partner, message.spec)
     return {partner: message.gpu for partner, message in messages.items()}
 
 

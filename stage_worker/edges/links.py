@@ -5,39 +5,40 @@ from dataclasses import dataclass
 
 import torch
 
-from common.rule.skips import sources, targets
+from common.rule.skips import pooled_shape, sources, targets
 
 TensorSpec = tuple[torch.Size, torch.dtype]
 
 
 @dataclass(frozen=True)
 class Links:
-    """The other ends of a stage's edges: its neighbours first, then those of skips.
+    """The other ends of a stage's edges, each with what passes there in both directions: neighbours first, then skips.
 
     Attributes:
         stage: number of the stage.
-        below: stages whose outputs it receives and which get its gradients, with the specs of their outputs.
+        below: stages whose outputs it receives and which get its gradients.
         above: stages that receive its output and send gradients back.
-        output: spec of its output.
     """
 
     stage: int
     below: dict[int, TensorSpec]
-    above: tuple[int, ...]
-    output: TensorSpec
+    above: dict[int, TensorSpec]
 
     @property
-    def partners(self) -> list[int]:
+    def partners(self) -> dict[int, TensorSpec]:
         """All of them, in order."""
-        return sorted((*self.below, *self.above))
-
-    def spec(self, partner: int) -> TensorSpec:
-        """What passes on the edge to a partner, in both directions."""
-        return self.below[partner] if partner < self.stage else self.output
+        return dict(sorted({**self.below, **self.above}.items()))
 
 
 def links_of(stage: int, stages: int, skips: Sequence[tuple[int, int]], outputs: Sequence[TensorSpec]) -> Links:
-    """The links of a stage. `outputs`: specs of the outputs of the stages from 0 to this one."""
-    below = {s: outputs[s] for s in (stage - 1, *sources(skips, stage))} if stage else {}
-    above = (stage + 1, *targets(skips, stage)) if stage < stages - 1 else ()
-    return Links(stage, below, above, outputs[stage])
+    """The links of a stage. `outputs`: specs of the stages' outputs, as far as its edges need them."""
+
+    def skip(source: int, target: int) -> TensorSpec:
+        shape, dtype = outputs[source]
+        return pooled_shape(outputs[target - 1][0], shape), dtype
+
+    below = {stage - 1: outputs[stage - 1]} if stage else {}
+    above = {stage + 1: outputs[stage]} if stage < stages - 1 else {}
+    below |= {source: skip(source, stage) for source in sources(skips, stage)}
+    above |= {target: skip(stage, target) for target in targets(skips, stage)}
+    return Links(stage, below, above)

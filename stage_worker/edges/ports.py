@@ -52,10 +52,12 @@ class EdgePorts:
         assert self._source is not None
         return self._source.receive(tick)
 
-    def send_output(self, tick: int, held: Packet, y: Tensor) -> None:
+    def send_output(self, tick: int, held: Packet, y: Tensor, pooled: Sequence[Tensor]) -> None:
         """Send y(k). The transfer overlaps with the backward pass."""
-        for sender in self._forward:
-            sender.send(tick, held, y)
+        assert self.outputs is not None
+        self.outputs.send(tick, held, y)
+        for sender, part in zip(self.skips_out, pooled, strict=True):
+            sender.send(tick, held, part)
 
     def receive_gradient(self, tick: int) -> Packet | None:
         """The gradient g(k), which the stage above sent one tick ago."""

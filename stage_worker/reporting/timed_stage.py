@@ -38,6 +38,11 @@ class TimedStage:
         """What the last backward pass computed for the sources of skips."""
         return self.stage.skip_gradients
 
+    @property
+    def skip_outputs(self) -> list[Tensor]:
+        """The last output, pooled for the targets of skips."""
+        return self.stage.skip_outputs
+
     def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y(k) from x(k)."""
         self._probing = self._probe.sees(x.frame)

@@ -9,14 +9,16 @@ SKIPS = [(0, 2), (1, 3), (0, 3)]
 
 
 def test_neighbours_come_first_then_skips() -> None:
-    links = [links_of(stage, 4, SKIPS, OUTPUTS[: stage + 1]) for stage in range(4)]
+    links = [links_of(stage, 4, SKIPS, OUTPUTS) for stage in range(4)]
     assert [list(link.below) for link in links] == [[], [0], [1, 0], [2, 0, 1]]
-    assert [link.above for link in links] == [(1, 2, 3), (2, 3), (3,), ()]
-    assert [link.partners for link in links] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+    assert [list(link.above) for link in links] == [[1, 2, 3], [2, 3], [3], []]
+    assert [list(link.partners) for link in links] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
 
 
-def test_both_ends_expect_the_output_of_the_lower_stage() -> None:
-    links = [links_of(stage, 4, SKIPS, OUTPUTS[: stage + 1]) for stage in range(4)]
+def test_both_ends_expect_the_output_of_the_lower_stage_and_skips_pool_it() -> None:
+    outputs = [(torch.Size((2, 4, side, side)), torch.bfloat16) for side in (8, 8, 4, 2)]
+    links = [links_of(stage, 4, SKIPS, outputs) for stage in range(4)]
     for lower, link in enumerate(links):
-        for upper in link.above:
-            assert link.spec(upper) == links[upper].spec(lower) == OUTPUTS[lower]
+        for upper, spec in link.above.items():
+            side = outputs[upper - 1][0][-1]
+            assert spec == links[upper].below[lower] == (torch.Size((2, 4, side, side)), torch.bfloat16)

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from common.config.settings import Config, Data, Optimiser
 from common.rule.inference import Inference
 from common.rule.packet import Packet
-from common.rule.skips import WholeClips, merge_of
-from common.rule.stage import Stage
+from common.rule.skips import WholeClips
+from common.rule.stage import Stage, make_stage
 
 CPU = torch.device("cpu")
 WIDTH, FRAMES, STAGES = 4, 7, 4
@@ -18,8 +18,8 @@ def stages_of(skips: list[tuple[int, int]]) -> list[Stage]:
     config = Config(stages=STAGES, ticks=1, data=Data(train="."), optimiser=Optimiser(), skips=skips)
     torch.manual_seed(0)
     parts = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(STAGES)]
-    shapes = [(1, WIDTH)] * STAGES
-    stages = [Stage(part, i, config, 1, None, merge_of(config, i, shapes, 1, CPU)) for i, part in enumerate(parts)]
+    outputs = [(torch.Size((1, WIDTH)), torch.float32)] * STAGES
+    stages = [make_stage(part, i, config, outputs, 5, 1, CPU) for i, part in enumerate(parts)]
     for stage in stages:
         for weight in stage.merge.parameters() if stage.merge is not None else ():
             nn.init.normal_(weight)

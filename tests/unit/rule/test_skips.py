@@ -12,8 +12,8 @@ from common.config.settings import Config, Data, Optimiser
 from common.errors import ConfigError
 from common.rule.packet import Packet
 from common.rule.reference import Reference
-from common.rule.skips import Merge, merge_of, sources, targets
-from common.rule.stage import Stage
+from common.rule.skips import Merge, pool_to, pooled_shape, sources, targets
+from common.rule.stage import make_stage
 
 CPU = torch.device("cpu")
 ROWS, WIDTH, TICKS = 3, 4, 24
@@ -27,10 +27,11 @@ def config(stages: int, skips: Skips) -> Config:
 
 def pipeline(stages: int, skips: Skips) -> Reference:
     """Of linear layers, whose skips do not begin at zero."""
-    settings, shapes = config(stages, skips), [(ROWS, WIDTH)] * stages
+    settings = config(stages, skips)
     torch.manual_seed(3)
     parts = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(stages)]
-    made = [Stage(part, i, settings, 1, None, merge_of(settings, i, shapes, 1, CPU)) for i, part in enumerate(parts)]
+    outputs = [(torch.Size((ROWS, WIDTH)), torch.float32)] * stages
+    made = [make_stage(part, i, settings, outputs, 5, 1, CPU) for i, part in enumerate(parts)]
     for stage in made:
         for weight in stage.merge.parameters() if stage.merge is not None else ():
             nn.init.normal_(weight)
@@ -146,8 +147,9 @@ def test_rows_of_another_clip_count_as_zero() -> None:
 def test_maps_tokens_and_vectors_fit_each_other(of: tuple[int, ...], into: tuple[int, ...]) -> None:
     merge = Merge(config(3, [(0, 2)]), 2, [of, into], 1, CPU)
     nn.init.ones_(merge.skips["0-2"])
-    x = torch.zeros(into)
-    merged = merge(x, [torch.ones(of)])
+    x, pooled = torch.zeros(into), pool_to(into, torch.ones(of))
+    assert pooled.shape == pooled_shape(into, of)
+    merged = merge(x, [pooled])
     assert merged.shape == x.shape
     torch.testing.assert_close(merged, torch.full(into, 5.0))  # the mean over positions of 5 channels of ones
 
@@ -168,6 +170,22 @@ def test_impossible_skips_are_refused(changes: dict[str, object], message: str) 
     tree = {"stages": 4, "ticks": 1, "data": {"train": "."}, **changes}
     with pytest.raises(ConfigError, match=message):
         parse(tree, "test")
+
+
+def test_weights_are_in_the_order_of_their_sources() -> None:
+    """By their names 10 would come before 2."""
+    outputs = [(ROWS, width) for width in range(1, 13)]
+    merge = Merge(config(13, [(10, 12), (2, 12), (0, 12)]), 12, outputs, 1, CPU)
+    assert [weight.shape[1] for weight in merge.skips.values()] == [1, 3, 11]
+
+
+def test_automatic_skips_are_for_deep_classifiers() -> None:
+    def pairs(stages: int, **changes: object) -> Skips:
+        tree = {"stages": stages, "ticks": 1, "data": {"train": "."}, "skips": "auto", **changes}
+        return Config.model_validate(tree).skip_pairs
+
+    assert pairs(4) == pairs(8, task="autoencode") == pairs(8, algorithm="gpipe") == pairs(8, probe={"every": 9}) == []
+    assert pairs(6) == [(0, 5), (1, 5), (2, 5), (3, 5)]
 
 
 def test_sources_and_targets_are_in_order() -> None:
