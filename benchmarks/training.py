@@ -164,7 +164,7 @@ def evaluation_frames(config: Config, datasets: Datasets) -> Iterator[Packet]:
 
 def evaluate(config: Config, stages: list[Stage], frames: list[Packet]) -> float:
     """The top-1 on frame batches, computed as the product does."""
-    sums = ClipSums()
+    sums = ClipSums(config.answer)
     for stage in stages:
         stage.evaluating(True)
     inference = Inference(stages, config.frame_shape)

@@ -80,6 +80,7 @@ class RunDirectory:
             "task": config.task,
             "classes": json.dumps(classes),
             "ahead": str(config.ahead),
+            "answer": json.dumps(config.answer),
             "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride", "fps"}),
         }
         if config.skip_pairs:  # they connect stages, so the model is only whole with its split

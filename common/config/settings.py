@@ -3,12 +3,13 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Task = Literal["classify", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
+Answer = Literal["mean", "last"] | Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -288,6 +289,11 @@ class Config(Section):
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="instead of ticks: passes over the training clips")
     evaluate_every: int = Field(0, ge=0, description="ticks between evaluations; 0: only at the end")
+    answer: Answer = Field(
+        "mean",
+        description="task classify, a clip's answer: mean: that of its frames' softmax; last: its last frame's; "
+        "a number n: the mean without the first n frames",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="task classify: label smoothing of the cross entropy")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32")
     compile: bool = Field(False, description="torch.compile each stage (needs a C++ compiler; not bit-identical)")
@@ -344,6 +350,7 @@ class Config(Section):
             text
             for text, has_no_effect in (
                 ('ahead has no effect unless task = "predict"', self.ahead > 1 and self.task != "predict"),
+                ('answer has no effect unless task = "classify"', self.answer != "mean" and self.task != "classify"),
                 (
                     'label_smoothing has no effect unless task = "classify"',
                     self.label_smoothing and self.task != "classify",

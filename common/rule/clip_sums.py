@@ -1,5 +1,6 @@
 """Per-clip sums of an evaluation: of the softmax, or of the mean squared error against a target."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.config.settings import Answer
 from common.rule.packet import NO_CLIP
 
 _PICTURES = 8  # rows
@@ -19,7 +21,7 @@ class Scores:
 
     Attributes:
         clips, labels: int64 [n].
-        frames: number of frames of each clip, int64 [n].
+        frames: number of frames of each clip that count, int64 [n].
         sums: float64 [n, classes], or [n, 1] for the mean squared error.
         pictures: targets and outputs of a few rows, normalised, float [2, rows, channels, height, width]; None for
             tasks with labels.
@@ -32,10 +34,20 @@ class Scores:
     pictures: Tensor | None = None
 
 
+def frames_replaced(answer: Answer) -> float:
+    """Up to which of its frames, counted from 1, a clip's answer is that of the frame alone; later ones are added."""
+    if answer == "mean":
+        return 1
+    return math.inf if answer == "last" else answer + 1
+
+
 class ClipSums:
     """Accumulates sums per clip id."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Answer = "mean") -> None:
+        """`answer`: what a clip's answer is (settings.py). A clip shorter than that gives its last frame's."""
+        self._replaced = frames_replaced(answer)
+        self._seen: dict[int, int] = {}
         self._sums: dict[int, Tensor] = {}
         self._frames: dict[int, int] = {}
         self._labels: dict[int, int] = {}
@@ -86,6 +98,8 @@ class ClipSums:
     ) -> None:
         for row in np.flatnonzero(valid).tolist():
             clip = int(clips[row])
-            self._sums[clip] = self._sums[clip] + values[row] if clip in self._sums else values[row].clone()
-            self._frames[clip] = self._frames.get(clip, 0) + 1
+            self._seen[clip] = self._seen.get(clip, 0) + 1
+            adds = self._seen[clip] > self._replaced
+            self._sums[clip] = self._sums[clip] + values[row] if adds else values[row].clone()
+            self._frames[clip] = self._frames[clip] + 1 if adds else 1
             self._labels[clip] = int(labels[row])

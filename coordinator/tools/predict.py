@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common.errors import ConfigError, DataError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
+from common.rule.clip_sums import frames_replaced
 from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
 from coordinator.video.decoding.augment import middle
 from coordinator.video.decoding.media_info import kinds, matching, pictures
@@ -37,9 +38,10 @@ class ClipPrediction:
 
     Attributes:
         stride: every `stride`-th frame of the file was scored; 1 if frames were sampled by time (data.fps).
-        total: sum of the softmax over the scored frames, float64 [classes].
+        total: sum of the softmax over the scored frames that count for the clip's answer, float64 [classes].
         best: for each scored frame, the index of the best class and its softmax score.
         damage: which packets or pictures could not be decoded.
+        counted: number of the frames in `total`.
     """
 
     classes: list[str]
@@ -47,10 +49,11 @@ class ClipPrediction:
     total: Tensor
     best: list[tuple[int, float]] = field(default_factory=list)
     damage: Damage = field(default_factory=Damage)
+    counted: int = 0
 
     def top(self) -> list[tuple[str, float]]:
         """The five best classes of the clip and their mean scores, best first."""
-        values, indices = (self.total / len(self.best)).topk(min(_BEST, len(self.classes)))
+        values, indices = (self.total / self.counted).topk(min(_BEST, len(self.classes)))
         return [(self.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
 
 
@@ -103,20 +106,22 @@ def predict_clips(
             writer = csv.writer(file) if file else None
             if writer:
                 writer.writerow(["frame", *trained.classes])
-            _gather(seen, first, scores, writer)
+            _gather(seen, first, scores, writer, frames_replaced(trained.answer))
     except OSError as error:
         raise SidewaysError(f"cannot write {table}: {error.strerror}") from error
     return seen
 
 
-def _gather(seen: ClipPrediction, first: Tensor, others: Iterator[Tensor], writer: Any) -> None:
+def _gather(seen: ClipPrediction, first: Tensor, others: Iterator[Tensor], writer: Any, replaced: float) -> None:
     chunk: Tensor | None = first
     while chunk is not None:
         if writer:
             start = len(seen.best)
             rows = enumerate(chunk.tolist(), start)
             writer.writerows([i * seen.stride, *(f"{score:.6f}" for score in row)] for i, row in rows)
-        seen.total += chunk.sum(0)
+        for number, row in enumerate(chunk, len(seen.best) + 1):
+            adds = number > replaced
+            seen.total, seen.counted = (seen.total + row, seen.counted + 1) if adds else (row, 1)
         values, indices = chunk.max(1)
         seen.best += zip(indices.tolist(), values.tolist(), strict=True)
         chunk = next(others, None)
@@ -172,7 +177,7 @@ def show(seen: ClipPrediction, console: Console) -> None:
     """Print the best classes and the timeline."""
     if seen.damage.count:
         console.print(f"damaged: {seen.damage}", style="yellow", markup=False)
-    best = Table(title=f"Clip, mean of {len(seen.best)} frames", show_header=False)
+    best = Table(title=f"Clip, mean of {seen.counted} frames", show_header=False)
     for name, score in seen.top():
         best.add_row(_plain(name), f"{score:.3f}", "█" * round(20 * score))
     console.print(best)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from common.config.run_file import parse
-from common.config.settings import Config, Data, Task
+from common.config.settings import Answer, Config, Data, Task
 from common.errors import ConfigError, SidewaysError
 from common.models import build
 from common.rule.inference import Inference
@@ -47,6 +47,7 @@ class TrainedModel:
             settings have their defaults.
         ahead: how many frames ahead the model predicts; 0 unless the task is "predict".
         about: the file's metadata, all values text.
+        answer: what a clip's answer is.
         stages: of a model with skips, whose module takes the frames of one clip, in order; else empty.
     """
 
@@ -57,6 +58,7 @@ class TrainedModel:
     data: Data
     ahead: int
     about: dict[str, str]
+    answer: Answer = "mean"
     stages: Sequence[Stage] = ()
 
     @cached_property
@@ -139,7 +141,9 @@ def open_model(path: Path) -> TrainedModel:
         raise ConfigError(f"{file}: a model is a run directory, a .safetensors or a .pt2 file")
     config = _config(file, about)
     ahead = config.ahead if config.task == "predict" else 0
-    return TrainedModel(file, module, config.task, json.loads(about["classes"]), config.data, ahead, about, stages)
+    return TrainedModel(
+        file, module, config.task, json.loads(about["classes"]), config.data, ahead, about, config.answer, stages
+    )
 
 
 def refuse_whole_clips(trained: TrainedModel) -> None:
@@ -205,6 +209,7 @@ def _config(file: Path, about: dict[str, str]) -> Config:
         data = {**json.loads(about["data"]), "train": "."}
         tree = {"model": about["model"], "model_args": json.loads(about["model_args"]), "task": about["task"]}
         tree["ahead"] = int(about.get("ahead", "1"))
+        tree["answer"] = json.loads(about.get("answer", '"mean"'))
         tree |= json.loads(about.get("pipeline", '{"stages": 1}'))
         if not isinstance(json.loads(about["classes"]), list):
             raise ValueError("its classes are not a list")

@@ -134,6 +134,20 @@ def test_study_runs_only_missing_trainings_and_probes_gradients(tmp_path: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
+def test_people_prints_the_accuracy_with_memory_skips_and_auxiliary_losses(tmp_path: Path) -> None:
+    for number, (action, person) in enumerate(product(("a01", "a02"), ("01", "03", "05", "07", "09"))):
+        write_clip(tmp_path / "clips" / action / f"{action}_s{person}_e01.mp4", 40, seed=number)
+    out = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "out")]
+    figures = last_line("people", "--quick", *out, timeout=380)
+    both, all_rows = ["plain", "memory"], ["plain", "memory", "skips", "auxiliary"]
+    assert {name: list(rows) for name, rows in figures.items()} == {"backprop": both, "D4": both, "D8": all_rows}
+    assert all(0 <= score <= 1 for rows in figures.values() for score in rows.values())
+    deepest = last_line("people", "--quick", "--contenders", "D8", "--rows", "skips", *out)
+    assert deepest == {"D8": {"skips": figures["D8"]["skips"]}}  # from the record
+
+
+@pytest.mark.long
 def test_options_prints_ratios() -> None:
     small = ["--size", "16", "--slots", "2", "--rounds", "1", "--seconds", "0.05"]
     figures = last_line("options", *small, "--options", "loop", "channels_last", "bfloat16")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.config.settings import Answer
 from common.rule.clip_sums import ClipSums
 from common.rule.packet import NO_CLIP
 from coordinator.monitor.evaluation_scores import evaluation_of
@@ -21,6 +22,17 @@ def test_softmax_is_averaged_over_a_clips_frames() -> None:
     softmax = logits.double().softmax(2)
     torch.testing.assert_close(scores.sums[0] / 4, softmax[:, 0].mean(0))
     torch.testing.assert_close(scores.sums[1] / 2, softmax[:2, 1].mean(0))
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("mean", [2.5, 1.5]), ("last", [4, 2]), (1, [3, 2]), (3, [4, 2])])
+def test_a_clips_answer_may_leave_out_its_first_frames(answer: Answer, expected: list[float]) -> None:
+    """The frames of one clip have the values 1 to 4, those of another 1 and 2; too short a clip gives its last."""
+    sums = ClipSums(answer)
+    for number in range(1, 5):
+        clips = np.array([5, 9 if number < 3 else NO_CLIP])
+        sums._add(clips, np.zeros(2, np.int64), torch.full((2, 1), float(number)), clips != NO_CLIP)
+    scores = sums.scores()
+    assert (scores.sums[:, 0] / scores.frames).tolist() == expected
 
 
 def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
