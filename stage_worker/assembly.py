@@ -9,6 +9,7 @@ from torch import nn
 from common.errors import ConfigError
 from common.messages.stage_calls import BUILDING, Addresses, Plan
 from common.models import activation_shapes, build, part
+from common.models.temporal import memories
 from common.partition.balance import check_split
 from common.processes.membership import Membership
 from common.rule.packet import Packet
@@ -74,6 +75,7 @@ class Assembly:
             self._input_spec = outputs[me.stage - 1]
         self._output_spec = outputs[me.stage]
         self._links = links_of(me.stage, me.stages, config.skip_pairs, outputs)
+        self._remembering = {stage for stage, blocks in enumerate(parts) if memories(blocks)}
         blocks = parts[me.stage].to(self._device)
         self.stage = make_stage(blocks, me.stage, config, outputs, plan.classes, plan.planned, self._device)
         self.groups = groups
@@ -123,7 +125,7 @@ class Assembly:
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
         specs = self._input_spec, self._output_spec
-        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs, self.pace)
+        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs, self._remembering, self.pace)
 
     @property
     def addresses(self) -> Addresses:

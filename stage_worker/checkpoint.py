@@ -144,7 +144,7 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
 
 def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     stage = built.stage
-    stage.memories.load(_below(_memory(stage), state))
+    stage.memories.load(_below(_memory(stage), state), stage.config.parts if stage.config.exact else 1)
     if stage.auxiliary is not None and (auxiliary := _below(_auxiliary(stage), state)):
         stage.auxiliary.load(auxiliary)
     for way, port in _edges(built):

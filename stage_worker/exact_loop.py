@@ -4,7 +4,8 @@ Workers, split, frames, loss and optimiser are the same; only the schedule diffe
 micro-batches of a frame batch pass forward and backward through all stages, then the stages update. The schedules are
 those of torch.distributed.pipelining; backpropagation is GPipe with one micro-batch.
 
-    consumes   the coordinator's next frame batch (stage 0); its labels, which stage 0 passes on (top stage)
+    consumes   the coordinator's next frame batch (stage 0); its labels and clips, which stage 0 passes on to the top
+               stage and to those with blocks that remember
     produces   only the update
     waits for  every other stage, twice per tick: the pipeline bubble
 """
@@ -12,8 +13,10 @@ those of torch.distributed.pipelining; backpropagation is GPipe with one micro-b
 import time
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
@@ -36,12 +39,16 @@ _FORWARD, _BACKWARD, _UPDATE, _REPORT = map(int, (Kind.FORWARD, Kind.BACKWARD, K
 
 
 class _Blocks(nn.Module):
-    """Runs a stage's blocks on successive micro-batches of a step."""
+    """Runs a stage's blocks on successive micro-batches of a step.
 
-    def __init__(self, stage: Stage) -> None:
+    Attributes:
+        clips: clip id of each row of the batch, int64 [rows]; only used by blocks with a memory.
+    """
+
+    def __init__(self, stage: Stage, clips: NDArray[np.int64]) -> None:
         super().__init__()
         self.blocks, self._stage = stage.blocks, [stage]  # in a list, so that it is not a submodule
-        self.frame = self.part = 0
+        self.frame, self.part, self.clips = 0, 0, clips
 
     def begin(self, frame: int) -> None:
         """Start the step of frame `frame`."""
@@ -49,8 +56,11 @@ class _Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the next micro-batch, [rows, …] → [rows, …]."""
+        stage, part = self._stage[0], self.part
         self.part += 1
-        return self._stage[0].run(x, self.frame, self.part - 1)
+        if stage.memories:
+            stage.memories.begin(self.clips[part * len(x) : (part + 1) * len(x)], self.frame, x.device, part)
+        return stage.run(x, self.frame, part)
 
 
 class _TimedPipelineStage(PipelineStage):
@@ -84,22 +94,30 @@ class ExactLoop:
         work: WorkClock,
         groups: Groups,
         specs: tuple[TensorSpec, TensorSpec],
+        remembering: set[int],
         pace: DevicePace,
     ) -> None:
-        """`specs`: shape and dtype of the input and output of a whole batch."""
+        """Build the loop.
+
+        Args:
+            specs: shape and dtype of the input and output of a whole batch.
+            remembering: the stages with blocks that have a memory. They need the frames' clips.
+        """
         self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
         self.last = self.tick = 0
         self._device = ports.device
-        self._blocks = _Blocks(stage)
+        self._held, self._part = Packet((specs[0][0][0], 1)), 0  # only its header is used
+        self._blocks = _Blocks(stage, self._held.clips)
         self._parts, self._deadline = stage.config.parts, stage.config.network.deadline
         self.pipe = self._pipeline(groups.pipeline, *specs)
         kind = Schedule1F1B if stage.config.algorithm == "1f1b" else ScheduleGPipe
         self._schedule = kind(self.pipe, self._parts, self._loss, scale_grads=False)
-        self._held, self._part = Packet((specs[0][0][0], 1)), 0  # only its header is used
         self._target: Target | None = None
-        other_end = stage.config.stages - 1 if stage.is_first else 0
-        self._labels = Peer(groups.forward, stage.index, other_end, 1.25 * self._deadline, tag=_LABELS)
-        self._sending: dist.Work | None = None
+        need_headers = (remembering | {stage.config.stages - 1}) - {0}
+        self._needs_header = stage.index in need_headers
+        others = sorted(need_headers) if stage.is_first else [0]
+        self._peers = [Peer(groups.forward, stage.index, other, 1.25 * self._deadline, _LABELS) for other in others]
+        self._sending: list[dist.Work] = []
         self._backward_bytes, self._forward_bytes = (  # per tick
             spec[0].numel() * spec[1].itemsize * int(exists)
             for spec, exists in zip(specs, (not stage.is_first, not stage.is_top), strict=True)
@@ -136,22 +154,22 @@ class ExactLoop:
             self.reporter.ticked(tick, self)
             self.work.add(_REPORT, start)
             tick += 1
-        if self._sending is not None:
-            self._labels.wait(self._sending, tick, "sending labels to")
-            self._sending = None
+        self._finish_sending(tick)
         self.reporter.flush(tick - 1, self)
         self.work.end_phase()
 
     def _step(self, k: int) -> None:
         stage = self.stage
         self._blocks.begin(k)
+        if self._needs_header:
+            below = self._peers[0]
+            below.wait(below.receive(self._held.header, k), k, "receiving labels from")
         if stage.is_first:
             x = self.ports.receive_input(k)
             assert x is not None
             self._send_labels(x, k)
             self._schedule.step(x.tensor, return_outputs=False)
         elif stage.is_top:
-            self._labels.wait(self._labels.receive(self._held.header, k), k, "receiving labels from")
             self._step_top(k)
         else:
             self._schedule.step(return_outputs=False)
@@ -163,10 +181,14 @@ class ExactLoop:
         self.work.add(_UPDATE, start)
 
     def _send_labels(self, x: Packet, k: int) -> None:
-        if self._sending is not None:
-            self._labels.wait(self._sending, k, "sending labels to")
+        self._finish_sending(k)
         self._held.pack(k, x, self._held.tensor)
-        self._sending = self._labels.send(self._held.header, k)
+        self._sending = [peer.send(self._held.header, k) for peer in self._peers]
+
+    def _finish_sending(self, k: int) -> None:
+        for peer, work in zip(self._peers, self._sending, strict=False):
+            peer.wait(work, k, "sending labels to")
+        self._sending = []
 
     def _step_top(self, k: int) -> None:
         self._held.set_header(k - 1, k)

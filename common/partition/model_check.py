@@ -63,14 +63,7 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
 
 
 def _refuse_memories(model: nn.Sequential, config: Config) -> None:
-    if not memories(model):
-        return
-    if config.exact and config.stages > 1:
-        raise ConfigError(
-            f'algorithm = "{config.algorithm}" with several stages runs frames in micro-batches without their clips, '
-            "which blocks with a memory need: set stages = 1, or use a model without temporal blocks"
-        )
-    if config.compile:
+    if config.compile and memories(model):
         raise ConfigError("compile = true: blocks with a memory cannot be compiled; set compile = false")
 
 

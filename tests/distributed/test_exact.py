@@ -70,6 +70,7 @@ EXACT: dict[str, dict[str, object]] = {
     for name, changes in (
         ("classify", {"rule__every": 2}),
         ("dropout", DROPOUT),
+        ("memory", {"model_args": {"width": 4, "temporal": "shift"}}),
         ("autoencode", {"task": "autoencode", "model": "autoencoder"}),
         ("predict", {"task": "predict", "model": "autoencoder", "ahead": 2, "precision": "bfloat16"}),
     )

@@ -63,6 +63,8 @@ def backpropagation_run(config: Config) -> tuple[list[float], dict[str, Tensor]]
             rows = slice(number * size, (number + 1) * size)
             y = packet.tensor[rows]
             for stage in stages:
+                if stage.memories:
+                    stage.memories.begin(packet.clips[rows], tick, y.device, number)
                 y = stage.run(y, tick, number)
             parts.append(stages[-1].objective(y, packet, target, rows) / config.parts)
             parts[-1].backward()

@@ -69,3 +69,27 @@ def test_blocks_without_memory_have_none() -> None:
     memories = Memories(nn.Sequential(nn.Linear(2, 2)))
     assert not memories
     assert memories.state() == {}
+
+
+def test_micro_batches_have_the_rows_of_the_batch() -> None:
+    """Also after a checkpoint, and with an evaluation between two steps."""
+    (whole, memories), (blocks, parts) = pipeline(), pipeline()
+    blocks.load_state_dict(whole.state_dict())
+    cpu = torch.device("cpu")
+    for number in range(6):
+        clips = np.array([1, 2, 3, 4 if number < 3 else 5])
+        x = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(number))
+        memories.begin(clips, number, cpu)
+        expected = whole(x).detach()
+        for part in range(2):
+            rows = slice(2 * part, 2 * part + 2)
+            parts.begin(clips[rows], number, cpu, part)
+            torch.testing.assert_close(blocks(x[rows]).detach(), expected[rows])
+        if number == 1:
+            parts.set_aside()
+            tick(blocks, parts, 0)
+            parts.put_back()
+        if number == 3:
+            saved = {name: value.clone() for name, value in parts.state().items()}
+            assert saved["@clips"].tolist() == clips.tolist()
+            parts.load(saved, 2)
