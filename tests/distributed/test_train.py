@@ -299,7 +299,7 @@ def test_accuracy_on_unseen_digits_reaches_70_percent(tmp_path: Path) -> None:
     """With 3 stages and a fixed seed, within 600 ticks. Chance is 0.10."""
     draw = [sys.executable, str(ROOT / "examples/make_digits.py"), "data/digits", "--images", "900"]
     subprocess.run(draw, cwd=tmp_path, check=True, timeout=100)
-    overrides = ["stages=3", "split=[2,3,3]", "threads=1", "seed=0", "epochs=1.0"]
+    overrides = ["stages=3", "split=[2,3,3]", "threads=1", "seed=0", "epochs=1.0", "data.slots=64"]
     arguments = [part for override in overrides for part in ("--set", override)]
     done = sideways("train", ROOT / "examples/digits.toml", *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
