@@ -54,6 +54,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
+    if "skips" in arguments.options and arguments.stages < 3:
+        parser.error("skips need --stages 3 or more")
     names = ("model", "size", "slots", "stages", "rounds", "seconds", "options")
     settings = {name: getattr(arguments, name) for name in names}
     if arguments.out:

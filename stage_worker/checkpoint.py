@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from common.checkpoint_reader import Reader
 from common.errors import PeerError
+from common.rule.skips import SKIPS
 from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
 from stage_worker.edges.ends import Receiver
@@ -113,10 +114,12 @@ def _first_line(error: BaseException) -> str:
     return f"{hint}{type(cause).__name__}: {line}"
 
 
-def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
+def restore(built: Assembly, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
     """Restore the stage's state at `tick`.
 
     Args:
+        same_split: every stage has the same blocks as in the checkpoint; otherwise skips and auxiliary classifiers
+            start anew.
         in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
         optimiser: also restore the optimiser's state; otherwise it is reset.
 
@@ -124,7 +127,7 @@ def restore(built: Assembly, folder: Path, tick: int, in_flight: bool, optimiser
         PeerError: the checkpoint cannot be read, or does not fit the stage.
     """
     try:
-        state = _read(built, folder, in_flight, optimiser)
+        state = _read(built, folder, same_split, in_flight, optimiser)
         _load(built, state, tick)
         if in_flight:
             _put_in_flight(built, state, tick)
@@ -138,6 +141,8 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     stage.load(state)
     stage.memories.clear()
     stage.count(tick)
+    if stage.auxiliary is not None and (auxiliary := _below(_auxiliary(stage), state)):
+        stage.auxiliary.load(auxiliary)
     if _counters(stage) in state:
         stage.counters = state[_counters(stage)]
 
@@ -145,8 +150,6 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
 def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     stage = built.stage
     stage.memories.load(_below(_memory(stage), state), stage.config.parts if stage.config.exact else 1)
-    if stage.auxiliary is not None and (auxiliary := _below(_auxiliary(stage), state)):
-        stage.auxiliary.load(auxiliary)
     for way, port in _edges(built):
         if port.expects(tick):
             port.put(tick, state[_edge(way, stage)])
@@ -159,29 +162,33 @@ def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _read(built: Assembly, folder: Path, in_flight: bool, optimiser: bool) -> dict[str, Tensor]:
+def _read(built: Assembly, folder: Path, same_split: bool, in_flight: bool, optimiser: bool) -> dict[str, Tensor]:
     reader = Reader(folder)
     entries = reader.read_metadata().state_dict_metadata
     state: dict[str, Tensor] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in entries.items()
         if isinstance(entry, TensorStorageMetadata)
-        and _is_ours(name, built, in_flight)
+        and _is_ours(name, built, same_split, in_flight)
         and (optimiser or not name.removeprefix(_auxiliary(built.stage)).startswith("optimiser."))
     }
     load(state, storage_reader=reader, no_dist=True)
     return state
 
 
-def _is_ours(name: str, built: Assembly, in_flight: bool) -> bool:
+def _is_ours(name: str, built: Assembly, same_split: bool, in_flight: bool) -> bool:
     stage = built.stage
     kind, _, rest = name.partition(".")
+    if rest.startswith(SKIPS) and not same_split:
+        return False
     if kind in ("model", "average", "mean", "gradient"):
         return rest in stage.weights() and (in_flight or kind != "gradient")
     if kind == "optimiser":
         return rest.rpartition(".")[0] in stage.weights()
     if kind == "target":
         return in_flight and built.targets is not None
-    if kind in ("memory", "auxiliary"):
-        return in_flight and name.startswith((_memory(stage), _auxiliary(stage)))
+    if kind == "auxiliary":
+        return same_split and name.startswith(_auxiliary(stage))
+    if kind == "memory":
+        return in_flight and name.startswith(_memory(stage))
     return in_flight and name in (_counters(stage), *(_edge(way, stage) for way, _ in _edges(built)))

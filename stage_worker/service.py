@@ -189,9 +189,9 @@ class StageService(StageCalls):
         """Change the learning rate."""
         self.built.stage.set_rate(rate)
 
-    def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
+    def restore(self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
         """Restore the stage from a checkpoint."""
-        checkpoint.restore(self.built, folder, tick, in_flight, optimiser)
+        checkpoint.restore(self.built, folder, tick, same_split, in_flight, optimiser)
 
     def checkpoint(self, folder: Path, tick: int) -> None:
         """Copy the state, and start writing it in the background."""

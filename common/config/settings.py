@@ -350,6 +350,10 @@ class Config(Section):
             text
             for text, has_no_effect in (
                 ('ahead has no effect unless task = "predict"', self.ahead > 1 and self.task != "predict"),
+                (
+                    "rule.auxiliary has no effect in a single stage",
+                    self.rule.auxiliary > 0 and self.stages == 1,
+                ),
                 ('answer has no effect unless task = "classify"', self.answer != "mean" and self.task != "classify"),
                 (
                     'label_smoothing has no effect unless task = "classify"',
@@ -399,6 +403,8 @@ class Config(Section):
                 f'probe.every is for algorithm = "sideways": "{self.algorithm}" has exact gradients, so set it to 0'
             )
         self._check_skips()
+        if self.rule.auxiliary and self.probe.every:
+            raise ValueError("probe.every compares with backpropagation, which has no auxiliary losses: set it to 0")
         if self.rule.auxiliary and (self.task != "classify" or (self.exact and self.stages > 1)):
             raise ValueError(
                 'rule.auxiliary is for task = "classify" and algorithm = "sideways": leave it out, or set it to 0'

@@ -157,10 +157,12 @@ class StageCalls(ABC):
 
     @_handled(extra_time=WRITING)
     @abstractmethod
-    def restore(self, folder: Path, tick: int, in_flight: bool, optimiser: bool) -> None:
+    def restore(self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
         """Restore the stage from a checkpoint.
 
         Args:
+            same_split: every stage has the same blocks as in the checkpoint; otherwise what belongs to a stage and not
+                to its blocks (skips, auxiliary classifiers) starts anew.
             in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
             optimiser: also restore the optimiser's state; otherwise it is reset.
         """

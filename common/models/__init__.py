@@ -53,8 +53,8 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
     model = _cut(_make(config, classes), config, warn)
     if config.weights is not None and (skipped := load_weights(model, config.weights)):
         warn(
-            f"{config.weights} is for another number of classes, so the classifier starts with random weights "
-            f"({', '.join(skipped)} not loaded)"
+            f"{config.weights} is for another number of classes, or of a run with skips between stages: "
+            f"{', '.join(skipped)} not loaded, they start anew"
         )
     return model
 

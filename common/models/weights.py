@@ -6,18 +6,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import ConfigError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the weights
+_SKIPS = "skips."  # between stages: they belong to the other run's split
+_PARALLEL = "module."  # what DataParallel adds to every name
 _SHOWN = 8
 
 
 def load_weights(model: nn.Module, path: Path) -> list[str]:
-    """Load a file into `model`, except for a classifier of another shape. Returns the names of the skipped tensors.
+    """Load a file into `model`, except for a classifier of another shape, and for skips between stages.
+
+    Returns the names of the tensors that are not loaded.
+
 
     The classifier is the last layer with weights. The first convolution's RGB kernel is summed over the colours for a
     model with one channel, and gets zeros for the differences that `temporal = "motion"` adds. Everything else must
@@ -28,13 +33,15 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     """
     tensors = read_weights(path)
     own = model.state_dict()
+    skips = [name for name in tensors if name.startswith(_SKIPS)]
+    for name in skips:
+        del tensors[name]
     for name in tensors.keys() & own.keys():
         if _is_grey_of(own[name], tensors[name]):
             tensors[name] = tensors[name].sum(1, keepdim=True)
-    for name, channels in _seeing_motion(model).items():
-        if name in tensors and tensors[name].dim() == 4 and tensors[name].shape[1] == channels:
-            wide = own[name].shape[1] - channels
-            tensors[name] = F.pad(tensors[name], (0, 0, 0, 0, 0, wide))
+    for name, channels in {} if _sees_motion(path) else _seeing_motion(model).items():
+        if name in tensors and tensors[name].dim() == 4:
+            tensors[name] = _widened(tensors[name], channels, own[name].shape[1])
     different = {name for name in tensors.keys() & own.keys() if tensors[name].shape != own[name].shape}
     classifier = _classifier(model)
     skipped = [name for name in classifier if name in tensors] if different & set(classifier) else []
@@ -51,7 +58,22 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     extra = f"it has {_some(found.unexpected_keys)}, which the model does not have" if found.unexpected_keys else ""
     if problems := "; ".join(filter(None, (missing, extra))):
         raise ConfigError(f"weights = {str(path)!r} does not fit the model: {problems}. Use the model it was made with")
-    return skipped
+    return [*skipped, *skips]
+
+
+def _widened(kernel: Tensor, channels: int, inputs: int) -> Tensor:
+    """A kernel that sees a frame's channels → one that also sees differences, with zeros for them."""
+    if channels == 1 and kernel.shape[1] == 3:  # colours, and not a grey frame with two differences
+        kernel = kernel.sum(1, keepdim=True)
+    return F.pad(kernel, (0, 0, 0, 0, 0, inputs - channels)) if kernel.shape[1] == channels else kernel
+
+
+def _sees_motion(path: Path) -> bool:
+    """Whether a file says that its own model sees differences between frames: one written by `sideways`."""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(path, framework="pt") as opened:
+        return '"motion"' in (opened.metadata() or {}).get("model_args", "")
 
 
 def _seeing_motion(model: nn.Module) -> dict[str, int]:
@@ -83,12 +105,12 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ConfigError(f"weights = {str(path)!r} does not hold a dictionary of names and tensors")
-    return {_plain(name): value for name, value in content.items()}
+    wrapped = all(name.startswith(_PARALLEL) for name in content)
+    return {_plain(name.removeprefix(_PARALLEL) if wrapped else name): value for name, value in content.items()}
 
 
 def _plain(name: str) -> str:
-    """A tensor's name without what wrappers add: DataParallel, and the networks of TSM's published files."""
-    name = name.removeprefix("module.")
+    """A tensor's name without what the networks of TSM's published files add."""
     if name.startswith(("base_model.", "new_fc.")):
         return name.removeprefix("base_model.").replace(".net.", ".").replace("new_fc.", "fc.")
     return name

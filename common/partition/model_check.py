@@ -21,6 +21,8 @@ def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
             shares parameters with another; or the output does not fit the task, or a memory the settings. The message
             names the block.
     """
+    if any(name.partition(".")[0] == "skips" for name, _ in named_blocks(model)):
+        raise ConfigError("a block cannot be named skips, as the weights of skips between stages are: rename it")
     _refuse_sharing(model)
     _refuse_memories(model, config)
     x = torch.zeros(config.frame_shape)

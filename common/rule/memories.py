@@ -34,7 +34,7 @@ class Memories:
 
     def __init__(self, blocks: nn.Module) -> None:
         self._modules = memories(blocks)
-        self._masks = HostValues()
+        self._masks: dict[int, HostValues] = {}  # by micro-batch
         self._part = 0  # the micro-batch whose rows are in the modules
         self._clips: NDArray[np.int64] | None = None  # of its frame before; None: the memory is empty
         self._others: dict[int, _Rows] = {}  # of the other micro-batches
@@ -72,7 +72,7 @@ class Memories:
         if self._clips is None:
             return None  # an empty memory begins anew in every row by itself
         fresh = clips != self._clips
-        return self._masks.on(device, fresh) if fresh.any() else None
+        return self._masks.setdefault(self._part, HostValues()).on(device, fresh) if fresh.any() else None
 
     def _forget(self) -> None:
         self._clips = None

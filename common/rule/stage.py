@@ -102,7 +102,8 @@ class Stage:
 
         `skipped`: what the skips to this stage bring, in the order of their sources.
         """
-        self._output = None  # free the last tick's graph first: it is still held while there is no gradient yet
+        # free the last tick's graph first: it is still held while there is no gradient yet
+        self._output, self.skip_outputs = None, []
         self._input = x.tensor.detach()  # a leaf in the receive buffer; backward writes r(k) to its .grad
         if not self.is_first:
             self._input.requires_grad_()

@@ -20,6 +20,7 @@ class StartPoint:
         seconds: training time before `tick`.
         places: each slot's position in the clips; None to start every slot from its beginning.
         folder: the checkpoint; None for a new run.
+        same_split: every stage has the same blocks as in the checkpoint.
         in_flight: the activations and gradients in flight can be restored, so the pipeline need not warm up again.
         optimiser: the optimiser state can be restored.
         scored: the checkpoint already has the score of an evaluation at `tick`.
@@ -30,6 +31,7 @@ class StartPoint:
     seconds: float = 0.0
     places: Places | None = None
     folder: Path | None = None
+    same_split: bool = False
     in_flight: bool = False
     optimiser: bool = False
     scored: bool = False
@@ -85,6 +87,7 @@ def start_from(
         seconds=position.seconds,
         places=position.places if same_clips else None,
         folder=folder,
+        same_split=position.split == split,
         in_flight=in_flight,
         optimiser=position.same_optimiser(config),
         scored=position.score is not None,

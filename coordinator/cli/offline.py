@@ -125,7 +125,7 @@ def evaluate(
     evaluation = evaluation_of(scores, trained.task)
     if evaluation.clips == 0:
         raise DataError(f"no clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
-    assess.show(evaluation, settings, _console())
+    assess.show(evaluation, settings, trained.answer, _console())
     if evaluation.confusion is not None:
         for path in assess.write_confusion(evaluation, trained.classes, out or _folder(run)):
             print(path)

@@ -165,7 +165,8 @@ def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunSt
     if start.folder is not None:
         accepted.checkpoints.set_aside_after(start.tick)
         folder = start.folder.resolve()
-        setup.pipeline.stages.call_all(StageCalls.restore, folder, start.tick, start.in_flight, start.optimiser)
+        restored = start.same_split, start.in_flight, start.optimiser
+        setup.pipeline.stages.call_all(StageCalls.restore, folder, start.tick, *restored)
     if setup.resume is not None:
         accepted.directory.truncate_from(start.tick, evaluated)
     if start.folder is not None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from common.config.run_file import load
-from common.config.settings import Data
+from common.config.settings import Answer, Data
 from common.errors import ConfigError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
 from common.rule.clip_sums import ClipSums, Scores
@@ -133,10 +133,16 @@ def figures(evaluation: Evaluation) -> dict[str, float | int | None]:
     return {name: getattr(evaluation, name) for name in (*names, "clips")}
 
 
-def show(evaluation: Evaluation, data: Data, console: Console) -> None:
+def _frames_that_count(answer: Answer) -> str:
+    if answer == "mean":
+        return "averaged over a clip's frames"
+    return "of a clip's last frame" if answer == "last" else f"averaged over a clip's frames without the first {answer}"
+
+
+def show(evaluation: Evaluation, data: Data, answer: Answer, console: Console) -> None:
     """Print each metric with its value and its evaluation protocol."""
     views = f"one centre crop of {data.size} × {data.size} pixels, all frames at stride {data.stride}"
-    softmax = f"{views}, softmax averaged over a clip's frames, {evaluation.clips} clips"
+    softmax = f"{views}, softmax {_frames_that_count(answer)}, {evaluation.clips} clips"
     protocol = {
         "top1": softmax,
         "top5": softmax,

@@ -82,17 +82,19 @@ def compare(config: Config, classes: int, counts: Sequence[int], warn: Callable[
     """
     check_model(build(config, classes, warn), config, classes)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    timed: dict[int, list[BlockCost]] = {}
+    timed: dict[tuple[int, int], list[BlockCost]] = {}  # by threads and number of blocks, or of layers
     threads = [share_of_threads(config, count) for count in counts]
+    models = [build(config.model_copy(update={"stages": count}), classes) for count in counts]
+    keys = [(number, len(model)) for number, model in zip(threads, models, strict=True)]
     before = torch.get_num_threads()
     try:
-        for number in set(threads):
-            torch.set_num_threads(number)
+        for key, model in dict(zip(keys, models, strict=True)).items():
+            torch.set_num_threads(key[0])
             frames = torch.rand(config.frame_shape, device=device)
-            timed[number] = measure(build(config, classes).to(device), frames, partial(casting, config, device))
+            timed[key] = measure(model.to(device), frames, partial(casting, config, device))
     finally:
         torch.set_num_threads(before)
-    costs = [timed[number] for number in threads]
+    costs = [timed[key] for key in keys]
     predictions = [
         _predict(config, own, count, max_concurrent_stages(device, number))
         for own, count, number in zip(costs, counts, threads, strict=True)

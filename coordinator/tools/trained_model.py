@@ -67,7 +67,8 @@ class TrainedModel:
         return Memories(self.module)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """uint8 frames [n, channels, size, size], each the first of a clip → the module's output."""
+        """uint8 frames [n, channels, size, size], each the first of a clip → the module's output. Not with skips."""
+        assert not self.stages, "a module with skips takes the frames of one clip"
         return self.run(self.normalised(frames))
 
     def run(self, x: Tensor) -> Tensor:

@@ -178,6 +178,19 @@ def test_resuming_with_another_optimiser_and_precision_keeps_the_weights_only(st
 
 
 @pytest.mark.long
+def test_skips_and_auxiliary_classifiers_follow_the_split(videos: Path, tmp_path: Path) -> None:
+    """With another split a skip connects other layers, and perhaps other numbers of channels: it starts anew."""
+    small = {"model_args": {"width": 4}, "data__size": 16, "stages": 4, "split": [2, 2, 2, 2], "skips": [[0, 2]]}
+    run = train(tmp_path, slow_run(videos, **small, rule__auxiliary=0.3, name="it", ticks=60))
+    assert load_file(run / "model.safetensors")["skips.0-2"].any()
+    frozen = ["--set", "optimiser.lr=0.0", "--set", "ticks=80"]
+    resume(tmp_path, *frozen, "--set", "split=[4,2,1,1]")
+    moved = load_file(run / "model.safetensors")["skips.0-2"]
+    assert moved.shape[1] == 8
+    assert not moved.any()
+
+
+@pytest.mark.long
 def test_the_final_checkpoint_waits_for_the_previous_one(videos: Path, tmp_path: Path) -> None:
     run = train(tmp_path, slow_run(videos, model_args={"width": 4}, data__size=16, ticks=51, checkpoint__every=50))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["0000000050", "0000000051"]

@@ -163,12 +163,24 @@ def test_the_published_files_of_tsm_load_into_a_shifted_resnet(tmp_path: Path, o
 def test_motion_starts_from_the_weights_of_a_model_that_sees_single_frames(
     tmp_path: Path, official: dict[str, Tensor], channels: int
 ) -> None:
+    """A grey frame with two differences has as many channels as a coloured frame."""
     torch.save(official, tmp_path / "w.pth")
     changes: dict[str, Any] = {"model_args": {"temporal": "motion"}, "data__channels": channels}
-    if channels == 1:  # three inputs either way: a frame's colours, or a frame and two differences
-        official = {**official, "conv1.weight": official["conv1.weight"].sum(1, keepdim=True)}
-        torch.save(official, tmp_path / "w.pth")
     first = built(tmp_path, tmp_path / "w.pth", **changes).state_dict()["conv1.weight"]
-    assert torch.equal(first[:, :channels], official["conv1.weight"])
+    expected = official["conv1.weight"] if channels == 3 else official["conv1.weight"].sum(1, keepdim=True)
+    assert torch.equal(first[:, :channels], expected)
     assert first.shape[1] == 3 * channels
     assert not first[:, channels:].any()
+
+
+def test_a_file_of_a_model_that_sees_motion_loads_as_it_is(tmp_path: Path, official: dict[str, Tensor]) -> None:
+    save_file(official, tmp_path / "own.safetensors", {"model_args": '{"temporal": "motion"}'})
+    changes: dict[str, Any] = {"model_args": {"temporal": "motion"}, "data__channels": 1}
+    loaded = built(tmp_path, tmp_path / "own.safetensors", **changes).state_dict()
+    assert torch.equal(loaded["conv1.weight"], official["conv1.weight"])
+
+
+def test_skips_of_another_run_are_not_loaded_with_a_warning(tmp_path: Path, official: dict[str, Tensor]) -> None:
+    torch.save({**official, "skips.0-2": torch.ones(3, 3)}, tmp_path / "w.pth")
+    built(tmp_path, tmp_path / "w.pth")
+    assert "skips.0-2 not loaded" in warnings[0]

@@ -51,4 +51,10 @@ def test_one_number_of_stages_shows_each_stage(tmp_path: Path) -> None:
 
 def test_more_stages_than_blocks_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use at most 8 stages"):
-        compare(config_of(tmp_path), 5, [9], print)
+        compare(config_of(tmp_path, cuts="blocks"), 5, [9], print)
+
+
+def test_more_stages_than_blocks_are_balanced_by_layers(tmp_path: Path) -> None:
+    few, many = compare(config_of(tmp_path), 5, [4, 12], print).predictions
+    assert (len(few.split), sum(few.split)) == (4, 8)
+    assert (len(many.split), sum(many.split)) == (12, 24)
