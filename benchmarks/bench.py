@@ -32,6 +32,11 @@ DEADLINE = 120.0  # seconds
 Totals = dict[str, float]  # the sums over a stage's reports
 
 
+def python_path() -> str:
+    """PYTHONPATH for processes of the benchmarks: this repository, and what is on it already."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+
 def launch(stages: int, script: str, *arguments: str) -> Any:
     """Run benchmarks/`script`.py as a run's coordinator with `--out FILE` and `arguments`. Returns FILE's JSON."""
     from common.processes.lifecycle import ALLOCATOR
@@ -40,7 +45,7 @@ def launch(stages: int, script: str, *arguments: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
-        os.environ.update(ALLOCATOR, PYTHONPATH=str(ROOT))
+        os.environ.update(ALLOCATOR, PYTHONPATH=python_path())
         code = start(stages, ["-m", f"benchmarks.{script}", "--out", str(out), *arguments])
         if code:
             raise SystemExit(code)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import ROOT, count, span
+from benchmarks.bench import ROOT, count, python_path, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,7 +158,7 @@ def _train(job: Job, out: Path) -> Record:
     shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted benchmark, or of other settings
     settings = [*job.settings, f"runs={out}", f"name={name}"]
     config = load(job.run_file, settings)
-    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["PYTHONPATH"] = python_path()
     arguments = [part for setting in settings for part in ("--set", setting)]
     print(f"--- {name}", file=sys.stderr, flush=True)
     code = launch(config.stages, ["-m", "coordinator", "join", str(job.run_file), *arguments], config.recovery.restarts)

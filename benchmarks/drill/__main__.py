@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import ROOT
+from benchmarks.bench import ROOT, python_path
 from benchmarks.drill.steps import STEPS, Step
 
 Outcome = dict[str, Any]  # status, and if it ran seconds and figures, and if it failed its output
@@ -72,7 +72,7 @@ def _run(command: Sequence[str], limit: float) -> Outcome:
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},  # so that the error comes last
+        env={**os.environ, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},  # so that the error comes last
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

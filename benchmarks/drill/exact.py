@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.bench import ROOT
+from benchmarks.bench import ROOT, python_path
 from common.config.settings import Config
 from common.rule.loss import Target
 from common.rule.packet import Packet
@@ -145,7 +145,7 @@ def _distance_from_cpu(folder: Path, tree: dict[str, Any], device: torch.device,
 
 def _repeatable() -> None:
     """Before CUDA starts, here and in the workers: no TF32, deterministic algorithms."""
-    os.environ.update(NVIDIA_TF32_OVERRIDE="0", CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONPATH=str(ROOT))
+    os.environ.update(NVIDIA_TF32_OVERRIDE="0", CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONPATH=python_path())
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
 

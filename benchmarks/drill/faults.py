@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bench import ROOT
+from benchmarks.bench import ROOT, python_path
 from tests.support.oracles import losses_of, same_model
 from tests.support.processes import Background
 from tests.support.settings import slow_run, write_run_file
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
     arguments = parser.parse_args()
-    os.environ.update(CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONPATH=str(ROOT))
+    os.environ.update(CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONPATH=python_path())
     before = _free()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

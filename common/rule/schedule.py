@@ -36,7 +36,10 @@ class Schedule:
         return self.first_gradient(stage) - self.first_input(stage)
 
     def skip_mismatch(self, source: int, target: int) -> int:
-        """The same for the gradient that comes back to `source` along a skip (skips.py) to `target`."""
+        """The same for the gradient that comes back to `source` along a skip (skips.py) to `target`.
+
+        It is taken at what `source` sent 2 ticks before, however many stages lie between.
+        """
         return self.mismatch(source) - (target - source - 1)
 
     def frame(self, stage: int, tick: int) -> int | None:

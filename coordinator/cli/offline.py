@@ -61,7 +61,8 @@ def ticks(
     for source, target in pairs:
         print(
             f"skip {source} → {target}: brings a frame {target - source - 1} newer than the one that stage {target} "
-            f"holds; mismatch of the gradient that comes back: {schedule.skip_mismatch(source, target)}"
+            f"holds; the gradient that comes back is of what stage {source} sent 2 ticks before, and of the loss on a "
+            f"frame {schedule.skip_mismatch(source, target)} older than the one that it holds"
         )
 
 
