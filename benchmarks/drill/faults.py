@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bench import ROOT, python_path
+from benchmarks.bench import python_path
 from tests.support.oracles import losses_of, same_model
 from tests.support.processes import Background
 from tests.support.settings import slow_run, write_run_file
