@@ -15,7 +15,7 @@ from stage_worker.edges.ports import EdgePorts
 
 def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], None] = lambda: None) -> ClipSums:
     """Run one evaluation phase, calling `on_tick` at every tick. Returns the sums, empty except in the top stage."""
-    sums = ClipSums(stage.config.answer if stage.config.task == "classify" else "mean")
+    sums = ClipSums(stage.config.answer)
     stage.evaluating(True)
     tick, last = 0, False
     while not last:

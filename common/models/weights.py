@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import ConfigError
+from common.rule.skips import SKIPS
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the weights
-_SKIPS = "skips."  # between stages: they belong to the other run's split
 _PARALLEL = "module."  # what DataParallel adds to every name
 _SHOWN = 8
 
@@ -33,7 +33,7 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     """
     tensors = read_weights(path)
     own = model.state_dict()
-    skips = [name for name in tensors if name.startswith(_SKIPS)]
+    skips = [name for name in tensors if name.startswith(SKIPS)]  # they belong to the split of the other run
     for name in skips:
         del tensors[name]
     for name in tensors.keys() & own.keys():

@@ -45,7 +45,7 @@ class ClipSums:
     """Accumulates sums per clip id."""
 
     def __init__(self, answer: Answer = "mean") -> None:
-        """`answer`: what a clip's answer is (settings.py). A clip shorter than that gives its last frame's."""
+        """`answer`: what a classifier's answer for a clip is (settings.py). Too short a clip gives its last frame's."""
         self._replaced = frames_replaced(answer)
         self._seen: dict[int, int] = {}
         self._sums: dict[int, Tensor] = {}
@@ -60,7 +60,7 @@ class ClipSums:
             clips, labels: int64 [rows]; rows with clip `NO_CLIP` are skipped.
             logits: [rows, classes].
         """
-        self._add(clips, labels, F.softmax(logits.double(), dim=1).cpu(), clips != NO_CLIP)
+        self._add(clips, labels, F.softmax(logits.double(), dim=1).cpu(), clips != NO_CLIP, self._replaced)
 
     def add_outputs(
         self,
@@ -80,7 +80,7 @@ class ClipSums:
         error = F.mse_loss(y.float(), target, reduction="none").double().flatten(1).mean(1, keepdim=True).cpu()
         if self._pictures is None:
             self._pictures = torch.stack([target[:_PICTURES], y[:_PICTURES].float()]).cpu()
-        self._add(clips, labels, error, (clips != NO_CLIP) & (clips == target_clips))
+        self._add(clips, labels, error, (clips != NO_CLIP) & (clips == target_clips), 1)
 
     def scores(self) -> Scores:
         """The sums so far, ordered by clip id."""
@@ -94,12 +94,17 @@ class ClipSums:
         )
 
     def _add(
-        self, clips: NDArray[np.int64], labels: NDArray[np.int64], values: Tensor, valid: NDArray[np.bool_]
+        self,
+        clips: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        values: Tensor,
+        valid: NDArray[np.bool_],
+        replaced: float,
     ) -> None:
         for row in np.flatnonzero(valid).tolist():
             clip = int(clips[row])
             self._seen[clip] = self._seen.get(clip, 0) + 1
-            adds = self._seen[clip] > self._replaced
+            adds = self._seen[clip] > replaced
             self._sums[clip] = self._sums[clip] + values[row] if adds else values[row].clone()
             self._frames[clip] = self._frames[clip] + 1 if adds else 1
             self._labels[clip] = int(labels[row])

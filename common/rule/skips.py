@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config.settings import Config
+from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
@@ -76,10 +77,7 @@ class Merge(nn.Module):
 
         `number` counts the sources.
         """
-        foreign = packet.clips != held.clips
-        if foreign.any():
-            mask = self._masks[number].on(packet.tensor.device, foreign)
-            packet.tensor.masked_fill_(mask.view(-1, *[1] * (packet.tensor.ndim - 1)), 0)
+        gate(packet, held, self._masks[number])
         return packet.tensor.detach()
 
 

@@ -11,13 +11,13 @@ It keeps one input, one output and one gradient, whatever the pipeline's depth. 
 import contextlib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.rule.auxiliary import Auxiliary, auxiliary_of
+from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.memories import Memories
@@ -25,16 +25,6 @@ from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule
 from common.rule.skips import Merge, merge_of, pool_to, targets
-
-
-def gate(gradient: Packet, held: Packet, masks: HostValues) -> int:
-    """Zero the rows of `gradient` whose clip differs from that of `held`. Returns the number of rows zeroed."""
-    foreign = gradient.clips != held.clips
-    count = int(np.count_nonzero(foreign))
-    if count:
-        mask = masks.on(gradient.tensor.device, foreign)
-        gradient.tensor.masked_fill_(mask.view(-1, *[1] * (gradient.tensor.ndim - 1)), 0)
-    return count
 
 
 def casting(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -110,14 +100,12 @@ class Stage:
         if self.memories:
             self.memories.begin(x.clips, x.frame, x.tensor.device)
         self._output = self.run(self._merged(x, skipped), x.frame)
-        if self._skip_targets:
-            self._pool()
+        self._pool(self._output)
         return self._output
 
-    def _pool(self) -> None:
-        y = self._output
-        assert y is not None
-        self.skip_outputs = [pool_to(shape, y) for shape in self._skip_targets]
+    def _pool(self, y: Tensor) -> None:
+        if self._skip_targets:
+            self.skip_outputs = [pool_to(shape, y) for shape in self._skip_targets]
 
     def _merged(self, x: Packet, skipped: Sequence[Packet]) -> Tensor:
         assert self._input is not None
@@ -219,7 +207,7 @@ class Stage:
             if self.merge is not None:
                 merged = self.merge(merged, [self.merge.leaf(i, y, x) for i, y in enumerate(skipped)])
             y: Tensor = self.blocks(merged)
-            self.skip_outputs = [pool_to(shape, y) for shape in self._skip_targets]
+            self._pool(y)
             return y
 
     def evaluating(self, on: bool) -> None:

@@ -100,7 +100,7 @@ class _Scorer:
     """Runs frames through a model and sums its scores against the labels, or its errors against the frame `ahead`."""
 
     def __init__(self, trained: TrainedModel) -> None:
-        self._trained, self.sums = trained, ClipSums(trained.answer if trained.task == "classify" else "mean")
+        self._trained, self.sums = trained, ClipSums(trained.answer)
         self._waiting: deque[_Frame] = deque()  # for the model's output
         self._earlier: deque[tuple[Tensor, _Frame]] = deque(maxlen=trained.ahead + 1)
 

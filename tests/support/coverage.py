@@ -18,6 +18,7 @@ COVERED_BY = {
     "common/processes/addresses.py": ["distributed/test_hosts.py"],
     "common/processes/lifecycle.py": ["faults/test_terminal.py", _STOPS],
     "common/processes/rpc.py": [_EXACT],
+    "common/rule/gate.py": ["unit/rule/test_stage.py"],
     "common/rule/loss.py": ["unit/rule/test_reference.py"],
     "common/rule/orthogonal_gradient.py": ["unit/rule/test_optimiser.py"],
     "common/shared_memory/memfd.py": ["unit/edges/test_shared_memory.py"],

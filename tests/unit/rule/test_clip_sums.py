@@ -30,7 +30,7 @@ def test_a_clips_answer_may_leave_out_its_first_frames(answer: Answer, expected:
     sums = ClipSums(answer)
     for number in range(1, 5):
         clips = np.array([5, 9 if number < 3 else NO_CLIP])
-        sums._add(clips, np.zeros(2, np.int64), torch.full((2, 1), float(number)), clips != NO_CLIP)
+        sums._add(clips, np.zeros(2, np.int64), torch.full((2, 1), float(number)), clips != NO_CLIP, sums._replaced)
     scores = sums.scores()
     assert (scores.sums[:, 0] / scores.frames).tolist() == expected
 

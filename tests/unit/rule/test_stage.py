@@ -4,9 +4,10 @@ import numpy as np
 from torch import nn
 
 from common.config.settings import Optimiser
+from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.packet import Packet
-from common.rule.stage import Stage, gate
+from common.rule.stage import Stage
 from tests.support.toy_pipeline import FROZEN, ROWS, SGD, WIDTH, learning, model, packet, pipeline, random_frames
 
 

@@ -11,10 +11,11 @@ import torch
 
 from common.config.settings import Config, Data, Optimiser, Task
 from common.models import build, part
+from common.rule.gate import gate
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import Reference
-from common.rule.stage import Stage, gate
+from common.rule.stage import Stage
 
 META = torch.device("meta")
 STAGES, SLOTS, SIZE = 3, 4, 16
