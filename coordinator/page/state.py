@@ -15,7 +15,7 @@ from typing import Any
 
 from common.config.settings import Config
 from common.partition.balance import BlockCost, by_stage
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 from common.run_registry.records import State, finite
 from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
@@ -116,7 +116,7 @@ class PageState(LineListener):
 
     def _stage(self, stage: int, tick: int) -> dict[str, Any]:
         # with exact gradients a frame and its gradient pass all stages within one tick, as in a one-stage pipeline
-        place, schedule = (0, Schedule(1)) if self._config.exact else (stage, Schedule(self._config.stages))
+        place, schedule = 0 if self._config.exact else stage, schedule_of(self._config)
         frame, gradient = schedule.frame(place, tick - self._origin), schedule.gradient(place, tick - self._origin)
         return {
             "blocks": self._blocks[stage],

@@ -129,7 +129,8 @@ class TraceRecorder:
         stages, path = self._stages.begin(StageCalls.trace_rows, timeout).answers(), self._run / TRACE
         clocks = [(before, self._clock(stage)) for stage, before in enumerate(now.clocks)]
         own, name = now.spans.rows(), self._run.name
-        recording = Recording(name, self._config.algorithm, now.first, now.ticks, own, stages, clocks)
+        algorithm, edge_ticks = self._config.algorithm, self._config.edge_ticks
+        recording = Recording(name, algorithm, now.first, now.ticks, own, stages, clocks, edge_ticks)
         if not recording.ticks:
             raise SidewaysError(f"the run ended before tick {now.first}, the first to be recorded")
         write(recording, path)

@@ -7,7 +7,7 @@ from os.path import realpath
 from typing import Any
 
 from common.config.settings import Config
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.live import Live
 from coordinator.video.slots import Slots
@@ -47,7 +47,7 @@ class Datasets:
         self._errors: list[PlaybackErrors] = []
         # a clip must be longer than this for any of its gradients to reach the bottom stage
         gated = config.rule.boundary == "gate" and not config.exact
-        self._mismatch = Schedule(config.stages).mismatch(0) if gated else 0
+        self._mismatch = schedule_of(config).mismatch(0) if gated else 0
         for clips in self._both:
             for text in clips.warnings(self._mismatch if clips is self.train else 0):
                 warn(text)

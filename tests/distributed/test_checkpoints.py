@@ -81,8 +81,16 @@ def test_a_run_stopped_in_the_middle_of_clips_resumes_bit_for_bit(videos: Path, 
             "model_args": {"width": 4, "temporal": "conv"},
         },
         {"model_args": {"width": 4, "temporal": "shift"}, "evaluate_every": 30, "data__slots": 3},
+        {"task": "predict", "model": "autoencoder", "network__edge_ticks": [2, 4], "data__slots": 3},
+        {
+            "skips": [[0, 2]],
+            "network__edge_ticks": 3,
+            "network__transport": "gloo",
+            "evaluate_every": 20,
+            "data__slots": 3,
+        },
     ],
-    ids=["predict", "1f1b", "memory"],
+    ids=["predict", "1f1b", "memory", "edges", "edges-gloo"],
 )
 def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight_average(
     videos: Path, tmp_path: Path, changes: dict[str, Any]
