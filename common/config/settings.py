@@ -212,7 +212,7 @@ class Network(Section):
         1,
         description="ticks from sending to using between two neighbouring stages, one number or one for each edge from "
         "the bottom: as many as a slow link takes, so that no stage waits for it; auto: measured at the start. Each "
-        "delays gradients (docs/scaling.md)",
+        "delays gradients",
     )
     max_message: int = Field(1 << 28, ge=1 << 16, description="bytes of the largest frame batch that a stage accepts")
 
@@ -351,6 +351,11 @@ class Config(Section):
             return ()
         ticks = [ticks] * (self.stages - 1) if isinstance(ticks, int) else ticks
         return tuple(ticks) if max(ticks, default=1) > 1 else ()
+
+    @property
+    def ticks_to_top(self) -> int:
+        """Ticks from a frame's entry until the top stage holds it: no stage is further ahead of the frames."""
+        return sum(self.edge_ticks) or self.stages - 1
 
     @property
     def skip_pairs(self) -> list[tuple[int, int]]:
