@@ -30,7 +30,6 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from common.checkpoint_reader import Reader
 from common.errors import PeerError
-from common.rule.schedule import schedule_of
 from common.rule.skips import SKIPS
 from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
@@ -48,8 +47,7 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
     for way, port in _edges(built):
         state |= {_edge(way, stage, at - tick): port.waiting(at) for at in port.messages(tick)}
     if built.targets is not None:
-        top = 0 if stage.config.exact else stage.index
-        held = tick - schedule_of(stage.config).first_input(top)
+        held = tick if stage.config.exact else tick - stage.config.ticks_to_top
         built.targets.gather(max(built.origin, held), tick, tick)
         for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:
