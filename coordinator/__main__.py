@@ -62,7 +62,7 @@ def train(
     from coordinator.launch.elastic import launch  # torch takes seconds to import: report wrong settings first
 
     arguments = _join_arguments(run_file, resume, settings, as_json)
-    raise SystemExit(launch(config.stages, arguments, config.recovery.restarts, 1.5 * config.network.deadline))
+    raise SystemExit(launch(config.workers, arguments, config.recovery.restarts, 1.5 * config.network.deadline))
 
 
 @app.command()

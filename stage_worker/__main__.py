@@ -12,7 +12,7 @@ from typing import NoReturn
 from common.errors import SidewaysError
 from common.messages.stage_rpc import serve
 from common.processes.lifecycle import exit_now, print_error, stop_signals, too_many_files, watch_parent
-from common.processes.membership import join
+from common.processes.membership import REPLICAS, join
 from common.processes.rpc import start_rpc
 from stage_worker.gpu_errors import gpu_failure
 from stage_worker.reporting.reporter import Reporter
@@ -26,6 +26,7 @@ def main() -> None:
     watch_parent("a stage worker")
     try:
         me = join("stage")
+        me = me.arranged(int(me.fetch(REPLICAS)))
         reporter = Reporter(me, me.fetch("reports"))
     except SidewaysError as error:
         print_error(str(error))

@@ -28,6 +28,7 @@ from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.transport import gpu_of
 from stage_worker.loop import Loop
+from stage_worker.replicas import GradientMean, ReplicaGroup
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
 
@@ -47,13 +48,17 @@ class Assembly:
         ports: its connections for training.
         work: sums the time of each kind of work.
         groups: the process groups, to be passed to the next assembly of this process; None for a single stage.
+        replicas: the replicas of this stage; None if it has none.
         loop: runs the ticks.
         pace: keeps a loop close to its GPU.
         probe: samples the stage's pseudo-gradient on request.
+        number: of this replica.
         origin: the tick at which the pipeline starts empty.
     """
 
-    def __init__(self, plan: Plan, me: Membership, groups: Groups | None, reporter: Reporter) -> None:
+    def __init__(
+        self, plan: Plan, me: Membership, groups: Groups | None, replicas: ReplicaGroup | None, reporter: Reporter
+    ) -> None:
         """Build the stage, and agree with the neighbours on the shapes and dtypes of the tensors between them.
 
         Raises:
@@ -61,7 +66,7 @@ class Assembly:
             PeerError: a neighbour expects another shape or dtype, or does not answer.
         """
         config = plan.config
-        self._config, self._me, self.origin = config, me, plan.origin
+        self._config, self._me, self.origin, self.number = config, me, plan.origin, me.of_replica
         self._schedule = Schedule(me.stages, config.edge_ticks)
         self._device = use_device(config, me)
         self._check_exact()
@@ -78,8 +83,9 @@ class Assembly:
         self._links = links_of(me.stage, self._schedule, config.skip_pairs, outputs)
         self._remembering = {stage for stage, blocks in enumerate(parts) if memories(blocks)}
         blocks = parts[me.stage].to(self._device)
-        self.stage = make_stage(blocks, me.stage, config, outputs, plan.classes, plan.planned, self._device)
-        self.groups = groups
+        classes, planned = plan.classes, plan.planned
+        self.stage = make_stage(blocks, me.stage, config, outputs, classes, planned, self._device, me.of_replica)
+        self.groups, self.replicas = groups, replicas
         self.work = WorkClock()
         self._edges: Edges | None = None
         if me.stages > 1:
@@ -93,6 +99,8 @@ class Assembly:
         self.probe = StageProbe()
         self.pace = DevicePace(self._device)
         self.loop = self._loop(reporter)
+        if replicas is not None:
+            self.stage.mean = GradientMean(replicas, self.stage.parameters, lambda: self.loop.tick)
 
     def _check_exact(self) -> None:
         """Raise ConfigError if torch's own schedules cannot run here."""

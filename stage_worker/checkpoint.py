@@ -12,7 +12,8 @@ torch.distributed.checkpoint writes all stages' parts into one folder, under the
     auxiliary.I.NAME                                  stage I's auxiliary classifier and its optimiser
     target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
 
-The first two lines can also be restored with another number of stages.
+The first two lines can also be restored with another number of stages. The other replicas write what differs from the
+first into folders of their own, replica-1, …
 """
 
 import threading
@@ -55,7 +56,22 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
     if stage.auxiliary is not None:
         state |= {f"{_auxiliary(stage)}{name}": value for name, value in stage.auxiliary.state().items()}
     state[_counters(stage)] = stage.counters
+    if built.replicas is not None and built.number:
+        state = {name: value for name, value in state.items() if _differs(name, stage)}
     return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+
+
+def part_of(folder: Path, replica: int) -> Path:
+    """The folder of a checkpoint to which a replica writes."""
+    return folder / f"replica-{replica}" if replica else folder
+
+
+def _differs(name: str, stage: Stage) -> bool:
+    """Whether the replicas of a stage have different values of this name: parameters are updated alike in all."""
+    kind, _, rest = name.partition(".")
+    if kind == "model":
+        return rest in dict(stage.blocks.named_buffers())
+    return kind not in ("optimiser", "average", "mean", "auxiliary")
 
 
 def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
@@ -117,10 +133,13 @@ def _first_line(error: BaseException) -> str:
     return f"{hint}{type(cause).__name__}: {line}"
 
 
-def restore(built: Assembly, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
+def restore(
+    built: Assembly, folder: Path, own: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool
+) -> None:
     """Restore the stage's state at `tick`.
 
     Args:
+        own: the folder of what differs in this replica; `folder` if nothing does.
         same_split: every stage has the same blocks as in the checkpoint; otherwise skips and auxiliary classifiers
             start anew.
         in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
@@ -131,6 +150,8 @@ def restore(built: Assembly, folder: Path, tick: int, same_split: bool, in_fligh
     """
     try:
         state = _read(built, folder, same_split, in_flight, optimiser)
+        if own != folder:
+            state |= _read(built, own, same_split, in_flight, optimiser)
         _load(built, state, tick)
         if in_flight:
             _put_in_flight(built, state, tick)

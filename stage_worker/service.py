@@ -34,6 +34,7 @@ from stage_worker.assembly import Assembly
 from stage_worker.device import use_device
 from stage_worker.edges.link_delay import measure_delays
 from stage_worker.edges.process_groups import Groups
+from stage_worker.replicas import ReplicaGroup
 from stage_worker.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class StageService(StageCalls):
         self.me, self.reporter = me, reporter
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._built: Assembly | None = None
+        self._replicas: ReplicaGroup | None = None
         self._groups: Groups | None = None  # formed before the stage is built, or that of an earlier run
         self._configured = False
         self._sums = ClipSums()
@@ -92,7 +94,8 @@ class StageService(StageCalls):
     def place(self) -> str:
         """The stage and, during training, the tick, for error messages."""
         tick = f", tick {self._built.loop.tick}" if self._training and self._built else ""
-        return f"stage {self.me.stage}{tick}"
+        replica = f" of replica {self.me.of_replica}" if self.me.replicas > 1 else ""
+        return f"stage {self.me.stage}{replica}{tick}"
 
     @property
     def built(self) -> Assembly:
@@ -166,7 +169,10 @@ class StageService(StageCalls):
             self._groups, self._built = self._built.groups, None
             gc.collect()  # a loop and its timed stage hold each other, and with them the memory of a GPU
         self.reporter.configure(plan.config, use_device(plan.config, self.me), self._metrics_of(plan.config))
-        self._built = Assembly(plan, self.me, self._groups, self.reporter)
+        if self.me.replicas > 1:
+            device, deadline = use_device(plan.config, self.me), 1.25 * plan.config.network.deadline
+            self._replicas = self._replicas or ReplicaGroup(self.me, device, deadline)
+        self._built = Assembly(plan, self.me, self._groups, self._replicas, self.reporter)
         self._configured = True
         return replace(self._built.addresses, metrics=self._metrics.address if self._metrics else "")
 
@@ -190,6 +196,8 @@ class StageService(StageCalls):
 
     def evaluate(self, phase: int) -> None:
         """Run an evaluation phase."""
+        if self.built.replicas is not None:
+            self.built.replicas.share_buffers(self.built.stage.blocks)
         self.built.enter_phase(phase)
         self._sums = evaluation.run(
             self.built.stage, self.built.evaluation_ports(), self.built.pace, self.reporter.tell_signal
@@ -206,13 +214,14 @@ class StageService(StageCalls):
 
     def restore(self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
         """Restore the stage from a checkpoint."""
-        checkpoint.restore(self.built, folder, tick, same_split, in_flight, optimiser)
+        own = checkpoint.part_of(folder, self.me.of_replica) if in_flight else folder
+        checkpoint.restore(self.built, folder, own, tick, same_split, in_flight, optimiser)
 
     def checkpoint(self, folder: Path, tick: int) -> None:
         """Copy the state, and start writing it in the background."""
         groups = self.built.groups
-        state = checkpoint.copy_state(self.built, tick)
-        self._writer = checkpoint.CheckpointWriter(state, folder, groups.checkpoint if groups else None)
+        state, own = checkpoint.copy_state(self.built, tick), checkpoint.part_of(folder, self.me.of_replica)
+        self._writer = checkpoint.CheckpointWriter(state, own, groups.checkpoint if groups else None)
 
     def export(self) -> dict[str, Tensor]:
         """Parameters and buffers, copied to the CPU, with the averaged weights if there are any."""

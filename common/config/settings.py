@@ -282,6 +282,12 @@ class Config(Section):
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's factory")
     weights: Path | None = Field(None, description="file of initial weights: .pth, .pt or .safetensors")
     stages: int = Field(4, ge=1, le=256, description="number of stages (D): layer groups, each in its own process")
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="copies of every stage (R), each with its share of the slots; gradients are the mean over them",
+    )
     split: list[int] | None = Field(None, description="number of blocks of each stage; default: measured and balanced")
     cuts: Literal["auto", "blocks", "layers"] = Field(
         "auto",
@@ -328,6 +334,17 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     recovery: Recovery = Recovery()
     metrics: Metrics = Metrics()
+
+    @property
+    def of_replica(self) -> "Config":
+        """The same for one replica, with its share of the slots. Not to be applied twice."""
+        slots = self.data.slots // self.replicas
+        return self.model_copy(update={"data": self.data.model_copy(update={"slots": slots})})
+
+    @property
+    def workers(self) -> int:
+        """Number of stage workers."""
+        return self.stages * self.replicas
 
     def at_rate(self, rate: float) -> "Config":
         """A copy with another learning rate."""
@@ -409,6 +426,7 @@ class Config(Section):
             raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
+        self._check_replicas()
         if self.data.slots % self.parts:
             raise ValueError(
                 f"data.slots = {self.data.slots} cannot be divided into {self.parts} micro-batches: set micro_batches "
@@ -435,10 +453,10 @@ class Config(Section):
             raise ValueError(
                 "report.every is longer than network.deadline, so stages would seem lost between reports: lower it"
             )
-        if self.metrics.port and self.metrics.port + self.stages > 65535:
+        if self.metrics.port and self.metrics.port + self.workers > 65535:
             raise ValueError(
-                f"metrics.port = {self.metrics.port} leaves no port for each of the {self.stages} stages: "
-                f"set it to {65535 - self.stages} at most"
+                f"metrics.port = {self.metrics.port} leaves no port for each of the {self.workers} stages: "
+                f"set it to {65535 - self.workers} at most"
             )
         batch = math.prod(self.frame_shape)
         if batch > self.network.max_message:
@@ -447,6 +465,20 @@ class Config(Section):
                 f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
             )
         return self
+
+    def _check_replicas(self) -> None:
+        if self.data.slots % self.replicas:
+            raise ValueError(
+                f"data.slots = {self.data.slots} cannot be shared by {self.replicas} replicas: set it to a multiple of "
+                f"replicas"
+            )
+        if self.replicas > 1 and self.exact and self.stages > 1:
+            raise ValueError(
+                f'replicas with algorithm = "{self.algorithm}" need stages = 1, which is data-parallel '
+                f'backpropagation: set stages or replicas to 1, or the algorithm to "sideways"'
+            )
+        if self.replicas > 1 and self.probe.every:
+            raise ValueError("probe.every compares the gradients of a single replica: set it or replicas to 0 or 1")
 
     def _check_edge_ticks(self) -> None:
         ticks = self.network.edge_ticks

@@ -23,7 +23,8 @@ class _Report(BaseModel):
 
     Attributes:
         attempt: attempt of the run (Membership.attempt).
-        stage: the sender.
+        stage: the sender's stage.
+        replica: the sender's replica.
         dropped: number of reports dropped so far because the queue was full.
     """
 
@@ -31,6 +32,7 @@ class _Report(BaseModel):
 
     attempt: _Count
     stage: _Count
+    replica: _Count = 0
     dropped: _Count
 
 
@@ -121,8 +123,8 @@ def encode_report(report: Report) -> bytes:
     return encode(report.model_dump())
 
 
-def decode_report(message: bytes, stages: int, attempt: int) -> Report:
-    """Decode a report of one of `stages` stages.
+def decode_report(message: bytes, stages: int, attempt: int, replicas: int = 1) -> Report:
+    """Decode a report of one of `stages` stages of one of `replicas` replicas.
 
     Raises:
         OtherAttemptError: it is from another attempt.
@@ -130,10 +132,10 @@ def decode_report(message: bytes, stages: int, attempt: int) -> Report:
     """
     fields = decode(message)
     check_attempt(fields, attempt)
-    return _validated(fields, stages)
+    return _validated(fields, stages, replicas)
 
 
-def _validated(fields: dict[str, Any], stages: int) -> Report:
+def _validated(fields: dict[str, Any], stages: int, replicas: int) -> Report:
     try:
         report = _ANY.validate_python(fields)
     except ValidationError as error:
@@ -142,4 +144,6 @@ def _validated(fields: dict[str, Any], stages: int) -> Report:
         raise PeerError(f"a report is malformed ({where}: {first['msg']}): {OTHER_SENDER}") from None
     if report.stage >= stages:
         raise PeerError(f"received a report of stage {report.stage}, but there are {stages} stages: {OTHER_SENDER}")
+    if report.replica >= replicas:
+        raise PeerError(f"received a report of replica {report.replica}, but there are {replicas}: {OTHER_SENDER}")
     return report

@@ -8,7 +8,7 @@ host got which rank.
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -24,6 +24,7 @@ from common.processes.zmq_curve import CurveKeys
 
 Role = Literal["coordinator", "stage"]
 
+REPLICAS = "replicas"  # key in the launcher's store under which the coordinator says how many there are
 JOIN_DEADLINE = 120.0  # seconds for all processes of the run to join
 
 
@@ -60,12 +61,17 @@ class Membership:
         members: all members of the run, by rank.
         store: the launcher's store, with a key prefix of this attempt.
         curve: this process's keys; None if all processes are on loopback.
+        replicas: number of copies of every stage. The first workers are the stages of replica 0, the next ones those of
+            replica 1, and so on: neighbours in a pipeline have neighbouring ranks.
+        of_replica: the replica whose stages the properties and methods below concern; a worker's own.
     """
 
     rank: int
     members: tuple[Member, ...]
     store: Store
     curve: CurveKeys | None = None
+    replicas: int = 1
+    of_replica: int = 0
 
     @property
     def own(self) -> Member:
@@ -77,10 +83,26 @@ class Membership:
         """The address at which others reach this process."""
         return self.own.address
 
+    def arranged(self, replicas: int) -> "Membership":
+        """The same with so many replicas, of which a worker is in its own."""
+        before = [rank for rank in self.worker_ranks if rank < self.rank]
+        found = replace(self, replicas=replicas)
+        return replace(found, of_replica=len(before) // found.stages) if self.own.role == "stage" else found
+
+    def replica(self, number: int) -> "Membership":
+        """The same, concerning the stages of another replica."""
+        return replace(self, of_replica=number)
+
+    @property
+    def worker_ranks(self) -> list[int]:
+        """The ranks of all stage workers, of all replicas."""
+        return [rank for rank, member in enumerate(self.members) if member.role == "stage"]
+
     @property
     def stage_ranks(self) -> list[int]:
-        """The ranks of the stages, in stage order."""
-        return [rank for rank, member in enumerate(self.members) if member.role == "stage"]
+        """The ranks of the replica's stages, in stage order."""
+        first = self.of_replica * self.stages
+        return self.worker_ranks[first : first + self.stages]
 
     @property
     def coordinator(self) -> Member:
@@ -89,8 +111,13 @@ class Membership:
 
     @property
     def stages(self) -> int:
-        """Number of stages."""
-        return len(self.stage_ranks)
+        """Number of stages of a replica."""
+        return len(self.worker_ranks) // self.replicas
+
+    @property
+    def worker(self) -> int:
+        """This worker's number among those of all replicas; -1 for the coordinator."""
+        return self.worker_ranks.index(self.rank) if self.own.role == "stage" else -1
 
     @property
     def stage(self) -> int:
@@ -109,12 +136,12 @@ class Membership:
 
     @property
     def local_stage(self) -> int:
-        """Index of this stage among those of its host; -1 for the coordinator."""
+        """Index of this stage worker among those of its host; -1 for the coordinator."""
         return self._local.index(self.rank) if self.own.role == "stage" else -1
 
     @property
     def _local(self) -> list[int]:
-        return [rank for rank in self.stage_ranks if self.members[rank].host == self.own.host]
+        return [rank for rank in self.worker_ranks if self.members[rank].host == self.own.host]
 
     @property
     def stages_on_host(self) -> frozenset[int]:
@@ -127,8 +154,8 @@ class Membership:
 
     @property
     def own_devices(self) -> bool:
-        """Whether every stage of the run can have its own CUDA device."""
-        stages = [self.members[rank] for rank in self.stage_ranks]
+        """Whether every stage worker of the run can have its own CUDA device."""
+        stages = [self.members[rank] for rank in self.worker_ranks]
         return all(sum(other.host == stage.host for other in stages) <= stage.devices for stage in stages)
 
     @property

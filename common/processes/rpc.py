@@ -11,14 +11,14 @@ from common.processes.membership import JOIN_DEADLINE, Membership
 COORDINATOR = "coordinator"
 
 
-def stage_name(stage: int) -> str:
-    """The RPC name of a stage worker."""
-    return f"stage{stage}"
+def worker_name(worker: int) -> str:
+    """The RPC name of a stage worker, by its number among those of all replicas."""
+    return f"worker{worker}"
 
 
 def start_rpc(me: Membership) -> None:
     """Open the control channel. Every process of the run must call it. Raises PeerError if it cannot be opened."""
-    name = COORDINATOR if me.own.role == "coordinator" else stage_name(me.stage)
+    name = COORDINATOR if me.own.role == "coordinator" else worker_name(me.worker)
     # TCP only: the shared-memory transport polls and does not notice a dead peer, and the GPU channels, which these
     # calls do not need, fail to start on some hosts with a GPU
     options = rpc.TensorPipeRpcBackendOptions(

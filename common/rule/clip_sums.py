@@ -1,6 +1,7 @@
 """Per-clip sums of an evaluation: of the softmax, or of the mean squared error against a target."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,19 @@ class Scores:
     frames: Tensor
     sums: Tensor
     pictures: Tensor | None = None
+
+
+def merged(parts: Sequence[Scores]) -> Scores:
+    """The result of evaluations of different clips, ordered by clip id; with the pictures of the first."""
+    if len(parts) == 1:
+        return parts[0]
+    parts = [part for part in parts if len(part.clips)] or parts[:1]
+    clips = torch.cat([part.clips for part in parts])
+    order = clips.argsort()
+    labels, frames, sums = (
+        torch.cat([getattr(part, name) for part in parts])[order] for name in ("labels", "frames", "sums")
+    )
+    return Scores(clips[order], labels, frames, sums, parts[0].pictures)
 
 
 def frames_replaced(answer: Answer) -> float:

@@ -110,6 +110,16 @@ class Updater:
         self._average = [value.detach().clone() for value in self._parameters] if settings.ema else []
 
     @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that it updates."""
+        return self._parameters
+
+    @property
+    def due(self) -> bool:
+        """Whether the next call of `update` steps the optimiser."""
+        return self.optimiser is not None and self.accumulated + 1 >= self._every
+
+    @property
     def rate(self) -> float | None:
         """The current learning rate; None for a stage without parameters."""
         return float(self.optimiser.param_groups[0]["lr"]) if self.optimiser else None

@@ -18,29 +18,36 @@ from common.rule.packet import Packet
 from common.rule.schedule import Schedule, schedule_of
 from common.rule.skips import pooled_shape, sources, targets
 from common.rule.stage import Stage, casting, make_stage
-from common.rule.tick import run_tick
+from common.rule.tick import Computes, run_tick
 
 _CPU = torch.device("cpu")
 
 
-def build_stages(config: Config, classes: int, planned: int) -> list[Stage]:
-    """All stages of a run, on the CPU, built as the workers build them. `planned`: ticks of the whole training."""
-    return stages_from(build(config, classes), config, classes, planned)
+def build_stages(config: Config, classes: int, planned: int, replica: int = 0) -> list[Stage]:
+    """All stages of a replica, on the CPU, built as the workers build them.
+
+    Args:
+        config: of a replica.
+        planned: ticks of the whole training.
+    """
+    return stages_from(build(config, classes), config, classes, planned, replica)
 
 
-def stages_from(model: nn.Sequential, config: Config, classes: int, planned: int) -> list[Stage]:
+def stages_from(model: nn.Sequential, config: Config, classes: int, planned: int, replica: int = 0) -> list[Stage]:
     """The same with a given model."""
     assert config.split is not None
     parts = [part(model, config.split, index) for index in range(config.stages)]
     with casting(config, _CPU):
         outputs = activation_shapes(parts, config.frame_shape)
-    return [make_stage(part, i, config, outputs, classes, planned, _CPU) for i, part in enumerate(parts)]
+    return [make_stage(part, i, config, outputs, classes, planned, _CPU, replica) for i, part in enumerate(parts)]
 
 
 class Reference:
     """A whole pipeline, advanced one tick at a time.
 
     Attributes:
+        stages: from input to top.
+        computes: what runs each stage's tick: the stage itself, or a wrapper.
         tick_number: number of the next tick.
     """
 
@@ -60,6 +67,7 @@ class Reference:
             packet: creates a packet of a shape and dtype.
         """
         self.stages, self.schedule, self.tick_number = stages, schedule_of(stages[0].config), 0
+        self.computes: list[Computes] = list(stages)
         with casting(stages[0].config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
         self._ports = memory_ports(stages, outputs, packet)
@@ -83,7 +91,7 @@ class Reference:
         """Run one stage's tick. The order of stages does not matter: none reads what another writes in this tick."""
         ports = self._ports[stage.index]
         ports.frame = frame
-        run_tick(stage, ports, self.tick_number)
+        run_tick(self.computes[stage.index], ports, self.tick_number)
 
 
 class _Way:

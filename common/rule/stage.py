@@ -10,6 +10,7 @@ It keeps one input, one output and one gradient, whatever the pipeline's depth. 
 
 import contextlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,16 @@ def casting(config: Config, device: torch.device) -> contextlib.AbstractContextM
     return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
 
 
+class Mean(Protocol):
+    """Takes the mean of the gradients over a stage's replicas, at a tick that updates the parameters."""
+
+    def begin(self) -> None:
+        """The backward pass begins that completes the gradients."""
+
+    def finish(self) -> None:
+        """Replace every gradient by its mean over the replicas."""
+
+
 class Stage:
     """One stage: forward, gate, backward, update.
 
@@ -43,6 +54,7 @@ class Stage:
         merge: of its input with what skips bring; None if no skip leads to it.
         skip_gradients: what the last backward pass computed for the sources of these skips, in their order.
         skip_outputs: the last output, pooled for the targets of the skips from this stage, in their order.
+        mean: takes the mean of the gradients over the stage's replicas; None if it has none.
         gated, rows: gradient rows dropped at a clip boundary, and received, since last zeroed.
     """
 
@@ -55,6 +67,7 @@ class Stage:
         auxiliary: Auxiliary | None = None,
         merge: Merge | None = None,
         skip_targets: Sequence[torch.Size] = (),
+        replica: int = 0,
     ) -> None:
         """Build a stage.
 
@@ -65,6 +78,7 @@ class Stage:
             auxiliary: loss on the output, whose gradient is added to the delayed one.
             merge: what the skips to this stage need.
             skip_targets: shapes of the inputs of the stages to which skips lead from this one.
+            replica: number of this copy of the stage.
         """
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
@@ -72,6 +86,8 @@ class Stage:
         self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
         self.objective = Objective(config.task, config.label_smoothing)
         self.auxiliary, self.merge = auxiliary, merge
+        self.mean: Mean | None = None
+        self._replica = (replica,) if replica else ()
         self.skip_gradients: list[Tensor] = []
         self.skip_outputs: list[Tensor] = []
         self._skipped: list[Tensor] = []
@@ -117,11 +133,13 @@ class Stage:
         return merged
 
     def run(self, x: Tensor, frame: int, part: int = 0) -> Tensor:
-        """Run the blocks on an input. Dropout masks depend only on the seed, stage, frame and micro-batch (`part`).
+        """Run the blocks on an input.
+
+        Dropout masks depend only on the seed, stage, replica, frame and micro-batch (`part`).
 
         So they need no state, and the reference, which runs all stages in one process, draws the same masks.
         """
-        seed = hash((self.config.seed, self.index, frame, part)) % (1 << 63)
+        seed = hash((self.config.seed, self.index, frame, part, *self._replica)) % (1 << 63)
         torch.default_generator.manual_seed(seed)
         if x.is_cuda:
             torch.cuda.default_generators[x.device.index].manual_seed(seed)
@@ -161,6 +179,8 @@ class Stage:
             for other, masks in zip(skipped, self._skip_masks, strict=True):
                 gate(other, held, masks)
         assert self._output is not None
+        if self.mean is not None and self.updater.due:
+            self.mean.begin()
         if self._output.requires_grad:
             self._differentiate(self._output, held, gradient.tensor, [other.tensor for other in skipped])
         return self._drop_graph()
@@ -178,18 +198,31 @@ class Stage:
         assert self._output is not None
         self.rows += len(held.clips)
         loss = self.objective(self._output, held, target, EVERY_ROW)
+        if self.mean is not None and self.updater.due:
+            self.mean.begin()
         if loss.requires_grad:
             loss.backward()
         self.loss = loss.detach()
         return self._drop_graph()
 
     def update(self) -> None:
-        """θ ← optimiser(θ, Δθ), every tick, or every N ticks on the mean of the last N gradients."""
+        """θ ← optimiser(θ, Δθ), every tick, or every N ticks on the mean of the last N gradients.
+
+        With replicas, Δθ is the mean over them. Raises PeerError if one of them is lost.
+        """
+        if self.mean is not None and self.updater.due:
+            self.mean.finish()
         if self.auxiliary is not None:
             self.auxiliary.update(self.updater.ticks)
         if self.merge is not None:
             self.merge.updater.update()
         self.updater.update()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that the updates change, in the order of the forward pass."""
+        parts = [part.updater for part in (self.merge, self, self.auxiliary) if part is not None]
+        return [parameter for updater in parts for parameter in updater.parameters]
 
     def set_rate(self, rate: float) -> None:
         """Change the base learning rate (optimiser.lr)."""
@@ -279,6 +312,7 @@ def make_stage(
     classes: int,
     planned: int,
     device: torch.device,
+    replica: int = 0,
 ) -> Stage:
     """A stage of a run, with its auxiliary loss and the merge of its skips.
 
@@ -287,12 +321,13 @@ def make_stage(
         outputs: shapes and dtypes of the outputs of the stages from 0 to this one, or to the last one below a target of
             its skips.
         planned: ticks of the whole training.
+        replica: number of this copy of the stage.
     """
     shapes = [shape for shape, _ in outputs]
     auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
     merge = merge_of(config, index, shapes, planned, device)
     skip_targets = [shapes[target - 1] for target in targets(config.skip_pairs, index)]
-    return Stage(blocks, index, config, planned, auxiliary, merge, skip_targets)
+    return Stage(blocks, index, config, planned, auxiliary, merge, skip_targets, replica)
 
 
 def forbid_in_place_on_input(blocks: nn.Module) -> None:

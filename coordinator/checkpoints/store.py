@@ -7,6 +7,7 @@ position.json               the coordinator's position, and the size and SHA-256
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from coordinator.video.stream import Places
 FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".refused", 1
 
 
+_FILE = re.compile(r"(replica-[0-9]+/)?[^/]+")  # a file's name, from the checkpoint's folder on
+
+
 @dataclass(frozen=True)
 class Position:
     """The position of a run at a checkpoint, and the settings that its state depends on.
@@ -32,6 +36,7 @@ class Position:
         split: number of blocks of each stage.
         skips: pairs of stages that skips connect.
         edge_ticks: of the edges between neighbours; empty if they take one each.
+        replicas: number of copies of every stage.
         optimiser: its name and arguments, as JSON.
         places: each slot's position in the clips.
         clips: fingerprint of the clips that `places` refers to.
@@ -55,6 +60,7 @@ class Position:
     seconds: float
     skips: list[tuple[int, int]] = field(default_factory=list)
     edge_ticks: list[int] = field(default_factory=list)
+    replicas: int = 1
     score: float | None = None
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     format: int = _FORMAT
@@ -78,13 +84,14 @@ class Position:
             seconds=seconds,
             skips=config.skip_pairs,
             edge_ticks=list(config.edge_ticks),
+            replicas=config.replicas,
         )
 
     def fits(self, config: Config, split: list[int]) -> bool:
         """Whether a run with this configuration can restore the activations and gradients in flight."""
-        shape, edges = list(config.frame_shape), [sorted(config.skip_pairs), list(config.edge_ticks)]
+        shape, edges = list(config.frame_shape), [sorted(config.skip_pairs), list(config.edge_ticks), config.replicas]
         now = [split, config.algorithm, config.task, config.ahead, shape, config.precision, edges]
-        own_edges = [sorted(self.skips), self.edge_ticks]
+        own_edges = [sorted(self.skips), self.edge_ticks, self.replicas]
         own = [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision, own_edges]
         return now == own
 
@@ -120,7 +127,8 @@ class Checkpoints:
 
     def commit(self, part: Path, position: Position) -> int:
         """Commit a fully written checkpoint by a rename, then remove old ones. Returns its bytes. Raises OSError."""
-        files = {path.name: (path.stat().st_size, _digest(path)) for path in part.iterdir()}
+        paths = [path for path in part.rglob("*") if path.is_file()]
+        files = {path.relative_to(part).as_posix(): (path.stat().st_size, _digest(path)) for path in paths}
         _write_position(part, replace(position, files=files))
         final = part.with_name(part.name.removesuffix(_PART))
         # a second checkpoint of one tick is identical; replacing the first would leave none on disk for a moment
@@ -221,7 +229,7 @@ def _write_position(folder: Path, position: Position) -> None:
 def _check_files(path: Path, position: Position) -> None:
     for name, (size, digest) in position.files.items():
         file = path / name
-        if Path(name).name != name or not file.is_file():
+        if not _FILE.fullmatch(name) or not file.is_file():
             raise SidewaysError(f"{path} is not a complete checkpoint: {name} is missing")
         if file.stat().st_size != size:
             raise SidewaysError(f"{file} is truncated: it has {file.stat().st_size} of {size} bytes")

@@ -26,4 +26,4 @@ def check_host(config: Config) -> None:
 
 def open_files(config: Config) -> int:
     """The maximum number of files that a process of the run opens. A decoder process may open one for each slot."""
-    return _ALWAYS + max(_A_STAGE * config.stages, config.data.slots)
+    return _ALWAYS + max(_A_STAGE * config.workers, config.data.slots)

@@ -34,6 +34,10 @@ class Broadcast(Listener):
         for listener in self._listeners:
             listener.progress(event)
 
+    def replica_progress(self, event: ProgressEvent) -> None:
+        for listener in self._listeners:
+            listener.replica_progress(event)
+
     def evaluated(self, event: EvaluationEvent) -> None:
         for listener in self._listeners:
             listener.evaluated(event)

@@ -76,7 +76,10 @@ class Listener:
         """The run's state or message has changed."""
 
     def progress(self, event: ProgressEvent) -> None:
-        """A stage has reported."""
+        """A stage of the first replica has reported, whose figures stand for all."""
+
+    def replica_progress(self, event: ProgressEvent) -> None:
+        """A stage of another replica has reported."""
 
     def evaluated(self, event: EvaluationEvent) -> None:
         """The validation clips were evaluated."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from coordinator.monitor.listener import LineListener
+from coordinator.monitor.listener import LineListener, ProgressEvent
 from coordinator.run_directory import RunDirectory
 
 
@@ -14,6 +14,9 @@ class MetricsFile(LineListener):
         """`warn` is called once if a line cannot be written."""
         self._directory, self._warn = directory, warn
         self._warned = False
+
+    def replica_progress(self, event: ProgressEvent) -> None:
+        self.line(event.line)
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
         """Append a line."""

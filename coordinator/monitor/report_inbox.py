@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import product
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -37,9 +38,9 @@ class ReportInbox:
             on_progress: called with each progress report.
             on_signal: called with the number of a signal that a stage received.
         """
-        self._stages, self._attempt = me.stages, me.attempt
+        self._stages, self._replicas, self._attempt = me.stages, me.replicas, me.attempt
         self._on_progress, self._on_signal = on_progress, on_signal
-        self._done: set[int] = set()
+        self._done: set[tuple[int, int]] = set()  # replica and stage
         self._failed_handshakes = 0  # connections that were no stage: a disconnect of one is not a lost stage
         self._failure: SidewaysError | None = None
         self._last_report_time = time.monotonic()
@@ -74,10 +75,11 @@ class ReportInbox:
     def wait_done(self, deadline: float) -> None:
         """Wait until every stage has ended the phase. Raises PeerError when none reports for `deadline` seconds."""
         self._last_report_time = time.monotonic()
-        while len(self._done) < self._stages:
+        everyone = set(product(range(self._replicas), range(self._stages)))
+        while self._done < everyone:
             self.poll(100)
             if time.monotonic() - self._last_report_time > deadline:
-                missing = sorted(set(range(self._stages)) - self._done)
+                missing = sorted({stage for _, stage in everyone - self._done})
                 raise PeerError(f"stages {missing} did not end the phase and reported nothing for {deadline:g} s")
 
     def leave(self) -> None:
@@ -91,7 +93,7 @@ class ReportInbox:
 
     def _handle(self, message: bytes) -> None:
         try:
-            report = decode_report(message, self._stages, self._attempt)
+            report = decode_report(message, self._stages, self._attempt, self._replicas)
         except OtherAttemptError:
             return
         self._last_report_time = time.monotonic()
@@ -99,7 +101,7 @@ class ReportInbox:
             case Progress():
                 self._on_progress(report)
             case Done():
-                self._done.add(report.stage)
+                self._done.add((report.replica, report.stage))
             case Signalled():
                 self._on_signal(report.signal)
             case Failed() if self._failure is None:

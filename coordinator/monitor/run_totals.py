@@ -42,7 +42,7 @@ class RunTotals:
     """The totals of the run so far."""
 
     stages: list[StageTotals]
-    slots: int
+    slots: int  # of a replica
     planned: int = 0  # ticks of the whole training
     tick: int = 0
     dropped: int = 0
@@ -50,10 +50,10 @@ class RunTotals:
 
     def add(self, report: Progress) -> None:
         """Add a progress report of any stage."""
-        stage = report.stage
-        self.stages[stage].add(report)
         self.dropped = max(self.dropped, report.dropped)
-        if stage == 0:
+        if not report.replica:  # whose times stand for those of the others
+            self.stages[report.stage].add(report)
+        if report.stage == 0 and not report.replica:
             self.tick = report.tick + 1
         if report.loss is not None and report.losses_held is not None:
             ticks = report.losses_held
@@ -61,7 +61,7 @@ class RunTotals:
 
     @property
     def loss(self) -> float | None:
-        """Mean loss over the top stage's recent reports."""
+        """Mean loss over the top stage's recent reports, of all replicas."""
         ticks = sum(ticks for _, ticks, _ in self._recent)
         return sum(loss for loss, _, _ in self._recent) / ticks if ticks else None
 
@@ -88,6 +88,8 @@ def metric_line(report: Progress, slots: int) -> dict[str, Any]:
     """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes."""
     ticks = report.ticks
     line: dict[str, Any] = {"kind": "progress", "stage": report.stage, "tick": report.tick, "ticks": ticks}
+    if report.replica:
+        line["replica"] = report.replica
     line["tick_ms"] = round(1e3 * report.seconds / ticks, 4)
     for name in ("compute", "receive_wait", "send_wait", "data_wait"):
         line[f"{name}_ms"] = round(1e3 * getattr(report, f"{name}_seconds") / ticks, 4)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from common.messages.stage_calls import StageCalls
-from common.rule.clip_sums import Scores
+from common.rule.clip_sums import Scores, merged
 from coordinator.run.pipeline import TRAINING, Pipeline
 from coordinator.run.state import RunState
 from coordinator.video.stream import Stream
@@ -32,7 +32,7 @@ class EvaluationPhase:
         self._pipeline.wait_done()
         stream.close()
         stages = self._pipeline.stages
-        return stages.call(stages.count - 1, StageCalls.scores) if complete else None
+        return merged(stages.call_each(stages.count - 1, StageCalls.scores)) if complete else None
 
     def _feed(self, steps: StepStream, on_frame: Callable[[int], None]) -> bool:
         """Send all frames. Returns False if it was stopped."""

@@ -3,10 +3,10 @@
 from common.telemetry.metric_registry import MetricRegistry
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.video.datasets import Datasets
-from coordinator.video.feeder import Feeder
+from coordinator.video.feeder import Feeders
 
 
-def watch(registry: MetricRegistry, datasets: Datasets, saver: BackgroundSaver, feeder: Feeder) -> None:
+def watch(registry: MetricRegistry, datasets: Datasets, saver: BackgroundSaver, feeder: Feeders) -> None:
     """Register the metrics of the data, the checkpoints and the frames sent."""
     watch = registry.watch
     watch("sideways_dropped_frames", lambda: datasets.count("dropped"))

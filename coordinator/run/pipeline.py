@@ -13,10 +13,10 @@ from collections.abc import Callable
 from common.messages.stage_calls import Addresses, Plan, StageCalls
 from common.messages.stage_report import Progress
 from common.messages.stage_rpc import Stages
-from common.processes.membership import Membership
+from common.processes.membership import REPLICAS, Membership
 from common.processes.rpc import start_rpc
 from coordinator.monitor.report_inbox import ReportInbox
-from coordinator.video.feeder import Feeder
+from coordinator.video.feeder import Feeders
 from coordinator.video.targets import Step
 
 TRAINING = 0  # phase; evaluations count from 1
@@ -28,7 +28,7 @@ class Pipeline:
 
     Attributes:
         stages: calls to the stages.
-        addresses: those that the stages listen on, once configured.
+        addresses: those that the stages listen on, replica by replica, once configured.
         on_progress: called with each progress report.
     """
 
@@ -42,6 +42,7 @@ class Pipeline:
         """Open the connections that the stages wait for. Raises PeerError.
 
         Args:
+            me: arranged in as many replicas as the run has.
             deadline: seconds that each wait may take.
             on_progress: called with each progress report, during calls of this class's methods; may be set later.
             on_signal: called with the number of a signal that a stage received.
@@ -49,11 +50,12 @@ class Pipeline:
         self._me, self._deadline = me, deadline
         self.on_progress = on_progress
         self._inbox = ReportInbox(me, deadline, lambda report: self.on_progress(report), on_signal)
+        me.store.set(REPLICAS, str(me.replicas))
         me.store.set("reports", self._inbox.address)
         start_rpc(me)
-        self.stages = Stages(me.stages, deadline, self._inbox.poll)
+        self.stages = Stages(me.stages, deadline, self._inbox.poll, me.replicas)
         self.addresses: list[Addresses] = []
-        self._feeder: Feeder | None = None
+        self._feeder: Feeders | None = None
 
     @property
     def address(self) -> str:
@@ -61,7 +63,7 @@ class Pipeline:
         return self._me.address
 
     @property
-    def feeder(self) -> Feeder:
+    def feeder(self) -> Feeders:
         """Sends the frames. Available after `configure`."""
         assert self._feeder is not None, "call configure first"
         return self._feeder
@@ -69,12 +71,14 @@ class Pipeline:
     def configure(self, plan: Plan, warn: Callable[[str], None] = lambda text: None) -> None:
         """Build every stage. May be called again with another plan. Raises ConfigError or PeerError.
 
-        `warn` is called with the reason if frames cannot go through shared memory.
+        Args:
+            plan: of one replica, the same for all.
+            warn: called with the reason if frames cannot go through shared memory.
         """
         self._close_feeder()
         self.addresses = self.stages.configure(plan)
         size = math.prod(plan.config.frame_shape)
-        self._feeder = Feeder(self._me, self.addresses, size, _TIMEOUT * self._deadline, self.poll, warn)
+        self._feeder = Feeders(self._me, self.addresses, size, _TIMEOUT * self._deadline, self.poll, warn)
 
     def train(self, first: int, last: int) -> None:
         """Start ticks first … last - 1, each of which needs one `push`."""

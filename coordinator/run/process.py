@@ -70,6 +70,7 @@ class _Process:
         allow_many_files(open_files(config))
         me = join("coordinator")
         _check_stages(config, me)
+        me = me.arranged(config.replicas)
         pipeline = self._pipeline = Pipeline(me, config.network.deadline, on_signal=stop.note)
         presence = self._presence = Presence(config, me, stop, resume)
         run = self._prepared = prepare(config, pipeline, presence, stop, run_file, resume)
@@ -108,8 +109,15 @@ def _end_agent(code: int) -> None:
 
 
 def _check_stages(config: Config, me: Membership) -> None:
-    if me.stages != config.stages:
+    joined, replicas = len(me.worker_ranks), config.replicas
+    if joined == config.workers:
+        return
+    if replicas == 1:
         raise ConfigError(
-            f"stages = {config.stages}, but {me.stages} stage workers joined: "
-            f"start {config.stages + 1} processes, or pass --set stages={me.stages}"
+            f"stages = {config.stages}, but {joined} stage workers joined: "
+            f"start {config.stages + 1} processes, or pass --set stages={joined}"
         )
+    raise ConfigError(
+        f"stages = {config.stages} and replicas = {replicas} need {config.workers} stage workers, but {joined} joined: "
+        f"start {config.workers + 1} processes, or pass other --set stages=… --set replicas=…"
+    )

@@ -140,7 +140,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint]:
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
     presence.terminal.show_split(costs, split)
-    setup.pipeline.configure(Plan(config, classes, tuple(split), planned, start.origin), warn)
+    setup.pipeline.configure(Plan(config.of_replica, classes, tuple(split), planned, start.origin), warn)
     if setup.resume is not None:
         presence.introduce(config, accepted.directory.path, planned)
     if config.report.tensorboard:
@@ -152,9 +152,9 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint]:
 def _split(setup: _Setup, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
     """The blocks' costs, and the number of blocks of each stage. `before`: the split of the run that is resumed."""
     config, stages = setup.config, setup.pipeline.stages
-    costs = stages.call(0, StageCalls.measure, config, classes)
+    costs = stages.call(0, StageCalls.measure, config.of_replica, classes)
     earlier = before if before is not None and len(before) == config.stages else None
-    split = config.split or earlier or choose(config, classes, costs, stages)
+    split = config.split or earlier or choose(config.of_replica, classes, costs, stages)
     check_split(split, len(costs))
     return costs, split
 
@@ -174,6 +174,11 @@ def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunSt
         presence.terminal.say(str(start))
         presence.broadcast.resumed(start.tick)
     return start.folder is not None and not evaluated
+
+
+def _totals(state: RunState, start: StartPoint) -> RunTotals:
+    stages = [StageTotals() for _ in range(state.config.stages)]
+    return RunTotals(stages, state.config.of_replica.data.slots, state.planned, start.tick)
 
 
 def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, overdue: bool) -> Prepared:
@@ -198,7 +203,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunS
         directory=directory,
         stream=stream,
         steps=StepStream(stream, config, ends=False),
-        totals=RunTotals([StageTotals() for _ in range(config.stages)], config.data.slots, state.planned, start.tick),
+        totals=_totals(state, start),
         metrics=metrics,
         saver=saver,
         probe=GradientProbe(config, classes, pipeline.stages, start.origin) if config.probe.every else None,

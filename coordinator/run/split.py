@@ -24,6 +24,8 @@ def timed_at_once(stages: Stages, config: Config, classes: int) -> Callable[[Seq
     def time(split: Sequence[int]) -> list[float] | None:
         found = stages.call_all(StageCalls.time_split, config, classes, list(split))
         times = [milliseconds for milliseconds in found if milliseconds is not None]
-        return times if len(times) == stages.count else None
+        if len(times) < len(found):
+            return None
+        return [max(times[stage :: stages.count]) for stage in range(stages.count)]
 
     return time

@@ -189,7 +189,8 @@ class Training:
     def _progress(self, report: Progress) -> None:
         run = self._run
         run.totals.add(report)
-        run.presence.broadcast.progress(ProgressEvent.of(report, run.totals))
+        event = ProgressEvent.of(report, run.totals)
+        (run.presence.broadcast.replica_progress if report.replica else run.presence.broadcast.progress)(event)
         if self._lost_at is not None:
             run.presence.broadcast.restarted(report.tick, restarts(), round(time.time() - self._lost_at, 3))
             self._lost_at = None

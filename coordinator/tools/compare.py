@@ -74,7 +74,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
             overrides.append(f"split={split}")
         arguments = [part for override in overrides for part in ("--set", override)]
         command = ["-P", "-m", "coordinator", "join", str(run_file), *arguments]
-        code = launch(config.stages, command, config.recovery.restarts, 1.5 * config.network.deadline)
+        code = launch(config.workers, command, config.recovery.restarts, 1.5 * config.network.deadline)
         if code:
             return folder, outcomes, code
         outcomes.append(outcome_of(folder / name, config))

@@ -6,6 +6,7 @@ waits for  the stream
 """
 
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,14 @@ class Batch:
         self.frames: NDArray[np.uint8] = np.zeros(shape, np.uint8)
         self.clips: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
         self.labels: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
+
+    def share(self, number: int, of: int) -> "Batch":
+        """The rows of one of `of` replicas, in the same memory."""
+        rows = len(self.clips) // of
+        part = copy(self)
+        own = slice(number * rows, (number + 1) * rows)
+        part.frames, part.clips, part.labels = self.frames[own], self.clips[own], self.labels[own]
+        return part
 
     def copy_from(self, other: "Batch") -> None:
         """Copy the contents of another batch of the same shape."""
@@ -58,6 +67,11 @@ class Step:
     batch: Batch
     target: Batch
     last: bool
+
+    def share(self, number: int, of: int) -> "Step":
+        """What one of `of` replicas gets of it."""
+        batch = self.batch.share(number, of)
+        return Step(batch, batch if self.target is self.batch else self.target.share(number, of), self.last)
 
 
 class StepStream:

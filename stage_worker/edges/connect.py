@@ -227,15 +227,15 @@ def _connect(me: Membership, links: Links, connections: dict[int, FdConnection],
     missing = [partner for partner in links.partners if partner in me.stages_on_host and partner not in connections]
     listeners = {above: FdListener() for above in missing if above > me.stage}
     for above, listener in listeners.items():
-        me.store.set(_listener_key(me.stage, above), listener.name)
+        me.store.set(_listener_key(me, me.stage, above), listener.name)
     for below in missing:
         if below < me.stage:
-            name = me.fetch(_listener_key(below, me.stage), f"stage {below}")
+            name = me.fetch(_listener_key(me, below, me.stage), f"stage {below}")
             connections[below] = connect(name, f"stage {below}", deadline)
     for above, listener in listeners.items():
         connections[above] = listener.accept(f"stage {above}", deadline)
 
 
-def _listener_key(below: int, above: int) -> str:
+def _listener_key(me: Membership, below: int, above: int) -> str:
     """Key in the launcher's store under which a stage publishes the name of its listener for one above."""
-    return f"listener/{below}/{above}"
+    return f"listener/{me.of_replica}/{below}/{above}"

@@ -28,6 +28,16 @@ def transfer_failed(place: str, neighbour: int, seconds: float, error: RuntimeEr
     return broken(place, neighbour, error)
 
 
+def replicas_failed(stage: int, tick: int, seconds: float, error: RuntimeError) -> PeerError:
+    """Taking the mean of the gradients over a stage's replicas failed with `error`, after `seconds` at most."""
+    problem = f"no progress for {seconds:g} s" if _STUCK.search(str(error)) else "a connection broke"
+    return PeerError(
+        f"stage {stage}, tick {tick}, taking the mean of the gradients with its replicas: {problem}, so one has "
+        f"probably died or is stuck ({str(error).splitlines()[0][:120]}). See the errors of the others, then restart "
+        f"the run"
+    )
+
+
 def is_lost_peer(error: RuntimeError) -> bool:
     """Whether an error of torch means that a peer is gone or makes no progress."""
     return bool(_STUCK.search(str(error)) or _BROKEN.search(str(error)))

@@ -31,7 +31,7 @@ class Groups:
 
     def __init__(self, me: Membership, deadline: float) -> None:
         """Every stage must call it. `deadline`: of a transfer, in seconds."""
-        store = PrefixStore("tensors", me.store)
+        store = PrefixStore(f"tensors/{me.of_replica}", me.store)
         limit = timedelta(seconds=JOIN_DEADLINE)
         dist.init_process_group("gloo", store=store, rank=me.stage, world_size=me.stages, timeout=limit)
         self._stages, self._deadline = list(range(me.stages)), deadline

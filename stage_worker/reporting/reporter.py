@@ -45,7 +45,7 @@ class Reporter:
     def __init__(self, me: Membership, address: str) -> None:
         """Connect to the coordinator's endpoint `address`."""
         self.stage, self.every, self.each_loss = me.stage, 0.5, False
-        self.verbose, self._attempt = me.local_stage == 0, me.attempt
+        self.verbose, self._attempt, self._replica = me.local_stage == 0, me.attempt, me.of_replica
         self.due = False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
@@ -122,7 +122,7 @@ class Reporter:
         self._send(Failed(**self._sender(), message=message, code=code))
 
     def _sender(self) -> dict[str, Any]:
-        return {"attempt": self._attempt, "stage": self.stage, "dropped": self._dropped}
+        return {"attempt": self._attempt, "stage": self.stage, "replica": self._replica, "dropped": self._dropped}
 
     def _send(self, report: Report) -> None:
         """Send a report; drop and count it if the queue is full."""

@@ -29,13 +29,16 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", os.environ.get("WORKER", "stage_worker")])
     cases: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     out = Path(sys.argv[2])
-    losses: list[float] = []
-    pipeline = Pipeline(join("coordinator"), 60, lambda report: losses.extend(report.losses or []))
+    replicas = parse(next(iter(cases.values())), "cases").replicas
+    losses: list[list[float]] = [[] for _ in range(replicas)]
+    me = join("coordinator").arranged(replicas)
+    pipeline = Pipeline(me, 60, lambda report: losses[report.replica].extend(report.losses or []))
     for name, tree in cases.items():
-        losses.clear()
+        for own in losses:
+            own.clear()
         run(parse(tree, name), pipeline)
         save_file(pipeline.stages.export(), out / f"{name}.safetensors")
-        (out / f"{name}.json").write_text(json.dumps(losses))
+        (out / f"{name}.json").write_text(json.dumps(losses if replicas > 1 else losses[0]))
     pipeline.close()
     exit_now(0)
 
@@ -45,7 +48,7 @@ def run(config: Config, pipeline: Pipeline) -> None:
     clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
     assert config.split is not None
     assert config.ticks is not None
-    pipeline.configure(Plan(config, len(clips.classes), tuple(config.split), config.ticks))
+    pipeline.configure(Plan(config.of_replica, len(clips.classes), tuple(config.split), config.ticks))
     slots = Slots(clips.clips, config.data, config.seed, True)
     steps = StepStream(slots, config, ends=False)
     pipeline.train(0, config.ticks)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.config.run_file import parse
-from tests.support.oracles import backpropagation_run, losses_of, reference_run, same_model
+from tests.support.oracles import backpropagation_run, losses_of, reference_run, replicated_run, same_model
 from tests.support.processes import Background, environment, sideways, train
 from tests.support.settings import STRAIGHT, config_of, slow_run, write_run_file
 from tests.support.waiting import gone, wait_until
@@ -120,6 +120,33 @@ def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight
     assert losses_of(half) == losses
     model = load_file(half / "model.safetensors")
     assert all(torch.equal(model[name], parameters[name]) for name in parameters)
+
+
+@pytest.mark.long
+def test_resumed_replicas_keep_what_each_has_in_flight_and_gathered(videos: Path, tmp_path: Path) -> None:
+    small = {
+        "model_args": {"width": 4, "temporal": "shift"},
+        "data__size": 16,
+        "stages": 2,
+        "replicas": 2,
+        "name": "it",
+    }
+    changes = {**small, "rule__every": 3, "optimiser__ema": 0.9, "data__slots": 4}
+    losses, parameters = replicated_run(config_of(videos, **changes, ticks=STRAIGHT))
+    half = train(tmp_path, slow_run(videos, **changes, data__val=str(videos / "val"), evaluate_every=30, ticks=100))
+    resume(tmp_path, "--set", f"ticks={STRAIGHT}")
+    assert [losses_of(half, replica) for replica in range(2)] == losses
+    model = load_file(half / "model.safetensors")
+    assert all(torch.equal(model[name], parameters[name]) for name in parameters)
+
+
+@pytest.mark.long
+def test_replicas_and_stages_may_be_others_when_a_run_is_resumed(videos: Path, tmp_path: Path) -> None:
+    tree = slow_run(videos, model_args={"width": 4}, data__size=16, data__slots=4, stages=2, replicas=2, ticks=60)
+    run = train(tmp_path, tree)
+    resume(tmp_path, "--set", "ticks=90", "--set", "replicas=1", "--set", "stages=3")
+    resume(tmp_path, "--set", "ticks=120", "--set", "replicas=4", "--set", "stages=1")
+    assert len(losses_of(run)) == (60 - 1) + (30 - 2) + 30
 
 
 @pytest.mark.long

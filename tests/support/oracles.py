@@ -12,6 +12,7 @@ from common.config.settings import Config
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import Reference, build_stages
+from common.rule.replicas import ReplicatedReference
 from common.rule.stage import Stage
 from coordinator.video.files.clips import find
 from coordinator.video.slots import Slots
@@ -46,6 +47,33 @@ def weights_of(stages: list[Stage]) -> dict[str, Tensor]:
     return {name: value.clone() for stage in stages for name, value in stage.weights().items()}
 
 
+def replicated_run(config: Config) -> tuple[list[list[float]], dict[str, Tensor]]:
+    """Each replica's losses, and the final parameters, of the one-process reference on a run's frames."""
+    count, share = config.replicas, config.of_replica
+    reference = ReplicatedReference(
+        [build_stages(share, 3, config.ticks or 0, replica) for replica in range(count)], share.frame_shape
+    )
+    losses: list[list[float]] = [[] for _ in range(count)]
+    for inputs in shares_of(config):
+        for own, loss in zip(losses, reference.tick(inputs), strict=True):
+            own += [] if loss is None else [float(loss)]
+    return losses, weights_of(reference.replicas[0])
+
+
+def shares_of(config: Config) -> Iterator[list[tuple[Packet, Target | None]]]:
+    """The frames and targets of a run, tick by tick, for each replica."""
+    rows = config.of_replica.data.slots
+    for packet, target in inputs_of(config):
+        inputs: list[tuple[Packet, Target | None]] = []
+        for first in range(0, config.data.slots, rows):
+            own, part = slice(first, first + rows), Packet(config.of_replica.frame_shape)
+            part.set_header(packet.tick, packet.frame)
+            part.clips[:], part.labels[:] = packet.clips[own], packet.labels[own]
+            part.tensor.copy_(packet.tensor[own])
+            inputs.append((part, target and Target(target.tensor[own], target.clips[own])))
+        yield inputs
+
+
 def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     """The losses and final parameters of the one-process reference on a run's frames."""
     reference = Reference(stages_of(config, 3), config.frame_shape)
@@ -74,9 +102,9 @@ def backpropagation_run(config: Config) -> tuple[list[float], dict[str, Tensor]]
     return losses, weights_of(stages)
 
 
-def losses_of(run: Path) -> list[float]:
+def losses_of(run: Path, replica: int = 0) -> list[float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [loss for line in lines for loss in line.get("losses", [])]
+    return [loss for line in lines if line.get("replica", 0) == replica for loss in line.get("losses", [])]
 
 
 def same_model(first: Path, second: Path) -> bool:

@@ -36,6 +36,19 @@ def test_stages_are_grouped_by_host() -> None:
     assert at(2).stages_on_host == {1}
 
 
+def test_replicas_are_consecutive_workers() -> None:
+    found = [at(rank).arranged(2) for rank in range(5)]
+    assert [me.worker for me in found] == [0, -1, 1, 2, 3]
+    assert [me.of_replica for me in found] == [0, 0, 0, 1, 1]
+    assert [me.stage for me in found] == [0, -1, 1, 0, 1]
+    assert {me.stages for me in found} == {2}
+    assert found[3].stage_ranks == [3, 4]
+    assert found[3].stages_on_host == {0}, "its neighbour sees other devices"
+    assert found[1].stage_member(-1) is MEMBERS[2]
+    assert found[1].replica(1).stage_member(-1) is MEMBERS[4]
+    assert [me.local_stages for me in found] == [3, 3, 1, 3, 3], "of all replicas: they share the cores"
+
+
 @pytest.mark.parametrize(("devices", "own"), [((2, 1), True), ((1, 1), False), ((2, 0), False)])
 def test_own_devices_needs_a_device_per_stage_on_every_host(devices: tuple[int, int], own: bool) -> None:
     first, second = devices

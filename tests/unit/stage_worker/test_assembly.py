@@ -21,4 +21,4 @@ def test_exact_pipelines_on_shared_gpus_are_refused(monkeypatch: pytest.MonkeyPa
         {"ticks": 1, "stages": 4, "algorithm": "1f1b", "threads": torch.get_num_threads(), "data": data}, "test"
     )
     with pytest.raises(ConfigError, match=r"on CUDA uses NCCL.*give each stage a device"):
-        Assembly(Plan(config, 2, (2, 2, 2, 2), 1), members.stage(0, stages=4), None, cast(Reporter, None))
+        Assembly(Plan(config, 2, (2, 2, 2, 2), 1), members.stage(0, stages=4), None, None, cast(Reporter, None))
