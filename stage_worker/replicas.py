@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore
 
+from common.errors import ConfigError
 from common.processes.membership import JOIN_DEADLINE, Membership
 from common.rule.replicas import mean_of
 from stage_worker.edges.peer_errors import replicas_failed
@@ -48,7 +49,9 @@ class ReplicaGroup:
         self.count, self._stage, self._deadline = me.replicas, me.stage, timedelta(seconds=deadline)
         place = store, me.of_replica, me.replicas
         self.group: _Collectives
-        if device.type == "cuda":
+        self._on_gpu = device.type == "cuda"
+        if self._on_gpu:
+            _check_devices(me)
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = limit
             self.group = cast(_Collectives, dist.ProcessGroupNCCL(*place, options))
@@ -56,9 +59,12 @@ class ReplicaGroup:
             self.group = cast(_Collectives, dist.ProcessGroupGloo(*place, limit))
 
     def wait(self, work: dist.Work, tick: int) -> None:
-        """Wait for a transfer. Raises PeerError naming the stage and the tick."""
+        """Wait for a transfer. Raises PeerError naming the stage and the tick.
+
+        On a GPU its stream waits in its place, and NCCL's own watchdog ends a process whose transfer is stuck.
+        """
         try:
-            work.wait(self._deadline)
+            work.wait() if self._on_gpu else work.wait(self._deadline)
         except RuntimeError as error:
             raise replicas_failed(self._stage, tick, self._deadline.total_seconds(), error) from error
 
@@ -66,6 +72,14 @@ class ReplicaGroup:
         """Give every replica the buffers of replica 0, such as a batch normalisation's running statistics."""
         for buffer in blocks.buffers():
             self.wait(self.group.broadcast(buffer, 0), 0)
+
+
+def _check_devices(me: Membership) -> None:
+    if not me.own_devices:
+        raise ConfigError(
+            "replicas on CUDA average their gradients with NCCL, which needs a device for every stage of every "
+            'replica: lower replicas or stages, or set device = "cpu"'
+        )
 
 
 class GradientMean:

@@ -427,7 +427,7 @@ class Config(Section):
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
         self._check_replicas()
-        if self.data.slots % self.parts:
+        if (self.data.slots // self.replicas) % self.parts:
             raise ValueError(
                 f"data.slots = {self.data.slots} cannot be divided into {self.parts} micro-batches: set micro_batches "
                 f"to a divisor of data.slots"

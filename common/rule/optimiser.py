@@ -116,8 +116,8 @@ class Updater:
 
     @property
     def due(self) -> bool:
-        """Whether the next call of `update` steps the optimiser."""
-        return self.optimiser is not None and self.accumulated + 1 >= self._every
+        """Whether the next call of `update` steps the optimiser, if there is one."""
+        return self.accumulated + 1 >= self._every
 
     @property
     def rate(self) -> float | None:
@@ -135,14 +135,18 @@ class Updater:
         """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
         self.ticks += 1
         self.accumulated += 1
-        if self.optimiser is None or self.accumulated < self._every:
+        if self.accumulated < self._every:
             return
+        if self.optimiser is not None:
+            self._step(self.optimiser)
+        self.accumulated = 0
+
+    def _step(self, optimiser: torch.optim.Optimizer) -> None:
         self._prepare_gradients()
         if self._varies:
             self._set_rate()
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.accumulated = 0
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
         self.updates += 1
         if self._average:
             # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)

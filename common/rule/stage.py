@@ -179,8 +179,7 @@ class Stage:
             for other, masks in zip(skipped, self._skip_masks, strict=True):
                 gate(other, held, masks)
         assert self._output is not None
-        if self.mean is not None and self.updater.due:
-            self.mean.begin()
+        self._begin_mean()
         if self._output.requires_grad:
             self._differentiate(self._output, held, gradient.tensor, [other.tensor for other in skipped])
         return self._drop_graph()
@@ -198,8 +197,7 @@ class Stage:
         assert self._output is not None
         self.rows += len(held.clips)
         loss = self.objective(self._output, held, target, EVERY_ROW)
-        if self.mean is not None and self.updater.due:
-            self.mean.begin()
+        self._begin_mean()
         if loss.requires_grad:
             loss.backward()
         self.loss = loss.detach()
@@ -223,6 +221,10 @@ class Stage:
         """All that the updates change, in the order of the forward pass."""
         parts = [part.updater for part in (self.merge, self, self.auxiliary) if part is not None]
         return [parameter for updater in parts for parameter in updater.parameters]
+
+    def _begin_mean(self) -> None:
+        if self.mean is not None and self.updater.due:
+            self.mean.begin()
 
     def set_rate(self, rate: float) -> None:
         """Change the base learning rate (optimiser.lr)."""

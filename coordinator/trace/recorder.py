@@ -126,7 +126,8 @@ class TraceRecorder:
             self._answer = _failed(str(error) or type(error).__name__)
 
     def _gather(self, now: _Request, timeout: float) -> str:
-        stages, path = self._stages.begin(StageCalls.trace_rows, timeout).answers(), self._run / TRACE
+        answers, path = self._stages.begin(StageCalls.trace_rows, timeout).answers(), self._run / TRACE
+        stages = answers[: self._config.stages]  # the first replica's, which stand for all
         clocks = [(before, self._clock(stage)) for stage, before in enumerate(now.clocks)]
         own, name = now.spans.rows(), self._run.name
         algorithm, edge_ticks = self._config.algorithm, self._config.edge_ticks

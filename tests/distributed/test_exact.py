@@ -224,13 +224,11 @@ REPLICATED: dict[str, dict[str, object]] = {
     [(2, 2), pytest.param(3, 2, marks=pytest.mark.long), pytest.param(1, 4, marks=pytest.mark.long)],
 )
 def test_replicas_equal_the_reference_bit_for_bit(videos: Path, tmp_path: Path, stages: int, replicas: int) -> None:
-    """The split of three stages in DROPOUT does not fit two; a single stage has no skips."""
     common = {"stages": stages, "replicas": replicas, "data__slots": 2 * replicas, "ticks": 60}
-    if stages == 3:
-        REPLICATED["skip"] = {"skips": [[0, 2]]}
-    split = {1: [5], 2: [3, 2], 3: [2, 1, 2]}[stages]
     cases = {name: {**case, **common} for name, case in REPLICATED.items()}
-    cases["dropout"]["split"] = split
+    cases["dropout"]["split"] = {1: [5], 2: [3, 2], 3: [2, 1, 2]}[stages]
+    if stages == 3:  # fewer have no skips
+        cases["skip"] = {"skips": [[0, 2]], **common}
     trees = {name: settings(videos, **case) for name, case in cases.items()}
     drive(stages * replicas, trees, tmp_path)
     for name, case in cases.items():
