@@ -44,6 +44,7 @@ bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/edges.py $(ARGS)
 	$(BIN)/python benchmarks/scale.py $(ARGS)
 	$(BIN)/python benchmarks/peers.py $(ARGS)
+	$(BIN)/python benchmarks/replicas.py $(ARGS)
 	$(BIN)/python benchmarks/options.py $(ARGS)
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py $(ARGS)

@@ -52,7 +52,7 @@ def launch(stages: int, script: str, *arguments: str) -> Any:
         return json.loads(out.read_text())
 
 
-def serve(out: Path, work: Callable[["Bench"], Any]) -> None:
+def serve(out: Path, work: Callable[["Bench"], Any], replicas: int = 1) -> None:
     """One process of a run: rank 0 writes the result of `work` to `out` as JSON, the others become stage workers."""
     if os.environ["RANK"] != "0":
         os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
@@ -61,7 +61,7 @@ def serve(out: Path, work: Callable[["Bench"], Any]) -> None:
     from common.processes.membership import join
 
     try:
-        bench = Bench(join("coordinator"))
+        bench = Bench(join("coordinator").arranged(replicas))
         out.write_text(json.dumps(work(bench)))
         bench.close()
     except SidewaysError as error:
@@ -95,7 +95,8 @@ class Bench:
     """The coordinator of a benchmark's run.
 
     Attributes:
-        count: The number of stages.
+        count: The number of stages of a replica.
+        replicas: The number of replicas.
         batch: The frame batch that every tick is fed, of the configured shape.
         stages: Makes the stage calls.
     """
@@ -105,9 +106,9 @@ class Bench:
     def __init__(self, me: "Membership") -> None:
         from coordinator.run.pipeline import Pipeline
 
-        self.count = me.stages
-        self._reports: dict[int, list[Progress]] = defaultdict(list)
-        self._pipeline = Pipeline(me, DEADLINE, lambda report: self._reports[report.stage].append(report))
+        self.count, self.replicas = me.stages, me.replicas
+        self._reports: dict[int, list[Progress]] = defaultdict(list)  # by worker
+        self._pipeline = Pipeline(me, DEADLINE, self._add)
         self.stages = self._pipeline.stages
         self._tick = 0
 
@@ -120,17 +121,18 @@ class Bench:
         self.batch, self._tick = Batch(config.frame_shape), 0
         self.batch.clips[:] = range(config.data.slots)
         self.batch.frames[:], self.batch.labels[:] = draw(config)
-        self._pipeline.configure(Plan(config, CLASSES, tuple(config.split), 1))
+        self._pipeline.configure(Plan(config.of_replica, CLASSES, tuple(config.split), 1))
 
     def choose(self, config: "Config") -> list[int]:
         """The split that the product chooses, from measurements by these stages."""
         from common.messages.stage_calls import StageCalls
         from coordinator.run.split import choose
 
+        config = config.of_replica
         return choose(config, CLASSES, self.stages.call(0, StageCalls.measure, config, CLASSES), self.stages)
 
     def run(self, ticks: int) -> list[Totals]:
-        """Train for `ticks` ticks. Returns the totals of each stage's reports."""
+        """Train for `ticks` ticks. Returns the totals of each stage's reports, of all replicas' stages."""
         from coordinator.video.targets import Step
 
         self._reports.clear()
@@ -140,7 +142,10 @@ class Bench:
             self._pipeline.push(0, tick, step)
         self._pipeline.wait_done()
         self._tick = last
-        return [_totals(self._reports[stage]) for stage in range(self.count)]
+        return [_totals(self._reports[worker]) for worker in range(self.count * self.replicas)]
+
+    def _add(self, report: "Progress") -> None:
+        self._reports[report.replica * self.count + report.stage].append(report)
 
     def peak_bytes(self) -> list[int]:
         """Peak memory of each stage up to the end of the last run (common/telemetry/peak_memory.py)."""

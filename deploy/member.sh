@@ -2,7 +2,7 @@
 # One member of a deployed run, with its own torchrun: member coordinator RUN_FILE [OPTIONS…] | member stage
 # Or all processes of a run on one host: member all RUN_FILE [OPTIONS…]
 #
-# STAGES            number of stages
+# WORKERS           number of stage workers: stages × replicas
 # MEETING           host:port of the rendezvous, where the coordinator's torchrun listens
 # SIDEWAYS_LAUNCH   name of the launch: members started again under this name continue its run until that is complete
 # SIDEWAYS_ADDRESS  address at which the others reach this member; default: the host's first address
@@ -30,9 +30,9 @@ else
     done
 fi
 if [ "$role" = all ]; then
-    nodes=1 processes=$((STAGES + 1))
+    nodes=1 processes=$((WORKERS + 1))
 else
-    nodes=$((STAGES + 1)) processes=1
+    nodes=$((WORKERS + 1)) processes=1
     set -- --role "$role" "$@"
 fi
 exec torchrun --nnodes "$nodes" --nproc-per-node "$processes" --local-addr "$SIDEWAYS_ADDRESS" \

@@ -191,13 +191,13 @@ class Prediction:
 
 
 def predict(
-    costs: Sequence[BlockCost], split: Sequence[int], input_kib: float, max_concurrent_stages: int, state: float
+    costs: Sequence[BlockCost], split: Sequence[int], input_kib: float, max_concurrent_stages: float, state: float
 ) -> Prediction:
     """Predict time and memory of a split, assuming that transfers are hidden behind compute.
 
     Args:
         input_kib: size of a frame batch as float, the input of stage 0.
-        max_concurrent_stages: number of stages that the host can run at the same time.
+        max_concurrent_stages: number of stages that the host can run at the same time; with replicas, its share.
         state: number of values that the optimiser keeps per parameter (`optimiser_state`).
     """
     parts = by_stage(costs, split)

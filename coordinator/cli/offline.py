@@ -26,15 +26,24 @@ def partition(
     run_file: Annotated[Path, typer.Argument(help="run file (TOML), see examples/")],
     settings: Settings = None,
     stages: Annotated[str | None, typer.Option(help="numbers of stages to compare: 1..4 or 1,2,4")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="compare all replicas × stages that make this number of processes")
+    ] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="number of classes; default: found in data.train")] = None,
     as_json: Json = False,
 ) -> None:
     """Time the model's blocks on this machine, and show the split with its predicted tick, efficiency and memory."""
+    if stages and processes:
+        raise ConfigError("give --stages or --processes, not both")
     config = load(run_file, settings)
-    from coordinator.tools.partition import compare, show, stage_counts
+    from coordinator.tools.partition import Arrangement, arrangements, compare, show, stage_counts
 
-    counts = stage_counts(stages) if stages else [config.stages]
-    comparison = compare(config, classes or _classes(config), counts, lambda text: typer.echo(text, err=True))
+    if processes:
+        found = arrangements(processes, config.data.slots)
+    else:
+        counts = stage_counts(stages) if stages else [config.stages]
+        found = [Arrangement(config.replicas, count) for count in counts]
+    comparison = compare(config, classes or _classes(config), found, lambda text: typer.echo(text, err=True))
     show(comparison, _console())
     _print_json(as_json, comparison.tree())
 

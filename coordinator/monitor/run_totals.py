@@ -42,8 +42,9 @@ class RunTotals:
     """The totals of the run so far."""
 
     stages: list[StageTotals]
-    slots: int  # of a replica
+    slots: int
     planned: int = 0  # ticks of the whole training
+    replicas: int = 1
     tick: int = 0
     dropped: int = 0
     _recent: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
@@ -69,9 +70,8 @@ class RunTotals:
     def accuracy(self) -> float | None:
         """Fraction of recent rows classified correctly; None for other tasks."""
         counts = [(ticks, correct) for _, ticks, correct in self._recent if correct is not None]
-        return (
-            sum(correct for _, correct in counts) / (sum(ticks for ticks, _ in counts) * self.slots) if counts else None
-        )
+        rows = sum(ticks for ticks, _ in counts) * self.slots // self.replicas
+        return sum(correct for _, correct in counts) / rows if counts else None
 
     @property
     def tick_ms(self) -> float:
@@ -85,7 +85,7 @@ class RunTotals:
 
 
 def metric_line(report: Progress, slots: int) -> dict[str, Any]:
-    """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes."""
+    """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes. `slots` of a replica."""
     ticks = report.ticks
     line: dict[str, Any] = {"kind": "progress", "stage": report.stage, "tick": report.tick, "ticks": ticks}
     if report.replica:

@@ -177,8 +177,8 @@ def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunSt
 
 
 def _totals(state: RunState, start: StartPoint) -> RunTotals:
-    stages = [StageTotals() for _ in range(state.config.stages)]
-    return RunTotals(stages, state.config.of_replica.data.slots, state.planned, start.tick)
+    config, stages = state.config, [StageTotals() for _ in range(state.config.stages)]
+    return RunTotals(stages, config.data.slots, state.planned, config.replicas, start.tick)
 
 
 def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, overdue: bool) -> Prepared:

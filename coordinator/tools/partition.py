@@ -1,9 +1,9 @@
-"""`sideways partition`: measures the cost of a model's blocks, and predicts the split for some numbers of stages."""
+"""`sideways partition`: measures the cost of a model's blocks, and predicts the split for some numbers of processes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -43,38 +43,74 @@ def stage_counts(text: str) -> list[int]:
     return counts
 
 
+class Arrangement(NamedTuple):
+    """How many processes train, and how they share the work."""
+
+    replicas: int
+    stages: int
+
+
+def arrangements(processes: int, slots: int) -> list[Arrangement]:
+    """All in which `processes` stage workers can train `slots` slots, from data parallelism to a single pipeline.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = [
+        Arrangement(replicas, processes // replicas)
+        for replicas in range(processes, 0, -1)
+        if processes % replicas == 0 and slots % replicas == 0 and processes // replicas <= _MOST_STAGES
+    ]
+    if not found:
+        raise ConfigError(f"--processes {processes}: the most is {_MOST_STAGES} for each replica")
+    return found
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Measured costs of the blocks, and the predicted split for each number of stages.
+    """Measured costs of the blocks, and the predicted split for each arrangement of processes.
 
     Attributes:
-        costs: of the blocks, one list per prediction, because the number of threads differs.
-        predictions: one for each number of stages.
-        threads: of one stage, for each prediction; with fewer stages each has more.
+        costs: of the blocks, one list per prediction, because the number of threads differs, and a replica's rows.
+        predictions: one for each arrangement; of a replica.
+        arrangements: of the predictions.
+        threads: of one stage, for each prediction; with fewer processes each has more.
         device: that the blocks were timed on.
+        slots: of all replicas.
     """
 
     costs: list[list[BlockCost]]
     predictions: list[Prediction]
+    arrangements: list[Arrangement]
     threads: list[int]
     device: str
+    slots: int
+
+    @property
+    def rates(self) -> list[float]:
+        """Predicted frames per second of all replicas together."""
+        return [1e3 * self.slots / prediction.tick_ms for prediction in self.predictions]
 
     def tree(self) -> dict[str, Any]:
-        """For --json, in ms, KiB and MiB. `blocks` has the costs for the first number of stages."""
+        """For --json, in ms, KiB and MiB. `blocks` has the costs for the first arrangement."""
         rows = [
-            {"stages": len(prediction.split), "threads": threads, **asdict(prediction)}
-            for prediction, threads in zip(self.predictions, self.threads, strict=True)
+            {**of._asdict(), "threads": threads, "frames_per_second": rate, **asdict(prediction)}
+            for of, threads, rate, prediction in zip(
+                self.arrangements, self.threads, self.rates, self.predictions, strict=True
+            )
         ]
         return {"device": self.device, "blocks": [asdict(cost) for cost in self.costs[0]], "splits": rows}
 
 
-def compare(config: Config, classes: int, counts: Sequence[int], warn: Callable[[str], None]) -> Comparison:
-    """Time the run's model on this machine, and balance its blocks for each number of stages.
+def compare(
+    config: Config, classes: int, arrangements: Sequence[Arrangement], warn: Callable[[str], None]
+) -> Comparison:
+    """Time the run's model on this machine, and balance its blocks for each arrangement of processes.
 
     A split in the run file is used for its number of stages instead of a balanced one.
 
     Args:
-        counts: the numbers of stages.
+        arrangements: of the processes that train.
         warn: called with a message about parameters that `config.weights` did not set.
 
     Raises:
@@ -82,29 +118,30 @@ def compare(config: Config, classes: int, counts: Sequence[int], warn: Callable[
     """
     check_model(build(config, classes, warn), config, classes)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    timed: dict[tuple[int, int], list[BlockCost]] = {}  # by threads and number of blocks, or of layers
-    threads = [share_of_threads(config, count) for count in counts]
-    models = [build(config.model_copy(update={"stages": count}), classes) for count in counts]
-    keys = [(number, len(model)) for number, model in zip(threads, models, strict=True)]
+    timed: dict[tuple[int, int, int], list[BlockCost]] = {}  # by threads, number of blocks or of layers, and rows
+    configs = [config.model_copy(update=arrangement._asdict()).of_replica for arrangement in arrangements]
+    threads = [share_of_threads(config, own.workers) for own in configs]
+    models = [build(own, classes) for own in configs]
+    keys = [(number, len(model), own.data.slots) for number, model, own in zip(threads, models, configs, strict=True)]
     before = torch.get_num_threads()
     try:
         for key, model in dict(zip(keys, models, strict=True)).items():
             torch.set_num_threads(key[0])
-            frames = torch.rand(config.frame_shape, device=device)
+            frames = torch.rand((key[2], *config.frame_shape[1:]), device=device)
             timed[key] = measure(model.to(device), frames, partial(casting, config, device))
     finally:
         torch.set_num_threads(before)
     costs = [timed[key] for key in keys]
     predictions = [
-        _predict(config, own, count, max_concurrent_stages(device, number))
-        for own, count, number in zip(costs, counts, threads, strict=True)
+        _predict(own, cost, max_concurrent_stages(device, number) / own.replicas)
+        for cost, own, number in zip(costs, configs, threads, strict=True)
     ]
-    return Comparison(costs, predictions, threads, str(device))
+    return Comparison(costs, predictions, list(arrangements), threads, str(device), config.data.slots)
 
 
-def _predict(config: Config, costs: list[BlockCost], stages: int, max_concurrent_stages: int) -> Prediction:
-    fixed = config.split if config.split and len(config.split) == stages else None
-    split = fixed or balance([cost.milliseconds for cost in costs], stages)
+def _predict(config: Config, costs: list[BlockCost], max_concurrent_stages: float) -> Prediction:
+    fixed = config.split if config.split and len(config.split) == config.stages else None
+    split = fixed or balance([cost.milliseconds for cost in costs], config.stages)
     check_split(split, len(costs))
     state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0))
     state += (config.optimiser.ema > 0) + 2 * (config.optimiser.orthogonal > 0)
@@ -113,14 +150,14 @@ def _predict(config: Config, costs: list[BlockCost], stages: int, max_concurrent
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table of blocks, then that of the stages or, for several numbers of stages, one row for each."""
+    """Print the table of blocks, then that of the stages or, for several arrangements, one row for each."""
     single = len(comparison.predictions) == 1
     console.print(_blocks(comparison.costs[0], comparison.predictions[0] if single else None))
-    console.print(_stages(comparison) if single else _counts(comparison))
+    console.print(_stages(comparison) if single else _arrangements(comparison))
     console.print(
         f"timed on {comparison.device} with {comparison.threads[0]} thread(s) per stage. saved: kept for the backward "
         "pass; tick: time of the slowest stage, or more if stages share cores; efficiency: sum of the stages' times / "
-        "(stages × the slowest)",
+        "(stages × the slowest); exchanging gradients between replicas is not in it",
         style="dim",
     )
 
@@ -148,12 +185,14 @@ def _stages(comparison: Comparison) -> Table:
     return table
 
 
-def _counts(comparison: Comparison) -> Table:
-    table = _table("Numbers of stages", "stages", "split", "slowest ms", "tick ms", "efficiency", "largest memory MiB")
-    for prediction in comparison.predictions:
-        figures = [f"{max(prediction.stage_ms):.2f}", f"{prediction.tick_ms:.2f}", f"{prediction.efficiency:.2f}"]
-        split = "+".join(map(str, prediction.split))
-        table.add_row(str(len(prediction.split)), split, *figures, f"{max(prediction.memory_mib):.1f}")
+def _arrangements(comparison: Comparison) -> Table:
+    figures = "slowest ms", "tick ms", "frames/s", "efficiency", "largest memory MiB"
+    table = _table("Arrangements of processes", "replicas", "stages", "split", *figures)
+    rows = zip(comparison.arrangements, comparison.predictions, comparison.rates, strict=True)
+    for (replicas, stages), prediction, rate in rows:
+        times = f"{max(prediction.stage_ms):.2f}", f"{prediction.tick_ms:.2f}", f"{rate:.1f}"
+        others = f"{prediction.efficiency:.2f}", f"{max(prediction.memory_mib):.1f}"
+        table.add_row(str(replicas), str(stages), "+".join(map(str, prediction.split)), *times, *others)
     return table
 
 

@@ -84,8 +84,7 @@ class StageMetrics:
 
     def __init__(self, settings: Metrics, me: Membership) -> None:
         """Start serving. Raises ConfigError if the port or the password file cannot be used."""
-        replica = {"replica": str(me.of_replica)} if me.replicas > 1 else {}
-        self._registry = MetricRegistry(stage=str(me.stage), **replica)
+        self._registry = MetricRegistry(stage=str(me.stage))
         self._stage, self._times = me.stage, TickTimes(self._registry)
         self._slots, self._dropped, self._on_gpu = 1, 0, False
         self._registry.watch("sideways_dropped_reports", lambda: self._dropped)

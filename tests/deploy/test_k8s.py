@@ -78,10 +78,10 @@ def test_every_file_is_listed_and_kustomize_changes_no_object() -> None:
     assert made == {(found["kind"], found["metadata"]["name"]): found for found in OBJECTS}
 
 
-def test_the_run_file_is_valid_and_the_numbers_of_stages_agree() -> None:
-    stages = config().stages
-    assert JOBS["stage"]["spec"]["completions"] == JOBS["stage"]["spec"]["parallelism"] == stages
-    assert {environment(job)["STAGES"] for job in JOBS.values()} == {str(stages)}
+def test_the_run_file_is_valid_and_the_numbers_of_workers_agree() -> None:
+    workers = config().workers
+    assert JOBS["stage"]["spec"]["completions"] == JOBS["stage"]["spec"]["parallelism"] == workers
+    assert {environment(job)["WORKERS"] for job in JOBS.values()} == {str(workers)}
     assert JOBS["coordinator"]["spec"]["completions"] == 1
     assert container(JOBS["stage"])["resources"]["requests"]["cpu"] == str(config().threads)
 

@@ -26,7 +26,7 @@ class Members:
         self.folder = folder
         self._own = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # this interpreter's torchrun
-            "STAGES": str(STAGES),
+            "WORKERS": str(STAGES),
             "MEETING": f"127.0.0.1:{free_ports(1)}",
             "SIDEWAYS_LAUNCH": "test",
             "SIDEWAYS_ADDRESS": "127.0.0.1",

@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
+from common.config.run_file import parse
 from tests.faults.faults import Fault
-from tests.support.oracles import losses_of, same_model
+from tests.support.oracles import losses_of, replicated_run, same_model
 from tests.support.processes import Background
 from tests.support.settings import STRAIGHT, slow_run, write_run_file
 
@@ -106,6 +107,18 @@ def test_a_lost_decoding_process_is_replaced_without_a_restart(
     assert not decoder.is_running()
     assert losses_of(tmp_path / "runs/it") == losses_of(straight)
     assert not [line for line in background.metrics() if line["kind"] == "restart"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [Fault.KILLED, Fault.STALLED])
+def test_a_lost_stage_of_a_replica_is_recovered_from(videos: Path, tmp_path: Path, fault: Fault) -> None:
+    tree = slow(videos, stages=2, replicas=2)
+    expected, _ = replicated_run(parse(tree, "test"))
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    background.wait_for_tick(70)
+    fault.inject(background, "stage3")
+    assert background.end(100) == 0, background.output()
+    assert [losses_of(tmp_path / "runs/it", replica) for replica in range(2)] == expected, background.output()
 
 
 def recovered(tree: dict[str, Any], straight: Path, tmp_path: Path, fault: Fault, who: str, tick: int) -> None:

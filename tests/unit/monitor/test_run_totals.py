@@ -49,3 +49,12 @@ def test_a_nan_loss_is_null() -> None:
     line = metric_line(progress(loss=float("nan"), losses_held=1, correct=1), slots=4)
     assert line["loss"] is None
     assert line["accuracy"] == 0.25
+
+
+def test_replicas_add_to_losses_and_accuracy_but_their_times_do_not_count() -> None:
+    found = RunTotals([StageTotals() for _ in range(2)], slots=4, planned=100, replicas=2)
+    found.add(progress(stage=1, loss=1.0, losses_held=1, correct=2))
+    found.add(progress(stage=1, replica=1, loss=2.0, losses_held=1, correct=1, compute_seconds=9.0))
+    assert found.loss == pytest.approx(1.5)
+    assert found.accuracy == pytest.approx(3 / 4)
+    assert found.stages[1].reports == 1

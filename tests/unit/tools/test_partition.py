@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from common.errors import ConfigError
-from coordinator.tools.partition import compare, show, stage_counts
+from coordinator.tools.partition import Arrangement, arrangements, compare, show, stage_counts
 from tests.support.settings import config_of
 
 
@@ -24,7 +24,7 @@ def test_invalid_numbers_of_stages_are_an_error(text: str) -> None:
 
 def test_several_numbers_of_stages_give_one_table(tmp_path: Path) -> None:
     config = config_of(tmp_path, stages=2, split=[6, 2])
-    comparison = compare(config, 5, [1, 2, 8], print)
+    comparison = compare(config, 5, [Arrangement(1, count) for count in (1, 2, 8)], print)
     one, given, all_alone = comparison.predictions
     assert one.split == [8]
     assert one.efficiency == pytest.approx(1)
@@ -40,7 +40,7 @@ def test_several_numbers_of_stages_give_one_table(tmp_path: Path) -> None:
 
 
 def test_one_number_of_stages_shows_each_stage(tmp_path: Path) -> None:
-    comparison = compare(config_of(tmp_path, stages=2, split=[6, 2]), 5, [2], print)
+    comparison = compare(config_of(tmp_path, stages=2, split=[6, 2]), 5, [Arrangement(1, 2)], print)
     console = Console(record=True, width=120)
     show(comparison, console)
     text = console.export_text()
@@ -51,10 +51,26 @@ def test_one_number_of_stages_shows_each_stage(tmp_path: Path) -> None:
 
 def test_more_stages_than_blocks_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use at most 8 stages"):
-        compare(config_of(tmp_path, cuts="blocks"), 5, [9], print)
+        compare(config_of(tmp_path, cuts="blocks"), 5, [Arrangement(1, 9)], print)
 
 
 def test_more_stages_than_blocks_are_balanced_by_layers(tmp_path: Path) -> None:
-    few, many = compare(config_of(tmp_path), 5, [4, 12], print).predictions
+    few, many = compare(config_of(tmp_path), 5, [Arrangement(1, 4), Arrangement(1, 12)], print).predictions
     assert (len(few.split), sum(few.split)) == (4, 8)
     assert (len(many.split), sum(many.split)) == (12, 24)
+
+
+def test_processes_are_arranged_as_replicas_of_pipelines(tmp_path: Path) -> None:
+    assert arrangements(8, 4) == [(4, 2), (2, 4), (1, 8)], "eight replicas have no slot each"
+    comparison = compare(config_of(tmp_path, data__slots=4, stages=1), 5, arrangements(4, 4), print)
+    parallel, both, pipeline = comparison.tree()["splits"]
+    assert [(row["replicas"], row["stages"]) for row in (parallel, both, pipeline)] == [(4, 1), (2, 2), (1, 4)]
+    assert parallel["frames_per_second"] == pytest.approx(4e3 / parallel["tick_ms"])
+    console = Console(record=True, width=120)
+    show(comparison, console)
+    assert "replicas" in console.export_text()
+
+
+def test_more_processes_than_stages_may_be_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="--processes 257"):
+        arrangements(257, 3)
