@@ -8,9 +8,15 @@ import sys
 if sys.argv[1:2] in (["join"], ["train"], ["compare"]):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from common.processes.lifecycle import use_allocator
+
+if sys.argv[1:2] in (["train"], ["compare"]):  # the processes of a run are forks of this one
+    use_allocator()
+
 import atexit
 import json
 import os
+import runpy
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -24,6 +30,7 @@ from common.processes.lifecycle import (
     PATH_ERRORS,
     flush_output,
     print_error,
+    quiet_torch,
     remember_parent,
     too_many_files,
 )
@@ -59,10 +66,12 @@ def train(
     if config.report.redis:
         from_environment()  # report a wrong address before anything starts
     check_host(config)
-    from coordinator.launch.elastic import launch  # torch takes seconds to import: report wrong settings first
+    from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
 
     arguments = _join_arguments(run_file, resume, settings, as_json)
-    raise SystemExit(launch(config.stages, arguments, config.recovery.restarts, 1.5 * config.network.deadline))
+    raise SystemExit(
+        launch(config.stages, "coordinator", arguments, config.recovery.restarts, 1.5 * config.network.deadline)
+    )
 
 
 @app.command()
@@ -128,9 +137,10 @@ def join(
     remember_parent()
     if role not in ("auto", "coordinator", "stage"):
         raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns about every peer that exits
+    quiet_torch()
+    started_with_allocator = ALLOCATOR.keys() <= os.environ.keys()  # torchrun does not set it
     if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
-        if not ALLOCATOR.keys() <= os.environ.keys():  # torchrun does not set it, and it is read only at process start
+        if not started_with_allocator:
             _become("coordinator", *sys.argv[1:])
         run_file = _resumed(run_file, resume)
         from coordinator.run.process import main as coordinate
@@ -141,6 +151,8 @@ def join(
             resume = earlier  # its own run file has all settings, and the measured split
             config = load(earlier / "run.toml") if (earlier / "run.toml").is_file() else config
         coordinate(config, str(run_file), resume, as_json)
+    elif started_with_allocator:  # as forks of the launcher are
+        runpy.run_module("stage_worker", run_name="__main__", alter_sys=True)
     else:
         _become("stage_worker")
 
@@ -165,7 +177,7 @@ def _resumed(run_file: Path | None, resume: Path | None) -> Path:
 def _join_arguments(run_file: Path, resume: Path | None, settings: list[str] | None, as_json: bool) -> list[str]:
     overrides = [part for setting in settings or [] for part in ("--set", setting)]
     resumed = ["--resume", str(resume)] if resume else []
-    return ["-P", "-m", "coordinator", "join", str(run_file), *resumed, *overrides, *(["--json"] if as_json else [])]
+    return ["join", str(run_file), *resumed, *overrides, *(["--json"] if as_json else [])]
 
 
 def main() -> None:

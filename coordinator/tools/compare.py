@@ -15,7 +15,7 @@ from typing import Any, get_args
 from common.config.run_file import load
 from common.config.settings import Algorithm, Config
 from common.errors import ConfigError, SidewaysError
-from coordinator.launch.elastic import launch
+from coordinator.launch.launcher import launch
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")
 
@@ -73,8 +73,8 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         if split is not None:
             overrides.append(f"split={split}")
         arguments = [part for override in overrides for part in ("--set", override)]
-        command = ["-P", "-m", "coordinator", "join", str(run_file), *arguments]
-        code = launch(config.stages, command, config.recovery.restarts, 1.5 * config.network.deadline)
+        command = ["join", str(run_file), *arguments]
+        code = launch(config.stages, "coordinator", command, config.recovery.restarts, 1.5 * config.network.deadline)
         if code:
             return folder, outcomes, code
         outcomes.append(outcome_of(folder / name, config))
