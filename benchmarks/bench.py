@@ -47,14 +47,13 @@ def launch(stages: int, script: str, *arguments: str) -> Any:
 
 
 def start(stages: int, module: str, *arguments: str) -> None:
-    """Run `module` in stages + 1 processes, by the product's launcher. Exits with its code if it fails."""
+    """Run the `main` of `module` in stages + 1 processes, by the product's launcher. Exits if it fails."""
     from common.processes.lifecycle import ALLOCATOR
 
-    call = f"launch({stages}, {module!r}, {list(arguments)!r})"
-    code = f"import sys; from coordinator.launch.launcher import launch; sys.exit({call})"
+    code = f"from {module} import main; from coordinator.launch.launcher import launch; exit(launch({stages}, main))"
     # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
     variables = {**os.environ, **ALLOCATOR, "PYTHONPATH": python_path()}
-    done = subprocess.run([sys.executable, "-c", code], env=variables)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=variables)
     if done.returncode:
         raise SystemExit(done.returncode)
 

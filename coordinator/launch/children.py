@@ -3,11 +3,12 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.processes.lifecycle import flush_output
+from coordinator.launch.forked import become
 from coordinator.launch.held_signals import HeldSignals
-from coordinator.launch.program import Program
 from coordinator.launch.stopped_children import StoppedChildren
 
 _POLL = 0.5  # seconds; the end of a child is noticed at once
@@ -41,14 +42,14 @@ class Children:
         self._ranks: dict[int, int] = {}  # by pid, of those that have not ended
         self.failures: list[Exit] = []
 
-    def start(self, program: Program, port: int) -> None:
-        """Start a process for each rank of `program`. `port`: at which rank 0 is to serve the store."""
+    def start(self, program: Callable[[], None], processes: int, port: int) -> None:
+        """Run `program` in so many processes. `port`: at which rank 0 is to serve the store."""
         flush_output()  # else each process would write what is buffered
-        for rank in range(program.processes):
+        for rank in range(processes):
             pid = os.fork()
             if pid == 0:
                 self._held.release()
-                program.become(rank, port)
+                become(program, rank, processes, port)
             self._ranks[pid] = rank
 
     def wait(self) -> int:

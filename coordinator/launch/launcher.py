@@ -10,7 +10,7 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from uuid import uuid4
@@ -20,23 +20,22 @@ from common.processes.addresses import LOOPBACK
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
 from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
+from coordinator.launch.forked import import_before_fork
 from coordinator.launch.held_signals import HeldSignals
-from coordinator.launch.program import Program, import_before_fork
 from coordinator.launch.stopped_children import StoppedChildren
 
 _HOUR = 3600.0  # seconds
 
 
-def launch(stages: int, module: str, arguments: list[str], restarts: int = 0, deadline: float = 60.0) -> int:
-    """Run `python -m module *arguments` in stages + 1 processes, of which rank 0 is the coordinator.
+def launch(stages: int, program: Callable[[], None], restarts: int = 0, deadline: float = 60.0) -> int:
+    """Run `program` in stages + 1 processes, of which rank 0 is the coordinator.
 
     When a process is lost, all are restarted and resume from the last checkpoint. Call it in a process without other
     threads: it is forked.
 
     Args:
         stages: number of stage workers.
-        module: the program, the same for each process.
-        arguments: its command line.
+        program: the same for each process; it finds its rank in the environment, as under torchrun.
         restarts: maximum number of restarts in any hour.
         deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
 
@@ -47,11 +46,11 @@ def launch(stages: int, module: str, arguments: list[str], restarts: int = 0, de
     become_parent()
     os.environ[LAUNCH] = uuid4().hex
     import_before_fork()
-    program, budget = Program(module, arguments, stages + 1), Budget(restarts)
+    budget = Budget(restarts)
     with HeldSignals() as held:
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
-            stopped, failures = _attempt(program, held, deadline)
+            stopped, failures = _attempt(program, stages + 1, held, deadline)
             if stopped:
                 return 128 + stopped
             if not failures:
@@ -62,15 +61,15 @@ def launch(stages: int, module: str, arguments: list[str], restarts: int = 0, de
     raise AssertionError("unreachable")
 
 
-def _attempt(program: Program, held: HeldSignals, deadline: float) -> tuple[int, list[Exit]]:
-    """Start one group of processes and wait until all have ended.
+def _attempt(program: Callable[[], None], processes: int, held: HeldSignals, deadline: float) -> tuple[int, list[Exit]]:
+    """Start the processes once and wait until all have ended.
 
     Returns the number of the signal that stopped them, or 0, and those that failed.
     """
     children = Children(held, StoppedChildren(deadline))
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder, _reserved_port() as port:
         os.environ[TEMPORARY] = folder
-        children.start(program, port)
+        children.start(program, processes, port)
         stopped = children.wait()
         children.end(stopped or signal.SIGTERM)
     return stopped, children.failures
