@@ -1,6 +1,6 @@
 """The members of a run, and how they reach each other.
 
-torch's elastic launcher starts every process with a rank; the command line gives its role. Each process publishes a
+The launcher, or torchrun, starts every process with a rank; the command line gives its role. Each process publishes a
 `Member` record in the launcher's store. Stages are numbered in the order of their ranks, so nothing depends on which
 host got which rank.
 """

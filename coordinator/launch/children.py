@@ -64,7 +64,8 @@ class Children:
         start = time.monotonic()
         self._send(number)
         while self._ranks and time.monotonic() < start + _END:
-            self._send(self._wait())
+            if again := self._wait():
+                self._send(again)
         self._send(signal.SIGKILL)
         while self._ranks and time.monotonic() < start + 2 * _END:  # even kill -9 waits for a disk or GPU that hangs
             self._wait()

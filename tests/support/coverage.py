@@ -23,7 +23,6 @@ COVERED_BY = {
     "common/rule/orthogonal_gradient.py": ["unit/rule/test_optimiser.py"],
     "common/shared_memory/memfd.py": ["unit/edges/test_shared_memory.py"],
     "coordinator/__main__.py": [_TRAIN, _STOPS],
-    "coordinator/launch/forked.py": ["unit/launch/test_children.py", _RECOVERY],
     "coordinator/monitor/confusion_plot.py": ["unit/monitor/test_tensorboard.py"],
     "coordinator/monitor/listener.py": ["unit/monitor/test_broadcast.py"],
     "coordinator/monitor/metrics_file.py": [_TRAIN],

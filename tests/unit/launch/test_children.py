@@ -16,6 +16,8 @@ from coordinator.launch.children import Children
 from coordinator.launch.held_signals import HeldSignals
 from coordinator.launch.stopped_children import StoppedChildren
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the test process has threads
+
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldSignals]:
