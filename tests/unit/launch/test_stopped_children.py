@@ -23,6 +23,12 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[
         sleeper.wait()
 
 
+def after_poll(watch: StoppedChildren, child: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a child, or None, after the children were looked at."""
+    watch.poll()
+    return child.poll()
+
+
 def test_a_stopped_child_is_killed_once_another_has_ended(sleepers: list[subprocess.Popen[bytes]]) -> None:
     running, stopped = sleepers
     watch = StoppedChildren(60)
@@ -30,10 +36,10 @@ def test_a_stopped_child_is_killed_once_another_has_ended(sleepers: list[subproc
     assert stopped.poll() is None
     running.kill()
     running.wait()
-    assert wait_until(lambda: watch.poll() or stopped.poll(), 5) == -9
+    assert wait_until(lambda: after_poll(watch, stopped), 5) == -9
 
 
 def test_a_child_that_stays_stopped_is_killed(sleepers: list[subprocess.Popen[bytes]]) -> None:
     watch = StoppedChildren(0.1)
-    assert wait_until(lambda: watch.poll() or sleepers[1].poll(), 5) == -9
+    assert wait_until(lambda: after_poll(watch, sleepers[1]), 5) == -9
     assert sleepers[0].poll() is None
