@@ -10,7 +10,7 @@ def test_nothing_that_is_imported_starts_a_thread_or_uses_a_gpu() -> None:
 import os, threading
 import torch
 def use(*_): raise AssertionError("a GPU is used")
-torch._C._cuda_getDeviceCount = torch._C._cuda_init = use
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = use
 from coordinator.launch.forked import import_before_fork
 import_before_fork()
 if os.fork() == 0: os._exit(0)
