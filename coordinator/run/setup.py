@@ -21,6 +21,7 @@ from coordinator.monitor.prometheus import RunMetrics
 from coordinator.monitor.run_totals import RunTotals, StageTotals
 from coordinator.monitor.tensorboard import EventFiles
 from coordinator.run import metric_sources
+from coordinator.run.edge_ticks import measured
 from coordinator.run.gradient_probe import GradientProbe
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.presence import Presence
@@ -142,11 +143,11 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint, St
     datasets, found, presence = accepted.datasets, accepted.found, setup.presence
     planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
     costs, split = _split(setup, accepted)
-    config = setup.config.model_copy(update={"split": split})
+    config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
     if costs:
         presence.terminal.show_split(costs, split)
-    stream = datasets.open_training(start.places)  # its processes start while the stages are built
+    stream = datasets.open_training(start.places, config)  # its processes start while the stages are built
     setup.pipeline.configure(Plan(config, classes, tuple(split), planned, start.origin), warn)
     if setup.resume is not None:
         presence.introduce(config, accepted.directory.path, planned)
@@ -161,13 +162,13 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint, St
 def _split(setup: _Setup, accepted: _Accepted) -> tuple[list[BlockCost], list[int]]:
     """The blocks' costs, and the number of blocks of each stage.
 
-    After an automatic restart the split is known, and the costs are not measured again: there are none.
+    There are no costs, as they are not measured again, after an automatic restart that needs none.
     """
     config, stages, classes = setup.config, setup.pipeline.stages, len(accepted.datasets.train.classes)
     before = accepted.found[1].split if accepted.found else None
     known = config.split or (before if before is not None and len(before) == config.stages else None)
-    measured = known is None or not accepted.again
-    costs = stages.call(0, StageCalls.measure, config, classes) if measured else []
+    needed = not accepted.again or known is None or config.network.edge_ticks == "auto"
+    costs = stages.call(0, StageCalls.measure, config, classes) if needed else []
     split = known or choose(config, classes, costs, stages)
     check_split(split, len(accepted.blocks))
     return costs, split
@@ -203,7 +204,7 @@ def _assemble(
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
     if presence.page is not None:
-        presence.page.running(start.origin, metrics.registry.numbers)
+        presence.page.running(config, start.origin, metrics.registry.numbers)
     classes = len(datasets.train.classes)
     return Prepared(
         state=state,
