@@ -33,6 +33,7 @@ def become(program: Callable[[], None], rank: int, processes: int, port: int) ->
     """Run `program` in this process, just forked, as `rank` of so many. `port`: at which rank 0 serves the store."""
     code = 1
     try:
+        os.setsid()  # a terminal signals the launcher alone, which passes it on
         _set_name("coordinator" if rank == 0 else f"stage{rank - 1}")
         os.environ.update(_environment(str(rank), str(processes), port))
         program()

@@ -22,7 +22,6 @@ from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
 from coordinator.launch.forked import import_before_fork
 from coordinator.launch.held_signals import HeldSignals
-from coordinator.launch.stopped_children import StoppedChildren
 
 _HOUR = 3600.0  # seconds
 
@@ -50,29 +49,27 @@ def launch(stages: int, program: Callable[[], None], restarts: int = 0, deadline
     with HeldSignals() as held:
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
-            stopped, failures = _attempt(program, stages + 1, held, deadline)
-            if stopped:
-                return 128 + stopped
-            if not failures:
+            children = Children(held, deadline)
+            _attempt(children, program, stages + 1)
+            if children.stopped:
+                return 128 + children.stopped
+            if not children.failures:
                 return 0
-            code = _report_failures(failures)
-            if not (_is_recoverable(failures) and budget.take(attempt)):
+            code = _report_failures(children.failures)
+            if not (_is_recoverable(children.failures) and budget.take(attempt)):
                 return code
     raise AssertionError("unreachable")
 
 
-def _attempt(program: Callable[[], None], processes: int, held: HeldSignals, deadline: float) -> tuple[int, list[Exit]]:
-    """Start the processes once and wait until all have ended.
-
-    Returns the number of the signal that stopped them, or 0, and those that failed.
-    """
-    children = Children(held, StoppedChildren(deadline))
+def _attempt(children: Children, program: Callable[[], None], processes: int) -> None:
+    """Start the processes once and wait until all have ended."""
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder, _reserved_port() as port:
         os.environ[TEMPORARY] = folder
-        children.start(program, processes, port)
-        stopped = children.wait()
-        children.end(stopped or signal.SIGTERM)
-    return stopped, children.failures
+        try:
+            children.start(program, processes, port)
+            children.wait()
+        finally:
+            children.end()
 
 
 @contextmanager

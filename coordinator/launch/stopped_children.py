@@ -5,8 +5,11 @@ the stopped ones are killed, because the group cannot continue. A process that s
 well: between two phases, stages wait for the coordinator without a deadline.
 """
 
+import os
+import signal
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 
 import psutil
@@ -15,28 +18,30 @@ _EVERY = 1.0  # seconds
 
 
 class StoppedChildren:
-    """Watches this process's children. `deadline`: seconds that one may be stopped if none ended."""
+    """Kills those that stay stopped. `deadline`: seconds that a child may be stopped if none has ended."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline, self._next = deadline, 0.0
-        self._most_alive = 0
         self._seen: Counter[int] = Counter()  # looks in a row; a clock also advances while this process is stopped
 
-    def poll(self) -> None:
-        """Look at the children, if a second has passed since the last look. Kills those that have to be killed."""
+    def poll(self, children: Iterable[int], ended: bool) -> None:
+        """Look at the children, if a second has passed since the last look. Kills those that have to be killed.
+
+        Args:
+            children: the pids of those that have not been waited for.
+            ended: whether another has ended.
+        """
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _EVERY
-        alive = [child for child in psutil.Process().children() if _status(child) not in (psutil.STATUS_ZOMBIE, None)]
-        self._most_alive = max(self._most_alive, len(alive))
-        stopped = [child for child in alive if _status(child) == psutil.STATUS_STOPPED]
-        self._seen = Counter({child.pid: self._seen[child.pid] + 1 for child in stopped})
-        for child in stopped:
-            if len(alive) < self._most_alive or self._seen[child.pid] * _EVERY > self._deadline:
-                child.kill()
+        stopped = [pid for pid in children if _is_stopped(pid)]
+        self._seen = Counter({pid: self._seen[pid] + 1 for pid in stopped})
+        for pid in stopped:
+            if ended or self._seen[pid] * _EVERY > self._deadline:
+                os.kill(pid, signal.SIGKILL)
 
 
-def _status(process: psutil.Process) -> str | None:
+def _is_stopped(pid: int) -> bool:
     with suppress(psutil.Error):
-        return process.status()
-    return None
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    return False

@@ -37,7 +37,6 @@ COVERED_BY = {
     "coordinator/run/pipeline.py": [_EXACT],
     "coordinator/run/presence.py": [_STOPS, _STEERING],
     "coordinator/run/process.py": [_STOPS],
-    "coordinator/run/setup.py": [_TRAIN, "distributed/test_checkpoints.py"],
     "coordinator/run/split.py": [_TRAIN],
     "coordinator/run/steerable.py": [_STEERING],
     "coordinator/run/stop_request.py": ["unit/run/test_commands.py", _STOPS],

@@ -1,5 +1,6 @@
 """Forked processes: their environment and name, how they end, and how they are ended."""
 
+import errno
 import os
 import signal
 import sys
@@ -10,11 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.errors import PeerError
+from common.errors import PeerError, SidewaysError
 from coordinator.launch import children as module
 from coordinator.launch.children import Children
 from coordinator.launch.held_signals import HeldSignals
-from coordinator.launch.stopped_children import StoppedChildren
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the test process has threads
 
@@ -29,10 +29,11 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldSignals]:
 
 def run(held: HeldSignals, processes: int, program: Callable[[int], None]) -> dict[int, int]:
     """The exit codes of those that failed, by rank. `program` gets the rank."""
-    group = Children(held, StoppedChildren(60))
+    group = Children(held, 60)
     group.start(lambda: program(int(os.environ["RANK"])), processes, port=1)
-    assert group.wait() == 0
-    group.end(signal.SIGTERM)
+    group.wait()
+    group.end()
+    assert group.stopped == 0
     assert not psutil.Process().children()
     return {ended.rank: ended.code for ended in group.failures}
 
@@ -41,6 +42,7 @@ def test_each_process_knows_its_rank_and_has_a_name(held: HeldSignals, tmp_path:
     def write(rank: int) -> None:
         name = Path("/proc/self/comm").read_text().strip()
         variables = [os.environ[key] for key in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")]
+        assert os.getsid(0) == os.getpid()
         (tmp_path / str(rank)).write_text(" ".join([name, *variables]))
 
     assert run(held, 3, write) == {}
@@ -85,3 +87,36 @@ def test_a_process_that_does_not_end_is_killed(held: HeldSignals, monkeypatch: p
         time.sleep(60)
 
     assert run(held, 2, program)[0] in (-9, -15)  # SIGTERM may come before it is ignored
+
+
+def test_a_signal_while_the_others_are_ended_is_a_request_to_stop(
+    held: HeldSignals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Children(held, 60)
+    group.start(lambda: sys.exit(3) if os.environ["RANK"] == "1" else time.sleep(60), 2, port=1)
+    group.wait()
+    assert [failure.code for failure in group.failures] == [3]
+    assert group.stopped == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "take", lambda seconds: signal.SIGTERM)
+        group.end()
+    assert group.stopped == signal.SIGTERM
+    assert not psutil.Process().children()
+
+
+def test_when_one_cannot_be_started_the_others_are_ended(held: HeldSignals, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, forked = os.fork, [0]
+
+    def limited() -> int:
+        if len(forked) > 2:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        forked.append(fork())
+        return forked[-1]
+
+    monkeypatch.setattr(os, "fork", limited)
+    group = Children(held, 60)
+    with pytest.raises(SidewaysError, match=r"cannot start process 2 of the run: .*ulimit -u"):
+        group.start(lambda: time.sleep(60), 4, port=1)
+    group.end()
+    assert len(group.failures) == 2
+    assert not psutil.Process().children()

@@ -23,23 +23,24 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[
         sleeper.wait()
 
 
-def after_poll(watch: StoppedChildren, child: subprocess.Popen[bytes]) -> int | None:
-    """The exit code of a child, or None, after the children were looked at."""
-    watch.poll()
+def after_poll(watch: StoppedChildren, child: subprocess.Popen[bytes], *, ended: bool) -> int | None:
+    """The exit code of a child, or None, after it was looked at."""
+    watch.poll([child.pid], ended)
     return child.poll()
 
 
 def test_a_stopped_child_is_killed_once_another_has_ended(sleepers: list[subprocess.Popen[bytes]]) -> None:
     running, stopped = sleepers
     watch = StoppedChildren(60)
-    watch.poll()
+    watch.poll([running.pid, stopped.pid], False)
     assert stopped.poll() is None
-    running.kill()
-    running.wait()
-    assert wait_until(lambda: after_poll(watch, stopped), 5) == -9
+    assert wait_until(lambda: after_poll(watch, stopped, ended=True), 5) == -9
+    assert running.poll() is None
 
 
 def test_a_child_that_stays_stopped_is_killed(sleepers: list[subprocess.Popen[bytes]]) -> None:
+    running, stopped = sleepers
     watch = StoppedChildren(0.1)
-    assert wait_until(lambda: after_poll(watch, sleepers[1]), 5) == -9
-    assert sleepers[0].poll() is None
+    assert wait_until(lambda: after_poll(watch, stopped, ended=False), 5) == -9
+    watch.poll([running.pid], False)
+    assert running.poll() is None
