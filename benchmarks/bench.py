@@ -7,6 +7,7 @@ Bench to the script: configure the stages, run ticks on one constant frame batch
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -39,17 +40,22 @@ def python_path() -> str:
 
 def launch(stages: int, script: str, *arguments: str) -> Any:
     """Run benchmarks/`script`.py as a run's coordinator with `--out FILE` and `arguments`. Returns FILE's JSON."""
-    from common.processes.lifecycle import ALLOCATOR
-    from coordinator.launch.elastic import launch as start
-
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
-        os.environ.update(ALLOCATOR, PYTHONPATH=python_path())
-        code = start(stages, ["-m", f"benchmarks.{script}", "--out", str(out), *arguments])
-        if code:
-            raise SystemExit(code)
+        start(stages, f"benchmarks.{script}", "--out", str(out), *arguments)
         return json.loads(out.read_text())
+
+
+def start(stages: int, module: str, *arguments: str) -> None:
+    """Run the `main` of `module` in `stages` + 1 processes, by the product's launcher. Exits if it fails."""
+    from common.processes.lifecycle import ALLOCATOR
+
+    code = f"from {module} import main; from coordinator.launch.launcher import launch; exit(launch({stages}, main))"
+    # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
+    variables = {**os.environ, **ALLOCATOR, "PYTHONPATH": python_path()}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=variables)
+    if done.returncode:
+        raise SystemExit(done.returncode)
 
 
 def serve(out: Path, work: Callable[["Bench"], Any], replicas: int = 1) -> None:

@@ -151,17 +151,16 @@ def _result(job: Job, out: Path) -> Record:
 
 def _train(job: Job, out: Path) -> Record:
     from common.config.run_file import load
-    from coordinator.launch.elastic import launch
     from coordinator.tools.compare import outcome_of
 
     name = f"{job.data}-{job.contender}-{job.seed}"
     shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted benchmark, or of other settings
     settings = [*job.settings, f"runs={out}", f"name={name}"]
     config = load(job.run_file, settings)
-    os.environ["PYTHONPATH"] = python_path()
-    arguments = [part for setting in settings for part in ("--set", setting)]
+    overrides = [part for setting in settings for part in ("--set", setting)]
     print(f"--- {name}", file=sys.stderr, flush=True)
-    code = launch(config.stages, ["-m", "coordinator", "join", str(job.run_file), *arguments], config.recovery.restarts)
+    command = [sys.executable, "-P", "-m", "coordinator", "train", str(job.run_file), *overrides]
+    code = subprocess.run(command, env={**os.environ, "PYTHONPATH": python_path()}).returncode
     if code:
         raise SystemExit(code)
     return asdict(outcome_of(out / name, config))

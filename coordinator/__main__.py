@@ -8,30 +8,34 @@ import sys
 if sys.argv[1:2] in (["join"], ["train"], ["compare"]):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from common.processes.lifecycle import use_allocator
+
+if sys.argv[1:2] in (["train"], ["compare"]):  # the processes of a run are forks of this one
+    use_allocator()
+
 import atexit
 import json
-import os
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from common.config.run_file import load
-from common.errors import ConfigError, SidewaysError
+from common.errors import SidewaysError
 from common.processes.lifecycle import (
-    ALLOCATOR,
     PATH_ERRORS,
     flush_output,
     print_error,
-    remember_parent,
     too_many_files,
 )
 from common.run_registry.redis_connection import from_environment
 from coordinator.cli.live import steer
 from coordinator.cli.offline import Json, Settings, tools
-from coordinator.launch.attempt import RunMarker
 from coordinator.launch.host_limits import check_host
+from coordinator.launch.join import join as run_process
+from coordinator.launch.join import resumed
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -54,15 +58,16 @@ def train(
 ) -> None:
     """Train on this machine: a coordinator and one process per stage."""
     settings = [*(settings or []), *([f"stages={stages}"] if stages is not None else [])]
-    run_file = _resumed(run_file, resume)
+    run_file = resumed(run_file, resume)
     config = load(run_file, settings)
     if config.report.redis:
         from_environment()  # report a wrong address before anything starts
     check_host(config)
-    from coordinator.launch.elastic import launch  # torch takes seconds to import: report wrong settings first
+    from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
 
-    arguments = _join_arguments(run_file, resume, settings, as_json)
-    raise SystemExit(launch(config.workers, arguments, config.recovery.restarts, 1.5 * config.network.deadline))
+    program = partial(run_process, run_file, "auto", resume, settings, as_json)
+    deadline = 1.5 * config.network.deadline
+    raise SystemExit(launch(config.stages, program, config.recovery.restarts, deadline, config.replicas))
 
 
 @app.command()
@@ -123,49 +128,9 @@ def join(
 ) -> None:
     """Run one process of a run; started by torchrun, on one machine or several."""
     if only_check:
-        load(_resumed(run_file, resume), settings)
+        load(resumed(run_file, resume), settings)
         return
-    remember_parent()
-    if role not in ("auto", "coordinator", "stage"):
-        raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns about every peer that exits
-    if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
-        if not ALLOCATOR.keys() <= os.environ.keys():  # torchrun does not set it, and it is read only at process start
-            _become("coordinator", *sys.argv[1:])
-        run_file = _resumed(run_file, resume)
-        from coordinator.run.process import main as coordinate
-
-        config = load(run_file, settings)
-        earlier = RunMarker(config.runs).find()
-        if earlier is not None:
-            resume = earlier  # its own run file has all settings, and the measured split
-            config = load(earlier / "run.toml") if (earlier / "run.toml").is_file() else config
-        coordinate(config, str(run_file), resume, as_json)
-    else:
-        _become("stage_worker")
-
-
-def _become(module: str, *arguments: str) -> NoReturn:
-    """Replace this process by another program: the allocator reads its environment only at process start."""
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    os.execve(sys.executable, command, {**ALLOCATOR, **os.environ})  # noqa: S606
-
-
-def _resumed(run_file: Path | None, resume: Path | None) -> Path:
-    """The given run file, or else that of the resumed run."""
-    if resume is not None and not (resume / "run.toml").is_file():
-        raise ConfigError(f"--resume {resume}: there is no run.toml in it; pass a run directory, such as runs/digits-…")
-    if run_file is not None:
-        return run_file
-    if resume is None:
-        raise ConfigError("pass a run file (TOML, see examples/), or a run to resume: --resume runs/NAME")
-    return resume / "run.toml"
-
-
-def _join_arguments(run_file: Path, resume: Path | None, settings: list[str] | None, as_json: bool) -> list[str]:
-    overrides = [part for setting in settings or [] for part in ("--set", setting)]
-    resumed = ["--resume", str(resume)] if resume else []
-    return ["-P", "-m", "coordinator", "join", str(run_file), *resumed, *overrides, *(["--json"] if as_json else [])]
+    run_process(run_file, role, resume, settings, as_json)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Entry point of a stage worker. Started by `sideways join` under torch's elastic launcher, never by hand."""
+"""Entry point of a stage worker. Started by the launcher, or by `sideways join` under torchrun, never by hand."""
 
 import signal
 

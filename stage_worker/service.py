@@ -24,7 +24,7 @@ from common.messages.stage_calls import Addresses, GradientSample, Plan, StageCa
 from common.models import activation_shapes, build, part
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
-from common.processes.membership import Membership
+from common.processes.membership import Membership, worker_text
 from common.rule.clip_sums import ClipSums, Scores
 from common.rule.packet import packet_bytes
 from common.rule.stage import casting
@@ -94,8 +94,7 @@ class StageService(StageCalls):
     def place(self) -> str:
         """The stage and, during training, the tick, for error messages."""
         tick = f", tick {self._built.loop.tick}" if self._training and self._built else ""
-        replica = f" of replica {self.me.of_replica}" if self.me.replicas > 1 else ""
-        return f"stage {self.me.stage}{replica}{tick}"
+        return f"{worker_text(self.me.worker, self.me.stages, self.me.replicas)}{tick}"
 
     @property
     def built(self) -> Assembly:

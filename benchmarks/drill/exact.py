@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.bench import ROOT, python_path
+from benchmarks.bench import ROOT, python_path, start
 from common.config.settings import Config
 from common.rule.loss import Target
 from common.rule.packet import Packet
@@ -97,12 +97,8 @@ def config_from(folder: Path, tree: dict[str, Any], **changes: Any) -> Config:
 
 def _drive(stages: int, trees: dict[str, dict[str, Any]], out: Path) -> None:
     """Put the product's own processes through the cases. They write losses and parameters to `out`."""
-    from coordinator.launch.elastic import launch
-
     (out / "cases.json").write_text(json.dumps(trees))
-    code = launch(stages, ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)])
-    if code:
-        raise SystemExit(f"{stages} stages: the run ended with exit status {code}")
+    start(stages, "tests.distributed.driver", str(out / "cases.json"), str(out))
 
 
 def reference_run(config: Config, device: torch.device) -> tuple[list[float], dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from torch.distributed import rpc
 
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, StageCalls, handling
+from common.processes.membership import worker_text
 from common.processes.rpc import worker_name
 
 _POLL = 0.005  # seconds
@@ -115,8 +116,7 @@ class Stages:
         return self.count * self.replicas
 
     def _text(self, worker: int) -> str:
-        replica, stage = divmod(worker, self.count)
-        return f"stage {stage} of replica {replica}" if self.replicas > 1 else f"stage {stage}"
+        return worker_text(worker, self.count, self.replicas)
 
     def _call(
         self, workers: Sequence[int], call: str, args: Any, kwargs: Any, extra_time: float | None = None

@@ -22,6 +22,17 @@ TEMPORARY = "SIDEWAYS_TEMPORARY"  # environment: a folder that the launcher remo
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
 
+def use_allocator() -> None:
+    """Start this program anew, unless it was started with the allocator's settings. Call it first: nothing is kept."""
+    if not ALLOCATOR.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **os.environ})  # noqa: S606
+
+
+def quiet_torch() -> None:
+    """Keep torch from warning about every peer that exits. Call it before torch is imported."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def shorten_thread_switches() -> None:
     """Set the interpreter's thread switch interval to 0.5 ms, a tenth of the default.
 

@@ -1,6 +1,6 @@
 """The members of a run, and how they reach each other.
 
-torch's elastic launcher starts every process with a rank; the command line gives its role. Each process publishes a
+The launcher, or torchrun, starts every process with a rank; the command line gives its role. Each process publishes a
 `Member` record in the launcher's store. Stages are numbered in the order of their ranks, so nothing depends on which
 host got which rank.
 """
@@ -193,6 +193,12 @@ def _fetch(store: Store, key: str, whose: str) -> str:
             f"{whose} was not ready within {JOIN_DEADLINE:.0f} s, or the launcher's store is gone "
             f"({str(error).splitlines()[0]}): see the other processes' errors, and check that every agent is running"
         ) from error
+
+
+def worker_text(worker: int, stages: int, replicas: int) -> str:
+    """What messages call a worker, by its number among those of all replicas."""
+    replica, stage = divmod(worker, stages)
+    return f"stage {stage} of replica {replica}" if replicas > 1 else f"stage {stage}"
 
 
 def join(role: Role) -> Membership:

@@ -5,44 +5,43 @@ the stopped ones are killed, because the group cannot continue. A process that s
 well: between two phases, stages wait for the coordinator without a deadline.
 """
 
-import threading
+import os
+import signal
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 
 import psutil
 
 _EVERY = 1.0  # seconds
 
 
-@contextmanager
-def kill_stopped_children(deadline: float) -> Iterator[None]:
-    """Watch this process's children while the body runs. `deadline`: seconds that one may be stopped if none ended."""
-    over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(over, deadline), name="reaper", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+class StoppedChildren:
+    """Kills those that stay stopped. `deadline`: seconds that a child may be stopped if none has ended."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline, self._next = deadline, 0.0
+        self._seen: Counter[int] = Counter()  # looks in a row; a clock also advances while this process is stopped
+
+    def poll(self, children: Iterable[int], ended: bool) -> None:
+        """Look at the children, if a second has passed since the last look. Kills those that have to be killed.
+
+        Args:
+            children: the pids of those that have not been waited for.
+            ended: whether another has ended.
+        """
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _EVERY
+        stopped = [pid for pid in children if _is_stopped(pid)]
+        self._seen = Counter({pid: self._seen[pid] + 1 for pid in stopped})
+        for pid in stopped:
+            if ended or self._seen[pid] * _EVERY > self._deadline:
+                os.kill(pid, signal.SIGKILL)
 
 
-def _watch(over: threading.Event, deadline: float) -> None:
-    most_alive = 0
-    seen: Counter[int] = Counter()  # consecutive polls; a clock would also advance while this process itself is stopped
-    while not over.wait(_EVERY):
-        children = psutil.Process().children()
-        alive = [child for child in children if _status(child) not in (psutil.STATUS_ZOMBIE, None)]
-        most_alive = max(most_alive, len(alive))
-        stopped = [child for child in alive if _status(child) == psutil.STATUS_STOPPED]
-        seen = Counter({child.pid: seen[child.pid] + 1 for child in stopped})
-        for child in stopped:
-            if len(alive) < most_alive or seen[child.pid] * _EVERY > deadline:
-                child.kill()
-
-
-def _status(process: psutil.Process) -> str | None:
+def _is_stopped(pid: int) -> bool:
     with suppress(psutil.Error):
-        return process.status()
-    return None
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    return False

@@ -18,9 +18,13 @@ class Broadcast(Listener):
         """Pass events on to `listener` too from now on."""
         self._listeners.append(listener)
 
-    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+    def split(self, blocks: Sequence[str], split: Sequence[int]) -> None:
         for listener in self._listeners:
-            listener.split(costs, split)
+            listener.split(blocks, split)
+
+    def measured(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        for listener in self._listeners:
+            listener.measured(costs, split)
 
     def resumed(self, tick: int) -> None:
         for listener in self._listeners:

@@ -66,8 +66,11 @@ class EvaluationEvent:
 class Listener:
     """Watches a run. Methods do nothing unless overridden; all but `close` must return at once."""
 
-    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
-        """The blocks' costs, and the number of blocks of each stage."""
+    def split(self, blocks: Sequence[str], split: Sequence[int]) -> None:
+        """The blocks' names, and the number of blocks of each stage."""
+
+    def measured(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+        """The blocks' costs have been measured; not so after an automatic restart."""
 
     def resumed(self, tick: int) -> None:
         """The run resumes from a checkpoint at `tick`. Called before the first report."""

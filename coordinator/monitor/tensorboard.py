@@ -47,7 +47,7 @@ class EventFiles(Listener):
         for row in found["stages"]:
             self._scalars(f"probe {row['stage']}", row, int(found["tick"]))
 
-    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+    def measured(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
         """The blocks, their costs and their stages, as a table."""
         rows = ["| block | stage | parameters | forward + backward ms | activation KiB |", "|---|---|---|---|---|"]
         for stage, part in enumerate(by_stage(costs, split)):

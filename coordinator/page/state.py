@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.settings import Config
-from common.partition.balance import BlockCost, by_stage
+from common.partition.balance import by_stage
 from common.rule.schedule import schedule_of
 from common.run_registry.records import State, finite
 from coordinator.monitor.listener import LineListener
@@ -41,7 +41,7 @@ class PageState(LineListener):
         """
         self._config, self._run, self._page_server, self._warnings = config, run, page_server, warnings
         self._status, self._history = RunStatus(config, run, planned), MetricHistory()
-        self._blocks: list[list[str]] = [[] for _ in range(config.stages)]
+        self._blocks: list[Sequence[str]] = [[] for _ in range(config.stages)]
         self._origin = 0
         self._numbers: Callable[[], dict[str, float]] = dict
         self._last_request_time = -_WATCHED
@@ -59,9 +59,9 @@ class PageState(LineListener):
 
     # ---- called by the training
 
-    def split(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
+    def split(self, blocks: Sequence[str], split: Sequence[int]) -> None:
         """Set the blocks of each stage."""
-        self._blocks = [[cost.name for cost in part] for part in by_stage(costs, split)]
+        self._blocks = by_stage(blocks, split)
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
         """Add a line of metrics.jsonl, and update the fields of Status that it changes."""

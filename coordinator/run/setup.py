@@ -5,9 +5,11 @@ stages, restore a checkpoint.
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from common.config.settings import Config
 from common.messages.stage_calls import Plan, StageCalls
-from common.models import build
+from common.models import build, named_blocks
 from common.partition.balance import BlockCost, check_split
 from common.partition.model_check import check_model
 from common.telemetry.spans import WorkClock
@@ -79,6 +81,7 @@ class _Accepted:
     """The result of the first step: data and model have been checked, and the run directory exists."""
 
     datasets: Datasets
+    blocks: list[str]  # their names
     directory: RunDirectory
     checkpoints: Checkpoints
     found: tuple[Path, Position] | None
@@ -99,11 +102,11 @@ def prepare(
     """
     setup = _Setup(config, pipeline, presence, stop, resume)
     accepted = _accept(setup, run_file)
-    state, start = _build(setup, accepted)
+    state, start, stream = _build(setup, accepted)
     overdue = _restore(setup, accepted, start, state)
     accepted.directory.save_config(state.config)
     presence.marker.write(accepted.directory.path)
-    return _assemble(setup, accepted, start, state, overdue)
+    return _assemble(setup, accepted, start, state, stream, overdue)
 
 
 def _accept(setup: _Setup, run_file: str) -> _Accepted:
@@ -111,51 +114,63 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     config, presence, resume, stop = setup.config, setup.presence, setup.resume, setup.stop
     warn = presence.terminal.warn
     datasets = Datasets(config, warn, setup.pipeline.poll, lambda: bool(stop.signal))
-    shapes = _check(config, datasets, warn)
-    directory = RunDirectory(resume or presence.create_directory(run_file))
     again = resume is not None and presence.marker.find() == resume
+    model = _model(config, datasets, warn, checked=again)
+    directory = RunDirectory(resume or presence.create_directory(run_file))
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
         presence.introduce(config, directory.path, datasets.planned)
     checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
-    return _Accepted(datasets, directory, checkpoints, found, again)
+    blocks = [name for name, _ in named_blocks(model)]
+    return _Accepted(datasets, blocks, directory, checkpoints, found, again)
 
 
-def _check(config: Config, datasets: Datasets, warn: Warn) -> dict[str, tuple[int, ...]]:
-    """Check the model here, so that an error is reported once and not by every stage. Returns its tensors' shapes."""
+def _model(config: Config, datasets: Datasets, warn: Warn, checked: bool) -> nn.Sequential:
+    """The model, checked here unless it already was, so that an error is reported once and not by every stage."""
     classes = len(datasets.train.classes)
     model = build(config, classes, warn)
-    check_model(model, config, classes)
+    if not checked:
+        check_model(model, config, classes)
     for text in config.idle(datasets.planned):
         warn(text)
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    return model
 
 
-def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint]:
-    """Choose the split, build the stages."""
+def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint, Stream]:
+    """Choose the split, open the training stream, build the stages."""
     datasets, found, presence = accepted.datasets, accepted.found, setup.presence
     planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
-    costs, split = _split(setup, classes, found[1].split if found else None)
+    costs, split = _split(setup, accepted)
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
-    presence.terminal.show_split(costs, split)
+    if costs:
+        presence.terminal.show_split(costs, split)
+    stream = datasets.open_training(start.places, config)  # its processes start while the stages are built
     setup.pipeline.configure(Plan(config.of_replica, classes, tuple(split), planned, start.origin), warn)
     if setup.resume is not None:
         presence.introduce(config, accepted.directory.path, planned)
     if config.report.tensorboard:
         presence.broadcast.add(EventFiles(accepted.directory.path, warn, start.tick))
-    presence.broadcast.split(costs, split)
-    return RunState(config, setup.stop, planned, start.tick, start.seconds, start.tick), start
+    presence.broadcast.split(accepted.blocks, split)
+    if costs:
+        presence.broadcast.measured(costs, split)
+    return RunState(config, setup.stop, planned, start.tick, start.seconds, start.tick), start, stream
 
 
-def _split(setup: _Setup, classes: int, before: list[int] | None) -> tuple[list[BlockCost], list[int]]:
-    """The blocks' costs, and the number of blocks of each stage. `before`: the split of the run that is resumed."""
-    config, stages = setup.config, setup.pipeline.stages
-    costs = stages.call(0, StageCalls.measure, config.of_replica, classes)
-    earlier = before if before is not None and len(before) == config.stages else None
-    split = config.split or earlier or choose(config.of_replica, classes, costs, stages)
-    check_split(split, len(costs))
+def _split(setup: _Setup, accepted: _Accepted) -> tuple[list[BlockCost], list[int]]:
+    """The blocks' costs, and the number of blocks of each stage.
+
+    There are no costs, as they are not measured again, after an automatic restart that needs none.
+    """
+    config, stages, classes = setup.config, setup.pipeline.stages, len(accepted.datasets.train.classes)
+    before = accepted.found[1].split if accepted.found else None
+    known = config.split or (before if before is not None and len(before) == config.stages else None)
+    needed = not accepted.again or known is None or config.network.edge_ticks == "auto"
+    costs = stages.call(0, StageCalls.measure, config.of_replica, classes) if needed else []
+    split = known or choose(config.of_replica, classes, costs, stages)
+    check_split(split, len(accepted.blocks))
     return costs, split
 
 
@@ -181,7 +196,9 @@ def _totals(state: RunState, start: StartPoint) -> RunTotals:
     return RunTotals(stages, config.data.slots, state.planned, config.replicas, start.tick)
 
 
-def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, overdue: bool) -> Prepared:
+def _assemble(
+    setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, stream: Stream, overdue: bool
+) -> Prepared:
     """Build the remaining parts of the run, and add the remaining listeners."""
     config, pipeline, presence, datasets = state.config, setup.pipeline, setup.presence, accepted.datasets
     directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
@@ -193,7 +210,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunS
         presence.broadcast.add(listener)
     if presence.page is not None:
         presence.page.running(config, start.origin, metrics.registry.numbers)
-    stream, classes = datasets.open_training(start.places, config), len(datasets.train.classes)
+    classes = len(datasets.train.classes)
     return Prepared(
         state=state,
         start=start,

@@ -9,13 +9,15 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from common.config.run_file import load
 from common.config.settings import Algorithm, Config
 from common.errors import ConfigError, SidewaysError
-from coordinator.launch.elastic import launch
+from coordinator.launch.join import join
+from coordinator.launch.launcher import launch
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")
 
@@ -72,9 +74,9 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         overrides = [*_overrides(settings, name), f"runs={folder}", f'name="{name}"']
         if split is not None:
             overrides.append(f"split={split}")
-        arguments = [part for override in overrides for part in ("--set", override)]
-        command = ["-P", "-m", "coordinator", "join", str(run_file), *arguments]
-        code = launch(config.workers, command, config.recovery.restarts, 1.5 * config.network.deadline)
+        program = partial(join, run_file, "auto", None, overrides, False)
+        deadline = 1.5 * config.network.deadline
+        code = launch(config.stages, program, config.recovery.restarts, deadline, config.replicas)
         if code:
             return folder, outcomes, code
         outcomes.append(outcome_of(folder / name, config))

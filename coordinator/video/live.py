@@ -157,9 +157,9 @@ class _Source:
         return time.monotonic() < self._alive_until
 
     def take(self) -> int:
-        """Make the newest frame the one that is played. Returns how many older frames were dropped."""
+        """Make the newest frame the one that is played. Returns how many older ones were dropped since the last."""
         with self._frame_ready:
-            dropped = max(0, self._count - self._count_taken - 1)
+            dropped = max(0, self._count - self._count_taken - 1) if self._count_taken else 0  # not before the first
             self.taken, self.taken_from, self._count_taken = self._newest, self._connection, self._count
             return dropped
 

@@ -1,8 +1,8 @@
 """A coordinator that does many small runs, one after another, with one set of real stage workers.
 
-Started by the elastic launcher as `-m tests.distributed.driver CASES.json OUT`: rank 0 is this coordinator, the others
-become stage workers. Writes the losses and parameters of each case to OUT. Everything but the command line and the
-display is the product's own code.
+Started by the launcher, with the arguments CASES.json OUT: rank 0 is this coordinator, the others become stage workers.
+Writes the losses and parameters of each case to OUT. Everything but the command line and the display is the product's
+own code.
 """
 
 import json
@@ -58,7 +58,3 @@ def run(config: Config, pipeline: Pipeline) -> None:
         pipeline.push(0, tick, step)
     pipeline.wait_done()
     slots.close()
-
-
-if __name__ == "__main__":
-    main()

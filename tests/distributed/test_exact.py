@@ -141,9 +141,10 @@ def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
 def drive(stages: int, trees: dict[str, dict[str, Any]], out: Path, **more: str) -> None:
     """Run the cases with one set of workers. `more` are additional environment variables."""
     (out / "cases.json").write_text(json.dumps(trees))
-    arguments = ["-m", "tests.distributed.driver", str(out / "cases.json"), str(out)]
-    launch = f"import sys; from coordinator.launch.elastic import launch; sys.exit(launch({stages}, {arguments!r}))"
-    command, variables = [sys.executable, "-c", launch], {**environment(), **more}
+    launch = f"from coordinator.launch.launcher import launch; exit(launch({stages}, main))"
+    code = f"from tests.distributed.driver import main; {launch}"
+    command = [sys.executable, "-c", code, str(out / "cases.json"), str(out)]
+    variables = {**environment(), **more}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
 

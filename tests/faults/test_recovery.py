@@ -16,6 +16,7 @@ from tests.faults.faults import Fault
 from tests.support.oracles import losses_of, replicated_run, same_model
 from tests.support.processes import Background
 from tests.support.settings import STRAIGHT, slow_run, write_run_file
+from tests.support.waiting import wait_until
 
 
 def slow(videos: Path, **changes: Any) -> dict[str, Any]:
@@ -140,6 +141,26 @@ def recovered(tree: dict[str, Any], straight: Path, tmp_path: Path, fault: Fault
     assert len(restart) == int(fault.restarts)
     assert all(line["recovery_seconds"] > 0 for line in restart)
     assert re.search(fault.expected_output(who), output), output
+
+
+@pytest.mark.long
+def test_a_process_that_is_lost_while_a_restart_is_under_way_is_recovered_from(
+    videos: Path, straight: Path, tmp_path: Path
+) -> None:
+    """The processes of every attempt are forks of the launcher, with what it has imported."""
+    background = Background(write_run_file(tmp_path / "run.toml", slow(videos)))
+    background.wait_for_tick(100)
+    first = background.members()
+    os.kill(first["stage0"], signal.SIGKILL)
+    started = wait_until(lambda: (now := background.members()).get("stage1") not in (None, first["stage1"]) and now)
+    launcher = psutil.Process(background.process.pid)
+    assert psutil.Process(started["stage1"]).ppid() == launcher.pid
+    assert psutil.Process(started["stage1"]).cmdline() == launcher.cmdline()
+    os.kill(started["stage1"], signal.SIGKILL)
+    assert background.end(100) == 0, background.output()
+    assert losses_of(tmp_path / "runs/it") == losses_of(straight)
+    assert same_model(tmp_path / "runs/it", straight)
+    assert json.loads((tmp_path / "runs/it/summary.json").read_text())["restarts"] == 2
 
 
 @pytest.mark.long

@@ -103,6 +103,17 @@ def test_kill_9_of_the_launcher_ends_all_of_them_within_10_seconds(videos: Path,
     assert f"the launcher (pid {background.process.pid}) is gone" in background.output()
 
 
+@pytest.mark.long
+def test_kill_9_of_the_launcher_during_a_restart_leaves_nothing(videos: Path, tmp_path: Path) -> None:
+    background = start(videos, tmp_path, recovery__restarts=3)
+    first = background.members()
+    os.kill(first["stage1"], signal.SIGKILL)
+    started = wait_until(lambda: (now := background.members()).get("stage2") not in (None, first["stage2"]) and now)
+    background.send(signal.SIGKILL)
+    assert gone([*first.values(), *started.values()], 10), background.output()
+    assert background.end(1) == -9
+
+
 def test_a_hanging_stage_is_named_with_its_tick(videos: Path, tmp_path: Path) -> None:
     background = start(videos, tmp_path, network__deadline=4)
     members = background.members()

@@ -76,15 +76,12 @@ class Background:
     def members(self) -> dict[str, int]:
         """The process ids of "coordinator", "stage0" … (by rank) and "redis"."""
         pids: dict[str, int] = {}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
+        for child in psutil.Process(self.process.pid).children(recursive=True):  # parents come before their children
             with suppress(psutil.Error):  # it may have just ended
-                command = " ".join(child.cmdline())
-                if "redis-server" in command:
+                if "redis-server" in " ".join(child.cmdline()):
                     pids["redis"] = child.pid
-                elif "decoder_pool.worker" not in command:  # decoding processes inherit the coordinator's rank
-                    rank = int(child.environ().get("RANK", -1))  # not set yet if it is just starting
-                    if rank >= 0:
-                        pids.setdefault("coordinator" if rank == 0 else f"stage{rank - 1}", child.pid)
+                elif re.fullmatch(r"coordinator|stage\d+", child.name()) and child.status() != psutil.STATUS_ZOMBIE:
+                    pids.setdefault(child.name(), child.pid)
         return pids
 
     def send(self, number: signal.Signals) -> None:

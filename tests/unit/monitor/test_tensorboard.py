@@ -50,7 +50,7 @@ def test_reports_become_scalars(tmp_path: Path) -> None:
 
 def test_the_split_is_written_as_a_table(tmp_path: Path) -> None:
     files = EventFiles(tmp_path, refuse)
-    files.split([BlockCost("stem", 1.5, 8, 100), BlockCost("head", 0.5, 1, 20)], [1, 1])
+    files.measured([BlockCost("stem", 1.5, 8, 100), BlockCost("head", 0.5, 1, 20)], [1, 1])
     files.close("finished", "", 0)
     text = written(tmp_path).Tensors("partition/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| stem | 0 | 100 | 1.50 | 8 |" in text

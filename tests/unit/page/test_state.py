@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from common.config.settings import Report
-from common.partition.balance import BlockCost
 from common.rule.schedule import Schedule
 from coordinator.page.http_app import ADDRESS, PageServer
 from coordinator.page.state import PageState
@@ -20,7 +19,7 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
     assert (early["status"]["state"], early["pipeline"]["tick"], early["ticks_per_second"]) == ("starting", -1, None)
     assert [stage["frame"] for stage in early["pipeline"]["stages"]] == [None] * 3
     page = served.page
-    page.split([BlockCost(name, 1.0, 1.0, 1) for name in "abcd"], [1, 2, 1])
+    page.split(["a", "b", "c", "d"], [1, 2, 1])
     page.running(config_of(), 0, lambda: NUMBERS)
     page.state("running", "", 0)
     for stage in range(3):

@@ -1,0 +1,107 @@
+"""Forks the processes of one attempt, waits for them and ends them."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from common.errors import SidewaysError
+from common.processes.lifecycle import flush_output
+from coordinator.launch.forked import become
+from coordinator.launch.held_signals import HeldSignals
+from coordinator.launch.stopped_children import StoppedChildren
+
+_POLL = 0.5  # seconds; the end of a child is noticed at once
+_END = 30.0  # seconds that a process has to end itself
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended.
+
+    Attributes:
+        code: its exit code, or minus the number of the signal that killed it.
+        time: in seconds, of the monotonic clock.
+    """
+
+    rank: int
+    pid: int
+    code: int
+    time: float
+
+
+class Children:
+    """The processes of one attempt.
+
+    Attributes:
+        stopped: the number of the first signal that asked the launcher to stop; 0 if none did.
+        failures: those that were killed, or ended with an exit code other than 0.
+    """
+
+    def __init__(self, held: HeldSignals, deadline: float) -> None:
+        """`deadline`: seconds after which a process that is stopped (SIGSTOP) is killed."""
+        self._held, self._stopped_children = held, StoppedChildren(deadline)
+        self._ranks: dict[int, int] = {}  # by pid, of those that have not ended
+        self._ended = 0
+        self.stopped = 0
+        self.failures: list[Exit] = []
+
+    def start(self, program: Callable[[], None], processes: int, port: int) -> None:
+        """Run `program` in so many processes. `port`: at which rank 0 is to serve the store.
+
+        Raises:
+            SidewaysError: the host allows no further process. `end` ends those that were started.
+        """
+        flush_output()  # else each process would write what is buffered
+        for rank in range(processes):
+            try:
+                pid = os.fork()
+            except OSError as error:
+                raise SidewaysError(
+                    f"cannot start process {rank} of the run: {error.strerror}. Raise the limit of processes "
+                    f"(ulimit -u), or free memory"
+                ) from error
+            if pid == 0:
+                become(partial(self._run, program), rank, processes, port)
+            self._ranks[pid] = rank
+
+    def wait(self) -> None:
+        """Wait until all have ended, one has failed, or a signal asks to stop."""
+        while self._ranks and not self.failures and not self.stopped:
+            self._wait()
+
+    def end(self) -> None:
+        """Ask all to end, by the signal that came, or SIGTERM, and by any further one; after 30 s kill the rest."""
+        start = time.monotonic()
+        self._send(self.stopped or signal.SIGTERM)
+        while self._ranks and time.monotonic() < start + _END:
+            self._send(self._wait())
+        self._send(signal.SIGKILL)
+        while self._ranks and time.monotonic() < start + 2 * _END:  # even kill -9 waits for a disk or GPU that hangs
+            self._wait()
+
+    def _run(self, program: Callable[[], None]) -> None:
+        self._held.release()
+        program()
+
+    def _wait(self) -> int:
+        """Wait a moment for a signal, and note who has ended. Returns its number; 0 if there was none."""
+        number = self._held.take(_POLL)
+        self.stopped = self.stopped or number
+        for pid in list(self._ranks):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._note(Exit(self._ranks.pop(pid), pid, os.waitstatus_to_exitcode(status), time.monotonic()))
+        self._stopped_children.poll(self._ranks, self._ended > 0)
+        return number
+
+    def _note(self, ended: Exit) -> None:
+        self._ended += 1
+        if ended.code:
+            self.failures.append(ended)
+
+    def _send(self, number: int) -> None:
+        for pid in self._ranks:  # none of them has been waited for, so no other process has its pid
+            os.kill(pid, number)  # 0 does nothing

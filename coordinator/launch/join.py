@@ -1,0 +1,68 @@
+"""One process of a run: becomes the coordinator or a stage worker."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from common.config.run_file import load
+from common.errors import ConfigError
+from common.processes.lifecycle import ALLOCATOR, quiet_torch, remember_parent
+from coordinator.launch.attempt import RunMarker
+
+
+def join(run_file: Path | None, role: str, resume: Path | None, settings: list[str] | None, as_json: bool) -> None:
+    """Run this process's part of a run. The launcher, or torchrun, has set the rank in the environment.
+
+    Args:
+        run_file: the coordinator needs it, unless it resumes a run.
+        role: "coordinator", "stage", or "auto": rank 0 is the coordinator.
+        resume: the run directory to resume.
+        settings: overrides, as section.key=value.
+        as_json: print the summary as JSON.
+
+    Raises:
+        ConfigError: a setting or the role is wrong.
+    """
+    remember_parent()
+    if role not in ("auto", "coordinator", "stage"):
+        raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
+    quiet_torch()
+    has_allocator = ALLOCATOR.keys() <= os.environ.keys()  # not under torchrun
+    if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
+        if not has_allocator:
+            _become("coordinator", *sys.argv[1:])
+        _coordinate(resumed(run_file, resume), resume, settings, as_json)
+    elif has_allocator:
+        importlib.import_module("stage_worker.__main__").main()  # by name: the packages do not import each other
+    else:
+        _become("stage_worker")
+
+
+def resumed(run_file: Path | None, resume: Path | None) -> Path:
+    """The given run file, or else that of the resumed run."""
+    if resume is not None and not (resume / "run.toml").is_file():
+        raise ConfigError(f"--resume {resume}: there is no run.toml in it; pass a run directory, such as runs/digits-…")
+    if run_file is not None:
+        return run_file
+    if resume is None:
+        raise ConfigError("pass a run file (TOML, see examples/), or a run to resume: --resume runs/NAME")
+    return resume / "run.toml"
+
+
+def _coordinate(run_file: Path, resume: Path | None, settings: list[str] | None, as_json: bool) -> None:
+    from coordinator.run.process import main as coordinate
+
+    config = load(run_file, settings)
+    earlier = RunMarker(config.runs).find()
+    if earlier is not None:
+        resume = earlier  # its own run file has all settings, and the measured split
+        config = load(earlier / "run.toml") if (earlier / "run.toml").is_file() else config
+    coordinate(config, str(run_file), resume, as_json)
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by another program: the allocator reads its environment only at process start."""
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    os.execve(sys.executable, command, {**ALLOCATOR, **os.environ})  # noqa: S606

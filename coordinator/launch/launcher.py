@@ -1,0 +1,138 @@
+"""A run on this machine: starts one coordinator and D stage workers, supervises them, and restarts all if one is lost.
+
+Every process is a fork of the launcher, which imports torch and the product's modules once. So processes start within
+milliseconds, also after a loss, and share the memory of what is imported.
+"""
+
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from uuid import uuid4
+
+from common.errors import PeerError
+from common.processes.addresses import LOOPBACK
+from common.processes.lifecycle import TEMPORARY, become_parent, print_error
+from common.processes.membership import worker_text
+from coordinator.launch.attempt import LAUNCH, RESTARTS
+from coordinator.launch.children import Children, Exit
+from coordinator.launch.forked import import_before_fork
+from coordinator.launch.held_signals import HeldSignals
+
+_HOUR = 3600.0  # seconds
+
+
+def launch(
+    stages: int, program: Callable[[], None], restarts: int = 0, deadline: float = 60.0, replicas: int = 1
+) -> int:
+    """Run `program` in replicas × stages + 1 processes, of which rank 0 is the coordinator.
+
+    When a process is lost, all are restarted and resume from the last checkpoint. Call it in a process without other
+    threads: it is forked.
+
+    Args:
+        stages: number of stages of a replica.
+        program: the same for each process; it finds its rank in the environment, as under torchrun.
+        restarts: maximum number of restarts in any hour.
+        deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
+        replicas: number of copies of every stage.
+
+    Returns:
+        The exit code of the run: 0; 1 if a process was lost; else the exit code of the process that failed first, or
+        128 + the number of the signal that stopped the run.
+    """
+    become_parent()
+    os.environ[LAUNCH] = uuid4().hex
+    import_before_fork()
+    budget = Budget(restarts)
+    with HeldSignals() as held:
+        for attempt in count():
+            os.environ[RESTARTS] = str(attempt)
+            children = Children(held, deadline)
+            _attempt(children, program, replicas * stages + 1)
+            if children.stopped:
+                return 128 + children.stopped
+            if not children.failures:
+                return 0
+            code = _report_failures(children.failures, stages, replicas)
+            if not (_is_recoverable(children.failures) and budget.take(attempt)):
+                return code
+    raise AssertionError("unreachable")
+
+
+def _attempt(children: Children, program: Callable[[], None], processes: int) -> None:
+    """Start the processes once and wait until all have ended."""
+    with tempfile.TemporaryDirectory(prefix="sideways-") as folder, _reserved_port() as port:
+        os.environ[TEMPORARY] = folder
+        try:
+            children.start(program, processes, port)
+            children.wait()
+        finally:
+            children.end()
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A free port on loopback. Nothing else gets it: it is bound, in a way that lets rank 0 listen on it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOOPBACK, 0))
+        yield holder.getsockname()[1]
+
+
+class Budget:
+    """Limits the number of restarts in any hour."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._restart_times: deque[float] = deque()
+
+    def take(self, attempt: int) -> bool:
+        """Whether a restart after attempt `attempt` is allowed. Counts and logs it if so."""
+        now = time.monotonic()
+        while self._restart_times and self._restart_times[0] < now - _HOUR:
+            self._restart_times.popleft()
+        if len(self._restart_times) >= self._limit:
+            if self._limit:
+                print_error(f"giving up after restart {attempt}: recovery.restarts allows {self._limit} per hour")
+            return False
+        self._restart_times.append(now)
+        print_error(f"restarting all processes from the last checkpoint (restart {attempt + 1})")
+        return True
+
+
+def _is_recoverable(failures: Sequence[Exit]) -> bool:
+    """Whether a restart can help: processes were only killed, or lost a peer. Any other error would recur."""
+    return all(failure.code < 0 or failure.code == PeerError.code for failure in failures)
+
+
+def _report_failures(failures: Sequence[Exit], stages: int, replicas: int) -> int:
+    """Report which process ended the run, unless it has reported its own error. Returns the run's exit code."""
+    first = min(failures, key=lambda failure: _blame_order(failure, failures))
+    who = "the coordinator" if first.rank == 0 else worker_text(first.rank - 1, stages, replicas)
+    if first.code < 0:
+        print_error(
+            f"{who} (pid {first.pid}) was killed by {signal.Signals(-first.code).name}, so all processes ended; "
+            f"if nobody killed it on purpose, give it more memory"
+        )
+        return 1
+    return 1 if first.code == PeerError.code else first.code
+
+
+def _blame_order(failure: Exit, failures: Sequence[Exit]) -> tuple[bool, bool, float]:
+    """A sort key that puts the root cause first.
+
+    A killed process cannot report an error, but its peers can, at almost the same time, so it sorts before them. A
+    process killed by SIGTERM, or much later, is not a cause: the launcher killed it to end the rest of the group.
+    """
+    late = failure.time > min(other.time for other in failures) + _SAME_TIME
+    killed = failure.code < 0 and failure.code != -signal.SIGTERM
+    return late, not killed, failure.time
+
+
+_SAME_TIME = 2  # seconds

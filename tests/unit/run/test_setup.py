@@ -1,0 +1,37 @@
+"""What an automatic restart measures again."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from common.partition.balance import BlockCost
+from coordinator.run import setup as module
+from tests.support.settings import config_of
+
+NAMES = ["a", "b", "c", "d"]
+COSTS = [BlockCost(name, 1.0, 0, 0, 0, 0) for name in NAMES]
+
+
+def split(folder: Path, again: bool, **changes: Any) -> tuple[list[BlockCost], list[int]]:
+    """The costs and the split of a start without a checkpoint."""
+    stages = SimpleNamespace(call=lambda *_: COSTS)
+    setup = SimpleNamespace(config=config_of(folder, stages=2, **changes), pipeline=SimpleNamespace(stages=stages))
+    datasets = SimpleNamespace(train=SimpleNamespace(classes=["x", "y"]))
+    accepted = SimpleNamespace(datasets=datasets, blocks=NAMES, found=None, again=again)
+    return module._split(cast(module._Setup, setup), cast(module._Accepted, accepted))
+
+
+@pytest.mark.parametrize(
+    ("again", "changes", "costs"),
+    [
+        (True, {}, []),
+        (False, {}, COSTS),
+        (True, {"network__edge_ticks": "auto"}, COSTS),  # lost before what was measured had been saved
+    ],
+)
+def test_the_costs_are_measured_where_they_are_needed(
+    tmp_path: Path, again: bool, changes: dict[str, Any], costs: list[BlockCost]
+) -> None:
+    assert split(tmp_path, again, split=[1, 3], **changes) == (costs, [1, 3])
