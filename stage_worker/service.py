@@ -24,7 +24,8 @@ from common.messages.stage_calls import Addresses, GradientSample, Plan, StageCa
 from common.models import activation_shapes, build, part
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
-from common.processes.membership import Membership, worker_text
+from common.processes.membership import Membership
+from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
 from common.rule.packet import packet_bytes
 from common.rule.stage import casting

@@ -14,8 +14,7 @@ from torch.distributed import rpc
 
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, StageCalls, handling
-from common.processes.membership import worker_text
-from common.processes.rpc import worker_name
+from common.processes.names import worker_name, worker_text
 
 _POLL = 0.005  # seconds
 _MARGIN = 5.0  # seconds that an answer may take to arrive

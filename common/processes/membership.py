@@ -195,12 +195,6 @@ def _fetch(store: Store, key: str, whose: str) -> str:
         ) from error
 
 
-def worker_text(worker: int, stages: int, replicas: int) -> str:
-    """What messages call a worker, by its number among those of all replicas."""
-    replica, stage = divmod(worker, stages)
-    return f"stage {stage} of replica {replica}" if replicas > 1 else f"stage {stage}"
-
-
 def join(role: Role) -> Membership:
     """Join the run: publish this process and wait for all others.
 

@@ -7,13 +7,9 @@ from torch.distributed import rpc
 
 from common.errors import PeerError
 from common.processes.membership import JOIN_DEADLINE, Membership
+from common.processes.names import worker_name
 
 COORDINATOR = "coordinator"
-
-
-def worker_name(worker: int) -> str:
-    """The RPC name of a stage worker, by its number among those of all replicas."""
-    return f"worker{worker}"
 
 
 def start_rpc(me: Membership) -> None:

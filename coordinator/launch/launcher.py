@@ -18,7 +18,7 @@ from uuid import uuid4
 from common.errors import PeerError
 from common.processes.addresses import LOOPBACK
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
-from common.processes.membership import worker_text
+from common.processes.names import worker_text
 from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
 from coordinator.launch.forked import import_before_fork
@@ -124,15 +124,16 @@ def _report_failures(failures: Sequence[Exit], stages: int, replicas: int) -> in
     return 1 if first.code == PeerError.code else first.code
 
 
-def _blame_order(failure: Exit, failures: Sequence[Exit]) -> tuple[bool, bool, float]:
+def _blame_order(failure: Exit, failures: Sequence[Exit]) -> tuple[bool, bool, bool, float]:
     """A sort key that puts the root cause first.
 
     A killed process cannot report an error, but its peers can, at almost the same time, so it sorts before them. A
-    process killed by SIGTERM, or much later, is not a cause: the launcher killed it to end the rest of the group.
+    process killed by SIGTERM, or much later, is not a cause: the launcher killed it to end the rest of the group. One
+    that lost a peer may be seen to end before the peer that had an error of its own.
     """
     late = failure.time > min(other.time for other in failures) + _SAME_TIME
     killed = failure.code < 0 and failure.code != -signal.SIGTERM
-    return late, not killed, failure.time
+    return late, not killed, failure.code == PeerError.code, failure.time
 
 
 _SAME_TIME = 2  # seconds

@@ -1,8 +1,12 @@
-"""The limit of restarts."""
+"""The limit of restarts, and who is to blame for the end of a run."""
+
+import signal
 
 import pytest
 
+from common.errors import ConfigError, PeerError
 from coordinator.launch import launcher
+from coordinator.launch.children import Exit
 
 
 def test_restarts_are_limited_per_hour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,3 +18,22 @@ def test_restarts_are_limited_per_hour(monkeypatch: pytest.MonkeyPatch, capsys: 
     now += 3601
     assert budget.take(3)
     assert not launcher.Budget(0).take(0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([(1, PeerError.code, 0.0), (0, ConfigError.code, 0.1)], ConfigError.code),  # though its loss was seen first
+        ([(1, PeerError.code, 0.0), (2, -signal.SIGKILL, 0.1)], 1),
+        ([(1, PeerError.code, 0.0), (0, 7, 9.0)], 1),  # it failed at being ended
+        ([(1, 7, 0.0), (0, -signal.SIGTERM, 0.1)], 7),  # the launcher ended it
+    ],
+)
+def test_the_cause_of_a_run_s_end_gives_the_exit_code(ends: list[tuple[int, int, float]], code: int) -> None:
+    exits = [Exit(rank, 100 + rank, ended, time) for rank, ended, time in ends]
+    assert launcher._report_failures(exits, stages=2, replicas=1) == code
+
+
+def test_a_killed_stage_of_a_replica_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    launcher._report_failures([Exit(4, 100, -signal.SIGKILL, 0.0)], stages=2, replicas=2)
+    assert "stage 1 of replica 1 (pid 100) was killed by SIGKILL" in capsys.readouterr().err
