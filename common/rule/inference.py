@@ -28,7 +28,7 @@ class Inference:
         self.delay = schedule_of(stages[0].config).first_input(len(stages) - 1)
         with casting(stages[0].config, torch.device("cpu")):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape)
-        self._ports: list[MemoryPorts] = memory_ports(stages, outputs)
+        self._ports: list[MemoryPorts] = memory_ports(stages, outputs, "float32")
         self._empty = Packet(frame_shape)
         self._empty.clips[:] = NO_CLIP
         for stage in stages:
