@@ -68,7 +68,6 @@ OPTIONS: dict[str, dict[str, object]] = {
         "task": "autoencode",
         "model": "autoencoder",
         "skips": [[0, 2]],
-        "network__transport": "gloo",
     },
     "wire-int8": {"network__wire": "int8", "network__edge_ticks": [1, 2], "skips": [[0, 2]], "rule__every": 2},
     "wire-int8-gloo": {
