@@ -7,8 +7,9 @@ gloo (stage_worker/edges/torch_p2p.py),
 - when all that its host sent before has left, so many bytes a second;
 
 and then takes the link's delay. A sender has d + 1 packets, and waits until one is free. Not simulated: the reading of
-frames, processor time for sending, congestion of the network and how TCP finds its rate. A lost segment holds up its
-message, and those behind it, for a round trip.
+frames, processor time for sending, congestion of the network and how TCP finds its rate. A lost segment, of a message
+or of a notice, holds up what is behind it for one and a half round trips: TCP notices it when later ones are
+acknowledged and, by RACK, a fourth of a round trip has passed.
 """
 
 import math
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from common.rule.schedule import Schedule
 
 SEGMENT = 1448  # bytes of a TCP segment
+REPEAT = 3.0  # one-way delays that a lost segment costs
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ def simulate(hosts: Sequence[Host], links: Sequence[Link], ticks: int = 400, see
 
 @dataclass
 class _Way:
-    """One direction of an edge: when its messages were posted, were packed, had left and arrived, by sending tick."""
+    """One direction of an edge: when its messages were packed, had left and arrived, by sending tick."""
 
     link: Link
     chance: random.Random
-    posted: list[float] = field(default_factory=list)  # by receiving tick
     packed: list[float] = field(default_factory=list)
+    heard: list[float] = field(default_factory=list)  # the notices, by receiving tick
     left: list[float] = field(default_factory=list)
     arrived: list[float] = field(default_factory=list)
 
@@ -119,7 +121,8 @@ class _Way:
         """When the receiver goes on that asks for the message for `tick` at `now`; it then posts more receives."""
         sent = tick - self.link.ticks
         time = max(now, self.arrived[sent]) if sent >= 0 else now
-        self.posted.append(time)
+        heard = time + self._travel(1)
+        self.heard.append(max(heard, self.heard[-1]) if self.heard else heard)
         return time
 
     def room(self, tick: int, now: float) -> float:
@@ -130,26 +133,23 @@ class _Way:
     def ready(self, tick: int) -> float:
         """When the message of `tick` may leave: it is packed, and the sender knows that its receive is posted."""
         posted = tick - self.link.ticks + 1
-        return max(self.packed[tick], self.posted[posted] + self._delay() if posted >= 0 else 0.0)
+        return max(self.packed[tick], self.heard[posted] if posted >= 0 else 0.0)
 
     def leave(self, start: float, rate: float) -> float:
         """Let the next message leave from `start` on. Returns when it has left."""
         left = start + self.link.size / rate
-        arrived = left + self._delay() + self._repeats() * 2 * self.link.delay
+        arrived = left + self._travel(max(1, math.ceil(self.link.size / SEGMENT)))
         self.left.append(left)
         self.arrived.append(max(arrived, self.arrived[-1]) if self.arrived else arrived)
         return left
 
-    def _delay(self) -> float:
-        return self.link.delay + (self.chance.expovariate(1 / self.link.jitter) if self.link.jitter else 0.0)
-
-    def _repeats(self) -> int:
-        """How often some segment of a message must be sent again."""
-        segments, repeats = max(1, math.ceil(self.link.size / SEGMENT)), 0
-        while segments and self.link.loss:
-            segments = sum(self.chance.random() < self.link.loss for _ in range(segments))
-            repeats += segments > 0
-        return repeats
+    def _travel(self, segments: int) -> float:
+        """Seconds from one host to the other."""
+        link, chance = self.link, self.chance
+        seconds = link.delay + (chance.expovariate(1 / link.jitter) if link.jitter else 0.0)
+        while link.loss and (segments := sum(chance.random() < link.loss for _ in range(segments))):
+            seconds += REPEAT * link.delay
+        return seconds
 
 
 class _Stage:
