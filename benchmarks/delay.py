@@ -145,7 +145,7 @@ def _launch(hosts: Sequence[str], options: dict[str, Any]) -> Any:
 def _measure(bench: Bench, sleep: float, ticks: int, rounds: int, slots: int, contender: str) -> dict[str, Any]:
     """The ratio of a tick to the slowest stage's compute, and the ticks of the edges."""
     from common.messages.stage_calls import StageCalls
-    from coordinator.run.edge_ticks import with_edge_ticks
+    from coordinator.run.edge_ticks import measured
 
     exact = contender == "1f1b"
     changes: dict[str, Any] = {"model_args": {"blocks": STAGES, "milliseconds": sleep}}
@@ -156,7 +156,7 @@ def _measure(bench: Bench, sleep: float, ticks: int, rounds: int, slots: int, co
     edges = "auto" if contender == "sideways" else 1
     config = config.model_copy(update={"network": config.network.model_copy(update={"edge_ticks": edges})})
     costs = bench.stages.call(0, StageCalls.measure, config, CLASSES)
-    config = with_edge_ticks(config, CLASSES, config.split or [], costs, bench.stages, [])
+    config = measured(config, CLASSES, config.split or [], costs, bench.stages)
     bench.configure(config)
     bench.run(50 if not exact else 3)
     ratios = []

@@ -181,8 +181,7 @@ class Assembly:
                 f"{list(self._output_spec[0])} and the frame {list(shape)}: change the model or data.size"
             )
         # targets wait here until their frames reach the top, also those of frames still queued for stage 0
-        queue = self._schedule.first_input(self._me.stage) + 9
-        network, what = self._config.network, f"stage {self._me.stage} (targets)"
+        network, queue, what = self._config.network, self._config.ticks_to_top + 9, f"stage {self._me.stage} (targets)"
         socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=Kind.WAIT_TARGETS)
         out = torch.zeros(shape, device=self._device)
         return TargetIntake(socket, out, self._config.data.mean, self._config.data.std)

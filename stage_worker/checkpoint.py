@@ -32,7 +32,6 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from common.checkpoint_reader import Reader
 from common.errors import PeerError
 from common.rule.packet import Packet
-from common.rule.schedule import schedule_of
 from common.rule.skips import SKIPS
 from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
@@ -51,8 +50,7 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
         state |= {_edge(way, stage, at - tick): port.waiting(at) for at in port.messages(tick)}
     state |= {_residual(way, stage): residual.to_bytes() for way, residual in _residuals(built)}
     if built.targets is not None:
-        top = 0 if stage.config.exact else stage.index
-        held = tick - schedule_of(stage.config).first_input(top)
+        held = tick if stage.config.exact else tick - stage.config.ticks_to_top
         built.targets.gather(max(built.origin, held), tick, tick)
         for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:

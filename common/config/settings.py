@@ -359,6 +359,11 @@ class Config(Section):
         return tuple(ticks) if max(ticks, default=1) > 1 else ()
 
     @property
+    def ticks_to_top(self) -> int:
+        """Ticks from a frame's entry until the top stage holds it: no stage is further ahead of the frames."""
+        return sum(self.edge_ticks) or self.stages - 1
+
+    @property
     def skip_pairs(self) -> list[tuple[int, int]]:
         """The skips between stages, [(from, to), …]."""
         if self.skips != "auto":

@@ -11,7 +11,6 @@ from torch import Tensor
 from common.models import activation_shapes
 from common.rule.packet import NO_CLIP, Packet
 from common.rule.reference import MemoryPorts, memory_ports
-from common.rule.schedule import schedule_of
 from common.rule.stage import Stage, casting
 
 
@@ -25,7 +24,7 @@ class Inference:
     def __init__(self, stages: Sequence[Stage], frame_shape: Sequence[int]) -> None:
         """`frame_shape`: [rows, channels, height, width]."""
         self._stages, self._tick = stages, 0
-        self.delay = schedule_of(stages[0].config).first_input(len(stages) - 1)
+        self.delay = stages[0].config.ticks_to_top
         with casting(stages[0].config, torch.device("cpu")):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape)
         self._ports: list[MemoryPorts] = memory_ports(stages, outputs, "float32")

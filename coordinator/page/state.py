@@ -47,14 +47,15 @@ class PageState(LineListener):
         self._last_request_time = -_WATCHED
         self._lock = threading.Lock()
 
-    def running(self, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
+    def running(self, config: Config, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
         """The pipeline is ready.
 
         Args:
+            config: with what was measured.
             origin: the tick at which it starts, or started, empty.
             numbers: returns the Prometheus metrics by name; called in any thread.
         """
-        self._origin, self._numbers = origin, numbers
+        self._config, self._origin, self._numbers = config, origin, numbers
 
     # ---- called by the training
 

@@ -20,7 +20,6 @@ from common.models import build, part
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import exact_gradients
-from common.rule.schedule import schedule_of
 from common.rule.stage import Stage
 from coordinator.video.targets import Batch, Step, packet_of
 
@@ -32,8 +31,6 @@ class GradientProbe:
 
     def __init__(self, config: Config, classes: int, stages: Stages, origin: int) -> None:
         self._config, self._stages, self._origin = config, stages, origin
-        self._schedule = schedule_of(config)
-        self._to_top = self._schedule.first_input(config.stages - 1) + 1  # ticks
         unused = {"compile": False, "optimiser": Optimiser()}  # these stages never update their weights
         self._own = _build(config.model_copy(update=unused), classes)
         self._pending: Pending[GradientSample | None] | None = None
@@ -44,8 +41,8 @@ class GradientProbe:
 
     def ask_before(self, tick: int, last: int) -> None:
         """Called before frame `tick` is sent: if the next frame is due, ask the stages to sample it."""
-        frame, warm = tick + 1, self._origin + self._schedule.first_gradient(0) + 1
-        due = frame % self._config.probe.every == 0 and frame > warm and frame + self._to_top < last
+        frame, reach = tick + 1, self._config.ticks_to_top + 1
+        due = frame % self._config.probe.every == 0 and frame > self._origin + 2 * reach and frame + reach < last
         if due and self._thread is None and self._pending is None:
             self._stages.call_all(StageCalls.probe, frame)
             self._pending = self._stages.begin(StageCalls.probe_result, self._config.network.deadline)

@@ -86,7 +86,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
 
 
 def _overrides(settings: Sequence[str], algorithm: str) -> list[str]:
-    """The run's settings with this algorithm, without those that only Sideways has."""
+    """The run's settings with this algorithm. Only Sideways has gradients to probe, and edges like these."""
     own = [] if algorithm == "sideways" else ["probe.every=0", "network.edge_ticks=1", 'network.wire="float32"']
     return [*settings, f'algorithm="{algorithm}"', *own]
 

@@ -78,7 +78,7 @@ class TraceRecorder:
         """
         if self._now is not None:
             raise SidewaysError(f"it is already recording {self._now}: try again afterwards")
-        first = tick + 2 * self._config.stages  # by then the pipeline is full and in its steady state
+        first = tick + 2 * (self._config.ticks_to_top + 1)  # by then the pipeline is full and in its steady state
         if first >= planned:
             raise SidewaysError(f"it has only {planned - tick} ticks left, too few for a trace")
         clocks = [self._clock(stage) for stage in range(self._config.stages)]

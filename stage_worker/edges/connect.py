@@ -37,7 +37,7 @@ _SENDING = {
     "backward": (Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT),
     "evaluation": (Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT),
 }
-_TAGS = 4  # of gloo messages in a run: training, evaluation, and handshake.py's
+_TAGS = 4  # a run's messages over gloo have tags of their own; those below are for before the first run
 _MAPPED: tuple[Transport, ...] = ("shared", "device")
 
 
@@ -102,8 +102,7 @@ class Edges:
         """Close the edges in mapped memory, and end the watchdog."""
         self._watchdog.close()
         for end in (*self._out.values(), *self._in.values()):
-            if not isinstance(end, P2PIncoming):
-                end.close()
+            end.close()
 
     def _choose(self, neighbour: int) -> Transport:
         edge = min(self._me.stage, neighbour), max(self._me.stage, neighbour)

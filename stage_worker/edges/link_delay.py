@@ -54,8 +54,8 @@ def _ask(peer: Peer, size: int) -> float:
 
 
 def _answer(peer: Peer, size: int) -> None:
-    buffers = [torch.zeros(size, dtype=torch.uint8) for _ in range(_ROUNDS)]
+    answer, *buffers = [torch.zeros(size, dtype=torch.uint8) for _ in range(_ROUNDS + 1)]
     asked = [peer.receive(buffer, 0) for buffer in buffers]  # posted ahead, as in training
     for work in asked:
         peer.wait(work, 0, "measuring the link to")
-        peer.wait(peer.send(buffers[-1], 0), 0, "measuring the link to")
+        peer.wait(peer.send(answer, 0), 0, "measuring the link to")

@@ -169,3 +169,6 @@ class P2PIncoming:
         """Wait for the message for `tick`, the next one. Call `post` first."""
         assert self._pending
         self._channel.wait(self._pending.popleft(), tick, "receiving from")
+
+    def close(self) -> None:
+        """Do nothing: the group outlives the edge."""

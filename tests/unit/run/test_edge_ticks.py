@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.messages.stage_rpc import Stages
 from common.partition.balance import BlockCost
-from coordinator.run.edge_ticks import edge_ticks, with_edge_ticks
+from coordinator.run.edge_ticks import edge_ticks, measured
 from tests.support.settings import config_of
 
 SPLIT = [1, 2, 1]
@@ -27,10 +27,10 @@ class Measured:
         return [*self._delays, 0.0]
 
 
-def found(folder: Path, *delays: float, before: tuple[int, ...] = (), **changes: Any) -> Any:
+def found(folder: Path, *delays: float, **changes: Any) -> Any:
     config = config_of(folder, **{"stages": 3, "network__edge_ticks": "auto", **changes})
     stages = cast(Stages, Measured(*delays))
-    return with_edge_ticks(config, 3, SPLIT, COSTS, stages, list(before)).network.edge_ticks
+    return measured(config, 3, SPLIT, COSTS, stages).network.edge_ticks
 
 
 def test_an_edge_gets_as_many_ticks_as_its_link_needs(tmp_path: Path) -> None:
@@ -42,10 +42,8 @@ def test_quick_links_leave_one_tick_each(tmp_path: Path) -> None:
     assert found(tmp_path, 0.0, 0.004) == 1
 
 
-def test_what_is_given_or_was_measured_before_stays(tmp_path: Path) -> None:
+def test_what_is_given_stays(tmp_path: Path) -> None:
     assert found(tmp_path, 0.1, 0.1, network__edge_ticks=[2, 3]) == [2, 3]
-    assert found(tmp_path, 0.1, 0.1, before=(3, 1)) == [3, 1]
-    assert found(tmp_path, 0.1, 0.1, before=(3, 1, 1)) == [7, 7]  # of another number of stages
 
 
 @pytest.mark.parametrize("algorithm", ["backprop", "gpipe"])
