@@ -10,7 +10,8 @@ clip begins:
 
     sent(k) = round(y(k) + e(k-1))      e(k) = y(k) + e(k-1) - sent(k)
 
-So over a clip's ticks the neighbour gets the sum of what was computed, but for the last e. Stages compute with tensors
+So over a clip's ticks the neighbour gets the sum of what was computed, but for the last e. A NaN or an infinity makes
+all of its channel NaN or infinite where it arrives, as long as it is computed: e is zero there. Stages compute with tensors
 of the dtype that the model gives them; only what is in a packet has the wire's.
 
 The format is the same whatever carries an edge, so that a run's results do not depend on where its stages run.
@@ -85,7 +86,7 @@ class _Converter(Decoder):
         self._own = make(*spec)
 
     def unpack(self, packet: Packet) -> Packet:
-        self._own.head[:] = packet.head
+        self._own.pack_header(packet.tick, packet)
         self._convert(packet.tensor, self._own.tensor)
         return self._own
 
@@ -94,9 +95,15 @@ class _Converter(Decoder):
 
 
 class _Int8Decoder(_Converter):
+    def __init__(self, spec: Spec, make: MakePacket) -> None:
+        super().__init__(spec, make)
+        own = self._own.tensor
+        self._exact = own if own.dtype == torch.float32 else torch.empty_like(own, dtype=torch.float32)
+
     def _convert(self, arrived: Tensor, own: Tensor) -> None:
         scales, values = _parts(arrived, own.shape)
-        own.view(values.shape).copy_(values).mul_(scales)
+        self._exact.view(values.shape).copy_(values).mul_(scales)
+        own.copy_(self._exact)  # nothing to do if they are the same
 
 
 class _Int8Encoder(Encoder):
@@ -108,7 +115,7 @@ class _Int8Encoder(Encoder):
         shape, _ = spec
         self.residual = make(shape, torch.float32)
         self._lost = self.residual.tensor
-        self._whole, self._rounded = torch.empty_like(self._lost), torch.empty_like(self._lost)
+        self._scratch = torch.empty_like(self._lost)
         self._by_channel = shape[0], _channels(shape), -1
         self._scales = torch.empty((*self._by_channel[:2], 1), device=self._lost.device)
         self._masks = HostValues()
@@ -117,16 +124,15 @@ class _Int8Encoder(Encoder):
         packet.pack_header(tick, source)
         gate(self.residual, source, self._masks)
         self.residual.pack_header(tick, source)
-        torch.add(self._lost, tensor.detach(), out=self._whole)
-        whole, rounded, scales = self._whole.view(self._by_channel), self._rounded.view(self._by_channel), self._scales
-        torch.abs(whole, out=rounded)
-        torch.amax(rounded, 2, keepdim=True, out=scales)
+        self._lost.add_(self._scratch.copy_(tensor.detach()))  # copied first: other dtypes would allocate in the sum
+        whole, rounded, scales = self._lost.view(self._by_channel), self._scratch.view(self._by_channel), self._scales
+        torch.amax(torch.abs(whole, out=rounded), 2, keepdim=True, out=scales)
         scales.div_(_LARGEST).clamp_(min=_SMALLEST_SCALE)
         torch.div(whole, scales, out=rounded).round_()
         sent_scales, sent_values = _parts(packet.tensor, tensor.shape)
         sent_scales.copy_(scales)
         sent_values.copy_(rounded)
-        torch.sub(whole, rounded.mul_(scales), out=self._lost.view(self._by_channel))
+        whole.sub_(rounded.mul_(scales)).nan_to_num_(0, 0, 0)
 
 
 def _channels(shape: torch.Size) -> int:

@@ -101,6 +101,33 @@ def test_a_diverged_tensor_is_not_hidden(bad: float) -> None:
     assert not got[1].isfinite().all()
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_not_fed_back(bad: float) -> None:
+    edge, following = Edge("int8", [2, 3]), torch.randn(2, 3)
+    edge.pass_on(torch.tensor([[1.0, bad, 2.0], [0.0, 0.0, 0.0]]))
+    assert torch.equal(edge.pass_on(following).tensor, Edge("int8", [2, 3]).pass_on(following).tensor)
+
+
+def test_what_is_kept_back_in_one_row_is_kept_when_another_begins_a_clip() -> None:
+    edge, constant = Edge("int8", [2, 2]), torch.tensor([[1.0, 0.003], [1.0, 0.003]])
+    edge.pass_on(constant)
+    edge.source.clips[:] = 1, 2
+    edge.encoder.pack(edge.packet, 6, edge.source, constant)
+    got = edge.decoder.unpack(edge.packet).tensor
+    assert got[0, 1] > 0
+    assert not got[1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wire", ["float32", "bfloat16", "int8"])
+def test_a_tick_allocates_nothing_of_a_tensors_size(wire: Wire, dtype: torch.dtype) -> None:
+    edge, tensor = Edge(wire, [4, 8, 16, 16], dtype), torch.randn(4, 8, 16, 16).to(dtype)
+    edge.pass_on(tensor, clip=1)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        edge.pass_on(tensor, clip=2)
+    assert max(each.self_cpu_memory_usage for each in profile.key_averages()) <= 64
+
+
 def test_zeros_arrive_as_zeros() -> None:
     assert not Edge("int8", [2, 3, 4, 4]).pass_on(torch.zeros(2, 3, 4, 4)).tensor.any()
 
