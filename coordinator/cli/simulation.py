@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Loss = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class Times(BaseModel):
@@ -34,10 +35,10 @@ class Times(BaseModel):
     rate: Positive | list[Positive] = Field(1e6, description="Mbit/s that a stage's host can send")
     delay: Amount | list[Amount] = Field(0.0, description="ms from one neighbour to the other")
     jitter: Amount | list[Amount] = Field(0.0, description="ms that come on top, on average")
-    loss: Share | list[Share] = Field(0.0, description="share of TCP segments lost on an edge")
+    loss: Loss | list[Loss] = Field(0.0, description="share of TCP segments lost on an edge, at most a half")
     size: Amount | list[Amount] = Field(0.0, description="KiB of an edge's activation, and of its gradient")
     ticks: int = Field(400, ge=1, le=100_000, description="ticks to simulate")
-    seed: int = Field(0, description="of what is drawn by chance")
+    seed: int = Field(0, ge=0, description="of what is drawn by chance")
 
     def hosts(self, stages: int) -> list[Host]:
         """The stages. Raises ConfigError."""

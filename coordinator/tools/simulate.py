@@ -9,13 +9,15 @@ gloo (stage_worker/edges/torch_p2p.py),
 and then takes the link's delay. A sender has d + 1 packets, and waits until one is free. Not simulated: the reading of
 frames, processor time for sending, congestion of the network and how TCP finds its rate. A lost segment, of a message
 or of a notice, holds up what is behind it for one and a half round trips: TCP notices it when later ones are
-acknowledged and, by RACK, a fourth of a round trip has passed.
+acknowledged and, by RACK, a fourth of a round trip has passed. How long that is was fitted to one measurement
+(docs/scaling.md).
 """
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from common.rule.schedule import Schedule
 
@@ -88,7 +90,7 @@ def simulate(hosts: Sequence[Host], links: Sequence[Link], ticks: int = 400, see
     """
     assert len(links) == len(hosts) - 1
     assert ticks >= 1
-    chance = random.Random(seed)  # noqa: S311
+    chance = np.random.default_rng(seed)
     stages = [_Stage(host, chance) for host in hosts]
     for lower, upper, link in zip(stages, stages[1:], links, strict=False):
         lower.outputs, upper.gradients = _Way(link, chance), _Way(link, chance)
@@ -111,7 +113,7 @@ class _Way:
     """One direction of an edge: when its messages were packed, had left and arrived, by sending tick."""
 
     link: Link
-    chance: random.Random
+    chance: np.random.Generator
     packed: list[float] = field(default_factory=list)
     heard: list[float] = field(default_factory=list)  # the notices, by receiving tick
     left: list[float] = field(default_factory=list)
@@ -146,8 +148,8 @@ class _Way:
     def _travel(self, segments: int) -> float:
         """Seconds from one host to the other."""
         link, chance = self.link, self.chance
-        seconds = link.delay + (chance.expovariate(1 / link.jitter) if link.jitter else 0.0)
-        while link.loss and (segments := sum(chance.random() < link.loss for _ in range(segments))):
+        seconds = link.delay + (chance.exponential(link.jitter) if link.jitter else 0.0)
+        while link.loss and (segments := int(chance.binomial(segments, link.loss))):
             seconds += REPEAT * link.delay
         return seconds
 
@@ -158,7 +160,7 @@ class _Stage:
     gradients_in: _Way | None = None
     gradients: _Way | None = None
 
-    def __init__(self, host: Host, chance: random.Random) -> None:
+    def __init__(self, host: Host, chance: np.random.Generator) -> None:
         self._host, self._chance = host, chance
         self._now = self._began = self._sends_from = self._busy = 0.0
 
@@ -192,7 +194,9 @@ class _Stage:
             self._sends_from = way.leave(max(ready, self._sends_from), self._host.rate)
 
     def _compute(self, seconds: float) -> None:
-        varied = max(0.0, self._chance.gauss(seconds, self._host.variation * seconds))
+        varied = seconds
+        if self._host.variation:
+            varied = max(0.0, self._chance.normal(seconds, self._host.variation * seconds))
         self._now += varied
         self._busy += varied
 
