@@ -9,6 +9,7 @@ Links:
 
 0, 50, 100   so many ms from host to host, activations of 4 KiB
 loss         50 ms, and one packet in a hundred lost
+loss2        20 ms, and two packets in a hundred lost
 narrow       10 ms and 100 Mbit/s, activations of 64 KiB
 
 sideways     network.edge_ticks = "auto": as many ticks an edge as its link was measured to take at the start
@@ -58,6 +59,7 @@ LINKS = {
     "50": Link(0.05),
     "100": Link(0.1),
     "loss": Link(0.05, loss=0.01),
+    "loss2": Link(0.02, loss=0.02),
     "narrow": Link(0.01, rate=100e6 / 8, slots=128),
 }
 
@@ -100,7 +102,7 @@ def _simulated(link: Link, sleep: float, edge_ticks: int | list[int]) -> float:
     size = link.slots * ROW + header_bytes(link.slots)
     ticks = [edge_ticks] * (STAGES - 1) if isinstance(edge_ticks, int) else edge_ticks
     edges = [simulate.Link(each, link.delay, loss=link.loss, size=size) for each in ticks]
-    return simulate.simulate(hosts, edges).tick / hosts[0].compute
+    return simulate.simulate(hosts, edges, ticks=4000).tick / hosts[0].compute
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,9 +10,10 @@ clip begins:
 
     sent(k) = round(y(k) + e(k-1))      e(k) = y(k) + e(k-1) - sent(k)
 
-So over a clip's ticks the neighbour gets the sum of what was computed, but for the last e. A NaN or an infinity makes
-all of its channel NaN or infinite where it arrives, as long as it is computed: e is zero there. Stages compute with tensors
-of the dtype that the model gives them; only what is in a packet has the wire's.
+So over a clip's ticks the neighbour gets the sum of what was computed, but for the last e. Where y is not finite, its
+whole channel is not at the neighbour, and e is zero, so that a later y arrives as it should.
+
+Stages compute with tensors of the dtype that the model gives them; only what is in a packet has the wire's.
 
 The format is the same whatever carries an edge, so that a run's results do not depend on where its stages run.
 Evaluations have edges of their own, which pass tensors as computed.
