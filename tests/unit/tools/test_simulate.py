@@ -1,5 +1,6 @@
 """Pipelines on paper: those whose tick is known in closed form."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,28 @@ def test_jitter_and_loss_cost_time_and_longer_edges_hide_them() -> None:
         long = simulate([HOST] * 3, [replace(disturbed, ticks=30)] * 2, TICKS).tick
         assert short > 1.05 * calm
         assert long == pytest.approx(calm, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("delay", "ticks", "loss", "rate", "size", "measured"),
+    [
+        (0.0, (1, 1), 0.0, math.inf, 4_288, 1.02),
+        (0.05, (4, 4), 0.0, math.inf, 4_288, 1.05),
+        (0.05, (1, 1), 0.0, math.inf, 4_288, 4.76),
+        (0.1, (8, 8), 0.0, math.inf, 4_288, 1.08),
+        (0.01, (3, 3), 0.0, 12.5e6, 67_648, 1.06),
+        (0.05, (8, 4), 0.01, math.inf, 4_288, 1.31),  # the cost of a loss was fitted to this one
+        (0.05, (17, 4), 0.01, math.inf, 4_288, 1.39),
+        (0.02, (4, 4), 0.02, math.inf, 4_288, 1.08),
+    ],
+)
+def test_it_is_within_a_tenth_of_what_was_measured(
+    delay: float, ticks: tuple[int, ...], loss: float, rate: float, size: int, measured: float
+) -> None:
+    """The table of docs/benchmarks.md, "Slow links": ticks in units of the slowest stage's compute."""
+    links = [Link(each, delay, loss=loss, size=size) for each in ticks]
+    pace = simulate([replace(HOST, rate=rate)] * 3, links, ticks=2000)
+    assert pace.tick / HOST.compute == pytest.approx(measured, rel=0.1)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
