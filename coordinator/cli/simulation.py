@@ -37,7 +37,7 @@ class Times(BaseModel):
     jitter: Amount | list[Amount] = Field(0.0, description="ms that come on top, on average")
     loss: Loss | list[Loss] = Field(0.0, description="share of TCP segments lost on an edge, at most a half")
     size: Amount | list[Amount] = Field(0.0, description="KiB of an edge's activation, and of its gradient")
-    ticks: int = Field(400, ge=1, le=100_000, description="ticks to simulate")
+    ticks: int = Field(400, ge=1, le=10_000, description="ticks to simulate")
     seed: int = Field(0, ge=0, description="of what is drawn by chance")
 
     def hosts(self, stages: int) -> list[Host]:
