@@ -86,8 +86,6 @@ def test_compare_writes_a_table_a_figure_and_traces(videos: Path, tmp_path: Path
         "evaluate_every": 20,
         "data__slots": 4,
         "report__trace_ticks": 10,
-        "network__edge_ticks": 2,  # of Sideways alone, like the wire
-        "network__wire": "int8",
     }
     tree = settings(videos, stages=2, ticks=40, name="both", **changes)
     del tree["split"]  # measured by the first run, and reused by the others
