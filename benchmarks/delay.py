@@ -9,17 +9,20 @@ Links:
 
 0, 50, 100   so many ms from host to host, activations of 4 KiB
 loss         50 ms, and one packet in a hundred lost
+loss2        20 ms, and two packets in a hundred lost
 narrow       10 ms and 100 Mbit/s, activations of 64 KiB
 
 sideways     network.edge_ticks = "auto": as many ticks an edge as its link was measured to take at the start
 sideways-1   edges of one tick, which wait for a round trip
 1f1b         torch's schedule with 12 micro-batches; its tick is a micro-batch
+simulated    beside the first two: what `sideways ticks --simulate` says of them (coordinator/tools/simulate.py)
 
 Hosts use TCP with BBR congestion control where the kernel has it. Figures are medians over the rounds, after a warm-up.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -37,7 +40,9 @@ from benchmarks.bench import CLASSES, ROOT, Bench, config_of, count, python_path
 
 STAGES, MICRO_BATCHES, SIZE = 3, 12, 8
 PORT = "29517"
+ROW = 512  # bytes of a row's activation
 CONTENDERS = ("sideways", "sideways-1", "1f1b")
+_SIMULATED = {"sideways": ("simulated",), "sideways-1": ("simulated-1",)}
 
 
 class Link(NamedTuple):
@@ -54,6 +59,7 @@ LINKS = {
     "50": Link(0.05),
     "100": Link(0.1),
     "loss": Link(0.05, loss=0.01),
+    "loss2": Link(0.02, loss=0.02),
     "narrow": Link(0.01, rate=100e6 / 8, slots=128),
 }
 
@@ -67,8 +73,9 @@ def main() -> None:
         return
     from tests.faults.network import network
 
-    figures: dict[str, dict[str, float]] = {name: {} for name in arguments.contenders}
-    print("link     " + "".join(f"{name:>14}" for name in arguments.contenders) + "    ticks of the edges")
+    columns = [column for name in arguments.contenders for column in (name, *_SIMULATED.get(name, ()))]
+    figures: dict[str, dict[str, float]] = {column: {} for column in columns}
+    print("link     " + "".join(f"{column:>14}" for column in columns) + "    ticks of the edges")
     for name in arguments.only:
         link, edges = LINKS[name], ""
         with network(STAGES, link.delay, link.loss, link.rate) as hosts:
@@ -77,10 +84,25 @@ def main() -> None:
                 result = _launch(hosts.names, options)
                 figures[contender][name] = round(result["ratio"], 3)
                 edges = edges or str(result["edge_ticks"])
-        cells = "".join(f"{figures[contender][name]:>14.3f}" for contender in arguments.contenders)
+                for column in _SIMULATED.get(contender, ()):
+                    figures[column][name] = round(_simulated(link, arguments.sleep, result["edge_ticks"]), 3)
+        cells = "".join(f"{figures[column][name]:>14.3f}" for column in columns)
         print(f"{name:<9}{cells}    {edges}", flush=True)
     if arguments.json:
         print(json.dumps(figures))
+
+
+def _simulated(link: Link, sleep: float, edge_ticks: int | list[int]) -> float:
+    """The ratio of a simulated tick to the compute."""
+    from common.rule.packet import header_bytes
+    from coordinator.tools import simulate
+
+    half = sleep / 2e3
+    hosts = [simulate.Host(half, half, rate=link.rate or math.inf)] * STAGES
+    size = link.slots * ROW + header_bytes(link.slots)
+    ticks = [edge_ticks] * (STAGES - 1) if isinstance(edge_ticks, int) else edge_ticks
+    edges = [simulate.Link(each, link.delay, loss=link.loss, size=size) for each in ticks]
+    return simulate.simulate(hosts, edges, ticks=4000).tick / hosts[0].compute
 
 
 def _arguments() -> argparse.Namespace:

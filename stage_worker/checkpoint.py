@@ -8,6 +8,7 @@ torch.distributed.checkpoint writes all stages' parts into one folder, under the
     edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, uint8
     edge.skipN.I  edge.skip-backN.I                   those of its N-th skip from below, and to above
     edge.WAY.I.M                                      those that it receives M ticks later, over edges of several ticks
+    residual.WAY.I                                    what rounding for stage I's sends has lost so far, uint8
     memory.I.NAME  memory.I.@clips                    what stage I's blocks remember, and of which clips
     auxiliary.I.NAME                                  stage I's auxiliary classifier and its optimiser
     target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
@@ -31,6 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from common.checkpoint_reader import Reader
 from common.errors import PeerError
+from common.rule.packet import Packet
 from common.rule.skips import SKIPS
 from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
@@ -47,6 +49,7 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
     state |= {f"{_memory(stage)}{name}": value for name, value in stage.memories.state().items()}
     for way, port in _edges(built):
         state |= {_edge(way, stage, at - tick): port.waiting(at) for at in port.messages(tick)}
+    state |= {_residual(way, stage): residual.to_bytes() for way, residual in _residuals(built)}
     if built.targets is not None:
         held = tick if stage.config.exact else tick - stage.config.ticks_to_top
         built.targets.gather(max(built.origin, held), tick, tick)
@@ -79,6 +82,20 @@ def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
     yield from ((way, port) for way, port in (("forward", ports.inputs), ("backward", ports.gradients_in)) if port)
     yield from ((f"skip{number}", port) for number, port in enumerate(ports.skips_in))
     yield from ((f"skip-back{number}", port) for number, port in enumerate(ports.skip_gradients_in))
+
+
+def _residuals(built: Assembly) -> Iterable[tuple[str, Packet]]:
+    ports = built.ports
+    senders = [("forward", ports.outputs), ("backward", ports.gradients_out)]
+    senders += [(f"skip{number}", port) for number, port in enumerate(ports.skips_out)]
+    senders += [(f"skip-back{number}", port) for number, port in enumerate(ports.skip_gradients_out)]
+    for way, sender in senders:
+        if sender is not None and sender.residual is not None:
+            yield way, sender.residual
+
+
+def _residual(way: str, stage: Stage) -> str:
+    return f"residual.{way}.{stage.index}"
 
 
 def _edge(way: str, stage: Stage, later: int) -> str:
@@ -177,6 +194,8 @@ def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None
     for way, port in _edges(built):
         for at in port.messages(tick):
             port.put(at, state[_edge(way, stage, at - tick)])
+    for way, residual in _residuals(built):
+        residual.from_bytes(state[_residual(way, stage)])
     if built.targets is not None:
         for name in [name for name in state if name.startswith("target.") and name.count(".") == 1]:
             built.targets.early[0, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
@@ -215,5 +234,7 @@ def _is_ours(name: str, built: Assembly, same_split: bool, in_flight: bool) -> b
         return same_split and name.startswith(_auxiliary(stage))
     if kind == "memory":
         return in_flight and name.startswith(_memory(stage))
+    if kind == "residual":
+        return in_flight and name in [_residual(way, stage) for way, _ in _residuals(built)]
     own = (_edge(way, stage, 0) for way, _ in _edges(built))
     return in_flight and (name == _counters(stage) or any(name == edge or name.startswith(f"{edge}.") for edge in own))

@@ -29,6 +29,7 @@ from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
 from common.rule.packet import packet_bytes
 from common.rule.stage import casting
+from common.rule.wire import wire_spec
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint, evaluation
 from stage_worker.assembly import Assembly
@@ -156,8 +157,9 @@ class StageService(StageCalls):
         me, model = self.me, build(config, classes)
         specs = activation_shapes([part(model, split, stage) for stage in range(me.stages)], config.frame_shape)
         hosts = [me.stage_member(stage).host for stage in range(me.stages)]
+        sent = [wire_spec(config.network.wire, spec) for spec in specs]
         sizes = [
-            packet_bytes(*spec) * (below != above) for spec, (below, above) in zip(specs, pairwise(hosts), strict=False)
+            packet_bytes(*spec) * (below != above) for spec, (below, above) in zip(sent, pairwise(hosts), strict=False)
         ]
         self._groups = self._groups or Groups(me, 1.25 * config.network.deadline)
         return measure_delays(self._groups.forward, me.stage, me.stages, sizes, config.network.deadline)

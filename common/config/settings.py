@@ -212,7 +212,13 @@ class Network(Section):
         1,
         description="ticks from sending to using between two neighbouring stages, one number or one for each edge from "
         "the bottom: as many as a slow link takes, so that no stage waits for it; auto: measured at the start. Each "
-        "delays gradients",
+        "delays gradients (docs/scaling.md)",
+    )
+    wire: Literal["float32", "bfloat16", "int8"] = Field(
+        "float32",
+        description="format in which activations and gradients pass between stages: float32, as they were computed; "
+        "bfloat16, rounded; int8, a fourth of the bytes, with error feedback. For slow links (docs/scaling.md). "
+        "Evaluations pass them as computed",
     )
     max_message: int = Field(1 << 28, ge=1 << 16, description="bytes of the largest frame batch that a stage accepts")
 
@@ -489,6 +495,8 @@ class Config(Section):
             )
         if self.exact and self.edge_ticks:
             raise ValueError(f'network.edge_ticks is for algorithm = "sideways", not "{self.algorithm}": leave it out')
+        if self.exact and self.network.wire != "float32":
+            raise ValueError(f'network.wire is for algorithm = "sideways", not "{self.algorithm}": leave it out')
 
     def _check_skips(self) -> None:
         if self.skips == "auto":

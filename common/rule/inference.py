@@ -27,7 +27,7 @@ class Inference:
         self.delay = stages[0].config.ticks_to_top
         with casting(stages[0].config, torch.device("cpu")):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape)
-        self._ports: list[MemoryPorts] = memory_ports(stages, outputs)
+        self._ports: list[MemoryPorts] = memory_ports(stages, outputs, "float32")
         self._empty = Packet(frame_shape)
         self._empty.clips[:] = NO_CLIP
         for stage in stages:

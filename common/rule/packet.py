@@ -87,9 +87,13 @@ class Packet:
 
     def pack(self, tick: int, source: "Packet", tensor: Tensor) -> None:
         """Copy in `tensor`, computed at `tick` from `source`, and the header of `source`."""
+        self.pack_header(tick, source)
+        self.tensor.copy_(tensor.detach())  # without detach the packet would keep the graph of every tick alive
+
+    def pack_header(self, tick: int, source: "Packet") -> None:
+        """Copy in the header of `source`, with another tick."""
         self.head[:] = source.head
         self.head[_TICK] = tick
-        self.tensor.copy_(tensor.detach())  # without detach the packet would keep the graph of every tick alive
 
     def flush(self) -> None:
         """Make the packet ready to be sent. There is nothing to do unless it is a StagedPacket."""

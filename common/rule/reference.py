@@ -4,8 +4,7 @@ It runs the workers' own `Stage`, `Packet` and `run_tick`, without a transport: 
 into packets, which its neighbours read as many ticks later as the edge takes.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from common.rule.schedule import Schedule, schedule_of
 from common.rule.skips import pooled_shape, sources, targets
 from common.rule.stage import Stage, casting, make_stage
 from common.rule.tick import Computes, run_tick
+from common.rule.wire import MakePacket, Spec, Wire, decoder_of, encoder_of, wire_spec
 
 _CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ class Reference:
         stages: list[Stage],
         frame_shape: Sequence[int],
         dtype: torch.dtype = torch.float32,
-        packet: Callable[[Sequence[int], torch.dtype], Packet] = Packet,
+        packet: MakePacket = Packet,
     ) -> None:
         """Build a pipeline.
 
@@ -70,7 +70,7 @@ class Reference:
         self.computes: list[Computes] = list(stages)
         with casting(stages[0].config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
-        self._ports = memory_ports(stages, outputs, packet)
+        self._ports = memory_ports(stages, outputs, stages[0].config.network.wire, packet)
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
         """Run one tick of every stage. Returns the top stage's loss, a 0-d tensor; None while it has no input.
@@ -97,16 +97,20 @@ class Reference:
 class _Way:
     """The packets that pass an edge in one direction: what is sent at tick k is used `ticks` ticks later."""
 
-    def __init__(self, packet: Callable[[], Packet], ticks: int) -> None:
-        self._packets, self._ticks = [packet() for _ in range(ticks + 1)], ticks
+    def __init__(self, spec: Spec, ticks: int, wire: Wire, packet: MakePacket) -> None:
+        self._packets, self._ticks = [packet(*wire_spec(wire, spec)) for _ in range(ticks + 1)], ticks
+        self._encoder, self._decoder = encoder_of(wire, spec, packet), decoder_of(wire, spec, packet)
 
-    def sent_at(self, tick: int) -> Packet:
-        """The packet that is sent at a tick."""
-        return self._packets[tick % len(self._packets)]
+    def send(self, tick: int, source: Packet, tensor: Tensor) -> None:
+        """Send a tensor, computed at a tick from `source`."""
+        self._encoder.pack(self._sent_at(tick), tick, source, tensor)
 
     def used_at(self, tick: int) -> Packet:
-        """The packet that is used at a tick."""
-        return self.sent_at(tick - self._ticks)
+        """The packet that is used at a tick. Call it once a tick."""
+        return self._decoder.unpack(self._sent_at(tick - self._ticks))
+
+    def _sent_at(self, tick: int) -> Packet:
+        return self._packets[tick % len(self._packets)]
 
 
 class _Edge(NamedTuple):
@@ -148,9 +152,9 @@ class MemoryPorts:
     def send_output(self, tick: int, held: Packet, y: Tensor, pooled: Sequence[Tensor]) -> None:
         """Send the output y(k), and pooled along skips."""
         assert self._above is not None
-        self._above.up.sent_at(tick).pack(tick, held, y)
+        self._above.up.send(tick, held, y)
         for skip, y_pooled in zip(self._to, pooled, strict=True):
-            skip.up.sent_at(tick).pack(tick, held, y_pooled)
+            skip.up.send(tick, held, y_pooled)
 
     def receive_gradient(self, tick: int) -> Packet | None:
         """The gradient g(k); None before the first."""
@@ -166,9 +170,9 @@ class MemoryPorts:
     def send_gradient(self, tick: int, source: Packet, r: Tensor, skipped: Sequence[Tensor]) -> None:
         """Send the input's gradient r(k), and those of what skips brought."""
         assert self._below is not None
-        self._below.down.sent_at(tick).pack(tick, source, r)
+        self._below.down.send(tick, source, r)
         for skip, gradient in zip(self._from, skipped, strict=True):
-            skip.down.sent_at(tick).pack(tick, source, gradient)
+            skip.down.send(tick, source, gradient)
 
     def receive_skips(self, tick: int) -> list[Packet]:
         """What the skips to this stage bring."""
@@ -181,15 +185,16 @@ class MemoryPorts:
 
 def memory_ports(
     stages: Sequence[Stage],
-    outputs: Sequence[tuple[torch.Size, torch.dtype]],
-    packet: Callable[[Sequence[int], torch.dtype], Packet] = Packet,
+    outputs: Sequence[Spec],
+    wire: Wire,
+    packet: MakePacket = Packet,
 ) -> list[MemoryPorts]:
     """The ports of all stages, connected. `outputs`: shapes and dtypes of the stages' outputs."""
     config, schedule = stages[0].config, schedule_of(stages[0].config)
     specs = {(stage, stage + 1): spec for stage, spec in enumerate(outputs[:-1])}
     specs |= {(s, t): (pooled_shape(outputs[t - 1][0], outputs[s][0]), outputs[s][1]) for s, t in config.skip_pairs}
     edges = {
-        pair: _Edge(*(_Way(partial(packet, *spec), schedule.ticks_between(*pair)) for _ in range(2)))
+        pair: _Edge(*(_Way(spec, schedule.ticks_between(*pair), wire, packet) for _ in range(2)))
         for pair, spec in specs.items()
     }
     return [MemoryPorts(schedule, stage, edges, config.skip_pairs) for stage in range(len(stages))]

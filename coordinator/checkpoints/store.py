@@ -37,6 +37,7 @@ class Position:
         skips: pairs of stages that skips connect.
         edge_ticks: of the edges between neighbours; empty if they take one each.
         replicas: number of copies of every stage.
+        wire: the format in which tensors pass between stages.
         optimiser: its name and arguments, as JSON.
         places: each slot's position in the clips.
         clips: fingerprint of the clips that `places` refers to.
@@ -61,6 +62,7 @@ class Position:
     skips: list[tuple[int, int]] = field(default_factory=list)
     edge_ticks: list[int] = field(default_factory=list)
     replicas: int = 1
+    wire: str = "float32"
     score: float | None = None
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     format: int = _FORMAT
@@ -85,13 +87,15 @@ class Position:
             skips=config.skip_pairs,
             edge_ticks=list(config.edge_ticks),
             replicas=config.replicas,
+            wire=config.network.wire,
         )
 
     def fits(self, config: Config, split: list[int]) -> bool:
         """Whether a run with this configuration can restore the activations and gradients in flight."""
-        shape, edges = list(config.frame_shape), [sorted(config.skip_pairs), list(config.edge_ticks), config.replicas]
+        shape = list(config.frame_shape)
+        edges = [sorted(config.skip_pairs), list(config.edge_ticks), config.replicas, config.network.wire]
         now = [split, config.algorithm, config.task, config.ahead, shape, config.precision, edges]
-        own_edges = [sorted(self.skips), self.edge_ticks, self.replicas]
+        own_edges = [sorted(self.skips), self.edge_ticks, self.replicas, self.wire]
         own = [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision, own_edges]
         return now == own
 

@@ -59,12 +59,30 @@ def ticks(
     edge_ticks: Annotated[
         str, typer.Option(help="ticks of the edges between neighbours as in a run file: 2, or [1, 2]")
     ] = "1",
+    simulate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="instead, simulate how fast the pipeline is and how much its stages idle, with compute=20 (ms), "
+            "delay=50 (ms), …; may be repeated. docs/scaling.md",
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Draw which frame (f) and which frame's gradient (g) each stage works on at each tick."""
     tree: dict[str, Any] = {"stages": stages, "ticks": 1, "data": {"train": "."}}
     apply(f"skips={skips}", tree)
     apply(f"network.edge_ticks={edge_ticks}", tree)
     config = parse(tree, "the command line")
+    if simulate:
+        from coordinator.cli import simulation
+
+        links, pace = simulation.run(simulate, config)
+        simulation.show(links, pace, _console())
+        _print_json(as_json, simulation.tree(links, pace))
+        return
+    if config.network.edge_ticks == "auto":
+        raise ConfigError("--edge-ticks auto needs the times of a pipeline: add --simulate compute=20, delay=50, …")
     schedule = schedule_of(config)
     print(schedule.table(count) if count else _fitting(schedule, shutil.get_terminal_size().columns))
     print(
@@ -78,6 +96,7 @@ def ticks(
             f"{2 * schedule.ticks_between(source, target)} ticks before, and of the loss on a frame "
             f"{schedule.skip_mismatch(source, target)} older than the one that it holds"
         )
+    _print_json(as_json, {"mismatch": [schedule.mismatch(stage) for stage in range(stages)]})
 
 
 def _fitting(schedule: Schedule, width: int) -> str:

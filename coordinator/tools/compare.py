@@ -88,8 +88,8 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
 
 
 def _overrides(settings: Sequence[str], algorithm: str) -> list[str]:
-    """The run's settings with this algorithm. Only Sideways has gradients to probe, and edges of several ticks."""
-    own = [] if algorithm == "sideways" else ["probe.every=0", "network.edge_ticks=1"]
+    """The run's settings with this algorithm. Only Sideways has gradients to probe, and edges like these."""
+    own = [] if algorithm == "sideways" else ["probe.every=0", "network.edge_ticks=1", 'network.wire="float32"']
     return [*settings, f'algorithm="{algorithm}"', *own]
 
 

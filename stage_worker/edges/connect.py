@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from common.config.settings import Config
 from common.messages.stage_calls import BUILDING
 from common.processes.membership import Membership
 from common.rule.packet import Packet, StagedPacket
+from common.rule.wire import Wire, decoder_of, encoder_of, wire_spec
 from common.shared_memory.fd_passing import FdConnection, FdListener, connect
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import device_memory, shared_memory
@@ -83,15 +85,18 @@ class Edges:
     def sender(self, kind: EdgeKind, to: int) -> Sender:
         """The end that sends activations up or gradients down, to a partner."""
         ticks = self._links.ticks[to]
-        outgoing = self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(to, ticks + 1))
-        return Sender(outgoing, self._work, *_SENDING[kind])
+        outgoing = self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(kind, to, ticks + 1))
+        encoder = encoder_of(self._wire(kind), self._links.partners[to], partial(Packet, device=self._device))
+        return Sender(outgoing, self._work, *_SENDING[kind], encoder)
 
     def receiver(self, kind: EdgeKind, of: int, first_tick: int) -> Receiver:
         """The end that receives activations or gradients of a partner, from `first_tick` on."""
         ticks = self._links.ticks[of]
         if (kind, of) not in self._in:
-            self._in[kind, of] = P2PIncoming(self._channel(kind, of), self._packets(of, 2 * ticks))
-        return Receiver(self._in[kind, of], self._me.stage, of, first_tick, self._work, _RECEIVING[kind], ticks)
+            self._in[kind, of] = P2PIncoming(self._channel(kind, of), self._packets(kind, of, 2 * ticks))
+        incoming, wait = self._in[kind, of], _RECEIVING[kind]
+        decoder = decoder_of(self._wire(kind), self._links.partners[of], partial(Packet, device=self._device))
+        return Receiver(incoming, self._me.stage, of, first_tick, self._work, wait, ticks, decoder)
 
     def close(self) -> None:
         """Close the edges in mapped memory, and end the watchdog."""
@@ -149,14 +154,14 @@ class Edges:
                     self._stage_instead(to, problem)
 
     def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing | str:
-        arguments = self._groups.connections[to], kind, self._spec(to), self._me.stage, to, self._deadline
+        arguments = self._groups.connections[to], kind, self._spec(kind, to), self._me.stage, to, self._deadline
         ticks = self._links.ticks[to]
         if ipc is None:
             return shared_memory.offer_edge(*arguments, ticks)
         return device_memory.offer_edge(*arguments, self._device, ipc, ticks)
 
     def _accept(self, kind: EdgeKind, of: int, ipc: Ipc | None) -> SharedIncoming | DeviceIncoming | str:
-        arguments = self._groups.connections[of], kind, self._spec(of), self._me.stage, of, self._deadline
+        arguments = self._groups.connections[of], kind, self._spec(kind, of), self._me.stage, of, self._deadline
         ticks = self._links.ticks[of]
         if ipc is None:
             return shared_memory.accept_edge(*arguments, ticks)
@@ -203,14 +208,18 @@ class Edges:
         group = self._groups.nccl[int(kind == "backward")]
         return Channel(host, DevicePeer(group, stage, neighbour, deadline, self._watchdog, tag))
 
-    def _packets(self, neighbour: int, count: int) -> list[Packet]:
-        shape, dtype = self._spec(neighbour)
+    def _packets(self, kind: EdgeKind, neighbour: int, count: int) -> list[Packet]:
+        shape, dtype = self._spec(kind, neighbour)
         if self._transports[neighbour] == "nccl" or self._device == torch.device("cpu"):
             return [Packet(shape, dtype, self._device) for _ in range(count)]
         return [StagedPacket(shape, dtype, self._device) for _ in range(count)]
 
-    def _spec(self, neighbour: int) -> TensorSpec:
-        return self._links.partners[neighbour]
+    def _spec(self, kind: EdgeKind, neighbour: int) -> TensorSpec:
+        """Shape and dtype of what passes over an edge."""
+        return wire_spec(self._wire(kind), self._links.partners[neighbour])
+
+    def _wire(self, kind: EdgeKind) -> Wire:
+        return "float32" if kind == "evaluation" else self._config.network.wire
 
 
 def _ipc(device: torch.device) -> Ipc | None:

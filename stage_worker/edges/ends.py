@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common.errors import PeerError
 from common.rule.packet import Packet
+from common.rule.wire import Decoder, Encoder
 from common.telemetry.spans import Kind, WorkClock, clock
 
 _NEVER = sys.maxsize  # a tick
@@ -67,6 +68,7 @@ class Receiver:
         work: WorkClock,
         wait: Kind,
         ticks: int = 1,
+        decoder: Decoder | None = None,
     ) -> None:
         """Start to receive.
 
@@ -74,11 +76,13 @@ class Receiver:
             first_tick: the tick of the first message, at least `ticks`.
             work, wait: the time spent waiting is added to `work` as `wait`.
             ticks: of the edge.
+            decoder: of its format; by default tensors pass as computed.
         """
         assert first_tick >= ticks >= 1
         incoming.begin(first_tick)
         self._incoming, self._first, self._ticks = incoming, first_tick, ticks
         self._stage, self._neighbour = stage, neighbour
+        self._decoder = decoder or Decoder()
         self._work, self._wait = work, int(wait)
         self._awaited = first_tick  # the first tick whose message has not been waited for
 
@@ -129,7 +133,7 @@ class Receiver:
                 f"{self._neighbour}, expected that of tick {tick - self._ticks}: the two are out of step, so restart "
                 f"the run"
             )
-        return packet
+        return self._decoder.unpack(packet)
 
 
 class Sender:
@@ -139,9 +143,18 @@ class Sender:
         bytes: number of bytes sent since last zeroed.
     """
 
-    def __init__(self, outgoing: Outgoing, work: WorkClock, send: Kind, wait: Kind) -> None:
-        """The time of each `send` is added to `work` as `send`, and the part of it spent waiting also as `wait`."""
+    def __init__(
+        self, outgoing: Outgoing, work: WorkClock, send: Kind, wait: Kind, encoder: Encoder | None = None
+    ) -> None:
+        """Create the end of an edge.
+
+        Args:
+            work, send, wait: the time of each `send` is added to `work` as `send`, and the part of it spent waiting
+                also as `wait`.
+            encoder: of the edge's format; by default tensors pass as computed.
+        """
         self.bytes = 0
+        self._encoder = encoder or Encoder()
         self._outgoing, self._packets = outgoing, outgoing.packets
         self._work, self._send, self._wait = work, int(send), int(wait)
 
@@ -151,11 +164,16 @@ class Sender:
         self._outgoing.room(tick)
         self._work.add(self._wait, start)
         packet = self._packets[tick % len(self._packets)]
-        packet.pack(tick, source, tensor)
+        self._encoder.pack(packet, tick, source, tensor)
         packet.flush()
         self.bytes += packet.nbytes
         self._outgoing.start(tick)
         self._work.add(self._send, start)
+
+    @property
+    def residual(self) -> Packet | None:
+        """What the format's rounding has lost and is still to be sent; None if nothing is kept. For checkpoints."""
+        return self._encoder.residual
 
     def settle(self, tick: int) -> None:
         """Wait until everything up to `tick` has been sent."""

@@ -102,11 +102,19 @@ def test_a_run_stopped_in_the_middle_of_clips_resumes_bit_for_bit(videos: Path, 
             "skips": [[0, 2]],
             "network__edge_ticks": 3,
             "network__transport": "gloo",
+            "network__wire": "bfloat16",
+            "evaluate_every": 20,
+            "data__slots": 3,
+        },
+        {
+            "skips": [[0, 2]],
+            "network__wire": "int8",
+            "network__edge_ticks": [2, 1],
             "evaluate_every": 20,
             "data__slots": 3,
         },
     ],
-    ids=["predict", "1f1b", "memory", "edges", "edges-gloo"],
+    ids=["predict", "1f1b", "memory", "edges", "edges-gloo-bfloat16", "edges-int8"],
 )
 def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight_average(
     videos: Path, tmp_path: Path, changes: dict[str, Any]

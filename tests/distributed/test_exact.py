@@ -63,6 +63,19 @@ OPTIONS: dict[str, dict[str, object]] = {
         "model_args": {"width": 4, "temporal": "shift"},
         "rule__auxiliary": 0.3,
     },
+    "wire-bfloat16": {
+        "network__wire": "bfloat16",
+        "task": "autoencode",
+        "model": "autoencoder",
+        "skips": [[0, 2]],
+    },
+    "wire-int8": {"network__wire": "int8", "network__edge_ticks": [1, 2], "skips": [[0, 2]], "rule__every": 2},
+    "wire-int8-gloo": {
+        "network__wire": "int8",
+        "network__transport": "gloo",
+        "precision": "bfloat16",
+        "rule__boundary": "mix",
+    },
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
@@ -86,6 +99,8 @@ QUICK = (
     "auxiliary",
     "skip",
     "edges-gloo",
+    "wire-bfloat16",
+    "wire-int8",
     "layers",
     "all",
 )
@@ -216,7 +231,7 @@ REPLICATED: dict[str, dict[str, object]] = {
     "dropout": DROPOUT,
     "memory": {"model_args": {"width": 4, "temporal": "shift"}, "rule__boundary": "mix"},
     "bfloat16": {"precision": "bfloat16", "optimiser__orthogonal": 0.9},
-    "edges": {"network__edge_ticks": 2},
+    "edges": {"network__edge_ticks": 2, "network__wire": "int8"},
 }
 
 
@@ -246,7 +261,7 @@ def test_replicas_equal_the_reference_bit_for_bit(videos: Path, tmp_path: Path, 
 def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_path: Path, edges: str) -> None:
     """But for what only a GPU has: the same code, with another device, other groups and memory of the host."""
     transport = {"network__transport": "gloo"} if edges == "staged" else {}
-    names = ("dropout", "predict", "average", "skip", "edges-skip")
+    names = ("dropout", "predict", "average", "skip", "edges-skip", "wire-bfloat16", "wire-int8")
     cases = {name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in names}
     trees = {name: settings(videos, **options) for name, options in cases.items()}
     drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)

@@ -129,6 +129,8 @@ def test_packets_in_flight_are_restored_only_into_the_same_pipeline() -> None:
     assert not position(1).fits(config, [2, 1])
     assert not position(1, algorithm="gpipe").fits(config, [1, 1])
     assert not position(1, frame_shape=[2, 3, 8, 8]).fits(config, [1, 1])
+    assert not position(1, wire="int8").fits(config, [1, 1])
+    assert not position(1, edge_ticks=[2]).fits(config, [1, 1])
 
 
 def test_refused_newer_checkpoints_do_not_prune_good_ones(tmp_path: Path) -> None:
