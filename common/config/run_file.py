@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 import types
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -19,6 +20,49 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         ConfigError: the file cannot be read, is not TOML, or holds an invalid setting. The message names the key, the
             allowed values and the nearest valid name.
     """
+    tree = _read(path)
+    for override in overrides or []:
+        apply(override, tree)
+    _drop_stale_split(tree, [override.partition("=")[0].strip() for override in overrides or []])
+    return parse(tree, str(path))
+
+
+def changed(origin: Path | Config | None, changes: Mapping[str, Any]) -> Config:
+    """The settings of a run file, of a Config or none, with changes as Python values.
+
+    Args:
+        changes: by name, or by section.name; a mapping for a section changes the settings that it holds.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    if isinstance(origin, Config):
+        tree = origin.model_dump(mode="json", exclude_none=True)
+    else:
+        tree = _read(origin) if origin is not None else {}
+    for key, value in changes.items():
+        parts = value if isinstance(value, Mapping) and _is_section(key) else {"": value}
+        for name, part in parts.items():
+            _put(tree, [*key.split("."), *([name] if name else [])], part, key)
+    _drop_stale_split(tree, changes)
+    return parse(tree, str(origin) if isinstance(origin, Path) else "settings")
+
+
+def _is_section(name: str) -> bool:
+    field = Config.model_fields.get(name)
+    return field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any, shown: str) -> None:
+    for section in path[:-1]:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{shown}: {section} is a setting, not a section")
+    tree[path[-1]] = value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tree of a run file. Raises ConfigError."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -28,12 +72,14 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     _drop_removed(tree)
-    for override in overrides or []:
-        apply(override, tree)
-    stale_split = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
-    if stale_split and _overridden("stages", overrides) and not _overridden("split", overrides):
-        del tree["split"]  # made for another number of stages: measure again
-    return parse(tree, str(path))
+    return tree
+
+
+def _drop_stale_split(tree: dict[str, Any], overridden: Collection[str]) -> None:
+    """Delete a split that was made for another number of stages than is now set, so that it is measured again."""
+    stale = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
+    if stale and "stages" in overridden and "split" not in overridden:
+        del tree["split"]
 
 
 def _drop_removed(tree: dict[str, Any]) -> None:
@@ -51,24 +97,16 @@ def parse(tree: dict[str, Any], origin: str) -> Config:
         raise ConfigError("\n".join(f"{origin}: {_explain(dict(problem))}" for problem in error.errors())) from error
 
 
-def _overridden(key: str, overrides: list[str] | None) -> bool:
-    return any(override.partition("=")[0].strip() == key for override in overrides or [])
-
-
 def apply(override: str, tree: dict[str, Any]) -> None:
     """Apply one `section.key=value`. A value that is not valid TOML is taken as a string. Raises ConfigError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: write it as section.key=value")
-    *sections, name = key.strip().split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--set {override}: {section} is a setting, not a section")
     try:
-        tree[name] = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        tree[name] = value
+        parsed = value
+    _put(tree, key.strip().split("."), parsed, f"--set {override}")
 
 
 def _explain(problem: dict[str, Any]) -> str:
