@@ -25,6 +25,7 @@ from common.processes.lifecycle import (
     flush_output,
     print_error,
     remember_parent,
+    stop_with,
     too_many_files,
 )
 from common.run_registry.redis_connection import from_environment
@@ -51,8 +52,11 @@ def train(
     stages: Annotated[int | None, typer.Option(help="same as --set stages=…")] = None,
     settings: Settings = None,
     as_json: Json = False,
+    caller: Annotated[int | None, typer.Option(hidden=True, help="process that the run must not outlive")] = None,
 ) -> None:
     """Train on this machine: a coordinator and one process per stage."""
+    if caller is not None:
+        stop_with(caller)
     settings = [*(settings or []), *([f"stages={stages}"] if stages is not None else [])]
     run_file = _resumed(run_file, resume)
     config = load(run_file, settings)
@@ -177,7 +181,7 @@ def main() -> None:
     try:
         app()
     except SidewaysError as error:
-        print_error(str(error))
+        print_error(error)
         raise SystemExit(error.code) from None
     except OSError as error:
         if not too_many_files(error):

@@ -7,10 +7,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
 from common.errors import SidewaysError
+from common.processes.caller import tell_error
 
 _POLL = 0.5  # seconds
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
@@ -55,8 +57,9 @@ def flush_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def print_error(message: str) -> None:
-    """Print a message for the user to stderr."""
+def print_error(message: str | SidewaysError) -> None:
+    """Print a message for the user to stderr, and tell it to the caller of `sideways.train`."""
+    tell_error(type(message).__name__ if isinstance(message, SidewaysError) else "", str(message))
     with suppress(OSError, ValueError):  # stderr may be closed
         print(f"sideways: {message}", file=sys.stderr, flush=True)
 
@@ -101,10 +104,22 @@ def watch_parent(who: str) -> None:
     remember_parent()
     parent = int(os.environ[_PARENT])
 
+    def exit_too() -> None:
+        print_error(f"{who}: the launcher (pid {parent}) is gone, so this process exits too; restart the run")
+        exit_now(1)
+
+    _when_gone(parent, exit_too)
+
+
+def stop_with(parent: int) -> None:
+    """Ask this process to stop, as by SIGTERM, within a second of its parent's death."""
+    _when_gone(parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _when_gone(parent: int, react: Callable[[], None]) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL)
-        print_error(f"{who}: the launcher (pid {parent}) is gone, so this process exits too; restart the run")
-        exit_now(1)
+        react()
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()

@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.errors import PeerError
+from common.processes.caller import forget_errors
 from common.processes.lifecycle import ALLOCATOR, TEMPORARY, become_parent, print_error, stop_signals
 from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.stopped_children import kill_stopped_children
@@ -49,6 +50,7 @@ def launch(stages: int, arguments: list[str], restarts: int = 0, deadline: float
     try:
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
+            forget_errors()
             try:
                 with kill_stopped_children(deadline):
                     _attempt(stages, arguments)

@@ -10,6 +10,7 @@ from common.messages.stage_calls import Plan, StageCalls
 from common.models import build
 from common.partition.balance import BlockCost, check_split
 from common.partition.model_check import check_model
+from common.processes.caller import tell_directory
 from common.telemetry.spans import WorkClock
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.checkpoints.resume import StartPoint, find_checkpoint, start_from
@@ -112,6 +113,7 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     datasets = Datasets(config, warn, setup.pipeline.poll, lambda: bool(stop.signal))
     shapes = _check(config, datasets, warn)
     directory = RunDirectory(resume or presence.create_directory(run_file))
+    tell_directory(directory.path)
     again = resume is not None and presence.marker.find() == resume
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
