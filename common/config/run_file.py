@@ -23,7 +23,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     tree = _read(path)
     for override in overrides or []:
         apply(override, tree)
-    _drop_stale_split(tree, [override.partition("=")[0].strip() for override in overrides or []])
+    _measure_again(tree, [override.partition("=")[0].strip() for override in overrides or []])
     return parse(tree, str(path))
 
 
@@ -40,12 +40,22 @@ def changed(origin: Path | Config | None, changes: Mapping[str, Any]) -> Config:
         tree = origin.model_dump(mode="json", exclude_none=True)
     else:
         tree = _read(origin) if origin is not None else {}
-    for key, value in changes.items():
-        parts = value if isinstance(value, Mapping) and _is_section(key) else {"": value}
-        for name, part in parts.items():
-            _put(tree, [*key.split("."), *([name] if name else [])], part, key)
-    _drop_stale_split(tree, changes)
+    by_name = _by_full_name(changes)
+    for key, value in by_name.items():
+        _put(tree, key, value, key)
+    _measure_again(tree, by_name)
     return parse(tree, str(origin) if isinstance(origin, Path) else "settings")
+
+
+def _by_full_name(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes with those of a section named section.name."""
+    flat: dict[str, Any] = {}
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and _is_section(key):
+            flat |= {f"{key}.{name}": part for name, part in value.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _is_section(name: str) -> bool:
@@ -53,12 +63,13 @@ def _is_section(name: str) -> bool:
     return field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
-def _put(tree: dict[str, Any], path: list[str], value: Any, shown: str) -> None:
-    for section in path[:-1]:
+def _put(tree: dict[str, Any], key: str, value: Any, shown: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{shown}: {section} is a setting, not a section")
-    tree[path[-1]] = value
+    tree[name] = value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -75,11 +86,16 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _drop_stale_split(tree: dict[str, Any], overridden: Collection[str]) -> None:
-    """Delete a split that was made for another number of stages than is now set, so that it is measured again."""
-    stale = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
-    if stale and "stages" in overridden and "split" not in overridden:
+def _measure_again(tree: dict[str, Any], overridden: Collection[str]) -> None:
+    """Discard what was measured for another number of stages than is now set, unless it is overridden too."""
+    if "stages" not in overridden:
+        return
+    split, stages, network = tree.get("split"), tree.get("stages"), tree.get("network")
+    if isinstance(split, list) and len(split) != stages and "split" not in overridden:
         del tree["split"]
+    ticks = network.get("edge_ticks") if isinstance(network, dict) else None
+    if isinstance(ticks, list) and len(ticks) + 1 != stages and "network.edge_ticks" not in overridden:
+        tree["network"]["edge_ticks"] = "auto"
 
 
 def _drop_removed(tree: dict[str, Any]) -> None:
@@ -106,7 +122,7 @@ def apply(override: str, tree: dict[str, Any]) -> None:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    _put(tree, key.strip().split("."), parsed, f"--set {override}")
+    _put(tree, key.strip(), parsed, f"--set {override}")
 
 
 def _explain(problem: dict[str, Any]) -> str:

@@ -42,14 +42,13 @@ class Model(nn.Module):
         module: the plain model, with the tensors' names of the run.
         classes: names of the classes.
         task: "classify", "autoencode" or "predict".
-        delay: how many steps later `step` returns a frame's output: stages - 1 with skips, else 0.
+        delay: how many steps later `step` returns a frame's output; not 0 only with skips.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.module, self.classes, self.task = trained.module, trained.classes, trained.task
-        self.delay = max(0, len(trained.stages) - 1)
-        self._trained = trained
+        self.delay, self._trained = trained.delay, trained
         self._stream: Stream | None = None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -67,6 +67,11 @@ class TrainedModel:
         """Of the module's blocks that remember earlier frames."""
         return Memories(self.module)
 
+    @property
+    def delay(self) -> int:
+        """How many frames later a stream's output comes: not 0 only with skips."""
+        return self.stages[0].config.ticks_to_top if self.stages else 0
+
     def __call__(self, frames: Tensor) -> Tensor:
         """uint8 frames [n, channels, size, size], each the first of a clip → the module's output. Not with skips."""
         assert not self.stages, "a module with skips takes the frames of one clip"
@@ -116,7 +121,7 @@ class Stream:
             memories.clear()
 
     def step(self, clips: NDArray[np.int64], x: Tensor) -> Tensor | None:
-        """The output for a batch, or, of a model with D stages and skips, for that D - 1 batches before.
+        """The output for a batch, or, of a model with skips, for that `TrainedModel.delay` batches before.
 
         Args:
             clips: clip id of each row, int64 [rows].
@@ -134,8 +139,9 @@ class Stream:
 
     def rest(self) -> Iterator[Tensor]:
         """The outputs for the batches for which `step` has returned none yet. No step may follow."""
-        for _ in self._trained.stages[1:] if self._inference is not None else ():
-            assert self._inference is not None
+        if self._inference is None:
+            return
+        for _ in range(self._inference.delay):
             if (result := self._inference.drain()) is not None:
                 yield result[1]
 
@@ -240,7 +246,7 @@ def _with_skips(model: nn.Sequential, config: Config, tensors: dict[str, Tensor]
     for merge in merges:
         if merge is not None:
             merge.load_state_dict({name: value for name, value in skips.items() if name in merge.state_dict()})
-    return WholeClips([stage.blocks for stage in stages], merges, config.skip_pairs).eval(), stages
+    return WholeClips([stage.blocks for stage in stages], merges, config).eval(), stages
 
 
 def _config(file: Path, about: dict[str, str]) -> Config:
