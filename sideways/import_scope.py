@@ -18,6 +18,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -66,23 +67,21 @@ class Scope(MetaPathFinder):
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find a module of the scope. Called by Python while the scope's code imports a new one."""
-        if not self._may_hold(name, path):
-            return None
         spec = PathFinder.find_spec(name, self._folders if path is None else path)
-        if spec is None:
+        if spec is None or not self._holds(name, spec):
             return None
         if spec.origin is None and path is None and name not in self.names and PathFinder.find_spec(name) is not None:
             return None  # a folder without __init__.py, and a package of that name exists elsewhere
         self._prepare(spec)
         return spec
 
-    def _may_hold(self, name: str, path: Sequence[str] | None) -> bool:
-        """Whether a module that would be in `path` is the scope's, and not of a package installed below its folders."""
+    def _holds(self, name: str, spec: ModuleSpec) -> bool:
+        """Whether a module is the scope's: not one that is installed below its folders, as in an environment there."""
         if name.partition(".")[0] in self.names:
             return True
-        places = [Path(os.path.realpath(place)) for place in path or ()]
+        places = [Path(os.path.realpath(place)) for place in (spec.submodule_search_locations or [spec.origin or ""])]
         inside = any(place.is_relative_to(folder) for place in places for folder in self._folders)
-        return self._others and (path is None or (inside and not any(map(is_installed, places))))
+        return self._others and inside and not any(map(is_installed, places))
 
     def enter(self) -> None:
         """Replace the modules of the shared names by the scope's, and search its folders first."""
@@ -118,16 +117,18 @@ class _Loader(SourceFileLoader):
 
 
 _current: Scope | None = None  # whose modules are in sys.modules; None: those of all other code
+_switching = RLock()  # one thread imports in a scope at a time
 
 
 @contextmanager
 def _within(scope: Scope | None) -> Iterator[None]:
-    before = _current
-    _switch(scope)
-    try:
-        yield
-    finally:
-        _switch(before)
+    with _switching:
+        before = _current
+        _switch(scope)
+        try:
+            yield
+        finally:
+            _switch(before)
 
 
 def _switch(scope: Scope | None) -> None:

@@ -14,12 +14,27 @@ def pixels(frames: NDArray[np.uint8] | Tensor, short_side: int, channels: int) -
     """Resized frames, channels first.
 
     Args:
-        frames: uint8 [n, height, width, 3 or 1], or one frame without n; if grey, also [height, width].
+        frames: as for `clip_of`.
         short_side: pixels of the result's short side.
         channels: of the result, 3 (RGB) or 1 (grey).
 
     Returns:
         uint8 [n, channels, height, width].
+
+    Raises:
+        DataError: they are no such frames, or too narrow.
+    """
+    found = clip_of(frames)
+    if min(found.shape[1:3]) == short_side and found.shape[3] == channels:
+        return found.transpose(0, 3, 1, 2)
+    return np.array([_resized(frame, short_side, channels) for frame in found])
+
+
+def clip_of(frames: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
+    """Frames as a clip, uint8 [n, height, width, channels].
+
+    Args:
+        frames: uint8 [n, height, width, 3 or 1], or one frame without n; if grey, also [height, width].
 
     Raises:
         DataError: they are no such frames.
@@ -32,9 +47,7 @@ def pixels(frames: NDArray[np.uint8] | Tensor, short_side: int, channels: int) -
             f"frames of shape {list(np.shape(frames))} and type {found.dtype}: pass uint8 pixels, "
             "[n, height, width, channels] with 3 channels (RGB) or 1 (grey)"
         )
-    if min(found.shape[1:3]) == short_side and found.shape[3] == channels:
-        return found.transpose(0, 3, 1, 2)
-    return np.array([_resized(frame, short_side, channels) for frame in found])
+    return found
 
 
 def _resized(frame: NDArray[np.uint8], short_side: int, channels: int) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """`sideways.load`: a trained model for clips, arrays of frames and streams."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.config.settings import Answer
 from common.errors import ConfigError, DataError
 from common.rule.clip_sums import frames_replaced
-from coordinator.python.frames import pixels
+from coordinator.python.frames import clip_of, pixels
 from coordinator.tools.predict import clip_scores, refuse_other_tasks, softmax
 from coordinator.tools.trained_model import Stream, TrainedModel, open_model, refuse_whole_clips
 from coordinator.video.decoding.augment import middle
@@ -83,8 +83,8 @@ class Model(nn.Module):
                 all played; or a live source, such as rtsp://… or /dev/video0, always its newest frame.
 
         Returns:
-            The scores. Those of a live source come as they are iterated over, without end; meanwhile, `step` must not
-            be used.
+            The scores. Those of a live source come as they are iterated over, without end: it is open until the loop
+            ends. Meanwhile, `step` must not be used.
 
         Raises:
             ConfigError: the model does not classify.
@@ -93,10 +93,10 @@ class Model(nn.Module):
         refuse_other_tasks(self._trained)
         refuse_whole_clips(self._trained)
         if isinstance(source, str | Path) and _is_live(source):
-            return Prediction(self.classes, self._trained.answer, self._live_scores(str(source)))
+            return Prediction(self.classes, self._trained.answer, live=lambda: self._live_scores(str(source)))
         with self._stream.aside() if self._stream is not None else nullcontext():
             scores = [row for chunk in self._scores(source) for row in chunk]
-        return Prediction(self.classes, self._trained.answer, iter(scores), scores)
+        return Prediction(self.classes, self._trained.answer, scores)
 
     def step(self, frame: Frames) -> Tensor | None:
         """Continue a stream with its next frame, which sees what the model remembers of those before.
@@ -138,12 +138,11 @@ class Model(nn.Module):
     def _scores(self, source: str | Path | Frames) -> Iterator[Tensor]:
         if isinstance(source, str | Path):
             return clip_scores(self._trained, Path(source))
-        if len(source) == 0:
-            raise DataError("there are no frames to classify")
-        chunks = (source[start : start + _CHUNK] for start in range(0, len(source), _CHUNK))
+        clip = clip_of(source)
+        chunks = (clip[start : start + _CHUNK] for start in range(0, len(clip), _CHUNK))
         return softmax(self._trained.in_order(map(self.transform, chunks)))
 
-    def _live_scores(self, source: str) -> Iterator[Tensor]:
+    def _live_scores(self, source: str) -> Generator[Tensor]:
         self._stream = None
         try:
             for connection, frame in newest_frames(source, self._trained.data):
@@ -161,29 +160,35 @@ class Prediction:
     """
 
     def __init__(
-        self, classes: list[str], answer: Answer, scores: Iterator[Tensor], known: list[Tensor] | None = None
+        self,
+        classes: list[str],
+        answer: Answer,
+        scores: Sequence[Tensor] = (),
+        live: Callable[[], Generator[Tensor]] | None = None,
     ) -> None:
-        """`known`: all scores, unless they come from a live source."""
+        """`live`: opens a live source, which then gives the scores."""
         self.classes = classes
-        self._answer_begins, self._scores, self._known = frames_replaced(answer), scores, known
-        self._count, self._counted, self._total = 0, 0, torch.zeros(len(classes), dtype=torch.float64)
-        for row in known or ():
+        self._answer_begins, self._scores, self._live = frames_replaced(answer), scores, live
+        self._begin()
+        for row in scores:
             self._add(row)
 
     def __iter__(self) -> Iterator[Tensor]:
-        if self._known is not None:
-            yield from self._known
+        if self._live is None:
+            yield from self._scores
             return
-        for row in self._scores:
-            self._add(row)
-            yield row
+        self._begin()
+        with closing(self._live()) as scores:
+            for row in scores:
+                self._add(row)
+                yield row
 
     @property
     def scores(self) -> Tensor:
         """Of all frames, float64 [frames, classes]. Raises ConfigError for a live source, which has no end."""
-        if self._known is None:
+        if self._live is not None:
             raise ConfigError("a live source has no end: iterate over its scores")
-        return torch.stack(self._known)
+        return torch.stack(list(self._scores))
 
     @property
     def answer(self) -> Tensor:
@@ -194,6 +199,9 @@ class Prediction:
         """The best classes of the clip with their scores, best first."""
         values, indices = self.answer.topk(min(count, len(self.classes)))
         return [(self.classes[i], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
+
+    def _begin(self) -> None:
+        self._count, self._counted, self._total = 0, 0, torch.zeros(len(self.classes), dtype=torch.float64)
 
     def _add(self, row: Tensor) -> None:
         self._count += 1

@@ -5,15 +5,13 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.python.model import Model, load
 from coordinator.run_directory import METRICS, SUMMARY
-
-if TYPE_CHECKING:
-    from coordinator.python.model import Model
 
 _OF_THE_TOP_STAGE = ("loss", "accuracy", "learning_rate")
 _NO_SCORES = ("kind", "time", "tick", "train_seconds")
@@ -34,10 +32,8 @@ class Result:
     summary: dict[str, Any]
     curves: dict[str, NDArray[np.float64]] = field(repr=False)
 
-    def model(self) -> "Model":
+    def model(self) -> Model:
         """The trained model: `sideways.load(result.directory)`."""
-        from coordinator.python.model import load
-
         return load(self.directory)
 
 

@@ -63,7 +63,8 @@ class RunProcess:
         """As after Ctrl-C: the run ends in order and saves its model. A second Ctrl-C kills it."""
         try:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(_STOP_TIMEOUT)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_TIMEOUT)
         finally:
             self._process.kill()  # unless it has ended; its processes notice that
             self._process.wait()

@@ -58,7 +58,7 @@ def train(
     if origin is None and resume is not None:
         origin = Path(resume) / CONFIG
     config = changed(origin, settings)
-    with tempfile.TemporaryDirectory(prefix="sideways-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sideways-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / (origin.name if isinstance(origin, Path) else CONFIG)  # runs are named after it
         file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
         return _run([str(file), *(["--resume", str(resume)] if resume is not None else [])], Path(folder), callbacks)
@@ -89,5 +89,6 @@ def _error(told: Sequence[tuple[str, str]], code: int) -> SidewaysError:
     """The error that the run's processes told. They may have told it several times, with and without a traceback."""
     texts = list(dict.fromkeys(text for _, text in told))
     short = [text for text in texts if not any(other != text and other in text for other in texts)]
-    kind = next((getattr(errors, kind) for kind, _ in told if kind), {2: ConfigError, 3: PeerError}.get(code))
-    return (kind or SidewaysError)("\n".join(short) or f"the run ended with exit code {code}, see its output")
+    kinds = [getattr(errors, kind) for kind, _ in told if hasattr(errors, kind)]
+    kind = kinds[0] if kinds else {2: ConfigError, 3: PeerError}.get(code, SidewaysError)
+    return kind("\n".join(short) or f"the run ended with exit code {code}, see its output")

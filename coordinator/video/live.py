@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 
 import av
 import numpy as np
@@ -121,11 +120,11 @@ def newest_frames(name: str, data: Data, patience: float = 60.0) -> Iterator[tup
     """
     ready = threading.Condition()
     source = _Source(name, data, PlaybackErrors(), ready)
-    begun = time.monotonic()
+    due = time.monotonic()
     try:
-        for number in count():
-            if data.fps:
-                time.sleep(max(0.0, begun + number / data.fps - time.monotonic()))
+        while True:
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = max(due, time.monotonic()) + (1 / data.fps if data.fps else 0)
             with ready:
                 if not ready.wait_for(lambda: source.fresh, patience):
                     raise _silence([source], patience)

@@ -32,7 +32,6 @@ COVERED_BY = {
     "coordinator/monitor/run_status.py": ["unit/page/test_state.py", "unit/registry/test_redis_publisher.py"],
     "coordinator/monitor/terminal.py": ["faults/test_terminal.py", _TRAIN],
     "coordinator/python/run_process.py": [_PYTHON],
-    "coordinator/python/train.py": [_PYTHON],
     "coordinator/registry/run_finder.py": [_STEERING, "unit/registry/test_redis_publisher.py"],
     "coordinator/run/checkpointing.py": ["distributed/test_checkpoints.py"],
     "coordinator/run/evaluation_phase.py": [_TRAIN],

@@ -134,6 +134,10 @@ def test_changes_from_python(tmp_path: Path) -> None:
     assert (config.data.slots, config.data.size) == (4, 32)
     again = changed(config, {"model_args": {"width": 8}, "model_args.norm": "group"})
     assert again.model_args == {"width": 8, "norm": "group"}
+    ticks = {"edge_ticks": [1, 4]}
+    wide = changed(again, {"network": ticks})
+    assert changed(wide, {"stages": 2}).network.edge_ticks == "auto"
+    assert changed(wide, {"stages": 3, "network": ticks}).edge_ticks == (1, 4)
     assert changed(None, {"ticks": 10, "data": {"train": Path("videos")}}) == parse(MINIMAL, "test")
     with pytest.raises(ConfigError, match=r"settings: unknown setting data\.slot\. Did you mean data\.slots"):
         changed(None, {"data": {"slot": 1}})

@@ -67,7 +67,8 @@ def test_a_users_file_imports_its_own_common_and_the_product_keeps_its_own(folde
     assert all(sys.modules[name] is module for name, module in ours.items())
 
 
-@pytest.mark.parametrize("first", ["", pytest.param("on the path", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("first", ["", "on the path"])
 def test_a_run_trains_next_to_a_users_own_common_package(folder: Path, videos: Path, first: str) -> None:
     """`sideways train` in that folder, also if the user's folder precedes the product's on Python's path."""
     if first:
