@@ -55,6 +55,7 @@ def train(
     stages: Annotated[int | None, typer.Option(help="same as --set stages=…")] = None,
     settings: Settings = None,
     as_json: Json = False,
+    caller: Annotated[int | None, typer.Option(hidden=True, help="process that the run must not outlive")] = None,
 ) -> None:
     """Train on this machine: a coordinator and one process per stage."""
     settings = [*(settings or []), *([f"stages={stages}"] if stages is not None else [])]
@@ -67,7 +68,7 @@ def train(
 
     program = partial(run_process, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
-    raise SystemExit(launch(config.stages, program, config.recovery.restarts, deadline, config.replicas))
+    raise SystemExit(launch(config.stages, program, config.recovery.restarts, deadline, config.replicas, caller))
 
 
 @app.command()
@@ -142,7 +143,7 @@ def main() -> None:
     try:
         app()
     except SidewaysError as error:
-        print_error(str(error))
+        print_error(error)
         raise SystemExit(error.code) from None
     except OSError as error:
         if not too_many_files(error):

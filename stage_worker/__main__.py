@@ -29,7 +29,7 @@ def main() -> None:
         me = me.arranged(int(me.fetch(REPLICAS)))
         reporter = Reporter(me, me.fetch("reports"))
     except SidewaysError as error:
-        print_error(str(error))
+        print_error(error)
         exit_now(error.code)
     _pass_on_signals(reporter)
     service = StageService(me, reporter)

@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 import types
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -19,6 +20,60 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         ConfigError: the file cannot be read, is not TOML, or holds an invalid setting. The message names the key, the
             allowed values and the nearest valid name.
     """
+    tree = _read(path)
+    for override in overrides or []:
+        apply(override, tree)
+    _measure_again(tree, [override.partition("=")[0].strip() for override in overrides or []])
+    return parse(tree, str(path))
+
+
+def changed(origin: Path | Config | None, changes: Mapping[str, Any]) -> Config:
+    """The settings of a run file, of a Config or none, with changes as Python values.
+
+    Args:
+        changes: by name, or by section.name; a mapping for a section changes the settings that it holds.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    if isinstance(origin, Config):
+        tree = origin.model_dump(mode="json", exclude_none=True)
+    else:
+        tree = _read(origin) if origin is not None else {}
+    by_name = _by_full_name(changes)
+    for key, value in by_name.items():
+        _put(tree, key, value, key)
+    _measure_again(tree, by_name)
+    return parse(tree, str(origin) if isinstance(origin, Path) else "settings")
+
+
+def _by_full_name(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes with those of a section named section.name."""
+    flat: dict[str, Any] = {}
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and _is_section(key):
+            flat |= {f"{key}.{name}": part for name, part in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _is_section(name: str) -> bool:
+    field = Config.model_fields.get(name)
+    return field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, shown: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{shown}: {section} is a setting, not a section")
+    tree[name] = value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tree of a run file. Raises ConfigError."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -28,20 +83,18 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     _drop_removed(tree)
-    for override in overrides or []:
-        apply(override, tree)
-    if _overridden("stages", overrides):
-        _measure_again(tree, overrides)
-    return parse(tree, str(path))
+    return tree
 
 
-def _measure_again(tree: dict[str, Any], overrides: list[str] | None) -> None:
-    """Discard what was measured for another number of stages, unless it is overridden too."""
+def _measure_again(tree: dict[str, Any], overridden: Collection[str]) -> None:
+    """Discard what was measured for another number of stages than is now set, unless it is overridden too."""
+    if "stages" not in overridden:
+        return
     split, stages, network = tree.get("split"), tree.get("stages"), tree.get("network")
-    if isinstance(split, list) and len(split) != stages and not _overridden("split", overrides):
+    if isinstance(split, list) and len(split) != stages and "split" not in overridden:
         del tree["split"]
     ticks = network.get("edge_ticks") if isinstance(network, dict) else None
-    if isinstance(ticks, list) and len(ticks) + 1 != stages and not _overridden("network.edge_ticks", overrides):
+    if isinstance(ticks, list) and len(ticks) + 1 != stages and "network.edge_ticks" not in overridden:
         tree["network"]["edge_ticks"] = "auto"
 
 
@@ -60,24 +113,16 @@ def parse(tree: dict[str, Any], origin: str) -> Config:
         raise ConfigError("\n".join(f"{origin}: {_explain(dict(problem))}" for problem in error.errors())) from error
 
 
-def _overridden(key: str, overrides: list[str] | None) -> bool:
-    return any(override.partition("=")[0].strip() == key for override in overrides or [])
-
-
 def apply(override: str, tree: dict[str, Any]) -> None:
     """Apply one `section.key=value`. A value that is not valid TOML is taken as a string. Raises ConfigError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: write it as section.key=value")
-    *sections, name = key.strip().split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--set {override}: {section} is a setting, not a section")
     try:
-        tree[name] = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        tree[name] = value
+        parsed = value
+    _put(tree, key.strip(), parsed, f"--set {override}")
 
 
 def _explain(problem: dict[str, Any]) -> str:

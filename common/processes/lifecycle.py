@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from common.errors import SidewaysError
+from common.processes.caller import tell_error
 
 _POLL = 0.5  # seconds
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
@@ -66,8 +67,9 @@ def flush_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def print_error(message: str) -> None:
-    """Print a message for the user to stderr."""
+def print_error(message: str | SidewaysError) -> None:
+    """Print a message for the user to stderr, and tell it to the caller of `sideways.train`."""
+    tell_error(type(message).__name__ if isinstance(message, SidewaysError) else "", str(message))
     with suppress(OSError, ValueError):  # stderr may be closed
         print(f"sideways: {message}", file=sys.stderr, flush=True)
 

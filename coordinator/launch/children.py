@@ -40,9 +40,15 @@ class Children:
         failures: those that were killed, or ended with an exit code other than 0.
     """
 
-    def __init__(self, held: HeldSignals, deadline: float) -> None:
-        """`deadline`: seconds after which a process that is stopped (SIGSTOP) is killed."""
-        self._held, self._stopped_children = held, StoppedChildren(deadline)
+    def __init__(self, held: HeldSignals, deadline: float, caller: int | None = None) -> None:
+        """Start none yet.
+
+        Args:
+            held: the signals to this process.
+            deadline: seconds after which a process that is stopped (SIGSTOP) is killed.
+            caller: the parent of this process, whose death counts as SIGTERM; None if it does not matter.
+        """
+        self._held, self._stopped_children, self._caller = held, StoppedChildren(deadline), caller
         self._ranks: dict[int, int] = {}  # by pid, of those that have not ended
         self._ended = 0
         self.stopped = 0
@@ -89,6 +95,8 @@ class Children:
     def _wait(self) -> int:
         """Wait a moment for a signal, and note who has ended. Returns its number; 0 if there was none."""
         number = self._held.take(_POLL)
+        if self._caller not in (None, os.getppid()):
+            number, self._caller = number or signal.SIGTERM, None
         self.stopped = self.stopped or number
         for pid in list(self._ranks):
             ended, status = os.waitpid(pid, os.WNOHANG)

@@ -39,7 +39,7 @@ def become(program: Callable[[], None], rank: int, processes: int, port: int) ->
         program()
         code = 0
     except SidewaysError as error:
-        print_error(str(error))
+        print_error(error)
         code = error.code
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from common.errors import PeerError
 from common.processes.addresses import LOOPBACK
+from common.processes.caller import forget_errors
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
 from common.processes.names import worker_text
 from coordinator.launch.attempt import LAUNCH, RESTARTS
@@ -28,7 +29,12 @@ _HOUR = 3600.0  # seconds
 
 
 def launch(
-    stages: int, program: Callable[[], None], restarts: int = 0, deadline: float = 60.0, replicas: int = 1
+    stages: int,
+    program: Callable[[], None],
+    restarts: int = 0,
+    deadline: float = 60.0,
+    replicas: int = 1,
+    caller: int | None = None,
 ) -> int:
     """Run `program` in replicas × stages + 1 processes, of which rank 0 is the coordinator.
 
@@ -41,6 +47,7 @@ def launch(
         restarts: maximum number of restarts in any hour.
         deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
         replicas: number of copies of every stage.
+        caller: the parent of this process, if the run must not outlive it.
 
     Returns:
         The exit code of the run: 0; 1 if a process was lost; else the exit code of the process that failed first, or
@@ -53,7 +60,8 @@ def launch(
     with HeldSignals() as held:
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
-            children = Children(held, deadline)
+            forget_errors()
+            children = Children(held, deadline, caller)
             _attempt(children, program, replicas * stages + 1)
             if children.stopped:
                 return 128 + children.stopped

@@ -44,7 +44,7 @@ def main(config: Config, run_file: str, resume: Path | None, as_json: bool) -> N
         code = process.run(run_file, resume, as_json)
     except SidewaysError as error:
         process.fail(str(error), final=error.code != PeerError.code)
-        print_error(str(error))
+        print_error(error)
         _end_agent(error.code)
         exit_now(error.code)
     except BaseException as error:

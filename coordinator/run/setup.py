@@ -12,6 +12,7 @@ from common.messages.stage_calls import Plan, StageCalls
 from common.models import build, named_blocks
 from common.partition.balance import BlockCost, check_split
 from common.partition.model_check import check_model
+from common.processes.caller import tell_directory
 from common.telemetry.spans import WorkClock
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.checkpoints.resume import StartPoint, find_checkpoint, start_from
@@ -117,6 +118,7 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     again = resume is not None and presence.marker.find() == resume
     model = _model(config, datasets, warn, checked=again)
     directory = RunDirectory(resume or presence.create_directory(run_file))
+    tell_directory(directory.path)
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
         presence.introduce(config, directory.path, datasets.planned)

@@ -5,7 +5,7 @@ Frames are decoded and scored in chunks. Only the best class of each frame is ke
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -90,17 +90,9 @@ def predict_clips(
         DataError: the video cannot be decoded.
         SidewaysError: `table` cannot be written.
     """
-    if trained.task != "classify":
-        raise ConfigError(
-            f"{trained.path} was trained with task = {trained.task!r}: it outputs frames, not classes. "
-            f"`sideways eval` measures its error"
-        )
-    refuse_whole_clips(trained)
     seen = ClipPrediction(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
-    scores = _scores(trained, video, _frames(video, frame_files), seen.damage)
-    first = next(scores, None)  # before `table` is opened, so that a bad video leaves no file
-    if first is None:
-        raise DataError(f"{video}: it has no frames")
+    scores = clip_scores(trained, video, frame_files, seen.damage)
+    first = next(scores)  # before `table` is opened, so that a bad video leaves no file
     try:
         with open(table, "w", newline="", encoding="utf-8", errors=PATH_ERRORS) if table else nullcontext() as file:
             writer = csv.writer(file) if file else None
@@ -139,15 +131,42 @@ def _frames(video: Path, pattern: str) -> list[Path]:
     return files
 
 
-def _scores(trained: TrainedModel, video: Path, frame_files: list[Path], damage: Damage) -> Iterator[Tensor]:
-    """The softmax scores of each chunk of n frames, float64 [n, classes]."""
+def clip_scores(
+    trained: TrainedModel, video: Path, frame_files: str = "*", damage: Damage | None = None
+) -> Iterator[Tensor]:
+    """The softmax scores of a video in chunks, float64 [n, classes], for the arguments of `predict_clips`.
+
+    Raises:
+        ConfigError, DataError: as `predict_clips`, also for a video without frames.
+    """
+    refuse_other_tasks(trained)
+    refuse_whole_clips(trained)
+    files = _frames(video, frame_files)
     data = trained.data
-    fps = None if frame_files else data.fps  # frame files have no timestamps
+    fps = None if files else data.fps  # frame files have no timestamps
     size = data.short_side, data.channels
-    chunks = read(video, data.stride, *size, fps=fps, frame_files=frame_files, damage=damage)
+    chunks = read(video, data.stride, *size, fps=fps, frame_files=files, damage=damage)
     cropped = (torch.from_numpy(middle(frames, data.size)(frames)) for frames in chunks)
-    for outputs in trained.in_order(map(trained.normalised, cropped)):
-        yield outputs.double().softmax(1)
+    some = False
+    for scores in softmax(trained.in_order(map(trained.normalised, cropped))):
+        some = True
+        yield scores
+    if not some:
+        raise DataError(f"{video}: it has no frames")
+
+
+def softmax(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The scores of a classifier's outputs [n, classes], float64."""
+    return (output.double().softmax(1) for output in outputs)
+
+
+def refuse_other_tasks(trained: TrainedModel) -> None:
+    """Raise ConfigError if the model does not classify."""
+    if trained.task != "classify":
+        raise ConfigError(
+            f"{trained.path} was trained with task = {trained.task!r}: it outputs frames, not classes. "
+            f"`sideways eval` measures its error"
+        )
 
 
 def timeline(seen: ClipPrediction) -> list[Segment]:

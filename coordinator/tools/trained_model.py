@@ -6,6 +6,7 @@ program.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,11 @@ class TrainedModel:
         """Of the module's blocks that remember earlier frames."""
         return Memories(self.module)
 
+    @property
+    def delay(self) -> int:
+        """How many frames later a stream's output comes: not 0 only with skips."""
+        return self.stages[0].config.ticks_to_top if self.stages else 0
+
     def __call__(self, frames: Tensor) -> Tensor:
         """uint8 frames [n, channels, size, size], each the first of a clip → the module's output. Not with skips."""
         assert not self.stages, "a module with skips takes the frames of one clip"
@@ -88,34 +94,75 @@ class TrainedModel:
 
         With skips, an output comes only once later batches have been read.
         """
-        if self.stages:
-            yield from self._pipelined(batches)
-            return
-        self.memories.clear()
-        for number, (clips, x) in enumerate(batches):
-            if self.memories:
-                self.memories.begin(clips, number, x.device)
-            yield self.run(x)
-
-    def _pipelined(self, batches: Iterable[tuple[NDArray[np.int64], Tensor]]) -> Iterator[Tensor]:
-        inference: Inference | None = None
-        for number, (clips, x) in enumerate(batches):
-            inference = inference or Inference(self.stages, x.shape)
-            packet = Packet(x.shape, tensor=x)
-            packet.set_header(number - 1, number)
-            packet.clips[:] = clips
-            if (result := inference.tick(packet)) is not None:
-                yield result[1]
-        for _ in range(inference.delay if inference else 0):
-            assert inference is not None
-            if (result := inference.drain()) is not None:
-                yield result[1]
+        stream = Stream(self)
+        for clips, x in batches:
+            if (y := stream.step(clips, x)) is not None:
+                yield y
+        yield from stream.rest()
 
     def normalised(self, frames: Tensor) -> Tensor:
         """uint8 frames [n, channels, size, size] → normalised frames, float32, as the module expects."""
         x = torch.empty(frames.shape)
         normalise(x, frames, self.data.mean, self.data.std)
         return x
+
+
+class Stream:
+    """Frame batches of one stream through a model, one at a time, which remember those before.
+
+    A model has one stream at a time: its memories are in its blocks. A new one begins with empty memories.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        self._trained, self._number = trained, 0
+        self._memories = [stage.memories for stage in trained.stages] or [trained.memories]
+        self._inference: Inference | None = None
+        for memories in self._memories:
+            memories.clear()
+
+    def step(self, clips: NDArray[np.int64], x: Tensor) -> Tensor | None:
+        """The output for a batch, or, of a model with skips, for that `TrainedModel.delay` batches before.
+
+        Args:
+            clips: clip id of each row, int64 [rows].
+            x: normalised frames, one of each clip, float32 [rows, channels, size, size].
+
+        Returns:
+            [rows, …], valid until the next step; None while there is none.
+        """
+        number, self._number = self._number, self._number + 1
+        if self._trained.stages:
+            return self._tick(clips, x, number)
+        if self._trained.memories:
+            self._trained.memories.begin(clips, number, x.device)
+        return self._trained.run(x)
+
+    def rest(self) -> Iterator[Tensor]:
+        """The outputs for the batches for which `step` has returned none yet. No step may follow."""
+        if self._inference is None:
+            return
+        for _ in range(self._inference.delay):
+            if (result := self._inference.drain()) is not None:
+                yield result[1]
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Set the memories aside, so that another stream can run inside this context. With skips, it keeps its own."""
+        for memories in self._memories:
+            memories.set_aside()
+        try:
+            yield
+        finally:
+            for memories in self._memories:
+                memories.put_back()
+
+    def _tick(self, clips: NDArray[np.int64], x: Tensor, number: int) -> Tensor | None:
+        self._inference = self._inference or Inference(self._trained.stages, x.shape)
+        packet = Packet(x.shape, tensor=x)
+        packet.set_header(number - 1, number)
+        packet.clips[:] = clips
+        result = self._inference.tick(packet)
+        return result[1] if result is not None else None
 
 
 def open_model(path: Path) -> TrainedModel:

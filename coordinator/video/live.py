@@ -104,15 +104,41 @@ class Live:
                 if time.monotonic() > end:
                     if any(fresh):
                         return
-                    raise self._no_frames_error()
+                    raise _silence(self._sources, self._patience)
                 self._frame_ready.wait(_POLL)
             self._meanwhile()
 
-    def _no_frames_error(self) -> DataError:
-        status_text = "; ".join(f"{source.shown}: {source.status_text}" for source in self._sources)
-        return DataError(
-            f"no source has delivered a frame for {self._patience:g} s: {status_text}. Are they on and reachable?"
-        )
+
+def newest_frames(name: str, data: Data, patience: float = 60.0) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The frames of a source without end, resized: always the newest, at most `data.fps` a second if that is set.
+
+    Yields:
+        The number of the connection, from 1 on, and a frame, uint8 [1, channels, height, width].
+
+    Raises:
+        DataError: it has not delivered a frame for `patience` seconds.
+    """
+    ready = threading.Condition()
+    source = _Source(name, data, PlaybackErrors(), ready)
+    due = time.monotonic()
+    try:
+        while True:
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = max(due, time.monotonic()) + (1 / data.fps if data.fps else 0)
+            with ready:
+                if not ready.wait_for(lambda: source.fresh, patience):
+                    raise _silence([source], patience)
+            source.take()
+            assert source.taken is not None
+            yield source.taken_from, source.taken
+    finally:
+        source.stop.set()
+        source.thread.join(_EXIT_TIMEOUT)
+
+
+def _silence(sources: "Sequence[_Source]", patience: float) -> DataError:
+    status_text = "; ".join(f"{source.shown}: {source.status_text}" for source in sources)
+    return DataError(f"no source has delivered a frame for {patience:g} s: {status_text}. Are they on and reachable?")
 
 
 def without_secrets(source: str) -> str:

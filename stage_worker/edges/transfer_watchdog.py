@@ -49,7 +49,7 @@ class Watch:
 
 
 def _end_process(error: PeerError) -> None:
-    print_error(str(error))
+    print_error(error)
     exit_now(error.code)
 
 

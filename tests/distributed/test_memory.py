@@ -61,12 +61,11 @@ def test_predict_plays_a_video_in_order(kind: str, videos: Path, request: pytest
     """And the exported program gives the same for the frames of the whole clip at once."""
     import torch
 
-    from coordinator.tools.predict import _frames, _scores, predict_clips
-    from coordinator.video.decoding.packets import Damage
+    from coordinator.tools.predict import clip_scores, predict_clips
 
     run: Path = request.getfixturevalue(kind)
     video, trained = videos / "val/bee/1.mp4", open_model(run)
-    in_order = torch.cat(list(_scores(trained, video, _frames(video, "*"), Damage())))
+    in_order = torch.cat(list(clip_scores(trained, video)))
     total = in_order[2].clone()  # answer = 2
     for scores in in_order[3:]:
         total += scores

@@ -4,6 +4,7 @@ _TRAIN = "distributed/test_train.py"
 _STOPS = "faults/test_stops.py"
 _STEERING = "distributed/test_steering.py"
 _RECOVERY = "faults/test_recovery.py"
+_PYTHON = "distributed/test_python.py"
 _EXACT = "distributed/test_exact.py"
 
 COVERED_BY = {
@@ -29,6 +30,7 @@ COVERED_BY = {
     "coordinator/monitor/metrics_file.py": [_TRAIN],
     "coordinator/monitor/run_status.py": ["unit/page/test_state.py", "unit/registry/test_redis_publisher.py"],
     "coordinator/monitor/terminal.py": ["faults/test_terminal.py", _TRAIN],
+    "coordinator/python/run_process.py": [_PYTHON],
     "coordinator/registry/run_finder.py": [_STEERING, "unit/registry/test_redis_publisher.py"],
     "coordinator/run/checkpointing.py": ["distributed/test_checkpoints.py"],
     "coordinator/run/evaluation_phase.py": [_TRAIN],
@@ -49,6 +51,7 @@ COVERED_BY = {
     "coordinator/video/decoding/clip_writer.py": ["unit/video/decoding/test_reader.py"],
     "coordinator/video/feeder.py": ["unit/edges/test_frame_intake.py", "unit/shared_memory/test_frame_slots.py"],
     "coordinator/video/stream.py": ["unit/video/test_slots.py"],
+    "sideways/__init__.py": ["unit/sideways/test_import_scope.py"],
     "stage_worker/__main__.py": [_STOPS, "faults/test_exact_tick.py"],
     "stage_worker/checkpoint.py": ["distributed/test_checkpoints.py"],
     "stage_worker/edges/cuda_ipc.py": ["unit/edges/test_device_memory.py"],

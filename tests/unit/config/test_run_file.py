@@ -7,7 +7,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config.run_file import load, parse
+from common.config.run_file import changed, load, parse
 from common.config.settings import Config
 from common.errors import ConfigError
 
@@ -123,6 +123,26 @@ def test_a_split_for_another_number_of_stages_is_discarded(tmp_path: Path) -> No
     assert load(file, ["stages=2", "split=[3,3]"]).split == [3, 3]
     with pytest.raises(ConfigError, match="must have one number of at least 1 for each of the 3 stages"):
         load(file, ["split=[6]"])
+
+
+def test_changes_from_python(tmp_path: Path) -> None:
+    """By name, by section.name, or a section's as a dictionary; None resets a setting that may be left out."""
+    file = tmp_path / "run.toml"
+    file.write_text(tomli_w.dumps({**MINIMAL, "stages": 2, "split": [1, 3], "data": {"train": "videos", "slots": 4}}))
+    config = changed(file, {"stages": 3, "data": {"size": 32}, "optimiser.lr": 0.5, "ticks": None, "epochs": 2})
+    assert (config.stages, config.split, config.epochs, config.optimiser.lr) == (3, None, 2, 0.5)
+    assert (config.data.slots, config.data.size) == (4, 32)
+    again = changed(config, {"model_args": {"width": 8}, "model_args.norm": "group"})
+    assert again.model_args == {"width": 8, "norm": "group"}
+    ticks = {"edge_ticks": [1, 4]}
+    wide = changed(again, {"network": ticks})
+    assert changed(wide, {"stages": 2}).network.edge_ticks == "auto"
+    assert changed(wide, {"stages": 3, "network": ticks}).edge_ticks == (1, 4)
+    assert changed(None, {"ticks": 10, "data": {"train": Path("videos")}}) == parse(MINIMAL, "test")
+    with pytest.raises(ConfigError, match=r"settings: unknown setting data\.slot\. Did you mean data\.slots"):
+        changed(None, {"data": {"slot": 1}})
+    with pytest.raises(ConfigError, match=r"ticks\.x: ticks is a setting, not a section"):
+        changed(config, {"ticks": 1, "ticks.x": 1})
 
 
 def test_edge_ticks_for_another_number_of_stages_are_measured_again(tmp_path: Path) -> None:

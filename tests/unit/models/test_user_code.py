@@ -67,7 +67,8 @@ def test_a_users_file_imports_its_own_common_and_the_product_keeps_its_own(folde
     assert all(sys.modules[name] is module for name, module in ours.items())
 
 
-@pytest.mark.parametrize("first", ["", pytest.param("on the path", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("first", ["", "on the path"])
 def test_a_run_trains_next_to_a_users_own_common_package(folder: Path, videos: Path, first: str) -> None:
     """`sideways train` in that folder, also if the user's folder precedes the product's on Python's path."""
     if first:
@@ -122,3 +123,60 @@ def test_functions_of_a_users_module_can_be_compiled(folder: Path) -> None:
     (folder / "mine.py").write_text("def double(x):\n    import common.sizes\n    return 2 * x + len([1])\n")
     double = user_code.load(folder / "mine.py").double
     assert torch.equal(torch.compile(double, backend="eager")(torch.ones(2)), torch.full((2,), 3.0))
+
+
+def test_a_file_of_a_package_is_a_module_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative imports work, whatever the package is named, and from wherever the file is named."""
+    for package in ("nets", "common"):
+        folder = tmp_path / package / "deep"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").touch()
+        (folder / "__init__.py").touch()
+        (folder.parent / "sizes.py").write_text(f"NAME = '{package}'")
+        (folder / "mine.py").write_text(f"from ..sizes import NAME\nimport {package}.sizes as s\nassert s.NAME == NAME")
+        assert package == user_code.load(folder / "mine.py").NAME
+
+    other = tmp_path / "elsewhere" / "nets"
+    (other / "deep").mkdir(parents=True)
+    for file in (other / "__init__.py", other / "deep/__init__.py", other / "deep/mine.py"):
+        file.touch()
+    with pytest.raises(ConfigError, match=r"nets/__init__.py was imported under that name: rename one of them"):
+        user_code.load(other / "deep" / "mine.py")
+
+
+def test_a_users_modules_import_our_public_names(tmp_path: Path) -> None:
+    """Also while the user's own `common` is being imported."""
+    from common.models.temporal import Memory
+
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "__init__.py").touch()
+    (tmp_path / "common" / "blocks.py").write_text("import sideways\nfrom sideways import Memory\nM = sideways.Memory")
+    (tmp_path / "mine.py").write_text("from common.blocks import M, Memory\nassert M is Memory")
+    assert user_code.load(tmp_path / "mine.py").M is Memory
+
+
+def test_the_import_of_a_script_ends_where_it_starts_a_run(tmp_path: Path) -> None:
+    """Or where it loads a model that it defines itself."""
+    script = tmp_path / "script.py"
+    text = """
+        import sideways
+        from common.models import user_code
+        from pathlib import Path
+        WIDTH = 3
+        try:
+            {call}
+        finally:
+            CLEAN = True
+        WIDTH = 4
+    """
+    for call in ("sideways.train('no.toml')", f"user_code.load(Path({str(script)!r}))"):
+        script.write_text(dedent(text.format(call=call)))
+        module = user_code.load(script)
+        assert (module.WIDTH, module.CLEAN) == (3, True)
+    user_code.end_import()  # nothing is being imported
+    (tmp_path / "starting").mkdir()
+    (tmp_path / "starting" / "__init__.py").touch()
+    file = tmp_path / "starting" / "starts.py"
+    file.write_text("import sideways\nsideways.train('no.toml')")
+    with pytest.raises(ConfigError, match="starts a run when imported"):
+        user_code.load(file)

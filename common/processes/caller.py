@@ -1,0 +1,57 @@
+"""What a run tells the Python process that started it (`sideways.train`): its directory and its errors.
+
+The caller names a folder in the environment, and the processes of the run write to files in it. Runs that the command
+line started have no caller: nothing is written.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+CALLER = "SIDEWAYS_CALLER"  # environment: the folder
+_DIRECTORY, _ERRORS = "directory", "errors"
+
+
+def has_caller() -> bool:
+    """Whether a Python process started this run and waits for it."""
+    return CALLER in os.environ
+
+
+def tell_directory(path: Path) -> None:
+    """Tell the run directory."""
+    _append(_DIRECTORY, str(path.absolute()))
+
+
+def tell_error(kind: str, message: str) -> None:
+    """Tell an error: the name of its class, or an empty string, and its message."""
+    _append(_ERRORS, [kind, message])
+
+
+def forget_errors() -> None:
+    """Another attempt begins."""
+    if has_caller():
+        (Path(os.environ[CALLER]) / _ERRORS).unlink(missing_ok=True)
+
+
+def told_directory(folder: Path) -> Path | None:
+    """The run directory; None while there is none."""
+    return next((Path(path) for path in _read(folder, _DIRECTORY)), None)
+
+
+def told_errors(folder: Path) -> list[tuple[str, str]]:
+    """The errors of the last attempt, in order."""
+    return [(kind, message) for kind, message in _read(folder, _ERRORS)]
+
+
+def _append(name: str, value: object) -> None:
+    if has_caller():
+        with suppress(OSError), open(Path(os.environ[CALLER]) / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+
+
+def _read(folder: Path, name: str) -> Iterator[Any]:
+    with suppress(OSError):
+        yield from map(json.loads, (folder / name).read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,1 @@
+"""What `import sideways` offers: training, its result, and the trained model."""

@@ -1,0 +1,213 @@
+"""`sideways.load`: a trained model for clips, arrays of frames and streams."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from common.config.settings import Answer
+from common.errors import ConfigError, DataError
+from common.rule.clip_sums import frames_replaced
+from coordinator.python.frames import clip_of, pixels
+from coordinator.tools.predict import clip_scores, refuse_other_tasks, softmax
+from coordinator.tools.trained_model import Stream, TrainedModel, open_model, refuse_whole_clips
+from coordinator.video.decoding.augment import middle
+from coordinator.video.live import newest_frames
+
+Frames = NDArray[np.uint8] | Tensor
+_CHUNK = 16  # frames
+
+
+def load(path: str | Path) -> "Model":
+    """Load a trained model, on the CPU and in evaluation mode.
+
+    Args:
+        path: run directory, or a .safetensors or .pt2 file written by `sideways export`.
+
+    Raises:
+        SidewaysError: there is no such file, or it is damaged.
+        ConfigError: the file has another suffix, or the model's own file is missing or does not fit.
+    """
+    return Model(open_model(Path(path)))
+
+
+class Model(nn.Module):
+    """A trained model.
+
+    Attributes:
+        module: the plain model, with the tensors' names of the run.
+        classes: names of the classes.
+        task: "classify", "autoencode" or "predict".
+        delay: how many steps later `step` returns a frame's output; not 0 only with skips.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        self.module, self.classes, self.task = trained.module, trained.classes, trained.task
+        self.delay, self._trained = trained.delay, trained
+        self._stream: Stream | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What `transform` returns, float32 [n, channels, size, size] → logits [n, classes], or frames.
+
+        With blocks that remember, each frame is the first of a clip; with skips, they are the frames of one clip.
+        """
+        y: Tensor = self.module(x)
+        return y
+
+    def transform(self, frames: Frames) -> Tensor:
+        """Frames as the module expects them: resized, the middle cropped, normalised.
+
+        Args:
+            frames: uint8 [n, height, width, channels], or one frame, [height, width, channels] or grey [height, width].
+                Channels: 3 (RGB) or 1 (grey).
+
+        Returns:
+            float32 [n, channels, size, size].
+
+        Raises:
+            DataError: they are no such frames.
+        """
+        data = self._trained.data
+        return self._cropped(pixels(frames, data.short_side, data.channels))
+
+    def predict(self, source: str | Path | Frames) -> "Prediction":
+        """Classify a clip, or a live source frame by frame.
+
+        Args:
+            source: a video file or a folder of frames, played at the model's stride or rate; frames as for `transform`,
+                all played; or a live source, such as rtsp://… or /dev/video0, always its newest frame.
+
+        Returns:
+            The scores. Those of a live source come as they are iterated over, without end: it is open until the loop
+            ends. Meanwhile, `step` must not be used.
+
+        Raises:
+            ConfigError: the model does not classify.
+            DataError: the source cannot be read.
+        """
+        refuse_other_tasks(self._trained)
+        refuse_whole_clips(self._trained)
+        if isinstance(source, str | Path) and _is_live(source):
+            return Prediction(self.classes, self._trained.answer, live=lambda: self._live_scores(str(source)))
+        with self._stream.aside() if self._stream is not None else nullcontext():
+            scores = [row for chunk in self._scores(source) for row in chunk]
+        return Prediction(self.classes, self._trained.answer, scores)
+
+    def step(self, frame: Frames) -> Tensor | None:
+        """Continue a stream with its next frame, which sees what the model remembers of those before.
+
+        Args:
+            frame: one frame, as for `transform`.
+
+        Returns:
+            A classifier's scores, float64 [classes], else a frame, float32 [channels, size, size]. With skips, those of
+            `delay` frames before, and None while there are none.
+
+        Raises:
+            DataError: it is no frame.
+        """
+        x = self.transform(frame)
+        if len(x) != 1:
+            raise DataError(f"step takes one frame at a time, not {len(x)}: pass a clip to predict")
+        return self._step(0, x)
+
+    def finish(self) -> list[Tensor]:
+        """End the stream. Returns what `step` has not returned yet, of the last `delay` frames."""
+        stream, self._stream = self._stream, None
+        return [self._output(y) for y in stream.rest()] if stream is not None else []
+
+    def _step(self, clip: int, x: Tensor) -> Tensor | None:
+        if self._stream is None:
+            refuse_whole_clips(self._trained)
+            self._stream = Stream(self._trained)
+        y = self._stream.step(np.array([clip]), x)
+        return self._output(y) if y is not None else None
+
+    def _output(self, y: Tensor) -> Tensor:
+        return y[0].double().softmax(0) if self.task == "classify" else y[0].clone()
+
+    def _cropped(self, frames: NDArray[np.uint8]) -> Tensor:
+        """uint8 [n, channels, height, width] → float32 [n, channels, size, size]."""
+        return self._trained.normalised(torch.from_numpy(middle(frames, self._trained.data.size)(frames)))
+
+    def _scores(self, source: str | Path | Frames) -> Iterator[Tensor]:
+        if isinstance(source, str | Path):
+            return clip_scores(self._trained, Path(source))
+        clip = clip_of(source)
+        chunks = (clip[start : start + _CHUNK] for start in range(0, len(clip), _CHUNK))
+        return softmax(self._trained.in_order(map(self.transform, chunks)))
+
+    def _live_scores(self, source: str) -> Generator[Tensor]:
+        self._stream = None
+        try:
+            for connection, frame in newest_frames(source, self._trained.data):
+                if (scores := self._step(connection, self._cropped(frame))) is not None:
+                    yield scores
+        finally:
+            self._stream = None
+
+
+class Prediction:
+    """The scores of a source, an iterable of the frames' scores, float64 [classes] each.
+
+    Attributes:
+        classes: names of the classes.
+    """
+
+    def __init__(
+        self,
+        classes: list[str],
+        answer: Answer,
+        scores: Sequence[Tensor] = (),
+        live: Callable[[], Generator[Tensor]] | None = None,
+    ) -> None:
+        """`live`: opens a live source, which then gives the scores."""
+        self.classes = classes
+        self._answer_begins, self._scores, self._live = frames_replaced(answer), scores, live
+        self._begin()
+        for row in scores:
+            self._add(row)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self._live is None:
+            yield from self._scores
+            return
+        self._begin()
+        with closing(self._live()) as scores:
+            for row in scores:
+                self._add(row)
+                yield row
+
+    @property
+    def scores(self) -> Tensor:
+        """Of all frames, float64 [frames, classes]. Raises ConfigError for a live source, which has no end."""
+        if self._live is not None:
+            raise ConfigError("a live source has no end: iterate over its scores")
+        return torch.stack(list(self._scores))
+
+    @property
+    def answer(self) -> Tensor:
+        """The clip's scores, as the setting `answer` of the run defines them, float64 [classes]; if live, so far."""
+        return self._total / max(1, self._counted)
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The best classes of the clip with their scores, best first."""
+        values, indices = self.answer.topk(min(count, len(self.classes)))
+        return [(self.classes[i], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
+
+    def _begin(self) -> None:
+        self._count, self._counted, self._total = 0, 0, torch.zeros(len(self.classes), dtype=torch.float64)
+
+    def _add(self, row: Tensor) -> None:
+        self._count += 1
+        adds = self._count > self._answer_begins
+        self._total, self._counted = (self._total + row, self._counted + 1) if adds else (row, 1)
+
+
+def _is_live(source: str | Path) -> bool:
+    return "://" in str(source) or Path(source).is_char_device()

@@ -1,0 +1,52 @@
+"""A Python object as text that a run file can hold, and from which the processes of a run import it."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from common.errors import ConfigError
+from common.models import ZOO
+
+
+def reference(factory: Callable[..., Any]) -> str:
+    """The setting `model` for a function or class: path/to/file.py:name, or its name in the zoo.
+
+    Raises:
+        ConfigError: no other process could import it.
+    """
+    name, module = getattr(factory, "__qualname__", ""), sys.modules.get(getattr(factory, "__module__", None) or "")
+    if ZOO.get(name) is factory:
+        return name
+    if isinstance(factory, nn.Module):
+        raise ConfigError(
+            f"model is an object of {type(factory).__name__}: pass the function that builds it, as each process of the "
+            "run builds its own blocks"
+        )
+    if not name.isidentifier():
+        raise ConfigError(
+            f"model = {factory!r} has no name in a file: define a function at the top level of one, and pass its "
+            "arguments as model_args"
+        )
+    file = _file(factory, module)
+    if file is None:
+        raise ConfigError(
+            f"model = {name}: it exists only in this session, from which the run's processes cannot import it. Write "
+            f"it to a file (in a notebook, begin its cell with %%writefile mine.py and run it), and pass "
+            f'model="mine.py:{name}"'
+        )
+    if getattr(module, name, None) is not factory:
+        raise ConfigError(f"model: {file} has another {name} than the one that was passed: give it a name of its own")
+    return f"{file}:{name}"
+
+
+def _file(factory: Callable[..., Any], module: object) -> Path | None:
+    """The source file of the module, if that is also where the factory is."""
+    code = getattr(inspect.unwrap(factory), "__code__", None)
+    places = [getattr(module, "__file__", None), *([code.co_filename] if code is not None else [])]
+    files = [Path(place).resolve() for place in places if place]
+    usable = len(files) == len(places) and files[0].suffix == ".py" and all(file.is_file() for file in files)
+    return files[0] if usable else None

@@ -1,0 +1,57 @@
+"""The result of a training."""
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.python.model import Model, load
+from coordinator.run_directory import METRICS, SUMMARY
+
+_OF_THE_TOP_STAGE = ("loss", "accuracy", "learning_rate")
+_NO_SCORES = ("kind", "time", "tick", "train_seconds")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left.
+
+    Attributes:
+        directory: the run directory.
+        summary: the contents of its summary.json, such as val_top1, ticks and frames_per_second.
+        curves: by name (loss, accuracy, learning_rate, val_top1, …) the reported values, float64 [n, 2]: tick, value.
+            From the first tick on, also if this run resumed another.
+    """
+
+    directory: Path
+    summary: dict[str, Any]
+    curves: dict[str, NDArray[np.float64]] = field(repr=False)
+
+    def model(self) -> Model:
+        """The trained model: `sideways.load(result.directory)`."""
+        return load(self.directory)
+
+
+def read_result(directory: Path) -> Result:
+    """The result of a run that has ended. Raises OSError if there is none."""
+    summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    return Result(directory, summary, read_curves(directory / METRICS))
+
+
+def read_curves(metrics: Path) -> dict[str, NDArray[np.float64]]:
+    """The curves of a metrics.jsonl, as in `Result`."""
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for text in metrics.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        if line["kind"] == "evaluation":
+            names = [name for name in line if name not in _NO_SCORES]
+        else:
+            names = [name for name in _OF_THE_TOP_STAGE if name in line and "loss" in line]
+        for name in names:
+            points[name].append((line["tick"], math.nan if line[name] is None else line[name]))
+    return {name: np.array(values) for name, values in points.items()}

@@ -1,0 +1,94 @@
+"""`sideways.train`: a run from a script or a notebook."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from common import errors
+from common.config.run_file import changed
+from common.config.settings import Config
+from common.errors import ConfigError, PeerError, SidewaysError
+from common.models.user_code import end_import
+from common.processes.caller import told_directory, told_errors
+from coordinator.python.follower import Event, Follower
+from coordinator.python.reference import reference
+from coordinator.python.result import Result, read_result
+from coordinator.python.run_process import RunProcess
+from coordinator.run_directory import CONFIG
+
+
+def train(
+    run: str | Path | Config | None = None,
+    /,
+    *,
+    model: str | Callable[..., Any] | None = None,
+    resume: str | Path | None = None,
+    callbacks: Sequence[Callable[[Event], object]] = (),
+    **settings: Any,
+) -> Result:
+    """Train on this machine, in a coordinator process and one process per stage, and wait until the training ends.
+
+    Works in a script, with or without `if __name__ == "__main__":`, and in a notebook. Ctrl-C, or interrupting the
+    kernel, stops the run in order, with its model saved, before KeyboardInterrupt is raised.
+
+    Args:
+        run: run file (TOML), or a Config; default: the settings alone, or the run file of the resumed run.
+        model: instead of the setting, a function or class of an importable file that returns an nn.Sequential.
+        resume: run directory to resume, from its newest checkpoint.
+        callbacks: each is called in this thread with each event of the run, a line of metrics.jsonl as a dictionary;
+            `event["kind"]` is "progress", "evaluation", "probe", "set" or "restart". An exception stops the run.
+        settings: override those of `run`: `stages=2`, sections as dictionaries, `optimiser={"lr": 1e-3}`, or as on the
+            command line, `**{"optimiser.lr": 1e-3}`.
+
+    Returns:
+        Its directory, summary and curves; also if the run was stopped early, such as by `sideways stop`.
+
+    Raises:
+        ConfigError: a setting is unknown or invalid, or the model cannot be imported or does not fit.
+        DataError: the videos cannot be used.
+        SidewaysError: the run failed, with its own message.
+    """
+    end_import()  # the processes of a run import this script for its model: no run within a run
+    if model is not None:
+        settings["model"] = model if isinstance(model, str) else reference(model)
+    origin = Path(run) if isinstance(run, str) else run
+    if origin is None and resume is not None:
+        origin = Path(resume) / CONFIG
+    config = changed(origin, settings)
+    with tempfile.TemporaryDirectory(prefix="sideways-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / (origin.name if isinstance(origin, Path) else CONFIG)  # runs are named after it
+        file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+        return _run([str(file), *(["--resume", str(resume)] if resume is not None else [])], Path(folder), callbacks)
+
+
+def _run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callable[[Event], object]]) -> Result:
+    follower = Follower(callbacks)
+
+    def follow() -> None:
+        if (directory := told_directory(folder)) is not None:
+            follower.follow(directory)
+
+    try:
+        code = RunProcess(arguments, folder).wait(follow)
+        follow()
+    finally:
+        follower.close()
+    directory, stopped = told_directory(folder), code > 128
+    if directory is None or not (code == 0 or stopped):
+        raise _error(told_errors(folder), code)
+    try:
+        return read_result(directory)
+    except OSError:  # stopped too early
+        raise SidewaysError(f"the run was stopped before its first tick (exit code {code})") from None
+
+
+def _error(told: Sequence[tuple[str, str]], code: int) -> SidewaysError:
+    """The error that the run's processes told. They may have told it several times, with and without a traceback."""
+    texts = list(dict.fromkeys(text for _, text in told))
+    short = [text for text in texts if not any(other != text and other in text for other in texts)]
+    kinds = [getattr(errors, kind) for kind, _ in told if hasattr(errors, kind)]
+    kind = kinds[0] if kinds else {2: ConfigError, 3: PeerError}.get(code, SidewaysError)
+    return kind("\n".join(short) or f"the run ended with exit code {code}, see its output")

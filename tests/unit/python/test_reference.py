@@ -1,0 +1,64 @@
+"""Functions as settings."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from common.errors import ConfigError
+from common.models import ZOO
+from coordinator.python.reference import reference
+
+HERE = Path(__file__).resolve()
+
+
+def build(classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+class Net(nn.Sequential):
+    pass
+
+
+@functools.cache
+def decorated(classes: int) -> nn.Sequential:
+    return build(classes)
+
+
+def test_functions_and_classes_of_files_and_of_the_zoo() -> None:
+    assert reference(build) == f"{HERE}:build"
+    assert reference(Net) == f"{HERE}:Net"
+    assert reference(decorated) == f"{HERE}:decorated"
+    assert reference(ZOO["vgg8"]) == "vgg8"
+
+
+def in_a_cell() -> Callable[..., Any]:
+    """As in a notebook: the module has no file, or not that of the code."""
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile("def build(classes): pass", "/tmp/ipykernel_1/2.py", "exec"), names)
+    function: Callable[..., Any] = names["build"]
+    return function
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (in_a_cell(), r"exists only in this session.*%%writefile mine.py.*mine.py:build"),
+        (lambda: None, "has no name in a file"),
+        (functools.partial(build, 3), "pass its arguments as model_args"),
+        (nn.Sequential(), "pass the function that builds it"),
+    ],
+)
+def test_what_other_processes_cannot_import_is_refused(factory: Callable[..., Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reference(factory)
+
+
+def test_a_name_that_means_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build
+    monkeypatch.setitem(globals(), "build", Net)
+    with pytest.raises(ConfigError, match="has another build"):
+        reference(before)

@@ -1,0 +1,26 @@
+"""Curves of a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.python.result import read_result
+
+LINES = [
+    {"time": 1, "kind": "progress", "stage": 0, "tick": 4, "learning_rate": 0.1},
+    {"time": 1, "kind": "progress", "stage": 1, "tick": 3, "learning_rate": 0.2, "loss": 1.5, "accuracy": 0.5},
+    {"time": 2, "kind": "evaluation", "tick": 5, "train_seconds": 2.0, "val_top1": 0.25},
+    {"time": 2, "kind": "restart", "tick": 5, "restarts": 1, "recovery_seconds": 3.0},
+    {"time": 3, "kind": "progress", "stage": 1, "tick": 7, "learning_rate": 0.2, "loss": None},
+]
+
+
+def test_curves_are_the_top_stages_and_the_evaluations(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    (tmp_path / "summary.json").write_text('{"ticks": 8}')
+    result = read_result(tmp_path)
+    assert result.summary == {"ticks": 8}
+    assert set(result.curves) == {"loss", "accuracy", "learning_rate", "val_top1"}
+    np.testing.assert_array_equal(result.curves["loss"], [[3, 1.5], [7, np.nan]])
+    np.testing.assert_array_equal(result.curves["val_top1"], [[5, 0.25]])
