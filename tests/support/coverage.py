@@ -48,6 +48,7 @@ COVERED_BY = {
     "coordinator/video/decoder_pool/messages.py": ["unit/video/decoder_pool/test_pool.py"],
     "coordinator/video/decoder_pool/worker.py": ["unit/video/decoder_pool/test_pool.py"],
     "coordinator/video/decoding/clip_writer.py": ["unit/video/decoding/test_reader.py"],
+    "coordinator/video/decoding/pictures.py": ["unit/video/decoding/test_reader.py", "unit/video/test_slots.py"],
     "coordinator/video/feeder.py": ["unit/edges/test_frame_intake.py", "unit/shared_memory/test_frame_slots.py"],
     "coordinator/video/stream.py": ["unit/video/test_slots.py"],
     "stage_worker/__main__.py": [_STOPS, "faults/test_exact_tick.py"],

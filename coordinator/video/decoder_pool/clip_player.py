@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.augment import Augment, centre, draw
-from coordinator.video.decoding.clip_writer import ClipWriter, Frames
+from coordinator.video.decoding.clip_writer import ClipWriter
 from coordinator.video.decoding.packets import Damage
+from coordinator.video.decoding.pictures import DecodedPictures, Frames, PictureSource
 from coordinator.video.decoding.reader import decode, frame_files
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.play_order import LoopOrder, PlayOrder, ShuffledOrder
@@ -113,18 +114,17 @@ class ClipPlayer:
         random = np.random.default_rng([self._job.seed, 1, number])
         first, length = self._span(number, clip, random)
         damage = Damage()
-        frames = self._read(clip, first + done, None if length is None else length - done, damage)
-        writer, played = ClipWriter(partial(self._augment, random=random), self._decode_lock), done
-        while written := writer.write(frames, room()):
+        source = self._source(clip, first + done, None if length is None else length - done, damage)
+        writer, played = ClipWriter(partial(self._augment, random=random), source), done
+        while written := writer.write(room()):
             yield Chunk(number, clip.label, played, written)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")
-        if not played:
-            writer.failure = writer.failure or f"{clip.path}: it has no frames from number {first} on"
-        if writer.failure:
-            self._report_error("broken" if played else "skipped", writer.failure)
-            self._reasons = [*self._reasons, writer.failure][:3]
+        failure = source.failure or ("" if played else f"{clip.path}: it has no frames from number {first} on")
+        if failure:
+            self._report_error("broken" if played else "skipped", failure)
+            self._reasons = [*self._reasons, failure][:3]
         if not played and self._is_undecodable(clip):
             self._undecodable.add(clip.path)
         elif 0 < played <= self._job.mismatch:
@@ -144,6 +144,10 @@ class ClipPlayer:
         if window is None or not self._order.endless:
             return first, None
         return int(random.integers(0, max(0, clip.frames - window) + 1)), window
+
+    def _source(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> PictureSource:
+        """The clip's pictures without the first `skip`, at most `limit`."""
+        return DecodedPictures(self._read(clip, skip, limit, damage), self._decode_lock)
 
     def _read(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> Frames:
         data = self._data
