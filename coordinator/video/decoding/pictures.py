@@ -23,13 +23,11 @@ Pictures = Sequence[Picture] | NDArray[np.uint8]  # an array: [n, channels, heig
 
 
 class PictureSource(Protocol):
-    """Successive pictures of one clip, all of one size.
+    """Successive pictures of one clip, all of one size."""
 
-    Attributes:
-        failure: why the clip ended early, or empty; the pictures before that are valid.
-    """
-
-    failure: str
+    @property
+    def failure(self) -> str:
+        """Why the clip ended early, or empty; the pictures before that are valid."""
 
     def take(self, most: int) -> Pictures:
         """The next pictures, 1 to `most`; none once the clip has ended."""
