@@ -129,7 +129,7 @@ def run(
     staggered = remedies.pop("staggered", False)
     remedy(stages, remedies)
     reference = Reference(stages, config.frame_shape)
-    batch, stream = Batch(config.frame_shape), datasets.open_training(places_of(config) if staggered else None)
+    batch, stream = Batch(config.frame_shape), datasets.open_training(places_of(config) if staggered else None, config)
     every = max(1, ticks // PROBES)
     try:
         for tick in range(ticks):

@@ -85,7 +85,8 @@ class RunDirectory:
         }
         if config.skip_pairs:  # they connect stages, so the model is only whole with its split
             pipeline = config.model_dump(include={"stages", "split", "cuts"})
-            about["pipeline"] = json.dumps({**pipeline, "skips": config.skip_pairs})
+            edges = {"skips": config.skip_pairs, "network": {"edge_ticks": list(config.edge_ticks) or 1}}
+            about["pipeline"] = json.dumps({**pipeline, **edges})
         part = self.path / f"{MODEL}.part"
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)

@@ -62,6 +62,7 @@ class Assembly:
         """
         config = plan.config
         self._config, self._me, self.origin = config, me, plan.origin
+        self._schedule = Schedule(me.stages, config.edge_ticks)
         self._device = use_device(config, me)
         self._check_exact()
         if self._device.type == "cuda":
@@ -74,7 +75,7 @@ class Assembly:
         if me.stage:
             self._input_spec = outputs[me.stage - 1]
         self._output_spec = outputs[me.stage]
-        self._links = links_of(me.stage, me.stages, config.skip_pairs, outputs)
+        self._links = links_of(me.stage, self._schedule, config.skip_pairs, outputs)
         self._remembering = {stage for stage, blocks in enumerate(parts) if memories(blocks)}
         blocks = parts[me.stage].to(self._device)
         self.stage = make_stage(blocks, me.stage, config, outputs, plan.classes, plan.planned, self._device)
@@ -139,7 +140,10 @@ class Assembly:
         ports = EdgePorts(self._device, frames=self.frames, targets=self.targets)
         if edges is None:
             return ports
-        inputs, skips_in = _parted([edges.receiver("evaluation", s, s + 1) for s in links.below])
+        schedule = self._schedule
+        inputs, skips_in = _parted(
+            [edges.receiver("evaluation", s, schedule.first_input(s) + links.ticks[s]) for s in links.below]
+        )
         outputs, skips_out = _parted([edges.sender("evaluation", t) for t in links.above])
         return replace(ports, inputs=inputs, outputs=outputs, skips_in=skips_in, skips_out=skips_out)
 
@@ -176,24 +180,23 @@ class Assembly:
                 f'task = "{self._config.task}" compares the model\'s output with the frame, but the output is '
                 f"{list(self._output_spec[0])} and the frame {list(shape)}: change the model or data.size"
             )
-        # targets wait here until their frames reach the top: D of them, and those of frames still queued for stage 0
-        network, queue, what = self._config.network, self._me.stages + 8, f"stage {self._me.stage} (targets)"
+        # targets wait here until their frames reach the top, also those of frames still queued for stage 0
+        network, queue, what = self._config.network, self._config.ticks_to_top + 9, f"stage {self._me.stage} (targets)"
         socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=Kind.WAIT_TARGETS)
         out = torch.zeros(shape, device=self._device)
         return TargetIntake(socket, out, self._config.data.mean, self._config.data.std)
 
     def _training_ports(self) -> EdgePorts:
-        edges, links, origin, schedule = self._edges, self._links, self.origin, Schedule(self._me.stages)
+        edges, links, origin, schedule = self._edges, self._links, self.origin, self._schedule
         ports = EdgePorts(self._device, self.frames, self.targets)
         if self._config.exact or edges is None:  # torch's schedules have connections of their own, a single stage none
             return ports
-        # what a partner sends at its first tick arrives at the next
         inputs, skips_in = _parted(
-            [edges.receiver("forward", s, origin + schedule.first_input(s) + 1) for s in links.below]
+            [edges.receiver("forward", s, origin + schedule.first_input(s) + links.ticks[s]) for s in links.below]
         )
         outputs, skips_out = _parted([edges.sender("forward", t) for t in links.above])
         gradients_in, skip_gradients_in = _parted(
-            [edges.receiver("backward", t, origin + schedule.first_gradient(t) + 1) for t in links.above]
+            [edges.receiver("backward", t, origin + schedule.first_gradient(t) + links.ticks[t]) for t in links.above]
         )
         gradients_out, skip_gradients_out = _parted([edges.sender("backward", s) for s in links.below])
         return replace(

@@ -7,6 +7,7 @@ torch.distributed.checkpoint writes all stages' parts into one folder, under the
     gradient.NAME  stage.I.counters                   gradients accumulated for the next update
     edge.forward.I  edge.backward.I                   the packets that stage I receives at the next tick, uint8
     edge.skipN.I  edge.skip-backN.I                   those of its N-th skip from below, and to above
+    edge.WAY.I.M                                      those that it receives M ticks later, over edges of several ticks
     memory.I.NAME  memory.I.@clips                    what stage I's blocks remember, and of which clips
     auxiliary.I.NAME                                  stage I's auxiliary classifier and its optimiser
     target.FRAME  target.FRAME.clips                  frame-sized targets of frames that have not reached the top stage
@@ -43,10 +44,11 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
     stage = built.stage
     state = stage.state()
     state |= {f"{_memory(stage)}{name}": value for name, value in stage.memories.state().items()}
-    state |= {_edge(way, stage): port.waiting(tick) for way, port in _edges(built) if port.expects(tick)}
+    for way, port in _edges(built):
+        state |= {_edge(way, stage, at - tick): port.waiting(at) for at in port.messages(tick)}
     if built.targets is not None:
-        first = max(built.origin, tick - (stage.config.stages - 1)) if not stage.config.exact else tick
-        built.targets.gather(first, tick, tick)
+        held = tick if stage.config.exact else tick - stage.config.ticks_to_top
+        built.targets.gather(max(built.origin, held), tick, tick)
         for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:
                 state |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
@@ -63,8 +65,9 @@ def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
     yield from ((f"skip-back{number}", port) for number, port in enumerate(ports.skip_gradients_in))
 
 
-def _edge(way: str, stage: Stage) -> str:
-    return f"edge.{way}.{stage.index}"
+def _edge(way: str, stage: Stage, later: int) -> str:
+    name = f"edge.{way}.{stage.index}"
+    return f"{name}.{later}" if later else name
 
 
 def _memory(stage: Stage) -> str:
@@ -151,8 +154,8 @@ def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None
     stage = built.stage
     stage.memories.load(_below(_memory(stage), state), stage.config.parts if stage.config.exact else 1)
     for way, port in _edges(built):
-        if port.expects(tick):
-            port.put(tick, state[_edge(way, stage)])
+        for at in port.messages(tick):
+            port.put(at, state[_edge(way, stage, at - tick)])
     if built.targets is not None:
         for name in [name for name in state if name.startswith("target.") and name.count(".") == 1]:
             built.targets.early[0, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
@@ -191,4 +194,5 @@ def _is_ours(name: str, built: Assembly, same_split: bool, in_flight: bool) -> b
         return same_split and name.startswith(_auxiliary(stage))
     if kind == "memory":
         return in_flight and name.startswith(_memory(stage))
-    return in_flight and name in (_counters(stage), *(_edge(way, stage) for way, _ in _edges(built)))
+    own = (_edge(way, stage, 0) for way, _ in _edges(built))
+    return in_flight and (name == _counters(stage) or any(name == edge or name.startswith(f"{edge}.") for edge in own))

@@ -1,10 +1,12 @@
 """The tick loop of a stage worker.
 
-    consumes   x: the packet that the stage below sent one tick ago (stage 0: the coordinator's next frame batch)
-               g: the gradient packet that the stage above sent one tick ago (top stage: its own loss)
+    consumes   x: the packet that the stage below sent d ticks ago (stage 0: the coordinator's next frame batch)
+               g: the gradient packet that the stage above sent d ticks ago (top stage: its own loss)
     produces   y for the stage above, sent while the backward pass runs
                r for the stage below, sent while the update and the next forward pass run
-    waits for  only its neighbours' previous tick, so a stage runs at most one tick ahead of a neighbour
+    waits for  only its neighbours' tick d ticks ago, so a stage runs at most d ticks ahead of a neighbour
+
+d are the ticks of the edge between the two: one, unless the link is slow (network.edge_ticks).
 
 common/rule/tick.py defines the order within a tick. Only the packets on the edges are kept between ticks.
 """

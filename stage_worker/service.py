@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +21,19 @@ from torch import Tensor
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError
 from common.messages.stage_calls import Addresses, GradientSample, Plan, StageCalls, handling
-from common.models import build
+from common.models import activation_shapes, build, part
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
 from common.processes.membership import Membership
 from common.rule.clip_sums import ClipSums, Scores
+from common.rule.packet import packet_bytes
 from common.rule.stage import casting
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint, evaluation
 from stage_worker.assembly import Assembly
 from stage_worker.device import use_device
+from stage_worker.edges.link_delay import measure_delays
+from stage_worker.edges.process_groups import Groups
 from stage_worker.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ class StageService(StageCalls):
         self.me, self.reporter = me, reporter
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._built: Assembly | None = None
+        self._groups: Groups | None = None  # formed before the stage is built, or that of an earlier run
         self._configured = False
         self._sums = ClipSums()
         self._writer: checkpoint.CheckpointWriter | None = None
@@ -143,15 +148,25 @@ class StageService(StageCalls):
         frames = torch.rand(config.frame_shape, device=device)
         return time_stage(config, build(config, classes).to(device), split, self.me.stage, frames)
 
+    def link_delay(self, config: Config, classes: int, split: list[int]) -> float:
+        """Measure the link to the stage above."""
+        me, model = self.me, build(config, classes)
+        specs = activation_shapes([part(model, split, stage) for stage in range(me.stages)], config.frame_shape)
+        hosts = [me.stage_member(stage).host for stage in range(me.stages)]
+        sizes = [
+            packet_bytes(*spec) * (below != above) for spec, (below, above) in zip(specs, pairwise(hosts), strict=False)
+        ]
+        self._groups = self._groups or Groups(me, 1.25 * config.network.deadline)
+        return measure_delays(self._groups.forward, me.stage, me.stages, sizes, config.network.deadline)
+
     def configure(self, plan: Plan) -> Addresses:
         """Build this stage and its edges. May be called again for another run with the same processes."""
-        groups = None
         if self._built is not None:
             self._built.close()
-            groups, self._built = self._built.groups, None
+            self._groups, self._built = self._built.groups, None
             gc.collect()  # a loop and its timed stage hold each other, and with them the memory of a GPU
         self.reporter.configure(plan.config, use_device(plan.config, self.me), self._metrics_of(plan.config))
-        self._built = Assembly(plan, self.me, groups, self.reporter)
+        self._built = Assembly(plan, self.me, self._groups, self.reporter)
         self._configured = True
         return replace(self._built.addresses, metrics=self._metrics.address if self._metrics else "")
 

@@ -30,10 +30,19 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     _drop_removed(tree)
     for override in overrides or []:
         apply(override, tree)
-    stale_split = isinstance(tree.get("split"), list) and len(tree["split"]) != tree.get("stages")
-    if stale_split and _overridden("stages", overrides) and not _overridden("split", overrides):
-        del tree["split"]  # made for another number of stages: measure again
+    if _overridden("stages", overrides):
+        _measure_again(tree, overrides)
     return parse(tree, str(path))
+
+
+def _measure_again(tree: dict[str, Any], overrides: list[str] | None) -> None:
+    """Discard what was measured for another number of stages, unless it is overridden too."""
+    split, stages, network = tree.get("split"), tree.get("stages"), tree.get("network")
+    if isinstance(split, list) and len(split) != stages and not _overridden("split", overrides):
+        del tree["split"]
+    ticks = network.get("edge_ticks") if isinstance(network, dict) else None
+    if isinstance(ticks, list) and len(ticks) + 1 != stages and not _overridden("network.edge_ticks", overrides):
+        tree["network"]["edge_ticks"] = "auto"
 
 
 def _drop_removed(tree: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 Task = Literal["classify", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
+EdgeTicks = Annotated[int, Field(ge=1, le=256)]
 Answer = Literal["mean", "last"] | Annotated[int, Field(ge=1)]
 
 
@@ -220,6 +221,12 @@ class Network(Section):
         "between hosts NCCL if all stages compute on GPUs, else gloo. Except with gloo, frames also go through shared "
         "memory if the coordinator and stage 0 are on one host",
     )
+    edge_ticks: EdgeTicks | list[EdgeTicks] | Literal["auto"] = Field(
+        1,
+        description="ticks from sending to using between two neighbouring stages, one number or one for each edge from "
+        "the bottom: as many as a slow link takes, so that no stage waits for it; auto: measured at the start. Each "
+        "delays gradients",
+    )
     max_message: int = Field(1 << 28, ge=1 << 16, description="bytes of the largest frame batch that a stage accepts")
 
 
@@ -350,6 +357,20 @@ class Config(Section):
         return 1 if self.algorithm in ("sideways", "backprop") else self.micro_batches or self.stages
 
     @property
+    def edge_ticks(self) -> tuple[int, ...]:
+        """Ticks of the edges between neighbours; empty if they take one each, or are still to be measured."""
+        ticks = self.network.edge_ticks
+        if ticks == "auto":
+            return ()
+        ticks = [ticks] * (self.stages - 1) if isinstance(ticks, int) else ticks
+        return tuple(ticks) if max(ticks, default=1) > 1 else ()
+
+    @property
+    def ticks_to_top(self) -> int:
+        """Ticks from a frame's entry until the top stage holds it: no stage is further ahead of the frames."""
+        return sum(self.edge_ticks) or self.stages - 1
+
+    @property
     def skip_pairs(self) -> list[tuple[int, int]]:
         """The skips between stages, [(from, to), …]."""
         if self.skips != "auto":
@@ -416,6 +437,7 @@ class Config(Section):
                 f'probe.every is for algorithm = "sideways": "{self.algorithm}" has exact gradients, so set it to 0'
             )
         self._check_skips()
+        self._check_edge_ticks()
         if self.rule.auxiliary and self.probe.every:
             raise ValueError("probe.every compares with backpropagation, which has no auxiliary losses: set it to 0")
         if self.rule.auxiliary and (self.task != "classify" or (self.exact and self.stages > 1)):
@@ -438,6 +460,16 @@ class Config(Section):
                 f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
             )
         return self
+
+    def _check_edge_ticks(self) -> None:
+        ticks = self.network.edge_ticks
+        if isinstance(ticks, list) and len(ticks) != self.stages - 1:
+            raise ValueError(
+                f"network.edge_ticks = {ticks} must have one number for each of the {self.stages - 1} edges between "
+                f"stages: or give one number for all"
+            )
+        if self.exact and self.edge_ticks:
+            raise ValueError(f'network.edge_ticks is for algorithm = "sideways", not "{self.algorithm}": leave it out')
 
     def _check_skips(self) -> None:
         if self.skips == "auto":

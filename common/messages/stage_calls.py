@@ -125,6 +125,14 @@ class StageCalls(ABC):
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split, in ms, while the others time theirs; None if some would share a core or GPU."""
 
+    @_handled(extra_time=2 * BUILDING)
+    @abstractmethod
+    def link_delay(self, config: Config, classes: int, split: list[int]) -> float:
+        """Measure the one-way time of a packet to the stage above, in seconds; 0 for the top stage and on one host.
+
+        Every stage must do it at once.
+        """
+
     @_handled(extra_time=BUILDING)
     @abstractmethod
     def configure(self, plan: Plan) -> Addresses:

@@ -15,14 +15,19 @@ from common.rule.stage import Stage, casting
 
 
 class Inference:
-    """The stages of a trained model, in evaluation mode."""
+    """The stages of a trained model, in evaluation mode.
+
+    Attributes:
+        delay: ticks from a frame's entry to its output.
+    """
 
     def __init__(self, stages: Sequence[Stage], frame_shape: Sequence[int]) -> None:
         """`frame_shape`: [rows, channels, height, width]."""
         self._stages, self._tick = stages, 0
+        self.delay = stages[0].config.ticks_to_top
         with casting(stages[0].config, torch.device("cpu")):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape)
-        self._ports: list[MemoryPorts] = memory_ports(stages, frame_shape, torch.float32, outputs)
+        self._ports: list[MemoryPorts] = memory_ports(stages, outputs)
         self._empty = Packet(frame_shape)
         self._empty.clips[:] = NO_CLIP
         for stage in stages:
@@ -47,6 +52,6 @@ class Inference:
         return result
 
     def drain(self) -> tuple[Packet, Tensor] | None:
-        """Compute a tick without a new frame. Frames leave the pipeline after as many ticks as it has stages below."""
+        """Compute a tick without a new frame, to get the output of one that has entered before."""
         self._empty.set_header(self._tick - 1, self._tick)
         return self.tick(self._empty)

@@ -1,10 +1,12 @@
 """The reference: all stages in one process. A distributed run must match it bit for bit.
 
-It runs the workers' own `Stage`, `Packet` and `run_tick`, without a transport: at tick k a stage packs its output into
-the packets of parity k % 2, which its neighbours read at tick k + 1.
+It runs the workers' own `Stage`, `Packet` and `run_tick`, without a transport: at tick k a stage packs what it sends
+into packets, which its neighbours read as many ticks later as the edge takes.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from common.config.settings import Config
 from common.models import activation_shapes, build, part
 from common.rule.loss import Target
 from common.rule.packet import Packet
-from common.rule.schedule import Schedule
+from common.rule.schedule import Schedule, schedule_of
 from common.rule.skips import pooled_shape, sources, targets
 from common.rule.stage import Stage, casting, make_stage
 from common.rule.tick import run_tick
@@ -57,10 +59,10 @@ class Reference:
             dtype: of the input.
             packet: creates a packet of a shape and dtype.
         """
-        self.stages, self.schedule, self.tick_number = stages, Schedule(len(stages)), 0
+        self.stages, self.schedule, self.tick_number = stages, schedule_of(stages[0].config), 0
         with casting(stages[0].config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
-        self._ports = memory_ports(stages, frame_shape, dtype, outputs, packet)
+        self._ports = memory_ports(stages, outputs, packet)
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
         """Run one tick of every stage. Returns the top stage's loss, a 0-d tensor; None while it has no input.
@@ -84,15 +86,30 @@ class Reference:
         run_tick(stage, ports, self.tick_number)
 
 
-class _Skip:
-    """The packets of a skip by parity: up and down."""
+class _Way:
+    """The packets that pass an edge in one direction: what is sent at tick k is used `ticks` ticks later."""
 
-    def __init__(self, packets: list[Packet]) -> None:
-        self.up, self.down = packets[:2], packets[2:]
+    def __init__(self, packet: Callable[[], Packet], ticks: int) -> None:
+        self._packets, self._ticks = [packet() for _ in range(ticks + 1)], ticks
+
+    def sent_at(self, tick: int) -> Packet:
+        """The packet that is sent at a tick."""
+        return self._packets[tick % len(self._packets)]
+
+    def used_at(self, tick: int) -> Packet:
+        """The packet that is used at a tick."""
+        return self.sent_at(tick - self._ticks)
+
+
+class _Edge(NamedTuple):
+    """An edge between two stages: outputs pass up, gradients of inputs down."""
+
+    up: _Way
+    down: _Way
 
 
 class MemoryPorts:
-    """A stage's ports in one process: packets shared by all stages, indexed [parity][stage].
+    """A stage's ports in one process, whose edges are shared by all stages.
 
     Attributes:
         frame: stage 0's input of this tick.
@@ -103,14 +120,14 @@ class MemoryPorts:
         self,
         schedule: Schedule,
         stage: int,
-        up: list[list[Packet]],
-        down: list[list[Packet]],
-        skips: dict[tuple[int, int], _Skip],
+        edges: dict[tuple[int, int], _Edge],
+        skips: Sequence[tuple[int, int]],
     ) -> None:
-        """`up[parity][i]` is stage i's output, `down[parity][i]` the gradient of its input."""
-        self._schedule, self._stage, self._up, self._down = schedule, stage, up, down
-        self._from = [skips[s, stage] for s in sources(list(skips), stage)]
-        self._to = [skips[stage, t] for t in targets(list(skips), stage)]
+        """`edges`: all of the pipeline, by their lower and upper stage; `skips`: those that are no neighbours."""
+        self._schedule, self._stage = schedule, stage
+        self._below, self._above = edges.get((stage - 1, stage)), edges.get((stage, stage + 1))
+        self._from = [edges[s, stage] for s in sources(skips, stage)]
+        self._to = [edges[stage, t] for t in targets(skips, stage)]
         self.frame: Packet | None = None
         self.targets: dict[int, Target] = {}
 
@@ -118,19 +135,21 @@ class MemoryPorts:
         """The input x(k); None before the first."""
         if self._schedule.frame(self._stage, tick) is None:
             return None
-        return self.frame if self._stage == 0 else self._up[(tick - 1) % 2][self._stage - 1]
+        return self.frame if self._below is None else self._below.up.used_at(tick)
 
     def send_output(self, tick: int, held: Packet, y: Tensor, pooled: Sequence[Tensor]) -> None:
         """Send the output y(k), and pooled along skips."""
-        self._up[tick % 2][self._stage].pack(tick, held, y)
+        assert self._above is not None
+        self._above.up.sent_at(tick).pack(tick, held, y)
         for skip, y_pooled in zip(self._to, pooled, strict=True):
-            skip.up[tick % 2].pack(tick, held, y_pooled)
+            skip.up.sent_at(tick).pack(tick, held, y_pooled)
 
     def receive_gradient(self, tick: int) -> Packet | None:
         """The gradient g(k); None before the first."""
         if self._schedule.gradient(self._stage, tick) is None:
             return None
-        return self._down[(tick - 1) % 2][self._stage + 1]
+        assert self._above is not None
+        return self._above.down.used_at(tick)
 
     def target(self, tick: int, held: Packet) -> Target | None:
         """The target of the frame that the top stage holds; None for tasks with labels."""
@@ -138,34 +157,34 @@ class MemoryPorts:
 
     def send_gradient(self, tick: int, source: Packet, r: Tensor, skipped: Sequence[Tensor]) -> None:
         """Send the input's gradient r(k), and those of what skips brought."""
-        self._down[tick % 2][self._stage].pack(tick, source, r)
+        assert self._below is not None
+        self._below.down.sent_at(tick).pack(tick, source, r)
         for skip, gradient in zip(self._from, skipped, strict=True):
-            skip.down[tick % 2].pack(tick, source, gradient)
+            skip.down.sent_at(tick).pack(tick, source, gradient)
 
     def receive_skips(self, tick: int) -> list[Packet]:
         """What the skips to this stage bring."""
-        return [skip.up[(tick - 1) % 2] for skip in self._from]
+        return [skip.up.used_at(tick) for skip in self._from]
 
     def receive_skip_gradients(self, tick: int) -> list[Packet]:
         """What the targets of this stage's skips send back."""
-        return [skip.down[(tick - 1) % 2] for skip in self._to]
+        return [skip.down.used_at(tick) for skip in self._to]
 
 
 def memory_ports(
     stages: Sequence[Stage],
-    frame_shape: Sequence[int],
-    dtype: torch.dtype,
     outputs: Sequence[tuple[torch.Size, torch.dtype]],
     packet: Callable[[Sequence[int], torch.dtype], Packet] = Packet,
 ) -> list[MemoryPorts]:
     """The ports of all stages, connected. `outputs`: shapes and dtypes of the stages' outputs."""
-    inputs = [(torch.Size(frame_shape), dtype), *outputs[:-1]]
-    up = [[packet(*spec) for spec in outputs] for _ in range(2)]
-    down = [[packet(*spec) for spec in inputs] for _ in range(2)]
-    specs = {(s, t): (pooled_shape(inputs[t][0], outputs[s][0]), outputs[s][1]) for s, t in stages[0].config.skip_pairs}
-    skips = {pair: _Skip([packet(*spec) for _ in range(4)]) for pair, spec in specs.items()}
-    schedule = Schedule(len(stages))
-    return [MemoryPorts(schedule, i, up, down, skips) for i in range(len(stages))]
+    config, schedule = stages[0].config, schedule_of(stages[0].config)
+    specs = {(stage, stage + 1): spec for stage, spec in enumerate(outputs[:-1])}
+    specs |= {(s, t): (pooled_shape(outputs[t - 1][0], outputs[s][0]), outputs[s][1]) for s, t in config.skip_pairs}
+    edges = {
+        pair: _Edge(*(_Way(partial(packet, *spec), schedule.ticks_between(*pair)) for _ in range(2)))
+        for pair, spec in specs.items()
+    }
+    return [MemoryPorts(schedule, stage, edges, config.skip_pairs) for stage in range(len(stages))]
 
 
 def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> list[dict[str, Tensor]]:

@@ -3,8 +3,9 @@
     x_i(k) = y_{i-1}(k-1) + Σ_s P_{s,i} pool_i(y_s(k-1))                for the skips s → i, s < i - 1
     g_s(k) = r_{s+1}(k-1) + Σ_i pool_iᵀ r_{s,i}(k-1)                    r_{s,i} = (∂H_i/∂ pool_i(y_s))ᵀ g_i
 
-A skip passes by i - 1 - s stages, so it brings a frame that is as many frames newer. Rows in which that frame already
-is of another clip count as zero, and gradients are gated by clip as all others are.
+A skip passes by i - 1 - s stages, so it brings a frame that is as many frames newer. Where edges take several ticks
+(schedule.py), a skip takes as long as the longest edge that it passes by. Rows in which that frame already is of
+another clip count as zero, and gradients are gated by clip as all others are.
 
 Malinowski et al., CVPR 2021 (arXiv 2106.08318), give the rule. How outputs of other shapes are added is ours: the
 source pools its output to the size of the target's input, so that little is sent, and the target projects it by P, a
@@ -22,7 +23,7 @@ from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 
 SKIPS = "skips."  # the prefix of their weights' names in the whole model
 Shape = Sequence[int]
@@ -57,7 +58,7 @@ class Merge(nn.Module):
         for source in sources(config.skip_pairs, stage):
             weight = torch.zeros(channels, _channels(outputs[source]), device=device)
             self.skips[f"{source}-{stage}"] = nn.Parameter(weight)  # one by one: from a dict it would sort them by name
-        mismatch = Schedule(config.stages).mismatch(stage)
+        mismatch = schedule_of(config).mismatch(stage)
         self.updater = Updater(self, config.optimiser, config.rule.every, mismatch, planned)
         self._masks = [HostValues() for _ in self.skips]
 
@@ -84,19 +85,23 @@ class Merge(nn.Module):
 class WholeClips(nn.Module):
     """A model with skips as one module: the frames of one clip, in order → its outputs for them."""
 
-    def __init__(self, parts: Sequence[nn.Module], merges: Sequence[Merge | None], skips: Sequence[Skip]) -> None:
+    def __init__(self, parts: Sequence[nn.Module], merges: Sequence[Merge | None], config: Config) -> None:
         """`parts` and `merges`: by stage."""
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.merges = nn.ModuleDict({str(i): merge for i, merge in enumerate(merges) if merge is not None})
-        self._sources = [sources(skips, stage) for stage in range(len(parts))]
+        schedule, skips = schedule_of(config), config.skip_pairs
+        self._newer = [
+            {source: schedule.frames_newer(source, stage) for source in sources(skips, stage)}
+            for stage in range(len(parts))
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """[frames, channels, height, width] → [frames, …]."""
         outputs: list[Tensor] = []
         for stage, part in enumerate(self.parts):
-            if self._sources[stage]:
-                pooled = ((pool_to(x.shape, outputs[s]), stage - 1 - s) for s in self._sources[stage])
+            if self._newer[stage]:
+                pooled = ((pool_to(x.shape, outputs[s]), frames) for s, frames in self._newer[stage].items())
                 x = self.merges[str(stage)](x, [_later(y, frames) for y, frames in pooled])
             x = part(x)
             outputs.append(x)

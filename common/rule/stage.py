@@ -23,7 +23,7 @@ from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.memories import Memories
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 from common.rule.skips import Merge, merge_of, pool_to, targets
 
 
@@ -68,7 +68,7 @@ class Stage:
         """
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
-        mismatch = 0 if config.exact else Schedule(config.stages).mismatch(index)
+        mismatch = 0 if config.exact else schedule_of(config).mismatch(index)
         self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
         self.objective = Objective(config.task, config.label_smoothing)
         self.auxiliary, self.merge = auxiliary, merge

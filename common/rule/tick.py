@@ -19,7 +19,7 @@ from common.rule.packet import Packet
 
 
 class Ports(Protocol):
-    """A stage's connections to its neighbours. What is sent at tick k is received at tick k + 1."""
+    """A stage's connections to its neighbours. What is sent at tick k is received at tick k + d (schedule.py)."""
 
     def receive_input(self, tick: int) -> Packet | None:
         """The input x(k), valid until the next call; None before the first frame reaches this stage."""

@@ -31,6 +31,7 @@ class Position:
         origin: the tick at which the pipeline started empty.
         split: number of blocks of each stage.
         skips: pairs of stages that skips connect.
+        edge_ticks: of the edges between neighbours; empty if they take one each.
         optimiser: its name and arguments, as JSON.
         places: each slot's position in the clips.
         clips: fingerprint of the clips that `places` refers to.
@@ -53,6 +54,7 @@ class Position:
     clips: str
     seconds: float
     skips: list[tuple[int, int]] = field(default_factory=list)
+    edge_ticks: list[int] = field(default_factory=list)
     score: float | None = None
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     format: int = _FORMAT
@@ -75,13 +77,15 @@ class Position:
             clips=clips,
             seconds=seconds,
             skips=config.skip_pairs,
+            edge_ticks=list(config.edge_ticks),
         )
 
     def fits(self, config: Config, split: list[int]) -> bool:
         """Whether a run with this configuration can restore the activations and gradients in flight."""
-        shape, skips = list(config.frame_shape), sorted(config.skip_pairs)
-        now = [split, config.algorithm, config.task, config.ahead, shape, config.precision, skips]
-        own = [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision, sorted(self.skips)]
+        shape, edges = list(config.frame_shape), [sorted(config.skip_pairs), list(config.edge_ticks)]
+        now = [split, config.algorithm, config.task, config.ahead, shape, config.precision, edges]
+        own_edges = [sorted(self.skips), self.edge_ticks]
+        own = [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision, own_edges]
         return now == own
 
     def same_optimiser(self, config: Config) -> bool:

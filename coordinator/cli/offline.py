@@ -10,7 +10,7 @@ import typer
 from common.config.run_file import apply, load, parse
 from common.config.settings import Config
 from common.errors import ConfigError, DataError
-from common.rule.schedule import Schedule
+from common.rule.schedule import Schedule, schedule_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,22 +47,27 @@ def ticks(
         typer.Option("--ticks", min=1, max=1000, help="number of ticks to draw; default: what fits in the terminal"),
     ] = None,
     skips: Annotated[str, typer.Option(help="skips between stages as in a run file: [[0, 2], [1, 3]]")] = "[]",
+    edge_ticks: Annotated[
+        str, typer.Option(help="ticks of the edges between neighbours as in a run file: 2, or [1, 2]")
+    ] = "1",
 ) -> None:
     """Draw which frame (f) and which frame's gradient (g) each stage works on at each tick."""
-    schedule = Schedule(stages)
     tree: dict[str, Any] = {"stages": stages, "ticks": 1, "data": {"train": "."}}
     apply(f"skips={skips}", tree)
-    pairs = parse(tree, "--skips").skip_pairs
+    apply(f"network.edge_ticks={edge_ticks}", tree)
+    config = parse(tree, "the command line")
+    schedule = schedule_of(config)
     print(schedule.table(count) if count else _fitting(schedule, shutil.get_terminal_size().columns))
     print(
         f"stage 0 uses its first gradient at tick {schedule.first_gradient(0)}; "
         f"mismatch: frames between the one that a stage holds and the one that its gradient belongs to"
     )
-    for source, target in pairs:
+    for source, target in config.skip_pairs:
         print(
-            f"skip {source} → {target}: brings a frame {target - source - 1} newer than the one that stage {target} "
-            f"holds; the gradient that comes back is of what stage {source} sent 2 ticks before, and of the loss on a "
-            f"frame {schedule.skip_mismatch(source, target)} older than the one that it holds"
+            f"skip {source} → {target}: brings a frame {schedule.frames_newer(source, target)} newer than the one that "
+            f"stage {target} holds; the gradient that comes back is of what stage {source} sent "
+            f"{2 * schedule.ticks_between(source, target)} ticks before, and of the loss on a frame "
+            f"{schedule.skip_mismatch(source, target)} older than the one that it holds"
         )
 
 

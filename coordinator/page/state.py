@@ -15,7 +15,7 @@ from typing import Any
 
 from common.config.settings import Config
 from common.partition.balance import BlockCost, by_stage
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 from common.run_registry.records import State, finite
 from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
@@ -47,14 +47,15 @@ class PageState(LineListener):
         self._last_request_time = -_WATCHED
         self._lock = threading.Lock()
 
-    def running(self, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
+    def running(self, config: Config, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
         """The pipeline is ready.
 
         Args:
+            config: with what was measured.
             origin: the tick at which it starts, or started, empty.
             numbers: returns the Prometheus metrics by name; called in any thread.
         """
-        self._origin, self._numbers = origin, numbers
+        self._config, self._origin, self._numbers = config, origin, numbers
 
     # ---- called by the training
 
@@ -116,7 +117,7 @@ class PageState(LineListener):
 
     def _stage(self, stage: int, tick: int) -> dict[str, Any]:
         # with exact gradients a frame and its gradient pass all stages within one tick, as in a one-stage pipeline
-        place, schedule = (0, Schedule(1)) if self._config.exact else (stage, Schedule(self._config.stages))
+        place, schedule = 0 if self._config.exact else stage, schedule_of(self._config)
         frame, gradient = schedule.frame(place, tick - self._origin), schedule.gradient(place, tick - self._origin)
         return {
             "blocks": self._blocks[stage],

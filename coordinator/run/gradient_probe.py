@@ -41,8 +41,8 @@ class GradientProbe:
 
     def ask_before(self, tick: int, last: int) -> None:
         """Called before frame `tick` is sent: if the next frame is due, ask the stages to sample it."""
-        frame, depth = tick + 1, self._config.stages
-        due = frame % self._config.probe.every == 0 and frame > self._origin + 2 * depth and frame + depth < last
+        frame, reach = tick + 1, self._config.ticks_to_top + 1
+        due = frame % self._config.probe.every == 0 and frame > self._origin + 2 * reach and frame + reach < last
         if due and self._thread is None and self._pending is None:
             self._stages.call_all(StageCalls.probe, frame)
             self._pending = self._stages.begin(StageCalls.probe_result, self._config.network.deadline)

@@ -19,6 +19,7 @@ from coordinator.monitor.prometheus import RunMetrics
 from coordinator.monitor.run_totals import RunTotals, StageTotals
 from coordinator.monitor.tensorboard import EventFiles
 from coordinator.run import metric_sources
+from coordinator.run.edge_ticks import measured
 from coordinator.run.gradient_probe import GradientProbe
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.presence import Presence
@@ -136,7 +137,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint]:
     datasets, found, presence = accepted.datasets, accepted.found, setup.presence
     planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
     costs, split = _split(setup, classes, found[1].split if found else None)
-    config = setup.config.model_copy(update={"split": split})
+    config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
     presence.terminal.show_split(costs, split)
     setup.pipeline.configure(Plan(config, classes, tuple(split), planned, start.origin), warn)
@@ -186,8 +187,8 @@ def _assemble(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunS
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
     if presence.page is not None:
-        presence.page.running(start.origin, metrics.registry.numbers)
-    stream, classes = datasets.open_training(start.places), len(datasets.train.classes)
+        presence.page.running(config, start.origin, metrics.registry.numbers)
+    stream, classes = datasets.open_training(start.places, config), len(datasets.train.classes)
     return Prepared(
         state=state,
         start=start,

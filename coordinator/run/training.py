@@ -150,12 +150,12 @@ class Training:
         return run.steps.last
 
     def _end_soon(self, last: int) -> int:
-        """Move the last tick close: stage i can be at most i ticks ahead of the frames that were sent."""
+        """Move the last tick close, but to one that no stage can have passed without frames that are still to come."""
         run, state = self._run, self._state
         if state.stop.signal:
             run.pipeline.poll(_GRACE_MS)  # if the launcher stops us because a stage died, its report comes first
             run.presence.terminal.say("stopping: finishing the frames in flight, then saving the model")
-        soon = min(last, state.tick + state.config.stages)
+        soon = min(last, state.tick + state.config.ticks_to_top + 1)
         run.pipeline.stop_at(soon)
         return soon
 
@@ -199,7 +199,7 @@ class Training:
     def _diverged(self, report: Progress) -> None:
         """End this attempt; with "rollback", set aside checkpoints that the divergence can have affected."""
         run, state = self._run, self._state
-        first = report.tick - report.ticks - 2 * state.config.stages
+        first = report.tick - report.ticks - 2 * (state.config.ticks_to_top + 1)
         if state.config.recovery.divergence == "rollback":
             state.config = slower(state.config)
             run.saver.discard()

@@ -1,7 +1,7 @@
 """`sideways check`: decodes every frame of every clip as a run would, before the run.
 
 Clips are independent, so threads decode them in parallel. The report lists bad files with reasons; numbers of clips,
-classes and frames; sizes and frame rates; clip lengths against the bottom stage's mismatch of 2(D - 1) frames; and the
+classes and frames; sizes and frame rates; clip lengths against the bottom stage's mismatch; and the
 smoothness of the data: the mean over successive frames of ||x_t - x_{t-1}|| / ||x_t||, on normalised frames as played
 (Sideways assumes that x_t is close to x_{t-1}: smaller is better).
 """
@@ -23,7 +23,7 @@ from common.config.run_file import apply, load, parse
 from common.config.settings import Config, Data
 from common.errors import DataError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 from coordinator.video.decoding.augment import middle
 from coordinator.video.decoding.media_info import MediaInfo, pictures, read_media_info
 from coordinator.video.decoding.packets import Damage
@@ -103,7 +103,7 @@ def check(config: Config) -> list[DatasetCheck]:
 def figures(survey: DatasetCheck, config: Config) -> dict[str, Any]:
     """The report of a data set as numbers, by name."""
     found, frames = survey.readable, [finding.frames for finding in survey.readable]
-    mismatch, pairs = Schedule(config.stages).mismatch(0), sum(finding.pairs for finding in found)
+    mismatch, pairs = schedule_of(config).mismatch(0), sum(finding.pairs for finding in found)
     mean = sum(frames) / len(frames) if frames else 0.0
     return {
         "data": str(survey.clips.root),

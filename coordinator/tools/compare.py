@@ -86,9 +86,9 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
 
 
 def _overrides(settings: Sequence[str], algorithm: str) -> list[str]:
-    """The run's settings with this algorithm. Only Sideways has pseudo-gradients to probe."""
-    probe = [] if algorithm == "sideways" else ["probe.every=0"]
-    return [*settings, f'algorithm="{algorithm}"', *probe]
+    """The run's settings with this algorithm. Only Sideways has gradients to probe, and edges of several ticks."""
+    own = [] if algorithm == "sideways" else ["probe.every=0", "network.edge_ticks=1"]
+    return [*settings, f'algorithm="{algorithm}"', *own]
 
 
 def _make_folder(config: Config, run_file: Path) -> Path:

@@ -106,7 +106,7 @@ class TrainedModel:
             packet.clips[:] = clips
             if (result := inference.tick(packet)) is not None:
                 yield result[1]
-        for _ in self.stages[1:] if inference else ():
+        for _ in range(inference.delay if inference else 0):
             assert inference is not None
             if (result := inference.drain()) is not None:
                 yield result[1]
@@ -199,7 +199,7 @@ def _with_skips(model: nn.Sequential, config: Config, tensors: dict[str, Tensor]
     for merge in merges:
         if merge is not None:
             merge.load_state_dict({name: value for name, value in skips.items() if name in merge.state_dict()})
-    return WholeClips([stage.blocks for stage in stages], merges, config.skip_pairs).eval(), stages
+    return WholeClips([stage.blocks for stage in stages], merges, config).eval(), stages
 
 
 def _config(file: Path, about: dict[str, str]) -> Config:

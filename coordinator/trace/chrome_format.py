@@ -60,6 +60,7 @@ class Recording:
         first: the first tick to record.
         asked: number of ticks to record.
         clocks: of each stage, before and after the recording.
+        edge_ticks: of the edges between neighbours; empty if they take one each.
     """
 
     run: str
@@ -69,6 +70,7 @@ class Recording:
     coordinator: Rows
     stages: list[Rows]
     clocks: list[tuple[Clock, Clock]]
+    edge_ticks: tuple[int, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -154,7 +156,7 @@ class _ChromeTrace:
     def __init__(self, recording: Recording, processes: list[Rows]) -> None:
         self._exact, self._processes = recording.exact, processes
         self._stages = len(processes) - 1
-        self._schedule = Schedule(self._stages)
+        self._schedule = Schedule(self._stages, recording.edge_ticks)
         self._zero = min((int(rows[:, 2].min()) for rows in processes if len(rows)), default=0)
         self._found: dict[Key, tuple[int, int]] = {}  # start, end
 

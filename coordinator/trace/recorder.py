@@ -78,7 +78,7 @@ class TraceRecorder:
         """
         if self._now is not None:
             raise SidewaysError(f"it is already recording {self._now}: try again afterwards")
-        first = tick + 2 * self._config.stages  # by then the pipeline is full and in its steady state
+        first = tick + 2 * (self._config.ticks_to_top + 1)  # by then the pipeline is full and in its steady state
         if first >= planned:
             raise SidewaysError(f"it has only {planned - tick} ticks left, too few for a trace")
         clocks = [self._clock(stage) for stage in range(self._config.stages)]
@@ -129,7 +129,8 @@ class TraceRecorder:
         stages, path = self._stages.begin(StageCalls.trace_rows, timeout).answers(), self._run / TRACE
         clocks = [(before, self._clock(stage)) for stage, before in enumerate(now.clocks)]
         own, name = now.spans.rows(), self._run.name
-        recording = Recording(name, self._config.algorithm, now.first, now.ticks, own, stages, clocks)
+        algorithm, edge_ticks = self._config.algorithm, self._config.edge_ticks
+        recording = Recording(name, algorithm, now.first, now.ticks, own, stages, clocks, edge_ticks)
         if not recording.ticks:
             raise SidewaysError(f"the run ended before tick {now.first}, the first to be recorded")
         write(recording, path)

@@ -7,7 +7,7 @@ from os.path import realpath
 from typing import Any
 
 from common.config.settings import Config
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 from coordinator.video.cache.place import place_of
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.live import Live
@@ -48,11 +48,8 @@ class Datasets:
         self._errors: list[PlaybackErrors] = []
         self._warned: set[str] = set()
         self._cache = place_of(config.data)
-        # a clip must be longer than this for any of its gradients to reach the bottom stage
-        gated = config.rule.boundary == "gate" and not config.exact
-        self._mismatch = Schedule(config.stages).mismatch(0) if gated else 0
         for clips in self._both:
-            for text in clips.warnings(self._mismatch if clips is self.train else 0):
+            for text in clips.warnings(_mismatch(config) if clips is self.train else 0):
                 warn(text)
         if self.val is not None and (text := _shared(self.train, self.val)):
             warn(text)
@@ -63,13 +60,16 @@ class Datasets:
         config = self._config
         return config.ticks or max(1, round((config.epochs or 0) * self.train.frames / config.data.slots))
 
-    def open_training(self, start: Places | None) -> Stream:
-        """Open the training stream, from its beginning or from the places of an earlier one."""
-        config, timeout = self._config, self._config.network.deadline
+    def open_training(self, start: Places | None, config: Config) -> Stream:
+        """Open the training stream, from its beginning or from the places of an earlier one.
+
+        `config`: with what was measured.
+        """
+        timeout = config.network.deadline
         if config.data.live:
             timeout *= _LIVE_SILENCE  # so that a silent source is reported before stage 0 times out
             return self._opened(Live(config.data, config.seed, timeout, self._on_wait, start, self._is_stopping))
-        return self._opened(self._slots(self.train, True, self._mismatch, start))
+        return self._opened(self._slots(self.train, True, _mismatch(config), start))
 
     def open_evaluation(self) -> Stream:
         """Open a stream that plays every validation clip once."""
@@ -135,3 +135,9 @@ def _shared(train: Clips, val: Clips) -> str:
     count = sum(realpath(clip.path) in trained for clip in val.clips)
     text = f"{count} of {len(val.clips)} clips of {val.root} are also training clips: their score is too optimistic"
     return text if count else ""
+
+
+def _mismatch(config: Config) -> int:
+    """A clip must be longer than so many frames for any of its gradients to reach the bottom stage."""
+    gated = config.rule.boundary == "gate" and not config.exact
+    return schedule_of(config).mismatch(0) if gated else 0

@@ -35,6 +35,7 @@ _SENDING = {
     "backward": (Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT),
     "evaluation": (Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT),
 }
+_TAGS = 4  # a run's messages over gloo have tags of their own; those below are for before the first run
 _MAPPED: tuple[Transport, ...] = ("shared", "device")
 
 
@@ -71,22 +72,26 @@ class Edges:
         self._transports = {partner: self._choose(partner) for partner in links.partners}
         self._watchdog = TransferWatchdog()
         self._channels: dict[Edge, Channel] = {}
+        groups.run += 1
         self._form_groups()
         if config.network.transport in ("auto", "shared"):
             _connect(me, links, groups.connections, self._deadline + BUILDING)  # the others may still be building
-        self._in: dict[Edge, SharedIncoming] = {}
+        self._in: dict[Edge, SharedIncoming | P2PIncoming] = {}
         self._out: dict[Edge, SharedOutgoing] = {}
         self._map_edges()
 
     def sender(self, kind: EdgeKind, to: int) -> Sender:
         """The end that sends activations up or gradients down, to a partner."""
-        outgoing = self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(to))
+        ticks = self._links.ticks[to]
+        outgoing = self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(to, ticks + 1))
         return Sender(outgoing, self._work, *_SENDING[kind])
 
     def receiver(self, kind: EdgeKind, of: int, first_tick: int) -> Receiver:
         """The end that receives activations or gradients of a partner, from `first_tick` on."""
-        incoming = self._in.get((kind, of)) or P2PIncoming(self._channel(kind, of), self._packets(of))
-        return Receiver(incoming, self._me.stage, of, first_tick, self._work, _RECEIVING[kind])
+        ticks = self._links.ticks[of]
+        if (kind, of) not in self._in:
+            self._in[kind, of] = P2PIncoming(self._channel(kind, of), self._packets(of, 2 * ticks))
+        return Receiver(self._in[kind, of], self._me.stage, of, first_tick, self._work, _RECEIVING[kind], ticks)
 
     def close(self) -> None:
         """Close the edges in mapped memory, and end the watchdog."""
@@ -145,16 +150,18 @@ class Edges:
 
     def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing | str:
         arguments = self._groups.connections[to], kind, self._spec(to), self._me.stage, to, self._deadline
+        ticks = self._links.ticks[to]
         if ipc is None:
-            return shared_memory.offer_edge(*arguments)
-        return device_memory.offer_edge(*arguments, self._device, ipc)
+            return shared_memory.offer_edge(*arguments, ticks)
+        return device_memory.offer_edge(*arguments, self._device, ipc, ticks)
 
     def _accept(self, kind: EdgeKind, of: int, ipc: Ipc | None) -> SharedIncoming | DeviceIncoming | str:
         arguments = self._groups.connections[of], kind, self._spec(of), self._me.stage, of, self._deadline
+        ticks = self._links.ticks[of]
         if ipc is None:
-            return shared_memory.accept_edge(*arguments)
+            return shared_memory.accept_edge(*arguments, ticks)
         same_gpu = self._gpus[of] == self._gpus[self._me.stage]
-        return device_memory.accept_edge(*arguments, ipc, None if same_gpu else self._device)
+        return device_memory.accept_edge(*arguments, ipc, None if same_gpu else self._device, ticks)
 
     def _stage_instead(self, neighbour: int, problem: str) -> None:
         """Leave an edge to gloo, which works everywhere."""
@@ -187,7 +194,8 @@ class Edges:
         return self._channels[edge]
 
     def _make_channel(self, kind: EdgeKind, neighbour: int) -> Channel:
-        stage, deadline, tag = self._me.stage, self._deadline, int(kind == "evaluation")
+        # receives that an earlier run of these processes posted and never used must not take this run's messages
+        stage, deadline, tag = self._me.stage, self._deadline, _TAGS * self._groups.run + int(kind == "evaluation")
         group = self._groups.backward if kind == "backward" else self._groups.forward
         host = Peer(group, stage, neighbour, deadline, tag)
         if self._transports[neighbour] != "nccl":
@@ -195,11 +203,11 @@ class Edges:
         group = self._groups.nccl[int(kind == "backward")]
         return Channel(host, DevicePeer(group, stage, neighbour, deadline, self._watchdog, tag))
 
-    def _packets(self, neighbour: int) -> list[Packet]:
+    def _packets(self, neighbour: int, count: int) -> list[Packet]:
         shape, dtype = self._spec(neighbour)
         if self._transports[neighbour] == "nccl" or self._device == torch.device("cpu"):
-            return [Packet(shape, dtype, self._device) for _ in range(2)]
-        return [StagedPacket(shape, dtype, self._device) for _ in range(2)]
+            return [Packet(shape, dtype, self._device) for _ in range(count)]
+        return [StagedPacket(shape, dtype, self._device) for _ in range(count)]
 
     def _spec(self, neighbour: int) -> TensorSpec:
         return self._links.partners[neighbour]

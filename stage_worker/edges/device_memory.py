@@ -4,8 +4,8 @@ Headers and credits are those of shared_memory.py. No host waits for a GPU; the 
 
     sender    room(k)    waits for a credit if no slot is free; its stream waits until the slot was read
               start(k)   records that the slot is written, then sends a credit
-    receiver  wait(k+1)  waits for a credit; its stream waits until the slot is written
-              post(k+2)  records that the previous slot was read, then sends a credit
+    receiver  wait(k+d)  waits for a credit; its stream waits until the slot is written
+              post(k+2d) records that the previous slot was read, then sends a credit
 
 An event is recorded before its credit is sent, so whoever has the credit waits for that recording. Between stages that
 share a GPU nothing is copied; between two GPUs the receiver copies the tensor to its own, by the copy engine.
@@ -15,7 +15,7 @@ import mmap
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,9 +26,7 @@ from common.rule.packet import Packet, header_bytes
 from common.shared_memory.fd_passing import FdConnection
 from common.shared_memory.memfd import mapped, shared_memory
 from stage_worker.edges.links import TensorSpec
-from stage_worker.edges.shared_memory import SLOTS, SharedIncoming, SharedOutgoing
-
-Item = TypeVar("Item")
+from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing, by_receiver, slots_of
 
 _LARGEST_DESCRIPTION = 1 << 16  # bytes
 
@@ -70,8 +68,9 @@ class DeviceOutgoing(SharedOutgoing):
         neighbour: int,
         deadline: float,
         written: Sequence[Event],
+        ticks: int = 1,
     ) -> None:
-        super().__init__(packets, connection, stage, neighbour, deadline)
+        super().__init__(packets, connection, stage, neighbour, deadline, ticks)
         self._written = written
         self._read: Sequence[Event] = ()
 
@@ -92,11 +91,11 @@ class DeviceOutgoing(SharedOutgoing):
     def room(self, tick: int) -> None:
         """Wait until this tick's packet may be overwritten, on the host or on the stream."""
         super().room(tick)
-        self._read[tick % SLOTS].wait()
+        self._read[tick % len(self._read)].wait()
 
     def start(self, tick: int) -> None:
         """Tell the neighbour that this tick's packet is written, as soon as the stream gets there."""
-        self._written[tick % SLOTS].record()
+        self._written[tick % len(self._written)].record()
         super().start(tick)
 
 
@@ -112,21 +111,22 @@ class DeviceIncoming(SharedIncoming):
         deadline: float,
         events: tuple[Sequence[Event], Sequence[Event]],
         sources: Sequence[Tensor] | None,
+        ticks: int = 1,
     ) -> None:
         """`events`: for each packet, that it is written, and that it was read. `sources`: tensors to copy from."""
-        super().__init__(packets, connection, stage, neighbour, deadline)
+        super().__init__(packets, connection, stage, neighbour, deadline, ticks)
         self._written, self._read = events
         self._sources = sources
 
     def post(self, tick: int) -> None:
-        """Tell the neighbour that the packet of `tick` - 2 may be overwritten, as soon as the stream gets there."""
-        self._read[(tick - 2) % SLOTS].record()
+        """Tell the neighbour that the packet read before may be overwritten, as soon as the stream gets there."""
+        self._read[(tick - self._ticks - 1) % len(self._read)].record()
         super().post(tick)
 
     def wait(self, tick: int) -> None:
         """Wait for the header of this tick's packet; the stream waits for its tensor."""
         super().wait(tick)
-        slot = tick % SLOTS
+        slot = tick % len(self.packets)
         self._written[slot].wait()
         if self._sources is not None:
             self.packets[slot].tensor.copy_(self._sources[slot], non_blocking=True)
@@ -141,6 +141,7 @@ def offer_edge(
     deadline: float,
     device: torch.device,
     ipc: Ipc,
+    ticks: int = 1,
 ) -> DeviceOutgoing | str:
     """Create an edge to a neighbour, and send it what it needs to open it.
 
@@ -151,15 +152,16 @@ def offer_edge(
         PeerError: the neighbour is gone.
     """
     shape, dtype = spec
-    memory = torch.zeros((SLOTS, *shape), dtype=dtype, device=device)
+    slots = slots_of(ticks)
+    memory = torch.zeros((slots, *shape), dtype=dtype, device=device)
     try:
-        events = [ipc.create_event() for _ in range(SLOTS)]
+        events = [ipc.create_event() for _ in range(slots)]
         described = ipc.describe_memory(memory)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         _send_description(connection, _description(name), {"error": reason})
         return reason
-    headers = shared_memory(f"sideways-{name}", SLOTS * _pitch(spec))
+    headers = shared_memory(f"sideways-{name}", slots * _pitch(spec))
     try:
         _send_description(
             connection, _description(name), {"memory": described, "written": [event for _, event in events]}
@@ -168,7 +170,7 @@ def offer_edge(
         with theirs:
             connection.send_files(name, [headers, theirs.fileno()])
         packets = _packets(headers, spec, list(memory))
-        return DeviceOutgoing(packets, ours, stage, neighbour, deadline, [event for event, _ in events])
+        return DeviceOutgoing(packets, ours, stage, neighbour, deadline, [event for event, _ in events], ticks)
     finally:
         os.close(headers)
 
@@ -182,11 +184,13 @@ def accept_edge(
     deadline: float,
     ipc: Ipc,
     copy_to: torch.device | None = None,
+    ticks: int = 1,
 ) -> DeviceIncoming | str:
     """Open the edge that a neighbour offered, and answer it.
 
     Args:
         copy_to: this stage's device if the neighbour is on another one: its tensors are copied there.
+        ticks: of the edge.
 
     Returns:
         The edge; or why its memory cannot be opened here, which the neighbour is told too.
@@ -202,27 +206,23 @@ def accept_edge(
     credits_socket = socket.socket(fileno=theirs)
     try:
         try:
-            slots = list(ipc.open_memory(offer["memory"], (SLOTS, *shape), dtype))
+            count = slots_of(ticks)
+            slots = list(ipc.open_memory(offer["memory"], (count, *shape), dtype))
             written = [ipc.open_event(event) for event in offer["written"]]
-            read = [ipc.create_event() for _ in range(SLOTS)]
+            read = [ipc.create_event() for _ in range(count)]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             _send_description(connection, _answer(name), {"error": reason})
             credits_socket.close()
             return reason
         _send_description(connection, _answer(name), {"read": [event for _, event in read]})
-        own = slots if copy_to is None else list(torch.zeros((SLOTS, *shape), dtype=dtype, device=copy_to))
-        packets = _shifted(_packets(headers, spec, own))
-        events = _shifted(written), _shifted([event for event, _ in read])
-        sources = None if copy_to is None else _shifted(slots)
-        return DeviceIncoming(packets, credits_socket, stage, neighbour, deadline, events, sources)
+        own = slots if copy_to is None else list(torch.zeros((count, *shape), dtype=dtype, device=copy_to))
+        packets = by_receiver(_packets(headers, spec, own), ticks)
+        events = by_receiver(written, ticks), by_receiver([event for event, _ in read], ticks)
+        sources = None if copy_to is None else by_receiver(slots, ticks)
+        return DeviceIncoming(packets, credits_socket, stage, neighbour, deadline, events, sources, ticks)
     finally:
         os.close(headers)
-
-
-def _shifted(items: list[Item]) -> list[Item]:
-    """By the receiver's tick: the neighbour's packet of tick k - 1 is for tick k."""
-    return [*items[-1:], *items[:-1]]
 
 
 def _pitch(spec: TensorSpec) -> int:
@@ -233,7 +233,7 @@ def _pitch(spec: TensorSpec) -> int:
 def _packets(headers: int, spec: TensorSpec, tensors: list[Tensor]) -> list[Packet]:
     """Packets whose headers are in a shared file, and whose tensors are these."""
     shape, dtype = spec
-    memory = torch.frombuffer(mapped(headers, SLOTS * _pitch(spec)), dtype=torch.uint8)
+    memory = torch.frombuffer(mapped(headers, len(tensors) * _pitch(spec)), dtype=torch.uint8)
     parts = [part[: header_bytes(shape[0])] for part in memory.split(_pitch(spec))]
     return [
         Packet(shape, dtype, tensor.device, memory=part, tensor=tensor)

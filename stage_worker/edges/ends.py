@@ -1,16 +1,18 @@
 """The ends of an edge: `Receiver` and `Sender`, each for one direction of traffic with a neighbour.
 
-A stage receives at tick k what its neighbour sent at tick k - 1. A receive is posted one tick ahead, so the message
-arrives while the stage computes. A send is only waited for when its packet is needed again.
+Over an edge of d ticks a stage receives at tick k what its neighbour sent at tick k - d; d is 1 unless a link is slow.
+Receives are posted ahead, so messages arrive while the stage computes. A send is only waited for when its packet is
+needed again.
 
-    receive(k): waits for   the message of the neighbour's tick k - 1; unblocked by the neighbour's send(k - 1)
-                then posts  the receive for k + 1
-    send(k):    waits for   a free packet; unblocked by the neighbour's posts, at most one tick later
+    receive(k): waits for   the message of the neighbour's tick k - d; unblocked by the neighbour's send(k - d)
+                then posts  the receive for k + d
+    send(k):    waits for   a free packet; unblocked by the neighbour's posts, at most d ticks later
 
 The transport, shared_memory.py or torch_p2p.py, moves the packets between the ends.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -19,14 +21,20 @@ from common.errors import PeerError
 from common.rule.packet import Packet
 from common.telemetry.spans import Kind, WorkClock, clock
 
+_NEVER = sys.maxsize  # a tick
+
 
 class Incoming(Protocol):
-    """The transport of a receiving end. The message for tick k is in `packets[k % len(packets)]`."""
+    """The transport of a receiving end, over an edge of d ticks."""
 
-    packets: Sequence[Packet]
+    def begin(self, first: int) -> None:
+        """Start a phase, whose first message is for tick `first`."""
+
+    def packet(self, tick: int) -> Packet:
+        """The packet for the message for `tick`."""
 
     def post(self, tick: int) -> None:
-        """Prepare to receive the message for `tick`. The packet of `tick` - 2 is no longer needed."""
+        """Prepare to receive the message for `tick`. The packet for tick - d - 1 is no longer needed."""
 
     def wait(self, tick: int) -> None:
         """Wait for the message for `tick`. Raises PeerError naming both stages and the tick."""
@@ -51,56 +59,75 @@ class Receiver:
     """The receiving end of an edge."""
 
     def __init__(
-        self, incoming: Incoming, stage: int, neighbour: int, first_tick: int, work: WorkClock, wait: Kind
+        self,
+        incoming: Incoming,
+        stage: int,
+        neighbour: int,
+        first_tick: int,
+        work: WorkClock,
+        wait: Kind,
+        ticks: int = 1,
     ) -> None:
-        """`first_tick` ≥ 1 is the tick of the first message. The time spent waiting is added to `work` as `wait`."""
-        assert first_tick >= 1
-        self._incoming, self._packets, self._first = incoming, incoming.packets, first_tick
+        """Start to receive.
+
+        Args:
+            first_tick: the tick of the first message, at least `ticks`.
+            work, wait: the time spent waiting is added to `work` as `wait`.
+            ticks: of the edge.
+        """
+        assert first_tick >= ticks >= 1
+        incoming.begin(first_tick)
+        self._incoming, self._first, self._ticks = incoming, first_tick, ticks
         self._stage, self._neighbour = stage, neighbour
         self._work, self._wait = work, int(wait)
-        self._posted = False
+        self._awaited = first_tick  # the first tick whose message has not been waited for
 
     def receive(self, tick: int) -> Packet | None:
-        """The packet that the neighbour sent at `tick` - 1, valid until the next call; None before the first."""
+        """The packet that the neighbour sent `ticks` ticks ago, valid until the next call; None before the first."""
         packet = None
         if tick >= self._first:
             packet = self._arrived(tick)
-        if tick >= self._first - 1 and not (packet is not None and packet.last):
-            self._incoming.post(tick + 1)
-            self._posted = True
+            if packet.last:
+                self._awaited = _NEVER
+                return packet
+        if tick >= self._first - self._ticks:
+            self._incoming.post(tick + self._ticks)
         return packet
 
     def settle(self, tick: int) -> None:
-        """Wait until the message for `tick` has arrived, without consuming it."""
-        if self._posted:
-            start = clock()
-            self._incoming.wait(tick)
-            self._work.add(self._wait, start)
-            self._posted = False
+        """Wait until all that was sent before `tick`, the next one, has arrived, without consuming it."""
+        self._wait_until(tick + self._ticks)
 
-    def expects(self, tick: int) -> bool:
-        """Whether there is a message for `tick`."""
-        return tick >= self._first
+    def messages(self, tick: int) -> Iterator[int]:
+        """The ticks whose messages are on the edge before `tick`, the next one."""
+        yield from range(max(tick, self._first), tick + self._ticks)
 
     def waiting(self, tick: int) -> Tensor:
         """The message for `tick`, uint8. Call `settle` first. For checkpoints."""
-        return self._packet(tick).to_bytes()
+        return self._incoming.packet(tick).to_bytes()
 
     def put(self, tick: int, message: Tensor) -> None:
         """Set the message for `tick`, uint8, as if it had arrived. For checkpoints."""
-        self._packet(tick).from_bytes(message)
+        self._incoming.packet(tick).from_bytes(message)
+        self._awaited = tick + 1
 
-    def _packet(self, tick: int) -> Packet:
-        return self._packets[tick % len(self._packets)]
+    def _wait_until(self, end: int) -> None:
+        """Wait for the messages for ticks before `end`."""
+        while self._awaited < end:
+            start = clock()
+            self._incoming.wait(self._awaited)
+            self._work.add(self._wait, start)
+            self._awaited += 1
 
     def _arrived(self, tick: int) -> Packet:
-        self.settle(tick)
-        packet = self._packet(tick)
+        self._wait_until(tick + 1)
+        packet = self._incoming.packet(tick)
         packet.load()
-        if packet.tick != tick - 1:
+        if packet.tick != tick - self._ticks:
             raise PeerError(
                 f"stage {self._stage}, tick {tick}: received the packet of tick {packet.tick} from stage "
-                f"{self._neighbour}, expected that of tick {tick - 1}: the two are out of step, so restart the run"
+                f"{self._neighbour}, expected that of tick {tick - self._ticks}: the two are out of step, so restart "
+                f"the run"
             )
         return packet
 

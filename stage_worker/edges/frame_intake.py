@@ -2,7 +2,7 @@
 
 They arrive as uint8 over ZeroMQ, or in shared memory if the coordinator is on the same host, and are normalised on the
 stage's device. `FrameIntake` feeds stage 0. `TargetIntake` feeds the top stage with frame-sized targets, which arrive
-D - 1 ticks before the frame that they belong to and wait in the socket's queue.
+before the frame that they belong to, by as many ticks as it takes to the top, and wait in the socket's queue.
 
     consumes   an envelope and raw frames, pushed by the coordinator
     produces   a packet, or a target tensor, on the stage's device
@@ -182,7 +182,7 @@ class FrameUpload:
 class TargetIntake:
     """The top stage's source of frame-sized targets, matched by frame number.
 
-    When training pauses, up to D - 1 frames have not reached the top stage yet. Their targets are kept in `early`.
+    When training pauses, some frames have not reached the top stage yet. Their targets are kept in `early`.
 
     Attributes:
         early: targets whose frames the top stage does not hold yet, by phase and frame.

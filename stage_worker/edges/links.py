@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common.rule.schedule import Schedule
 from common.rule.skips import pooled_shape, sources, targets
 
 TensorSpec = tuple[torch.Size, torch.dtype]
@@ -18,11 +19,13 @@ class Links:
         stage: number of the stage.
         below: stages whose outputs it receives and which get its gradients.
         above: stages that receive its output and send gradients back.
+        ticks: of its edges, by the stage at the other end.
     """
 
     stage: int
     below: dict[int, TensorSpec]
     above: dict[int, TensorSpec]
+    ticks: dict[int, int]
 
     @property
     def partners(self) -> dict[int, TensorSpec]:
@@ -30,7 +33,7 @@ class Links:
         return dict(sorted({**self.below, **self.above}.items()))
 
 
-def links_of(stage: int, stages: int, skips: Sequence[tuple[int, int]], outputs: Sequence[TensorSpec]) -> Links:
+def links_of(stage: int, schedule: Schedule, skips: Sequence[tuple[int, int]], outputs: Sequence[TensorSpec]) -> Links:
     """The links of a stage. `outputs`: specs of the stages' outputs, as far as its edges need them."""
 
     def skip(source: int, target: int) -> TensorSpec:
@@ -38,7 +41,8 @@ def links_of(stage: int, stages: int, skips: Sequence[tuple[int, int]], outputs:
         return pooled_shape(outputs[target - 1][0], shape), dtype
 
     below = {stage - 1: outputs[stage - 1]} if stage else {}
-    above = {stage + 1: outputs[stage]} if stage < stages - 1 else {}
+    above = {stage + 1: outputs[stage]} if stage < schedule.stages - 1 else {}
     below |= {source: skip(source, stage) for source in sources(skips, stage)}
     above |= {target: skip(stage, target) for target in targets(skips, stage)}
-    return Links(stage, below, above)
+    ticks = {partner: schedule.ticks_between(stage, partner) for partner in (*below, *above)}
+    return Links(stage, below, above, ticks)

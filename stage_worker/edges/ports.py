@@ -48,7 +48,7 @@ class EdgePorts:
         self._skipped = [None for _ in self.skips_in]
 
     def receive_input(self, tick: int) -> Packet | None:
-        """The input x(k): the frame batch of this tick, or what the stage below sent one tick ago."""
+        """The input x(k): the frame batch of this tick, or what the stage below sent."""
         assert self._source is not None
         return self._source.receive(tick)
 
@@ -60,7 +60,7 @@ class EdgePorts:
             sender.send(tick, held, part)
 
     def receive_gradient(self, tick: int) -> Packet | None:
-        """The gradient g(k), which the stage above sent one tick ago."""
+        """The gradient g(k), which the stage above sent."""
         assert self.gradients_in is not None
         return self.gradients_in.receive(tick)
 

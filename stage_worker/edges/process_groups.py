@@ -26,6 +26,7 @@ class Groups:
         forward: gloo group for activations, or for their headers.
         checkpoint: gloo group for the thread that writes checkpoints.
         connections: to neighbours on this host with which memory is shared, by stage.
+        run: number of the run of these processes, from 1.
     """
 
     def __init__(self, me: Membership, deadline: float) -> None:
@@ -35,6 +36,7 @@ class Groups:
         dist.init_process_group("gloo", store=store, rank=me.stage, world_size=me.stages, timeout=limit)
         self._stages, self._deadline = list(range(me.stages)), deadline
         self.connections: dict[int, FdConnection] = {}
+        self.run = 0
         assert dist.group.WORLD is not None
         self.forward: dist.ProcessGroup = dist.group.WORLD
         self.checkpoint = self._form("gloo", _WRITING)

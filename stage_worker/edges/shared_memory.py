@@ -1,17 +1,19 @@
 """An edge between two stages of one host: packets in shared memory, and credits in both directions.
 
-    sender    room(k)    waits for a credit if no slot is free; then packs into slot k mod SLOTS
+    sender    room(k)    waits for a credit if no slot is free; then packs into slot k mod n
               start(k)   sends a credit: the packet is ready
-    receiver  wait(k+1)  waits for a credit, and reads the packet in place
-              post(k+2)  sends a credit: the previous slot is free
+    receiver  wait(k+d)  waits for a credit, and reads the packet in place
+              post(k+2d) sends a credit: the previous slot is free
 
-Nothing is copied between the two ends.
+d are the ticks of the edge, and n = 2d + 2 its slots: d packets in flight, two that the receiver holds, and as many as
+the sender may be ahead. Nothing is copied between the two ends.
 """
 
 import mmap
 import os
 import socket
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,18 +25,30 @@ from common.shared_memory.memfd import mapped, shared_memory
 from stage_worker.edges.links import TensorSpec
 from stage_worker.edges.peer_errors import broken, stuck
 
-SLOTS = 4  # as many packets as with a transport whose two ends have two each
-_HEADROOM = SLOTS - 2  # the receiver holds two: the one that it reads, and the next
+Item = TypeVar("Item")
+
+
+def slots_of(ticks: int) -> int:
+    """Number of slots of an edge of so many ticks."""
+    return 2 * ticks + 2
 
 
 class _End:
     """One end of an edge: its packets and its credit connection."""
 
     def __init__(
-        self, packets: Sequence[Packet], connection: socket.socket, stage: int, neighbour: int, deadline: float
+        self,
+        packets: Sequence[Packet],
+        connection: socket.socket,
+        stage: int,
+        neighbour: int,
+        deadline: float,
+        ticks: int = 1,
     ) -> None:
-        """`deadline` of each wait, in seconds."""
-        self.packets = packets
+        """`deadline` of each wait, in seconds; `ticks` of the edge."""
+        assert len(packets) == slots_of(ticks)
+        self.packets, self._ticks = packets, ticks
+        self._room = ticks + 1  # packets that may be written before the next credit
         self._credits = CreditSocket(connection, deadline)
         self._stage, self._neighbour, self._deadline = stage, neighbour, deadline
 
@@ -64,8 +78,6 @@ class _End:
 class SharedOutgoing(_End):
     """The sending end."""
 
-    _room = _HEADROOM  # packets that may be written before the next credit
-
     def room(self, tick: int) -> None:
         """Wait until this tick's packet may be overwritten."""
         while not self._room:
@@ -84,9 +96,23 @@ class SharedIncoming(_End):
     """The receiving end."""
 
     _ready = 0  # packets that are written but not yet waited for
+    _ahead = 0  # credits sent, less packets waited for
+    _unspent = 0  # credits of an earlier phase that stand for the next ones
+
+    def begin(self, first: int) -> None:
+        """Start a phase. Where one ends, the neighbour has been told of packets that it did not write any more."""
+        self._unspent = max(0, self._ahead)
+
+    def packet(self, tick: int) -> Packet:
+        """The packet for the message for `tick`."""
+        return self.packets[tick % len(self.packets)]
 
     def post(self, tick: int) -> None:
-        """Tell the neighbour that the packet of `tick` - 2 may be overwritten."""
+        """Tell the neighbour that the packet read before this one may be overwritten."""
+        if self._unspent:
+            self._unspent -= 1
+            return
+        self._ahead += 1
         self._send_credit(tick, "receiving from")
 
     def wait(self, tick: int) -> None:
@@ -94,36 +120,41 @@ class SharedIncoming(_End):
         while not self._ready:
             self._ready += self._receive_credits(tick, "receiving from")
         self._ready -= 1
+        self._ahead -= 1
 
 
 def offer_edge(
-    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float
+    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float, ticks: int = 1
 ) -> SharedOutgoing:
     """Create an edge to a neighbour, and send it the memory and the connection. Raises PeerError."""
     shape, dtype = spec
-    file = shared_memory(f"sideways-{name}", SLOTS * _pitch(spec))
+    file = shared_memory(f"sideways-{name}", slots_of(ticks) * _pitch(spec))
     try:
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(name, [file, theirs.fileno()])
-        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec)]
-        return SharedOutgoing(packets, ours, stage, neighbour, deadline)
+        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec, ticks)]
+        return SharedOutgoing(packets, ours, stage, neighbour, deadline, ticks)
     finally:
         os.close(file)
 
 
 def accept_edge(
-    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float
+    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float, ticks: int = 1
 ) -> SharedIncoming:
     """Receive the edge that a neighbour created with `offer_edge`. Raises PeerError."""
     shape, dtype = spec
     file, theirs = connection.receive_files(name, 2)
     try:
-        slots = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec)]
+        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec, ticks)]
     finally:
         os.close(file)
-    shifted = [*slots[-1:], *slots[:-1]]  # the neighbour's packet of tick k - 1 is for tick k
-    return SharedIncoming(shifted, socket.socket(fileno=theirs), stage, neighbour, deadline)
+    return SharedIncoming(by_receiver(packets, ticks), socket.socket(fileno=theirs), stage, neighbour, deadline, ticks)
+
+
+def by_receiver(items: Sequence[Item], ticks: int) -> list[Item]:
+    """What the sender has for each of its ticks, by the receiver's: what is sent at tick k is for tick k + `ticks`."""
+    return [*items[-ticks:], *items[:-ticks]]
 
 
 def _pitch(spec: TensorSpec) -> int:
@@ -131,6 +162,6 @@ def _pitch(spec: TensorSpec) -> int:
     return -(-packet_bytes(*spec) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _slots(file: int, spec: TensorSpec) -> list[Tensor]:
-    memory = torch.frombuffer(mapped(file, SLOTS * _pitch(spec)), dtype=torch.uint8)
+def _slots(file: int, spec: TensorSpec, ticks: int) -> list[Tensor]:
+    memory = torch.frombuffer(mapped(file, slots_of(ticks) * _pitch(spec)), dtype=torch.uint8)
     return [slot[: packet_bytes(*spec)] for slot in memory.split(_pitch(spec))]

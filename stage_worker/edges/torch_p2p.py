@@ -1,12 +1,14 @@
 """torch.distributed's transfers between two stages: between hosts by gloo, or by NCCL if both compute on GPUs.
 
-Each end has two packets and alternates between them by the tick's parity.
+Over an edge of d ticks the sending end has d + 1 packets and the receiving end 2d. A gloo sender waits until it has
+heard of the receive, which takes as long as the message itself: so receives are posted 2d - 1 ticks ahead.
 
 By gloo a packet is one message from host memory. By NCCL its tensor is sent from the GPU, and its header by gloo beside
 it: a header that came through the GPU would make the host wait for everything that the GPU still has to do. NCCL's
 waits are on the GPU's stream and not on the host, so a watchdog keeps their deadline.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -137,19 +139,36 @@ class P2POutgoing:
 
 
 class P2PIncoming:
-    """The receiving end of an edge."""
+    """The receiving end of an edge. What is posted in one phase and not sent in it is the first of the next."""
 
     def __init__(self, channel: Channel, packets: Sequence[Packet]) -> None:
-        self.packets = packets
-        self._channel = channel
-        self._pending: Sequence[dist.Work] = ()
+        self._channel, self._packets = channel, packets
+        self._ahead = len(packets) // 2 - 1  # receives that are posted beyond the one that is asked for
+        self._pending: deque[Sequence[dist.Work]] = deque()
+        self._next = 0  # tick of the next message to post
+        self._offset = 0
+
+    def begin(self, first: int) -> None:
+        """Start a phase, whose first message is for tick `first`."""
+        oldest = self._next - len(self._pending)
+        self._offset += oldest - first
+        self._next += first - oldest
+
+    def packet(self, tick: int) -> Packet:
+        """The packet for the message for `tick`."""
+        return self._packets[(tick + self._offset) % len(self._packets)]
 
     def post(self, tick: int) -> None:
-        """Start receiving the message for this tick."""
-        self._pending = self._channel.receive(self.packets[tick % len(self.packets)], tick)
+        """Start receiving the message for `tick`, and those after it for which there are packets."""
+        self._next = max(self._next, tick)  # those before it may have come from a checkpoint
+        while self._next <= tick + self._ahead:
+            self._pending.append(self._channel.receive(self.packet(self._next), self._next))
+            self._next += 1
 
     def wait(self, tick: int) -> None:
-        """Wait for the message for this tick. Call `post` first."""
+        """Wait for the message for `tick`, the next one. Call `post` first."""
         assert self._pending
-        self._channel.wait(self._pending, tick, "receiving from")
-        self._pending = ()
+        self._channel.wait(self._pending.popleft(), tick, "receiving from")
+
+    def close(self) -> None:
+        """Do nothing: the group outlives the edge."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.config.run_file import parse
 from tests.support.oracles import backpropagation_run, losses_of, reference_run, same_model
 from tests.support.processes import Background, environment, sideways, train
 from tests.support.settings import STRAIGHT, config_of, slow_run, write_run_file
@@ -44,6 +45,21 @@ def test_a_run_resumed_after_kill_9_of_all_processes_equals_an_uninterrupted_one
     assert "resumed from runs/it/checkpoints/0000000100 at tick 100, with the activations" in done.stderr
     assert losses_of(run) == losses_of(straight)
     assert same_model(run, straight)
+
+
+@pytest.mark.long
+def test_a_run_with_edges_of_several_ticks_may_be_stopped_at_any_tick(videos: Path, tmp_path: Path) -> None:
+    """Its stages are up to ten ticks ahead of the frames that were sent."""
+    tree = slow_run(videos, network__edge_ticks=[6, 4], checkpoint__every=0)
+    losses, _ = reference_run(parse(tree, "test"))
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    background.wait_for_tick(60)
+    background.send(signal.SIGTERM)
+    assert background.end(30) == 143
+    run = tmp_path / "runs" / "it"
+    assert 60 < json.loads((run / "summary.json").read_text())["ticks"] < STRAIGHT
+    resume(tmp_path)
+    assert losses_of(run) == losses
 
 
 @pytest.mark.long
@@ -81,8 +97,16 @@ def test_a_run_stopped_in_the_middle_of_clips_resumes_bit_for_bit(videos: Path, 
             "model_args": {"width": 4, "temporal": "conv"},
         },
         {"model_args": {"width": 4, "temporal": "shift"}, "evaluate_every": 30, "data__slots": 3},
+        {"task": "predict", "model": "autoencoder", "network__edge_ticks": [2, 4], "data__slots": 3},
+        {
+            "skips": [[0, 2]],
+            "network__edge_ticks": 3,
+            "network__transport": "gloo",
+            "evaluate_every": 20,
+            "data__slots": 3,
+        },
     ],
-    ids=["predict", "1f1b", "memory"],
+    ids=["predict", "1f1b", "memory", "edges", "edges-gloo"],
 )
 def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight_average(
     videos: Path, tmp_path: Path, changes: dict[str, Any]

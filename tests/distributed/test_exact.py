@@ -49,6 +49,20 @@ OPTIONS: dict[str, dict[str, object]] = {
     "skip": {"skips": [[0, 2]], "optimiser__ema": 0.9, "rule__auxiliary": 0.2},
     "skip-autoencode": {"skips": [[0, 2]], "task": "autoencode", "model": "autoencoder", "precision": "bfloat16"},
     "skip-gloo": {"skips": [[0, 2]], "network__transport": "gloo", "rule__every": 2, "rule__boundary": "mix"},
+    "edges": {"network__edge_ticks": [1, 3]},
+    "edges-gloo": {
+        "network__edge_ticks": [3, 2],
+        "network__transport": "gloo",
+        "task": "predict",
+        "model": "autoencoder",
+        "rule__every": 2,
+    },
+    "edges-skip": {
+        "network__edge_ticks": [2, 3],
+        "skips": [[0, 2]],
+        "model_args": {"width": 4, "temporal": "shift"},
+        "rule__auxiliary": 0.3,
+    },
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
@@ -63,7 +77,18 @@ OPTIONS: dict[str, dict[str, object]] = {
     },
 }
 # the others run in `make test-long`
-QUICK = ("dropout", "bfloat16-autoencode", "average", "predict", "motion", "auxiliary", "skip", "layers", "gloo", "all")
+QUICK = (
+    "dropout",
+    "bfloat16-autoencode",
+    "average",
+    "predict",
+    "motion",
+    "auxiliary",
+    "skip",
+    "edges-gloo",
+    "layers",
+    "all",
+)
 EXACT: dict[str, dict[str, object]] = {
     f"{algorithm}-{name}": {"algorithm": algorithm, "data__slots": 6, "micro_batches": parts, **changes}
     for algorithm, parts in (("backprop", None), ("gpipe", 2), ("1f1b", 3))
@@ -189,7 +214,7 @@ def test_several_skips_equal_the_reference_bit_for_bit(
 def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_path: Path, edges: str) -> None:
     """But for what only a GPU has: the same code, with another device, other groups and memory of the host."""
     transport = {"network__transport": "gloo"} if edges == "staged" else {}
-    names = ("dropout", "predict", "average", "skip")
+    names = ("dropout", "predict", "average", "skip", "edges-skip")
     cases = {name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in names}
     trees = {name: settings(videos, **options) for name, options in cases.items()}
     drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)

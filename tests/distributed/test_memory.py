@@ -10,6 +10,8 @@ from coordinator.tools.trained_model import open_model
 from tests.support.processes import sideways
 from tests.support.settings import settings, write_run_file
 
+KINDS = ["run", pytest.param("skipping", marks=pytest.mark.long), pytest.param("far", marks=pytest.mark.long)]
+
 
 @pytest.fixture(scope="module")
 def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,6 +25,14 @@ def skipping(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_run(videos, tmp_path_factory.mktemp("skips"), "shift", skips=[[0, 2], [1, 3], [0, 3]], stages=4)
 
 
+@pytest.fixture(scope="module")
+def far(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with edges of several ticks, over gloo."""
+    edges = {"edge_ticks": [2, 1, 3], "transport": "gloo"}
+    folder = tmp_path_factory.mktemp("far")
+    return trained_run(videos, folder, "shift", skips=[[0, 2], [1, 3], [0, 3]], stages=4, network=edges)
+
+
 def trained_run(videos: Path, folder: Path, temporal: str, **changes: Any) -> Path:
     stages = {"stages": 3, **changes}
     split = {3: [2, 3, 3], 4: [2, 2, 2, 2]}[stages["stages"]]
@@ -34,7 +44,7 @@ def trained_run(videos: Path, folder: Path, temporal: str, **changes: Any) -> Pa
     return folder / "runs" / "it"
 
 
-@pytest.mark.parametrize("kind", ["run", pytest.param("skipping", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_eval_plays_clips_in_order_as_the_trainings_own_evaluation_does(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -46,7 +56,7 @@ def test_eval_plays_clips_in_order_as_the_trainings_own_evaluation_does(
     assert (figures["top1"], figures["top5"]) == (summary["val_top1"], summary["val_top5"])
 
 
-@pytest.mark.parametrize("kind", ["run", pytest.param("skipping", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_predict_plays_a_video_in_order(kind: str, videos: Path, request: pytest.FixtureRequest) -> None:
     """And the exported program gives the same for the frames of the whole clip at once."""
     import torch

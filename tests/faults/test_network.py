@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.network import FIRST, SECOND, Line, line
+from tests.faults.network import FIRST, SECOND, Network, network
 from tests.support.oracles import losses_of, reference_run
 from tests.support.processes import environment
 from tests.support.settings import config_of, settings, write_run_file
@@ -28,7 +29,7 @@ pytestmark = [
 class Cluster:
     """Two torchrun agents with a coordinator and three stages."""
 
-    def __init__(self, wire: Line, folder: Path, tree: dict[str, Any]) -> None:
+    def __init__(self, wire: Network, folder: Path, tree: dict[str, Any]) -> None:
         run_file = write_run_file(folder / "run.toml", tree)
         self.run = folder / "runs" / "it"
         self._agents = [
@@ -88,13 +89,26 @@ def check(cluster: Cluster, videos: Path, ticks: int, restarts: int) -> None:
 
 def test_a_slow_and_lossy_link_changes_nothing(videos: Path, tmp_path: Path) -> None:
     """50 ms in each direction, with one packet in a hundred lost."""
-    with line(0.05, 0.01) as wire:
+    with network(2, 0.05, 0.01) as wire:
         check(Cluster(wire, tmp_path, run(videos, ticks=40, network__deadline=60)), videos, 40, 0)
+
+
+def test_edges_take_as_many_ticks_as_their_links_need(videos: Path, tmp_path: Path) -> None:
+    """Stage 0 is on the first host, stages 1 and 2 are on the second. What was measured is in run.toml."""
+    with network(2, 0.05) as wire:
+        cluster = Cluster(wire, tmp_path, run(videos, ticks=80, network__deadline=60, network__edge_ticks="auto"))
+        results = cluster.end(120)
+    assert [code for code, _ in results] == [0, 0], results
+    far, near = tomllib.loads((cluster.run / "run.toml").read_text())["network"]["edge_ticks"]
+    assert far > 2
+    assert near == 1
+    expected, _ = reference_run(config_of(videos, stages=3, ticks=80, network__edge_ticks=[far, near]))
+    assert losses_of(cluster.run) == expected
 
 
 @pytest.mark.parametrize(("seconds", "restarts"), [(2, 0), (12, 1)], ids=["for a moment", "beyond the deadline"])
 def test_a_cut_link_is_survived_or_recovered_from(videos: Path, tmp_path: Path, seconds: float, restarts: int) -> None:
-    with line(0.005, 0) as wire:
+    with network(2, 0.005) as wire:
         cluster = Cluster(wire, tmp_path, run(videos, ticks=300))
         cluster.wait_for_tick(30)
         wire.cut(seconds)

@@ -108,7 +108,7 @@ class DelayedIpc:
     def create_event(self) -> tuple[Event, Any]:
         number, event = next(self._numbers), DelayedEvent()
         self._events[number] = event
-        if len(self.written) < 4:
+        if not self._memories:
             self.written.append(event)
         else:
             slot = len(self.read)

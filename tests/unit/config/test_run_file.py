@@ -102,6 +102,8 @@ def test_settings_without_effect_are_reported() -> None:
         ({"algorithm": "gpipe", "micro_batches": 3}, "cannot be divided into 3 micro-batches"),
         ({"algorithm": "1f1b", "micro_batches": 1}, "1f1b needs at least as many micro_batches as stages"),
         ({"algorithm": "backprop", "probe": {"every": 5}}, "probe.every is for algorithm"),
+        ({"algorithm": "backprop", "network": {"edge_ticks": 2}}, "network.edge_ticks is for algorithm"),
+        ({"network": {"edge_ticks": [2, 3]}}, "must have one number for each of the 1 edges between stages"),
         ({"optimiser": {"steps": [0.7, 0.2]}}, "must be increasing fractions"),
         ({"data": {"sources": ["/dev/video0"], "slots": 4}}, "data.sources have no labels"),
         ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),
@@ -121,3 +123,19 @@ def test_a_split_for_another_number_of_stages_is_discarded(tmp_path: Path) -> No
     assert load(file, ["stages=2", "split=[3,3]"]).split == [3, 3]
     with pytest.raises(ConfigError, match="must have one number of at least 1 for each of the 3 stages"):
         load(file, ["split=[6]"])
+
+
+def test_edge_ticks_for_another_number_of_stages_are_measured_again(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('ticks = 1\nstages = 3\n[data]\ntrain = "."\n[network]\nedge_ticks = [1, 4]\n')
+    assert load(file).edge_ticks == (1, 4)
+    assert load(file, ["stages=2"]).network.edge_ticks == "auto"
+    assert load(file, ["stages=2", "network.edge_ticks=[3]"]).edge_ticks == (3,)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "found", "to_top"), [(1, (), 2), ([1, 1], (), 2), ("auto", (), 2), (3, (3, 3), 6), ([2, 1], (2, 1), 3)]
+)
+def test_edge_ticks_are_known_once_they_differ_from_one(ticks: object, found: tuple[int, ...], to_top: int) -> None:
+    config = parse({**MINIMAL, "stages": 3, "network": {"edge_ticks": ticks}}, "test")
+    assert (config.edge_ticks, config.ticks_to_top) == (found, to_top)

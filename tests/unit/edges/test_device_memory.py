@@ -18,7 +18,7 @@ from stage_worker.edges import device_memory
 from stage_worker.edges.cuda_ipc import CudaIpc
 from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
 from stage_worker.edges.ends import Receiver, Sender
-from stage_worker.edges.shared_memory import SLOTS
+from stage_worker.edges.shared_memory import slots_of
 from tests.support.fake_ipc import DelayedIpc, HostIpc
 
 SPEC = torch.Size((2, 3)), torch.float32
@@ -26,14 +26,15 @@ CPU = torch.device("cpu")
 
 
 @contextmanager
-def edge(ipc: Ipc, copies: bool = False) -> Iterator[tuple[DeviceOutgoing, DeviceIncoming]]:
+def edge(ipc: Ipc, copies: bool = False, ticks: int = 1) -> Iterator[tuple[DeviceOutgoing, DeviceIncoming]]:
     """Both ends, of stage 0 and of stage 1."""
     below, above = socket.socketpair()
     with below, above:
         to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
-        out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc)
+        out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc, ticks)
         assert isinstance(out, DeviceOutgoing)
-        incoming = device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc, CPU if copies else None)
+        copy_to = CPU if copies else None
+        incoming = device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc, copy_to, ticks)
         assert isinstance(incoming, DeviceIncoming)
         assert out.complete(to_above, "forward", ipc) is None
     yield out, incoming
@@ -41,10 +42,10 @@ def edge(ipc: Ipc, copies: bool = False) -> Iterator[tuple[DeviceOutgoing, Devic
     incoming.close()
 
 
-def ends(out: DeviceOutgoing, incoming: DeviceIncoming) -> tuple[Sender, Receiver]:
+def ends(out: DeviceOutgoing, incoming: DeviceIncoming, ticks: int = 1) -> tuple[Sender, Receiver]:
     work = WorkClock()
     sender = Sender(out, work, Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT)
-    return sender, Receiver(incoming, 1, 0, 1, work, Kind.WAIT_ACTIVATION)
+    return sender, Receiver(incoming, 1, 0, ticks, work, Kind.WAIT_ACTIVATION, ticks)
 
 
 def send(sender: Sender, tick: int) -> None:
@@ -59,19 +60,19 @@ def holds(packet: Packet | None, tick: int) -> bool:
     return packet.frame == 100 + tick and packet.clips.tolist() == [tick] * 2 and bool((packet.tensor == tick).all())
 
 
+@pytest.mark.parametrize("ticks", [1, 3])
 @pytest.mark.parametrize("copies", [False, True])
-def test_a_stream_waits_for_what_is_written_and_no_longer_reads_what_it_gave_back(copies: bool) -> None:
+def test_a_stream_waits_for_what_is_written_and_no_longer_reads_what_it_gave_back(copies: bool, ticks: int) -> None:
     ipc = DelayedIpc()
-    with edge(ipc, copies) as (out, incoming):
-        sender, receiver = ends(out, incoming)
-        receiver.receive(0)
-        before = None
-        for tick in range(3 * SLOTS):
+    with edge(ipc, copies, ticks) as (out, incoming):
+        sender, receiver = ends(out, incoming, ticks)
+        for tick in range(3 * slots_of(ticks)):
+            packet = receiver.receive(tick)
+            assert (packet is None) == (tick < ticks)
+            assert packet is None or holds(packet, tick - ticks)
             send(sender, tick)
-            assert before is None or holds(before, tick - 1)  # valid until the next receive
-            before = receiver.receive(tick + 1)
-            assert holds(before, tick)
-    assert [event.recorded for event in ipc.written] == [3] * SLOTS
+            assert packet is None or holds(packet, tick - ticks)  # valid until the next receive
+    assert [event.recorded for event in ipc.written] == [3] * slots_of(ticks)
     assert all(event.waited for event in ipc.read)
 
 

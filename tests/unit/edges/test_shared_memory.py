@@ -15,18 +15,18 @@ from common.shared_memory.fd_passing import FdConnection
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import shared_memory as shared
 from stage_worker.edges.ends import Receiver, Sender
-from stage_worker.edges.shared_memory import SLOTS, SharedIncoming, SharedOutgoing
+from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing, slots_of
 
 FORM = torch.Size((2, 3)), torch.float32
 
 
 @contextmanager
-def edge(deadline: float = 0.05) -> Iterator[tuple[SharedOutgoing, SharedIncoming]]:
+def edge(deadline: float = 0.05, ticks: int = 1) -> Iterator[tuple[SharedOutgoing, SharedIncoming]]:
     """The ends of an edge, in stage 0 and in stage 1."""
     below, above = socket.socketpair()
     with below, above:
-        out = shared.offer_edge(FdConnection(below, "stage 1", 5), "forward", FORM, 0, 1, deadline)
-        incoming = shared.accept_edge(FdConnection(above, "stage 0", 5), "forward", FORM, 1, 0, deadline)
+        out = shared.offer_edge(FdConnection(below, "stage 1", 5), "forward", FORM, 0, 1, deadline, ticks)
+        incoming = shared.accept_edge(FdConnection(above, "stage 0", 5), "forward", FORM, 1, 0, deadline, ticks)
     yield out, incoming
     out.close()
     incoming.close()
@@ -36,8 +36,8 @@ def sending(out: SharedOutgoing) -> Sender:
     return Sender(out, WorkClock(), Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT)
 
 
-def receiving(incoming: SharedIncoming, first: int = 1) -> Receiver:
-    return Receiver(incoming, 1, 0, first, WorkClock(), Kind.WAIT_ACTIVATION)
+def receiving(incoming: SharedIncoming, first: int = 1, ticks: int = 1) -> Receiver:
+    return Receiver(incoming, 1, 0, first, WorkClock(), Kind.WAIT_ACTIVATION, ticks)
 
 
 def made(tick: int) -> tuple[Packet, torch.Tensor]:
@@ -56,63 +56,79 @@ def holds(packet: Packet | None, tick: int) -> bool:
     )
 
 
-@given(st.lists(st.booleans(), max_size=60), st.integers(1, 9))
-def test_the_faster_side_waits_and_no_packet_is_overwritten_while_it_is_read(turns: list[bool], first: int) -> None:
-    with edge(deadline=0.001) as (out, incoming):
-        sender, receiver = sending(out), receiving(incoming, first)
-        receiver.receive(first - 1)
-        sent, received, reading = first - 1, first, None
+@given(st.lists(st.booleans(), max_size=60), st.integers(0, 8), st.integers(1, 4))
+def test_the_faster_side_waits_and_no_packet_is_overwritten_while_it_is_read(
+    turns: list[bool], begins: int, ticks: int
+) -> None:
+    with edge(deadline=0.001, ticks=ticks) as (out, incoming):
+        sender, receiver = sending(out), receiving(incoming, begins + ticks, ticks)
+        for tick in range(begins, begins + ticks):
+            assert receiver.receive(tick) is None
+        sent, received, reading = begins, begins + ticks, None
         for sends_now in turns:
-            if sends_now and sent - received < SLOTS - 2:
+            if sends_now and sent - received < slots_of(ticks) - 1 - ticks:
                 sender.send(sent, *made(sent))
                 sent += 1
-            elif sends_now:  # the receiver holds two of the slots
+            elif sends_now:  # the receiver still holds a slot
                 with pytest.raises(PeerError, match=r"stage 0, tick \d+, sending to stage 1: no progress"):
                     sender.send(sent, *made(-1))
-            elif received > sent:
+            elif received >= sent + ticks:
                 with pytest.raises(PeerError, match=f"stage 1, tick {received}, receiving from stage 0: no progress"):
                     receiver.receive(received)
             else:
                 reading = receiver.receive(received)
                 received += 1
-            assert reading is None or holds(reading, received - 2)
+            assert reading is None or holds(reading, received - 1 - ticks)
 
 
 def test_nothing_is_copied() -> None:
     with edge() as (out, incoming):
-        for tick in range(1, 2 * SLOTS):
-            out.packets[tick % SLOTS].tensor.fill_(tick)
-            assert (incoming.packets[(tick + 1) % SLOTS].tensor == tick).all()
-            assert out.packets[tick % SLOTS].tensor.data_ptr() % 64 == 0
+        for tick in range(1, 2 * slots_of(1)):
+            sent = out.packets[tick % slots_of(1)].tensor.fill_(tick)
+            assert (incoming.packet(tick + 1).tensor == tick).all()
+            assert sent.data_ptr() % 64 == 0
 
 
-def test_consecutive_phases_transfer_every_packet() -> None:
-    with edge() as (out, incoming):
-        for _ in range(3):
-            sender, receiver = sending(out), receiving(incoming, 1)
-            receiver.receive(0)
-            for tick in range(5):
-                source, tensor = made(tick)
-                source.set_header(tick, 100 + tick, last=tick == 4)
-                sender.send(tick, source, tensor)
-                assert holds(receiver.receive(tick + 1), tick)
-            sender.settle(4)
+@pytest.mark.parametrize("ticks", [1, 2, 5])
+@pytest.mark.parametrize("frames", [1, 2, 9])
+def test_consecutive_phases_transfer_every_packet_and_let_none_be_overwritten(frames: int, ticks: int) -> None:
+    with edge(deadline=0.001, ticks=ticks) as (out, incoming):
+        for _ in range(4):
+            sender, receiver = sending(out), receiving(incoming, ticks, ticks)
+            sent = 0
+            for tick in range(frames + ticks):
+                packet = receiver.receive(tick)
+                while sent < frames:  # as far ahead as there is room
+                    source, tensor = made(sent)
+                    source.set_header(sent, 100 + sent, last=sent == frames - 1)
+                    try:
+                        sender.send(sent, source, tensor)
+                    except PeerError:
+                        break
+                    sent += 1
+                assert packet is None if tick < ticks else holds(packet, tick - ticks)
+            sender.settle(frames - 1)
+            receiver.settle(frames + ticks)
 
 
-def test_packets_in_flight_can_be_saved_and_restored() -> None:
-    with edge() as (out, incoming), edge() as (again, there):
-        sender, receiver = sending(out), receiving(incoming, 1)
-        receiver.receive(0)
-        sender.send(0, *made(0))
-        receiver.receive(1)
-        sender.send(1, *made(1))
-        receiver.settle(2)
-        message = receiver.waiting(2).clone()
-        sender, receiver = sending(again), receiving(there, 1)
-        receiver.put(2, message)
-        for tick in range(2, 9):
+@pytest.mark.parametrize("ticks", [1, 3])
+@pytest.mark.parametrize("now", [1, 2, 3, 8])
+def test_packets_in_flight_can_be_saved_and_restored(now: int, ticks: int) -> None:
+    with edge(ticks=ticks) as (out, incoming), edge(ticks=ticks) as (again, there):
+        sender, receiver = sending(out), receiving(incoming, ticks, ticks)
+        for tick in range(now):
+            receiver.receive(tick)
             sender.send(tick, *made(tick))
-            assert holds(receiver.receive(tick), tick - 1)
+        receiver.settle(now)
+        messages = {tick: receiver.waiting(tick).clone() for tick in receiver.messages(now)}
+        assert sorted(messages) == list(range(max(now, ticks), now + ticks))
+        sender, receiver = sending(again), receiving(there, ticks, ticks)
+        for tick, message in messages.items():
+            receiver.put(tick, message)
+        for tick in range(now, now + 3 * slots_of(ticks)):
+            packet = receiver.receive(tick)
+            assert packet is None if tick < ticks else holds(packet, tick - ticks)
+            sender.send(tick, *made(tick))
 
 
 @pytest.mark.parametrize("unread", [False, True])

@@ -144,3 +144,39 @@ def test_a_transfer_that_fails_at_its_start_is_a_peer_error(what: str) -> None:
 
 def test_other_torch_errors_are_not_peer_errors() -> None:
     assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x6 and 5x5)"))
+
+
+def test_over_an_edge_of_several_ticks_receives_are_posted_as_far_ahead_as_there_are_packets() -> None:
+    group, ticks = Group(), 3
+    own = [Packet((2, 3)) for _ in range(2 * ticks)]
+    incoming = P2PIncoming(Channel(peer_of(group)), own)
+    incoming.begin(first=5)
+    incoming.post(5)
+    assert group.log == ["recv 0", "recv 1", "recv 2"]
+    incoming.post(6)
+    incoming.post(7)  # the receiver is at tick 4, and reads nothing yet
+    assert group.log == [f"recv {n}" for n in range(2 * ticks - 1)]
+    read = []
+    for tick in range(5, 20):
+        incoming.wait(tick)
+        read.append(incoming.packet(tick).buffer)
+        incoming.post(tick + ticks)
+        assert all(buffer is not read[-1] for buffer in group.buffers[tick - 4 :])  # it is being read
+    assert all(buffer is posted for buffer, posted in zip(read, group.buffers, strict=False))
+
+
+def test_receives_that_nothing_was_sent_for_are_the_first_of_the_next_phase() -> None:
+    group, ticks, frames = Group(), 3, 7
+    incoming = P2PIncoming(Channel(peer_of(group)), [Packet((2, 3)) for _ in range(2 * ticks)])
+    received = []
+    for _ in range(3):
+        incoming.begin(first=ticks)
+        for tick in range(frames + ticks):
+            if tick >= ticks:
+                incoming.wait(tick)
+                received.append(incoming.packet(tick).buffer)
+            if tick < frames + ticks - 1:  # not after the last
+                incoming.post(tick + ticks)
+    waits = [entry for entry in group.log if entry.startswith("wait")]
+    assert waits == [f"wait recv {number}" for number in range(3 * frames)]
+    assert all(buffer is posted for buffer, posted in zip(received, group.buffers, strict=False))

@@ -21,7 +21,7 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
     assert [stage["frame"] for stage in early["pipeline"]["stages"]] == [None] * 3
     page = served.page
     page.split([BlockCost(name, 1.0, 1.0, 1) for name in "abcd"], [1, 2, 1])
-    page.running(0, lambda: NUMBERS)
+    page.running(config_of(), 0, lambda: NUMBERS)
     page.state("running", "", 0)
     for stage in range(3):
         page.line(progress(stage, 41), tick=42, loss=0.5, accuracy=float("nan"))
@@ -58,7 +58,7 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
 @pytest.mark.parametrize("algorithm", ["sideways", "backprop"])
 def test_frames_follow_the_schedule_also_after_a_resume(tmp_path: Path, algorithm: str) -> None:
     page = PageState(config_of(algorithm=algorithm), tmp_path, 100, PageServer(Report(), None), [])
-    page.running(20, dict)
+    page.running(config_of(algorithm=algorithm), 20, dict)
     schedule = Schedule(3)
     for done in range(18, 30):
         page.state("running", "", done)
@@ -68,6 +68,16 @@ def test_frames_follow_the_schedule_also_after_a_resume(tmp_path: Path, algorith
             if algorithm == "backprop":
                 rows = [done - 21 if done > 20 else None] * 2
             assert [stage["frame"], stage["gradient"]] == [None if row is None else row + 20 for row in rows]
+
+
+def test_frames_follow_edge_ticks_that_were_measured_at_the_start(tmp_path: Path) -> None:
+    page = PageState(config_of(network={"edge_ticks": "auto"}), tmp_path, 100, PageServer(Report(), None), [])
+    page.running(config_of(network={"edge_ticks": [1, 3]}), 0, dict)
+    page.state("running", "", 20)
+    stages = json.loads(page.answer())["pipeline"]["stages"]
+    schedule = Schedule(3, (1, 3))
+    assert [stage["frame"] for stage in stages] == [schedule.frame(number, 19) for number in range(3)]
+    assert [stage["mismatch"] for stage in stages] == [8, 6, 0]
 
 
 def test_a_later_attempt_serves_the_page_at_the_same_address(tmp_path: Path) -> None:

@@ -47,6 +47,43 @@ def test_nothing_before_the_first_input_and_the_first_gradient(stages: int, data
     assert all(schedule.gradient(stage, tick) is None for tick in range(schedule.first_gradient(stage)))
 
 
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    stages = draw(st.integers(2, 12))
+    return Schedule(stages, tuple(draw(st.lists(st.integers(1, 5), min_size=stages - 1, max_size=stages - 1))))
+
+
+@given(schedules(), st.integers(1, 120))
+def test_edges_of_several_ticks_equal_a_simulation_of_message_passing(schedule: Schedule, ticks: int) -> None:
+    stages, edges = schedule.stages, schedule.edge_ticks
+    up: dict[tuple[int, int], int | None] = {}  # the frame that a stage sent up at a tick
+    down: dict[tuple[int, int], int | None] = {}  # the frame whose gradient a stage sent down at a tick
+    for tick in range(ticks):
+        for i in range(stages):
+            held = tick if i == 0 else up.get((i - 1, tick - edges[i - 1]))
+            used = held if i == stages - 1 else down.get((i + 1, tick - edges[i]))
+            assert held == schedule.frame(i, tick)
+            assert used == schedule.gradient(i, tick)
+            up[i, tick], down[i, tick] = held, used
+
+
+@given(schedules(), st.data())
+def test_a_skip_takes_as_long_as_the_longest_edge_that_it_passes_by(schedule: Schedule, data: st.DataObject) -> None:
+    source = data.draw(st.integers(0, schedule.stages - 2))
+    target = data.draw(st.integers(source + 1, schedule.stages - 1))
+    ticks, tick = schedule.ticks_between(source, target), schedule.first_gradient(0) + 7
+    assert ticks == schedule.ticks_between(target, source) == max(schedule.edge_ticks[source:target])
+    held, sent = schedule.frame(target, tick), schedule.frame(source, tick - ticks)
+    assert held is not None
+    assert sent is not None
+    assert sent - held == schedule.frames_newer(source, target) >= 0
+    of_loss = schedule.gradient(target, tick - ticks)  # of the gradient that comes back
+    now = schedule.frame(source, tick)
+    assert of_loss is not None
+    assert now is not None
+    assert now - of_loss == schedule.skip_mismatch(source, target)
+
+
 def test_one_stage_is_backpropagation() -> None:
     schedule = Schedule(1)
     assert all(schedule.frame(0, tick) == schedule.gradient(0, tick) == tick for tick in range(5))
@@ -55,5 +92,5 @@ def test_one_stage_is_backpropagation() -> None:
 def test_the_printed_table_is_the_one_in_the_docstring() -> None:
     assert common.rule.schedule.__doc__ is not None
     drawn = re.findall(r"^    ((?:tick|stage) .*)$", common.rule.schedule.__doc__, re.MULTILINE)
-    printed = Schedule(3).table(7).splitlines()
+    printed = [*Schedule(3).table(7).splitlines(), *Schedule(3, (1, 2)).table(9).splitlines()]
     assert [" ".join(row.replace("frames", "").split()) for row in drawn] == [" ".join(row.split()) for row in printed]

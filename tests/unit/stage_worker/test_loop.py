@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -10,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.config.settings import Config, Data, Optimiser, Rule
+from common.config.settings import Config, Data, Network, Optimiser, Rule
 from common.errors import PeerError
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import Reference
-from common.rule.schedule import Schedule
+from common.rule.schedule import schedule_of
 from common.rule.stage import Stage
 from common.telemetry.spans import COMPUTE, RECEIVE_WAIT, Kind, WorkClock
 from stage_worker.device_pace import DevicePace
@@ -29,13 +30,14 @@ from tests.support.adversarial_edge import AdversarialEdge
 ROWS, WIDTH, TICKS = 4, 6, 40
 
 
-def stages_of(count: int, task: str, every: int) -> list[Stage]:
+def stages_of(count: int, task: str, every: int, edge_ticks: int | list[int] = 1) -> list[Stage]:
     torch.manual_seed(count)
     widths = [WIDTH] * count + [5 if task == "classify" else WIDTH]
     parts = [nn.Sequential(nn.Linear(widths[i], widths[i + 1]), nn.Tanh()) for i in range(count)]
     optimiser = Optimiser(name="SGD", lr=0.05, lr_by_mismatch=False, args={"momentum": 0.5})
     data, rule = Data(train="."), Rule(every=every)
-    config = Config(stages=count, task=task, ticks=TICKS, data=data, rule=rule, optimiser=optimiser)
+    network = Network(edge_ticks=edge_ticks)
+    config = Config(stages=count, task=task, ticks=TICKS, data=data, rule=rule, optimiser=optimiser, network=network)
     return [Stage(part, i, config) for i, part in enumerate(parts)]
 
 
@@ -96,9 +98,11 @@ class Workers:
 
     def __init__(self, stages: list[Stage], task: str = "classify") -> None:
         count = len(stages)
-        schedule = Schedule(count)
-        self.up = [AdversarialEdge(lambda i=i: _output(stages[i]), f"{i} up to {i + 1}") for i in range(count - 1)]  # type: ignore[misc]
-        self.down = [AdversarialEdge(lambda i=i: _output(stages[i]), f"{i + 1} down to {i}") for i in range(count - 1)]  # type: ignore[misc]
+        schedule = schedule_of(stages[0].config)
+        ticks = [schedule.ticks_between(i, i + 1) for i in range(count - 1)]
+        make = [partial(_output, stage) for stage in stages]
+        self.up = [AdversarialEdge(make[i], f"{i} up to {i + 1}", ticks[i]) for i in range(count - 1)]
+        self.down = [AdversarialEdge(make[i], f"{i + 1} down to {i}", ticks[i]) for i in range(count - 1)]
         self.reports = [Reports() for _ in stages]
         self.errors: dict[int, BaseException] = {}
         self.loops = []
@@ -147,15 +151,15 @@ def _sender(edge: AdversarialEdge, work: WorkClock) -> Sender:
 
 
 def _receiver(edge: AdversarialEdge, stage: int, neighbour: int, first: int, work: WorkClock) -> Receiver:
-    return Receiver(edge.incoming, stage, neighbour, first, work, Kind.WAIT_ACTIVATION)
+    return Receiver(edge.incoming, stage, neighbour, first, work, Kind.WAIT_ACTIVATION, edge.ticks)
 
 
 def weights(stages: list[Stage]) -> list[Tensor]:
     return [parameter.detach().clone() for stage in stages for parameter in stage.blocks.parameters()]
 
 
-def reference(count: int, task: str, every: int) -> tuple[list[float], list[Tensor]]:
-    stages = stages_of(count, task, every)
+def reference(count: int, task: str, every: int, edge_ticks: int | list[int] = 1) -> tuple[list[float], list[Tensor]]:
+    stages = stages_of(count, task, every, edge_ticks)
     whole = Reference(stages, (ROWS, WIDTH))
     losses = [whole.tick(packet, None if task == "classify" else target) for packet, target in frames()]
     return [float(loss) for loss in losses if loss is not None], weights(stages)
@@ -175,14 +179,27 @@ def test_loops_equal_the_reference_bit_for_bit_however_late_packets_arrive(count
     assert all(report.flushed == [TICKS - 1] for report in workers.reports)
 
 
-def test_consecutive_phases_equal_one_phase() -> None:
+@pytest.mark.parametrize("task", ["classify", "autoencode"])
+@pytest.mark.parametrize("edge_ticks", [2, [1, 3], [5, 1]])
+def test_edges_of_several_ticks_equal_the_reference_too(task: str, edge_ticks: int | list[int]) -> None:
+    stages = stages_of(3, task, 1, edge_ticks)
+    workers = Workers(stages, task)
+    workers.run(0, TICKS)
+    assert not workers.errors, workers.errors
+    losses, expected = reference(3, task, 1, edge_ticks)
+    assert workers.reports[-1].losses == losses
+    assert all(torch.equal(a, b) for a, b in zip(weights(stages), expected, strict=True))
+
+
+@pytest.mark.parametrize("edge_ticks", [1, [3, 2]])
+def test_consecutive_phases_equal_one_phase(edge_ticks: int | list[int]) -> None:
     """Between two phases nothing is in flight, and packets that have arrived are kept."""
-    stages = stages_of(3, "classify", 1)
+    stages = stages_of(3, "classify", 1, edge_ticks)
     workers = Workers(stages)
     for first, last in pairwise([0, 1, 2, 4, 5, 17, TICKS]):
         workers.run(first, last)
     assert not workers.errors, workers.errors
-    assert workers.reports[-1].losses == reference(3, "classify", 1)[0]
+    assert workers.reports[-1].losses == reference(3, "classify", 1, edge_ticks)[0]
 
 
 def test_the_adversarial_edge_detects_early_buffer_use() -> None:

@@ -56,7 +56,9 @@ class Stages:
 
 
 def recorder_of(folder: Path, stages: Stages, work: WorkClock) -> TraceRecorder:
-    config = SimpleNamespace(stages=STAGES, algorithm="sideways", network=SimpleNamespace(deadline=1.0))
+    edges = {"edge_ticks": (), "ticks_to_top": STAGES - 1}
+    network = SimpleNamespace(deadline=1.0)
+    config = SimpleNamespace(stages=STAGES, algorithm="sideways", network=network, **edges)
     return TraceRecorder(folder, cast(Any, config), cast(Any, stages), work)
 
 

@@ -235,6 +235,6 @@ def test_the_data_settings_select_the_kind_of_stream(tmp_path: Path) -> None:
     data = {"sources": ["gone.mp4"], "slots": 1, "size": 16, "val": str(tmp_path)}
     config = parse({"task": "autoencode", "ticks": 1, "stages": 1, "data": data}, "test")
     datasets = Datasets(config, lambda text: None, lambda: None)
-    for stream, kind in ((datasets.open_training(None), Live), (datasets.open_evaluation(), Slots)):
+    for stream, kind in ((datasets.open_training(None, config), Live), (datasets.open_evaluation(), Slots)):
         stream.close()
         assert isinstance(stream, kind)
