@@ -6,3 +6,5 @@ key (what determines a clip's frames) → entry (how frames are stored) → fold
 Only clips that decode to their end without any damage are kept. The others are decoded whenever they are played, so
 that they are counted and reported as without a cache.
 """
+
+KEPT = 64  # entries that stay mapped in a process, so that their pages need not be mapped again

@@ -31,9 +31,9 @@ class RecordedPictures:
 
     def __init__(self, source: PictureSource, damage: Damage, clip: Clip, cache: FrameCache) -> None:
         """`damage`: that of `source`."""
-        self._source, self._damage, self._clip, self._cache = source, damage, clip, cache
+        self._source, self._damage, self._cache, self._frames = source, damage, cache, clip.frames
+        self._key = cache.key_to_keep(clip)  # before the file is opened, as it may be replaced at any time
         self._recording: Recording | None = None
-        self._begun = False
 
     @property
     def failure(self) -> str:
@@ -46,9 +46,9 @@ class RecordedPictures:
         if not len(pictures):
             self.end(whole=not self.failure and not self._damage.count)
             return pictures
-        if not self._begun:
-            self._begun = True
-            self._recording = self._cache.begin(self._clip, sum(channel.nbytes for channel in pictures[0]))
+        if self._key is not None:
+            key, self._key = self._key, None
+            self._recording = self._cache.begin(key, self._frames * sum(channel.nbytes for channel in pictures[0]))
         if self._recording is not None:
             self._recording.write(pictures)
         return pictures

@@ -16,13 +16,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64, xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_digest
 
 from coordinator.video.decoding.pictures import Pictures
 
 PAGE = mmap.PAGESIZE
 _FIELDS = struct.Struct("<8s32s4QQ")  # magic, key, shape, checksum of the frames
 _MAGIC, _SUM_BYTES = b"SWFRAMES", 8
+_READ = 1 << 24  # bytes of frames verified at a time
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14: map many pages at once instead of faulting them in
 
 Shape = tuple[int, int, int, int]
@@ -34,6 +35,11 @@ class Header(NamedTuple):
     key: bytes
     shape: Shape
     checksum: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the frames."""
+        return prod(self.shape)
 
     def packed(self) -> bytes:
         """As one page."""
@@ -59,15 +65,20 @@ class StoredFrames:
     """
 
     def __init__(self, file: int, base: int, header: Header) -> None:
-        """Map the entry at offset `base`. Raises OSError or ValueError if the file is too short or not mappable."""
-        self._map = mmap.mmap(file, prod(header.shape), prot=mmap.PROT_READ, offset=base + PAGE)
+        """Map the entry at offset `base`. Raises OSError."""
+        self._map = mmap.mmap(file, header.size, prot=mmap.PROT_READ, offset=base + PAGE)
         self.frames: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(header.shape)
         self._checksum = header.checksum
 
-    def is_intact(self) -> bool:
-        """Whether the frames have their checksum. Reads all of them."""
-        self.load(0, len(self.frames))
-        return xxh3_64_intdigest(memoryview(self._map)) == self._checksum
+    def is_intact(self, alive: Callable[[], None]) -> bool:
+        """Whether the frames have their checksum. Reads all of them, and calls `alive` from time to time."""
+        checksum, step = xxh3_64(), max(1, _READ // self.frames[0].nbytes)
+        for first in range(0, len(self.frames), step):
+            last = min(first + step, len(self.frames))
+            self.load(first, last)
+            checksum.update(self.frames[first:last].data)
+            alive()
+        return checksum.intdigest() == self._checksum
 
     def load(self, first: int, last: int) -> None:
         """Map the pages of frames `first` to `last` - 1, which is faster than a page fault for every few of them."""

@@ -1,14 +1,15 @@
 """Entries as files of a folder, which runs may share, one after the other or at the same time.
 
     ab/abcd….frames      an entry, by its key; renamed to this name once it is whole
-    drafts/              entries that are being written, each locked by the process that writes it
+    drafts/….draft       entries that are being written, each locked by the process that writes it
 
 The folder is bounded: the entries not used for longest are removed first. What was used since this run began remains,
 as the run will play it again; if nothing else is left, the rest of the clips is not kept. Each process learns how full
-the folder is by listing it, and then uses up to a sixteenth of the room before it lists it again. So up to 16 processes
-together keep the bound.
+the folder is by listing it, and then uses up to a sixteenth of the room, or one entry, before it lists it again. What
+several processes take between two listings may exceed the bound by as much for each process but one.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -19,28 +20,23 @@ from typing import NamedTuple
 
 from coordinator.video.cache.entry import PAGE, Draft, NoRoom, StoredFrames, read_header
 
-_DRAFTS, _SUFFIX = "drafts", ".frames"
-_SHARE = 16  # processes that may fill the folder at the same time
+_DRAFTS, _DRAFT, _SUFFIX = "drafts", ".draft", ".frames"
+_SHARE = 16  # fraction of the room that is used between two listings, and of the limit that is freed at a time
+_ATTEMPTS = 20  # to create a draft
 
 
 class FolderStore:
     """A `Store` in a folder."""
 
     def __init__(self, folder: Path, limit: int, begun: float) -> None:
-        """Create the folder, and remove what killed processes left unfinished.
+        """Use a folder that has been prepared.
 
         Args:
             limit: bytes that the entries may take up.
             begun: when the run began, in seconds since the epoch.
-
-        Raises:
-            OSError: the folder cannot be created.
         """
         self._folder, self._limit, self._begun = folder, limit, begun
         self._room = 0  # bytes that may be written before the folder is listed again
-        self._full = False
-        (folder / _DRAFTS).mkdir(parents=True, exist_ok=True)
-        remove_stale_drafts(folder)
 
     def load(self, key: bytes) -> StoredFrames | None:
         """The key's entry, if there is one. Removes it if it is not whole."""
@@ -50,14 +46,10 @@ class FolderStore:
             return None
         try:
             header = read_header(file, 0)
-            if header and header.key == key:
-                found = StoredFrames(file, 0, header)
-                if os.fstat(file).st_size == PAGE + found.frames.nbytes:
-                    with suppress(OSError):  # it may belong to another user
-                        os.utime(file)
-                    return found
-        except ValueError:  # shorter than its header says
-            pass
+            if header and header.key == key and os.fstat(file).st_size == PAGE + header.size > PAGE:
+                with suppress(OSError):  # it may belong to another user
+                    os.utime(file)
+                return StoredFrames(file, 0, header)
         finally:
             os.close(file)
         self.reject(key)
@@ -82,9 +74,8 @@ class FolderStore:
     def _reserve(self, size: int) -> bool:
         """Whether `size` more bytes may be written. Removes old entries if necessary."""
         size += PAGE
-        if size > self._room and not self._full:
-            room = self._make_room(size)
-            self._full = room < size
+        if size > self._room:
+            room = self._make_room(max(size, self._limit // _SHARE))
             self._room = min(room, max(size, room // _SHARE))
         if size > self._room:
             return False
@@ -94,7 +85,7 @@ class FolderStore:
     def _make_room(self, size: int) -> int:
         """Remove the entries not used for longest, until `size` bytes are free. Returns how many are."""
         entries = sorted(_entries(self._folder))
-        drafts = sum(state.st_size for _, state in _files(self._folder / _DRAFTS))
+        drafts = sum(state.st_size for _, state in _drafts(self._folder))
         room = self._limit - drafts - sum(entry.size for entry in entries)
         for entry in entries:
             if room >= size or entry.used >= self._begun:
@@ -106,11 +97,14 @@ class FolderStore:
 
 class _FolderDraft(Draft):
     def __init__(self, folder: Path, path: Path, key: bytes, size: int, reserve: Callable[[int], bool]) -> None:
-        self._path, self._name = path, folder / secrets.token_hex(16)
-        file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        os.ftruncate(file, PAGE + size)  # so that others see how large it will be
+        self._path = path
+        self._name, file = _locked(folder)
         super().__init__(key, file, 0, size, reserve)
+        try:
+            os.ftruncate(file, PAGE + size)  # so that others see how large it will be
+        except OSError:
+            self.discard()
+            raise
 
     def commit(self) -> None:
         """Rename it to the entry's name."""
@@ -124,8 +118,23 @@ class _FolderDraft(Draft):
 
     def discard(self) -> None:
         """Remove it."""
-        self._name.unlink(missing_ok=True)
-        os.close(self._file)
+        try:
+            self._name.unlink(missing_ok=True)
+        finally:
+            os.close(self._file)
+
+
+def _locked(folder: Path) -> tuple[Path, int]:
+    """A new file's path and descriptor, locked. Raises OSError."""
+    for _ in range(_ATTEMPTS):
+        name = folder / (secrets.token_hex(16) + _DRAFT)
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file).st_nlink:
+                return name, file
+        os.close(file)  # before it was locked, another process took it for a stale one
+    raise OSError(errno.EAGAIN, f"files in {folder} cannot be locked")
 
 
 class _Entry(NamedTuple):
@@ -134,19 +143,29 @@ class _Entry(NamedTuple):
     path: Path
 
 
+def prepare(folder: Path) -> None:
+    """Create the folder, and remove what killed processes left unfinished. Raises OSError."""
+    (folder / _DRAFTS).mkdir(parents=True, exist_ok=True)
+    remove_stale_drafts(folder)
+
+
 def remove_stale_drafts(folder: Path) -> None:
-    """Remove drafts whose process has ended. Raises OSError."""
-    for path, _ in _files(folder / _DRAFTS):
-        with suppress(OSError), path.open("rb") as file:
+    """Remove drafts whose process has ended, and no file of the user's. Raises OSError."""
+    for path, _ in _drafts(folder):
+        with suppress(OSError), path.open("r+b") as file:  # to lock it, NFS wants it writable
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is being written
             path.unlink(missing_ok=True)
 
 
+def _drafts(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    return (found for found in _files(folder / _DRAFTS) if found[0].suffix == _DRAFT)
+
+
 def _entries(folder: Path) -> Iterator[_Entry]:
     for part in os.scandir(folder):
-        if part.name != _DRAFTS and part.is_dir():
+        if len(part.name) == 2 and part.is_dir():
             for path, state in _files(Path(part.path)):
-                if path.suffix == _SUFFIX:
+                if path.suffix == _SUFFIX and path.name.startswith(part.name):
                     yield _Entry(state.st_mtime, state.st_size, path)
 
 

@@ -4,21 +4,27 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from common.config.settings import Data
+from coordinator.video.cache import KEPT
 from coordinator.video.cache.entry import Draft, NoRoom, Store, StoredFrames
 from coordinator.video.cache.key import key_of
 from coordinator.video.decoding.media_info import reason
 from coordinator.video.decoding.pictures import Pictures
 from coordinator.video.files.clips import Clip
 
-KEPT = 64  # entries that stay mapped, so that their pages need not be mapped again
-
 
 class FrameCache:
     """Finds entries, each verified the first time, and begins new ones. Raises nothing."""
 
-    def __init__(self, store: Store, data: Data, notify: Callable[[str], None]) -> None:
-        """`notify` is called with a message for the user when the cache is full or cannot be used."""
-        self._store, self._data, self._notify = store, data, notify
+    def __init__(
+        self, store: Store, data: Data, notify: Callable[[str], None], alive: Callable[[], None] = lambda: None
+    ) -> None:
+        """Find and begin entries of a store.
+
+        Args:
+            notify: called with a message for the user when the cache is full or cannot be used.
+            alive: called from time to time while an entry is verified.
+        """
+        self._store, self._data, self._notify, self._alive = store, data, notify, alive
         self._reads = self._writes = True
         self._mapped: OrderedDict[bytes, StoredFrames] = OrderedDict()
         self._verified: set[bytes] = set()
@@ -37,17 +43,15 @@ class FrameCache:
                 self._mapped.popitem(last=False)
         return found
 
-    def keeps(self, clip: Clip) -> bool:
-        """Whether the clip's frames may be kept, as far as is known."""
-        return self._key_to_write(clip) is not None
+    def key_to_keep(self, clip: Clip) -> bytes | None:
+        """The key to keep the clip's frames by; None if they cannot be kept, or are being written already."""
+        key = key_of(clip, self._data) if self._writes else None
+        return None if key in self._refused or key in self._recorded else key
 
-    def begin(self, clip: Clip, frame_bytes: int) -> "Recording | None":
-        """Begin to keep a clip's frames; None if they cannot be kept, or are being written already."""
-        key = self._key_to_write(clip)
-        if key is None:
-            return None
+    def begin(self, key: bytes, size: int) -> "Recording | None":
+        """Begin to keep a clip's frames, about `size` bytes; None if they cannot be kept."""
         try:
-            draft = self._store.begin(key, clip.frames * frame_bytes)
+            draft = self._store.begin(key, size)
         except (OSError, NoRoom) as error:
             self.stop_writing(error)
             return None
@@ -76,17 +80,13 @@ class FrameCache:
         else:
             self._notify(f"no more decoded frames are kept in data.cache ({self._data.cache}): {reason(error)}")
 
-    def _key_to_write(self, clip: Clip) -> bytes | None:
-        key = key_of(clip, self._data) if self._writes else None
-        return None if key in self._refused or key in self._recorded else key
-
     def _loaded(self, key: bytes) -> StoredFrames | None:
         """The entry, mapped anew. A broken one is removed."""
         try:
             found = self._store.load(key)
             if found is None or key in self._verified:
                 return found
-            if found.is_intact():
+            if found.is_intact(self._alive):
                 self._verified.add(key)
                 return found
             self._store.reject(key)

@@ -15,17 +15,15 @@ import av
 
 from common.config.settings import Data
 from common.errors import DataError
-from coordinator.video.decoding.reader import frame_files
+from coordinator.video.decoding import reader
 from coordinator.video.files.clips import Clip
-
-_FORMAT = 1  # of keys and entries; raise it whenever decoding or resizing gives other frames than before
 
 
 def key_of(clip: Clip, data: Data) -> bytes | None:
     """32 bytes; None if the file cannot be found."""
     try:
         settings = [data.stride, data.fps, data.short_side, data.channels]
-        parts = [_FORMAT, str(clip.path.absolute()), clip.pictures, _state(clip, data), settings, _decoder()]
+        parts = [str(clip.path.absolute()), clip.pictures, _state(clip, data), settings, _decoder()]
     except (OSError, DataError):
         return None
     return hashlib.sha256(json.dumps(parts).encode()).digest()
@@ -42,15 +40,21 @@ def _state(clip: Clip, data: Data) -> object:
 @cache
 def _pictures(folder: Path, pattern: str, listed: int, changed: int) -> str:
     """A digest of the pictures' states, once per process and change of the folder: there may be thousands."""
-    states = [(file.name, os.stat(file)) for file in frame_files(folder, pattern, listed)]
+    states = [(file.name, os.stat(file)) for file in reader.frame_files(folder, pattern, listed)]
     text = json.dumps([[name, state.st_size, state.st_mtime_ns] for name, state in states])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
 def _decoder() -> list[object]:
-    """Versions of the libraries that decode and resize, and the processor's features."""
-    return [av.__version__, sorted(av.library_versions.items()), platform.machine(), _features()]
+    """Versions of our code and of the libraries that decode and resize, and the processor's features."""
+    return [_code(), av.__version__, sorted(av.library_versions.items()), platform.machine(), _features()]
+
+
+def _code() -> str:
+    """A digest of our decoding: a version number would have to be raised by hand, and be forgotten once."""
+    sources = sorted(Path(reader.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _features() -> str:

@@ -9,7 +9,7 @@ from common.config.settings import MEMORY, Data
 from common.errors import ConfigError
 from common.shared_memory.memfd import memory_file
 from coordinator.video.cache.entry import Store
-from coordinator.video.cache.folder_store import FolderStore, remove_stale_drafts
+from coordinator.video.cache.folder_store import FolderStore, prepare, remove_stale_drafts
 from coordinator.video.cache.memory_store import MemoryStore
 from coordinator.video.decoding.media_info import reason
 
@@ -31,7 +31,7 @@ class CachePlace:
     begun: float
 
     def open(self) -> Store:
-        """The store there. Raises OSError."""
+        """The store there."""
         if self.folder is None:
             return MemoryStore(self.file, self.limit)
         return FolderStore(self.folder, self.limit, self.begun)
@@ -64,11 +64,11 @@ def place_of(data: Data) -> CachePlace | None:
     folder = None if in_memory else Path(data.cache).absolute()
     try:
         file = memory_file("sideways-cache", 0) if in_memory else -1
-        place = CachePlace(folder, file, data.cache_size, time.time())
-        place.open()
+        if folder is not None:
+            prepare(folder)
     except OSError as error:
         raise ConfigError(
             f"data.cache: decoded frames cannot be kept in {data.cache}: {reason(error)}. Name a folder that you may "
             f'write to, or "{MEMORY}", or leave data.cache out'
         ) from error
-    return place
+    return CachePlace(folder, file, data.cache_size, time.time())

@@ -86,12 +86,12 @@ class ClipPlayer:
         Args:
             report_error: called with the kind and the reason of each playback error: see `PlaybackErrors.add`.
             decode_lock: held while anything is decoded; None for no lock.
-            alive: called from time to time while many frames are skipped.
+            alive: called from time to time while many frames are skipped, or read from the cache.
             notify: called with what the user should know about the cache.
         """
         self._job, self._data, self._report_error = job, job.data, report_error
         self._decode_lock, self._alive = decode_lock or nullcontext(), alive
-        self._cache = None if job.cache is None else FrameCache(job.cache.open(), job.data, notify)
+        self._cache = None if job.cache is None else FrameCache(job.cache.open(), job.data, notify, alive)
         self._order = job.order()
         self._undecodable = set(job.undecodable)
         self._files = len({clip.path for clip in job.clips})
@@ -164,7 +164,7 @@ class ClipPlayer:
         stored = self._cache.find(clip)
         if stored is None and skip == 0 and limit is None:
             return RecordedPictures(self._decoded(clip, 0, None, damage), damage, clip, self._cache)
-        if stored is None and clip.frames * self._data.stride <= _SHORT and self._cache.keeps(clip):
+        if stored is None and clip.frames * self._data.stride <= _SHORT and self._cache.key_to_keep(clip):
             stored = self._recorded(clip, self._cache)
         return self._decoded(clip, skip, limit, damage) if stored is None else CachedPictures(stored, skip, limit)
 
@@ -172,8 +172,8 @@ class ClipPlayer:
         """Decode a short clip from its beginning to its end, and keep it. None if it cannot be kept."""
         damage, taken = Damage(), 0
         source = RecordedPictures(self._decoded(clip, 0, None, damage), damage, clip, cache)
-        while taken <= _SHORT and (count := len(source.take(_CHUNK))):
-            taken += count
+        while taken <= _SHORT and (more := len(source.take(_CHUNK))):
+            taken += more
             self._alive()
         source.end(whole=False)  # if it is longer than its container says
         return cache.find(clip)

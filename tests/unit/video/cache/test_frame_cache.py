@@ -2,9 +2,12 @@
 
 import errno
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ import pytest
 from common.config.settings import Data
 from common.errors import ConfigError
 from coordinator.video.cache.entry import PAGE, Draft
+from coordinator.video.cache.folder_store import remove_stale_drafts
+from coordinator.video.cache.frame_cache import FrameCache
 from coordinator.video.cache.key import key_of
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
@@ -187,10 +192,107 @@ def test_a_full_cache_keeps_what_fits_and_says_so_once(tmp_path: Path, kind: str
     assert [event for event in events if event[0] != "notice"] == play(Job(clips, data, 0, True), 24)
     if kind == "memory":
         assert 600_000 < os.fstat(cache.file).st_blocks * 512 <= 1 << 20
+        cache.close()
     else:
         sizes = [path.stat().st_size for path in (tmp_path / "cache").rglob("*.frames")]
         assert 600_000 < sum(sizes) <= 1 << 20
         assert not list((tmp_path / "cache/drafts").iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clips_that_begin_at_the_same_time_are_kept_as_far_as_all_of_them_fit(tmp_path: Path, kind: str) -> None:
+    """Else they fill the cache together, and none of them is kept."""
+    clips = [Clip(write_clip(tmp_path / f"{n}.mp4", 1, (64, 64), seed=n), 0, 24) for n in range(9)]
+    data, found = data_of(size=64), place(kind, tmp_path, "1 MiB")
+    notices: list[str] = []
+    cache = FrameCache(found.open(), data, notices.append)
+    keys = [key_of(clip, data) or b"" for clip in clips]
+    recordings = [recording for key in keys if (recording := cache.begin(key, 24 * 3 * 64 * 64))]  # 288 KiB each
+    for _ in range(24):
+        for recording in recordings:
+            recording.write(np.zeros((1, 3, 64, 64), np.uint8))
+    for recording in recordings:
+        recording.end(whole=True)
+    assert len(recordings) == len([clip for clip in clips if cache.find(clip)]) == 3
+    assert len(notices) == 1
+    found.close()
+
+
+def test_drafts_are_not_taken_for_stale_ones(tmp_path: Path) -> None:
+    """By another run that starts or ends at that moment."""
+    store, ended = place("folder", tmp_path).open(), Event()
+
+    def clean() -> None:
+        while not ended.is_set():
+            remove_stale_drafts(tmp_path / "cache")
+
+    with ThreadPoolExecutor(1) as pool:
+        cleaning = pool.submit(clean)
+        for number in range(300):
+            draft = store.begin(number.to_bytes(32), 300)
+            assert draft is not None
+            draft.write(np.zeros((1, 3, 10, 10), np.uint8))
+            draft.commit()
+        ended.set()
+        cleaning.result(10)
+    assert len(list((tmp_path / "cache").glob("??/*.frames"))) == 300
+
+
+def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    own = [tmp_path / "cache" / name for name in ("drafts/letter.txt", "video/clip.frames", "ab/clip.frames")]
+    for path in own:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(1 << 20))
+        os.utime(path, (1, 1))
+    stale = tmp_path / "cache/drafts/x.draft"
+    stale.write_text("")
+    found = place("folder", tmp_path, "1 MiB")
+    found.open().begin(bytes(32), 900)
+    found.tidy()
+    assert [path for path in own if not path.exists()] == []
+    assert not stale.exists()
+
+
+def test_verifying_a_large_entry_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = place("folder", tmp_path).open()
+    draft = store.begin(bytes(32), 900)
+    assert draft is not None
+    draft.write(np.arange(900, dtype=np.uint8).reshape(3, 3, 10, 10))
+    draft.commit()
+    monkeypatch.setattr("coordinator.video.cache.entry._READ", 1)
+    calls: list[None] = []
+    stored = store.load(bytes(32))
+    assert stored is not None
+    assert stored.is_intact(lambda: calls.append(None))
+    assert len(calls) == 3
+
+
+def test_a_file_that_is_replaced_while_it_is_decoded_is_not_kept_under_the_new_ones_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(tmp_path / "x.mp4", 12, seed=1)
+    job = Job([Clip(path, 0, 12)], data_of(), 0, False, cache=place("folder", tmp_path))
+    original = reader.decode
+
+    def replace_after_opening(path: Path, *args: Any, **options: Any) -> Any:
+        frames = original(path, *args, **options)
+        yield next(frames)
+        write_clip(tmp_path / "new.mp4", 12, seed=2).replace(path)
+        yield from frames
+
+    monkeypatch.setattr("coordinator.video.decoder_pool.clip_player.decode", replace_after_opening)
+    play(job, 9)
+    monkeypatch.undo()
+    assert play(job, 9) == play(Job(job.clips, job.data, 0, False), 9)
+
+
+def test_a_folder_that_vanishes_during_the_run_is_a_warning(clips: list[Clip], tmp_path: Path) -> None:
+    cache = place("folder", tmp_path)
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("")
+    events = play(Job(clips[:3], data_of(), 5, True, cache=cache), 9)
+    assert len([event for event in events if event[0] == "notice"]) == 1
+    assert [event for event in events if event[0] != "notice"] == play(Job(clips[:3], data_of(), 5, True), 9)
 
 
 def test_entries_not_used_for_longest_make_room_for_those_of_a_new_run(tmp_path: Path) -> None:
@@ -213,9 +315,10 @@ def test_a_full_disk_switches_the_cache_off_with_one_notice(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Draft, "write", fail)
-    events = play(Job(clips, data_of(), 5, True, cache=place("folder", tmp_path)), 30)
+    folder = tmp_path / "cache"
+    events = play(Job(clips, data_of(cache=str(folder)), 5, True, cache=place("folder", tmp_path)), 30)
     assert [event[1] for event in events if event[0] == "notice"] == [
-        "no more decoded frames are kept in data.cache (None): No space left on device"
+        f"no more decoded frames are kept in data.cache ({folder}): No space left on device"
     ]
     assert [event for event in events if event[0] != "notice"] == play(Job(clips, data_of(), 5, True), 30)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
