@@ -1,6 +1,6 @@
 """Compare the frames per second from video files into a stage with those of decoding alone.
 
-    python benchmarks/stream.py [--json] [--threads 1] [--data FOLDER]
+    python benchmarks/stream.py [--json] [--threads 1] [--data FOLDER] [--cache [folder]]
 
 All contenders decode every frame of the same files, at most --threads files at a time (FFmpeg itself uses one thread
 per file). The product does more than decode, and does that in parallel: two processes per thread take turns, one
@@ -21,14 +21,21 @@ loader    only with --loader, and compared with the product: a torch.utils.data.
           other, as a DataLoader would read ahead while the other is measured, in rounds too long for reading ahead to
           matter.
 
+cached    only with --cache: the product with data.cache, in memory or with `--cache folder` in a folder. "first" is its
+          first epoch, with an empty cache, once the first chunk of each slot has been played; "without" is the same
+          with no cache; "cached" is a round of later epochs. The last line of --json is
+          {"NAME": {"first": ratio to bare, "cached": ratio to bare}, …}.
+
 Rounds of the first four alternate within the run; the figures are medians. A round of the product is a fixed number of
-ticks of one endless stream, so clips begin and end within it as in training.
+ticks of one endless stream, so clips begin and end within it as in training. With --cache rounds alternate too, each
+with streams and a cache of its own.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -63,12 +70,21 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, help="the product's data.size in pixels; default: the files' short side")
     parser.add_argument("--loader", action="store_true", help="compare the product with a DataLoader instead")
+    parser.add_argument(
+        "--cache", nargs="?", const="memory", choices=["memory", "folder"], help="measure data.cache instead"
+    )
     arguments = parser.parse_args()
     from common.processes.lifecycle import ALLOCATOR
 
     if not ALLOCATOR.keys() <= os.environ.keys():  # use the allocator of the coordinator and the stages
         os.execve(sys.executable, [sys.executable, *sys.argv], {**ALLOCATOR, **os.environ})  # noqa: S606
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.cache:
+            roots = arguments.data or _folders(Path(folder))
+            kept = {root.name: cached(root, Path(folder), arguments.cache, arguments.size) for root in roots}
+            if arguments.json:
+                print(json.dumps(kept))
+            return
         rows = []
         for root in arguments.data or _folders(Path(folder)):
             for threads in arguments.threads:
@@ -147,6 +163,47 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
         "rounds": ROUNDS,
         "ticks": ticks,
     }
+
+
+def cached(root: Path, folder: Path, kind: str, size: int | None = None) -> dict[str, float]:
+    """Ratios to bare decoding, one file at a time, of the product's first epoch with a cache and of later ones."""
+    clips, data, _ = _setting(root, 1, size)
+    frames, _ = decode([clip.path for clip in clips], 1)  # warms up the disk cache
+    rates: dict[str, list[float]] = {name: [] for name in ("bare", "without", "first", "cached")}
+    for number in range(ROUNDS):
+        frames, seconds = decode([clip.path for clip in clips], 1)
+        rates["bare"].append(frames / seconds)
+        first, _ = _epochs(clips, data, frames)
+        rates["without"].append(first)
+        kept = data.model_copy(update={"cache": "memory" if kind == "memory" else str(folder / f"cache{number}")})
+        first, later = _epochs(clips, kept, frames)
+        rates["first"].append(first)
+        rates["cached"].append(later)
+        shutil.rmtree(folder / f"cache{number}", ignore_errors=True)
+    medians = {name: median(values) for name, values in rates.items()}
+    shown = "  ".join(f"{name} {value:.0f} ({value / medians['bare']:.2f})" for name, value in medians.items())
+    print(f"{root.name:<17} frames/s and ratio to bare: {shown}", flush=True)
+    return {name: round(medians[name] / medians["bare"], 4) for name in ("first", "cached")}
+
+
+def _epochs(clips: list["Clip"], data: "Data", frames: int) -> tuple[float, float]:
+    """Frames per second of a new stream in its first epoch of `frames` frames, and, with a cache, in later ones."""
+    from coordinator.video.cache.place import place_of
+    from coordinator.video.decoder_pool.shared_ring import chunk_of
+    from coordinator.video.slots import Slots
+
+    place, epoch, begun = place_of(data), frames // SLOTS, chunk_of(data)
+    slots = Slots(clips, data, 0, train=True, cache=place)
+    with Product(slots, (SLOTS, data.channels, data.size, data.size)) as stream:
+        stream.play(begun)
+        first = SLOTS * (epoch - begun) / stream.play(epoch - begun)
+        later = 0.0
+        if place is not None:
+            stream.play(2 * epoch)
+            later = SLOTS * 4 * epoch / stream.play(4 * epoch)
+    if place is not None:
+        place.close()
+    return first, later
 
 
 def _setting(root: Path, threads: int, size: int | None) -> tuple[list["Clip"], "Data", "MediaInfo"]:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 Task = Literal["classify", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
@@ -17,6 +17,9 @@ class Section(BaseModel):
     """Base of all sections: immutable, and an unknown setting is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+MEMORY = "memory"  # data.cache: memory that the decoder processes share, rather than a folder
 
 
 class Data(Section):
@@ -68,6 +71,14 @@ class Data(Section):
     mean: float = Field(0.5, description="subtracted from pixel values, which are in 0 … 1")
     std: float = Field(0.25, gt=0, description="pixel values are divided by this after subtracting the mean")
     threads: int = Field(2, ge=1, le=64, description="files decoded at the same time, by up to twice as many processes")
+    cache: str | None = Field(
+        None,
+        min_length=1,
+        description='where decoded frames are kept for later epochs: "memory", or a folder that runs may share',
+    )
+    cache_size: ByteSize = Field(
+        ByteSize(4 << 30), ge=1 << 20, description='size limit of that memory or folder: bytes, or text such as "8 GiB"'
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Data":
@@ -84,6 +95,8 @@ class Data(Section):
             )
         if self.loop and not self.sources:
             raise ValueError('data.loop needs data.sources, such as sources = ["long.mp4"]')
+        if self.live and self.cache:
+            raise ValueError("data.cache is for files, which are played again: leave it out with live sources")
         if self.live and (self.stride > 1 or self.fps or self.window):
             raise ValueError("data.stride, data.fps and data.window are for files: leave them out with live sources")
         return self

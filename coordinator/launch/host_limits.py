@@ -7,6 +7,7 @@ from common.config.settings import Config
 from common.errors import SidewaysError
 from common.processes.addresses import LOOPBACK
 from common.processes.lifecycle import allow_many_files
+from coordinator.video.cache import KEPT
 
 _ALWAYS, _A_STAGE = 64, 16  # open files of the coordinator: about 60 measured with one stage, 6 per further stage
 
@@ -25,5 +26,9 @@ def check_host(config: Config) -> None:
 
 
 def open_files(config: Config) -> int:
-    """The maximum number of files that a process of the run opens. A decoder process may open one for each slot."""
-    return _ALWAYS + max(_A_STAGE * config.workers, config.data.slots)
+    """The maximum number of files that a process of the run opens.
+
+    A decoder process may open one for each slot, and with a cache another to write to, and those that stay mapped.
+    """
+    decoding = 2 * config.data.slots + KEPT if config.data.cache else config.data.slots
+    return _ALWAYS + max(_A_STAGE * config.workers, decoding)

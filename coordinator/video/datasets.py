@@ -8,6 +8,7 @@ from typing import Any
 
 from common.config.settings import Config
 from common.rule.schedule import schedule_of
+from coordinator.video.cache.place import place_of
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.live import Live
 from coordinator.video.slots import Slots
@@ -36,7 +37,7 @@ class Datasets:
             is_stopping: returns whether the run is about to end, so that it does not wait for live sources.
 
         Raises:
-            DataError, ConfigError: as `collect`.
+            DataError, ConfigError: as `collect` and `place_of`.
         """
         self._is_stopping = is_stopping
         self._config, self._warn, self._on_wait = config, warn, on_wait
@@ -45,6 +46,8 @@ class Datasets:
         self.val: Clips | None = collect(config.data, "val", labelled, self.train.classes) if config.data.val else None
         self.fingerprint = self._fingerprint()
         self._errors: list[PlaybackErrors] = []
+        self._warned: set[str] = set()
+        self._cache = place_of(config.data)
         for clips in self._both:
             for text in clips.warnings(_mismatch(config) if clips is self.train else 0):
                 warn(text)
@@ -66,18 +69,28 @@ class Datasets:
         if config.data.live:
             timeout *= _LIVE_SILENCE  # so that a silent source is reported before stage 0 times out
             return self._opened(Live(config.data, config.seed, timeout, self._on_wait, start, self._is_stopping))
-        clips, on_wait = self.train.clips, self._on_wait
-        return self._opened(Slots(clips, config.data, config.seed, True, _mismatch(config), timeout, on_wait, start))
+        return self._opened(self._slots(self.train, True, _mismatch(config), start))
 
     def open_evaluation(self) -> Stream:
         """Open a stream that plays every validation clip once."""
         assert self.val is not None
-        config, timeout = self._config, self._config.network.deadline
-        return self._opened(Slots(self.val.clips, config.data, config.seed, False, 0, timeout, self._on_wait))
+        return self._opened(self._slots(self.val, False, 0, None))
+
+    def _slots(self, clips: Clips, train: bool, mismatch: int, start: Places | None) -> Slots:
+        config = self._config
+        patience, on_wait = config.network.deadline, self._on_wait
+        return Slots(clips.clips, config.data, config.seed, train, mismatch, patience, on_wait, start, self._cache)
 
     def _opened(self, stream: Stream) -> Stream:
+        stream.errors.warn = self._warn_once
         self._errors.append(stream.errors)
         return stream
+
+    def _warn_once(self, text: str) -> None:
+        """Several processes may have the same to say."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
 
     @property
     def _both(self) -> list[Clips]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from common.config.settings import Data
 from common.errors import DataError
+from coordinator.video.cache.place import CachePlace
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.messages import Ended, Filled
 from coordinator.video.decoder_pool.pool import DecoderPool
@@ -39,6 +40,7 @@ class Slots:
         patience: float = 60.0,
         meanwhile: Callable[[], None] = lambda: None,
         start: Sequence[tuple[int, int]] | None = None,
+        cache: CachePlace | None = None,
     ) -> None:
         """Start the decoder processes.
 
@@ -48,6 +50,7 @@ class Slots:
             patience: seconds that `fill` waits for a decoder before it raises.
             meanwhile: called about every 0.2 s while `fill` waits; may raise.
             start: `places` of an earlier stream with the same arguments, to resume from.
+            cache: where decoded frames are kept, if anywhere; streams may share it. It changes no frame.
 
         Raises:
             DataError: the memory for decoded frames cannot be allocated.
@@ -55,7 +58,7 @@ class Slots:
         self.errors = PlaybackErrors()
         places = list(start or [(slot, 0) for slot in range(data.slots)])
         assert [entry % data.slots for entry, _ in places] == list(range(data.slots)), "places of other slots"
-        job = Job(clips, data, seed, train, mismatch)
+        job = Job(clips, data, seed, train, mismatch, cache=cache)
         self._pool = DecoderPool(job, places, self._on_message, self.errors, patience, meanwhile)
         self._ring = self._pool.ring
         self._pending: list[deque[Filled | Ended]] = [deque() for _ in places]

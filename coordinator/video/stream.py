@@ -1,6 +1,7 @@
 """The interface of all streams of frames, from files or from live sources."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +15,11 @@ _REASONS_KEPT = 20
 
 @dataclass
 class PlaybackErrors:
-    """Counts of playback errors, with the first 20 different reasons. Thread-safe."""
+    """Counts of playback errors, with the first 20 different reasons. Thread-safe.
+
+    Attributes:
+        warn: called with messages for the user that are due at once; each may come several times.
+    """
 
     skipped: int = 0
     broken: int = 0
@@ -23,6 +28,7 @@ class PlaybackErrors:
     dropped: int = 0
     reconnects: int = 0
     reasons: list[str] = field(default_factory=list)
+    warn: Callable[[str], None] = field(default=lambda text: None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, kind: str, reason: str = "", times: int = 1) -> None:

@@ -16,15 +16,23 @@ from numpy.typing import NDArray
 
 from common.config.settings import Data
 from common.errors import DataError
+from coordinator.video.cache.cached_pictures import CachedPictures, RecordedPictures
+from coordinator.video.cache.entry import StoredFrames
+from coordinator.video.cache.frame_cache import FrameCache
+from coordinator.video.cache.place import CachePlace
 from coordinator.video.decoding.augment import Augment, centre, draw
-from coordinator.video.decoding.clip_writer import ClipWriter, Frames
+from coordinator.video.decoding.clip_writer import ClipWriter
 from coordinator.video.decoding.packets import Damage
+from coordinator.video.decoding.pictures import DecodedPictures, Frames, PictureSource
 from coordinator.video.decoding.reader import decode, frame_files
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.play_order import LoopOrder, PlayOrder, ShuffledOrder
 
 ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
 Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, size, size]
+
+_SHORT = 512  # frames of a clip that is decoded whole when only a part of it is played, to keep it
+_CHUNK = 64  # frames decoded at a time for that
 
 
 @dataclass
@@ -35,6 +43,7 @@ class Job:
         train: whether clips are shuffled, augmented and endless; else each is played once.
         mismatch: that of the bottom stage, in frames; clips no longer than it are counted as short.
         undecodable: files of which no frame could be decoded; they are not tried again.
+        cache: where decoded frames are kept, if anywhere.
     """
 
     clips: list[Clip]
@@ -43,6 +52,7 @@ class Job:
     train: bool
     mismatch: int = 0
     undecodable: set[Path] = field(default_factory=set)
+    cache: CachePlace | None = None
 
     def order(self) -> PlayOrder:
         """The order in which the clips are played."""
@@ -69,16 +79,19 @@ class ClipPlayer:
         report_error: ReportError,
         decode_lock: AbstractContextManager[None] | None = None,
         alive: Callable[[], None] = lambda: None,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare to play.
 
         Args:
             report_error: called with the kind and the reason of each playback error: see `PlaybackErrors.add`.
             decode_lock: held while anything is decoded; None for no lock.
-            alive: called from time to time while many frames are skipped.
+            alive: called from time to time while many frames are skipped, or read from the cache.
+            notify: called with what the user should know about the cache.
         """
         self._job, self._data, self._report_error = job, job.data, report_error
         self._decode_lock, self._alive = decode_lock or nullcontext(), alive
+        self._cache = None if job.cache is None else FrameCache(job.cache.open(), job.data, notify, alive)
         self._order = job.order()
         self._undecodable = set(job.undecodable)
         self._files = len({clip.path for clip in job.clips})
@@ -113,18 +126,17 @@ class ClipPlayer:
         random = np.random.default_rng([self._job.seed, 1, number])
         first, length = self._span(number, clip, random)
         damage = Damage()
-        frames = self._read(clip, first + done, None if length is None else length - done, damage)
-        writer, played = ClipWriter(partial(self._augment, random=random), self._decode_lock), done
-        while written := writer.write(frames, room()):
+        source = self._source(clip, first + done, None if length is None else length - done, damage)
+        writer, played = ClipWriter(partial(self._augment, random=random), source), done
+        while written := writer.write(room()):
             yield Chunk(number, clip.label, played, written)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")
-        if not played:
-            writer.failure = writer.failure or f"{clip.path}: it has no frames from number {first} on"
-        if writer.failure:
-            self._report_error("broken" if played else "skipped", writer.failure)
-            self._reasons = [*self._reasons, writer.failure][:3]
+        failure = source.failure or ("" if played else f"{clip.path}: it has no frames from number {first} on")
+        if failure:
+            self._report_error("broken" if played else "skipped", failure)
+            self._reasons = [*self._reasons, failure][:3]
         if not played and self._is_undecodable(clip):
             self._undecodable.add(clip.path)
         elif 0 < played <= self._job.mismatch:
@@ -144,6 +156,30 @@ class ClipPlayer:
         if window is None or not self._order.endless:
             return first, None
         return int(random.integers(0, max(0, clip.frames - window) + 1)), window
+
+    def _source(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> PictureSource:
+        """The clip's pictures without the first `skip`, at most `limit`: kept ones, or decoded and maybe kept now."""
+        if self._cache is None:
+            return self._decoded(clip, skip, limit, damage)
+        stored = self._cache.find(clip)
+        if stored is None and skip == 0 and limit is None:
+            return RecordedPictures(self._decoded(clip, 0, None, damage), damage, clip, self._cache)
+        if stored is None and clip.frames * self._data.stride <= _SHORT and self._cache.key_to_keep(clip):
+            stored = self._recorded(clip, self._cache)
+        return self._decoded(clip, skip, limit, damage) if stored is None else CachedPictures(stored, skip, limit)
+
+    def _recorded(self, clip: Clip, cache: FrameCache) -> StoredFrames | None:
+        """Decode a short clip from its beginning to its end, and keep it. None if it cannot be kept."""
+        damage, taken = Damage(), 0
+        source = RecordedPictures(self._decoded(clip, 0, None, damage), damage, clip, cache)
+        while taken <= _SHORT and (more := len(source.take(_CHUNK))):
+            taken += more
+            self._alive()
+        source.end(whole=False)  # if it is longer than its container says
+        return cache.find(clip)
+
+    def _decoded(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> DecodedPictures:
+        return DecodedPictures(self._read(clip, skip, limit, damage), self._decode_lock)
 
     def _read(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> Frames:
         data = self._data

@@ -40,5 +40,11 @@ class Heartbeat(NamedTuple):
     """Heartbeat: the process is skipping many frames and is not stuck."""
 
 
-Message = Filled | Ended | ClipError | FileStarted | Heartbeat
+class Notice(NamedTuple):
+    """A message for the user."""
+
+    text: str
+
+
+Message = Filled | Ended | ClipError | FileStarted | Heartbeat | Notice
 Grant = tuple[int, int]  # a slot, and the half of it that may be overwritten

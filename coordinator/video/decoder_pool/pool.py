@@ -22,7 +22,16 @@ from common.errors import DataError
 from common.processes.lifecycle import ALLOCATOR
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock, sharing
-from coordinator.video.decoder_pool.messages import ClipError, Ended, FileStarted, Filled, Grant, Heartbeat, Message
+from coordinator.video.decoder_pool.messages import (
+    ClipError,
+    Ended,
+    FileStarted,
+    Filled,
+    Grant,
+    Heartbeat,
+    Message,
+    Notice,
+)
 from coordinator.video.decoder_pool.shared_ring import HALVES, SharedRing
 from coordinator.video.stream import Places, PlaybackErrors
 
@@ -130,6 +139,9 @@ class DecoderPool:
         """Kill the processes, which hold no state worth saving, and close the ring."""
         for worker in self._workers:
             worker.end()
+        if self._job.cache is not None:
+            with suppress(OSError):
+                self._job.cache.tidy()
         self.ring.close()
 
     def _handle(self, worker: "_Worker", message: Message) -> None:
@@ -139,6 +151,8 @@ class DecoderPool:
             self._files[message.slot] = message.path
         elif isinstance(message, ClipError):
             self._errors.add(message.kind, message.reason)
+        elif isinstance(message, Notice):
+            self._errors.warn(message.text)
         elif not isinstance(message, Heartbeat):
             slot, _ = worker.granted.popleft()
             assert slot == message.slot, "a process fills halves in the order in which they were granted"
@@ -221,8 +235,9 @@ class _Worker:
         """Start the process at its slots' places, and send it all outstanding grants again."""
         self.has_reported, self.last_message_time = False, time.monotonic()
         self.connection, theirs = Pipe()
-        passed = theirs.fileno(), ring.file
-        command = [sys.executable, "-P", "-m", "coordinator.video.decoder_pool.worker", *map(str, passed)]
+        files = theirs.fileno(), ring.file
+        command = [sys.executable, "-P", "-m", "coordinator.video.decoder_pool.worker", *map(str, files)]
+        passed = files + (job.cache.inherited if job.cache else ())
         environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
         theirs.close()

@@ -22,7 +22,16 @@ from typing import NoReturn
 from common.errors import DataError
 from coordinator.video.decoder_pool.clip_player import Chunk, ClipPlayer, Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
-from coordinator.video.decoder_pool.messages import ClipError, Ended, FileStarted, Filled, Grant, Heartbeat, Message
+from coordinator.video.decoder_pool.messages import (
+    ClipError,
+    Ended,
+    FileStarted,
+    Filled,
+    Grant,
+    Heartbeat,
+    Message,
+    Notice,
+)
 from coordinator.video.decoder_pool.shared_ring import SharedRing
 from coordinator.video.stream import Places
 
@@ -41,7 +50,11 @@ class DecoderWorker:
         """
         self._connection, self._ring = connection, ring
         player = ClipPlayer(
-            job, lambda kind, reason: self._send(ClipError(kind, reason)), decode_lock, lambda: self._send(Heartbeat())
+            job,
+            lambda kind, reason: self._send(ClipError(kind, reason)),
+            decode_lock,
+            lambda: self._send(Heartbeat()),
+            lambda text: self._send(Notice(text)),
         )
         self._room = ring.room(0, 0)
         self._chunks: dict[int, Iterator[Chunk]] = {

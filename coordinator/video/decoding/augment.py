@@ -66,18 +66,19 @@ class Augment:
         pixels = cut if self.plain else self._computed(cut)
         return pixels[..., ::-1] if self.mirrored else pixels
 
-    def write(self, pictures: Sequence[Picture], out: NDArray[np.uint8]) -> None:
+    def write(self, pictures: Sequence[Picture] | NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         """Augment n pictures into the first n rows of `out`, uint8 [≥ n, channels, size, size]."""
         if not self.plain:
             out[: len(pictures)] = self.view(np.array(pictures))
             return
-        rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+        crop = ..., slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+        copy = _mirror if self.mirrored else _copy
+        if isinstance(pictures, np.ndarray):
+            copy(pictures[crop], out[: len(pictures)])
+            return
         for picture, place in zip(pictures, out, strict=False):
             for channel, pixels in zip(picture, place, strict=True):
-                if self.mirrored:
-                    _mirror(channel[rows, columns], pixels)
-                else:
-                    pixels[:] = channel[rows, columns]
+                copy(channel[crop], pixels)
 
     def _computed(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         import torch
@@ -98,13 +99,17 @@ class Augment:
         return frames.numpy()
 
 
+def _copy(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    out[:] = pixels
+
+
 def _mirror(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
     """Copy rows in reverse, up to 8 pixels at once: as words in reverse order with their bytes swapped."""
-    word = math.gcd(pixels.shape[1], 8)
-    if pixels.strides[1] != 1:  # rotated by a quarter turn: rows are not contiguous
+    word = math.gcd(pixels.shape[-1], 8)
+    if pixels.strides[-1] != 1:  # rotated by a quarter turn: rows are not contiguous
         word = 1
     backward, forward = _WORDS[word]
-    out.view(backward)[:] = pixels.view(forward)[:, ::-1]
+    out.view(backward)[:] = pixels.view(forward)[..., ::-1]
 
 
 def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augment:

@@ -33,5 +33,5 @@ def test_large_frames_are_converted_a_few_at_a_time(videos: Path, monkeypatch: p
 
     expected = played()
     assert [chunk.frames for chunk, _ in expected] == [16, 16, 8] * 2
-    monkeypatch.setattr("coordinator.video.decoding.clip_writer._HELD", held)
+    monkeypatch.setattr("coordinator.video.decoding.pictures._HELD", held)
     assert played() == expected

@@ -1,0 +1,65 @@
+"""The key of a clip's decoded frames: a digest of everything that determines them.
+
+Files are told apart by path, size and time of modification, as by rsync and make. FFmpeg's conversion gives other
+pixels on other processors, so the key includes the processor's features: a folder may be shared by several machines.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from functools import cache, lru_cache
+from pathlib import Path
+
+import av
+
+from common.config.settings import Data
+from common.errors import DataError
+from coordinator.video.decoding import reader
+from coordinator.video.files.clips import Clip
+
+
+def key_of(clip: Clip, data: Data) -> bytes | None:
+    """32 bytes; None if the file cannot be found."""
+    try:
+        settings = [data.stride, data.fps, data.short_side, data.channels]
+        parts = [str(clip.path.absolute()), clip.pictures, _state(clip, data), settings, _decoder()]
+    except (OSError, DataError):
+        return None
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def _state(clip: Clip, data: Data) -> object:
+    """Size and time of modification: of the file, or of each picture of a folder of frames."""
+    found = os.stat(clip.path)
+    if clip.pictures is None:
+        return [found.st_size, found.st_mtime_ns]
+    return _pictures(clip.path, data.frame_files, clip.pictures, found.st_mtime_ns)
+
+
+@cache
+def _pictures(folder: Path, pattern: str, listed: int, changed: int) -> str:
+    """A digest of the pictures' states, once per process and change of the folder: there may be thousands."""
+    states = [(file.name, os.stat(file)) for file in reader.frame_files(folder, pattern, listed)]
+    text = json.dumps([[name, state.st_size, state.st_mtime_ns] for name, state in states])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> list[object]:
+    """Versions of our code and of the libraries that decode and resize, and the processor's features."""
+    return [_code(), av.__version__, sorted(av.library_versions.items()), platform.machine(), _features()]
+
+
+def _code() -> str:
+    """A digest of our decoding: a version number would have to be raised by hand, and be forgotten once."""
+    sources = sorted(Path(reader.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def _features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,82 @@
+"""Entries in anonymous memory (memfd) that the processes of one run share, and that is freed with the last of them.
+
+    a count of bytes | entry | a hole | entry | …
+
+The file is almost entirely a hole: the key determines an entry's offset, and only pages that were written take up
+memory. Should two processes decode one clip at the same time, they write the same bytes to the same place. Of two keys
+with the same offset, one chance in 67 million, only the first is kept.
+
+The count is of bytes that entries take up or have reserved: an entry reserves what it needs when it is begun, or clips
+begun at the same time would use up the memory before any of them has ended. What is counted twice, or reserved by a
+process that was killed, remains counted, as that is little.
+
+Nothing is removed to make room. Clips come in another random order in each epoch, and if the oldest were replaced,
+fewer of them would still be there when they are played again than if the first that fit are kept.
+"""
+
+import fcntl
+import os
+
+from coordinator.video.cache.entry import PAGE, Draft, Header, NoRoom, StoredFrames, read_header
+
+_REGIONS, _REGION = 1 << 26, 1 << 36  # their number, and bytes of each
+_COUNT = 0, 8  # offset and length of the count
+
+
+class MemoryStore:
+    """A `Store` in a memory file."""
+
+    def __init__(self, file: int, limit: int) -> None:
+        """`file`: its descriptor; `limit`: bytes that it may take up."""
+        self._file, self._limit = file, limit
+
+    def load(self, key: bytes) -> StoredFrames | None:
+        """The key's entry, if there is one."""
+        base = _base(key)
+        header = read_header(self._file, base)
+        return StoredFrames(self._file, base, header) if header and header.key == key and header.shape[0] else None
+
+    def begin(self, key: bytes, size: int) -> Draft | None:
+        """Begin an entry of about `size` bytes. None if it can never fit, or its place is taken. Raises NoRoom."""
+        if size > min(self._limit, _REGION // 2) or read_header(self._file, _base(key)):
+            return None
+        if not self._reserve(size + 2 * PAGE):  # the header, and the rest of the last page
+            raise NoRoom
+        return _MemoryDraft(key, self._file, _base(key), size, self._reserve)
+
+    def reject(self, key: bytes) -> None:
+        """Never return the key's entry again, nor let it be written again, as others may be reading it."""
+        _reject(self._file, key)
+
+    def _reserve(self, size: int) -> bool:
+        """Whether `size` more bytes may be written."""
+        start, length = _COUNT
+        fcntl.lockf(self._file, fcntl.LOCK_EX, length, start)  # held for microseconds, and released if its holder dies
+        try:
+            count = int.from_bytes(os.pread(self._file, length, start), "little") + size
+            if count > self._limit:
+                return False
+            os.pwrite(self._file, count.to_bytes(length, "little"), start)
+            return True
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, length, start)
+
+
+class _MemoryDraft(Draft):
+    def commit(self) -> None:
+        """Make it an entry, and give back what it has reserved and not used."""
+        super().commit()
+        self._reserve(-self._room)
+
+    def discard(self) -> None:
+        """What was written remains in memory, so the clip is not written again."""
+        if read_header(self._file, self._base) is None:  # no other process has written it meanwhile
+            _reject(self._file, self._key)
+
+
+def _reject(file: int, key: bytes) -> None:
+    os.pwrite(file, Header(key, (0, 0, 0, 0), 0).packed(), _base(key))
+
+
+def _base(key: bytes) -> int:
+    return (1 + int.from_bytes(key[:8], "little") % _REGIONS) * _REGION
