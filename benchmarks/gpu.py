@@ -253,7 +253,7 @@ def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor
 
     from common.models import build, part
     from common.rule.packet import Packet
-    from common.rule.pixels import normalise
+    from common.rule.pixels import Normaliser
     from common.rule.reference import Reference
     from common.rule.stage import Stage
 
@@ -264,7 +264,7 @@ def by_reference(config: "Config", device: "torch.device") -> "list[torch.Tensor
     frames, clips_labels = _inputs(config, torch.device("cpu"))
     for tick in range(_warm(config) + CHECKED):
         _play(clips_labels, tick)
-        normalise(frame.tensor, frames.to(device), config.data.mean, config.data.std)
+        Normaliser(*config.data.normalisation, device)(frame.tensor, frames.to(device))
         frame.set_header(tick, tick)
         frame.clips[:], frame.labels[:] = clips_labels.numpy()
         reference.tick(frame)

@@ -80,7 +80,7 @@ def _work(
     from common.config.settings import Config
     from common.models import build
     from common.rule.optimiser import build_optimiser
-    from common.rule.pixels import normalise
+    from common.rule.pixels import Normaliser
 
     torch.set_num_threads(threads)
     config = Config.model_validate_json(settings)
@@ -91,11 +91,11 @@ def _work(
     assert optimiser is not None
     mine = slice(rank * config.data.slots // processes, (rank + 1) * config.data.slots // processes)
     frames, labels = (torch.from_numpy(part[mine]) for part in draw(config))
-    x = torch.empty(frames.shape)
+    x, normalise = torch.empty(frames.shape), Normaliser(*config.data.normalisation)
     while steps := _requested_steps(connection):
         start = time.perf_counter()
         for _ in range(steps):
-            normalise(x, frames, config.data.mean, config.data.std)
+            normalise(x, frames)
             F.cross_entropy(model(x), labels).backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from common.config.settings import Rule
 from common.models import build, part
 from common.rule.packet import Packet
-from common.rule.pixels import normalise
+from common.rule.pixels import Normaliser
 from common.rule.reference import Reference
 from common.rule.stage import Stage, casting
 
@@ -74,7 +74,8 @@ class Streams:
     def __init__(self, config: "Config", classes: int, device: torch.device) -> None:
         """`config` must have task "classify", a constant learning rate and `rule.boundary` = "gate"."""
         assert config.split is not None
-        self._data, self._module = config.data, torch.get_device_module(device)
+        self._module = torch.get_device_module(device)
+        self._normalise = Normaliser(*config.data.normalisation, device)
         # DeviceStage does the gating
         ungated = config.model_copy(update={"rule": Rule(boundary="mix", every=config.rule.every)})
         model = build(config, classes).to(device)
@@ -125,7 +126,7 @@ class Streams:
 
     def _compute(self) -> None:
         here = self._module.current_stream()
-        normalise(self._frame.tensor, self._pixels, self._data.mean, self._data.std)
+        self._normalise(self._frame.tensor, self._pixels)
         for stage, stream in zip(self.stages, self._streams, strict=True):
             stream.wait_stream(here)
             with self._module.stream(stream):

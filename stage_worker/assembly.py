@@ -13,6 +13,7 @@ from common.models.temporal import memories
 from common.partition.balance import check_split
 from common.processes.membership import Membership
 from common.rule.packet import Packet
+from common.rule.pixels import Normaliser
 from common.rule.schedule import Schedule
 from common.rule.skips import targets
 from common.rule.stage import casting, make_stage
@@ -169,6 +170,10 @@ class Assembly:
         if self._edges is not None:
             self._edges.close()
 
+    @property
+    def _normaliser(self) -> Normaliser:
+        return Normaliser(*self._config.data.normalisation, self._device)
+
     def _frame_intake(self) -> FrameIntake | None:
         if not self.stage.is_first:
             return None
@@ -177,7 +182,7 @@ class Assembly:
         on_gpu = self._device.type == "cuda"
         socket = FrameSocket(self._me, network, shape, _FRAMES_QUEUED, "stage 0", shares, on_gpu, self.work)
         packet = Packet(self._input_spec[0], self._input_spec[1], self._device)
-        return FrameIntake(socket, packet, self._config.data.mean, self._config.data.std)
+        return FrameIntake(socket, packet, self._normaliser)
 
     def _target_intake(self) -> TargetIntake | None:
         if not self.stage.is_top or self._config.task == "classify":
@@ -192,7 +197,7 @@ class Assembly:
         network, queue, what = self._config.network, self._config.ticks_to_top + 9, f"stage {self._me.stage} (targets)"
         socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=Kind.WAIT_TARGETS)
         out = torch.zeros(shape, device=self._device)
-        return TargetIntake(socket, out, self._config.data.mean, self._config.data.std)
+        return TargetIntake(socket, out, self._normaliser)
 
     def _training_ports(self) -> EdgePorts:
         edges, links, origin, schedule = self._edges, self._links, self.origin, self._schedule

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 Task = Literal["classify", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
 EdgeTicks = Annotated[int, Field(ge=1, le=256)]
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # as torchvision's weights expect
 Answer = Literal["mean", "last"] | Annotated[int, Field(ge=1)]
 
 
@@ -68,8 +69,12 @@ class Data(Section):
     contrast: float = Field(0.0, ge=0, le=1, description="maximum contrast jitter: a random factor in 1 ± this")
     saturation: float = Field(0.0, ge=0, le=1, description="maximum saturation jitter: a random factor in 1 ± this")
     hue: float = Field(0.0, ge=0, le=0.5, description="maximum hue jitter, as a fraction of the colour circle")
-    mean: float = Field(0.5, description="subtracted from pixel values, which are in 0 … 1")
-    std: float = Field(0.25, gt=0, description="pixel values are divided by this after subtracting the mean")
+    mean: float | list[float] | Literal["imagenet"] = Field(
+        0.5, description="subtracted from pixel values, which are in 0 … 1: a number, one for each channel, or imagenet"
+    )
+    std: float | list[float] | Literal["imagenet"] = Field(
+        0.25, description="pixel values are divided by this after subtracting the mean; likewise"
+    )
     threads: int = Field(2, ge=1, le=64, description="files decoded at the same time, by up to twice as many processes")
     cache: str | None = Field(
         None,
@@ -120,6 +125,25 @@ class Data(Section):
         if self.channels == 1 and (self.saturation or self.hue):
             raise ValueError("data.saturation and data.hue need colour: leave them out, or set data.channels = 3")
         return self
+
+    @model_validator(mode="after")
+    def _statistics(self) -> "Data":
+        for name, value in zip(("mean", "std"), self.normalisation, strict=True):
+            values = value if isinstance(value, list) else [value] * self.channels
+            if len(values) != self.channels:
+                raise ValueError(
+                    f"data.{name} has {len(values)} values, but data.channels = {self.channels}: give one number, or "
+                    f"one for each channel"
+                )
+            if name == "std" and min(values) <= 0:
+                raise ValueError(f"data.std = {self.std} must be above 0")
+        return self
+
+    @property
+    def normalisation(self) -> tuple[float | list[float], float | list[float]]:
+        """The mean and the standard deviation, of all channels or of each."""
+        mean, std = self.mean, self.std
+        return IMAGENET_MEAN if mean == "imagenet" else mean, IMAGENET_STD if std == "imagenet" else std
 
     @property
     def short_side(self) -> int:

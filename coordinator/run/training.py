@@ -19,7 +19,7 @@ import time
 
 from common.errors import DataError, SidewaysError
 from common.messages.stage_report import Progress
-from common.rule.pixels import to_pixels
+from common.rule.pixels import Normaliser
 from common.run_registry.records import Answer
 from common.telemetry.spans import Kind, clock
 from coordinator.launch.attempt import restarts
@@ -175,7 +175,7 @@ class Training:
         figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
         data, pictures = state.config.data, None
         if scores.pictures is not None:
-            targets, outputs = to_pixels(scores.pictures, data.mean, data.std)
+            targets, outputs = Normaliser(*data.normalisation).to_pixels(scores.pictures)
             pictures = targets, outputs
         classes = run.datasets.train.classes
         event = EvaluationEvent(state.tick, state.seconds, found, figures, pictures, classes)

@@ -23,6 +23,7 @@ from common.config.run_file import apply, load, parse
 from common.config.settings import Config, Data
 from common.errors import DataError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
+from common.rule.pixels import Normaliser
 from common.rule.schedule import schedule_of
 from coordinator.video.decoding.augment import middle
 from coordinator.video.decoding.media_info import MediaInfo, pictures, read_media_info
@@ -162,14 +163,16 @@ def _survey(clips: Clips, data: Data) -> DatasetCheck:
 def _decode(clip: Clip, data: Data) -> FileCheck:
     """Decode every frame of a clip that a run would play."""
     finding = FileCheck(clip.path)
-    last, damage = None, Damage()
+    last, damage, normalise = None, Damage(), Normaliser(*data.normalisation)
     try:
         files = frame_files(clip.path, data.frame_files, clip.pictures)
         _describe(finding, clip, data)
         pixel_settings = data.stride, data.short_side, data.channels
         for chunk in read(clip.path, *pixel_settings, fps=data.fps, frame_files=files, damage=damage):
             pixels = torch.from_numpy(middle(chunk, data.size)(chunk))
-            frames = (pixels.flatten(1) / 255 - data.mean) / data.std
+            frames = torch.empty(pixels.shape)
+            normalise(frames, pixels)
+            frames = frames.flatten(1)
             finding.frames += len(frames)
             both = frames if last is None else torch.cat([last, frames])
             change = (both[1:] - both[:-1]).norm(dim=1) / both[1:].norm(dim=1).clamp(min=1e-6)

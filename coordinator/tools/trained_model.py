@@ -24,7 +24,7 @@ from common.models import build
 from common.rule.inference import Inference
 from common.rule.memories import Memories
 from common.rule.packet import Packet
-from common.rule.pixels import normalise
+from common.rule.pixels import Normaliser
 from common.rule.reference import stages_from
 from common.rule.skips import SKIPS, WholeClips
 from common.rule.stage import Stage
@@ -103,7 +103,7 @@ class TrainedModel:
     def normalised(self, frames: Tensor) -> Tensor:
         """uint8 frames [n, channels, size, size] → normalised frames, float32, as the module expects."""
         x = torch.empty(frames.shape)
-        normalise(x, frames, self.data.mean, self.data.std)
+        Normaliser(*self.data.normalisation)(x, frames)
         return x
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.config.settings import Config
 from common.rule.packet import NO_CLIP, Packet
-from common.rule.pixels import normalise
+from common.rule.pixels import Normaliser
 from coordinator.video.stream import Places, Stream
 
 
@@ -50,7 +50,7 @@ def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
     packet = Packet(config.frame_shape)
     packet.set_header(frame - 1, frame)
     packet.clips[:], packet.labels[:] = batch.clips, batch.labels
-    normalise(packet.tensor, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
+    Normaliser(*config.data.normalisation)(packet.tensor, torch.from_numpy(batch.frames))
     return packet
 
 

@@ -27,7 +27,7 @@ from common.processes.membership import Membership
 from common.rule.host_values import HostValues
 from common.rule.loss import Target
 from common.rule.packet import Packet
-from common.rule.pixels import normalise
+from common.rule.pixels import Normaliser
 from common.shared_memory.frame_slots import FrameSlotReader
 from common.telemetry.spans import Kind, WorkClock, clock
 from stage_worker.device_pace import AHEAD
@@ -138,11 +138,11 @@ Raw = tuple[Tensor, NDArray[np.int64]]  # uint8 frames as received, and their cl
 class FrameIntake:
     """Stage 0's source of inputs."""
 
-    def __init__(self, socket: FrameSocket, packet: Packet, mean: float, std: float) -> None:
+    def __init__(self, socket: FrameSocket, packet: Packet, normalise: Normaliser) -> None:
         """`packet` is overwritten at every tick."""
         self.phase = 0
         self.socket = socket
-        self._packet, self._mean, self._std = packet, mean, std
+        self._packet, self._normalise = packet, normalise
         self._upload = FrameUpload(packet.tensor.device)
         # a GPU reads a batch some ticks later than the host hands it over
         self._kept = 0 if packet.tensor.device.type == "cpu" else AHEAD
@@ -154,7 +154,7 @@ class FrameIntake:
         if (envelope.phase, envelope.frame) != (self.phase, tick):
             raise self.socket.lost(tick, envelope, (self.phase, tick))
         packet = self._packet
-        normalise(packet.tensor, self._upload(frames), self._mean, self._std)
+        self._normalise(packet.tensor, self._upload(frames))
         packet.set_header(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
         packet.labels[:] = envelope.labels
@@ -188,12 +188,12 @@ class TargetIntake:
         early: targets whose frames the top stage does not hold yet, by phase and frame.
     """
 
-    def __init__(self, socket: FrameSocket, out: Tensor, mean: float, std: float) -> None:
+    def __init__(self, socket: FrameSocket, out: Tensor, normalise: Normaliser) -> None:
         """`out` is overwritten at every tick."""
         self.phase = 0
         self.socket = socket
         self.early: dict[tuple[int, int], Raw] = {}
-        self._out, self._mean, self._std = out, mean, std
+        self._out, self._normalise = out, normalise
         self._upload = FrameUpload(out.device)
 
     def target(self, tick: int, held: Packet) -> Target:
@@ -207,7 +207,7 @@ class TargetIntake:
             else:
                 self.early[key] = received
         frames, clips = raw
-        normalise(self._out, self._upload(frames), self._mean, self._std)
+        self._normalise(self._out, self._upload(frames))
         return Target(self._out, clips)
 
     def gather(self, first: int, end: int, tick: int) -> None:

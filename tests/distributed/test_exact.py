@@ -65,6 +65,8 @@ OPTIONS: dict[str, dict[str, object]] = {
     },
     "wire-bfloat16": {
         "network__wire": "bfloat16",
+        "data__mean": "imagenet",
+        "data__std": [0.2, 0.3, 0.1],
         "task": "autoencode",
         "model": "autoencoder",
         "skips": [[0, 2]],

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.config.run_file import load
 from common.models import build
-from common.rule.pixels import normalise
+from common.rule.pixels import Normaliser
 from coordinator.video.files.clips import find
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Batch
@@ -101,7 +101,7 @@ def test_evaluation_equals_the_whole_model_in_one_process(videos: Path, trained:
     sums = torch.zeros(len(clips.clips), 3, dtype=torch.float64)
     x = torch.empty(config.frame_shape)
     while slots.fill(batch.frames, batch.clips, batch.labels):
-        normalise(x, torch.from_numpy(batch.frames), config.data.mean, config.data.std)
+        Normaliser(*config.data.normalisation)(x, torch.from_numpy(batch.frames))
         with torch.no_grad():
             softmax = model(x).double().softmax(1)
         for row, clip in enumerate(batch.clips.tolist()):

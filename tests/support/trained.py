@@ -28,7 +28,8 @@ def saved(folder: Path, config: Config, classes: list[str] = CLASSES) -> Path:
 def by_hand(config: Config, video: Path) -> torch.Tensor:
     """The softmax of every frame, float64 [n, classes], computed without the code under test."""
     data, model = config.data, build(config, 3).eval()
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in data.normalisation)
     pixels = np.concatenate(list(read(video, data.stride, data.short_side, data.channels)))
     frames = torch.from_numpy(middle(pixels, data.size)(pixels))
     with torch.no_grad():
-        return model((frames / 255 - data.mean) / data.std).double().softmax(1)
+        return model((frames / 255 - mean) / std).double().softmax(1)

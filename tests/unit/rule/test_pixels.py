@@ -1,11 +1,19 @@
 """Pixels and floats."""
 
+import pytest
 import torch
 
-from common.rule.pixels import normalise
+from common.rule.pixels import Normaliser, Statistic
 
 
-def test_normalise_subtracts_the_mean_and_divides_by_the_deviation() -> None:
-    out = torch.empty(1, 1, 1, 3)
-    normalise(out, torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8), mean=0.5, std=0.25)
-    torch.testing.assert_close(out.flatten(), torch.tensor([-2.0, -1.2, 2.0]))
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.25), ([0.5, 0.2, 0.1], [0.25, 0.1, 0.5])])
+def test_the_mean_is_subtracted_and_the_deviation_divided_by(mean: Statistic, std: Statistic) -> None:
+    frames = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    out = torch.empty(frames.shape)
+    normalise = Normaliser(mean, std)
+    normalise(out, frames)
+    means, deviations = ([value] * 3 if isinstance(value, float) else value for value in (mean, std))
+    for channel in range(3):
+        expected = (frames[:, channel] / 255 - means[channel]) / deviations[channel]
+        torch.testing.assert_close(out[:, channel], expected)
+    assert torch.equal(normalise.to_pixels(out), frames)

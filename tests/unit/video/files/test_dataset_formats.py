@@ -256,6 +256,8 @@ def test_quarantined_files_are_skipped(tmp_path: Path, video: Path) -> None:
         ({"train": "v", "scale": [0.5, 0.1]}, "data.scale"),
         ({"train": "v", "ratio": [2, 1]}, "data.ratio"),
         ({"train": "v", "channels": 1, "hue": 0.1}, "need colour"),
+        ({"train": "v", "channels": 1, "mean": "imagenet"}, "data.mean has 3 values, but data.channels = 1"),
+        ({"train": "v", "std": [0.2, 0.2, 0]}, "data.std"),
     ],
 )
 def test_contradictory_data_settings_are_an_error(data: dict[str, object], message: str) -> None:
