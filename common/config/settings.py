@@ -53,6 +53,9 @@ class Data(Section):
     fps: float | None = Field(
         None, gt=0, le=1000, description="frames per second to play instead of stride, by the files' timestamps"
     )
+    balance: bool = Field(
+        False, description="play clips of every class equally often, however many it has; an epoch has as many clips"
+    )
     window: int | None = Field(
         None, ge=1, description="length in frames of the random window played of a training clip; default: all"
     )
@@ -114,6 +117,8 @@ class Data(Section):
             )
         if self.fps is not None and self.stride > 1:
             raise ValueError("data.stride and data.fps exclude each other: leave data.stride out")
+        if self.balance and (self.live or self.loop):
+            raise ValueError("data.balance is for files with labels: leave it out with data.sources")
         if self.loop and self.window:
             raise ValueError("data.window and data.loop exclude each other: a loop plays every frame")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -435,6 +440,7 @@ class Config(Section):
                     "rule.auxiliary has no effect in a single stage",
                     self.rule.auxiliary > 0 and self.stages == 1,
                 ),
+                ('data.balance has no effect unless task = "classify"', self.data.balance and self.task != "classify"),
                 ('answer has no effect unless task = "classify"', self.answer != "mean" and self.task != "classify"),
                 (
                     'label_smoothing has no effect unless task = "classify"',

@@ -26,7 +26,7 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, PictureSource
 from coordinator.video.decoding.reader import decode, frame_files
 from coordinator.video.files.clips import Clip
-from coordinator.video.files.play_order import LoopOrder, PlayOrder, ShuffledOrder
+from coordinator.video.files.play_order import BalancedOrder, LoopOrder, PlayOrder, ShuffledOrder
 
 ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
 Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, size, size]
@@ -58,6 +58,8 @@ class Job:
         """The order in which the clips are played."""
         if self.train and self.data.loop:
             return LoopOrder(self.clips, self.data.slots)
+        if self.train and self.data.balance:
+            return BalancedOrder(self.clips, self.seed)
         return ShuffledOrder(self.clips, self.seed, endless=self.train)
 
 

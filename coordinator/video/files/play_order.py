@@ -45,6 +45,40 @@ class ShuffledOrder:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
 
 
+class BalancedOrder:
+    """Endless: every class is played as often as any other, and the clips of each are reshuffled when all were played.
+
+    Entry g, counted before the shuffle of its epoch, is the g // C-th of class g mod C, where C is their number.
+    """
+
+    endless = True
+
+    def __init__(self, clips: list[Clip], seed: int) -> None:
+        labels = sorted({clip.label for clip in clips})
+        self._classes = [[clip for clip in clips if clip.label == label] for label in labels]
+        self._count, self._seed = len(clips), seed
+        self._in_epoch = lru_cache(maxsize=_EPOCHS_KEPT)(self._shuffle_epoch)
+        self._in_class = lru_cache(maxsize=_EPOCHS_KEPT * len(labels))(self._shuffle_class)
+
+    def entry(self, number: int) -> Clip:
+        """The clip that entry `number` plays."""
+        epoch, position = divmod(number, self._count)
+        turn, kind = divmod(epoch * self._count + int(self._in_epoch(epoch)[position]), len(self._classes))
+        clips = self._classes[kind]
+        times, place = divmod(turn, len(clips))
+        return clips[self._in_class(kind, times)[place]]
+
+    def first(self, number: int) -> int:
+        """0: clips are played from their beginning."""
+        return 0
+
+    def _shuffle_epoch(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self._seed, epoch]).permutation(self._count)
+
+    def _shuffle_class(self, kind: int, times: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self._seed, times, kind]).permutation(len(self._classes[kind]))
+
+
 class LoopOrder:
     """Long files in an endless loop: slot s plays file s mod n, starting at s/B of its length."""
 
