@@ -97,7 +97,9 @@ class Datasets:
         return [clips for clips in (self.train, self.val) if clips is not None]
 
     def _fingerprint(self) -> str:
-        sampling = self._config.data.model_dump(mode="json", include={"stride", "fps", "window", "sources", "loop", "balance"})
+        sampling = self._config.data.model_dump(
+            mode="json", include={"stride", "fps", "window", "sources", "loop", "balance"}
+        )
         clips = [[clip.path.name, clip.label] for clip in self.train.clips]
         return hashlib.sha256(json.dumps([clips, sampling, self._config.seed]).encode()).hexdigest()
 
