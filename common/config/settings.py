@@ -329,6 +329,10 @@ class Config(Section):
     model: str = Field("vgg8", description="a model of docs/models.md, or path/to/file.py:factory for your own")
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's factory")
     weights: Path | None = Field(None, description="file of initial weights: .pth, .pt or .safetensors")
+    freeze: list[str] = Field(
+        [],
+        description="names of parts or parameters of the model that are not trained, such as stem, layer1.* or *.bias",
+    )
     stages: int = Field(4, ge=1, le=256, description="number of stages (D): layer groups, each in its own process")
     replicas: int = Field(
         1,

@@ -18,6 +18,7 @@ from common.errors import ConfigError
 from common.models import imagenet, user_code
 from common.models.autoencoder import autoencoder
 from common.models.chain import Chain, layered
+from common.models.freezing import freeze
 from common.models.vgg8 import vgg8
 from common.models.weights import load_weights
 
@@ -47,8 +48,8 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
     `model_args` does not set them. `warn` is called with a message about tensors that `config.weights` did not set.
 
     Raises:
-        ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, or the
-            weight file cannot be read or does not fit.
+        ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, the
+            weight file cannot be read or does not fit, or `freeze` does not.
     """
     model = _cut(_make(config, classes), config, warn)
     if config.weights is not None and (skipped := load_weights(model, config.weights)):
@@ -56,6 +57,7 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
             f"{config.weights} is for another number of classes, or of a run with skips between stages: "
             f"{', '.join(skipped)} not loaded, they start anew"
         )
+    freeze(model, config.freeze)
     return model
 
 

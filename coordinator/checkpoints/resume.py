@@ -79,7 +79,7 @@ def start_from(
     if not same_clips:
         warn("the clips or slots differ from those of the checkpoint: every slot starts from the beginning")
     if not position.same_optimiser(config):
-        warn("the optimiser differs from that of the checkpoint: its state is reset")
+        warn("the optimiser, or what is frozen, differs from the checkpoint's: the optimiser's state is reset")
     in_flight = same_clips and position.fits(config, split)
     return StartPoint(
         tick=position.tick,

@@ -38,7 +38,7 @@ class Position:
         edge_ticks: of the edges between neighbours; empty if they take one each.
         replicas: number of copies of every stage.
         wire: the format in which tensors pass between stages.
-        optimiser: its name and arguments, as JSON.
+        optimiser: its name and arguments, and what is frozen, as JSON.
         places: each slot's position in the clips.
         clips: fingerprint of the clips that `places` refers to.
         seconds: training time so far.
@@ -105,7 +105,8 @@ class Position:
 
 
 def _kind(config: Config) -> str:
-    return json.dumps([config.optimiser.name, config.optimiser.args], sort_keys=True)
+    frozen = [config.freeze] if config.freeze else []
+    return json.dumps([config.optimiser.name, config.optimiser.args, *frozen], sort_keys=True)
 
 
 _FORM = TypeAdapter(Position)

@@ -231,7 +231,7 @@ def test_resuming_with_another_optimiser_and_precision_keeps_the_weights_only(st
     other = ["optimiser.name=RMSprop", "optimiser.lr=0.0", "precision=bfloat16", "ticks=210", "optimiser.ema=0.999"]
     done = resume(tmp_path, *(part for setting in other for part in ("--set", setting)))
     output = " ".join(done.stderr.split())
-    assert "the optimiser differs from that of the checkpoint: its state is reset" in output
+    assert "the optimiser, or what is frozen, differs from the checkpoint's: the optimiser's state is reset" in output
     assert "at tick 200, and the pipeline warms up again" in output
     assert same_model(tmp_path / "runs" / "it", straight)
 

@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "step": {"optimiser__schedule": "step", "optimiser__steps": [0.2, 0.6]},
     "average": {"optimiser__ema": 0.98, "rule__every": 2},
     "orthogonal": {"optimiser__orthogonal": 0.9, "optimiser__clip": 0.2, "rule__every": 2},
-    "smoothing": {"label_smoothing": 0.1},
+    "smoothing": {"label_smoothing": 0.1, "freeze": ["conv1", "conv4.*", "head.*.bias"]},
     "equal-rates": {"optimiser__lr_by_mismatch": False},
     "momentum": {"optimiser__name": "SGD", "optimiser__args": {"momentum": 0.5, "weight_decay": 0.01}},
     "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
