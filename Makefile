@@ -1,6 +1,6 @@
-# Two commands on a machine with python3.11 and make: `make train` and `make test`. `make help` lists the rest.
+# Two commands on a machine with Python 3.11 or 3.12 and make: `make train` and `make test`. `make help` lists the rest.
 
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach version,3.11 3.12,$(shell command -v python$(version))))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -12,6 +12,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "make: found neither python3.11 nor python3.12: install one, or pass PYTHON=path" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples,dev]'
