@@ -95,7 +95,8 @@ def test_a_stopped_process_is_replaced_and_no_frame_is_lost(videos: Path) -> Non
     undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True, patience=3.0)
     expected = play(undisturbed, 150)
     undisturbed.close()
-    assert play(disturbed, 150, signal_at=(0, 50, 100), signal_number=signal.SIGSTOP) == expected
+    # not before all have reported: they may take a minute to start
+    assert play(disturbed, 150, signal_at=(1, 50, 100), signal_number=signal.SIGSTOP) == expected
     disturbed.close()
     assert disturbed.errors.skipped == 0
     assert not decoders()
