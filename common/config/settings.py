@@ -359,6 +359,11 @@ class Config(Section):
         description="task classify, a clip's answer: mean: that of its frames' softmax; last: its last frame's; "
         "a number n: the mean without the first n frames",
     )
+    class_weights: list[Annotated[float, Field(ge=0)]] | Literal["balanced"] | None = Field(
+        None,
+        description="task classify: weights of the classes in the loss, in the order of their names; balanced: inverse "
+        "to the number of their frames",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="task classify: label smoothing of the cross entropy")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32")
     compile: bool = Field(False, description="torch.compile each stage (needs a C++ compiler; not bit-identical)")
@@ -443,6 +448,10 @@ class Config(Section):
                 (
                     "rule.auxiliary has no effect in a single stage",
                     self.rule.auxiliary > 0 and self.stages == 1,
+                ),
+                (
+                    'class_weights has no effect unless task = "classify"',
+                    self.class_weights and self.task != "classify",
                 ),
                 ('data.balance has no effect unless task = "classify"', self.data.balance and self.task != "classify"),
                 ('answer has no effect unless task = "classify"', self.answer != "mean" and self.task != "classify"),

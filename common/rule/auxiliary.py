@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config.settings import Config
+from common.rule.cross_entropy import cross_entropy_of
 from common.rule.host_values import HostValues
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
@@ -34,7 +35,7 @@ class Auxiliary:
         nn.init.zeros_(self.classifier.bias)
         settings = config.optimiser.model_copy(update={"ema": 0.0, "orthogonal": 0.0})
         self.updater = Updater(self.classifier, settings, config.rule.every, 0, planned)
-        self._smoothing, self._labels = config.label_smoothing, HostValues()
+        self._cross_entropy, self._labels = cross_entropy_of(config), HostValues()
 
     def weight(self, tick: int) -> float:
         """w after `tick` updates of the stage: it falls linearly from rule.auxiliary to zero."""
@@ -45,7 +46,7 @@ class Auxiliary:
         """w(k) · loss_i, a 0-d tensor, for the output y, [rows, …], of the frames in `held`."""
         logits = F.linear(pooled(y), self.classifier.weight, self.classifier.bias)
         labels = self._labels.on(y.device, held.labels)
-        return weight * F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        return weight * self._cross_entropy(logits, labels)
 
     def update(self, tick: int) -> None:
         """Update the classifier, as long as its loss counts."""

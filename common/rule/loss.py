@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config.settings import Task
+from common.rule.cross_entropy import CrossEntropy
 from common.rule.host_values import HostValues
 from common.rule.packet import Packet
 
@@ -36,8 +37,9 @@ class Objective:
         correct: number of rows classified correctly since last zeroed, a 0-d int64 tensor.
     """
 
-    def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
-        self.task, self.label_smoothing = task, label_smoothing
+    def __init__(self, task: Task, cross_entropy: CrossEntropy) -> None:
+        """`cross_entropy`: for tasks with labels."""
+        self.task, self._cross_entropy = task, cross_entropy
         self.correct = torch.zeros((), dtype=torch.int64)
         self._values = HostValues()
 
@@ -74,4 +76,4 @@ class Objective:
         if self.correct.device != y.device:
             self.correct = self.correct.to(y.device)
         self.correct += (y.detach().argmax(1) == labels).sum()
-        return F.cross_entropy(y, labels, label_smoothing=self.label_smoothing)
+        return self._cross_entropy(y, labels)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.rule.auxiliary import Auxiliary, auxiliary_of
+from common.rule.cross_entropy import cross_entropy_of
 from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
@@ -84,7 +85,7 @@ class Stage:
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else schedule_of(config).mismatch(index)
         self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
-        self.objective = Objective(config.task, config.label_smoothing)
+        self.objective = Objective(config.task, cross_entropy_of(config))
         self.auxiliary, self.merge = auxiliary, merge
         self.mean: Mean | None = None
         self._replica = (replica,) if replica else ()

@@ -22,6 +22,7 @@ from coordinator.monitor.prometheus import RunMetrics
 from coordinator.monitor.run_totals import RunTotals, StageTotals
 from coordinator.monitor.tensorboard import EventFiles
 from coordinator.run import metric_sources
+from coordinator.run.class_weights import weighted
 from coordinator.run.edge_ticks import measured
 from coordinator.run.gradient_probe import GradientProbe
 from coordinator.run.pipeline import Pipeline
@@ -146,6 +147,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint, St
     planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
     costs, split = _split(setup, accepted)
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
+    config = weighted(config, datasets.train)
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
     if costs:
         presence.terminal.show_split(costs, split)

@@ -1,0 +1,28 @@
+"""Weights of the classes."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError
+from coordinator.run.class_weights import weighted
+from coordinator.video.files.clips import Clip, Clips
+from tests.support.settings import config_of
+
+CLIPS = Clips(Path("clips"), ["a", "b", "c"], [Clip(Path("1"), 0, 10), Clip(Path("2"), 2, 20), Clip(Path("3"), 2, 10)])
+
+
+def test_balanced_weights_are_inverse_to_the_frames_of_a_class(tmp_path: Path) -> None:
+    weights = weighted(config_of(tmp_path, class_weights="balanced"), CLIPS).class_weights
+    assert weights == [2.0, 0.0, pytest.approx(2 / 3)]
+    assert pytest.approx(1.0) == (2.0 * 10 + 2 / 3 * 30) / 40
+
+
+def test_given_weights_remain_and_none_is_none(tmp_path: Path) -> None:
+    assert weighted(config_of(tmp_path, class_weights=[1.0, 2.0, 3.0]), CLIPS).class_weights == [1.0, 2.0, 3.0]
+    assert weighted(config_of(tmp_path), CLIPS).class_weights is None
+
+
+def test_a_weight_is_needed_for_every_class(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="class_weights has 2 values, but there are 3 classes"):
+        weighted(config_of(tmp_path, class_weights=[1.0, 2.0]), CLIPS)
