@@ -143,8 +143,9 @@ class _Bucket:
 
     def send(self) -> None:
         """Send each replica its part of the gradients."""
-        for parameter, view in zip(self.parameters, self._views, strict=True):
-            view.zero_() if parameter.grad is None else view.copy_(parameter.grad)
+        if any(parameter.grad is None for parameter in self.parameters):
+            self._sent.zero_()
+        _copy(self._views, [parameter.grad for parameter in self.parameters])
         self._work = self._group.group.alltoall_base(self._received, self._sent, [], [])
 
     def add(self, tick: int) -> None:
@@ -160,10 +161,16 @@ class _Bucket:
         self._group.wait(self._work, tick)
         self._work, self.missing = None, len(self.parameters)
         for parameter, mean in zip(self.parameters, self._means, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.copy_(mean)
-            elif mean.any():  # another replica has one
-                parameter.grad = mean.clone()
+            if parameter.grad is None and mean.any():  # another replica has one
+                parameter.grad = torch.empty_like(parameter)
+        _copy([parameter.grad for parameter in self.parameters], self._means)
+
+
+def _copy(to: Sequence[Tensor | None], sources: Sequence[Tensor | None]) -> None:
+    """Copy each tensor, in one call; pairs of which one is missing are left out."""
+    pairs = [(own, source) for own, source in zip(to, sources, strict=True) if own is not None and source is not None]
+    if pairs:
+        torch._foreach_copy_([own for own, _ in pairs], [source for _, source in pairs])
 
 
 def _views(memory: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
