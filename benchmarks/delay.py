@@ -155,7 +155,7 @@ def _measure(bench: Bench, sleep: float, ticks: int, rounds: int, slots: int, co
         changes |= {"algorithm": "1f1b", "micro_batches": MICRO_BATCHES}
         slots, ticks = slots * MICRO_BATCHES, max(1, ticks // MICRO_BATCHES)
     config = config_of("sleeping", [1] * STAGES, slots, SIZE, **changes)
-    edges: Any = "auto" if contender == "sideways" else 1
+    edges = "auto" if contender == "sideways" else 1
     config = config.model_copy(update={"network": config.network.model_copy(update={"edge_ticks": edges})})
     costs = bench.stages.call(0, StageCalls.measure, config, CLASSES)
     config = measured(config, CLASSES, config.split or [], costs, bench.stages)

@@ -16,7 +16,7 @@ from common.messages.stage_rpc import Stages
 from common.processes.membership import REPLICAS, Membership
 from common.processes.rpc import start_rpc
 from coordinator.monitor.report_inbox import ReportInbox
-from coordinator.video.feeder import Feeders
+from coordinator.video.feeder import Feeder, Feeders
 from coordinator.video.targets import Step
 
 TRAINING = 0  # phase; evaluations count from 1
@@ -78,7 +78,12 @@ class Pipeline:
         self._close_feeder()
         self.addresses = self.stages.configure(plan)
         size = math.prod(plan.config.frame_shape)
-        self._feeder = Feeders(self._me, self.addresses, size, _TIMEOUT * self._deadline, self.poll, warn)
+        self._feeder = Feeders([self._feeder_of(replica, size, warn) for replica in range(self._me.replicas)])
+
+    def _feeder_of(self, replica: int, size: int, warn: Callable[[str], None]) -> Feeder:
+        me, first = self._me.replica(replica), replica * self._me.stages
+        addresses = self.addresses[first : first + me.stages]
+        return Feeder(me, addresses, size, _TIMEOUT * self._deadline, self.poll, warn)
 
     def train(self, first: int, last: int) -> None:
         """Start ticks first … last - 1, each of which needs one `push`."""

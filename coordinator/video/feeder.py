@@ -26,48 +26,6 @@ _RETRY_MS = 200
 _REPORT_WAIT = 2.0  # seconds to wait for the error report of a stage that has disconnected
 
 
-class Feeders:
-    """A feeder for each replica, which gets its share of the rows."""
-
-    def __init__(
-        self,
-        me: Membership,
-        addresses: list[Addresses],
-        batch_bytes: int,
-        deadline: float,
-        on_wait: Callable[[], None],
-        warn: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        """The arguments of `Feeder`, with the addresses of all replicas and the size of a replica's batch."""
-        parts = [addresses[first : first + me.stages] for first in range(0, len(addresses), me.stages)]
-        self._feeders = [
-            Feeder(me.replica(number), own, batch_bytes, deadline, on_wait, warn) for number, own in enumerate(parts)
-        ]
-
-    def push(self, phase: int, frame: int, step: Step) -> None:
-        """Send a tick's frames to every replica. Raises PeerError as `Feeder.push` does."""
-        if len(self._feeders) == 1:
-            self._feeders[0].push(phase, frame, step)
-            return
-        for number, feeder in enumerate(self._feeders):
-            feeder.push(phase, frame, step.share(number, len(self._feeders)))
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of frames sent so far."""
-        return sum(feeder.frame_bytes for feeder in self._feeders)
-
-    @property
-    def target_bytes(self) -> int:
-        """Bytes of targets sent so far."""
-        return sum(feeder.target_bytes for feeder in self._feeders)
-
-    def close(self) -> None:
-        """Close the connections and drop what is still queued."""
-        for feeder in self._feeders:
-            feeder.close()
-
-
 class Feeder:
     """Pushes batches to one replica, and calls `on_wait` about every 0.2 s while it waits for room.
 
@@ -150,6 +108,37 @@ class Feeder:
             if time.monotonic() - start > self._deadline:
                 raise PeerError(f"{error_text} for {self._deadline:g} s: see the stages' own messages")
         return result
+
+
+class Feeders:
+    """A feeder for each replica, which gets its share of the rows."""
+
+    def __init__(self, feeders: list[Feeder]) -> None:
+        """One for each replica, in their order."""
+        self._feeders = feeders
+
+    def push(self, phase: int, frame: int, step: Step) -> None:
+        """Send a tick's frames to every replica. Raises PeerError as `Feeder.push` does."""
+        if len(self._feeders) == 1:
+            self._feeders[0].push(phase, frame, step)
+            return
+        for number, feeder in enumerate(self._feeders):
+            feeder.push(phase, frame, step.share(number, len(self._feeders)))
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of frames sent so far."""
+        return sum(feeder.frame_bytes for feeder in self._feeders)
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of targets sent so far."""
+        return sum(feeder.target_bytes for feeder in self._feeders)
+
+    def close(self) -> None:
+        """Close the connections and drop what is still queued."""
+        for feeder in self._feeders:
+            feeder.close()
 
 
 def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None]) -> FrameSlotWriter | None:
