@@ -68,7 +68,8 @@ def train(
 
     program = partial(run_process, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
-    raise SystemExit(launch(config.stages, program, config.recovery.restarts, deadline, config.replicas, caller))
+    recovery, replicas = config.recovery, config.replicas
+    raise SystemExit(launch(config.stages, program, recovery.restarts, deadline, replicas, caller, recovery.heals))
 
 
 @app.command()

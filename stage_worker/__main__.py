@@ -9,7 +9,7 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
-from common.errors import SidewaysError
+from common.errors import PeerError, SidewaysError
 from common.messages.stage_rpc import serve
 from common.processes.lifecycle import exit_now, print_error, stop_signals, too_many_files, watch_parent
 from common.processes.membership import REPLICAS, join
@@ -39,20 +39,30 @@ def main() -> None:
         code = service.run()
         reporter.await_coordinator_exit(_EXIT_TIMEOUT)
     except BaseException as error:
-        _fail(error, service.place, reporter)
+        _fail(error, service, reporter)
     exit_now(code)
 
 
-def _fail(error: BaseException, place: str, reporter: Reporter) -> NoReturn:
-    """Report an error on stderr and to the coordinator, then exit. `place` names the stage and the tick."""
+def _fail(error: BaseException, service: StageService, reporter: Reporter) -> NoReturn:
+    """Report an error on stderr and to the coordinator, then exit."""
+    place = service.place
     error = gpu_failure(error, place) or error
     known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
     message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or _describe(error)}"
     print_error(message if known else f"{message}\n{traceback.format_exc()}")
     code = error.code if isinstance(error, SidewaysError) else 1
     reporter.fail(message, code)
+    if isinstance(error, PeerError):
+        _keep_snapshot(service)
     reporter.flush_and_close()
     exit_now(code)
+
+
+def _keep_snapshot(service: StageService) -> None:
+    try:
+        service.keep_snapshot()
+    except Exception as error:  # a GPU may be lost with the peer
+        print_error(f"warning: {service.place}: the state could not be kept in memory ({_describe(error)})")
 
 
 def _describe(error: BaseException) -> str:

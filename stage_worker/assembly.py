@@ -162,13 +162,17 @@ class Assembly:
             if intake is not None:
                 intake.phase = phase
 
+    def disconnect(self) -> None:
+        """Close the edges, so that the neighbours need not wait for this stage."""
+        if self._edges is not None:
+            self._edges.close()
+
     def close(self) -> None:
         """Close the sockets and edges."""
         for intake in (self.frames, self.targets):
             if intake is not None:
                 intake.socket.close()
-        if self._edges is not None:
-            self._edges.close()
+        self.disconnect()
 
     @property
     def _normaliser(self) -> Normaliser:

@@ -44,9 +44,7 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
     """Copy everything that the ticks from `tick` on depend on to the CPU."""
-    stage = built.stage
-    state = stage.state()
-    state |= {f"{_memory(stage)}{name}": value for name, value in stage.memories.state().items()}
+    stage, state = built.stage, _own(built)
     for way, port in _edges(built):
         state |= {_edge(way, stage, at - tick): port.waiting(at) for at in port.messages(tick)}
     state |= {_residual(way, stage): residual.to_bytes() for way, residual in _residuals(built)}
@@ -56,12 +54,28 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
         for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:
                 state |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
+    if built.replicas is not None and built.number:
+        state = {name: value for name, value in state.items() if _differs(name, stage)}
+    return _copied(state)
+
+
+def copy_own(built: Assembly) -> dict[str, Tensor]:
+    """Copy the stage's own state to the CPU, without what is in flight."""
+    return _copied(_own(built))
+
+
+def _own(built: Assembly) -> dict[str, Tensor]:
+    stage = built.stage
+    state = stage.state()
+    state |= {f"{_memory(stage)}{name}": value for name, value in stage.memories.state().items()}
     if stage.auxiliary is not None:
         state |= {f"{_auxiliary(stage)}{name}": value for name, value in stage.auxiliary.state().items()}
     state[_counters(stage)] = stage.counters
-    if built.replicas is not None and built.number:
-        state = {name: value for name, value in state.items() if _differs(name, stage)}
-    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+    return state
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
 def part_of(folder: Path, replica: int) -> Path:
@@ -174,6 +188,15 @@ def restore(
             _put_in_flight(built, state, tick)
     except Exception as error:
         raise PeerError(f"cannot restore the checkpoint {folder}: {_first_line(error)}") from error
+
+
+def load_own(built: Assembly, state: dict[str, Tensor], tick: int, memories: bool) -> None:
+    """Load what `copy_own` gave, to go on at `tick`. `memories`: also what the blocks remember."""
+    _load(built, state, tick)
+    _, accumulated, updates = built.stage.counters.tolist()
+    built.stage.counters = torch.tensor([tick, accumulated, updates])  # the learning rate goes by the run's ticks
+    if memories:
+        built.stage.memories.load(_below(_memory(built.stage), state))
 
 
 def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:

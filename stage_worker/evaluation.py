@@ -17,6 +17,14 @@ def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], 
     """Run one evaluation phase, calling `on_tick` at every tick. Returns the sums, empty except in the top stage."""
     sums = ClipSums(stage.config.answer)
     stage.evaluating(True)
+    try:
+        _run(stage, ports, pace, on_tick, sums)
+    finally:
+        stage.evaluating(False)
+    return sums
+
+
+def _run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], None], sums: ClipSums) -> None:
     tick, last = 0, False
     while not last:
         on_tick()
@@ -35,5 +43,3 @@ def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], 
         tick += 1
     if not stage.is_top:
         ports.settle(tick - 1)
-    stage.evaluating(False)
-    return sums

@@ -11,6 +11,8 @@ d are the ticks of the edge between the two: one, unless the link is slow (netwo
 common/rule/tick.py defines the order within a tick. Only the packets on the edges are kept between ticks.
 """
 
+from typing import TYPE_CHECKING
+
 from common.rule.stage import Stage
 from common.rule.tick import run_tick
 from common.telemetry.spans import COMPUTE, DATA_WAIT, RECEIVE_WAIT, SEND_WAIT, Kind, WorkClock, clock
@@ -20,6 +22,9 @@ from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.reporting.timed_stage import timed
+
+if TYPE_CHECKING:
+    from stage_worker.snapshots import Snapshots
 
 _REPORT, _SETTLE = int(Kind.REPORT), int(Kind.SETTLE)
 
@@ -31,6 +36,7 @@ class Loop:
         last: end of the training; may be changed by another thread while it runs.
         tick: the current tick, or the last one that ran.
         timed: the stage, wrapped to time its work.
+        snapshots: keeps the stage's state in memory; None unless recovery.mode is "heal".
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class Loop:
         self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
         self.timed = timed(stage, work, probe, self._before_update, ports.device)
         self.last = self.tick = 0
+        self.snapshots: Snapshots | None = None
 
     def run(self, first: int) -> None:
         """Train from tick `first` until `self.last`."""
@@ -58,6 +65,8 @@ class Loop:
             self.work.end_tick()
             self.pace.end(tick)
             self._report(tick)
+            if self.snapshots is not None:
+                self.snapshots.ticked(tick)
             tick += 1
         self._settle(tick - 1)
         self.reporter.flush(tick - 1, self)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError
-from common.messages.stage_calls import Addresses, GradientSample, Plan, StageCalls, handling
+from common.messages.stage_calls import Addresses, GradientSample, Plan, Snapshot, StageCalls, handling
 from common.models import activation_shapes, build, part
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
@@ -34,10 +34,13 @@ from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint, evaluation
 from stage_worker.assembly import Assembly
 from stage_worker.device import use_device
+from stage_worker.edges.frame_intake import FrameSocket
 from stage_worker.edges.link_delay import measure_delays
 from stage_worker.edges.process_groups import Groups
+from stage_worker.loop import Loop
 from stage_worker.replicas import ReplicaGroup
 from stage_worker.reporting.reporter import Reporter
+from stage_worker.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from stage_worker.reporting.prometheus import StageMetrics
@@ -59,6 +62,8 @@ class StageService(StageCalls):
         self._configured = False
         self._sums = ClipSums()
         self._writer: checkpoint.CheckpointWriter | None = None
+        self._snapshots: Snapshots | None = None
+        self._coordinator_gone = False
         self._metrics: StageMetrics | None = None
         self._spans = Spans(0, 0, 0)
         self._code: int | None = None
@@ -83,6 +88,8 @@ class StageService(StageCalls):
                 method, answer = self._work.get(timeout=_IDLE_POLL)
             except queue.Empty:
                 self.reporter.tell_signal()
+                if self._coordinator_gone:
+                    raise PeerError(f"{self.place}: the coordinator is gone") from None
                 continue
             try:
                 answer.set_result(method())
@@ -191,6 +198,7 @@ class StageService(StageCalls):
     def train(self, first: int) -> None:
         """Run the ticks from `first`."""
         self.built.enter_phase(0)
+        self._begin_snapshots(first)
         self._training = True
         self.built.loop.run(first)
         self._training = False
@@ -219,6 +227,41 @@ class StageService(StageCalls):
         own = checkpoint.part_of(folder, self.me.of_replica) if in_flight else folder
         checkpoint.restore(self.built, folder, own, tick, same_split, in_flight, optimiser)
 
+    def snapshots(self, folder: Path) -> list[Snapshot]:
+        """Keep snapshots there, and find those of an earlier attempt."""
+        self._snapshots = Snapshots(folder, self.me.stage, self.me.of_replica, self.me.replicas)
+        self.reporter.on_lost = self._lose_coordinator
+        return self._snapshots.found()
+
+    def heal(self, source: Snapshot | None, tick: int) -> None:
+        """Go on at `tick`."""
+        assert self._snapshots is not None, "call snapshots first"
+        if source is None:
+            self.built.stage.count(tick)
+            return
+        try:
+            self._snapshots.load(self.built, source, tick)
+        except Exception as error:
+            raise PeerError(f"cannot restore the snapshot of tick {source.tick}: {error}") from error
+
+    def _begin_snapshots(self, first: int) -> None:
+        loop = self.built.loop
+        if self._snapshots is not None and isinstance(loop, Loop) and loop.snapshots is None:
+            self._snapshots.begin(self.built, first)
+            loop.snapshots = self._snapshots
+
+    def keep_snapshot(self) -> None:
+        """This process ends because it has lost a peer: keep its state. The peers are told at once."""
+        if self._snapshots is not None and self._built is not None:
+            self._built.disconnect()
+            self._built.stage.finish_update()
+            self._snapshots.keep_last(self._built.loop.tick + (not self._training))
+
+    def _lose_coordinator(self) -> None:
+        """End whatever the main thread waits for; runs in another thread."""
+        self._coordinator_gone = True
+        FrameSocket.end_waits()
+
     def checkpoint(self, folder: Path, tick: int) -> None:
         """Copy the state, and start writing it in the background."""
         groups = self.built.groups
@@ -242,4 +285,6 @@ class StageService(StageCalls):
     def quit(self, code: int) -> None:
         """End `run` after answering."""
         self.reporter.allow_coordinator_exit()
+        if self._snapshots is not None:
+            self._snapshots.remove()
         self._code = code

@@ -286,9 +286,14 @@ class Report(Section):
 class Recovery(Section):
     """How a run reacts to a lost process and to divergence."""
 
-    restarts: int = Field(
-        5, ge=0, le=1000, description="maximum restarts in any hour, from the last checkpoint, after a process was lost"
+    mode: Literal["exact", "heal"] = Field(
+        "exact",
+        description="when a process is lost, exact: all stages go back to the last checkpoint, as if nothing had "
+        "happened; heal: the others go on with the weights that they have, and only the lost stage goes back, to its "
+        "last snapshot in memory (Sideways only)",
     )
+    snapshot_every: int = Field(100, ge=1, description="heal: ticks between a stage's snapshots in memory")
+    restarts: int = Field(5, ge=0, le=1000, description="maximum restarts in any hour after a process was lost")
     divergence: Literal["stop", "rollback"] = Field(
         "stop",
         description="if the loss is NaN or too high, stop: end the run; rollback: resume from an earlier checkpoint",
@@ -301,6 +306,11 @@ class Recovery(Section):
         if self.divergence == "rollback" and not self.restarts:
             raise ValueError('recovery.divergence = "rollback" needs restarts: set recovery.restarts to 1 or more')
         return self
+
+    @property
+    def heals(self) -> bool:
+        """Whether the stages that are not lost go on with the weights that they have."""
+        return self.mode == "heal"
 
 
 class Metrics(Section):
@@ -488,6 +498,11 @@ class Config(Section):
             raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
+        if self.recovery.heals and self.exact:
+            raise ValueError(
+                f'recovery.mode = "heal" needs algorithm = "sideways": with "{self.algorithm}" all stages must have '
+                f'done the same updates, so set recovery.mode = "exact"'
+            )
         self._check_replicas()
         if (self.data.slots // self.replicas) % self.parts:
             raise ValueError(

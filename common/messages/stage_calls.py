@@ -58,6 +58,19 @@ class Addresses:
     memory: str = ""
 
 
+@dataclass(frozen=True, order=True)
+class Snapshot:
+    """A stage's state in memory before `tick`, kept by one of its replicas.
+
+    Attributes:
+        last: kept as the stage lost a peer, so it has lost nothing.
+    """
+
+    tick: int
+    last: bool
+    replica: int
+
+
 @dataclass(frozen=True)
 class GradientSample:
     """What a stage's gradient probe measured at one frame.
@@ -174,6 +187,16 @@ class StageCalls(ABC):
             in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
             optimiser: also restore the optimiser's state; otherwise it is reset.
         """
+
+    @_handled()
+    @abstractmethod
+    def snapshots(self, folder: Path) -> list[Snapshot]:
+        """Keep snapshots in this folder of the stage's host from now on. Returns those of this stage there."""
+
+    @_handled(extra_time=WRITING)
+    @abstractmethod
+    def heal(self, source: Snapshot | None, tick: int) -> None:
+        """Go on at `tick`, with an empty pipeline, from a snapshot; with None from what the stage has now."""
 
     @_handled()
     @abstractmethod

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from common.errors import SidewaysError
 from common.processes.caller import tell_error
+from common.processes.snapshot_folder import remove_folder
 
 _POLL = 0.5  # seconds
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
@@ -118,6 +119,7 @@ def watch_parent(who: str) -> None:
         while os.getppid() == parent:
             time.sleep(_POLL)
         print_error(f"{who}: the launcher (pid {parent}) is gone, so this process exits too; restart the run")
+        remove_folder()
         exit_now(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()

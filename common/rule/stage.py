@@ -95,6 +95,7 @@ class Stage:
         self._skip_targets = skip_targets
         self.loss: Tensor | None = None
         self.gated = self.rows = 0
+        self._unapplied = False  # a gradient was computed since the last update
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._masks = HostValues()
@@ -211,6 +212,7 @@ class Stage:
         """
         if self.mean is not None and self.updater.due:
             self.mean.finish()
+        self._unapplied = False
         if self.auxiliary is not None:
             self.auxiliary.update(self.updater.ticks)
         if self.merge is not None:
@@ -223,7 +225,16 @@ class Stage:
         parts = [part.updater for part in (self.merge, self, self.auxiliary) if part is not None]
         return [parameter for updater in parts for parameter in updater.parameters]
 
+    def finish_update(self) -> None:
+        """Apply a gradient whose tick was interrupted before its update; with replicas, drop it."""
+        if self._unapplied and self.mean is None:
+            self.update()
+        elif self._unapplied and not self.updater.accumulated:
+            self.blocks.zero_grad(set_to_none=True)
+        self._unapplied = False
+
     def _begin_mean(self) -> None:
+        self._unapplied = True
         if self.mean is not None and self.updater.due:
             self.mean.begin()
 

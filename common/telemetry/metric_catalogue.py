@@ -134,6 +134,10 @@ METRICS = (
         "sideways_recovery_seconds", "gauge", "seconds", (), "coordinator",
         "Time from the last report before the last restart to the first after it; 0 if there was none",
     ),
+    Metric(
+        "sideways_lost_ticks", "gauge", "", (), "coordinator",
+        "Ticks whose updates the lost stages had not kept when the run healed last (recovery.mode); 0 if it has not",
+    ),
 )  # fmt: skip
 TABLE = {metric.name: metric for metric in METRICS}
 

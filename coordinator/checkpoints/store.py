@@ -99,6 +99,19 @@ class Position:
         own = [self.split, self.algorithm, self.task, self.ahead, self.frame_shape, self.precision, own_edges]
         return now == own
 
+    @staticmethod
+    def parse(text: str | bytes) -> "Position":
+        """The position that `text` gives. Raises ValueError."""
+        fields = json.loads(text)
+        if isinstance(fields, dict) and fields.get("format", _FORMAT) != _FORMAT:
+            raise ValueError(f"it was written by another version of Sideways, format {fields['format']}")
+        return _FORM.validate_python(fields)
+
+    @property
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), allow_nan=False)
+
     def same_optimiser(self, config: Config) -> bool:
         """Whether this configuration has the same optimiser, so that its state can be restored."""
         return self.optimiser == _kind(config)
@@ -213,10 +226,7 @@ class Checkpoints:
 
 def _read_position(path: Path) -> Position:
     try:
-        fields = json.loads((path / _POSITION).read_bytes())
-        if isinstance(fields, dict) and fields.get("format", _FORMAT) != _FORMAT:
-            raise SidewaysError(f"{path} was written by another version of Sideways (format {fields['format']})")
-        return _FORM.validate_python(fields)
+        return Position.parse((path / _POSITION).read_bytes())
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SidewaysError(f"{path} is not a complete checkpoint: {_POSITION} cannot be read ({reason})") from error
@@ -225,7 +235,7 @@ def _read_position(path: Path) -> Position:
 def _write_position(folder: Path, position: Position) -> None:
     part = folder / f"{_POSITION}{_PART}"
     with open(part, "w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(position), allow_nan=False))
+        file.write(position.text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, folder / _POSITION)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from common.processes.addresses import LOOPBACK
 from common.processes.caller import forget_errors
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
 from common.processes.names import worker_text
+from common.processes.snapshot_folder import make_folder, remove_folder
 from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
 from coordinator.launch.forked import import_before_fork
@@ -35,11 +36,12 @@ def launch(
     deadline: float = 60.0,
     replicas: int = 1,
     caller: int | None = None,
+    heals: bool = False,
 ) -> int:
     """Run `program` in replicas × stages + 1 processes, of which rank 0 is the coordinator.
 
-    When a process is lost, all are restarted and resume from the last checkpoint. Call it in a process without other
-    threads: it is forked.
+    When a process is lost, all are restarted and resume from the last checkpoint, or heal. Call it in a process
+    without other threads: it is forked.
 
     Args:
         stages: number of stages of a replica.
@@ -48,6 +50,7 @@ def launch(
         deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
         replicas: number of copies of every stage.
         caller: the parent of this process, if the run must not outlive it.
+        heals: the processes keep their state in memory, from which those of the next attempt go on.
 
     Returns:
         The exit code of the run: 0; 1 if a process was lost; else the exit code of the process that failed first, or
@@ -56,8 +59,8 @@ def launch(
     become_parent()
     os.environ[LAUNCH] = uuid4().hex
     import_before_fork()
-    budget = Budget(restarts)
-    with HeldSignals() as held:
+    budget = Budget(restarts, "what they kept in memory" if heals else "the last checkpoint")
+    with HeldSignals() as held, _snapshots() if heals else nullcontext():
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
             forget_errors()
@@ -85,6 +88,16 @@ def _attempt(children: Children, program: Callable[[], None], processes: int) ->
 
 
 @contextmanager
+def _snapshots() -> Iterator[None]:
+    """A folder in memory for the snapshots of all attempts."""
+    make_folder()
+    try:
+        yield
+    finally:
+        remove_folder()
+
+
+@contextmanager
 def _reserved_port() -> Iterator[int]:
     """A free port on loopback. Nothing else gets it: it is bound, in a way that lets rank 0 listen on it."""
     with socket.socket() as holder:
@@ -96,8 +109,9 @@ def _reserved_port() -> Iterator[int]:
 class Budget:
     """Limits the number of restarts in any hour."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, source: str) -> None:
+        """`source`: what a restarted run goes on from, for the message."""
+        self._limit, self._source = limit, source
         self._restart_times: deque[float] = deque()
 
     def take(self, attempt: int) -> bool:
@@ -110,7 +124,7 @@ class Budget:
                 print_error(f"giving up after restart {attempt}: recovery.restarts allows {self._limit} per hour")
             return False
         self._restart_times.append(now)
-        print_error(f"restarting all processes from the last checkpoint (restart {attempt + 1})")
+        print_error(f"restarting all processes from {self._source} (restart {attempt + 1})")
         return True
 
 

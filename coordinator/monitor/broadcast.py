@@ -58,6 +58,10 @@ class Broadcast(Listener):
         for listener in self._listeners:
             listener.restarted(tick, restarts, seconds)
 
+    def healed(self, tick: int, lost: dict[int, int]) -> None:
+        for listener in self._listeners:
+            listener.healed(tick, lost)
+
     def close(self, state: State, message: str, tick: int) -> None:
         """The run has ended. Listeners are closed in reverse order, so that the terminal is closed last."""
         for listener in reversed(self._listeners):

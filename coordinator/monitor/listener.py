@@ -96,6 +96,9 @@ class Listener:
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
         """The training has resumed after a process was lost, `seconds` after its last report."""
 
+    def healed(self, tick: int, lost: dict[int, int]) -> None:
+        """The restart went on at `tick` from what the stages had kept. `lost`: ticks whose updates a stage lost."""
+
     def close(self, state: State, message: str, tick: int) -> None:
         """The run has ended in `state`."""
 
@@ -121,3 +124,6 @@ class LineListener(Listener, ABC):
 
     def restarted(self, tick: int, restarts: int, seconds: float) -> None:
         self.line({"kind": "restart", "tick": tick, "restarts": restarts, "recovery_seconds": seconds})
+
+    def healed(self, tick: int, lost: dict[int, int]) -> None:
+        self.line({"kind": "heal", "tick": tick, "lost_ticks": {str(stage): ticks for stage, ticks in lost.items()}})

@@ -95,6 +95,10 @@ class RunMetrics(Listener):
         """Update the duration of the last recovery."""
         self.registry.set("sideways_recovery_seconds", seconds)
 
+    def healed(self, tick: int, lost: dict[int, int]) -> None:
+        """Update the number of ticks whose updates were lost."""
+        self.registry.set("sideways_lost_ticks", sum(lost.values()))
+
     def close(self, state: State, message: str, tick: int) -> None:
         """Remove the list of targets, unless another attempt may follow."""
         if self._targets is not None and state != "failed":

@@ -7,6 +7,12 @@ from coordinator.run.setup import Prepared
 _STOP_TIMEOUT = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
 
 
+def position_of(run: Prepared) -> Position:
+    """The present position of a run."""
+    state, places, clips = run.state, run.steps.places(), run.datasets.fingerprint
+    return Position.of(state.config, state.tick, run.start.origin, places, clips, state.seconds)
+
+
 class Checkpointing:
     """Saves the model and checkpoints between two phases, while no stage runs."""
 
@@ -34,9 +40,7 @@ class Checkpointing:
         """Take a checkpoint. `worth_waiting`: wait for one that is being written, instead of skipping this one."""
         if worth_waiting:
             self.finish()
-        run, state = self._run, self._state
-        places, clips = run.steps.places(), run.datasets.fingerprint
-        run.saver.save(Position.of(state.config, state.tick, run.start.origin, places, clips, state.seconds))
+        self._run.saver.save(position_of(self._run))
 
     def save_at_once(self) -> bool:
         """Take a checkpoint and wait until it is written. Returns whether this tick now has one."""

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from common.config.settings import Config
@@ -21,6 +22,7 @@ from common.processes.lifecycle import (
 from common.processes.membership import Membership, join
 from coordinator.launch.attempt import deployed
 from coordinator.launch.host_limits import open_files
+from coordinator.run.checkpointing import position_of
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.presence import Presence
 from coordinator.run.setup import Prepared, prepare
@@ -91,7 +93,16 @@ class _Process:
             pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE)
             return
         tick = self._prepared.state.tick if self._prepared is not None else 0
+        if not final:
+            self._keep_snapshot()
         presence.fail(reason, tick, final, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
+
+    def _keep_snapshot(self) -> None:
+        """Another attempt follows: keep the position, if the run heals. Never raises."""
+        run = self._prepared
+        if run is not None and run.snapshots is not None and run.state.tick > run.start.tick:
+            with suppress(Exception):
+                run.snapshots.keep(position_of(run))
 
 
 def _print(line: str) -> None:

@@ -15,6 +15,7 @@ from common.partition.model_check import check_model
 from common.processes.caller import tell_directory
 from common.telemetry.spans import WorkClock
 from coordinator.checkpoints.background_saver import BackgroundSaver
+from coordinator.checkpoints.healing import Healing, RunSnapshots, heal
 from coordinator.checkpoints.resume import StartPoint, find_checkpoint, start_from
 from coordinator.checkpoints.store import Checkpoints, Position
 from coordinator.monitor.metrics_file import MetricsFile
@@ -45,6 +46,8 @@ class Prepared:
         stream: the training's frames; `steps` reads it.
         overdue: an evaluation is due before the first tick, because an earlier attempt was lost during it.
         lost_at: time of the last line that an earlier attempt wrote, in seconds since 1970; None if there was none.
+        snapshots: of the coordinator; None unless recovery.mode is "heal".
+        healing: how the run goes on after a loss; None if it starts from a checkpoint, or anew.
         probe: compares pseudo-gradients with exact ones; None if probe.every is 0.
         work: the coordinator's own clock, for traces.
     """
@@ -65,6 +68,8 @@ class Prepared:
     work: WorkClock
     overdue: bool
     lost_at: float | None
+    snapshots: RunSnapshots | None
+    healing: Healing | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,17 @@ class _Accepted:
     checkpoints: Checkpoints
     found: tuple[Path, Position] | None
     again: bool  # this is an automatic restart after a process was lost
+    snapshots: RunSnapshots | None
+
+
+@dataclass(frozen=True)
+class _Built:
+    """The result of the second step: the stages are built."""
+
+    state: RunState
+    start: StartPoint
+    stream: Stream
+    healing: Healing | None
 
 
 def prepare(
@@ -104,11 +120,11 @@ def prepare(
     """
     setup = _Setup(config, pipeline, presence, stop, resume)
     accepted = _accept(setup, run_file)
-    state, start, stream = _build(setup, accepted)
-    overdue = _restore(setup, accepted, start, state)
-    accepted.directory.save_config(state.config)
+    built = _build(setup, accepted)
+    overdue = _restore(setup, accepted, built)
+    accepted.directory.save_config(built.state.config)
     presence.marker.write(accepted.directory.path)
-    return _assemble(setup, accepted, start, state, stream, overdue)
+    return _assemble(setup, accepted, built, overdue)
 
 
 def _accept(setup: _Setup, run_file: str) -> _Accepted:
@@ -127,7 +143,8 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
-    return _Accepted(datasets, blocks, directory, checkpoints, found, again)
+    snapshots = RunSnapshots(config.recovery.snapshot_every) if config.recovery.heals else None
+    return _Accepted(datasets, blocks, directory, checkpoints, found, again, snapshots)
 
 
 def _model(config: Config, datasets: Datasets, warn: Warn, checked: bool) -> nn.Sequential:
@@ -141,7 +158,7 @@ def _model(config: Config, datasets: Datasets, warn: Warn, checked: bool) -> nn.
     return model
 
 
-def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint, Stream]:
+def _build(setup: _Setup, accepted: _Accepted) -> _Built:
     """Choose the split, open the training stream, build the stages."""
     datasets, found, presence = accepted.datasets, accepted.found, setup.presence
     planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
@@ -149,6 +166,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint, St
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
     config = weighted(config, datasets.train)
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
+    start, healing = _heal(setup, accepted, start, config, split)
     if costs:
         presence.terminal.show_split(costs, split)
     stream = datasets.open_training(start.places, config)  # its processes start while the stages are built
@@ -160,7 +178,19 @@ def _build(setup: _Setup, accepted: _Accepted) -> tuple[RunState, StartPoint, St
     presence.broadcast.split(accepted.blocks, split)
     if costs:
         presence.broadcast.measured(costs, split)
-    return RunState(config, setup.stop, planned, start.tick, start.seconds, start.tick), start, stream
+    state = RunState(config, setup.stop, planned, start.tick, start.seconds, start.tick)
+    return _Built(state, start, stream, healing)
+
+
+def _heal(
+    setup: _Setup, accepted: _Accepted, start: StartPoint, config: Config, split: list[int]
+) -> tuple[StartPoint, Healing | None]:
+    """Where the run starts if it can heal from what the processes of the last attempt kept; else `start`."""
+    if accepted.snapshots is None:
+        return start, None
+    clips = accepted.datasets.fingerprint
+    found = heal(accepted.snapshots, setup.pipeline.stages, start, config, split, clips)
+    return found if found is not None and accepted.again else (start, None)
 
 
 def _split(setup: _Setup, accepted: _Accepted) -> tuple[list[BlockCost], list[int]]:
@@ -178,21 +208,23 @@ def _split(setup: _Setup, accepted: _Accepted) -> tuple[list[BlockCost], list[in
     return costs, split
 
 
-def _restore(setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState) -> bool:
-    """Restore the checkpoint that the run starts from, if any. Returns whether its evaluation is still due."""
-    every, presence = state.config.evaluate_every, setup.presence
+def _restore(setup: _Setup, accepted: _Accepted, built: _Built) -> bool:
+    """Restore what the run starts from, if anything. Returns whether an evaluation is still due there."""
+    start, healing, every, presence = built.start, built.healing, built.state.config.evaluate_every, setup.presence
     evaluated = start.scored or every == 0 or start.tick % every > 0  # or none was due
     if start.folder is not None:
         accepted.checkpoints.set_aside_after(start.tick)
         folder = start.folder.resolve()
         restored = start.same_split, start.in_flight, start.optimiser
         setup.pipeline.stages.call_all(StageCalls.restore, folder, start.tick, *restored)
+    for stage, source in enumerate(healing.sources if healing else ()):
+        setup.pipeline.stages.call_each(stage, StageCalls.heal, source, start.tick)
     if setup.resume is not None:
         accepted.directory.truncate_from(start.tick, evaluated)
-    if start.folder is not None:
-        presence.terminal.say(str(start))
+    if start.tick:
+        presence.terminal.say(str(healing or start))
         presence.broadcast.resumed(start.tick)
-    return start.folder is not None and not evaluated
+    return start.tick > 0 and not evaluated
 
 
 def _totals(state: RunState, start: StartPoint) -> RunTotals:
@@ -200,10 +232,9 @@ def _totals(state: RunState, start: StartPoint) -> RunTotals:
     return RunTotals(stages, config.data.slots, state.planned, config.replicas, start.tick)
 
 
-def _assemble(
-    setup: _Setup, accepted: _Accepted, start: StartPoint, state: RunState, stream: Stream, overdue: bool
-) -> Prepared:
+def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) -> Prepared:
     """Build the remaining parts of the run, and add the remaining listeners."""
+    state, start, stream = built.state, built.start, built.stream
     config, pipeline, presence, datasets = state.config, setup.pipeline, setup.presence, accepted.datasets
     directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
     saver = BackgroundSaver(accepted.checkpoints, pipeline.stages, warn)
@@ -232,4 +263,6 @@ def _assemble(
         work=work,
         overdue=overdue,
         lost_at=directory.last_write_time if accepted.again else None,
+        snapshots=accepted.snapshots,
+        healing=built.healing,
     )

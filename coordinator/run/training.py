@@ -25,7 +25,7 @@ from common.telemetry.spans import Kind, clock
 from coordinator.launch.attempt import restarts
 from coordinator.monitor.evaluation_scores import evaluation_of
 from coordinator.monitor.listener import EvaluationEvent, ProgressEvent
-from coordinator.run.checkpointing import Checkpointing
+from coordinator.run.checkpointing import Checkpointing, position_of
 from coordinator.run.divergence import divergence, has_diverged, slower
 from coordinator.run.evaluation_phase import EvaluationPhase
 from coordinator.run.pipeline import TRAINING
@@ -126,6 +126,8 @@ class Training:
         run.work.add(Kind.FEED, start)
         run.metrics.fed += 1
         state.tick += 1
+        if run.snapshots is not None and run.snapshots.due(state.tick):
+            run.snapshots.keep(position_of(run))
         run.saver.poll()
         run.tracer.poll(state.tick)
 
@@ -193,6 +195,8 @@ class Training:
         (run.presence.broadcast.replica_progress if report.replica else run.presence.broadcast.progress)(event)
         if self._lost_at is not None:
             run.presence.broadcast.restarted(report.tick, restarts(), round(time.time() - self._lost_at, 3))
+            if run.healing is not None:
+                run.presence.broadcast.healed(run.healing.tick, run.healing.lost)
             self._lost_at = None
         if has_diverged(report, self._state.config.recovery):
             self._diverged(report)
@@ -201,6 +205,8 @@ class Training:
         """End this attempt; with "rollback", set aside checkpoints that the divergence can have affected."""
         run, state = self._run, self._state
         first = report.tick - report.ticks - 2 * (state.config.ticks_to_top + 1)
+        if run.snapshots is not None:
+            run.snapshots.refuse()
         if state.config.recovery.divergence == "rollback":
             state.config = slower(state.config)
             run.saver.discard()

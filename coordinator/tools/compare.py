@@ -76,7 +76,9 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
             overrides.append(f"split={split}")
         program = partial(join, run_file, "auto", None, overrides, False)
         deadline = 1.5 * config.network.deadline
-        code = launch(config.stages, program, config.recovery.restarts, deadline, config.replicas)
+        code = launch(
+            config.stages, program, config.recovery.restarts, deadline, config.replicas, heals=config.recovery.heals
+        )
         if code:
             return folder, outcomes, code
         outcomes.append(outcome_of(folder / name, config))

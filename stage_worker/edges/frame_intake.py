@@ -117,6 +117,13 @@ class FrameSocket:
             return Envelope(first, self._shape[0], self._attempt), [len(first), *map(len, others)], others
         except (zmq.Again, OtherAttemptError):
             return None
+        except zmq.ContextTerminated:
+            raise PeerError(f"{self._what}: the coordinator is gone") from None
+
+    @staticmethod
+    def end_waits() -> None:
+        """Let every wait for frames in this process raise PeerError from now on. Blocks: call it in another thread."""
+        zmq.Context.instance().term()
 
     def lost(self, tick: int, envelope: Envelope, expected: tuple[int, int]) -> PeerError:
         """The error for a batch that is not the expected one. `expected`: its phase and frame."""

@@ -7,6 +7,7 @@ the coordinator is lost.
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stage_worker.reporting.prometheus import StageMetrics
 
 _QUEUE = 1000  # reports at most
+_LAST_SNAPSHOT = 20.0  # seconds to keep the state when the coordinator is lost; the launcher kills after 30
 _MOST_LOSSES = 4096  # losses in one report, one per tick
 
 
@@ -40,6 +42,7 @@ class Reporter:
         stop_signal: number of a stop signal that is still to be reported; 0 if there is none.
         metrics: metrics for Prometheus; None without metrics.port.
         verbose: whether to print an error when the coordinator is lost; by default one stage per host does.
+        on_lost: called when the coordinator is lost, in another thread; the process then has 20 s to end itself.
     """
 
     def __init__(self, me: Membership, address: str) -> None:
@@ -50,6 +53,7 @@ class Reporter:
         self.gradient_norm: float | None = None
         self.stop_signal = 0
         self.metrics: StageMetrics | None = None
+        self.on_lost: Callable[[], None] | None = None
         self._dropped = 0
         self._exit_expected = False
         self._disconnected = threading.Event()
@@ -141,6 +145,8 @@ class Reporter:
 
     def flush_and_close(self, linger: float = 2.0) -> None:
         """Close the connection. Reports still queued get `linger` seconds to be sent."""
+        if self._disconnected.is_set():
+            return  # nobody is there to get them
         self._exit_expected = True
         self._socket.disable_monitor()
         self._socket.close(int(linger * 1000))
@@ -196,6 +202,9 @@ class Reporter:
             self._disconnected.set()
         if self._exit_expected:
             return
+        if self.on_lost is not None:
+            self.on_lost()
+            time.sleep(_LAST_SNAPSHOT)
         if self.verbose:
             print_error(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so stages here exit too")
         exit_now(PeerError.code)

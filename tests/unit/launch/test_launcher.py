@@ -12,12 +12,12 @@ from coordinator.launch.children import Exit
 def test_restarts_are_limited_per_hour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 1000.0
     monkeypatch.setattr("coordinator.launch.launcher.time.monotonic", lambda: now)
-    budget = launcher.Budget(2)
+    budget = launcher.Budget(2, "the last checkpoint")
     assert [budget.take(attempt) for attempt in range(3)] == [True, True, False]
     assert "recovery.restarts allows 2 per hour" in capsys.readouterr().err
     now += 3601
     assert budget.take(3)
-    assert not launcher.Budget(0).take(0)
+    assert not launcher.Budget(0, "the last checkpoint").take(0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Where the processes of a host keep snapshots of their state, in memory that outlives each of them.
+
+    FOLDER/NAME.TICK    the state of the process NAME before TICK, the newest one only
+
+The launcher makes the folder and removes it when the run ends. Under torchrun there is none: the coordinator makes one
+that is named after the launch, and every process removes it at the orderly end of the run.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from shutil import rmtree
+
+from common.errors import ConfigError
+
+SNAPSHOTS = "SIDEWAYS_SNAPSHOTS"  # environment: the launcher's folder
+_MEMORY = Path("/dev/shm")  # noqa: S108  # the kernel's file system in memory
+_PART = ".part"
+
+
+def make_folder() -> Path:
+    """Make a folder that nobody else can read, and set it in the environment."""
+    folder = Path(tempfile.mkdtemp(prefix="sideways-", dir=_place()))
+    os.environ[SNAPSHOTS] = str(folder)
+    return folder
+
+
+def remove_folder() -> None:
+    """Remove the launcher's folder, if there is one."""
+    if SNAPSHOTS in os.environ:
+        rmtree(os.environ[SNAPSHOTS], ignore_errors=True)
+
+
+def folder_of(launch: str) -> Path:
+    """The launcher's folder, or else the one named after the launch."""
+    return Path(os.environ.get(SNAPSHOTS) or _place() / f"sideways-{os.getuid()}-{launch}")
+
+
+def _place() -> Path:
+    return _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+
+
+class SnapshotFolder:
+    """The snapshots on this host."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder, if it is not there. Raises ConfigError if it cannot be used, or is another user's."""
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            found = path.lstat()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep snapshots in {path}: {error.strerror}. Free memory there (df {path.parent}), or set "
+                f'recovery.mode = "exact"'
+            ) from error
+        if path.is_symlink() or found.st_uid != os.getuid():
+            raise ConfigError(
+                f"{path} belongs to another user, so no snapshots are kept there: remove it, or set "
+                'recovery.mode = "exact"'
+            )
+
+    def ticks(self, name: str) -> list[int]:
+        """The ticks of the snapshots of a process, in order."""
+        return sorted(int(path.suffix[1:]) for path in self.path.glob(f"{name}.*") if path.suffix[1:].isdigit())
+
+    def file(self, name: str, tick: int) -> Path:
+        """The file of a snapshot."""
+        return self.path / f"{name}.{tick}"
+
+    def write(self, name: str, tick: int, write: Callable[[Path], None]) -> None:
+        """Replace the process's snapshot by what `write` writes to the path that it is given. Raises OSError."""
+        part = self.path / f"{name}{_PART}"
+        try:
+            write(part)
+            os.replace(part, self.file(name, tick))
+        finally:
+            part.unlink(missing_ok=True)
+        self.forget(name, besides=tick)
+
+    def forget(self, name: str, besides: int | None = None) -> None:
+        """Remove a process's snapshots, but for that of the tick `besides`."""
+        for tick in self.ticks(name):
+            if tick != besides:
+                self.file(name, tick).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        with suppress(OSError):
+            rmtree(self.path, ignore_errors=True)

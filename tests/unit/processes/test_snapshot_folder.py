@@ -1,0 +1,67 @@
+"""The folder in memory where the processes of a run keep their state."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError
+from common.processes import snapshot_folder
+from common.processes.snapshot_folder import SNAPSHOTS, SnapshotFolder, folder_of, make_folder, remove_folder
+
+
+def write(text: str) -> Callable[[Path], None]:
+    def to(path: Path) -> None:
+        path.write_text(text)
+
+    return to
+
+
+def test_only_the_newest_snapshot_of_a_process_is_kept(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path / "here")
+    for tick in (5, 100, 20):  # also one that is older: a diverged training goes back
+        folder.write("stage1-0", tick, write(str(tick)))
+    folder.write("stage10-0", 3, write("3"))
+    assert folder.ticks("stage1-0") == [20]
+    assert folder.file("stage1-0", 20).read_text() == "20"
+    assert folder.ticks("stage10-0") == [3]
+    folder.forget("stage1-0")
+    assert folder.ticks("stage1-0") == []
+    assert SnapshotFolder(tmp_path / "here").ticks("stage10-0") == [3]
+    folder.remove()
+    assert not folder.path.exists()
+
+
+def test_a_failed_write_leaves_the_last_snapshot(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path / "here")
+    folder.write("a", 1, write("one"))
+
+    def fails(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        folder.write("a", 2, fails)
+    assert [path.name for path in folder.path.iterdir()] == ["a.1"]
+
+
+def test_a_folder_that_another_user_could_have_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        SnapshotFolder(tmp_path / "link")
+    with pytest.raises(ConfigError, match=r"cannot keep snapshots in .*: No such file or directory"):
+        SnapshotFolder(tmp_path / "no/where")
+    assert SnapshotFolder(tmp_path / "own").path.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_launchers_folder_comes_before_that_of_the_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(snapshot_folder, "_MEMORY", tmp_path)
+    monkeypatch.setenv(SNAPSHOTS, "")
+    assert folder_of("a").parent == tmp_path
+    assert folder_of("a") != folder_of("b")
+    made = make_folder()
+    assert folder_of("a") == made
+    assert made.parent == tmp_path
+    remove_folder()
+    assert not made.exists()

@@ -1,0 +1,120 @@
+"""A stage's snapshots: the stage that loads one equals the one that kept it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+
+from common.config.settings import Config, Data, Optimiser, Recovery, Rule
+from common.messages.stage_calls import Snapshot
+from common.models.temporal import TemporalShift
+from common.rule.packet import Packet
+from common.rule.stage import Stage
+from stage_worker.assembly import Assembly
+from stage_worker.snapshots import Snapshots
+from tests.support.waiting import wait_until
+
+ROWS = 3
+
+
+def assembly(seed: int, every: int = 2) -> Assembly:
+    """A stage that remembers, with an average of its weights."""
+    torch.manual_seed(seed)
+    blocks = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), TemporalShift(0.5, 1), nn.Flatten(), nn.Linear(64, 5))
+    optimiser = Optimiser(name="Adam", lr=0.05, ema=0.9)
+    recovery = Recovery(mode="heal", snapshot_every=3)
+    config = Config(
+        stages=1, ticks=99, data=Data(train="."), rule=Rule(every=every), optimiser=optimiser, recovery=recovery
+    )
+    return cast(Assembly, SimpleNamespace(stage=Stage(blocks, 0, config), number=0, replicas=None))
+
+
+def tick(built: Assembly, number: int, update: bool = True) -> None:
+    packet = Packet((ROWS, 4, 4, 4))
+    packet.set_header(number - 1, number)
+    packet.clips[:], packet.labels[:] = [1, 2, 3], [0, 3, 4]
+    packet.tensor.copy_(torch.randn(packet.tensor.shape, generator=torch.Generator().manual_seed(number)))
+    built.stage.forward(packet)
+    built.stage.backward_from_loss(packet, None)
+    if update:
+        built.stage.update()
+
+
+def same(one: Assembly, other: Assembly) -> bool:
+    def everything(built: Assembly) -> dict[str, torch.Tensor]:
+        return {**built.stage.state(), **built.stage.memories.state()}
+
+    mine, theirs = everything(one), everything(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_last_snapshot_restores_the_whole_stage(tmp_path: Path) -> None:
+    built, other = assembly(1), assembly(2)
+    snapshots = Snapshots(tmp_path, 4, 0, 1)
+    for number in range(5):  # in the middle of two gradients for one update
+        tick(built, number)
+    snapshots.begin(built, 5)
+    snapshots.keep_last(5)
+    found = Snapshots(tmp_path, 4, 0, 1)
+    assert Snapshot(5, True, 0) in found.found()
+    assert not same(built, other)
+    found.load(other, Snapshot(5, True, 0), 8)
+    assert same(built, other)
+    assert other.stage.updater.ticks == 8  # for the learning rate
+    assert other.stage.updater.accumulated == 1
+    tick(built, 5)
+    tick(other, 5)
+    assert same(built, other)
+
+
+def test_a_replica_does_not_take_over_the_memory_of_another(tmp_path: Path) -> None:
+    built, other = assembly(1), assembly(2)
+    tick(built, 0)
+    snapshots = Snapshots(tmp_path, 0, 1, 2)
+    snapshots.begin(built, 1)
+    snapshots.keep_last(1)
+    assert built.stage.memories.state()
+    first = Snapshots(tmp_path, 0, 0, 2)
+    assert Snapshot(1, True, 1) in first.found()
+    first.load(other, Snapshot(1, True, 1), 1)
+    assert all(torch.equal(value, other.stage.state()[name]) for name, value in built.stage.state().items())
+    assert not other.stage.memories.state()
+
+
+def test_a_regular_snapshot_replaces_the_last_one_of_the_attempt_before(tmp_path: Path) -> None:
+    built, snapshots = assembly(1), Snapshots(tmp_path, 0, 0, 1)
+    snapshots.begin(built, 0)
+    snapshots.keep_last(7)
+    again = Snapshots(tmp_path, 0, 0, 1)
+    again.begin(built, 9)
+    wait_until(lambda: again.found() == [Snapshot(9, False, 0)])
+    for number in (9, 10, 11):
+        again.ticked(number)
+    wait_until(lambda: again.found() == [Snapshot(12, False, 0)])
+
+
+def test_what_was_not_restored_is_not_kept(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, 0, 0, 1)
+    snapshots.keep_last(7)
+    assert snapshots.found() == []
+
+
+def test_without_memory_the_run_goes_on_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    built, snapshots = assembly(1), Snapshots(tmp_path / "gone", 2, 0, 1)
+    (tmp_path / "gone").rmdir()
+    snapshots.begin(built, 3)
+    wait_until(lambda: "stage 2, tick 3: no snapshot could be kept in" in capsys.readouterr().err)
+
+
+def test_an_interrupted_update_is_applied_before_the_state_is_kept() -> None:
+    built, straight = assembly(1, every=1), assembly(1, every=1)
+    tick(built, 0, update=False)  # the peer was lost as the gradient was to be sent
+    built.stage.finish_update()
+    built.stage.finish_update()
+    tick(straight, 0)
+    assert same(built, straight)
+    built.stage.finish_update()
+    assert same(built, straight)
