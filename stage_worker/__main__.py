@@ -14,6 +14,7 @@ from common.messages.stage_rpc import serve
 from common.processes.lifecycle import exit_now, print_error, stop_signals, too_many_files, watch_parent
 from common.processes.membership import REPLICAS, join
 from common.processes.rpc import start_rpc
+from stage_worker.edges.peer_errors import lost_connection
 from stage_worker.gpu_errors import gpu_failure
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.service import StageService
@@ -46,7 +47,7 @@ def main() -> None:
 def _fail(error: BaseException, service: StageService, reporter: Reporter) -> NoReturn:
     """Report an error on stderr and to the coordinator, then exit."""
     place = service.place
-    error = gpu_failure(error, place) or error
+    error = gpu_failure(error, place) or lost_connection(error, place) or error
     known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
     message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or _describe(error)}"
     print_error(message if known else f"{message}\n{traceback.format_exc()}")

@@ -2,6 +2,8 @@
 
 import re
 
+from torch.distributed import DistError
+
 from common.errors import PeerError
 
 # messages of gloo and NCCL, for which torch raises a plain RuntimeError
@@ -41,6 +43,16 @@ def replicas_failed(stage: int, tick: int, seconds: float, error: RuntimeError) 
 def is_lost_peer(error: RuntimeError) -> bool:
     """Whether an error of torch means that a peer is gone or makes no progress."""
     return bool(_STUCK.search(str(error)) or _BROKEN.search(str(error)))
+
+
+def lost_connection(error: BaseException, place: str) -> PeerError | None:
+    """The error for a connection of torch that was lost as the processes met; None for any other error."""
+    if not isinstance(error, DistError):
+        return None
+    reason = str(error).splitlines()[0][:120]
+    return PeerError(
+        f"{place}: a connection to another process of the run was lost ({reason}). See the errors of the others"
+    )
 
 
 def _error(place: str, neighbour: int, problem: str) -> PeerError:
