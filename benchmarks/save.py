@@ -23,7 +23,7 @@ from benchmarks.figures import RESULTS
 
 def main() -> None:
     """Run it, pass its output on, and write the file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--name", help="name of the results; default: that of the benchmark")
     parser.add_argument("benchmark", help="a script of benchmarks/, without .py")
     arguments, options = parser.parse_known_args()
