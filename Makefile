@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help train test test-long soak fuzz lint bench gpu bench-learn secrets clean
+.PHONY: help train test test-long soak fuzz lint docs figures bench gpu bench-learn secrets clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,14 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## the documentation as a site in site/, every link checked
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+figures: $(READY)  ## write the figures of benchmarks/results into the tables of README and docs, and draw the schedule
+	$(BIN)/python -m benchmarks.figures
+	$(BIN)/python docs/draw_schedule.py > docs/schedule.svg
+
 bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
 	$(BIN)/python benchmarks/edges.py $(ARGS)
@@ -70,5 +78,5 @@ secrets:  ## passwords for docker compose, in deploy/secrets; those that are the
 	done
 
 clean:  ## remove the virtual environment, caches and the drawn digits; your runs stay
-	rm -rf $(VENV) data/digits build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) data/digits build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -74,7 +74,7 @@ def main() -> None:
     from tests.faults.network import network
 
     columns = [column for name in arguments.contenders for column in (name, *_SIMULATED.get(name, ()))]
-    figures: dict[str, dict[str, float]] = {column: {} for column in columns}
+    figures: dict[str, dict[str, Any]] = {column: {} for column in (*columns, "edge_ticks")}
     print("link     " + "".join(f"{column:>14}" for column in columns) + "    ticks of the edges")
     for name in arguments.only:
         link, edges = LINKS[name], ""
@@ -83,7 +83,7 @@ def main() -> None:
                 options = {**settings, "slots": link.slots, "contender": contender}
                 result = _launch(hosts.names, options)
                 figures[contender][name] = round(result["ratio"], 3)
-                edges = edges or str(result["edge_ticks"])
+                edges = edges or str(figures["edge_ticks"].setdefault(name, result["edge_ticks"]))
                 for column in _SIMULATED.get(contender, ()):
                     figures[column][name] = round(_simulated(link, arguments.sleep, result["edge_ticks"]), 3)
         cells = "".join(f"{figures[column][name]:>14.3f}" for column in columns)

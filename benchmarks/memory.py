@@ -34,10 +34,11 @@ def main() -> None:
         serve(arguments.out, _measure)
         return
     results = [(stages, launch(stages, "memory")) for stages in arguments.stages]
-    figures = {name: {str(stages): result[name] for stages, result in results} for name in ALGORITHMS}
+    mib = [(stages, {name: round(kept / 2**20, 2) for name, kept in result.items()}) for stages, result in results]
+    figures = {name: {str(stages): row[name] for stages, row in mib} for name in ALGORITHMS}
     print("most MiB kept by stage 0         " + "".join(f"D = {stages:<6}" for stages in arguments.stages))
     for name, row in figures.items():
-        print(f"{name:<33}" + "".join(f"{value / 2**20:<10.2f}" for value in row.values()))
+        print(f"{name:<33}" + "".join(f"{value:<10.2f}" for value in row.values()))
     if arguments.json:
         print(json.dumps(figures))
 

@@ -171,6 +171,7 @@ def _figures(measured: dict[str, Any]) -> dict[str, Any]:
         else:
             figures[f"vs_{other['kind']}"] = ratio
     figures["efficiency"] = round(median(ours["efficiencies"]), 3)
+    figures["imbalance"] = round(median(ours["imbalances"]), 3)  # slowest stage / mean stage, while running
     if measured["update_ms"]:
         figures["update_ms"] = {name: [round(ms, 2) for ms in times] for name, times in measured["update_ms"].items()}
     return figures

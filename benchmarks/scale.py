@@ -40,7 +40,7 @@ def main() -> None:
         serve(arguments.out, partial(_measure, **settings))
         return
     options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    figures: dict[str, dict[str, float]] = {"tick_ms": {}, "cpu_ms": {}}
+    figures: dict[str, dict[str, float]] = {"tick_ms": {}, "cpu_ms": {}, "busy": {}}
     print(f"stages   tick ms (sleep {arguments.sleep:g})   CPU ms outside the model   cores busy")
     for stages in arguments.stages:
         result = launch(stages, "scale", *options)

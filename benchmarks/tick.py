@@ -51,6 +51,8 @@ def main() -> None:
     figures: dict[str, Any] = {
         f"tick_over_slowest_{name}": round(results[2]["ratios"][name]["ratio"], 4) for name in SPLITS
     }
+    for column in ("tick_ms", "alone_ms"):
+        figures[column] = {name: round(results[2]["ratios"][name][column], 2) for name in SPLITS}
     figures["cpu_ms_outside_model"] = {str(stages): round(results[stages]["cpu_ms"], 4) for stages in results}
     _print(results, figures)
     if arguments.json:

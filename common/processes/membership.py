@@ -227,7 +227,7 @@ def _check(members: tuple[Member, ...]) -> None:
     if coordinators != 1 or len(members) < 2:
         raise SidewaysError(
             f"{len(members)} processes joined, {coordinators} of them as coordinator: a run needs exactly one "
-            f"coordinator and at least one stage worker (torchrun --nproc-per-node STAGES+1, see the README)"
+            f"coordinator and at least one stage worker (torchrun --nproc-per-node STAGES+1, docs/deploying.md)"
         )
 
 

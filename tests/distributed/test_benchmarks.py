@@ -27,21 +27,22 @@ def last_line(script: str, *arguments: str | Path, timeout: float = 120) -> Any:
 
 def test_a_ratio_is_the_median_over_rounds_and_above_one_where_sideways_is_faster() -> None:
     ours = {"kind": "sideways", "parts": 0, "rates": [10.0, 40.0, 30.0], "efficiencies": [0.9, 0.5, 0.7]}
+    ours["imbalances"] = [1.1, 1.3, 1.2]
     plain = {"kind": "bp_1core", "parts": 0, "rates": [5.0, 10.0, 10.0]}
     pipes = [{"kind": "gpipe", "parts": parts, "rates": [10.0 * parts] * 3} for parts in (1, 2)]
     figures = _figures({"results": [ours, plain, *pipes], "update_ms": {}})
     assert figures["vs_bp_1core"] == 3.0  # the median of 2, 4 and 3
     assert figures["vs_gpipe"] == {"1": 3.0, "2": 1.5}
     assert figures["vs_ddp"] is None
-    assert figures["efficiency"] == 0.7
+    assert (figures["efficiency"], figures["imbalance"]) == (0.7, 1.2)
     assert Case.of("vit_b_16_224_b8") == Case("vit_b_16", 224, 8)
     assert Case.of("vgg8_64") is None
 
 
 def test_scale_prints_tick_and_cpu_times() -> None:
     figures = last_line("scale", "--stages", "2", "--sleep", "4", "--ticks", "10", "--rounds", "1")
-    assert figures.keys() == {"tick_ms", "cpu_ms"}
-    assert figures["tick_ms"].keys() == figures["cpu_ms"].keys() == {"2"}
+    assert figures.keys() == {"tick_ms", "cpu_ms", "busy"}
+    assert figures["tick_ms"].keys() == figures["cpu_ms"].keys() == figures["busy"].keys() == {"2"}
     assert figures["tick_ms"]["2"] >= 4
     assert figures["cpu_ms"]["2"] > 0
 
@@ -82,7 +83,7 @@ def test_peers_prints_ratios() -> None:
     figures = last_line("peers", "--cases", *cases, "--rounds", "1", "--seconds", "0.05", timeout=550)
     assert tuple(figures) == cases
     live, batch = figures.values()
-    ratios = {"vs_bp_1core", "vs_bp_all_cores", "vs_1f1b", "vs_gpipe", "vs_copies", "vs_ddp", "efficiency"}
+    ratios = {"vs_bp_1core", "vs_bp_all_cores", "vs_1f1b", "vs_gpipe", "vs_copies", "vs_ddp", "efficiency", "imbalance"}
     assert batch.keys() == ratios
     assert live.keys() == ratios | {"update_ms"}
     assert list(batch["vs_gpipe"]) == list(batch["vs_1f1b"]) == ["2", "4", "8", "16"]

@@ -164,16 +164,31 @@ def test_two_programs_threads_train_at_once(videos: Path, tmp_path: Path) -> Non
 
 @pytest.mark.long
 def test_the_snippets_of_the_documentation_run(videos: Path, tmp_path: Path) -> None:
-    """Those of docs/python.md, one after another, with the README's model and run file."""
-    model, run_file = re.findall(r"```(?:py|toml)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Those of docs/python.md, one after another, with its model and run file."""
+    page = (ROOT / "docs/python.md").read_text()
+    model, run_file = re.findall(r"```(?:py|toml)\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mine.py").write_text(model)
     (tmp_path / "run.toml").write_text(run_file.replace("epochs = 10", "ticks = 20"))
     (tmp_path / "videos").symlink_to(videos)
     (tmp_path / "clip.mp4").symlink_to(videos / "val/cat/1.mp4")
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     forward = "import torch\nassert build(3, 1)(torch.zeros(2, 1, 16, 16)).shape == (2, 3)"
     (tmp_path / "script.py").write_text("\n".join([*snippets, forward]))
     process = start(tmp_path)
     out, err = process.communicate(timeout=150)
     assert process.returncode == 0, err
     assert re.search(r"^\d\.\d{3} (ant|bee|cat)$", out, re.MULTILINE)
+
+
+@pytest.mark.long
+def test_the_readmes_run_file_and_snippet_train_and_classify(videos: Path, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (run_file,), (snippet,) = (re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL) for kind in ("toml", "python"))
+    (tmp_path / "run.toml").write_text(run_file.replace("epochs = 10", "ticks = 20"))
+    (tmp_path / "videos").symlink_to(videos)
+    (tmp_path / "clip.mp4").symlink_to(videos / "val/bee/1.mp4")
+    (tmp_path / "script.py").write_text(snippet)
+    process = start(tmp_path)
+    out, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
+    assert sorted(re.findall(r"^\d\.\d{3} (\w+)$", out, re.MULTILINE)) == ["ant", "bee", "cat"]

@@ -1,7 +1,6 @@
 """End-to-end training through the command line, from videos to a model and its figures, started in several ways."""
 
 import json
-import re
 import shutil
 import socket
 import subprocess
@@ -141,17 +140,6 @@ def test_export_loads_into_the_plain_model(trained: tuple[Path, dict[str, Any]],
     missing = sideways("export", tmp_path / "no-such-run", out, cwd=tmp_path)
     assert missing.returncode == 1
     assert "does not exist" in missing.stderr
-
-
-def test_the_readmes_snippet_classifies_a_clip(
-    videos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
-    shutil.copytree(trained[0], tmp_path / "runs/NAME")
-    shutil.copy(videos / "val/bee/1.mp4", tmp_path / "clip.mp4")
-    command = [sys.executable, "-c", snippet]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
-    assert sorted(done.stdout.split()[1::2]) == ["ant", "bee", "cat"], done.stderr
 
 
 def free_port() -> int:
