@@ -39,7 +39,8 @@ def train(
         model: instead of the setting, a function or class of an importable file that returns an nn.Sequential.
         resume: run directory to resume, from its newest checkpoint.
         callbacks: each is called in this thread with each event of the run, a line of metrics.jsonl as a dictionary;
-            `event["kind"]` is "progress", "evaluation", "probe", "set" or "restart". An exception stops the run.
+            `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
+            run.
         settings: override those of `run`: `stages=2`, sections as dictionaries, `optimiser={"lr": 1e-3}`, or as on the
             command line, `**{"optimiser.lr": 1e-3}`.
 
