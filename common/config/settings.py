@@ -9,6 +9,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 Task = Literal["classify", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
+TrackerName = Literal["wandb", "mlflow"]
 EdgeTicks = Annotated[int, Field(ge=1, le=256)]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # as torchvision's weights expect
 Answer = Literal["mean", "last"] | Annotated[int, Field(ge=1)]
@@ -274,6 +275,11 @@ class Report(Section):
     every: float = Field(0.5, gt=0, le=60, description="seconds between a stage's progress reports")
     losses: bool = Field(False, description="also write the loss of every tick to metrics.jsonl")
     tensorboard: bool = Field(True, description="write TensorBoard event files to the run directory")
+    trackers: list[TrackerName] = Field(
+        [],
+        description="experiment trackers to report to, wandb or mlflow, which are extras of the package "
+        "(docs/watching.md)",
+    )
     redis: bool = Field(True, description="use Redis (REDIS_URL, or a private one) for `sideways status`, pause, …")
     page: bool = Field(True, description="serve a live web page of the run (docs/watching.md)")
     page_port: int = Field(0, ge=0, le=65535, description="port of the page; 0: any free port, which the run prints")
