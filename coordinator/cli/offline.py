@@ -22,6 +22,27 @@ Json = Annotated[bool, typer.Option("--json", help="print the results as JSON, i
 
 
 @tools.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="folder of videos, with a folder for each class if they have labels")],
+    out: Annotated[Path, typer.Option(help="run file to write")] = Path("run.toml"),
+) -> None:
+    """Look at a folder of videos and write a run file for them, with comments. An existing file is kept."""
+    from coordinator.tools import first_run_file as first
+    from coordinator.tools.folder_survey import survey
+
+    first.refuse_existing(out)
+    found, machine = survey(folder), first.Machine.here()
+    chosen = first.suggest(found, machine)
+    config = first.settings_of(first.text_of(found, chosen, machine))
+    memory = first.memory_of(config, max(1, len(found.classes)))
+    for note in found.notes:
+        typer.echo(f"warning: {note}", err=True)
+    first.write(out, first.text_of(found, chosen, machine, memory))
+    print(f"found {first.description(found)}")
+    print(f"{out} is written: look at it, then `sideways train {out}`")
+
+
+@tools.command()
 def partition(
     run_file: Annotated[Path, typer.Argument(help="run file (TOML), see examples/")],
     settings: Settings = None,
