@@ -106,6 +106,7 @@ def text_of(found: FolderSurvey, chosen: Suggestion, machine: Machine, memory_mi
         ),
         _line("slots", chosen.slots),
         _line("size", chosen.size, f"pixels; the frames have {found.width} × {found.height}"),
+        *_rectangle(found, chosen.size),
         _line("resize", chosen.resize, "short side before the crop"),
         _line("channels", chosen.channels, "grey" if found.grey else "RGB"),
         *(["flip = 0.5  # half of the clips are mirrored; 0 if left and right matter"] if classify else []),
@@ -183,6 +184,13 @@ def _cache(chosen: Suggestion) -> list[str]:
         return ['# cache = "cache"  # a folder for decoded frames, so that later epochs need no decoding']
     size = f"{chosen.cache_size + 1} MiB"
     return [_line("cache", "memory", "later epochs need no decoding"), _line("cache_size", size)]
+
+
+def _rectangle(found: FolderSurvey, size: int) -> list[str]:
+    """A size with the frames' ratio of sides, in multiples of 16, unless that is a square."""
+    short = min(found.width, found.height)
+    sides = [max(size, size * side // short // 16 * 16) for side in (found.height, found.width)]
+    return [f"# size = {sides}  # height and width, instead of a square"] if sides[0] != sides[1] else []
 
 
 def _line(name: str, value: object, comment: str = "") -> str:

@@ -63,7 +63,7 @@ class Live:
         Rows of a silent source repeat its last frame; before its first frame they are black.
 
         Args:
-            frames: uint8 [slots, channels, size, size].
+            frames: uint8 [slots, channels, height, width].
             clips, labels: int64 [slots]; labels are 0.
 
         Returns:
@@ -244,11 +244,11 @@ class _Slot:
         self._augment: Augment | None = None
 
     def play(self, source: _Source) -> NDArray[np.uint8]:
-        """The source's newest frame, augmented: uint8 [channels, size, size]; zeros before its first."""
+        """The source's newest frame, augmented: uint8 [channels, height, width]; zeros before its first."""
         clip, played = self.place
         if source.taken is None:
             self.place = clip, played + 1
-            return np.zeros((self._data.channels, self._data.size, self._data.size), np.uint8)
+            return np.zeros((self._data.channels, *self._data.shape), np.uint8)
         if source.taken_from != self._connection:
             if played:
                 clip, played = clip + self._data.slots, 0
