@@ -39,7 +39,7 @@ def test_frames_that_are_not_square(videos: Path, tmp_path: Path, task: str) -> 
     assert inputs.shape == (3, 3, *SIZE)
     with torch.no_grad():
         outputs = [model(inputs) for model in models]
-    assert torch.allclose(*outputs, atol=1e-4)
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-4)
     if task == "classify":
         done = sideways("predict", run, videos / "val/cat/1.mp4", "--json", cwd=tmp_path)
         found = json.loads(done.stdout.splitlines()[-1])["top"][0]
