@@ -206,7 +206,8 @@ class _Source:
     def _frames(self) -> Iterator[NDArray[np.uint8]]:
         """Open the source and yield its frames until it ends: uint8 [1, channels, height, width]."""
         data, timeout = self._data, self._data.source_timeout
-        with open_media(self._name, data.source_format, data.source_options, (timeout, timeout)) as container:
+        kind = data.source_format or ("v4l2" if self._name.startswith("/dev/video") else None)
+        with open_media(self._name, kind, data.source_options, (timeout, timeout)) as container:
             scaler, self._damage = None, Damage()
             for frame in decoded(container, video_stream(container), self._damage):
                 scaler = scaler or Scaler(frame, data.short_side, data.channels)
