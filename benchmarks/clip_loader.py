@@ -23,7 +23,7 @@ _ENDLESS = 1 << 40  # samples
 
 
 class ClipDataset(Dataset[tuple[int, Tensor]]):
-    """Sample n is the n-th clip of the play order: its label, and its frames, uint8 [frames, channels, size, size]."""
+    """Sample n is the n-th clip of the play order: its label and frames, uint8 [frames, channels, height, width]."""
 
     def __init__(self, clips: list[Clip], data: Data) -> None:
         self._job = Job(clips, data.model_copy(update={"slots": 1}), 0, train=True)
@@ -33,7 +33,7 @@ class ClipDataset(Dataset[tuple[int, Tensor]]):
         clip = self._job.order().entry(entry)
         assert clip is not None
         data = self._job.data
-        frames = np.empty((clip.frames + 2 * _CHUNK, data.channels, data.size, data.size), np.uint8)
+        frames = np.empty((clip.frames + 2 * _CHUNK, data.channels, *data.shape), np.uint8)
         places = iter(range(0, len(frames), _CHUNK))
         chunks = self._player.chunks(entry, 0, lambda: frames[(place := next(places)) : place + _CHUNK])
         written = sum(chunk.frames for chunk in takewhile(lambda chunk: chunk.clip == entry, chunks))

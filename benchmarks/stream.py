@@ -131,7 +131,7 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
     from coordinator.video.slots import Slots
 
     clips, data, info = _setting(root, threads, size)
-    paths, shape = [clip.path for clip in clips], (SLOTS, data.channels, data.size, data.size)
+    paths, shape = [clip.path for clip in clips], (SLOTS, data.channels, *data.shape)
     bare, pixels, product, over_zmq = [], [], [], []
     first, second = (Slots(clips, data, 0, train=True) for _ in range(2))
     with Product(first, shape) as stream, Product(second, shape, shares_memory=False) as other:
@@ -195,7 +195,7 @@ def _epochs(clips: list["Clip"], data: "Data", frames: int) -> tuple[float, floa
 
     place, epoch, begun = place_of(data), frames // SLOTS, chunk_of(data)
     slots = Slots(clips, data, 0, train=True, cache=place)
-    with Product(slots, (SLOTS, data.channels, data.size, data.size)) as stream:
+    with Product(slots, (SLOTS, data.channels, *data.shape)) as stream:
         stream.play(begun)
         first = SLOTS * (epoch - begun) / stream.play(epoch - begun)
         later = 0.0
@@ -226,7 +226,7 @@ def against_loader(root: Path, threads: int, size: int | None = None) -> dict[st
     from coordinator.video.slots import Slots
 
     clips, data, _ = _setting(root, threads, size)
-    shape = SLOTS, data.channels, data.size, data.size
+    shape = SLOTS, data.channels, *data.shape
     rates: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(LOADER_ROUNDS):
         for use_loader in rates:

@@ -5,13 +5,27 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
 Task = Literal["classify", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
+TrackerName = Literal["wandb", "mlflow"]
 EdgeTicks = Annotated[int, Field(ge=1, le=256)]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # as torchvision's weights expect
 Answer = Literal["mean", "last"] | Annotated[int, Field(ge=1)]
+
+
+def _as_size(value: object) -> object:
+    """One side, or two that differ. Raises ValueError for anything else: pydantic would explain each alternative."""
+    sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if not all(type(side) is int and 4 <= side <= 2048 for side in sides):
+        raise ValueError(
+            f"data.size = {value!r} must be the side of a square, or [height, width], in pixels, each from 4 to 2048"
+        )
+    return sides[0] if len(sides) == 2 and sides[0] == sides[1] else value
+
+
+Size = Annotated[int | tuple[int, int], BeforeValidator(_as_size)]
 
 
 class Section(BaseModel):
@@ -59,15 +73,24 @@ class Data(Section):
     window: int | None = Field(
         None, ge=1, description="length in frames of the random window played of a training clip; default: all"
     )
-    size: int = Field(64, ge=4, le=2048, description="frames are cropped to size × size pixels")
-    resize: int | None = Field(None, le=8192, description="short side before the crop, in pixels; default: size")
+    size: Size = Field(
+        64, description="frames are cropped to size × size pixels, or, if size = [height, width], to height × width"
+    )
+    resize: int | None = Field(
+        None,
+        le=8192,
+        description="short side before the crop, in pixels; default: size. If size = [height, width]: short side of a "
+        "rectangle of that shape, which frames are resized to cover",
+    )
     channels: Literal[1, 3] = Field(3, description="1: greyscale, 3: RGB")
     flip: float = Field(0.0, ge=0, le=1, description="probability that a training clip is flipped horizontally")
     scale: tuple[float, float] | None = Field(
         None,
         description="random resized crop: smallest and largest fraction of the area; default: a crop of size × size",
     )
-    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="smallest and largest width / height of that crop")
+    ratio: tuple[float, float] = Field(
+        (3 / 4, 4 / 3), description="smallest and largest width / height of that crop, relative to those of size"
+    )
     brightness: float = Field(0.0, ge=0, le=1, description="maximum brightness jitter: a random factor in 1 ± this")
     contrast: float = Field(0.0, ge=0, le=1, description="maximum contrast jitter: a random factor in 1 ± this")
     saturation: float = Field(0.0, ge=0, le=1, description="maximum saturation jitter: a random factor in 1 ± this")
@@ -111,9 +134,9 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _sampling(self) -> "Data":
-        if self.resize is not None and self.resize < self.size:
+        if self.resize is not None and self.resize < min(self.shape):
             raise ValueError(
-                f"data.resize = {self.resize} is smaller than data.size = {self.size}: make it at least as large"
+                f"data.resize = {self.resize} is smaller than data.size = {min(self.shape)}: make it at least as large"
             )
         if self.fps is not None and self.stride > 1:
             raise ValueError("data.stride and data.fps exclude each other: leave data.stride out")
@@ -151,9 +174,18 @@ class Data(Section):
         return IMAGENET_MEAN if mean == "imagenet" else mean, IMAGENET_STD if std == "imagenet" else std
 
     @property
-    def short_side(self) -> int:
-        """Length of a frame's short side before the crop, in pixels."""
-        return self.resize or self.size
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the frames, in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def short_side(self) -> int | tuple[int, int]:
+        """Length of a frame's short side before the crop, in pixels; if `size` is no square, the height and width of
+        the rectangle that frames are resized to cover: `size`, or larger by `resize`.
+        """
+        height, width = self.shape
+        short = self.resize or min(height, width)
+        return short if isinstance(self.size, int) else (_scaled(height, short, width), _scaled(width, short, height))
 
     @property
     def computes(self) -> bool:
@@ -164,6 +196,11 @@ class Data(Section):
     def live(self) -> bool:
         """Whether frames come from live sources, which do not wait for the pipeline."""
         return bool(self.sources) and not self.loop
+
+
+def _scaled(side: int, short: int, other: int) -> int:
+    """A rectangle's side once its short side is `short`."""
+    return round(side * short / min(side, other))
 
 
 class Rule(Section):
@@ -274,6 +311,11 @@ class Report(Section):
     every: float = Field(0.5, gt=0, le=60, description="seconds between a stage's progress reports")
     losses: bool = Field(False, description="also write the loss of every tick to metrics.jsonl")
     tensorboard: bool = Field(True, description="write TensorBoard event files to the run directory")
+    trackers: list[TrackerName] = Field(
+        [],
+        description="experiment trackers to report to, wandb or mlflow, which are extras of the package "
+        "(docs/watching.md)",
+    )
     redis: bool = Field(True, description="use Redis (REDIS_URL, or a private one) for `sideways status`, pause, …")
     page: bool = Field(True, description="serve a live web page of the run (docs/watching.md)")
     page_port: int = Field(0, ge=0, le=65535, description="port of the page; 0: any free port, which the run prints")
@@ -484,7 +526,7 @@ class Config(Section):
     @property
     def frame_shape(self) -> tuple[int, int, int, int]:
         """Shape of a frame batch: [slots, channels, height, width]."""
-        return self.data.slots, self.data.channels, self.data.size, self.data.size
+        return self.data.slots, self.data.channels, *self.data.shape
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -538,7 +580,7 @@ class Config(Section):
         batch = math.prod(self.frame_shape)
         if batch > self.network.max_message:
             raise ValueError(
-                f"a frame batch of data.slots × data.channels × data.size² = {batch} bytes is larger than "
+                f"a frame batch of data.slots × data.channels × height × width = {batch} bytes is larger than "
                 f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
             )
         return self

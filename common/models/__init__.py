@@ -44,8 +44,9 @@ def _ignore(text: str) -> None:
 def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -> nn.Sequential:
     """Build the whole model of a run, on the CPU. The same settings give the same weights in every process.
 
-    `classes`, `channels` and `size` (a frame's side in pixels) are passed to the factory if it has such parameters and
-    `model_args` does not set them. `warn` is called with a message about tensors that `config.weights` did not set.
+    `classes`, `channels` and `size` (a frame's side in pixels, or height and width) are passed to the factory if it has
+    such parameters and `model_args` does not set them. `warn` is called with a message about tensors that
+    `config.weights` did not set.
 
     Raises:
         ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, the

@@ -69,12 +69,14 @@ def efficientnet_b0(
     return Chain(root, {**dict(_features(root)), "head": Block(("avgpool", "classifier"), _pool_and_classify)})
 
 
-def vit_b_16(classes: int, channels: int = 3, size: int = 224, dropout: float = 0.0) -> Chain:
+def vit_b_16(classes: int, channels: int = 3, size: int | tuple[int, int] = 224, dropout: float = 0.0) -> Chain:
     """14 blocks: tokens, 12 transformer layers, head. Input [B, channels, size, size] → logits [B, classes].
 
     Raises:
-        ConfigError: `size` (data.size in a run) is not a multiple of 16.
+        ConfigError: `size` (data.size in a run) is not a square, or not a multiple of 16.
     """
+    if not isinstance(size, int):
+        raise ConfigError(f"vit_b_16 needs square frames: set data.size to a number, not to {list(size)}")
     if size % _PATCH:
         raise ConfigError(
             f"vit_b_16 cuts frames into patches of {_PATCH} × {_PATCH} pixels, so data.size = {size} must be a "

@@ -12,6 +12,7 @@ from common.errors import SidewaysError
 MOST_STATUS, MOST_COMMAND, MOST_LINE = 1 << 20, 1 << 12, 1 << 16  # bytes
 
 State = Literal["starting", "running", "paused", "finished", "stopped", "failed"]
+STATUS = "status.json"  # in the run directory: the last status, for when the run's private Redis is gone
 OVER = ("finished", "stopped", "failed")
 
 

@@ -11,6 +11,7 @@ import typer
 
 from common.config.settings import MOST_TRACED
 from common.errors import ConfigError, SidewaysError
+from coordinator.cli.completion import run_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 steer = typer.Typer()
 
-Run = Annotated[str, typer.Argument(help="a run's name or directory; see `sideways runs`")]
+Run = Annotated[str, typer.Argument(help="a run's name or directory; see `sideways runs`", autocompletion=run_names)]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds this host's runs")]
 Wait = Annotated[float, typer.Option(min=1, max=3600, help="seconds to wait for the run to execute the command")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on standard output instead")]

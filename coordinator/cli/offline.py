@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,27 @@ tools = typer.Typer()
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="override: section.key=value; may be repeated")]
 Json = Annotated[bool, typer.Option("--json", help="print the results as JSON, in one last line of output")]
+
+
+@tools.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="folder of videos, with a folder for each class if they have labels")],
+    out: Annotated[Path, typer.Option(help="run file to write")] = Path("run.toml"),
+) -> None:
+    """Look at a folder of videos and write a run file for them, with comments. An existing file is kept."""
+    from coordinator.tools import first_run_file as first
+    from coordinator.tools.folder_survey import survey
+
+    first.refuse_existing(out)
+    found, machine = survey(folder), first.Machine.here()
+    chosen = first.suggest(found, machine)
+    config = first.settings_of(first.text_of(found, chosen, machine))
+    memory = first.memory_of(config, max(1, len(found.classes)))
+    for note in found.notes:
+        typer.echo(f"warning: {note}", err=True)
+    first.write(out, first.text_of(found, chosen, machine, memory))
+    print(f"found {first.description(found)}")
+    print(f"{out} is written: look at it, then `sideways train {out}`")
 
 
 @tools.command()
@@ -121,18 +143,51 @@ def export(
 @tools.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
-    video: Annotated[Path, typer.Argument(help="video file, or folder of frames")],
+    video: Annotated[Path | None, typer.Argument(help="video file, or folder of frames")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="instead, a live source, such as rtsp://… or /dev/video0, until Ctrl-C")
+    ] = None,
+    source_format: Annotated[
+        str | None, typer.Option(help="its FFmpeg format, such as v4l2; default: detected")
+    ] = None,
+    source_option: Annotated[
+        list[str] | None, typer.Option(help="FFmpeg option, such as rtsp_transport=tcp; may be repeated")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="end a live source after so many seconds")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="CSV file to write the scores of every frame to")] = None,
     frame_files: Annotated[str, typer.Option(help="pattern of a frame's file name in a folder, such as img_*")] = "*",
-    as_json: Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the results as JSON: a last line, or one line for each change if live")
+    ] = False,
 ) -> None:
-    """Classify a video: the best classes of the whole clip, and the best class of its frames over time."""
+    """Classify a video: the best classes of the whole clip, and the best class of its frames over time.
+
+    Of a live source, the class of the newest frame, each time that it changes.
+    """
+    if (video is None) == (source is None):
+        raise ConfigError("pass a video, or a live source by --source, but not both")
+    if source is not None:
+        _watch(model, source, source_format, source_option or [], seconds, as_json)
+        return
     from coordinator.tools.predict import predict_clips, show, tree
     from coordinator.tools.trained_model import open_model
 
+    assert video is not None
     seen = predict_clips(open_model(model), video, table, frame_files)
     show(seen, _console())
     _print_json(as_json, tree(seen, video))
+
+
+def _watch(
+    model: Path, source: str, kind: str | None, options: list[str], seconds: float | None, as_json: bool
+) -> None:
+    from coordinator.tools.predict_live import changes, watch
+    from coordinator.tools.trained_model import open_model
+
+    pairs = {name: value for name, _, value in (option.partition("=") for option in options)}
+    with suppress(KeyboardInterrupt):
+        for change in changes(watch(open_model(model), source, kind, pairs), seconds):
+            print(json.dumps(change.tree()) if as_json else change, flush=True)
 
 
 @tools.command(name="eval")

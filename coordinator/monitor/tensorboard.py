@@ -3,7 +3,6 @@
 They are optional: an error while writing one is reported once, ends the writing, and does not end the run.
 """
 
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from common.partition.balance import BlockCost, by_stage
 from common.run_registry.records import State
+from coordinator.monitor.figures import curves
 from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 
 FOLDER = "tensorboard"
-_NOT_PLOTTED = {"stage", "tick", "ticks", "time"}  # numbers of a report that are not metrics
 _PICTURES = 8
 
 
@@ -77,9 +76,8 @@ class EventFiles(Listener):
         self._writer = SummaryWriter(str(folder), flush_secs=10, purge_step=first or None)
 
     def _scalars(self, where: str, figures: Mapping[str, Any], tick: int) -> None:
-        for name, value in figures.items():
-            if name not in _NOT_PLOTTED and _is_figure(value):
-                self._try(partial(self._scalar, f"{where}/{name}", value, tick))
+        for name, value in curves(where, figures).items():
+            self._try(partial(self._scalar, name, value, tick))
 
     def _scalar(self, name: str, value: float, tick: int) -> None:
         self._writer.add_scalar(name, value, tick)
@@ -101,10 +99,6 @@ class EventFiles(Listener):
         except Exception as error:  # from the disk or any library in between
             self._given_up = True
             self._warn(f"TensorBoard files are no longer written: {error}. The run continues without them")
-
-
-def _is_figure(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _silence_its_thread() -> None:

@@ -10,12 +10,12 @@ from coordinator.video.decoding.media_info import reason
 from coordinator.video.decoding.scaler import Scaler
 
 
-def pixels(frames: NDArray[np.uint8] | Tensor, short_side: int, channels: int) -> NDArray[np.uint8]:
+def pixels(frames: NDArray[np.uint8] | Tensor, short_side: int | tuple[int, int], channels: int) -> NDArray[np.uint8]:
     """Resized frames, channels first.
 
     Args:
         frames: as for `clip_of`.
-        short_side: pixels of the result's short side.
+        short_side: pixels of the result's short side, or a height and width that it covers.
         channels: of the result, 3 (RGB) or 1 (grey).
 
     Returns:
@@ -25,7 +25,8 @@ def pixels(frames: NDArray[np.uint8] | Tensor, short_side: int, channels: int) -
         DataError: they are no such frames, or too narrow.
     """
     found = clip_of(frames)
-    if min(found.shape[1:3]) == short_side and found.shape[3] == channels:
+    least = (short_side, short_side) if isinstance(short_side, int) else short_side
+    if max(a / b for a, b in zip(least, found.shape[1:3], strict=True)) == 1 and found.shape[3] == channels:
         return found.transpose(0, 3, 1, 2)
     return np.array([_resized(frame, short_side, channels) for frame in found])
 
@@ -50,7 +51,7 @@ def clip_of(frames: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
     return found
 
 
-def _resized(frame: NDArray[np.uint8], short_side: int, channels: int) -> NDArray[np.uint8]:
+def _resized(frame: NDArray[np.uint8], short_side: int | tuple[int, int], channels: int) -> NDArray[np.uint8]:
     grey = frame.shape[2] == 1
     plane = np.ascontiguousarray(frame[..., 0] if grey else frame)
     try:

@@ -52,7 +52,7 @@ class Model(nn.Module):
         self._stream: Stream | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `transform` returns, float32 [n, channels, size, size] → logits [n, classes], or frames.
+        """What `transform` returns, float32 [n, channels, height, width] → logits [n, classes], or frames.
 
         With blocks that remember, each frame is the first of a clip; with skips, they are the frames of one clip.
         """
@@ -67,7 +67,7 @@ class Model(nn.Module):
                 Channels: 3 (RGB) or 1 (grey).
 
         Returns:
-            float32 [n, channels, size, size].
+            float32 [n, channels, height, width].
 
         Raises:
             DataError: they are no such frames.
@@ -105,8 +105,8 @@ class Model(nn.Module):
             frame: one frame, as for `transform`.
 
         Returns:
-            A classifier's scores, float64 [classes], else a frame, float32 [channels, size, size]. With skips, those of
-            `delay` frames before, and None while there are none.
+            A classifier's scores, float64 [classes], else a frame, float32 [channels, height, width]. With skips, those
+            of `delay` frames before, and None while there are none.
 
         Raises:
             DataError: it is no frame.
@@ -132,7 +132,7 @@ class Model(nn.Module):
         return y[0].double().softmax(0) if self.task == "classify" else y[0].clone()
 
     def _cropped(self, frames: NDArray[np.uint8]) -> Tensor:
-        """uint8 [n, channels, height, width] → float32 [n, channels, size, size]."""
+        """uint8 [n, channels, height, width] → float32 [n, channels, *shape]."""
         return self._trained.normalised(torch.from_numpy(middle(frames, self._trained.data.size)(frames)))
 
     def _scores(self, source: str | Path | Frames) -> Iterator[Tensor]:

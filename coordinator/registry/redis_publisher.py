@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from common.config.settings import Config
 from common.errors import SidewaysError
-from common.run_registry.records import Answer, Command, State, Status, encode_line
+from common.run_registry.records import STATUS, Answer, Command, State, Status, encode_line
 from common.run_registry.redis_connection import RedisAccess
 from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
@@ -25,7 +25,6 @@ from coordinator.monitor.run_status import RunStatus
 if TYPE_CHECKING:
     from common.run_registry.store import RunWriter
 
-STATUS = "status.json"  # in the run directory: the last status, for when the run's private Redis is gone
 _EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; at most, while Redis is unreachable
 _BACKLOG, _AT_ONCE = 4096, 256  # lines kept; lines per exchange
 _EXIT_TIMEOUT, _LINGER = 4.0, 0.5  # seconds for the last exchange; then for clients to read the answers

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SidewaysError
-from common.run_registry.records import MOST_STATUS, OVER, Status, decode
+from common.run_registry.records import MOST_STATUS, OVER, STATUS, Status, decode
 from common.run_registry.redis_connection import RedisAccess, at_socket, from_environment
 from common.run_registry.store import Store
 from coordinator.registry.embedded_redis import SOCKET
-from coordinator.registry.redis_publisher import STATUS
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from coordinator.registry.redis_publisher import RedisPublisher
 from coordinator.run.commands import CommandQueue
 from coordinator.run.stop_request import StopRequest
 from coordinator.run_directory import create
+from coordinator.trackers.tracker import check_importable
 
 _MOST_TEXT = 1000  # characters of an answer
 
@@ -34,7 +35,8 @@ class Presence:
     """
 
     def __init__(self, config: Config, me: Membership, stop: StopRequest, resume: Path | None) -> None:
-        """Bind the page's port. Raises ConfigError if it or REDIS_URL cannot be used."""
+        """Bind the page's port. Raises ConfigError if it, REDIS_URL or a tracker cannot be used."""
+        check_importable(config.report.trackers)
         self._config, self._me, self._resumed = config, me, resume is not None
         self.terminal = Terminal()
         self.broadcast = Broadcast(self.terminal)

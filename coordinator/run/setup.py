@@ -33,6 +33,7 @@ from coordinator.run.state import RunState
 from coordinator.run.stop_request import StopRequest
 from coordinator.run_directory import RunDirectory
 from coordinator.trace.recorder import TraceRecorder
+from coordinator.trackers.listener import TrackerListener
 from coordinator.video.datasets import Datasets, Warn
 from coordinator.video.stream import Stream
 from coordinator.video.targets import StepStream
@@ -175,6 +176,8 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
         presence.introduce(config, accepted.directory.path, planned)
     if config.report.tensorboard:
         presence.broadcast.add(EventFiles(accepted.directory.path, warn, start.tick))
+    for name in config.report.trackers:
+        presence.broadcast.add(TrackerListener(name, accepted.directory.path, config, presence.terminal.say, warn))
     presence.broadcast.split(accepted.blocks, split)
     if costs:
         presence.broadcast.measured(costs, split)

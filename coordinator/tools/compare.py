@@ -154,8 +154,9 @@ def markdown(outcomes: Sequence[Outcome], config: Config) -> str:
     head, lines = rows(outcomes, config)
     table = [head, ["---"] * len(head), *lines]
     text = "\n".join("| " + " | ".join(line) + " |" for line in table)
+    pixels = " × ".join(map(str, config.data.shape))
     return (
-        f"{config.model}, {config.stages} stages, {config.data.slots} slots of {config.data.size} × {config.data.size} "
+        f"{config.model}, {config.stages} stages, {config.data.slots} slots of {pixels} "
         f"pixels, {outcomes[0].ticks} ticks, {os.cpu_count()} cores; the score is of the last evaluation\n\n{text}\n"
     )
 

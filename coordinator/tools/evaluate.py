@@ -79,7 +79,7 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
 
 
 def _batches(source: Slots, data: Data) -> Iterator[Batch]:
-    batch = Batch((data.slots, data.channels, data.size, data.size))
+    batch = Batch((data.slots, data.channels, *data.shape))
     while source.fill(batch.frames, batch.clips, batch.labels):
         yield batch
 
@@ -141,7 +141,7 @@ def _frames_that_count(answer: Answer) -> str:
 
 def show(evaluation: Evaluation, data: Data, answer: Answer, console: Console) -> None:
     """Print each metric with its value and its evaluation protocol."""
-    views = f"one centre crop of {data.size} × {data.size} pixels, all frames at stride {data.stride}"
+    views = f"one centre crop of {' × '.join(map(str, data.shape))} pixels, all frames at stride {data.stride}"
     softmax = f"{views}, softmax {_frames_that_count(answer)}, {evaluation.clips} clips"
     protocol = {
         "top1": softmax,

@@ -54,10 +54,10 @@ def export(run: Path, out: Path) -> int:
 def _write_program(trained: TrainedModel, out: Path) -> None:
     """Write a program and the model's description to `out`, then check it. Raises SidewaysError.
 
-    The program maps normalised frames, float32 [n, channels, size, size] for any n, to the model's output. If the model
-    remembers or has skips, they are the frames of one clip, in order.
+    The program maps normalised frames, float32 [n, channels, height, width] for any n, to the model's output. If the
+    model remembers or has skips, they are the frames of one clip, in order.
     """
-    example = torch.rand(_TRACED, trained.data.channels, trained.data.size, trained.data.size)
+    example = torch.rand(_TRACED, trained.data.channels, *trained.data.shape)
     remembering = memories(trained.module).values()
     for module in remembering:
         module.rows_are_a_clip = True
@@ -79,7 +79,7 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
 def _compare(trained: TrainedModel, program: nn.Module) -> None:
     """Raise SidewaysError if the written program and the model give different outputs."""
     for batch in _BATCHES:
-        x = torch.randn(batch, trained.data.channels, trained.data.size, trained.data.size)
+        x = torch.randn(batch, trained.data.channels, *trained.data.shape)
         with torch.no_grad():
             expected, found = torch.cat(list(trained.in_order([x]))), program(x)
         if not _close(expected, found):

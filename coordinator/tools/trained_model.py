@@ -42,7 +42,7 @@ class TrainedModel:
 
     Attributes:
         path: of the model's file.
-        module: normalised frames, float32 [n, channels, size, size] → logits [n, classes] or frames.
+        module: normalised frames, float32 [n, channels, height, width] → logits [n, classes] or frames.
         classes: names of the classes.
         data: size, resize, channels, mean, std, stride and fps of the frames that it was trained on; the other
             settings have their defaults.
@@ -73,7 +73,7 @@ class TrainedModel:
         return self.stages[0].config.ticks_to_top if self.stages else 0
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """uint8 frames [n, channels, size, size], each the first of a clip → the module's output. Not with skips."""
+        """uint8 frames [n, channels, height, width], each the first of a clip → the module's output. Not with skips."""
         assert not self.stages, "a module with skips takes the frames of one clip"
         return self.run(self.normalised(frames))
 
@@ -101,7 +101,7 @@ class TrainedModel:
         yield from stream.rest()
 
     def normalised(self, frames: Tensor) -> Tensor:
-        """uint8 frames [n, channels, size, size] → normalised frames, float32, as the module expects."""
+        """uint8 frames [n, channels, height, width] → normalised frames, float32, as the module expects."""
         x = torch.empty(frames.shape)
         Normaliser(*self.data.normalisation)(x, frames)
         return x
@@ -125,7 +125,7 @@ class Stream:
 
         Args:
             clips: clip id of each row, int64 [rows].
-            x: normalised frames, one of each clip, float32 [rows, channels, size, size].
+            x: normalised frames, one of each clip, float32 [rows, channels, height, width].
 
         Returns:
             [rows, …], valid until the next step; None while there is none.

@@ -63,7 +63,7 @@ class Live:
         Rows of a silent source repeat its last frame; before its first frame they are black.
 
         Args:
-            frames: uint8 [slots, channels, size, size].
+            frames: uint8 [slots, channels, height, width].
             clips, labels: int64 [slots]; labels are 0.
 
         Returns:
@@ -206,7 +206,8 @@ class _Source:
     def _frames(self) -> Iterator[NDArray[np.uint8]]:
         """Open the source and yield its frames until it ends: uint8 [1, channels, height, width]."""
         data, timeout = self._data, self._data.source_timeout
-        with open_media(self._name, data.source_format, data.source_options, (timeout, timeout)) as container:
+        kind = data.source_format or ("v4l2" if self._name.startswith("/dev/video") else None)
+        with open_media(self._name, kind, data.source_options, (timeout, timeout)) as container:
             scaler, self._damage = None, Damage()
             for frame in decoded(container, video_stream(container), self._damage):
                 scaler = scaler or Scaler(frame, data.short_side, data.channels)
@@ -244,11 +245,11 @@ class _Slot:
         self._augment: Augment | None = None
 
     def play(self, source: _Source) -> NDArray[np.uint8]:
-        """The source's newest frame, augmented: uint8 [channels, size, size]; zeros before its first."""
+        """The source's newest frame, augmented: uint8 [channels, height, width]; zeros before its first."""
         clip, played = self.place
         if source.taken is None:
             self.place = clip, played + 1
-            return np.zeros((self._data.channels, self._data.size, self._data.size), np.uint8)
+            return np.zeros((self._data.channels, *self._data.shape), np.uint8)
         if source.taken_from != self._connection:
             if played:
                 clip, played = clip + self._data.slots, 0

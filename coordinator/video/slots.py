@@ -74,7 +74,7 @@ class Slots:
         """Write the next frame of every slot. Rows of slots that have run out get zeros, clip id -1 and label -1.
 
         Args:
-            frames: uint8 [slots, channels, size, size].
+            frames: uint8 [slots, channels, height, width].
             clips, labels: int64 [slots].
 
         Returns:

@@ -60,7 +60,7 @@ class Stream(Protocol):
         """Write the next frame of every slot. Rows of slots that have run out get zeros and the clip id -1.
 
         Args:
-            frames: uint8 [slots, channels, size, size].
+            frames: uint8 [slots, channels, height, width].
             clips, labels: int64 [slots].
 
         Returns:

@@ -23,7 +23,7 @@ class Batch:
     """One tick's frames; its memory is reused.
 
     Attributes:
-        frames: uint8 [slots, channels, size, size].
+        frames: uint8 [slots, channels, height, width].
         clips, labels: int64 [slots].
     """
 

@@ -82,3 +82,17 @@ def test_an_error_is_printed_without_a_traceback(trained: tuple[Path, dict[str, 
     assert done.returncode == 1
     assert "nothing.mp4" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_run_file_of_init_trains_as_it_is(videos: Path, tmp_path: Path, labelled: bool) -> None:
+    done = sideways("init", videos if labelled else videos / "train/ant", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = sideways("train", "run.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["ticks"] > 1000
+    assert ("val_mse" in summary) != labelled
+    assert (summary["val_top1"] is not None) == labelled

@@ -47,7 +47,7 @@ def played(clips: list[Clip], data: Data, ticks: int, **options: Any) -> tuple[l
     """Play some ticks. Returns their frames and clip ids, and the closed slots."""
     slots, batch = (
         Slots(clips, data, 5, train=True, **options),
-        Batch((data.slots, data.channels, data.size, data.size)),
+        Batch((data.slots, data.channels, *data.shape)),
     )
     frames, ids = [], []
     for _ in range(ticks):
@@ -63,7 +63,7 @@ CHUNK = chunk_of(Data(train=Path(), slots=2, size=16))
 
 def by_player(job: Job, slot: int, frames: int) -> Array:
     """The first frames of a slot, played by a ClipPlayer in this process."""
-    room = np.zeros((CHUNK, job.data.channels, job.data.size, job.data.size), np.uint8)
+    room = np.zeros((CHUNK, job.data.channels, *job.data.shape), np.uint8)
     seen: list[Array] = []
     for chunk in ClipPlayer(job, lambda *_: None).chunks(slot, 0, lambda: room):
         seen.extend(room[: chunk.frames].copy())

@@ -29,7 +29,7 @@ from coordinator.video.files.clips import Clip
 from coordinator.video.files.play_order import BalancedOrder, LoopOrder, PlayOrder, ShuffledOrder
 
 ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
-Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, size, size]
+Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, height, width]
 
 _SHORT = 512  # frames of a clip that is decoded whole when only a part of it is played, to keep it
 _CHUNK = 64  # frames decoded at a time for that

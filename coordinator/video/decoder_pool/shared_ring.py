@@ -1,6 +1,6 @@
 """Memory shared by the coordinator and its decoders: a double buffer per slot, each half holding one chunk of frames.
 
-    slot 0, half 0 | slot 0, half 1 | slot 1, half 0 | …          one frame per row, uint8 [channels, size, size]
+    slot 0, half 0 | slot 0, half 1 | slot 1, half 0 | …          one frame per row, uint8 [channels, height, width]
 
 While one half is played the other is filled. Chunks are long, because a decoder that switches clips finds the CPU
 caches cold, but bounded, so that many slots of large frames do not exhaust memory. The last row stays black, for slots
@@ -27,7 +27,7 @@ class SharedRing:
     """The frames of all slots.
 
     Attributes:
-        pixels: uint8 [slots · HALVES · chunk + 1, channels, size, size].
+        pixels: uint8 [slots · HALVES · chunk + 1, channels, height, width].
         chunk: maximum number of frames in a chunk.
         file: file descriptor by which another process maps the memory.
         black: index of the row that stays black.
@@ -40,7 +40,7 @@ class SharedRing:
             DataError: the memory cannot be allocated.
         """
         self.chunk = chunk_of(data)
-        shape = data.slots * HALVES * self.chunk + 1, data.channels, data.size, data.size
+        shape = data.slots * HALVES * self.chunk + 1, data.channels, *data.shape
         try:
             self.file = memory_file("sideways-frames", prod(shape)) if file is None else file
             memory = mmap.mmap(self.file, prod(shape))
@@ -57,7 +57,7 @@ class SharedRing:
         return (slot * HALVES + half) * self.chunk
 
     def room(self, slot: int, half: int) -> NDArray[np.uint8]:
-        """The rows of a slot's half: a uint8 view [chunk, channels, size, size]."""
+        """The rows of a slot's half: a uint8 view [chunk, channels, height, width]."""
         return self.pixels[self.half(slot, half) : self.half(slot, half) + self.chunk]
 
     def close(self) -> None:
@@ -67,5 +67,5 @@ class SharedRing:
 
 def chunk_of(data: Data) -> int:
     """The maximum number of frames in a chunk: 4 to 64, so that the ring stays within 128 MiB where it can."""
-    frame = data.channels * data.size**2
+    frame = data.channels * prod(data.shape)
     return max(_LEAST, min(_MOST, _MEMORY // (data.slots * HALVES * frame)))

@@ -33,7 +33,7 @@ class Augment:
 
     Attributes:
         top, left, height, width: the crop, in pixels.
-        size: side of the square result, in pixels.
+        shape: height and width of the result, in pixels.
         mirrored: whether it is flipped horizontally.
         brightness, contrast, saturation: factors; 1 changes nothing.
         hue: shift, as in torchvision's `adjust_hue`; 0 changes nothing.
@@ -43,7 +43,7 @@ class Augment:
     left: int
     height: int
     width: int
-    size: int
+    shape: tuple[int, int]
     mirrored: bool = False
     brightness: float = 1.0
     contrast: float = 1.0
@@ -54,10 +54,10 @@ class Augment:
     def plain(self) -> bool:
         """Whether it only crops and flips, so that no pixel is computed."""
         factors = (self.brightness, self.contrast, self.saturation, self.hue)
-        return (self.height, self.width) == (self.size, self.size) and factors == (1, 1, 1, 0)
+        return (self.height, self.width) == self.shape and factors == (1, 1, 1, 0)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [n, channels, height, width] → uint8 [n, channels, size, size], contiguous."""
+        """uint8 [n, channels, height, width] → uint8 [n, channels, *shape], contiguous."""
         return np.ascontiguousarray(self.view(frames))
 
     def view(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -67,7 +67,7 @@ class Augment:
         return pixels[..., ::-1] if self.mirrored else pixels
 
     def write(self, pictures: Sequence[Picture] | NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        """Augment n pictures into the first n rows of `out`, uint8 [≥ n, channels, size, size]."""
+        """Augment n pictures into the first n rows of `out`, uint8 [≥ n, channels, *shape]."""
         if not self.plain:
             out[: len(pictures)] = self.view(np.array(pictures))
             return
@@ -87,8 +87,8 @@ class Augment:
 
         functional = v2.functional
         frames: Tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-        if (self.height, self.width) != (self.size, self.size):
-            frames = functional.resize(frames, [self.size, self.size], antialias=True)
+        if (self.height, self.width) != self.shape:
+            frames = functional.resize(frames, list(self.shape), antialias=True)
         if self.brightness != 1:
             frames = functional.adjust_brightness(frames, self.brightness)
         if self.contrast != 1:
@@ -123,27 +123,31 @@ def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augme
         if (span := getattr(data, name))
     }
     hue = random.uniform(-data.hue, data.hue) if data.hue else 0.0
-    return Augment(top, left, height, width, data.size, mirrored, **factors, hue=hue)
+    return Augment(top, left, height, width, data.shape, mirrored, **factors, hue=hue)
 
 
-def middle(frames: NDArray[np.uint8], size: int) -> Augment:
+def middle(frames: NDArray[np.uint8], size: int | tuple[int, int]) -> Augment:
     """The centre crop of frames [..., height, width], for evaluation."""
     return centre(frames.shape[-2:], size)
 
 
-def centre(shape: Sequence[int], size: int) -> Augment:
-    """The same, for frames of shape (height, width)."""
-    height, width = shape
-    return Augment((height - size) // 2, (width - size) // 2, size, size, size)
+def centre(shape: Sequence[int], size: int | tuple[int, int]) -> Augment:
+    """The same, for frames of shape (height, width). `size`: side of the square, or height and width."""
+    rows, columns = (size, size) if isinstance(size, int) else size
+    return Augment((shape[0] - rows) // 2, (shape[1] - columns) // 2, rows, columns, (rows, columns))
 
 
 def _crop(height: int, width: int, data: Data, random: np.random.Generator) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop, or of a random-resized one."""
-    rows, columns = (
-        (data.size, data.size) if data.scale is None else _box(height, width, data.scale, data.ratio, random)
-    )
+    rows, columns = data.shape if data.scale is None else _box(height, width, data.scale, _ratio(data), random)
     top, left = random.integers(0, height - rows + 1), random.integers(0, width - columns + 1)
     return int(top), int(left), rows, columns
+
+
+def _ratio(data: Data) -> tuple[float, float]:
+    """Smallest and largest width / height of a random-resized crop."""
+    shape = data.shape[1] / data.shape[0]
+    return data.ratio[0] * shape, data.ratio[1] * shape
 
 
 def _box(

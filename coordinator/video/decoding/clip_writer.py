@@ -18,7 +18,7 @@ class ClipWriter:
         self._augment: Augment | None = None
 
     def write(self, out: NDArray[np.uint8]) -> int:
-        """Write the next frames into `out`, uint8 [n, channels, size, size].
+        """Write the next frames into `out`, uint8 [n, channels, height, width].
 
         Returns:
             How many were written: n, or fewer at the clip's end.

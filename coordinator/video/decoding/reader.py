@@ -25,7 +25,7 @@ _FAR = 256  # frames; skipping more is worth indexing the file
 def read(
     path: Path,
     stride: int,
-    short_side: int,
+    short_side: int | tuple[int, int],
     channels: int,
     *,
     fps: float | None = None,
@@ -55,7 +55,7 @@ def read(
 def decode(
     path: Path,
     stride: int,
-    short_side: int,
+    short_side: int | tuple[int, int],
     channels: int,
     *,
     fps: float | None = None,
@@ -71,7 +71,7 @@ def decode(
 
     Args:
         stride: read every `stride`-th frame.
-        short_side: pixels of the resized frames' short side.
+        short_side: pixels of the resized frames' short side, or a height and width that they cover.
         channels: 1 (grey) or 3 (RGB).
         fps: instead of `stride`, frames per second by the file's timestamps: the newest frame at each instant.
         skip: frames, at that stride or rate, to leave out at the beginning. They are decoded but not resized; if there

@@ -55,12 +55,15 @@ class Scaler:
         shape: height and width of the pixels returned.
     """
 
-    def __init__(self, first: av.VideoFrame, short_side: int, channels: int, damage: Damage | None = None) -> None:
+    def __init__(
+        self, first: av.VideoFrame, short_side: int | tuple[int, int], channels: int, damage: Damage | None = None
+    ) -> None:
         """Take size and rotation from the file's first frame.
 
         Args:
             first: the file's first frame.
-            short_side: pixels of the short side after resizing.
+            short_side: pixels of the short side after resizing; or height and width of a rectangle that the upright
+                frame then covers.
             channels: 1 (grey) or 3 (RGB).
             damage: frames that cannot be converted are added to it.
 
@@ -72,10 +75,12 @@ class Scaler:
         shorter, longer = sorted((first.width, first.height))
         if shorter < 1 or longer > _WIDEST * shorter:
             raise ValueError(f"frames of {first.width} × {first.height} pixels are too narrow to be resized")
-        scale = short_side / shorter
-        self._width, self._height = (max(short_side, round(side * scale)) for side in (first.width, first.height))
-        self._format = "gray" if channels == 1 else _colours(self._width)
         self._turn = orientation_of(first)
+        least = (short_side, short_side) if isinstance(short_side, int) else short_side
+        rows, columns = least[::-1] if self._turn.transposed else least
+        scale = max(rows / first.height, columns / first.width)
+        self._height, self._width = max(rows, round(first.height * scale)), max(columns, round(first.width * scale))
+        self._format = "gray" if channels == 1 else _colours(self._width)
         self._turns = self._turn != Orientation()
         upright = self._height, self._width
         self.shape = upright[::-1] if self._turn.transposed else upright

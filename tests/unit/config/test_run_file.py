@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.run_file import changed, load, parse
-from common.config.settings import Config
+from common.config.settings import Config, Data
 from common.errors import ConfigError
 
 MINIMAL = {"ticks": 10, "data": {"train": "videos"}}
@@ -159,3 +159,18 @@ def test_edge_ticks_for_another_number_of_stages_are_measured_again(tmp_path: Pa
 def test_edge_ticks_are_known_once_they_differ_from_one(ticks: object, found: tuple[int, ...], to_top: int) -> None:
     config = parse({**MINIMAL, "stages": 3, "network": {"edge_ticks": ticks}}, "test")
     assert (config.edge_ticks, config.ticks_to_top) == (found, to_top)
+
+
+def test_a_size_is_one_side_or_two() -> None:
+    def data(size: object, **more: object) -> Data:
+        return parse({"ticks": 1, "data": {"train": ".", "size": size, **more}}, "test").data
+
+    assert (data(48).shape, data(48).short_side, data(48, resize=54).short_side) == ((48, 48), 48, 54)
+    assert (data([48, 64]).shape, data([48, 64]).short_side) == ((48, 64), (48, 64))
+    assert data([64, 48], resize=54).short_side == (72, 54)
+    assert data([48, 48]).size == 48
+    for wrong in (3, 4096, True, "64", [48], [48, 4096], [48, 64, 3]):
+        with pytest.raises(ConfigError, match=r"must be the side of a square, or \[height, width\]"):
+            data(wrong)
+    with pytest.raises(ConfigError, match=r"data\.resize = 40 is smaller than"):
+        data([64, 48], resize=40)

@@ -167,6 +167,8 @@ def test_group_normalisation_replaces_batch_normalisation_on_request(tmp_path: P
 def test_unsupported_arguments_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.size = 40 must be a multiple of 16: use 32, or 224"):
         build(settings(tmp_path, "vit_b_16", data__size=40), CLASSES)
+    with pytest.raises(ConfigError, match="vit_b_16 needs square frames"):
+        build(settings(tmp_path, "vit_b_16", data__size=[32, 48]), CLASSES)
     for name, changes, message in (
         ("vgg11", {"data__size": 16}, r"block conv8 fails on an input \[2, 512, 1, 1\]"),
         ("resnet18", {"data__slots": 1}, r"block layer4.0 fails .* Expected more than 1 value per channel"),

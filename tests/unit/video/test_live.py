@@ -34,10 +34,10 @@ def playing(
 ) -> Iterator[tuple[Live, Batch]]:
     """A live stream from cameras or URLs, and a batch to fill. All are closed at the end."""
     sources = [camera if isinstance(camera, str) else camera.url for camera in cameras]
-    settings = Data(sources=sources, slots=slots, size=16, channels=1, **{"source_timeout": 2, **data})
+    settings = Data(sources=sources, slots=slots, channels=1, **{"size": 16, "source_timeout": 2, **data})
     stream = Live(settings, 0, patience, start=start, hurried=hurried)
     try:
-        yield stream, Batch((slots, 1, 16, 16))
+        yield stream, Batch((slots, 1, *settings.shape))
     finally:
         stream.close()
         for camera in cameras:
@@ -82,6 +82,12 @@ def test_slots_share_the_sources_and_cut_them_differently() -> None:
         assert levels[1] > levels[0] + 60
         assert batch.clips.tolist() == [0, 1, 2, 3]
         assert len({(slot._augment.top, slot._augment.left) for slot in stream._slots if slot._augment}) > 1
+
+
+def test_frames_that_are_not_square() -> None:
+    with playing(Camera(60, 20, 0.05, 0), size=(16, 20)) as (stream, batch):
+        assert fill(stream, batch)[0] > 0
+        assert batch.frames.shape == (1, 1, 16, 20)
 
 
 def test_a_source_that_reconnects_starts_a_new_clip() -> None:

@@ -65,7 +65,7 @@ class Recorder:
 
     def __init__(self, clips: list[Clip], data: Data, seed: int, start: list[tuple[int, int]] | None) -> None:
         self._slots = Slots(clips, data, seed, train=True, start=start)
-        self._batch = Batch((data.slots, data.channels, data.size, data.size))
+        self._batch = Batch((data.slots, data.channels, *data.shape))
 
     def take(self, ticks: int) -> list[bytes]:
         seen = []

@@ -70,7 +70,7 @@ def play(job: Job, chunks: int, places: list[tuple[int, int]] | None = None) -> 
     """Chunks of every slot, one after the other, with the errors, by one player."""
     events: Played = []
     data = job.data
-    room = np.zeros((7, data.channels, data.size, data.size), np.uint8)
+    room = np.zeros((7, data.channels, *data.shape), np.uint8)
     player = ClipPlayer(job, lambda *error: events.append(error), notify=lambda text: events.append(("notice", text)))
     for entry, done in places or [(0, 0), (1, 0)]:
         for _, chunk in zip(range(chunks), player.chunks(entry, done, lambda: room), strict=False):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.config.settings import Data
 from coordinator.video.decoder_pool.clip_player import Job
-from coordinator.video.decoding.augment import draw
+from coordinator.video.decoding.augment import draw, middle
 from coordinator.video.files.clips import Clip
 from tests.support.sampling import AUGMENTED, by_player
 from tests.support.videos import video_stream
@@ -67,3 +67,24 @@ def test_a_random_resized_crop_is_within_the_frame(
     assert 0 <= choice.top <= height - choice.height
     assert 0 <= choice.left <= width - choice.width
     assert choice(frames).shape == (2, 3, 16, 16)
+
+
+def test_frames_that_are_not_square() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 30, 50), np.uint8)
+    data = Data(train=Path(), size=(20, 40), flip=1)
+    choice = draw((30, 50), data, np.random.default_rng(1))
+    rows, columns = slice(choice.top, choice.top + 20), slice(choice.left, choice.left + 40)
+    assert np.array_equal(choice(frames), frames[..., rows, columns][..., ::-1])
+    out = np.empty((2, 3, 20, 40), np.uint8)
+    choice.write([list(frame) for frame in frames], out)
+    assert np.array_equal(out, choice(frames))
+    assert np.array_equal(middle(frames, (20, 40))(frames), frames[..., 5:25, 5:45])
+
+
+def test_a_random_resized_crop_has_the_shape_of_the_size() -> None:
+    frames, random = np.zeros((1, 3, 200, 200), np.uint8), np.random.default_rng(0)
+    data = Data(train=Path(), size=(20, 60), scale=(0.1, 0.2), ratio=(1, 1))
+    for _ in range(9):
+        choice = draw((200, 200), data, random)
+        assert choice.width / choice.height == pytest.approx(3, rel=0.1)
+        assert choice(frames).shape == (1, 3, 20, 60)

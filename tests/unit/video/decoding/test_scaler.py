@@ -76,3 +76,22 @@ def test_every_pixel_of_every_size_is_converted(width: int, height: int, short_s
     for side in (min(width, height), short_side):
         for channel, value in zip(Scaler(frame, side, 3)(frame), colour, strict=True):
             assert np.abs(channel.astype(int) - int(value)).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("least", "shape"), [((16, 32), (21, 32)), ((40, 20), (40, 60)), ((20, 30), (20, 30)), ((20, 20), (20, 30))]
+)
+def test_a_frame_covers_a_rectangle(least: tuple[int, int], shape: tuple[int, int]) -> None:
+    frame = av.VideoFrame.from_ndarray(np.zeros((40, 60, 3), np.uint8), format="rgb24")
+    assert Scaler(frame, least, 3).shape == Scaler(frame, least, 3)(frame)[0].shape == shape
+
+
+def test_a_turned_frame_covers_it_upright(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "x.mp4", 1, size=(48, 32))
+    data = bytearray(path.read_bytes())
+    place = data.find(b"tkhd") + 44
+    data[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    assert next(read(path, 1, (20, 20), 3)).shape == (1, 3, 30, 20)
+    assert next(read(path, 1, (30, 30), 3)).shape == next(read(path, 1, 30, 3)).shape == (1, 3, 45, 30)
+    assert next(read(path, 1, (20, 30), 3)).shape == (1, 3, 45, 30)

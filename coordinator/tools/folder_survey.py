@@ -1,0 +1,110 @@
+"""What a folder of videos holds: its parts, classes, lengths and sizes. Metadata, and a few decoded frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from common.config.settings import Data, Task
+from common.errors import DataError
+from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.decoding.reader import read
+from coordinator.video.files.clips import Clip, Clips, collect
+
+_TRAINING, _VALIDATION = ("train", "training"), ("val", "valid", "validation", "test", "testing", "eval")
+_LOOKED_AT, _DECODED = 200, 8  # clips whose metadata, and whose first frames, are looked at
+_GREY = 3  # levels by which colours differ in grey pictures, at most
+
+
+@dataclass(frozen=True)
+class FolderSurvey:
+    """What was found.
+
+    Attributes:
+        train, val: folders of clips; val is None if there is none of its own.
+        task: "classify" if the folders below are classes of several clips, else "autoencode".
+        lengths: frames of each clip that can be read.
+        width, height: medians, in pixels.
+        rate: median, in frames per second.
+        grey: whether the frames have no colour.
+        notes: what else the user should know, such as files that cannot be read.
+    """
+
+    train: Path
+    val: Path | None
+    task: Task
+    classes: Sequence[str]
+    lengths: Sequence[int]
+    width: int
+    height: int
+    rate: float
+    grey: bool
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def survey(folder: Path) -> FolderSurvey:
+    """Look at a folder. Raises DataError if it holds no video that can be read."""
+    train, val = _parts(folder)
+    task, clips = _clips(train)
+    notes = clips.warnings(mismatch=0)
+    if val is not None and (reason := _unusable(val, task, clips)):
+        val = None
+        notes.append(f"not used for validation: {reason}")
+    found = [
+        info for clip in _some(clips.clips, _LOOKED_AT) if isinstance(info := read_media_info(clip.path), MediaInfo)
+    ]
+    return FolderSurvey(
+        train,
+        val,
+        task,
+        clips.classes if task == "classify" else [],
+        [clip.frames for clip in clips.clips],
+        round(median(info.width for info in found)),
+        round(median(info.height for info in found)),
+        round(median(info.rate for info in found), 2),
+        all(_is_grey(clip) for clip in _some(clips.clips, _DECODED)),
+        notes,
+    )
+
+
+def _parts(folder: Path) -> tuple[Path, Path | None]:
+    """The folders of the training and of the validation clips."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}")
+    below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    train = next((below[name] for name in _TRAINING if name in below), None)
+    val = next((below[name] for name in _VALIDATION if name in below), None)
+    return (train, val) if train is not None else (folder, None)
+
+
+def _clips(train: Path) -> tuple[Task, Clips]:
+    """With the folders below as classes if there are several, with mostly more than one clip each; else without."""
+    try:
+        clips = collect(Data(train=train), "train")
+        if 1 < len(clips.classes) <= len(clips.clips) / 2:
+            return "classify", clips
+    except DataError:
+        pass
+    return "autoencode", collect(Data(train=train), "train", labelled=False)
+
+
+def _unusable(val: Path, task: Task, train: Clips) -> str:
+    """Why the clips of `val` cannot be used to evaluate; empty if they can."""
+    try:
+        collect(Data(train=train.root, val=val), "val", task == "classify", train.classes)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _some(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
+    """At most so many clips, evenly spread."""
+    return clips[:: -(-len(clips) // most)]
+
+
+def _is_grey(clip: Clip) -> bool:
+    try:
+        colours = next(read(clip.path, 1, 64, 3, limit=1))[0].astype(int)
+    except (DataError, StopIteration):
+        return True  # the run will say so
+    return int((colours.max(0) - colours.min(0)).max()) <= _GREY

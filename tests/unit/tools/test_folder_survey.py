@@ -1,0 +1,55 @@
+"""What a folder of videos is found to hold."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import DataError
+from coordinator.tools.folder_survey import survey
+from tests.support.videos import write_at, write_clip
+
+
+def test_labelled_clips_with_a_validation_part(videos: Path) -> None:
+    found = survey(videos)
+    assert (found.train, found.val) == (videos / "train", videos / "val")
+    assert found.task == "classify"
+    assert list(found.classes) == ["ant", "bee", "cat"]
+    assert list(found.lengths) == [5, 17, 31, 8, 23, 40, 12, 9, 26]
+    assert (found.width, found.height, found.rate) == (24, 20, 25)
+    assert not found.grey
+
+
+def test_a_folder_of_classes_alone(videos: Path) -> None:
+    found = survey(videos / "train")
+    assert (found.train, found.val, found.task) == (videos / "train", None, "classify")
+
+
+@pytest.mark.parametrize("names", [["a.mp4", "b.mp4"], ["one/a.mp4", "two/b.mp4"], ["one/a.mp4", "one/b.mp4"]])
+def test_clips_without_labels(tmp_path: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        write_clip(tmp_path / name, 6, seed=number)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    found = survey(tmp_path)
+    assert found.task == "autoencode"
+    assert list(found.lengths) == [6, 6]
+    assert "broken.mp4 cannot be read" in " ".join(found.notes)
+
+
+def test_a_validation_part_with_other_classes_is_left_out(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(videos / "train")
+    write_clip(tmp_path / "test/dog/1.mp4", 6)
+    found = survey(tmp_path)
+    assert found.val is None
+    assert "dog" in " ".join(found.notes)
+
+
+def test_grey_frames(tmp_path: Path) -> None:
+    write_at(tmp_path / "a.mp4", range(0, 40, 4))
+    assert survey(tmp_path).grey
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_folder_without_videos_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"there is no folder|no videos"):
+        survey(tmp_path / name)
