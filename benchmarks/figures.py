@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, TABLES = ROOT / "benchmarks/results", ROOT / "benchmarks/tables"
 ABOUT = ("machine", "commit", "date", "command")
 BLOCK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FIELD = re.compile(r"\{([^{}]+):([^:{}]*)\}")
+FIELD = re.compile(r"\{([^{}]+?)(?::([^:{}]*))?\}")
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def table(name: str) -> str:
     file = TABLES / f"{name}.md"
     if not file.is_file():
         raise SystemExit(f"there is no layout of a table {name}: benchmarks/tables/{file.name} does not exist")
-    return FIELD.sub(lambda found: _field(name, found[1], found[2]), file.read_text())
+    return FIELD.sub(lambda found: _field(name, found[1], found[2] or ""), file.read_text())
 
 
 def _field(table: str, path: str, form: str) -> str:
