@@ -23,8 +23,8 @@ loader    only with --loader, and compared with the product: a torch.utils.data.
 
 cached    only with --cache: the product with data.cache, in memory or with `--cache folder` in a folder. "first" is its
           first epoch, with an empty cache, once the first chunk of each slot has been played; "without" is the same
-          with no cache; "cached" is a round of later epochs. The last line of --json has these rates by folder, and
-          "ratio", that of "cached" to "bare".
+          with no cache; "cached" is a round of later epochs. The last line of --json is {"NAME": {"first": ratio to bare,
+          "cached": ratio to bare, "rates": {"bare": frames/s, …}}, …}.
 
 Rounds of the first four alternate within the run; the figures are medians. A round of the product is a fixed number of
 ticks of one endless stream, so clips begin and end within it as in training. With --cache rounds alternate too, each
@@ -165,8 +165,10 @@ def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]
     }
 
 
-def cached(root: Path, folder: Path, kind: str, size: int | None = None) -> dict[str, float]:
-    """Frames per second, one file at a time: bare, and the product's without a cache, in its first and later epochs."""
+def cached(root: Path, folder: Path, kind: str, size: int | None = None) -> dict[str, Any]:
+    """Frames per second, one file at a time, of bare decoding, and of the product without a cache, in its first epoch
+    and in later ones; and the ratios of the last two to bare decoding.
+    """
     clips, data, _ = _setting(root, 1, size)
     frames, _ = decode([clip.path for clip in clips], 1)  # warms up the disk cache
     rates: dict[str, list[float]] = {name: [] for name in ("bare", "without", "first", "cached")}
@@ -183,8 +185,8 @@ def cached(root: Path, folder: Path, kind: str, size: int | None = None) -> dict
     medians = {name: median(values) for name, values in rates.items()}
     shown = "  ".join(f"{name} {value:.0f} ({value / medians['bare']:.2f})" for name, value in medians.items())
     print(f"{root.name:<17} frames/s and ratio to bare: {shown}", flush=True)
-    rounded = {name: round(value, 1) for name, value in medians.items()}
-    return {**rounded, "ratio": round(medians["cached"] / medians["bare"], 4)}
+    ratios = {name: round(medians[name] / medians["bare"], 4) for name in ("first", "cached")}
+    return {**ratios, "rates": {name: round(value, 1) for name, value in medians.items()}}
 
 
 def _epochs(clips: list["Clip"], data: "Data", frames: int) -> tuple[float, float]:
