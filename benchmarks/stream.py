@@ -23,8 +23,8 @@ loader    only with --loader, and compared with the product: a torch.utils.data.
 
 cached    only with --cache: the product with data.cache, in memory or with `--cache folder` in a folder. "first" is its
           first epoch, with an empty cache, once the first chunk of each slot has been played; "without" is the same
-          with no cache; "cached" is a round of later epochs. The last line of --json is {"NAME": {"first": ratio to bare,
-          "cached": ratio to bare, "rates": {"bare": frames/s, …}}, …}.
+          with no cache; "cached" is a round of later epochs. The last line of --json is {"NAME": {"first": ratio to
+          bare, "cached": ratio to bare, "rates": {"bare": frames/s, …}}, …}.
 
 Rounds of the first four alternate within the run; the figures are medians. A round of the product is a fixed number of
 ticks of one endless stream, so clips begin and end within it as in training. With --cache rounds alternate too, each
