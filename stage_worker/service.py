@@ -159,7 +159,7 @@ class StageService(StageCalls):
         frames = torch.rand(config.frame_shape, device=device)
         return time_stage(config, build(config, classes).to(device), split, self.me.stage, frames)
 
-    def link_delay(self, config: Config, classes: int, split: list[int]) -> float:
+    def link_delay(self, config: Config, classes: int, split: list[int], tick: float) -> float:
         """Measure the link to the stage above."""
         me, model = self.me, build(config, classes)
         specs = activation_shapes([part(model, split, stage) for stage in range(me.stages)], config.frame_shape)
@@ -169,7 +169,7 @@ class StageService(StageCalls):
             packet_bytes(*spec) * (below != above) for spec, (below, above) in zip(sent, pairwise(hosts), strict=False)
         ]
         self._groups = self._groups or Groups(me, 1.25 * config.network.deadline)
-        return measure_delays(self._groups.forward, me.stage, me.stages, sizes, config.network.deadline)
+        return measure_delays(self._groups.forward, me.stage, me.stages, sizes, tick, config.network.deadline)
 
     def configure(self, plan: Plan) -> Addresses:
         """Build this stage and its edges. May be called again for another run with the same processes."""

@@ -140,8 +140,10 @@ class StageCalls(ABC):
 
     @_handled(extra_time=2 * BUILDING)
     @abstractmethod
-    def link_delay(self, config: Config, classes: int, split: list[int]) -> float:
-        """Measure the one-way time of a packet to the stage above, in seconds; 0 for the top stage and on one host.
+    def link_delay(self, config: Config, classes: int, split: list[int], tick: float) -> float:
+        """Measure the one-way time of packets to the stage above, in seconds; 0 for the top stage and on one host.
+
+        `tick`: the seconds from one packet to the next.
 
         Every stage must do it at once.
         """

@@ -23,9 +23,9 @@ def measured(config: Config, classes: int, split: Sequence[int], costs: Sequence
         return config
     ticks: int | list[int] = 1
     if config.stages > 1 and not config.exact:
-        delays = stages.call_all(StageCalls.link_delay, config.of_replica, classes, list(split))
-        longest = [max(delays[stage :: config.stages]) for stage in range(config.stages - 1)]  # of all replicas
         tick = max(sum(cost.milliseconds for cost in part) for part in by_stage(costs, split)) / 1e3
+        delays = stages.call_all(StageCalls.link_delay, config.of_replica, classes, list(split), tick)
+        longest = [max(delays[stage :: config.stages]) for stage in range(config.stages - 1)]  # of all replicas
         found = [edge_ticks(delay, tick) for delay in longest]
         ticks = found if max(found) > 1 else 1
     return config.model_copy(update={"network": config.network.model_copy(update={"edge_ticks": ticks})})

@@ -240,7 +240,7 @@ REPLICATED: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize(
     ("stages", "replicas"),
-    [(2, 2), pytest.param(3, 2, marks=pytest.mark.long), pytest.param(1, 4, marks=pytest.mark.long)],
+    [(1, 2), *(pytest.param(*each, marks=pytest.mark.long) for each in ((2, 2), (3, 2), (1, 4)))],
 )
 def test_replicas_equal_the_reference_bit_for_bit(videos: Path, tmp_path: Path, stages: int, replicas: int) -> None:
     common = {"stages": stages, "replicas": replicas, "data__slots": 2 * replicas, "ticks": 60}

@@ -23,7 +23,6 @@ COVERED_BY = {
     "common/rule/loss.py": ["unit/rule/test_reference.py"],
     "common/rule/orthogonal_gradient.py": ["unit/rule/test_optimiser.py"],
     "common/shared_memory/memfd.py": ["unit/edges/test_shared_memory.py"],
-    "stage_worker/edges/link_delay.py": ["faults/test_network.py"],
     "coordinator/__main__.py": [_TRAIN, _STOPS],
     "coordinator/monitor/confusion_plot.py": ["unit/monitor/test_tensorboard.py"],
     "coordinator/monitor/figures.py": ["unit/monitor/test_tensorboard.py", "unit/trackers/test_listener.py"],

@@ -23,7 +23,7 @@ class Measured:
         self._delays = delays
 
     def call_all(self, call: Any, *arguments: Any) -> list[float]:
-        assert arguments[2] == SPLIT
+        assert arguments[2:] == (SPLIT, 0.02)
         return [*self._delays, 0.0]
 
 
