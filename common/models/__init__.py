@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.config.name_patterns import matching
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import imagenet, user_code
 from common.models.autoencoder import autoencoder
 from common.models.chain import Chain, layered
-from common.models.freezing import freeze
+from common.models.freezing import freeze, freeze_norms
 from common.models.vgg8 import vgg8
 from common.models.weights import load_weights
 
@@ -50,7 +51,7 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
 
     Raises:
         ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, the
-            weight file cannot be read or does not fit, or `freeze` does not.
+            weight file cannot be read or does not fit, or `freeze`, `norm` or `optimiser.rates` does not.
     """
     model = _cut(_make(config, classes), config, warn)
     if config.weights is not None and (skipped := load_weights(model, config.weights)):
@@ -58,8 +59,17 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
             f"{config.weights} is for another number of classes, or of a run with skips between stages: "
             f"{', '.join(skipped)} not loaded, they start anew"
         )
-    freeze(model, config.freeze)
+    _choose_trained(model, config)
     return model
+
+
+def _choose_trained(model: nn.Module, config: Config) -> None:
+    """Freeze what is not trained. Raises ConfigError if a pattern, of the learning rates too, matches nothing."""
+    freeze(model, config.freeze)
+    if config.norm == "frozen":
+        freeze_norms(model)
+    for pattern in config.optimiser.rates:
+        matching((name for name, _ in model.named_parameters()), pattern, "optimiser.rates")
 
 
 def _make(config: Config, classes: int) -> nn.Sequential:

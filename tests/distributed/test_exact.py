@@ -39,6 +39,13 @@ OPTIONS: dict[str, dict[str, object]] = {
     "orthogonal": {"optimiser__orthogonal": 0.9, "optimiser__clip": 0.2, "rule__every": 2},
     "smoothing": {"label_smoothing": 0.1, "class_weights": [0.5, 2.0, 1.0]},
     "frozen": {"freeze": ["conv1", "conv4.*", "head.*.bias"], "rule__auxiliary": 0.1},
+    "frozen-norms": {
+        "model_args": {"width": 4, "norm": "batch"},
+        "norm": "frozen",
+        "optimiser__rates": {"conv1": 0.1, "conv[34].*": 0.3, "*.bias": 2.0},
+        "optimiser__schedule": "cosine",
+        "optimiser__args": {"weight_decay": 0.1},
+    },
     "equal-rates": {"optimiser__lr_by_mismatch": False},
     "momentum": {"optimiser__name": "SGD", "optimiser__args": {"momentum": 0.5, "weight_decay": 0.01}},
     "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
@@ -95,6 +102,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 # the others run in `make test-long`
 QUICK = (
     "dropout",
+    "frozen-norms",
     "bfloat16-autoencode",
     "average",
     "predict",
@@ -235,6 +243,7 @@ REPLICATED: dict[str, dict[str, object]] = {
     "memory": {"model_args": {"width": 4, "temporal": "shift"}, "rule__boundary": "mix"},
     "bfloat16": {"precision": "bfloat16", "optimiser__orthogonal": 0.9},
     "edges": {"network__edge_ticks": 2, "network__wire": "int8"},
+    "frozen-norms": {"model_args": {"width": 4, "norm": "batch"}, "norm": "frozen", "optimiser__rates": {"conv1": 0.1}},
 }
 
 

@@ -8,6 +8,7 @@ _PYTHON = "distributed/test_python.py"
 _EXACT = "distributed/test_exact.py"
 
 COVERED_BY = {
+    "common/config/name_patterns.py": ["unit/models/test_freezing.py", "unit/rule/test_optimiser.py"],
     "common/config/settings.py": ["unit/config/test_run_file.py"],
     "common/errors.py": [_STOPS],
     "common/messages/stage_calls.py": ["unit/stage_worker/test_service.py"],

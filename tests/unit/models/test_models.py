@@ -130,3 +130,8 @@ def test_an_unknown_model_is_an_error(tmp_path: Path, name: str) -> None:
 def test_an_unknown_argument_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be built with model_args = .*breadth.*Its parameters: classes"):
         build(config_of(tmp_path, model_args={"breadth": 3}), 3)
+
+
+def test_a_rate_for_a_part_that_there_is_not_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"optimiser.rates = 'stem' matches no parameter. The model's parts: conv1,"):
+        build(config_of(tmp_path, optimiser__rates={"conv1": 0.5, "stem": 0.1}), 3)
