@@ -384,7 +384,9 @@ class Config(Section):
     ahead: int = Field(1, ge=1, le=64, description="task predict: how many frames ahead to predict")
     algorithm: Algorithm = Field("sideways", description="the Sideways rule, or exact gradients to compare it with")
     micro_batches: int | None = Field(None, ge=1, description="gpipe, 1f1b: number of micro-batches; default: stages")
-    model: str = Field("vgg8", description="a model of docs/models.md, or path/to/file.py:factory for your own")
+    model: str = Field(
+        "vgg8", description="a model of docs/models.md, timm:NAME, or path/to/file.py:factory for your own"
+    )
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's factory")
     weights: Path | None = Field(None, description="file of initial weights: .pth, .pt or .safetensors")
     freeze: list[str] = Field(

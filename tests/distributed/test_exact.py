@@ -21,9 +21,11 @@ from tests.support.settings import config_of, settings
 DEPTHS = (1, 2, 3, 5)
 CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix")))
 
+MODELS = f"{Path(__file__).parents[1]}/support/models.py"
+
 # each training option by itself, and several together, at D = 3
 DROPOUT: dict[str, object] = {
-    "model": f"{Path(__file__).parents[1]}/support/models.py:with_dropout",
+    "model": f"{MODELS}:with_dropout",
     "model_args": {},
     "split": [2, 1, 2],
 }
@@ -87,6 +89,8 @@ OPTIONS: dict[str, dict[str, object]] = {
         "rule__boundary": "mix",
     },
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
+    "module": {"model": f"{MODELS}:whole", "model_args": {}, "split": [1, 4, 1]},
+    "timm": {"model": "timm:test_resnet", "model_args": {}, "split": [3, 2, 3]},
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
     "all": {
@@ -113,6 +117,7 @@ QUICK = (
     "wire-bfloat16",
     "wire-int8",
     "layers",
+    "module",
     "all",
 )
 EXACT: dict[str, dict[str, object]] = {
@@ -313,7 +318,7 @@ def test_every_option_changes_something(videos: Path) -> None:
         for task, model in (("classify", "vgg8"), ("autoencode", "autoencoder"))
     }
     for name, options in OPTIONS.items():
-        if name == "dropout" or name == "all":
+        if name in ("dropout", "module", "timm", "all"):
             continue  # they have another model: see below
         if name.startswith("gloo"):
             continue  # only another transport
