@@ -388,7 +388,11 @@ class Config(Section):
         "vgg8", description="a model of docs/models.md, timm:NAME, or path/to/file.py:factory for your own"
     )
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's factory")
-    weights: Path | None = Field(None, description="file of initial weights: .pth, .pt or .safetensors")
+    weights: Literal["timm", "torchvision"] | Path | None = Field(
+        None,
+        description="file of initial weights: .pth, .pt or .safetensors; or timm or torchvision: the model's published "
+        "ones, from this host's cache",
+    )
     freeze: list[str] = Field(
         [],
         description="names of parts or parameters of the model that are not trained, such as stem, layer1.* or *.bias",

@@ -21,6 +21,7 @@ from common.models.autoencoder import autoencoder
 from common.models.chain import Chain, layered
 from common.models.cutting import cut
 from common.models.freezing import freeze, freeze_norms
+from common.models.published import find_weights
 from common.models.vgg8 import vgg8
 from common.models.weights import load_weights
 
@@ -53,12 +54,13 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
 
     Raises:
         ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, the
-            weight file cannot be read or does not fit, or `freeze`, `norm` or `optimiser.rates` does not.
+            weights are not here, cannot be read or do not fit, or `freeze`, `norm` or `optimiser.rates` does not.
     """
     model = _cut(_make(config, classes, warn), config, warn)
-    if config.weights is not None and (skipped := load_weights(model, config.weights)):
+    weights = find_weights(config)
+    if weights is not None and (skipped := load_weights(model, weights.path)):
         warn(
-            f"{config.weights} is for another number of classes, or of a run with skips between stages: "
+            f"{weights.path} is for another number of classes, or of a run with skips between stages: "
             f"{', '.join(skipped)} not loaded, they start anew"
         )
     _choose_trained(model, config)
@@ -97,8 +99,8 @@ def _make(config: Config, classes: int, warn: Callable[[str], None]) -> nn.Seque
     if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
         return _as_blocks(model, config, warn)
     raise ConfigError(
-        f"model = {config.model!r} returned {type(model).__name__}: it must return a model, best an nn.Sequential of "
-        f"the blocks to be split, with one tensor between them"
+        f"model = {config.model!r} returned {type(model).__name__}: it must return a model with weights, best an "
+        f"nn.Sequential of the blocks to be split, with one tensor between them"
     )
 
 

@@ -6,6 +6,7 @@ the forward methods of those that hold rows of others (stages of blocks) are tra
 
 import sys
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from torch import fx, nn
@@ -69,9 +70,12 @@ class _Tracer(fx.Tracer):
 
 
 def _holds_rows(module: nn.Module) -> bool:
-    """Whether below a module there is a row of modules that have children: the blocks of a stage."""
-    rows = (child for child in module.children() if isinstance(child, nn.Sequential | nn.ModuleList))
-    return any(_has_children(each) for row in rows for each in row) or any(map(_holds_rows, module.children()))
+    """Whether it is, or below it there is, a row of modules that have children: the blocks of a stage."""
+    children = list(module.children())
+    rows = [list(child.children()) for child in children if isinstance(child, nn.Sequential | nn.ModuleList)]
+    if len(children) > 1 and len({type(child) for child in children}) == 1:
+        rows.append(children)
+    return any(map(_has_children, chain.from_iterable(rows))) or any(map(_holds_rows, children))
 
 
 def _has_children(module: nn.Module) -> bool:

@@ -109,8 +109,9 @@ def test_a_users_model_that_is_not_sequential_can_be_a_chain(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("def build(): return nn.Linear(2, 2)", "must return an nn.Sequential"),
-        ("def build(): return nn.Sequential()", "must return an nn.Sequential"),
+        ("def build(): return nn.Linear(2, 2)", "Linear, which cannot be cut into blocks: it fails on frames"),
+        ("def build(): return nn.Sequential()", "must return a model with weights"),
+        ("def build(): return 5", "returned int: it must return a model"),
         ("def other(): pass", "has no function build"),
         ("raise RuntimeError('oops')", "does not load: RuntimeError: oops"),
         ("def build(need): pass", "cannot be built"),
