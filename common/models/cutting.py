@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 from common.models.chain import Block, Chain
 from common.models.module_graph import ModuleGraph, Part
+from common.models.trial import unchanged
 
 _ROWS = 2  # of the example: BatchNorm needs more than one
 
@@ -39,13 +40,15 @@ def cut(root: nn.Module, frame: Sequence[int]) -> Cut:
     """
     x = torch.randn(_ROWS, *frame, generator=torch.Generator().manual_seed(0))
     expected = {training: _output(root.train(training), x) for training in (False, True)}
-    graphs = ModuleGraph(root.eval()), ModuleGraph(root.train())
+    graphs = ModuleGraph(root.eval(), x), ModuleGraph(root.train(), x)
     starts = [name for name in graphs[0].starts if name in graphs[1].starts]
     chain = _chain(root, graphs, starts)
-    unfit = _unfit(chain.eval(), x.clone())
-    obstacles = [*graphs[0].obstacles, *(f"at {path}, {what} passes" for path, what in unfit.items())]
-    if unfit:
-        chain = _chain(root, graphs, [name for name in starts if graphs[0].starts[name] not in unfit])
+    obstacles = list(graphs[0].obstacles)
+    while unfit := _unfit(chain.eval(), x.clone()):
+        path, what = unfit
+        obstacles.append(f"at {path}, {what} passes")
+        starts = [name for name in starts if graphs[0].starts[name] != path]
+        chain = _chain(root, graphs, starts)
     for mode, output in expected.items():
         _compare(output, _output(chain.train(mode), x))
     return Cut(chain, obstacles)
@@ -58,17 +61,17 @@ def _chain(root: nn.Module, graphs: tuple[ModuleGraph, ModuleGraph], starts: Seq
     return _with_all_names(root, Chain(root, {name: _block(*pair) for name, pair in zip(names, parts, strict=True)}))
 
 
-def _unfit(chain: Chain, x: Tensor) -> dict[str, str]:
-    """The blocks whose input is no floating-point tensor with a row for each frame, and what it is."""
-    found, value, rows = {}, x, len(x)
+def _unfit(chain: Chain, x: Tensor) -> tuple[str, str] | None:
+    """The first block whose input is no floating-point tensor with a row for each frame, and what it is."""
+    value, rows = x, len(x)
     for name, block in zip(chain.block_names, chain, strict=True):
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            found[name] = f"a {type(value).__name__}" if not isinstance(value, Tensor) else str(value.dtype)
-        elif value.ndim == 0 or len(value) != rows:
-            found[name] = f"a tensor {list(value.shape)}, for {rows} frames,"
+            return name, str(value.dtype) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        if value.ndim == 0 or len(value) != rows:
+            return name, f"a tensor {list(value.shape)}, for {rows} frames,"
         with torch.no_grad():
             value = block(value)
-    return found
+    return None
 
 
 def _block(evaluating: Part, training: Part) -> Block:
@@ -112,22 +115,13 @@ def _compare(expected: Tensor, found: Tensor) -> None:
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
-    """The output for x, of a random seed of its own. Buffers, such as running statistics, stay as they were.
-
-    Raises:
-        ConfigError: the model fails, or returns something else than a tensor.
-    """
-    before = {name: value.clone() for name, value in model.named_buffers()}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    """The output for x. Raises ConfigError if the model fails, or returns something else than a tensor."""
+    with unchanged(model):
         try:
             y = model(x.clone())
         except Exception as error:  # the user's code may raise anything
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"it fails on frames {list(x.shape)}: {reason}") from error
-        for name, value in model.named_buffers():
-            if name in before and value.shape == before[name].shape:  # else it was made for inputs of this size
-                value.copy_(before[name])
     if not isinstance(y, Tensor):
         raise ConfigError(f"in {'training' if model.training else 'evaluation'} it returns {type(y).__name__}")
     return y

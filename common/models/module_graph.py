@@ -4,12 +4,15 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from common.models.tracing import trace
+from common.models.trial import Values, numbers
 
 _SHOWN = 4
+_READING = (getattr, operator.getitem, "size")  # what may give numbers
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
@@ -39,21 +42,23 @@ class ModuleGraph:
         obstacles: a sentence for each module with weights at which no block can begin, with what passes there.
     """
 
-    def __init__(self, root: nn.Module) -> None:
-        """Trace the model's forward method. Raises ConfigError if that is not possible."""
+    def __init__(self, root: nn.Module, frames: Tensor) -> None:
+        """Trace the model's forward method.
+
+        `frames`: on which the model may be tried, to find out which numbers depend on their size alone.
+
+        Raises:
+            ConfigError: it cannot be traced.
+        """
         self._root, self._modules = root, dict(root.named_modules())
         self._parameters = dict(root.named_parameters(remove_duplicate=False))
-        self._input, *nodes, output = trace(root).nodes
+        graph = trace(root)
+        self._input, *self._all, output = graph.nodes
         self._output = output.args[0]
-        self._free: set[fx.Node] = set()  # constants: every block computes them for itself
-        for node in nodes:
-            if self._is_constant(node):
-                self._free.add(node)
-        self._nodes = [node for node in nodes if node not in self._free]
-        self._place = {node: place for place, node in enumerate(self._nodes)}
-        self.starts: dict[str, str] = {}
-        self.obstacles: list[str] = []
-        self._places: dict[str, int] = {}  # where the blocks begin
+        self._numbers: Values = {}  # which are the same for all frames
+        self._rows: set[fx.Node] = set()  # the number of rows, which every block can see
+        if any(node.target in _READING for node in self._all):
+            self._numbers, self._rows = numbers(root, graph, frames)
         self._find_starts()
 
     @property
@@ -74,9 +79,11 @@ class ModuleGraph:
 
     def _part(self, x: fx.Node, nodes: Sequence[fx.Node], y: fx.Node) -> Part:
         graph = fx.Graph()
-        copies = {x: graph.placeholder("x")}
+        copies: dict[fx.Node, Any] = {x: graph.placeholder("x"), **self._numbers}
 
-        def copy(node: fx.Node) -> fx.Node:
+        def copy(node: fx.Node) -> Any:
+            if node not in copies and node in self._rows:
+                copies[node] = graph.call_method("size", (copies[x], 0))
             if node not in copies:
                 copies[node] = graph.node_copy(node, copy)
             return copies[node]
@@ -91,6 +98,15 @@ class ModuleGraph:
     # ---- where to cut
 
     def _find_starts(self) -> None:
+        self._free = {*self._numbers, *self._rows}  # and constants: every block computes them for itself
+        for node in self._all:
+            if self._is_constant(node):
+                self._free.add(node)
+        self._nodes = [node for node in self._all if node not in self._free]
+        self._place = {node: place for place, node in enumerate(self._nodes)}
+        self.starts: dict[str, str] = {}
+        self.obstacles: list[str] = []
+        self._places: dict[str, int] = {}  # where the blocks begin
         passing = self._passing()
         modules = [node for node in self._nodes if self._has_kernels(node)]
         for before, node in pairwise(modules):

@@ -18,6 +18,7 @@ COVERED_BY = {
     "common/models/chain.py": ["unit/models/test_imagenet.py"],
     "common/models/module_graph.py": ["unit/models/test_cutting.py"],
     "common/models/tracing.py": ["unit/models/test_cutting.py", "unit/models/test_timm_models.py"],
+    "common/models/trial.py": ["unit/models/test_cutting.py"],
     "common/models/vgg8.py": ["unit/models/test_models.py"],
     "common/processes/addresses.py": ["distributed/test_hosts.py"],
     "common/processes/lifecycle.py": ["faults/test_terminal.py", _STOPS],

@@ -182,6 +182,38 @@ class Joined(nn.Conv2d):
         return pair[0] + super().forward(pair[1])
 
 
+def test_numbers_that_depend_on_the_frames_size_alone_may_pass() -> None:
+    """Height, width and the number of rows, which every block sees, and a tuple of a tensor and numbers."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 4, 1), Sized(), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows, _, height, width = x.shape
+            x, size = self.second(self.first(x).flatten(2), (height, width))
+            return self.head(x.reshape(rows, 4, size[0] * width).mean(2))
+
+    found = cut(Tokens(), FRAME)
+    assert found.chain.block_names == ["first", "second", "head"]
+    assert not found.obstacles
+    model, x = Tokens().eval(), torch.randn(5, *FRAME)
+    model.load_state_dict(found.chain.state_dict())
+    assert torch.equal(found.chain.eval()(x), model(x))
+
+
+class Sized(nn.Conv2d):
+    """Returns its output and the frame's size."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4, 1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:  # type: ignore[override]
+        """[rows, 4, height × width] → [rows, 4, height, width], size."""
+        return super().forward(x.unflatten(2, size)), size
+
+
 BROKEN = """
 class Model(nn.Module):
     def __init__(self, classes):
