@@ -27,7 +27,7 @@ def factory(name: str) -> Callable[..., nn.Module]:
             + (f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them")
         )
 
-    def build(classes: int, channels: int, size: int, **options: Any) -> nn.Module:
+    def build(classes: int, channels: int, size: int | tuple[int, int], **options: Any) -> nn.Module:
         """`options`: further arguments of timm.create_model."""
         given = {"num_classes": classes, "in_chans": channels, **_size(name, size), **options}
         model: nn.Module = timm.create_model(name, pretrained=False, **given)
@@ -36,8 +36,8 @@ def factory(name: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _size(name: str, size: int) -> dict[str, int]:
-    """The frame's side, for models that are built for one size."""
+def _size(name: str, size: int | tuple[int, int]) -> dict[str, Any]:
+    """The frames' size, for models that are built for one size."""
     import timm
 
     settings = timm.get_pretrained_cfg(name)
