@@ -11,6 +11,7 @@ Task = Literal["classify", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
 TrackerName = Literal["wandb", "mlflow"]
 EdgeTicks = Annotated[int, Field(ge=1, le=256)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # as torchvision's weights expect
 Answer = Literal["mean", "last"] | Annotated[int, Field(ge=1)]
 
@@ -231,6 +232,11 @@ class Optimiser(Section):
     name: str = Field("AdamW", description="name of a class of torch.optim")
     lr: float = Field(1e-3, ge=0, description="learning rate; the maximum of the schedule")
     lr_by_mismatch: bool = Field(True, description="divide a stage's learning rate by 1 + its mismatch in frames")
+    rates: dict[str, Rate] = Field(
+        default_factory=dict,
+        description="factors of the learning rate of parts or parameters, by patterns as in freeze, such as "
+        '{ "stem" = 0.1, "layer1.*" = 0.3 }; the first pattern that matches counts',
+    )
     args: dict[str, Any] = Field(
         default_factory=dict,
         description="further arguments of the class; for Adam and AdamW, betas default to [0, 0.999]",
@@ -378,12 +384,22 @@ class Config(Section):
     ahead: int = Field(1, ge=1, le=64, description="task predict: how many frames ahead to predict")
     algorithm: Algorithm = Field("sideways", description="the Sideways rule, or exact gradients to compare it with")
     micro_batches: int | None = Field(None, ge=1, description="gpipe, 1f1b: number of micro-batches; default: stages")
-    model: str = Field("vgg8", description="a model of docs/models.md, or path/to/file.py:factory for your own")
+    model: str = Field(
+        "vgg8", description="a model of docs/models.md, timm:NAME, or path/to/file.py:factory for your own"
+    )
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's factory")
-    weights: Path | None = Field(None, description="file of initial weights: .pth, .pt or .safetensors")
+    weights: Literal["timm", "torchvision"] | Path | None = Field(
+        None,
+        description="file of initial weights: .pth, .pt or .safetensors; or timm or torchvision: the model's published "
+        "ones, from this host's cache",
+    )
     freeze: list[str] = Field(
         [],
         description="names of parts or parameters of the model that are not trained, such as stem, layer1.* or *.bias",
+    )
+    norm: Literal["trained", "frozen"] = Field(
+        "trained",
+        description="frozen: every BatchNorm keeps the running statistics and affine parameters of the weight file",
     )
     stages: int = Field(4, ge=1, le=256, description="number of stages (D): layer groups, each in its own process")
     replicas: int = Field(
@@ -510,6 +526,10 @@ class Config(Section):
                 (
                     'label_smoothing has no effect unless task = "classify"',
                     self.label_smoothing and self.task != "classify",
+                ),
+                (
+                    'norm = "frozen" without weights keeps the statistics that a new BatchNorm begins with',
+                    self.norm == "frozen" and self.weights is None,
                 ),
                 (
                     "micro_batches has no effect unless the algorithm is gpipe or 1f1b",

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.config.name_patterns import matching
 from common.config.settings import Config
 from common.errors import ConfigError
-from common.models import imagenet, user_code
+from common.models import imagenet, timm_models, user_code
 from common.models.autoencoder import autoencoder
 from common.models.chain import Chain, layered
-from common.models.freezing import freeze
+from common.models.cutting import cut
+from common.models.freezing import freeze, freeze_norms
+from common.models.published import find_weights
 from common.models.vgg8 import vgg8
 from common.models.weights import load_weights
 
@@ -34,6 +37,7 @@ _TORCHVISION = (
     imagenet.vit_b_16,
 )
 _FACTORIES: tuple[Callable[..., nn.Sequential], ...] = (vgg8, autoencoder, *_TORCHVISION)
+_SHOWN = 4  # obstacles
 ZOO = {factory.__name__: factory for factory in _FACTORIES}
 
 
@@ -50,19 +54,29 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
 
     Raises:
         ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, the
-            weight file cannot be read or does not fit, or `freeze` does not.
+            weights are not here, cannot be read or do not fit, or `freeze`, `norm` or `optimiser.rates` does not.
     """
-    model = _cut(_make(config, classes), config, warn)
-    if config.weights is not None and (skipped := load_weights(model, config.weights)):
+    model = _cut(_make(config, classes, warn), config, warn)
+    weights = find_weights(config)
+    if weights is not None and (skipped := load_weights(model, weights.path)):
         warn(
-            f"{config.weights} is for another number of classes, or of a run with skips between stages: "
+            f"{weights.path} is for another number of classes, or of a run with skips between stages: "
             f"{', '.join(skipped)} not loaded, they start anew"
         )
-    freeze(model, config.freeze)
+    _choose_trained(model, config)
     return model
 
 
-def _make(config: Config, classes: int) -> nn.Sequential:
+def _choose_trained(model: nn.Module, config: Config) -> None:
+    """Freeze what is not trained. Raises ConfigError if a pattern, of the learning rates too, matches nothing."""
+    freeze(model, config.freeze)
+    if config.norm == "frozen":
+        freeze_norms(model)
+    for pattern in config.optimiser.rates:
+        matching((name for name, _ in model.named_parameters()), pattern, "optimiser.rates")
+
+
+def _make(config: Config, classes: int, warn: Callable[[str], None]) -> nn.Sequential:
     factory = _factory(config.model)
     accepted = inspect.signature(factory).parameters
     given = {"classes": classes, "channels": config.data.channels, "size": config.data.size}
@@ -80,12 +94,29 @@ def _make(config: Config, classes: int) -> nn.Sequential:
                 f"{type(error).__name__}: {error}. "
                 f"Its parameters: {', '.join(accepted)}"
             ) from error
-    if not isinstance(model, nn.Sequential) or len(model) == 0:
+    if isinstance(model, nn.Sequential) and len(model) > 0:
+        return model
+    if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
+        return _as_blocks(model, config, warn)
+    raise ConfigError(
+        f"model = {config.model!r} returned {type(model).__name__}: it must return a model with weights, best an "
+        f"nn.Sequential of the blocks to be split, with one tensor between them"
+    )
+
+
+def _as_blocks(model: nn.Module, config: Config, warn: Callable[[str], None]) -> Chain:
+    """A model that is no sequence, cut into blocks where a single tensor passes. Raises ConfigError."""
+    try:
+        found = cut(model, config.frame_shape[1:])
+    except ConfigError as error:
         raise ConfigError(
-            f"model = {config.model!r} returned {type(model).__name__}: it must return an nn.Sequential of the blocks "
-            f"to be split, with one tensor between them"
-        )
-    return model
+            f"model = {config.model!r} returned {type(model).__name__}, which cannot be cut into blocks: {error}. "
+            f"Return an nn.Sequential of blocks, or a Chain (docs/models.md), with one tensor between them"
+        ) from error
+    if config.stages > len(found.chain):
+        places = "; ".join(found.obstacles[:_SHOWN]) or "it has no further modules with weights"
+        warn(f"model = {config.model!r} is cut into {len(found.chain)} blocks. No other can begin: {places}")
+    return found.chain
 
 
 def _cut(model: nn.Sequential, config: Config, warn: Callable[[str], None]) -> nn.Sequential:
@@ -118,10 +149,13 @@ def part(model: nn.Sequential, split: Sequence[int], stage: int) -> nn.Sequentia
 def _factory(name: str) -> Callable[..., Any]:
     if name in ZOO:
         return ZOO[name]
+    if name.startswith(timm_models.PREFIX):
+        return timm_models.factory(name.removeprefix(timm_models.PREFIX))
     file, colon, attribute = name.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise ConfigError(
-            f"model = {name!r} is unknown. Allowed: {', '.join(ZOO)}, or path/to/file.py:factory for your own"
+            f"model = {name!r} is unknown. Allowed: {', '.join(ZOO)}, timm:NAME, or path/to/file.py:factory for your "
+            f"own"
         )
     path = Path(file).resolve()
     if not path.is_file():

@@ -20,10 +20,12 @@ class Block:
     Attributes:
         holds: their paths in the original.
         run: function (tree, input) → output; by default the modules are applied in sequence.
+        keeps: paths of further ones, which it does not run.
     """
 
     holds: tuple[str, ...]
     run: Callable[[nn.Module, Tensor], Tensor] | None = None
+    keeps: tuple[str, ...] = ()
 
     def steps(self, tree: nn.Module) -> list[Callable[[Tensor], Tensor]]:
         """The functions to apply to an input in sequence, with the modules of `tree`."""
@@ -38,38 +40,39 @@ class Chain(nn.Sequential):
     def __init__(self, root: nn.Module, blocks: dict[str, Block]) -> None:
         """`root` is the original, or a Chain with at least these blocks. Modules and parameters are shared with it."""
         super().__init__()
-        self._blocks = dict(blocks)
+        self._chain_blocks = dict(blocks)
         for block in blocks.values():
-            for path in block.holds:
+            for path in (*block.holds, *block.keeps):
                 _graft(self, root, path)
         self.training = root.training
-        self._steps = [step for block in blocks.values() for step in block.steps(self)]  # looked up once, not each tick
+        # looked up once, not at each tick; the names of these attributes are no module's
+        self._chain_steps = [step for block in blocks.values() for step in block.steps(self)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all blocks: [rows, …] → [rows, …]."""
-        for step in self._steps:
+        for step in self._chain_steps:
             x = step(x)
         return x
 
     def take(self, names: Iterable[str]) -> "Chain":
         """A Chain of the blocks with these names."""
-        return Chain(self, {name: self._blocks[name] for name in names})
+        return Chain(self, {name: self._chain_blocks[name] for name in names})
 
     @property
-    def blocks(self) -> dict[str, Block]:
+    def block_table(self) -> dict[str, Block]:
         """The blocks by name, in order."""
-        return dict(self._blocks)
+        return dict(self._chain_blocks)
 
     @property
     def block_names(self) -> list[str]:
         """The names of the blocks, in order."""
-        return list(self._blocks)
+        return list(self._chain_blocks)
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self._chain_blocks)
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return (self.take([name]) for name in self._blocks)
+        return (self.take([name]) for name in self._chain_blocks)
 
     def __getitem__(self, index: int | slice) -> "Chain":
         names = self.block_names[index]
@@ -85,10 +88,11 @@ def layered(model: nn.Sequential, names: Iterable[str]) -> Chain:
         paths = [path for name in names for path in _leaves(model, name)]
         return Chain(model, {path: Block((path,)) for path in paths})
     blocks: dict[str, Block] = {}
-    for name, block in model.blocks.items():
+    for name, block in model.block_table.items():
         inner = [path for held in block.holds for path in _leaves(model, held)]
         if block.run is None and len(inner) > 1:
             blocks |= {path: Block((path,)) for path in inner}
+            blocks[inner[-1]] = Block((inner[-1],), keeps=block.keeps)
         else:
             blocks[name] = block
     return Chain(model, blocks)
@@ -106,7 +110,7 @@ def _leaves(root: nn.Module, path: str) -> list[str]:
 
 
 def _graft(tree: nn.Module, root: nn.Module, path: str) -> None:
-    """Add the module or parameter at `path` of `root` to `tree`, at the same path."""
+    """Add the module, parameter or buffer at `path` of `root` to `tree`, at the same path."""
     *above, name = path.split(".")
     for step in above:
         root = getattr(root, step)
@@ -117,5 +121,7 @@ def _graft(tree: nn.Module, root: nn.Module, path: str) -> None:
     value = getattr(root, name)
     if isinstance(value, nn.Parameter):
         tree.register_parameter(name, value)
+    elif isinstance(value, Tensor):
+        tree.register_buffer(name, value, persistent=name not in root._non_persistent_buffers_set)
     else:
         tree.add_module(name, value)

@@ -1,12 +1,12 @@
-"""Parts of a model that are not trained (the setting `freeze`)."""
+"""Parts of a model that are not trained (the settings `freeze` and `norm`)."""
 
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.config.name_patterns import matching
 from common.errors import ConfigError
 
 
@@ -20,25 +20,32 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """
     named = dict(model.named_parameters())
     for pattern in patterns:
-        names = [name for name in named if any(fnmatchcase(part, pattern) for part in _with_parents(name))]
-        if not names:
-            parts = dict.fromkeys(name.partition(".")[0] for name in named)
-            raise ConfigError(f"freeze = {pattern!r} matches no parameter. The model's parts: {', '.join(parts)}")
-        for name in names:
+        for name in matching(named, pattern, "freeze"):
             named[name].requires_grad_(False)
     if patterns and not any(parameter.requires_grad for parameter in named.values()):
         raise ConfigError(f"freeze = {list(patterns)} leaves no parameter to train: leave a pattern out")
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.affine and not any(p.requires_grad for p in module.parameters()):
+    for module in _batch_norms(model):
+        if module.affine and not any(p.requires_grad for p in module.parameters()):
             module.register_forward_pre_hook(_use_running_statistics)
 
 
-def _with_parents(name: str) -> Iterator[str]:
-    """a.b.c, then a.b, then a."""
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
+def freeze_norms(model: nn.Module) -> None:
+    """Keep the running statistics and the affine parameters of every BatchNorm, and normalise with them.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = _batch_norms(model)
+    if not found:
+        raise ConfigError('norm = "frozen" is for models with a BatchNorm, and this one has none: leave it out')
+    for module in found:
+        module.requires_grad_(False)
+        module.register_forward_pre_hook(_use_running_statistics)
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def _use_running_statistics(module: nn.Module, inputs: Any) -> None:
-    module.eval()
+    module.training = False  # its own alone: one with an activation inside, as timm's, may draw random numbers there

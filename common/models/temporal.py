@@ -18,7 +18,8 @@ outside a stage, a block behaves as on the first frame of a clip, and keeps noth
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,14 +44,14 @@ class Memory(nn.Module, ABC):
 
     Attributes:
         state: the memory, [rows, …]; None before the first frame. It is no part of the state dict.
-        rows_are_a_clip: rows are the consecutive frames of one clip instead of one frame of each slot, as in a program
-            that takes whole clips.
+        instead: what computes the output from the input, in an exported program: from the consecutive frames of one
+            clip, which are its rows, or with a memory that the program is given; None: this class.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.state: Tensor | None = None
-        self.rows_are_a_clip = False
+        self.instead: Callable[[Tensor], Tensor] | None = None
         self._announced: TickInfo | None = None
 
     @abstractmethod
@@ -68,8 +69,8 @@ class Memory(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """[rows, …] → the block's output, [rows, …]."""
         info, self._announced = self._announced, None
-        if self.rows_are_a_clip:
-            return self.clip(x)
+        if self.instead is not None:
+            return self.instead(x)
         if info is None:
             return self.first(x)
         y, state = self.step(x, self._state_at(info, x), info.tick)
@@ -87,6 +88,10 @@ class Memory(nn.Module, ABC):
             y, state = self.step(x[tick : tick + 1], state, tick)
             outputs.append(y.clone())
         return torch.cat(outputs)
+
+    def step_uncounted(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """`step` for a program in which frames have no numbers. The memory may be laid out in another way there."""
+        return self.step(x, state, 0)
 
     def fits(self, state: Tensor) -> bool:
         """Whether a memory from a checkpoint is one of this block."""
@@ -151,6 +156,12 @@ class Recent(Memory):
         # all, and .data does not touch it
         state.data[:, tick % self._length] = self.kept(x).detach()
         return y, state
+
+    def step_uncounted(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """With the earlier inputs in their order, the last one last."""
+        kept = self.kept(x)
+        y = self.combine(x, lambda ticks: state[:, self._length - ticks])
+        return y, torch.cat([state[:, 1:], kept.detach().unsqueeze(1)], 1)
 
 
 class Motion(Recent):
@@ -244,3 +255,16 @@ def _apart(state: Tensor, *others: Tensor) -> Tensor:
 def memories(blocks: nn.Module) -> dict[str, Memory]:
     """The modules with a memory, by name."""
     return {name: module for name, module in blocks.named_modules() if isinstance(module, Memory)}
+
+
+@contextmanager
+def whole_clips(blocks: nn.Module) -> Iterator[None]:
+    """Inside this context the rows of an input are the consecutive frames of one clip."""
+    found = memories(blocks).values()
+    for module in found:
+        module.instead = module.clip
+    try:
+        yield
+    finally:
+        for module in found:
+            module.instead = None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.config.name_patterns import matches
 from common.config.settings import Optimiser
 from common.errors import ConfigError
 from common.rule.orthogonal_gradient import Orthogonal
@@ -30,12 +31,14 @@ def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> to
         raise ConfigError(
             f"optimiser.name = {settings.name!r} is not a usable class of torch.optim. Allowed: {', '.join(known)}"
         )
-    lr = _rate(settings, settings.lr, mismatch)
     given = settings.args
     alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
     fused = {"fused": True} if settings.name in _FUSED and not alternatives else {}
     arguments = {**fused, **_WITHOUT_MOMENTUM.get(settings.name, {}), **given}
-    groups = _groups(blocks, kind, arguments, settings.decay_all)
+    lr = _rate(settings, settings.lr, mismatch)
+    groups = _groups(blocks, settings, _decay(kind, arguments))
+    for group in groups:
+        group["lr"] = lr * group["factor"]
     try:
         return kind(groups, lr=lr, **arguments) if groups else None
     except (TypeError, ValueError, RuntimeError) as error:
@@ -47,17 +50,30 @@ def _rate(settings: Optimiser, rate: float, mismatch: int) -> float:
     return rate / (1 + mismatch) if settings.lr_by_mismatch else rate
 
 
-def _groups(blocks: nn.Module, kind: type, arguments: dict[str, Any], decay_all: bool) -> list[dict[str, Any]]:
-    """Parameter groups. Vectors (normalisations and biases) get no weight decay unless `decay_all`."""
-    parameters = [parameter for parameter in blocks.parameters() if parameter.requires_grad]
+def _decay(kind: type, arguments: dict[str, Any]) -> float:
+    """The weight decay that the optimiser would apply."""
     default = inspect.signature(kind).parameters.get("weight_decay")
-    decay = arguments.get("weight_decay", default.default if default is not None else 0.0)
-    if decay_all or not decay:
-        return [{"params": parameters}] if parameters else []
-    decaying = [parameter for parameter in parameters if parameter.ndim > 1]
-    constant = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decaying}, {"params": constant, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    return arguments.get("weight_decay", default.default if default is not None else 0.0)
+
+
+def _groups(blocks: nn.Module, settings: Optimiser, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups, each with the factor of its learning rate.
+
+    Vectors (normalisations and biases) get no weight decay unless `decay_all`.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in blocks.named_parameters():
+        if parameter.requires_grad:
+            decays = settings.decay_all or not decay or parameter.ndim > 1
+            groups.setdefault((decays, _own_factor(name, settings)), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda group: not group[0][0])  # those that decay first
+    without = {"weight_decay": 0.0}
+    return [{"params": own, "factor": factor, **({} if decays else without)} for (decays, factor), own in ordered]
+
+
+def _own_factor(name: str, settings: Optimiser) -> float:
+    """The factor of a parameter's learning rate (optimiser.rates)."""
+    return next((factor for pattern, factor in settings.rates.items() if matches(name, pattern)), 1.0)
 
 
 def rate_factor(settings: Optimiser, tick: int, planned: int) -> float:
@@ -104,7 +120,7 @@ class Updater:
         self.ticks = self.accumulated = self.updates = 0
         self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
         self._parameters = list(self._named.values())
-        self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser else []
+        self._base = self._current = _rate(settings, settings.lr, mismatch)
         self._orthogonal = Orthogonal(self._parameters, settings.orthogonal) if settings.orthogonal else None
         self._varies = settings.schedule != "constant" or settings.warmup > 0
         self._average = [value.detach().clone() for value in self._parameters] if settings.ema else []
@@ -121,15 +137,18 @@ class Updater:
 
     @property
     def rate(self) -> float | None:
-        """The current learning rate; None for a stage without parameters."""
-        return float(self.optimiser.param_groups[0]["lr"]) if self.optimiser else None
+        """The current learning rate, of parameters without a factor; None for a stage without parameters."""
+        return self._current if self.optimiser else None
 
     def set_rate(self, rate: float) -> None:
         """Change the base learning rate (optimiser.lr), which the schedule scales, from the next update on."""
-        if self.optimiser is not None:
-            self._rates = [_rate(self._settings, rate, self._mismatch)] * len(self._rates)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self._rates[0]
+        self._base = _rate(self._settings, rate, self._mismatch)
+        self._use_rate(self._base)
+
+    def _use_rate(self, rate: float) -> None:
+        self._current = rate
+        for group in self.optimiser.param_groups if self.optimiser else []:
+            group["lr"] = rate * group["factor"]
 
     def update(self) -> None:
         """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
@@ -144,7 +163,7 @@ class Updater:
     def _step(self, optimiser: torch.optim.Optimizer) -> None:
         self._prepare_gradients()
         if self._varies:
-            self._set_rate()
+            self._use_rate(self._base * rate_factor(self._settings, self.ticks - 1, self._planned))
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         self.updates += 1
@@ -160,12 +179,6 @@ class Updater:
             self._orthogonal.project()
         if self._settings.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
-
-    def _set_rate(self) -> None:
-        assert self.optimiser is not None
-        factor = rate_factor(self._settings, self.ticks - 1, self._planned)
-        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
 
     def _gradients(self) -> Iterator[Tensor]:
         return (parameter.grad for parameter in self._parameters if parameter.grad is not None)

@@ -11,6 +11,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -118,7 +119,9 @@ class Position:
 
 
 def _kind(config: Config) -> str:
-    frozen = [config.freeze] if config.freeze else []
+    frozen: list[Any] = [config.freeze] if config.freeze else []
+    if config.norm == "frozen":
+        frozen.append({"norm": config.norm})
     return json.dumps([config.optimiser.name, config.optimiser.args, *frozen], sort_keys=True)
 
 

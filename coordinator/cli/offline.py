@@ -4,7 +4,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -132,12 +132,15 @@ def _fitting(schedule: Schedule, width: int) -> str:
 @tools.command()
 def export(
     run: Annotated[Path, typer.Argument(help="run directory, such as runs/digits-20260101-120000")],
-    out: Annotated[Path, typer.Argument(help="file to write: .safetensors (weights) or .pt2 (a torch.export program)")],
+    out: Annotated[Path, typer.Argument(help="file to write: .safetensors (weights), .pt2 (torch.export) or .onnx")],
+    kind: Annotated[
+        Literal["safetensors", "pt2", "onnx"] | None, typer.Option("--format", help="default: the file's suffix")
+    ] = None,
 ) -> None:
-    """Write the whole model to a file: its parameters, or a program made by torch.export."""
+    """Write the whole model to a file: its parameters, or a program, by torch.export or for ONNX runtimes."""
     from coordinator.tools.export import export as write
 
-    print(f"{out}: {write(run, out)} tensors")
+    print(f"{out}: {write(run, out, kind)} tensors")
 
 
 @tools.command()

@@ -10,6 +10,7 @@ from torch import nn
 from common.config.settings import Config
 from common.messages.stage_calls import Plan, StageCalls
 from common.models import build, named_blocks
+from common.models.published import describe
 from common.partition.balance import BlockCost, check_split
 from common.partition.model_check import check_model
 from common.processes.caller import tell_directory
@@ -135,6 +136,9 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     datasets = Datasets(config, warn, setup.pipeline.poll, lambda: bool(stop.signal))
     again = resume is not None and presence.marker.find() == resume
     model = _model(config, datasets, warn, checked=again)
+    if not again:
+        for line in describe(config):
+            presence.terminal.say(line)
     directory = RunDirectory(resume or presence.create_directory(run_file))
     tell_directory(directory.path)
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built

@@ -1,33 +1,39 @@
-"""`sideways export`: writes the whole model of a run to one file, as weights or as a program by torch.export."""
+"""`sideways export`: writes the whole model of a run to a file: weights, or a program by torch.export or for ONNX."""
 
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError, SidewaysError
-from common.models.temporal import memories
+from common.models.temporal import whole_clips
 from coordinator.run_directory import MODEL
+from coordinator.tools import onnx_program
 from coordinator.tools.trained_model import ABOUT, WHOLE_CLIPS, TrainedModel, open_model, read_tensors
 
+Format = Literal["safetensors", "pt2", "onnx"]
 _BATCHES = (1, 9)  # batch sizes that the check runs; they differ from the traced one
 _TRACED = 2
 _TOLERANCE = 1e-4  # relative to the largest output
 
 
-def export(run: Path, out: Path) -> int:
-    """Write the model of the run directory `run` to `out`, .safetensors or .pt2, atomically.
+def export(run: Path, out: Path, kind: Format | None = None) -> int:
+    """Write the model of the run directory `run` to `out`, atomically.
+
+    Args:
+        kind: of the file; by default its suffix.
 
     Returns:
         The number of tensors in the model.
 
     Raises:
-        SidewaysError: there is no such run, it has no model yet, the model is damaged, torch.export cannot convert it,
-            or `out` cannot be written.
-        ConfigError: `out` has another suffix, or the Python file that defines the model is missing.
+        SidewaysError: there is no such run, it has no model yet, the model is damaged, torch cannot convert it, or
+            `out` cannot be written.
+        ConfigError: `out` has another suffix, the Python file that defines the model is missing, or a package is.
     """
     model = run / MODEL
     if not model.is_file():
@@ -35,20 +41,30 @@ def export(run: Path, out: Path) -> int:
             f"{model} does not exist: pass a run directory that has saved its model, such as runs/digits-…"
         )
     tensors, _ = read_tensors(model)
-    if out.suffix not in (".safetensors", ".pt2"):
-        raise ConfigError(f"{out}: choose a name that ends in .safetensors (weights) or .pt2 (torch.export program)")
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
+    suffix = f".{kind}" if kind else out.suffix
+    if suffix.removeprefix(".") not in get_args(Format):
+        raise ConfigError(
+            f"{out}: choose a name that ends in .safetensors (weights), .pt2 (torch.export program) or .onnx, or give "
+            f"--format"
+        )
+    part = out.with_name(f".{out.name}.part{suffix}")
     try:
-        if out.suffix == ".pt2":
-            _write_program(open_model(run), part)
-        else:
-            shutil.copyfile(model, part)
+        _write(run, part)
         os.replace(part, out)
     except OSError as error:
         raise SidewaysError(f"cannot write {out}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
     return len(tensors)
+
+
+def _write(run: Path, file: Path) -> None:
+    if file.suffix == ".safetensors":
+        shutil.copyfile(run / MODEL, file)
+    elif file.suffix == ".pt2":
+        _write_program(open_model(run), file)
+    else:
+        onnx_program.write(open_model(run), file)
 
 
 def _write_program(trained: TrainedModel, out: Path) -> None:
@@ -58,20 +74,15 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
     model remembers or has skips, they are the frames of one clip, in order.
     """
     example = torch.rand(_TRACED, trained.data.channels, *trained.data.shape)
-    remembering = memories(trained.module).values()
-    for module in remembering:
-        module.rows_are_a_clip = True
     try:
-        program = torch.export.export(trained.module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        with whole_clips(trained.module):
+            program = torch.export.export(trained.module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # tracing a user's model can raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SidewaysError(
             f"torch.export cannot export {trained.path}: {reason[0]}. Export a .safetensors file instead"
         ) from error
-    finally:
-        for module in remembering:
-            module.rows_are_a_clip = False
-    about = {**trained.about, **({WHOLE_CLIPS: "true"} if remembering or trained.stages else {})}
+    about = {**trained.about, **({WHOLE_CLIPS: "true"} if trained.memories or trained.stages else {})}
     torch.export.save(program, out, extra_files={ABOUT: json.dumps(about)})
     _compare(trained, open_model(out).module)
 

@@ -113,8 +113,15 @@ def test_a_run_stopped_in_the_middle_of_clips_resumes_bit_for_bit(videos: Path, 
             "evaluate_every": 20,
             "data__slots": 3,
         },
+        {
+            "model_args": {"width": 4, "norm": "batch"},
+            "norm": "frozen",
+            "optimiser__rates": {"conv1": 0.1, "conv4.*": 0.3},
+            "evaluate_every": 30,
+            "data__slots": 3,
+        },
     ],
-    ids=["predict", "1f1b", "memory", "edges", "edges-gloo-bfloat16", "edges-int8"],
+    ids=["predict", "1f1b", "memory", "edges", "edges-gloo-bfloat16", "edges-int8", "frozen-norms"],
 )
 def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight_average(
     videos: Path, tmp_path: Path, changes: dict[str, Any]

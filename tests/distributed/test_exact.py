@@ -21,9 +21,11 @@ from tests.support.settings import config_of, settings
 DEPTHS = (1, 2, 3, 5)
 CASES = list(product(("classify", "autoencode"), (1, 4), ("gate", "mix")))
 
+MODELS = f"{Path(__file__).parents[1]}/support/models.py"
+
 # each training option by itself, and several together, at D = 3
 DROPOUT: dict[str, object] = {
-    "model": f"{Path(__file__).parents[1]}/support/models.py:with_dropout",
+    "model": f"{MODELS}:with_dropout",
     "model_args": {},
     "split": [2, 1, 2],
 }
@@ -39,6 +41,13 @@ OPTIONS: dict[str, dict[str, object]] = {
     "orthogonal": {"optimiser__orthogonal": 0.9, "optimiser__clip": 0.2, "rule__every": 2},
     "smoothing": {"label_smoothing": 0.1, "class_weights": [0.5, 2.0, 1.0]},
     "frozen": {"freeze": ["conv1", "conv4.*", "head.*.bias"], "rule__auxiliary": 0.1},
+    "frozen-norms": {
+        "model_args": {"width": 4, "norm": "batch"},
+        "norm": "frozen",
+        "optimiser__rates": {"conv1": 0.1, "conv[34].*": 0.3, "*.bias": 2.0},
+        "optimiser__schedule": "cosine",
+        "optimiser__args": {"weight_decay": 0.1},
+    },
     "equal-rates": {"optimiser__lr_by_mismatch": False},
     "momentum": {"optimiser__name": "SGD", "optimiser__args": {"momentum": 0.5, "weight_decay": 0.01}},
     "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
@@ -80,6 +89,8 @@ OPTIONS: dict[str, dict[str, object]] = {
         "rule__boundary": "mix",
     },
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
+    "module": {"model": f"{MODELS}:whole", "model_args": {}, "split": [1, 4, 1]},
+    "timm": {"model": "timm:test_resnet", "model_args": {}, "split": [3, 2, 3]},
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
     "all": {
@@ -95,6 +106,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 # the others run in `make test-long`
 QUICK = (
     "dropout",
+    "frozen-norms",
     "bfloat16-autoencode",
     "average",
     "predict",
@@ -105,6 +117,7 @@ QUICK = (
     "wire-bfloat16",
     "wire-int8",
     "layers",
+    "module",
     "all",
 )
 EXACT: dict[str, dict[str, object]] = {
@@ -235,6 +248,7 @@ REPLICATED: dict[str, dict[str, object]] = {
     "memory": {"model_args": {"width": 4, "temporal": "shift"}, "rule__boundary": "mix"},
     "bfloat16": {"precision": "bfloat16", "optimiser__orthogonal": 0.9},
     "edges": {"network__edge_ticks": 2, "network__wire": "int8"},
+    "frozen-norms": {"model_args": {"width": 4, "norm": "batch"}, "norm": "frozen", "optimiser__rates": {"conv1": 0.1}},
 }
 
 
@@ -304,7 +318,7 @@ def test_every_option_changes_something(videos: Path) -> None:
         for task, model in (("classify", "vgg8"), ("autoencode", "autoencoder"))
     }
     for name, options in OPTIONS.items():
-        if name == "dropout" or name == "all":
+        if name in ("dropout", "module", "timm", "all"):
             continue  # they have another model: see below
         if name.startswith("gloo"):
             continue  # only another transport

@@ -8,6 +8,7 @@ _PYTHON = "distributed/test_python.py"
 _EXACT = "distributed/test_exact.py"
 
 COVERED_BY = {
+    "common/config/name_patterns.py": ["unit/models/test_freezing.py", "unit/rule/test_optimiser.py"],
     "common/config/settings.py": ["unit/config/test_run_file.py"],
     "common/errors.py": [_STOPS],
     "common/messages/stage_calls.py": ["unit/stage_worker/test_service.py"],
@@ -15,6 +16,9 @@ COVERED_BY = {
     "common/models/__init__.py": ["unit/models/test_models.py"],
     "common/models/autoencoder.py": ["unit/models/test_models.py"],
     "common/models/chain.py": ["unit/models/test_imagenet.py"],
+    "common/models/module_graph.py": ["unit/models/test_cutting.py"],
+    "common/models/tracing.py": ["unit/models/test_cutting.py", "unit/models/test_timm_models.py"],
+    "common/models/trial.py": ["unit/models/test_cutting.py"],
     "common/models/vgg8.py": ["unit/models/test_models.py"],
     "common/processes/addresses.py": ["distributed/test_hosts.py"],
     "common/processes/lifecycle.py": ["faults/test_terminal.py", _STOPS],

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -64,3 +65,47 @@ def fail_at(classes: int, stage: int, tick: int, how: str, marker: str = "") -> 
 def user_model(folder: Path, body: str) -> str:
     (folder / "mine.py").write_text(f"from torch import nn\n{body}\n")
     return f"{folder / 'mine.py'}:build"
+
+
+class Residual(nn.Module):
+    """A residual block with BatchNorm and dropout."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, channels, height, width] → the same shape."""
+        return self.drop(self.act(x + self.bn(self.conv(x))))
+
+
+class Whole(nn.Module):
+    """A classifier that is no sequence: modules with weights, and operations between them in its forward method."""
+
+    scale: Tensor
+
+    def __init__(self, classes: int, channels: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 8, 3, stride=2, padding=1, bias=False)
+        self.offset = nn.Parameter(torch.full((8, 1, 1), 0.1))
+        self.register_buffer("scale", torch.full((8, 1, 1), 0.7))
+        self.stages = nn.ModuleList(nn.Sequential(Residual(8), Residual(8)) for _ in range(2))
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """[rows, channels, height, width] → [rows, classes]."""
+        x = F.relu(self.stem(2 * x)) * self.scale + self.offset
+        for stage in self.stages[start:]:
+            x = stage(x)
+        x = F.dropout(x.mean((2, 3)), 0.1, self.training)
+        if self.training:
+            x = x * 1.5
+        return self.head(x)
+
+
+def whole(classes: int, channels: int = 3) -> nn.Module:
+    """A model that is cut into blocks."""
+    return Whole(classes, channels)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
-from common.models.freezing import freeze
+from common.models.freezing import freeze, freeze_norms
 
 
 def model() -> nn.Sequential:
@@ -58,3 +58,24 @@ def test_a_frozen_batchnorm_keeps_its_running_statistics() -> None:
 def test_bad_patterns_are_errors(patterns: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         freeze(model(), patterns)
+
+
+def test_frozen_norms_compute_the_same_in_training_and_keep_everything() -> None:
+    own = model()
+    for name in ("stem.1", "layer1.1"):
+        own.get_buffer(f"{name}.running_mean").fill_(0.3)
+        own.get_parameter(f"{name}.weight").detach().fill_(2.0)
+    freeze_norms(own)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    x = torch.randn(4, 1, 8, 8)
+    y = own.train()(x)
+    y.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+    assert torch.equal(y, own.eval()(x))
+    without = {name for name, value in own.named_parameters() if value.grad is None}
+    assert without == {"stem.1.weight", "stem.1.bias", "layer1.1.weight", "layer1.1.bias"}
+
+
+def test_a_model_without_batchnorm_has_no_norms_to_freeze() -> None:
+    with pytest.raises(ConfigError, match="this one has none"):
+        freeze_norms(nn.Linear(2, 2))

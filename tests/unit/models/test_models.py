@@ -109,8 +109,9 @@ def test_a_users_model_that_is_not_sequential_can_be_a_chain(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("def build(): return nn.Linear(2, 2)", "must return an nn.Sequential"),
-        ("def build(): return nn.Sequential()", "must return an nn.Sequential"),
+        ("def build(): return nn.Linear(2, 2)", "Linear, which cannot be cut into blocks: it fails on frames"),
+        ("def build(): return nn.Sequential()", "must return a model with weights"),
+        ("def build(): return 5", "returned int: it must return a model"),
         ("def other(): pass", "has no function build"),
         ("raise RuntimeError('oops')", "does not load: RuntimeError: oops"),
         ("def build(need): pass", "cannot be built"),
@@ -130,3 +131,8 @@ def test_an_unknown_model_is_an_error(tmp_path: Path, name: str) -> None:
 def test_an_unknown_argument_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be built with model_args = .*breadth.*Its parameters: classes"):
         build(config_of(tmp_path, model_args={"breadth": 3}), 3)
+
+
+def test_a_rate_for_a_part_that_there_is_not_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"optimiser.rates = 'stem' matches no parameter. The model's parts: conv1,"):
+        build(config_of(tmp_path, optimiser__rates={"conv1": 0.5, "stem": 0.1}), 3)

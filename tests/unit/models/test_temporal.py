@@ -71,7 +71,7 @@ def test_each_row_remembers_its_own_clip_from_its_first_frame_on(make: Make) -> 
 def test_a_whole_clip_at_once_gives_the_same(make: Make) -> None:
     block, frames = make(), clip(9)
     expected = played(block, [[frames]])[0][0]
-    block.rows_are_a_clip = True
+    block.instead = block.clip
     with torch.no_grad():
         torch.testing.assert_close(block(frames), expected, rtol=1e-5, atol=1e-6)
 

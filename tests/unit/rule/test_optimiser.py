@@ -183,3 +183,34 @@ def test_a_changed_rate_acts_like_an_initial_one(changes: dict[str, object]) -> 
         step(second, built, seed)
         assert changed.rate == built.rate
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_each_part_has_its_own_rate(schedule: str) -> None:
+    """SGD moves a parameter by its rate × its gradient. The first pattern that matches counts."""
+    model = blocks()
+    settings = Optimiser(**SGD | {"schedule": schedule, "rates": {"0": 0.5, "*.bias": 3.0, "2.weight": 0.25}})
+    updater = Updater(model, settings, 1, 0, 10)
+    factors = {"0.weight": 0.5, "0.bias": 0.5, "1.weight": 1.0, "1.bias": 3.0, "2.weight": 0.25, "2.bias": 3.0}
+    for tick, rate in enumerate([0.1, 0.1, 0.7]):
+        if tick == 2:
+            updater.set_rate(rate)
+        draw(model, tick)
+        before = {name: value.detach().clone() for name, value in model.named_parameters()}
+        gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+        updater.update()
+        now = rate * rate_factor(settings, tick, 10)
+        assert updater.rate == now
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(value.detach(), before[name] - now * factors[name] * gradients[name])
+
+
+def test_rates_of_the_same_factor_change_no_bit() -> None:
+    plain, named = blocks(), blocks()
+    settings = Optimiser(args={"weight_decay": 0.1})
+    first = Updater(plain, settings, 1, 1, 9)
+    second = Updater(named, settings.model_copy(update={"rates": {"0": 1.0}}), 1, 1, 9)
+    for seed in range(3):
+        step(plain, first, seed)
+        step(named, second, seed)
+    assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), named.parameters(), strict=True))

@@ -14,8 +14,8 @@ from coordinator.tools.trained_model import open_model
 
 
 def test_an_unknown_file_type_is_an_error(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ends in .safetensors .* or .pt2"):
-        export(run, tmp_path / "out.onnx")
+    with pytest.raises(ConfigError, match=r"ends in .safetensors .*, .pt2 .* or .onnx, or give --format"):
+        export(run, tmp_path / "out.h5")
     with pytest.raises(SidewaysError, match=r"cannot write .*No such file"):
         export(run, tmp_path / "missing/out.safetensors")
 
