@@ -17,7 +17,7 @@ _INDEX = {
     },
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
     "torch": {"Size", "contiguous_format", "strided", "device", "float16", "bfloat16", "float32", "float64", "uint8",
-              "int8", "int16", "int32", "int64", "bool"},
+              "int8", "int16", "int32", "int64", "uint16", "bool"},
     "torch.serialization": {"_get_layout"},
     "collections": {"OrderedDict"},
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},

@@ -17,6 +17,8 @@ from common.errors import SidewaysError
 
 CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json", ".lock"
 
+_OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps"}  # settings of data
+
 
 class RunDirectory:
     """The files that a run writes. A failed write raises SidewaysError, except in `metric`: see `write_error`.
@@ -81,7 +83,7 @@ class RunDirectory:
             "classes": json.dumps(classes),
             "ahead": str(config.ahead),
             "answer": json.dumps(config.answer),
-            "data": config.data.model_dump_json(include={"size", "resize", "channels", "mean", "std", "stride", "fps"}),
+            "data": config.data.model_dump_json(include=_OF_THE_MODEL),
         }
         if config.skip_pairs:  # they connect stages, so the model is only whole with its split
             pipeline = config.model_dump(include={"stages", "split", "cuts"})

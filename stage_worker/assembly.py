@@ -184,7 +184,10 @@ class Assembly:
         shares = self._me.on_coordinator_host and self._config.network.transport != "gloo"
         network, shape = self._config.network, self._config.frame_shape
         on_gpu = self._device.type == "cuda"
-        socket = FrameSocket(self._me, network, shape, _FRAMES_QUEUED, "stage 0", shares, on_gpu, self.work)
+        pixels = self._config.data.pixel_type
+        socket = FrameSocket(
+            self._me, network, shape, _FRAMES_QUEUED, "stage 0", shares, on_gpu, self.work, pixel_type=pixels
+        )
         packet = Packet(self._input_spec[0], self._input_spec[1], self._device)
         return FrameIntake(socket, packet, self._normaliser)
 
@@ -199,7 +202,8 @@ class Assembly:
             )
         # targets wait here until their frames reach the top, also those of frames still queued for stage 0
         network, queue, what = self._config.network, self._config.ticks_to_top + 9, f"stage {self._me.stage} (targets)"
-        socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=Kind.WAIT_TARGETS)
+        wait, pixels = Kind.WAIT_TARGETS, self._config.data.pixel_type
+        socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=wait, pixel_type=pixels)
         out = torch.zeros(shape, device=self._device)
         return TargetIntake(socket, out, self._normaliser)
 

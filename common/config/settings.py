@@ -84,6 +84,11 @@ class Data(Section):
         "rectangle of that shape, which frames are resized to cover",
     )
     channels: Literal[1, 3] = Field(3, description="1: greyscale, 3: RGB")
+    bits: Literal[8, 16] = Field(
+        8,
+        description="bits of a pixel: 16 keeps grey pictures of more than 8 bits, such as depth or infra-red, as they "
+        "are; needs channels = 1",
+    )
     flip: float = Field(0.0, ge=0, le=1, description="probability that a training clip is flipped horizontally")
     scale: tuple[float, float] | None = Field(
         None,
@@ -153,6 +158,8 @@ class Data(Section):
             raise ValueError(f"data.ratio = {list(self.ratio)} must be [smallest, largest], both above 0")
         if self.channels == 1 and (self.saturation or self.hue):
             raise ValueError("data.saturation and data.hue need colour: leave them out, or set data.channels = 3")
+        if self.bits == 16 and self.channels == 3:
+            raise ValueError("data.bits = 16 is for grey frames: set data.channels to 1, or data.bits to 8")
         return self
 
     @model_validator(mode="after")
@@ -178,6 +185,11 @@ class Data(Section):
     def shape(self) -> tuple[int, int]:
         """Height and width of the frames, in pixels."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def pixel_type(self) -> Literal["uint8", "uint16"]:
+        """The type of the pixels before they are normalised."""
+        return "uint8" if self.bits == 8 else "uint16"
 
     @property
     def short_side(self) -> int | tuple[int, int]:
@@ -548,6 +560,11 @@ class Config(Section):
         """Shape of a frame batch: [slots, channels, height, width]."""
         return self.data.slots, self.data.channels, *self.data.shape
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame batch before it is normalised."""
+        return math.prod(self.frame_shape) * self.data.bits // 8
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if (self.ticks is None) == (self.epochs is None):
@@ -597,10 +614,10 @@ class Config(Section):
                 f"metrics.port = {self.metrics.port} leaves no port for each of the {self.workers} stages: "
                 f"set it to {65535 - self.workers} at most"
             )
-        batch = math.prod(self.frame_shape)
+        batch = self.frame_bytes
         if batch > self.network.max_message:
             raise ValueError(
-                f"a frame batch of data.slots × data.channels × height × width = {batch} bytes is larger than "
+                f"a frame batch of data.slots × data.channels × height × width pixels = {batch} bytes is larger than "
                 f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
             )
         return self

@@ -1,4 +1,4 @@
-"""Conversion between uint8 pixels and the model's normalised floats."""
+"""Conversion between pixels and the model's normalised floats."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,10 @@ Statistic = float | Sequence[float]  # of all channels, or of each
 
 
 class Normaliser:
-    """(pixels / 255 - mean) / std, with one mean and one deviation, or with those of each channel."""
+    """(pixels / 255 - mean) / std, with one mean and one deviation, or with those of each channel.
+
+    Pixels of 16 bits are divided by 65535.
+    """
 
     def __init__(self, mean: Statistic, std: Statistic, device: torch.device | None = None) -> None:
         """`device`: of the results; default: the CPU."""
@@ -17,9 +20,9 @@ class Normaliser:
         self._scale, self._shift = 1 / (255 * self._std), self._mean / self._std
 
     def __call__(self, out: Tensor, frames: Tensor) -> None:
-        """Write normalised frames to `out`, float. Both are [rows, channels, height, width]; `frames` is uint8."""
+        """Write normalised frames, uint8 or uint16, to `out`, float. Both are [rows, channels, height, width]."""
         out.copy_(frames)
-        out.mul_(self._scale).sub_(self._shift)
+        out.mul_(self._scale if frames.dtype == torch.uint8 else self._scale / 257).sub_(self._shift)
 
     def to_pixels(self, values: Tensor) -> Tensor:
         """Invert it, for values [..., channels, height, width]. Returns uint8, rounded and clamped to 0 … 255."""

@@ -12,6 +12,7 @@ import os
 import socket
 from contextlib import closing, suppress
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,12 +55,12 @@ class FrameSlotWriter:
         self._credits = CreditSocket(ours, timeout)
         self._free, self._next = SLOTS, 0
 
-    def write(self, frames: NDArray[np.uint8]) -> int | None:
+    def write(self, frames: NDArray[Any]) -> int | None:
         """Copy a batch into a slot. Returns its number; None if none is free. Raises PeerError if stage 0 is gone."""
         if not self._free and not self._receive_credits():
             return None
         slot = self._next
-        self._slots[slot] = frames.reshape(-1)
+        self._slots[slot] = frames.reshape(-1).view(np.uint8)
         self._free -= 1
         self._next = (slot + 1) % SLOTS
         return slot
@@ -86,17 +87,19 @@ class FrameSlotReader:
         name: name of its listener.
     """
 
-    def __init__(self, shape: tuple[int, ...], deadline: float, pinned: bool = False) -> None:
-        """`shape` is that of a batch; `deadline` is in seconds; `pinned`: a GPU reads the slots."""
+    def __init__(
+        self, shape: tuple[int, ...], deadline: float, pinned: bool = False, kind: torch.dtype = torch.uint8
+    ) -> None:
+        """`shape` and `kind` are those of a batch; `deadline` is in seconds; `pinned`: a GPU reads the slots."""
         self._listener = FdListener()
         self.name = self._listener.name
-        self._shape, self._deadline, self._pinned = shape, deadline, pinned
+        self._shape, self._deadline, self._pinned, self._kind = shape, deadline, pinned, kind
         self._slots: list[Tensor] = []
         self._registered: Tensor | None = None
         self._credits: CreditSocket | None = None
 
     def frames(self, number: int) -> Tensor:
-        """The batch in a slot, uint8 of the batch's shape, valid until `release`.
+        """The batch in a slot, of the batch's shape and kind, valid until `release`.
 
         Raises:
             PeerError: there is no such slot, or the coordinator does not connect in time.
@@ -133,7 +136,7 @@ class FrameSlotReader:
         self._credits = CreditSocket(socket.socket(fileno=credits_fd), self._deadline)
         shape = SLOTS, *self._shape
         try:
-            memory = torch.frombuffer(mapped(file, prod(shape)), dtype=torch.uint8)
+            memory = torch.frombuffer(mapped(file, prod(shape) * self._kind.itemsize), dtype=self._kind)
         finally:
             os.close(file)
         if self._pinned and _pin(memory):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from coordinator.tools.trained_model import Stream, TrainedModel, open_model, re
 from coordinator.video.decoding.augment import middle
 from coordinator.video.live import newest_frames
 
-Frames = NDArray[np.uint8] | Tensor
+Frames = NDArray[Any] | Tensor
 _CHUNK = 16  # frames
 
 
@@ -64,7 +65,7 @@ class Model(nn.Module):
 
         Args:
             frames: uint8 [n, height, width, channels], or one frame, [height, width, channels] or grey [height, width].
-                Channels: 3 (RGB) or 1 (grey).
+                Channels: 3 (RGB) or 1 (grey). Grey frames may also be uint16.
 
         Returns:
             float32 [n, channels, height, width].
@@ -73,7 +74,7 @@ class Model(nn.Module):
             DataError: they are no such frames.
         """
         data = self._trained.data
-        return self._cropped(pixels(frames, data.short_side, data.channels))
+        return self._cropped(pixels(frames, data.short_side, data.channels, data.bits))
 
     def predict(self, source: str | Path | Frames) -> "Prediction":
         """Classify a clip, or a live source frame by frame.
@@ -131,8 +132,8 @@ class Model(nn.Module):
     def _output(self, y: Tensor) -> Tensor:
         return y[0].double().softmax(0) if self.task == "classify" else y[0].clone()
 
-    def _cropped(self, frames: NDArray[np.uint8]) -> Tensor:
-        """uint8 [n, channels, height, width] → float32 [n, channels, *shape]."""
+    def _cropped(self, frames: NDArray[Any]) -> Tensor:
+        """[n, channels, height, width] → float32 [n, channels, *shape]."""
         return self._trained.normalised(torch.from_numpy(middle(frames, self._trained.data.size)(frames)))
 
     def _scores(self, source: str | Path | Frames) -> Iterator[Tensor]:

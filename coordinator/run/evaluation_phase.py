@@ -36,7 +36,10 @@ class EvaluationPhase:
 
     def _feed(self, steps: StepStream, on_frame: Callable[[int], None]) -> bool:
         """Send all frames. Returns False if it was stopped."""
-        empty = Batch(self._state.config.frame_shape)  # if nothing can be decoded, the stages still need a last frame
+        config = self._state.config
+        empty = Batch(
+            config.frame_shape, config.data.pixel_type
+        )  # if nothing can be decoded, the stages still need a last frame
         step: Step | None = steps.next() or Step(empty, empty, last=True)
         frame, stopped = 0, False
         while step is not None:

@@ -35,7 +35,7 @@ class GradientProbe:
         self._own = _build(config.model_copy(update=unused), classes)
         self._pending: Pending[GradientSample | None] | None = None
         self._frame = -1
-        self._batch, self._target = Batch(config.frame_shape), Batch(config.frame_shape)
+        self._batch, self._target = (Batch(config.frame_shape, config.data.pixel_type) for _ in range(2))
         self._thread: threading.Thread | None = None
         self._result: dict[str, Any] | None = None
 

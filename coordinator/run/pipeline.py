@@ -7,7 +7,6 @@
 The product, the tests' driver and the benchmarks drive their stages with this class.
 """
 
-import math
 from collections.abc import Callable
 
 from common.messages.stage_calls import Addresses, Plan, StageCalls
@@ -77,7 +76,7 @@ class Pipeline:
         """
         self._close_feeder()
         self.addresses = self.stages.configure(plan)
-        size = math.prod(plan.config.frame_shape)
+        size = plan.config.frame_bytes
         self._feeder = Feeders([self._feeder_of(replica, size, warn) for replica in range(self._me.replicas)])
 
     def _feeder_of(self, replica: int, size: int, warn: Callable[[str], None]) -> Feeder:

@@ -180,7 +180,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
         presence.introduce(config, accepted.directory.path, planned)
     if config.report.tensorboard:
         presence.broadcast.add(EventFiles(accepted.directory.path, warn, start.tick))
-    for name in config.report.trackers:
+    for name in dict.fromkeys(config.report.trackers):
         presence.broadcast.add(TrackerListener(name, accepted.directory.path, config, presence.terminal.say, warn))
     presence.broadcast.split(accepted.blocks, split)
     if costs:

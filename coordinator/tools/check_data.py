@@ -168,7 +168,7 @@ def _decode(clip: Clip, data: Data) -> FileCheck:
         files = frame_files(clip.path, data.frame_files, clip.pictures)
         _describe(finding, clip, data)
         pixel_settings = data.stride, data.short_side, data.channels
-        for chunk in read(clip.path, *pixel_settings, fps=data.fps, frame_files=files, damage=damage):
+        for chunk in read(clip.path, *pixel_settings, fps=data.fps, frame_files=files, damage=damage, bits=data.bits):
             pixels = torch.from_numpy(middle(chunk, data.size)(chunk))
             frames = torch.empty(pixels.shape)
             normalise(frames, pixels)

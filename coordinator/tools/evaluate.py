@@ -79,7 +79,7 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
 
 
 def _batches(source: Slots, data: Data) -> Iterator[Batch]:
-    batch = Batch((data.slots, data.channels, *data.shape))
+    batch = Batch((data.slots, data.channels, *data.shape), data.pixel_type)
     while source.fill(batch.frames, batch.clips, batch.labels):
         yield batch
 

@@ -109,6 +109,7 @@ def text_of(found: FolderSurvey, chosen: Suggestion, machine: Machine, memory_mi
         *_rectangle(found, chosen.size),
         _line("resize", chosen.resize, "short side before the crop"),
         _line("channels", chosen.channels, "grey" if found.grey else "RGB"),
+        *([_line("bits", 16, "the frames have more than 8")] if found.deep else []),
         *(["flip = 0.5  # half of the clips are mirrored; 0 if left and right matter"] if classify else []),
         "# window = 16  # play a random part of each clip; good if their lengths differ much",
         *_cache(chosen),

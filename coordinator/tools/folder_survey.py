@@ -27,6 +27,7 @@ class FolderSurvey:
         width, height: medians, in pixels.
         rate: median, in frames per second.
         grey: whether the frames have no colour.
+        deep: whether they are grey and have more than 8 bits a pixel.
         notes: what else the user should know, such as files that cannot be read.
     """
 
@@ -39,6 +40,7 @@ class FolderSurvey:
     height: int
     rate: float
     grey: bool
+    deep: bool = False
     notes: Sequence[str] = field(default_factory=list)
 
 
@@ -63,6 +65,7 @@ def survey(folder: Path) -> FolderSurvey:
         round(median(info.height for info in found)),
         round(median(info.rate for info in found), 2),
         all(_is_grey(clip) for clip in _some(clips.clips, _DECODED)),
+        all(info.deep for info in found),
         notes,
     )
 

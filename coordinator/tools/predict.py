@@ -145,7 +145,7 @@ def clip_scores(
     data = trained.data
     fps = None if files else data.fps  # frame files have no timestamps
     size = data.short_side, data.channels
-    chunks = read(video, data.stride, *size, fps=fps, frame_files=files, damage=damage)
+    chunks = read(video, data.stride, *size, fps=fps, frame_files=files, damage=damage, bits=data.bits)
     cropped = (torch.from_numpy(middle(frames, data.size)(frames)) for frames in chunks)
     some = False
     for scores in softmax(trained.in_order(map(trained.normalised, cropped))):

@@ -44,7 +44,7 @@ class TrainedModel:
         path: of the model's file.
         module: normalised frames, float32 [n, channels, height, width] → logits [n, classes] or frames.
         classes: names of the classes.
-        data: size, resize, channels, mean, std, stride and fps of the frames that it was trained on; the other
+        data: size, resize, channels, bits, mean, std, stride and fps of the frames that it was trained on; the other
             settings have their defaults.
         ahead: how many frames ahead the model predicts; 0 unless the task is "predict".
         about: the file's metadata, all values text.

@@ -210,7 +210,7 @@ class _Source:
         with open_media(self._name, kind, data.source_options, (timeout, timeout)) as container:
             scaler, self._damage = None, Damage()
             for frame in decoded(container, video_stream(container), self._damage):
-                scaler = scaler or Scaler(frame, data.short_side, data.channels)
+                scaler = scaler or Scaler(frame, data.short_side, data.channels, bits=data.bits)
                 yield np.array(scaler(frame))[None]
                 if self.stop.is_set():
                     return
@@ -249,7 +249,7 @@ class _Slot:
         clip, played = self.place
         if source.taken is None:
             self.place = clip, played + 1
-            return np.zeros((self._data.channels, *self._data.shape), np.uint8)
+            return np.zeros((self._data.channels, *self._data.shape), self._data.pixel_type)
         if source.taken_from != self._connection:
             if played:
                 clip, played = clip + self._data.slots, 0

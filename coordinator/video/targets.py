@@ -8,6 +8,7 @@ waits for  the stream
 from collections import deque
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +24,12 @@ class Batch:
     """One tick's frames; its memory is reused.
 
     Attributes:
-        frames: uint8 [slots, channels, height, width].
+        frames: uint8 or uint16 [slots, channels, height, width].
         clips, labels: int64 [slots].
     """
 
-    def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        self.frames: NDArray[np.uint8] = np.zeros(shape, np.uint8)
+    def __init__(self, shape: tuple[int, int, int, int], pixel_type: str = "uint8") -> None:
+        self.frames: NDArray[Any] = np.zeros(shape, pixel_type)
         self.clips: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
         self.labels: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
 
@@ -86,8 +87,8 @@ class StepStream:
         self._stream = stream
         self._ahead = config.ahead if config.task == "predict" else 0
         self._depth = max(self._ahead, int(ends))
-        self._spare = [Batch(config.frame_shape) for _ in range(self._depth + 2)]
-        self._empty = Batch(config.frame_shape)
+        self._spare = [Batch(config.frame_shape, config.data.pixel_type) for _ in range(self._depth + 2)]
+        self._empty = Batch(config.frame_shape, config.data.pixel_type)
         self._read: deque[tuple[Batch, Places]] = deque()
         self._ended = False
         self._shown: Batch | None = None

@@ -1,6 +1,6 @@
 """Receives frames and targets from the coordinator.
 
-They arrive as uint8 over ZeroMQ, or in shared memory if the coordinator is on the same host, and are normalised on the
+They arrive as pixels over ZeroMQ, or in shared memory if the coordinator is on the same host, and are normalised on the
 stage's device. `FrameIntake` feeds stage 0. `TargetIntake` feeds the top stage with frame-sized targets, which arrive
 before the frame that they belong to, by as many ticks as it takes to the top, and wait in the socket's queue.
 
@@ -52,6 +52,7 @@ class FrameSocket:
         pinned: bool = False,
         work: WorkClock | None = None,
         wait: Kind = Kind.WAIT_FRAMES,
+        pixel_type: str = "uint8",
     ) -> None:
         """Listen for the coordinator.
 
@@ -61,11 +62,13 @@ class FrameSocket:
             what: name of the receiver, for error messages.
             shares_memory: whether the coordinator may pass frames in shared memory.
             pinned: a GPU reads the shared memory.
+            pixel_type: of the frames, uint8 or uint16.
             work, wait: the time spent waiting for a batch is added to `work` as `wait`.
         """
         self._work, self._wait = work or WorkClock(), int(wait)
         self._shape, self._what, self._deadline, self._attempt = tuple(shape), what, network.deadline, me.attempt
-        self._size = torch.Size(shape).numel()
+        self._type: torch.dtype = getattr(torch, pixel_type)
+        self._size = torch.Size(shape).numel() * self._type.itemsize
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, queue)
         self._socket.setsockopt(zmq.MAXMSGSIZE, network.max_message)
@@ -74,11 +77,11 @@ class FrameSocket:
         # torch warns that a message's memory is read-only; it is only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         self.address = me.listen(self._socket)
-        self._reader = FrameSlotReader(self._shape, network.deadline, pinned) if shares_memory else None
+        self._reader = FrameSlotReader(self._shape, network.deadline, pinned, self._type) if shares_memory else None
         self.memory = self._reader.name if self._reader else ""
 
     def receive(self, tick: int) -> tuple[Envelope, Tensor]:
-        """The next batch and its envelope. The tensor is uint8, read-only, valid until `release`. Raises PeerError."""
+        """The next batch, read-only, valid until `release`, and its envelope. Raises PeerError."""
         start = clock()
         while (received := self._receive()) is None:
             if clock() - start >= self._deadline * 1e9:
@@ -96,7 +99,7 @@ class FrameSocket:
             )
         if reader is not None and envelope.slot is not None:
             return envelope, reader.frames(envelope.slot)
-        return envelope, torch.frombuffer(payload[0].buffer, dtype=torch.uint8).view(self._shape)
+        return envelope, torch.frombuffer(payload[0].buffer, dtype=self._type).view(self._shape)
 
     def release(self, envelope: Envelope) -> None:
         """Let the coordinator reuse the memory of a batch. Raises PeerError if the coordinator is gone."""
@@ -139,7 +142,7 @@ class FrameSocket:
             self._reader.close()
 
 
-Raw = tuple[Tensor, NDArray[np.int64]]  # uint8 frames as received, and their clips
+Raw = tuple[Tensor, NDArray[np.int64]]  # frames as received, and their clips
 
 
 class FrameIntake:

@@ -81,6 +81,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "model": "autoencoder",
         "skips": [[0, 2]],
     },
+    "16-bit": {"data__bits": 16, "data__channels": 1, "task": "autoencode", "model": "autoencoder"},
     "wire-int8": {"network__wire": "int8", "network__edge_ticks": [1, 2], "skips": [[0, 2]], "rule__every": 2},
     "wire-int8-gloo": {
         "network__wire": "int8",

@@ -10,10 +10,10 @@ from coordinator.video.files.clips import Clip
 class CachedPictures:
     """Plays an entry. A `PictureSource`."""
 
-    def __init__(self, stored: StoredFrames, skip: int, limit: int | None) -> None:
+    def __init__(self, stored: StoredFrames, skip: int, limit: int | None, pixel_type: str = "uint8") -> None:
         """Without the first `skip` frames, and at most `limit`."""
         self.failure = ""
-        self._stored, self._next = stored, skip
+        self._stored, self._next, self._type = stored, skip, pixel_type
         self._last = len(stored.frames) if limit is None else min(len(stored.frames), skip + limit)
 
     def take(self, most: int) -> Pictures:
@@ -23,7 +23,7 @@ class CachedPictures:
             return []
         self._stored.load(first, last)
         self._next = last
-        return self._stored.frames[first:last]
+        return self._stored.frames[first:last].view(self._type)
 
 
 class RecordedPictures:

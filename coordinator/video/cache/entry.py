@@ -1,4 +1,4 @@
-"""An entry of the cache: a header of one memory page, then the frames, uint8 [frames, channels, height, width].
+"""An entry of the cache: a header of one memory page, then the frames, [frames, channels, height, bytes of a row].
 
 The header holds the key, the frames' shape and their checksum, and a checksum of its own, so a truncated or damaged
 entry is not mistaken for a whole one. Reading maps the frames: a mapping stays valid when the entry is removed.
@@ -61,7 +61,7 @@ class StoredFrames:
     """The frames of an entry.
 
     Attributes:
-        frames: read-only uint8 [frames, channels, height, width].
+        frames: read-only uint8 [frames, channels, height, bytes of a row].
     """
 
     def __init__(self, file: int, base: int, header: Header) -> None:
@@ -115,8 +115,9 @@ class Draft(ABC):
         for buffer in buffers:
             self._checksum.update(buffer)
         self._bytes, self._room = self._bytes + size, self._room - size
-        height, width = pictures[0][0].shape
-        self._shape = self._shape[0] + len(pictures), len(pictures[0]), height, width
+        channel = pictures[0][0]
+        row = channel.nbytes // len(channel)
+        self._shape = self._shape[0] + len(pictures), len(pictures[0]), len(channel), row
 
     def commit(self) -> None:
         """Make it an entry, which other processes find. Raises OSError."""

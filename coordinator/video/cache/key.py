@@ -22,7 +22,7 @@ from coordinator.video.files.clips import Clip
 def key_of(clip: Clip, data: Data) -> bytes | None:
     """32 bytes; None if the file cannot be found."""
     try:
-        settings = [data.stride, data.fps, data.short_side, data.channels]
+        settings = [data.stride, data.fps, data.short_side, data.channels, data.bits]
         parts = [str(clip.path.absolute()), clip.pictures, _state(clip, data), settings, _decoder()]
     except (OSError, DataError):
         return None

@@ -168,7 +168,7 @@ class ClipPlayer:
             return RecordedPictures(self._decoded(clip, 0, None, damage), damage, clip, self._cache)
         if stored is None and clip.frames * self._data.stride <= _SHORT and self._cache.key_to_keep(clip):
             stored = self._recorded(clip, self._cache)
-        return self._decoded(clip, skip, limit, damage) if stored is None else CachedPictures(stored, skip, limit)
+        return self._decoded(clip, skip, limit, damage) if stored is None else self._cached(stored, skip, limit)
 
     def _recorded(self, clip: Clip, cache: FrameCache) -> StoredFrames | None:
         """Decode a short clip from its beginning to its end, and keep it. None if it cannot be kept."""
@@ -179,6 +179,9 @@ class ClipPlayer:
             self._alive()
         source.end(whole=False)  # if it is longer than its container says
         return cache.find(clip)
+
+    def _cached(self, stored: StoredFrames, skip: int, limit: int | None) -> CachedPictures:
+        return CachedPictures(stored, skip, limit, self._data.pixel_type)
 
     def _decoded(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> DecodedPictures:
         return DecodedPictures(self._read(clip, skip, limit, damage), self._decode_lock)
@@ -196,6 +199,7 @@ class ClipPlayer:
             limit=limit,
             frame_files=files,
             damage=damage,
+            bits=data.bits,
             alive=self._alive,
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor  # at run time torch is imported only where needed: decoders start without it
 
 _WORDS = {size: (np.dtype(f">u{size}"), np.dtype(f"<u{size}")) for size in (1, 2, 4, 8)}  # made once: slow to create
+_WIDE = 65535  # the largest pixel of 16 bits
 _TRIES = 10  # as in torchvision's RandomResizedCrop
 
 
@@ -56,18 +57,18 @@ class Augment:
         factors = (self.brightness, self.contrast, self.saturation, self.hue)
         return (self.height, self.width) == self.shape and factors == (1, 1, 1, 0)
 
-    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [n, channels, height, width] → uint8 [n, channels, *shape], contiguous."""
+    def __call__(self, frames: NDArray[Any]) -> NDArray[Any]:
+        """[n, channels, height, width] → [n, channels, *shape], contiguous; uint8 or uint16."""
         return np.ascontiguousarray(self.view(frames))
 
-    def view(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def view(self, frames: NDArray[Any]) -> NDArray[Any]:
         """The same, maybe not contiguous: a plain crop is a view and costs nothing until it is copied."""
         cut = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
         pixels = cut if self.plain else self._computed(cut)
         return pixels[..., ::-1] if self.mirrored else pixels
 
-    def write(self, pictures: Sequence[Picture] | NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        """Augment n pictures into the first n rows of `out`, uint8 [≥ n, channels, *shape]."""
+    def write(self, pictures: Sequence[Picture] | NDArray[Any], out: NDArray[Any]) -> None:
+        """Augment n pictures into the first n rows of `out`, [≥ n, channels, *shape]."""
         if not self.plain:
             out[: len(pictures)] = self.view(np.array(pictures))
             return
@@ -80,13 +81,16 @@ class Augment:
             for channel, pixels in zip(picture, place, strict=True):
                 copy(channel[crop], pixels)
 
-    def _computed(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _computed(self, pixels: NDArray[Any]) -> NDArray[Any]:
         import torch
 
         from common.torchvision_import import v2
 
         functional = v2.functional
         frames: Tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+        wide = frames.dtype == torch.uint16
+        if wide:  # torchvision knows 8 bits, and floats from 0 to 1
+            frames = frames.float() / _WIDE
         if (self.height, self.width) != self.shape:
             frames = functional.resize(frames, list(self.shape), antialias=True)
         if self.brightness != 1:
@@ -96,16 +100,19 @@ class Augment:
         if self.saturation != 1:
             frames = functional.adjust_saturation(frames, self.saturation)
         frames = functional.adjust_hue(frames, self.hue) if self.hue else frames
-        return frames.numpy()
+        return (frames * _WIDE).round().to(torch.uint16).numpy() if wide else frames.numpy()
 
 
-def _copy(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+def _copy(pixels: NDArray[Any], out: NDArray[Any]) -> None:
     out[:] = pixels
 
 
-def _mirror(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+def _mirror(pixels: NDArray[Any], out: NDArray[Any]) -> None:
     """Copy rows in reverse, up to 8 pixels at once: as words in reverse order with their bytes swapped."""
     word = math.gcd(pixels.shape[-1], 8)
+    if pixels.itemsize > 1:
+        out[:] = pixels[..., ::-1]
+        return
     if pixels.strides[-1] != 1:  # rotated by a quarter turn: rows are not contiguous
         word = 1
     backward, forward = _WORDS[word]
@@ -126,7 +133,7 @@ def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augme
     return Augment(top, left, height, width, data.shape, mirrored, **factors, hue=hue)
 
 
-def middle(frames: NDArray[np.uint8], size: int | tuple[int, int]) -> Augment:
+def middle(frames: NDArray[Any], size: int | tuple[int, int]) -> Augment:
     """The centre crop of frames [..., height, width], for evaluation."""
     return centre(frames.shape[-2:], size)
 

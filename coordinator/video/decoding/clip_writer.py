@@ -1,8 +1,8 @@
 """Write the pixels of one playing of a clip, cropped, to the memory from which it is played."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.video.decoding.augment import Augment
@@ -17,8 +17,8 @@ class ClipWriter:
         self._choose, self._source = draw_augmentation, source
         self._augment: Augment | None = None
 
-    def write(self, out: NDArray[np.uint8]) -> int:
-        """Write the next frames into `out`, uint8 [n, channels, height, width].
+    def write(self, out: NDArray[Any]) -> int:
+        """Write the next frames into `out`, [n, channels, height, width].
 
         Returns:
             How many were written: n, or fewer at the clip's end.

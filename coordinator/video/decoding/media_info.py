@@ -23,6 +23,7 @@ class MediaInfo:
         seconds: duration; 0 for a folder of frames.
         width, height: of the frames, in pixels.
         rate: frames per second; 0 for a folder of frames.
+        deep: whether pixels are grey and have more than 8 bits.
         note: what the user should know: which of several video streams is played, or which pictures.
     """
 
@@ -32,6 +33,7 @@ class MediaInfo:
     height: int
     rate: float
     note: str = ""
+    deep: bool = False
 
 
 def read_media_info(path: Path) -> MediaInfo | str:
@@ -151,7 +153,12 @@ def _metadata(container: "av.container.InputContainer") -> MediaInfo:
     seconds = seconds or (container.duration or 0) / av.time_base
     frames = stream.frames or max(1, round(seconds * rate))
     size = stream.codec_context.width, stream.codec_context.height
-    return MediaInfo(frames, seconds or frames / rate, *size, rate, _choice(container, stream))
+    return MediaInfo(frames, seconds or frames / rate, *size, rate, _choice(container, stream), _is_deep(stream))
+
+
+def _is_deep(stream: av.VideoStream) -> bool:
+    form = stream.codec_context.format
+    return form is not None and len(form.components) == 1 and form.components[0].bits > 8
 
 
 def _choice(container: "av.container.InputContainer", stream: av.VideoStream) -> str:

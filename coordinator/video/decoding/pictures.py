@@ -7,10 +7,9 @@ A whole chunk is decoded, then converted. Alternating at every frame would evict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
-import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
@@ -19,7 +18,7 @@ from coordinator.video.decoding.scaler import Picture, Scaler
 _HELD = 1 << 23  # pixels of decoded frames held before conversion, so that large frames do not exhaust memory
 
 Frames = Iterator[tuple[Scaler, av.VideoFrame]]
-Pictures = Sequence[Picture] | NDArray[np.uint8]  # an array: [n, channels, height, width]
+Pictures = Sequence[Picture] | NDArray[Any]  # an array: [n, channels, height, width]
 
 
 class PictureSource(Protocol):

@@ -33,9 +33,10 @@ def read(
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
     damage: Damage | None = None,
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of `decode` as pixels, uint8 chunks [n ≤ CHUNK, channels, height, width]. Raises DataError."""
-    options: dict[str, Any] = {"fps": fps, "skip": skip, "limit": limit, "frame_files": frame_files}
+    bits: int = 8,
+) -> Iterator[NDArray[Any]]:
+    """Yield the frames of `decode` as pixels, chunks [n ≤ CHUNK, channels, height, width]. Raises DataError."""
+    options: dict[str, Any] = {"fps": fps, "skip": skip, "limit": limit, "frame_files": frame_files, "bits": bits}
     frames = decode(path, stride, short_side, channels, **options, damage=damage)
     chunk: list[Picture] = []
     try:
@@ -63,6 +64,7 @@ def decode(
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
     damage: Damage | None = None,
+    bits: int = 8,
     alive: Alive = lambda: None,
 ) -> Iterator[tuple[Scaler, av.VideoFrame]]:
     """Yield each decoded frame, with the scaler that converts it to upright, resized pixels.
@@ -79,6 +81,7 @@ def decode(
         limit: maximum number of frames to read.
         frame_files: the picture files of the frames, if `path` is a folder of frames.
         damage: packets or pictures that cannot be decoded are added to it; the other frames are still read.
+        bits: of a pixel, 8 (uint8), or 16 (uint16) with one channel.
         alive: called from time to time while many frames are skipped.
 
     Raises:
@@ -95,7 +98,7 @@ def decode(
                 if damage.count:
                     raise ValueError(damage.first)
                 return
-            scaler = Scaler(first, short_side, channels, damage)
+            scaler = Scaler(first, short_side, channels, damage, bits)
             for frame in islice(frames, limit):
                 yield scaler, frame
     except (av.FFmpegError, OSError, ValueError) as error:

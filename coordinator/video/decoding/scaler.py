@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from coordinator.video.decoding.media_info import check_size, reason
 from coordinator.video.decoding.packets import Damage
 
-Picture = list[NDArray[np.uint8]]  # a frame's channels: grey, or red, green and blue; each [height, width]
+Picture = list[NDArray[Any]]  # a frame's channels: grey, or red, green and blue; uint8 or uint16 [height, width]
 
 _own = threading.local()
 _WIDEST = 16  # longest / shortest side; a more elongated frame would be scaled to a strip that exhausts memory
@@ -28,8 +28,8 @@ class Orientation:
     upside_down: bool = False
     mirrored: bool = False
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [height, width] → a view of the same shape, or [width, height] if transposed."""
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """[height, width] → a view of the same shape, or [width, height] if transposed."""
         pixels = pixels.swapaxes(0, 1) if self.transposed else pixels
         return pixels[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
 
@@ -56,7 +56,12 @@ class Scaler:
     """
 
     def __init__(
-        self, first: av.VideoFrame, short_side: int | tuple[int, int], channels: int, damage: Damage | None = None
+        self,
+        first: av.VideoFrame,
+        short_side: int | tuple[int, int],
+        channels: int,
+        damage: Damage | None = None,
+        bits: int = 8,
     ) -> None:
         """Take size and rotation from the file's first frame.
 
@@ -66,6 +71,7 @@ class Scaler:
                 frame then covers.
             channels: 1 (grey) or 3 (RGB).
             damage: frames that cannot be converted are added to it.
+            bits: of a pixel, 8, or 16 with one channel.
 
         Raises:
             ValueError: the first frame is too narrow or too large.
@@ -80,7 +86,9 @@ class Scaler:
         rows, columns = least[::-1] if self._turn.transposed else least
         scale = max(rows / first.height, columns / first.width)
         self._height, self._width = max(rows, round(first.height * scale)), max(columns, round(first.width * scale))
-        self._format = "gray" if channels == 1 else _colours(self._width)
+        grey = "gray" if bits == 8 else "gray16le"
+        self._format = grey if channels == 1 else _colours(self._width)
+        self._type = np.dtype("<u1" if bits == 8 else "<u2")
         self._turns = self._turn != Orientation()
         upright = self._height, self._width
         self.shape = upright[::-1] if self._turn.transposed else upright
@@ -106,14 +114,14 @@ class Scaler:
         if self._format == "gbrp":
             green, blue, red = planes
             return [self._pixels(red), self._pixels(green), self._pixels(blue)]
-        if self._format == "gray":
+        if self._format.startswith("gray"):
             return [self._pixels(planes[0])]
         packed = self._pixels(planes[0], 3)
         return [packed[:, number::3] for number in range(3)]
 
-    def _pixels(self, plane: VideoPlane, each: int = 1) -> NDArray[np.uint8]:
-        shape, strides = (self._height, self._width * each), (plane.line_size, 1)  # rows are padded
-        return np.ndarray(shape, np.uint8, cast(memoryview, plane), 0, strides)
+    def _pixels(self, plane: VideoPlane, each: int = 1) -> NDArray[Any]:
+        shape, strides = (self._height, self._width * each), (plane.line_size, self._type.itemsize)  # rows are padded
+        return np.ndarray(shape, self._type, cast(memoryview, plane), 0, strides)
 
 
 def _context() -> VideoReformatter:

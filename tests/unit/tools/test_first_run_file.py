@@ -42,7 +42,7 @@ def test_settings_follow_the_videos() -> None:
     "fields",
     [
         {},
-        {"task": "autoencode", "classes": [], "grey": True},
+        {"task": "autoencode", "classes": [], "grey": True, "deep": True},
         {"train": Path('a "quoted" \\ folder'), "val": Path("válido"), "notes": ["a\nlong\x00 note " * 20]},
     ],
 )
@@ -51,6 +51,7 @@ def test_the_file_is_valid(fields: dict[str, Any]) -> None:
     chosen = suggest(videos, HERE)
     config = settings_of(text_of(videos, chosen, HERE, 12.5))
     assert (config.task, config.stages, config.epochs) == (videos.task, chosen.stages, chosen.epochs)
+    assert config.data.bits == (16 if videos.deep else 8)
     assert (config.data.train, config.data.val, config.data.slots) == (videos.train, videos.val, chosen.slots)
 
 

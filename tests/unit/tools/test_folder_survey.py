@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import DataError
 from coordinator.tools.folder_survey import survey
+from tests.support.depth import write_depth
 from tests.support.videos import write_at, write_clip
 
 
@@ -46,6 +47,13 @@ def test_a_validation_part_with_other_classes_is_left_out(videos: Path, tmp_path
 def test_grey_frames(tmp_path: Path) -> None:
     write_at(tmp_path / "a.mp4", range(0, 40, 4))
     assert survey(tmp_path).grey
+
+
+def test_depth_frames(tmp_path: Path, videos: Path) -> None:
+    write_depth(tmp_path / "a.mkv", 3)
+    found = survey(tmp_path)
+    assert (found.grey, found.deep) == (True, True)
+    assert not survey(videos).deep
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
