@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+OWN_DATASET = re.compile(r".+\.py:[^\W\d]\w*")  # data.train: path/to/file.py:name
 MEMORY = "memory"  # data.cache: memory that the decoder processes share, rather than a folder
 
 
@@ -42,7 +44,9 @@ class Data(Section):
     """The videos and how the slots play them."""
 
     train: Path | None = Field(
-        None, description="training clips: a folder root/<class>/<clip>, a list of clips, or an official split"
+        None,
+        description="training clips: a folder root/<class>/<clip>, a list of clips, an official split, or "
+        "path/to/file.py:name, a dataset of your own",
     )
     val: Path | None = Field(None, description="validation clips, in the same formats as train; default: no evaluation")
     train_include: str = Field("*", description="glob pattern that a training clip's path below the root must match")
@@ -199,6 +203,11 @@ class Data(Section):
         height, width = self.shape
         short = self.resize or min(height, width)
         return short if isinstance(self.size, int) else (_scaled(height, short, width), _scaled(width, short, height))
+
+    @property
+    def own(self) -> bool:
+        """Whether a dataset of the user's own is read."""
+        return any(OWN_DATASET.fullmatch(str(source)) for source in (self.train, self.val))
 
     @property
     def computes(self) -> bool:

@@ -7,7 +7,6 @@ blocks of a stage. The blocks of a `Chain` keep the tensor names of an existing 
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -157,18 +156,9 @@ def _factory(name: str) -> Callable[..., Any]:
             f"model = {name!r} is unknown. Allowed: {', '.join(ZOO)}, timm:NAME, or path/to/file.py:factory for your "
             f"own"
         )
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise ConfigError(f"model = {name!r}: there is no file {path}")
-    try:
-        module = user_code.load(path)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"model = {name!r}: {path} does not load: {type(error).__name__}: {error}") from error
-    factory = getattr(module, attribute, None)
+    factory = user_code.named("model", name)
     if not callable(factory):
-        raise ConfigError(f"model = {name!r}: {path} has no function {attribute}")
+        raise ConfigError(f"model = {name!r}: {attribute} is not a function")
     return factory
 
 

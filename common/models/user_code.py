@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from common.errors import ConfigError
 from sideways.import_scope import NAMES, is_installed, scope_of
@@ -38,6 +39,28 @@ def end_import() -> None:
     """End the import of the user's file that is being imported, if any. What it has defined so far can be used."""
     if _loading.get():
         raise ImportEnds
+
+
+def named(setting: str, reference: str) -> Any:
+    """What a setting names as path/to/file.py:name.
+
+    Raises:
+        ConfigError: there is no such file or name, or the file cannot be imported.
+    """
+    file, _, name = reference.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise ConfigError(f"{setting} = {reference!r}: there is no file {path}")
+    try:
+        module = load(path)
+    except ConfigError:
+        raise
+    except Exception as error:
+        text = f"{setting} = {reference!r}: {path} does not load: {type(error).__name__}: {error}"
+        raise ConfigError(text) from error
+    if not hasattr(module, name):
+        raise ConfigError(f"{setting} = {reference!r}: {path} has no function {name}")
+    return getattr(module, name)
 
 
 def load(path: Path) -> ModuleType:

@@ -14,7 +14,7 @@ from common.errors import ConfigError, PeerError, SidewaysError
 from common.models.user_code import end_import
 from common.processes.caller import told_directory, told_errors
 from coordinator.python.follower import Event, Follower
-from coordinator.python.reference import reference
+from coordinator.python.reference import dataset_reference, reference
 from coordinator.python.result import Result, read_result
 from coordinator.python.run_process import RunProcess
 from coordinator.run_directory import CONFIG
@@ -25,6 +25,8 @@ def train(
     /,
     *,
     model: str | Callable[..., Any] | None = None,
+    dataset: object = None,
+    validation: object = None,
     resume: str | Path | None = None,
     callbacks: Sequence[Callable[[Event], object]] = (),
     **settings: Any,
@@ -37,6 +39,8 @@ def train(
     Args:
         run: run file (TOML), or a Config; default: the settings alone, or the run file of the resumed run.
         model: instead of the setting, a function or class of an importable file that returns an nn.Sequential.
+        dataset, validation: instead of data.train and data.val, a map-style or iterable torch Dataset at the top level
+            of an importable file, or a function or class there that makes one; or a string, as in a run file.
         resume: run directory to resume, from its newest checkpoint.
         callbacks: each is called in this thread with each event of the run, a line of metrics.jsonl as a dictionary;
             `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
@@ -55,6 +59,9 @@ def train(
     end_import()  # the processes of a run import this script for its model: no run within a run
     if model is not None:
         settings["model"] = model if isinstance(model, str) else reference(model)
+    for keyword, name, given in (("dataset", "train", dataset), ("validation", "val", validation)):
+        if given is not None:
+            settings[f"data.{name}"] = dataset_reference(given, keyword)
     origin = Path(run) if isinstance(run, str) else run
     if origin is None and resume is not None:
         origin = Path(resume) / CONFIG

@@ -28,7 +28,8 @@ from common.rule.schedule import schedule_of
 from coordinator.video.decoding.augment import middle
 from coordinator.video.decoding.media_info import MediaInfo, pictures, read_media_info
 from coordinator.video.decoding.packets import Damage
-from coordinator.video.decoding.reader import frame_files, read
+from coordinator.video.decoding.reader import pixels
+from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, Clips, collect
 
 _SHOWN = 12  # maximum number of sizes and rates to report, the most frequent first
@@ -165,13 +166,11 @@ def _decode(clip: Clip, data: Data) -> FileCheck:
     finding = FileCheck(clip.path)
     last, damage, normalise = None, Damage(), Normaliser(*data.normalisation)
     try:
-        files = frame_files(clip.path, data.frame_files, clip.pictures)
         _describe(finding, clip, data)
-        pixel_settings = data.stride, data.short_side, data.channels
-        for chunk in read(clip.path, *pixel_settings, fps=data.fps, frame_files=files, damage=damage, bits=data.bits):
-            pixels = torch.from_numpy(middle(chunk, data.size)(chunk))
-            frames = torch.empty(pixels.shape)
-            normalise(frames, pixels)
+        for chunk in pixels(decode_clip(clip, data, damage=damage)):
+            cropped = torch.from_numpy(middle(chunk, data.size)(chunk))
+            frames = torch.empty(cropped.shape)
+            normalise(frames, cropped)
             frames = frames.flatten(1)
             finding.frames += len(frames)
             both = frames if last is None else torch.cat([last, frames])
@@ -192,6 +191,8 @@ def _decode(clip: Clip, data: Data) -> FileCheck:
 
 def _describe(finding: FileCheck, clip: Clip, data: Data) -> None:
     """Set the size and rate to what the file states."""
+    if clip.item is not None:
+        return
     file = clip.path if clip.pictures is None else pictures(clip.path, data.frame_files)[0]
     info = read_media_info(file)
     if isinstance(info, MediaInfo):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import sideways
 from tests.support.processes import environment
@@ -160,6 +162,47 @@ def test_two_programs_threads_train_at_once(videos: Path, tmp_path: Path) -> Non
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda _: sideways.train(file), range(2)))
     assert len({result.directory for result in results}) == 2
+
+
+DATASET = """
+import json
+from pathlib import Path
+from torch.utils.data import Dataset
+import sideways
+
+class Clips(Dataset):
+    "As a Hugging Face dataset with a video column that is not decoded."
+    def __init__(self, part):
+        self.paths = sorted((Path(FOLDER) / part).rglob("*.mp4"))
+        self.classes = sorted({path.parent.name for path in self.paths})
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, n):
+        return {"video": {"path": None, "bytes": self.paths[n].read_bytes()}, "label": self.paths[n].parent.name}
+
+def train():
+    return Clips("train")
+
+val = Clips("val")
+result = sideways.train("run.toml", dataset=train, validation=val)
+print(json.dumps([str(result.directory), result.summary]))
+"""
+
+
+@pytest.mark.long
+def test_a_dataset_of_ones_own_is_trained_on_as_its_files_are(videos: Path, tmp_path: Path) -> None:
+    tree = settings(videos, ticks=40, data__val=str(videos / "val"), runs=str(tmp_path / "runs"))
+    expected = sideways.train(write_run_file(tmp_path / "run.toml", tree))
+    (tmp_path / "script.py").write_text(f"FOLDER = {str(videos)!r}\n{DATASET}")
+    process = start(tmp_path)
+    out, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
+    directory, summary = json.loads(out.splitlines()[-1])
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (Path(directory), expected.directory))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert (summary["val_top1"], summary["unreadable_files"]) == (expected.summary["val_top1"], 0)
 
 
 @pytest.mark.long

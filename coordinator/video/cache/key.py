@@ -13,18 +13,20 @@ from pathlib import Path
 
 import av
 
-from common.config.settings import Data
-from common.errors import DataError
+from common.config.settings import MEMORY, Data
+from common.errors import DataError, SidewaysError
 from coordinator.video.decoding import reader
 from coordinator.video.files.clips import Clip
+from coordinator.video.files.own_dataset import Item, opened
 
 
 def key_of(clip: Clip, data: Data) -> bytes | None:
-    """32 bytes; None if the file cannot be found."""
+    """32 bytes; None if the file cannot be found, or it is not known what determines the frames."""
     try:
         settings = [data.stride, data.fps, data.short_side, data.channels, data.bits]
-        parts = [str(clip.path.absolute()), clip.pictures, _state(clip, data), settings, _decoder()]
-    except (OSError, DataError):
+        state = _state(clip, data) if clip.item is None else _version(clip.item, data)
+        parts = [str(clip.path.absolute()), clip.pictures, state, settings, _decoder()]
+    except (OSError, SidewaysError):
         return None
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
@@ -35,6 +37,14 @@ def _state(clip: Clip, data: Data) -> object:
     if clip.pictures is None:
         return [found.st_size, found.st_mtime_ns]
     return _pictures(clip.path, data.frame_files, clip.pictures, found.st_mtime_ns)
+
+
+def _version(item: Item, data: Data) -> object:
+    """What the user's dataset says about its frames; in a folder they outlive the run, so it must say something."""
+    version = opened(item.dataset).optional("version")
+    if version is None and data.cache != MEMORY:
+        raise DataError(f"{item.dataset} has no version")
+    return str(version)
 
 
 @cache

@@ -24,9 +24,9 @@ from coordinator.video.decoding.augment import Augment, centre, draw
 from coordinator.video.decoding.clip_writer import ClipWriter
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, PictureSource
-from coordinator.video.decoding.reader import decode, frame_files
+from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip
-from coordinator.video.files.play_order import BalancedOrder, LoopOrder, PlayOrder, ShuffledOrder
+from coordinator.video.files.play_order import BalancedOrder, ListedOrder, LoopOrder, PlayOrder, ShuffledOrder
 
 ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
 Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, height, width]
@@ -58,6 +58,8 @@ class Job:
         """The order in which the clips are played."""
         if self.train and self.data.loop:
             return LoopOrder(self.clips, self.data.slots)
+        if self.train and any(clip.item and clip.item.in_order for clip in self.clips):
+            return ListedOrder(self.clips)
         if self.train and self.data.balance:
             return BalancedOrder(self.clips, self.seed)
         return ShuffledOrder(self.clips, self.seed, endless=self.train)
@@ -187,21 +189,7 @@ class ClipPlayer:
         return DecodedPictures(self._read(clip, skip, limit, damage), self._decode_lock)
 
     def _read(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> Frames:
-        data = self._data
-        files = frame_files(clip.path, data.frame_files, clip.pictures)
-        return decode(
-            clip.path,
-            data.stride,
-            data.short_side,
-            data.channels,
-            fps=data.fps,
-            skip=skip,
-            limit=limit,
-            frame_files=files,
-            damage=damage,
-            bits=data.bits,
-            alive=self._alive,
-        )
+        return decode_clip(clip, self._data, skip, limit, damage, self._alive)
 
     def _augment(self, shape: Sequence[int], random: np.random.Generator) -> Augment:
         """The augmentation of one entry of the play order: fixed by the seed and the entry's number."""

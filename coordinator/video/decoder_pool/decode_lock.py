@@ -37,5 +37,5 @@ class DecodeLock:
 
 
 def sharing(data: Data) -> int:
-    """Processes per lock: 2, or 1 where each must import torch, which is slow to start and takes much memory."""
-    return 1 if data.computes else 2
+    """Processes per lock: 2, or 1 where each must import torch or the user's code, which takes time and memory."""
+    return 1 if data.computes or data.own else 2

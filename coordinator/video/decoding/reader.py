@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from coordinator.video.decoding.media_info import open_media, pictures, reason, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
+from coordinator.video.decoding.pictures import Frames
 from coordinator.video.decoding.resample import CLOSE, FrameClock, longest_gap, resample
 from coordinator.video.decoding.scaler import Picture, Scaler
 from coordinator.video.decoding.seek import Alive, frame_at, frame_index, jump
@@ -23,21 +24,14 @@ _FAR = 256  # frames; skipping more is worth indexing the file
 
 
 def read(
-    path: Path,
-    stride: int,
-    short_side: int | tuple[int, int],
-    channels: int,
-    *,
-    fps: float | None = None,
-    skip: int = 0,
-    limit: int | None = None,
-    frame_files: Sequence[Path] = (),
-    damage: Damage | None = None,
-    bits: int = 8,
+    path: Path, stride: int, short_side: int | tuple[int, int], channels: int, **options: Any
 ) -> Iterator[NDArray[Any]]:
     """Yield the frames of `decode` as pixels, chunks [n ≤ CHUNK, channels, height, width]. Raises DataError."""
-    options: dict[str, Any] = {"fps": fps, "skip": skip, "limit": limit, "frame_files": frame_files, "bits": bits}
-    frames = decode(path, stride, short_side, channels, **options, damage=damage)
+    return pixels(decode(path, stride, short_side, channels, **options))
+
+
+def pixels(frames: Frames) -> Iterator[NDArray[Any]]:
+    """Yield decoded frames as pixels, likewise."""
     chunk: list[Picture] = []
     try:
         for scaler, frame in frames:
@@ -66,7 +60,8 @@ def decode(
     damage: Damage | None = None,
     bits: int = 8,
     alive: Alive = lambda: None,
-) -> Iterator[tuple[Scaler, av.VideoFrame]]:
+    name: str = "",
+) -> Frames:
     """Yield each decoded frame, with the scaler that converts it to upright, resized pixels.
 
     All frames of a file are resized to the size of its first one, even if their size changes midway.
@@ -83,6 +78,7 @@ def decode(
         damage: packets or pictures that cannot be decoded are added to it; the other frames are still read.
         bits: of a pixel, 8 (uint8), or 16 (uint16) with one channel.
         alive: called from time to time while many frames are skipped.
+        name: for errors; default: the path.
 
     Raises:
         DataError: nothing of the file can be decoded, or decoding fails later; the frames yielded before are valid.
@@ -102,7 +98,7 @@ def decode(
             for frame in islice(frames, limit):
                 yield scaler, frame
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{path}: {reason(error)}") from error
+        raise DataError(f"{name or path}: {reason(error)}") from error
 
 
 def frame_files(path: Path, pattern: str, listed: int | None) -> list[Path]:

@@ -9,29 +9,33 @@ from functools import partial
 from os.path import abspath
 from pathlib import Path
 
-from common.config.settings import Data
+from common.config.settings import OWN_DATASET, Data
 from common.errors import ConfigError, DataError
 from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
 from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
+from coordinator.video.files.own_clips import own_listing
+from coordinator.video.files.own_dataset import Item
 
 _NOTES = 5  # files whose notes are reported one by one
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file or a folder of frames.
+    """A video file, a folder of frames, or an item of a user's dataset.
 
     Attributes:
         path: the file or folder.
         label: index of its class.
         frames: number of frames after sampling, according to the container; not counted by decoding.
         pictures: for a folder of frames, how many the list names, before sampling; None for a video.
+        item: of a user's dataset, which `path` only names; None for files.
     """
 
     path: Path
     label: int
     frames: int
     pictures: int | None = None
+    item: Item | None = None
 
 
 @dataclass
@@ -108,9 +112,10 @@ def collect(
     root = data.train if part == "train" else data.val
     assert root is not None
     include = data.train_include if part == "train" else data.val_include
-    listed = listing(data, part, labelled)
+    own = OWN_DATASET.fullmatch(str(root))
+    listed = own_listing(str(root), part, data, labelled) if own else listing(data, part, labelled)
     entries = [entry for entry in listed.entries if fnmatch(entry.name, include)]
-    if not entries:
+    if not entries and not listed.bad:
         raise DataError(_nothing(root, include, labelled, listed.notes))
     names = list(classes or (labelled and listed.classes) or sorted({entry.label for entry in entries}))
     if unknown := sorted({entry.label for entry in entries} - set(names)):
@@ -118,9 +123,11 @@ def collect(
     left_out = quarantined(data.quarantine)
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
     clips, bad, notes = _probe_all(kept, names, data)
+    bad = listed.bad | bad
     if not clips and not allow_empty:
         first = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
-        raise DataError(f"none of the {len(entries)} videos in {root} can be read; {first or 'all are quarantined'}")
+        total = len(entries) + len(listed.bad)
+        raise DataError(f"none of the {total} videos in {root} can be read; {first or 'all are quarantined'}")
     return Clips(root, names, clips, bad, len(entries) - len(kept), listed.notes + notes)
 
 
@@ -130,7 +137,8 @@ def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list
     with ThreadPoolExecutor() as pool:
         for entry, outcome in zip(entries, pool.map(partial(_probe, data=data), entries), strict=True):
             if isinstance(outcome, MediaInfo):
-                clips.append(Clip(entry.path, numbers[entry.label], sampled(outcome, data), entry.frames))
+                label, frames = numbers[entry.label], sampled(outcome, data)
+                clips.append(Clip(entry.path, label, frames, entry.frames, entry.item))
                 notes += [f"{entry.path}: {outcome.note}"] if outcome.note else []
             else:
                 bad[entry.path] = outcome
@@ -139,6 +147,8 @@ def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list
 
 
 def _probe(entry: Entry, data: Data) -> MediaInfo | str:
+    if entry.about is not None:
+        return entry.about
     if entry.frames is None:
         return read_media_info(entry.path)
     if data.fps:

@@ -22,6 +22,8 @@ from pathlib import Path
 from common.config.settings import Data
 from common.errors import DataError
 from common.processes.lifecycle import PATH_ERRORS
+from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.files.own_dataset import Item
 
 _SUFFIXES = (
     ".3g2 .3gp .amv .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v .mjpeg "
@@ -31,7 +33,7 @@ _SUFFIXES = (
 SUFFIXES = set(_SUFFIXES.split())
 _SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
 _LARGEST_LIST = 1 << 28  # bytes
-_MOST_CLASSES = 100_000  # numeric labels must be smaller
+MOST_CLASSES = 100_000  # numeric labels must be smaller
 _LONGEST_NUMBER = 9  # digits
 _SHOWN = 120  # characters of a line in a message
 
@@ -45,12 +47,16 @@ class Entry:
         path: where it is expected on disk.
         label: its class name.
         frames: for a folder of frames, how many the list says it has; None for a video.
+        item: of a user's dataset, unless it is a file.
+        about: the metadata of an item.
     """
 
     name: str
     path: Path
     label: str
     frames: int | None = None
+    item: Item | None = None
+    about: MediaInfo | None = None
 
 
 @dataclass
@@ -61,11 +67,13 @@ class Listing:
         entries: the videos, in a fixed order.
         classes: class names, if the format fixes their order; else None.
         notes: for the user: what was found but left out, and contradictory labels.
+        bad: what is already known to be unreadable, with the reason.
     """
 
     entries: list[Entry]
     classes: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    bad: dict[Path, str] = field(default_factory=dict)
 
 
 def listing(data: Data, part: str, labelled: bool) -> Listing:
@@ -298,9 +306,9 @@ def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
         raise DataError(f"{file} is empty: it needs a line `{form}` for every clip")
     if not all(entry.label.isdecimal() for entry in entries):
         return Listing(entries, notes=_contradictions(entries, file))
-    if large := [entry for entry in entries if not _is_count(entry.label) or int(entry.label) >= _MOST_CLASSES]:
+    if large := [entry for entry in entries if not _is_count(entry.label) or int(entry.label) >= MOST_CLASSES]:
         label = _short(large[0].label)
-        raise DataError(f"{file}: the label {label} is too large: numeric labels are 0, 1, … up to {_MOST_CLASSES - 1}")
+        raise DataError(f"{file}: the label {label} is too large: numeric labels are 0, 1, … up to {MOST_CLASSES - 1}")
     largest = max(int(entry.label) for entry in entries)
     numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
     return Listing(numbered, [str(number) for number in range(largest + 1)], _contradictions(numbered, file))

@@ -45,6 +45,23 @@ class ShuffledOrder:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
 
 
+class ListedOrder:
+    """Endless: the clips in their given order, again and again."""
+
+    endless = True
+
+    def __init__(self, clips: list[Clip]) -> None:
+        self.clips = clips
+
+    def entry(self, number: int) -> Clip:
+        """The clip that entry `number` plays."""
+        return self.clips[number % len(self.clips)]
+
+    def first(self, number: int) -> int:
+        """0: clips are played from their beginning."""
+        return 0
+
+
 class BalancedOrder:
     """Endless: every class is played as often as any other, and the clips of each are reshuffled when all were played.
 

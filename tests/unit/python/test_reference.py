@@ -10,7 +10,7 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.models import ZOO
-from coordinator.python.reference import reference
+from coordinator.python.reference import dataset_reference, reference
 
 HERE = Path(__file__).resolve()
 
@@ -62,3 +62,21 @@ def test_a_name_that_means_something_else_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(globals(), "build", Net)
     with pytest.raises(ConfigError, match="has another build"):
         reference(before)
+
+
+class Clips:
+    pass
+
+
+at_the_top = Clips()
+
+
+def test_datasets_and_what_makes_them() -> None:
+    assert dataset_reference(Clips) == f"{HERE}:Clips"
+    assert dataset_reference(at_the_top) == f"{HERE}:at_the_top"
+    assert dataset_reference("mine.py:clips") == "mine.py:clips"
+    assert dataset_reference(Path("videos/train")) == "videos/train"
+    with pytest.raises(ConfigError, match=r"validation is an object of Clips that exists only in.*%%writefile"):
+        dataset_reference(Clips(), "validation")
+    with pytest.raises(ConfigError, match=r"dataset = .*lambda.* has no name in a file"):
+        dataset_reference(lambda: None)

@@ -86,7 +86,7 @@ def count_decoding(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         opened.append(path)
         return original(path, *args, **options)
 
-    monkeypatch.setattr("coordinator.video.decoder_pool.clip_player.decode", noted)
+    monkeypatch.setattr("coordinator.video.files.clip_frames.decode", noted)
     return opened
 
 
@@ -280,7 +280,7 @@ def test_a_file_that_is_replaced_while_it_is_decoded_is_not_kept_under_the_new_o
         write_clip(tmp_path / "new.mp4", 12, seed=2).replace(path)
         yield from frames
 
-    monkeypatch.setattr("coordinator.video.decoder_pool.clip_player.decode", replace_after_opening)
+    monkeypatch.setattr("coordinator.video.files.clip_frames.decode", replace_after_opening)
     play(job, 9)
     monkeypatch.undo()
     assert play(job, 9) == play(Job(job.clips, job.data, 0, False), 9)

@@ -1,0 +1,141 @@
+"""The clips of a user's dataset before the run: their labels and lengths, and what is wrong with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from common.config.settings import Data
+from common.errors import ConfigError, DataError
+from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, read_array_info
+from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.decoding.memory_file import opened_bytes
+from coordinator.video.files.dataset_formats import MOST_CLASSES, Entry, Listing
+from coordinator.video.files.own_dataset import Exhausted, Item, OwnDataset
+
+_CLIP_KEYS = ("video", "clip")  # of an item that is a mapping
+Found = tuple[Item, Any, Path | MediaInfo | str]  # an item, its label, and its file, its metadata, or what is wrong
+
+
+def own_listing(reference: str, part: str, data: Data, labelled: bool) -> Listing:
+    """List the clips of `data.train` or `data.val` (`part`: "train" or "val").
+
+    Each item is read once, unless the dataset states labels and frames; so a dataset of frames is decoded once.
+
+    Raises:
+        ConfigError: there is no such dataset, or its order is fixed but not that of `data.balance`.
+        DataError: it is empty, or a label is no class.
+    """
+    dataset = OwnDataset(reference, f"data.{part}")
+    if dataset.in_order and data.balance and part == "train":
+        raise ConfigError(
+            f"data.balance needs a dataset with __len__ and __getitem__, but {reference} is an iterable, played in its "
+            f"own order: leave data.balance out"
+        )
+    found = _stated(dataset, reference, labelled) or list(_read(dataset, reference, data))
+    if not found:
+        raise DataError(f"{reference} has no items: a dataset needs one for every clip")
+    good = [(item, label, about) for item, label, about in found if not isinstance(about, str)]
+    names, classes = _classes(dataset, good) if labelled else (["video"] * len(good), None)
+    entries = [_entry(item, name, about) for (item, _, about), name in zip(good, names, strict=True)]
+    bad = {Path(str(item)): about.removeprefix(f"{item}: ") for item, _, about in found if isinstance(about, str)}
+    return Listing(entries, classes, bad=bad)
+
+
+def content_of(item: Any) -> Any:
+    """What is to be played of an item: a Path, bytes, or frames."""
+    if isinstance(item, Mapping):
+        item = next((item[key] for key in _CLIP_KEYS if key in item), item)
+    elif isinstance(item, tuple) and len(item) == 2:
+        item = item[0]
+    if isinstance(item, Mapping) and ("path" in item or "bytes" in item):  # as in `datasets` of Hugging Face
+        item = item["path"] if item.get("bytes") is None else item["bytes"]
+    return Path(item) if isinstance(item, str) else item
+
+
+def _label_of(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        return item.get("label")
+    return item[1] if isinstance(item, tuple) and len(item) == 2 else None
+
+
+def _entry(item: Item, label: str, about: Path | MediaInfo) -> Entry:
+    if isinstance(about, Path):
+        return Entry(str(about), about, label)
+    return Entry(str(item), Path(str(item)), label, item=item, about=about)
+
+
+def _classes(dataset: OwnDataset, found: Sequence[Found]) -> tuple[list[str], list[str] | None]:
+    """The name of each item's class, and all classes if they have an order. Raises DataError."""
+    labels, classes = [_plain(label, item) for item, label, _ in found], dataset.class_names()
+    if classes is None and any(isinstance(label, str) for label in labels):
+        return [str(label) for label in labels], None
+    if classes is None:
+        last = max((label for label in labels if isinstance(label, int)), default=-1)
+        classes = [str(number) for number in range(min(last, MOST_CLASSES) + 1)]
+    return [_name(label, classes, item) for label, (item, _, _) in zip(labels, found, strict=True)], classes
+
+
+def _plain(label: Any, item: Item) -> int | str:
+    with suppress(AttributeError, TypeError, ValueError, RuntimeError):
+        label = label.item()  # a scalar of numpy or torch
+    if isinstance(label, str) or (isinstance(label, int) and not isinstance(label, bool)):
+        return label
+    raise DataError(
+        f"{item}: its label is {label!r}, but must be the number or the name of its class. An item is a pair "
+        f'(clip, label), or a mapping with "video" and "label"'
+    )
+
+
+def _name(label: int | str, classes: list[str], item: Item) -> str:
+    if isinstance(label, str) and label in classes:
+        return label
+    if isinstance(label, int) and 0 <= label < len(classes):
+        return classes[label]
+    shown = ", ".join(classes[:5]) + (" …" if len(classes) > 5 else "")
+    raise DataError(
+        f"{item}: its label is {label!r}, but there are {len(classes)} classes, numbered from 0: {shown}. Correct the "
+        f"label, or the dataset's `classes`"
+    )
+
+
+def _stated(dataset: OwnDataset, reference: str, labelled: bool) -> list[Found]:
+    """The items of a dataset that states what must be known of them; else none."""
+    lengths, labels = dataset.stated("frames"), dataset.stated("labels") if labelled else None
+    if lengths is None or (labelled and labels is None):
+        return []
+    pairs = enumerate(zip(lengths, labels or [None] * len(lengths), strict=True))
+    return [
+        (Item(reference, number), label, MediaInfo(int(frames), 0.0, 0, 0, 0.0)) for number, (frames, label) in pairs
+    ]
+
+
+def _read(dataset: OwnDataset, reference: str, data: Data) -> Iterator[Found]:
+    numbers = iter(range(len(dataset))) if not dataset.in_order else iter(range(1 << 62))
+    for number in numbers:
+        item = Item(reference, number, dataset.in_order)
+        try:
+            read = dataset[number]
+        except Exhausted:
+            return
+        except DataError as error:
+            yield item, None, f"{error}{'; the iteration ends there' if dataset.in_order else ''}"
+            if dataset.in_order:
+                return
+            continue
+        yield item, _label_of(read), _about(read, dataset, data)
+
+
+def _about(item: Any, dataset: OwnDataset, data: Data) -> Path | MediaInfo | str:
+    try:
+        content = content_of(item)
+        if isinstance(content, bytes | bytearray | memoryview):
+            with opened_bytes(content) as path:
+                return read_media_info(path)
+        if isinstance(content, Path):
+            return content
+        return NO_TIMES if data.fps else read_array_info(content)
+    except NotFrames as error:
+        return str(error)
+    except Exception as error:  # of the user's code
+        return dataset.told(error)
