@@ -51,11 +51,14 @@ class Data(Section):
     val: Path | None = Field(None, description="validation clips, in the same formats as train; default: no evaluation")
     train_include: str = Field("*", description="glob pattern that a training clip's path below the root must match")
     val_include: str = Field("*", description="glob pattern that a validation clip's path below the root must match")
-    format: Literal["auto", "folders", "list", "frames", "ucf101", "hmdb51", "kinetics"] = Field(
+    format: Literal["auto", "folders", "list", "segments", "frames", "ucf101", "hmdb51", "kinetics"] = Field(
         "auto", description="format of train and val (docs/data.md); auto: detected"
     )
     videos: Path | None = Field(
         None, description="folder that listed paths are relative to and must lie in; default: the list's folder"
+    )
+    segment_unit: Literal["seconds", "frames"] = Field(
+        "seconds", description="unit of start and end in lists of segments"
     )
     fold: int = Field(1, ge=1, le=99, description="number of the official split of ucf101 or hmdb51")
     frame_files: str = Field("*", description="glob pattern of the file names in folders of frames, such as img_*")
@@ -77,6 +80,13 @@ class Data(Section):
     )
     window: int | None = Field(
         None, ge=1, description="length in frames of the random window played of a training clip; default: all"
+    )
+    snippets: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="windows of each clip that are played one after another, each from one of as many equal parts of "
+        "the clip; evaluation plays the middle of each",
     )
     size: Size = Field(
         64, description="frames are cropped to size × size pixels, or, if size = [height, width], to height × width"
@@ -152,6 +162,8 @@ class Data(Section):
             raise ValueError("data.stride and data.fps exclude each other: leave data.stride out")
         if self.balance and (self.live or self.loop):
             raise ValueError("data.balance is for files with labels: leave it out with data.sources")
+        if self.snippets > 1 and self.window is None:
+            raise ValueError("data.snippets needs data.window, their length in frames")
         if self.loop and self.window:
             raise ValueError("data.window and data.loop exclude each other: a loop plays every frame")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:

@@ -9,7 +9,7 @@ from typing import Any
 from common.config.settings import Config
 from common.rule.schedule import schedule_of
 from coordinator.video.cache.place import place_of
-from coordinator.video.files.clips import Clips, collect
+from coordinator.video.files.clips import Clip, Clips, collect
 from coordinator.video.live import Live
 from coordinator.video.slots import Slots
 from coordinator.video.stream import Places, PlaybackErrors, Stream
@@ -98,9 +98,9 @@ class Datasets:
 
     def _fingerprint(self) -> str:
         sampling = self._config.data.model_dump(
-            mode="json", include={"stride", "fps", "window", "sources", "loop", "balance"}
+            mode="json", include={"stride", "fps", "window", "snippets", "sources", "loop", "balance"}
         )
-        clips = [[clip.path.name, clip.label] for clip in self.train.clips]
+        clips = [[clip.path.name, clip.label, *_segment(clip)] for clip in self.train.clips]
         return hashlib.sha256(json.dumps([clips, sampling, self._config.seed]).encode()).hexdigest()
 
     def summary(self) -> dict[str, Any]:
@@ -133,10 +133,15 @@ class Datasets:
 
 def _shared(train: Clips, val: Clips) -> str:
     """A warning if validation clips are also training clips; else an empty string."""
-    trained = {realpath(clip.path) for clip in train.clips}
-    count = sum(realpath(clip.path) in trained for clip in val.clips)
+    trained = {(realpath(clip.path), *_segment(clip)) for clip in train.clips}
+    count = sum((realpath(clip.path), *_segment(clip)) in trained for clip in val.clips)
     text = f"{count} of {len(val.clips)} clips of {val.root} are also training clips: their score is too optimistic"
     return text if count else ""
+
+
+def _segment(clip: Clip) -> list[int]:
+    """Which part of its file it is; nothing if it is all of it."""
+    return [] if clip.first is None else [clip.first, clip.frames]
 
 
 def _mismatch(config: Config) -> int:

@@ -25,7 +25,8 @@ def key_of(clip: Clip, data: Data) -> bytes | None:
     try:
         settings = [data.stride, data.fps, data.short_side, data.channels, data.bits]
         state = _state(clip, data) if clip.item is None else _version(clip.item, data)
-        parts = [str(clip.path.absolute()), clip.pictures, state, settings, _decoder()]
+        segment = None if clip.first is None else [clip.first, clip.frames]
+        parts = [str(clip.path.absolute()), clip.pictures, segment, state, settings, _decoder()]
     except (OSError, SidewaysError):
         return None
     return hashlib.sha256(json.dumps(parts).encode()).digest()

@@ -5,7 +5,7 @@ Nothing here depends on processes or time: a player yields the same frames where
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,10 +20,11 @@ from coordinator.video.cache.cached_pictures import CachedPictures, RecordedPict
 from coordinator.video.cache.entry import StoredFrames
 from coordinator.video.cache.frame_cache import FrameCache
 from coordinator.video.cache.place import CachePlace
+from coordinator.video.decoder_pool.snippets import Span, after, snippets
 from coordinator.video.decoding.augment import Augment, centre, draw
 from coordinator.video.decoding.clip_writer import ClipWriter
 from coordinator.video.decoding.packets import Damage
-from coordinator.video.decoding.pictures import DecodedPictures, Frames, PictureSource
+from coordinator.video.decoding.pictures import DecodedPictures, Frames, JoinedPictures, PictureSource
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.play_order import BalancedOrder, ListedOrder, LoopOrder, PlayOrder, ShuffledOrder
@@ -128,9 +129,9 @@ class ClipPlayer:
     def _play(self, number: int, clip: Clip, done: int, room: Room) -> Iterator[Chunk]:
         """Play one entry without its first `done` frames."""
         random = np.random.default_rng([self._job.seed, 1, number])
-        first, length = self._span(number, clip, random)
-        damage = Damage()
-        source = self._source(clip, first + done, None if length is None else length - done, damage)
+        spans, damage = self._spans(number, clip, random), Damage()
+        first = spans[0][0] + (clip.first or 0)
+        source = JoinedPictures(self._source(clip, *span, damage) for span in after(spans, done))
         writer, played = ClipWriter(partial(self._augment, random=random), source), done
         while written := writer.write(room()):
             yield Chunk(number, clip.label, played, written)
@@ -150,16 +151,18 @@ class ClipPlayer:
         """Whether not even the first frame can be decoded; else the file only ended before the frames to be played."""
         with self._decode_lock:
             try:
-                return next(self._read(clip, 0, 1, Damage()), None) is None
+                return next(self._read(replace(clip, first=None), 0, 1, Damage()), None) is None
             except DataError:
                 return True
 
-    def _span(self, number: int, clip: Clip, random: np.random.Generator) -> tuple[int, int | None]:
-        """The entry's first frame, and how many it plays; None means all that follow."""
-        first, window = self._order.first(number), self._data.window
-        if window is None or not self._order.endless:
-            return first, None
-        return int(random.integers(0, max(0, clip.frames - window) + 1)), window
+    def _spans(self, number: int, clip: Clip, random: np.random.Generator) -> list[Span]:
+        """The parts of the clip that the entry plays."""
+        train, window, count = self._order.endless, self._data.window, self._data.snippets
+        if window is None or not (train or count > 1):
+            return [(self._order.first(number), None)]
+        if count > 1:
+            return snippets(clip.frames, window, count, random if train else None)
+        return [(int(random.integers(0, max(0, clip.frames - window) + 1)), window)]
 
     def _source(self, clip: Clip, skip: int, limit: int | None, damage: Damage) -> PictureSource:
         """The clip's pictures without the first `skip`, at most `limit`: kept ones, or decoded and maybe kept now."""

@@ -32,6 +32,28 @@ class PictureSource(Protocol):
         """The next pictures, 1 to `most`; none once the clip has ended."""
 
 
+class JoinedPictures:
+    """The pictures of several sources, one after another. A `PictureSource`."""
+
+    def __init__(self, sources: Iterator[PictureSource]) -> None:
+        """Each is begun once the one before it has ended."""
+        self._sources, self._playing = sources, next(sources, None)
+
+    @property
+    def failure(self) -> str:
+        """That of the source at which it ended."""
+        return "" if self._playing is None else self._playing.failure
+
+    def take(self, most: int) -> Pictures:
+        """The next pictures."""
+        while self._playing is not None:
+            pictures = self._playing.take(most)
+            if len(pictures) or self._playing.failure:
+                return pictures
+            self._playing = next(self._sources, None)
+        return []
+
+
 class DecodedPictures:
     """Decodes them. A `PictureSource`."""
 

@@ -54,6 +54,7 @@ def decode(
     channels: int,
     *,
     fps: float | None = None,
+    start: int = 0,
     skip: int = 0,
     limit: int | None = None,
     frame_files: Sequence[Path] = (),
@@ -71,7 +72,8 @@ def decode(
         short_side: pixels of the resized frames' short side, or a height and width that they cover.
         channels: 1 (grey) or 3 (RGB).
         fps: instead of `stride`, frames per second by the file's timestamps: the newest frame at each instant.
-        skip: frames, at that stride or rate, to leave out at the beginning. They are decoded but not resized; if there
+        start: frames of the file to leave out at the beginning; with `fps` instants.
+        skip: frames, at that stride or rate, to leave out after that. They are decoded but not resized; if there
             are many, they are jumped over (seek.py).
         limit: maximum number of frames to read.
         frame_files: the picture files of the frames, if `path` is a folder of frames.
@@ -84,12 +86,13 @@ def decode(
         DataError: nothing of the file can be decoded, or decoding fails later; the frames yielded before are valid.
     """
     damage = damage or Damage()
+    before = start + (skip if fps else skip * stride)
     try:
         with ExitStack() as stack:
             if frame_files:
-                first, frames = _from_pictures(frame_files, stride, skip, damage)
+                first, frames = _from_pictures(frame_files, stride, before, damage)
             else:
-                first, frames = _from_video(path, stride, fps, skip, stack, damage, alive)
+                first, frames = _from_video(path, stride, fps, before, stack, damage, alive)
             if first is None:
                 if damage.count:
                     raise ValueError(damage.first)
@@ -113,7 +116,7 @@ _Frames = tuple[av.VideoFrame | None, Iterator[av.VideoFrame]]  # the file's fir
 
 
 def _from_video(
-    path: Path, stride: int, fps: float | None, skip: int, stack: ExitStack, damage: Damage, alive: Alive
+    path: Path, stride: int, fps: float | None, before: int, stack: ExitStack, damage: Damage, alive: Alive
 ) -> _Frames:
     container, stream = _open(path, stack)
     frames = decoded(container, stream, damage)
@@ -121,9 +124,9 @@ def _from_video(
     if first is None:
         return None, iter(())
     frames, number, landed = chain([first], frames), 0, None
-    about = round(skip * float(stream.average_rate or 25) / fps) if fps else skip * stride
+    about = round(before * float(stream.average_rate or 25) / fps) if fps else before
     if about > _FAR:
-        jumped = jump(path, container, stream, _finder(container, stream, stride, fps, skip), about, damage, alive)
+        jumped = jump(path, container, stream, _finder(container, stream, fps, before), about, damage, alive)
         if jumped is None:
             container, stream = _open(path, stack)  # the failed jump may have moved the other
             damage.forget()
@@ -131,23 +134,23 @@ def _from_video(
         else:
             number, landed, frames = jumped
     if fps is None:
-        return first, islice(frames, skip * stride - number, None, stride)
+        return first, islice(frames, before - number, None, stride)
     if landed is None:
-        return first, islice(resample(frames, fps, FrameClock(container, stream)), skip, None)
+        return first, islice(resample(frames, fps, FrameClock(container, stream)), before, None)
     assert first.pts is not None  # else there was no jump
     assert stream.time_base is not None
     begun = ceil((float((landed - first.pts) * stream.time_base) - CLOSE) * fps)  # the instant at which it is shown
-    return first, islice(resample(frames, fps, FrameClock(container, stream, first), begun), skip - begun, None)
+    return first, islice(resample(frames, fps, FrameClock(container, stream, first), begun), before - begun, None)
 
 
 def _finder(
-    container: "av.container.InputContainer", stream: av.VideoStream, stride: int, fps: float | None, skip: int
+    container: "av.container.InputContainer", stream: av.VideoStream, fps: float | None, before: int
 ) -> Callable[[Sequence[int]], int | None]:
     """A function from timestamps of the first frames to the number of the frame after the skipped ones."""
     base, longest = stream.time_base, longest_gap(container)
     if fps is None:
-        return lambda times: skip * stride
-    seconds = skip / fps
+        return lambda times: before
+    seconds = before / fps
     return lambda times: None if base is None else frame_at(times, seconds, base, longest)
 
 
@@ -156,10 +159,10 @@ def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, a
     return container, video_stream(container)
 
 
-def _from_pictures(files: Sequence[Path], stride: int, skip: int, damage: Damage) -> _Frames:
+def _from_pictures(files: Sequence[Path], stride: int, before: int, damage: Damage) -> _Frames:
     """Replaces a picture that cannot be decoded by the nearest good one before it, else by the first good one."""
     first = next((frame for file in files if (frame := _picture(file, damage)) is not None), None)
-    numbers = range(skip * stride, len(files), stride)
+    numbers = range(before, len(files), stride)
     return first, (_picture(files[number], damage) or _before(files, number) or first for number in numbers if first)
 
 

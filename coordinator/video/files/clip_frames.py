@@ -35,6 +35,9 @@ def decode_clip(
     if clip.item is not None:
         yield from _decode_item(clip.item, data.fps, {**pixels, **part})
         return
+    if clip.first is not None:
+        left = max(0, clip.frames - skip)
+        part |= {"start": clip.first, "limit": left if limit is None else min(limit, left)}
     files = frame_files(clip.path, data.frame_files, clip.pictures)
     yield from decode(clip.path, **pixels, **part, fps=data.fps, frame_files=files)
 

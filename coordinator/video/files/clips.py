@@ -12,6 +12,7 @@ from pathlib import Path
 from common.config.settings import OWN_DATASET, Data
 from common.errors import ConfigError, DataError
 from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
+from coordinator.video.files import segments
 from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
@@ -28,6 +29,8 @@ class Clip:
         label: index of its class.
         frames: number of frames after sampling, according to the container; not counted by decoding.
         pictures: for a folder of frames, how many the list names, before sampling; None for a video.
+        first: for a segment of a video, the number of the file's frame (with `data.fps`: of the instant) with which it
+            begins; it ends after `frames`. None: all of the file is played.
         item: of a user's dataset, which `path` only names; None for files.
     """
 
@@ -35,6 +38,7 @@ class Clip:
     label: int
     frames: int
     pictures: int | None = None
+    first: int | None = None
     item: Item | None = None
 
 
@@ -135,15 +139,28 @@ def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list
     """The clips, the unreadable files with their reasons, and notes about the other files."""
     clips, bad, notes, numbers = [], {}, [], {name: number for number, name in enumerate(names)}
     with ThreadPoolExecutor() as pool:
-        for entry, outcome in zip(entries, pool.map(partial(_probe, data=data), entries), strict=True):
-            if isinstance(outcome, MediaInfo):
-                label, frames = numbers[entry.label], sampled(outcome, data)
-                clips.append(Clip(entry.path, label, frames, entry.frames, entry.item))
-                notes += [f"{entry.path}: {outcome.note}"] if outcome.note else []
-            else:
-                bad[entry.path] = outcome
+        files = {(entry.path, entry.frames): entry for entry in entries}  # once each, also if it has many segments
+        outcomes = dict(zip(files, pool.map(partial(_probe, data=data), files.values()), strict=True))
+    about = [(path, found) for (path, _), found in outcomes.items() if isinstance(found, MediaInfo)]
+    notes += [f"{path}: {found.note}" for path, found in about if found.note]
+    for entry in entries:
+        outcome = outcomes[entry.path, entry.frames]
+        clip = _clip(entry, numbers[entry.label], outcome, data) if isinstance(outcome, MediaInfo) else outcome
+        if isinstance(clip, Clip):
+            clips.append(clip)
+        elif isinstance(outcome, MediaInfo):  # there is nothing wrong with the file
+            notes.append(f"{entry.path}: {clip}: left out")
+        else:
+            bad[entry.path] = clip
     more = [f"… and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
     return clips, bad, notes[:_NOTES] + more
+
+
+def _clip(entry: Entry, label: int, found: MediaInfo, data: Data) -> Clip | str:
+    if entry.segment is None:
+        return Clip(entry.path, label, sampled(found, data), entry.frames, item=entry.item)
+    place = segments.place_of(entry.segment, found, data)
+    return place if isinstance(place, str) else Clip(entry.path, label, place[1], first=place[0])
 
 
 def _probe(entry: Entry, data: Data) -> MediaInfo | str:

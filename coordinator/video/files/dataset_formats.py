@@ -2,6 +2,7 @@
 
 folders     root/<class>/<clip>.mp4                          labels are the folder names
 list        lines of `path label`                            labels are numbers or names
+segments    lines of `path start end label`                  parts of long videos, in seconds or frames
 frames      lines of `folder total_frames label`             frames as jpg or png files in the folder
 ucf101      trainlist01.txt, testlist01.txt, classInd.txt    unmodified
 hmdb51      <class>_test_split1.txt                          unmodified: 1 is training, 2 testing, 0 unused
@@ -16,7 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.config.settings import Data
@@ -24,6 +25,7 @@ from common.errors import DataError
 from common.processes.lifecycle import PATH_ERRORS
 from coordinator.video.decoding.media_info import MediaInfo
 from coordinator.video.files.own_dataset import Item
+from coordinator.video.files.segments import FORM, Segment, looks_like_segments, read_segments
 
 _SUFFIXES = (
     ".3g2 .3gp .amv .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v .mjpeg "
@@ -47,6 +49,7 @@ class Entry:
         path: where it is expected on disk.
         label: its class name.
         frames: for a folder of frames, how many the list says it has; None for a video.
+        segment: the part of the video that is played; None: all of it.
         item: of a user's dataset, unless it is a file.
         about: the metadata of an item.
     """
@@ -55,6 +58,7 @@ class Entry:
     path: Path
     label: str
     frames: int | None = None
+    segment: Segment | None = None
     item: Item | None = None
     about: MediaInfo | None = None
 
@@ -88,19 +92,21 @@ def listing(data: Data, part: str, labelled: bool) -> Listing:
     if kind == "folders":
         return _folders(source, labelled)
     videos = data.videos or (source if source.is_dir() else source.parent)
-    found = _listed(kind, source, videos, data.fold, part, labelled)
+    found = _listed(kind, source, videos, data, part, labelled)
     for entry in found.entries:
         _stay_inside(entry, source, videos)
     return found
 
 
-def _listed(kind: str, source: Path, videos: Path, fold: int, part: str, labelled: bool) -> Listing:
+def _listed(kind: str, source: Path, videos: Path, data: Data, part: str, labelled: bool) -> Listing:
     if kind == "ucf101":
-        return _ucf101(source, videos, fold, part)
+        return _ucf101(source, videos, data.fold, part)
     if kind == "hmdb51":
-        return _hmdb51(source, videos, fold, part)
+        return _hmdb51(source, videos, data.fold, part)
     if kind == "kinetics":
         return _kinetics(source, videos, part, labelled)
+    if kind == "segments":
+        return _segments(source, videos, data, labelled)
     return _list(source, videos, labelled) if kind == "list" else _frames(source, videos, labelled)
 
 
@@ -125,7 +131,10 @@ def guess(source: Path, videos: Path | None = None) -> str:
         return "folders"
     if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
         return "ucf101"
-    words = next((line for _, line in _lines(source)), "").rsplit(None, 2)
+    line = next((line for _, line in _lines(source)), "")
+    if looks_like_segments(line, videos or source.parent):
+        return "segments"
+    words = line.rsplit(None, 2)
     is_frames = len(words) > 1 and words[1].isdecimal() and os.path.isdir((videos or source.parent) / words[0])
     return "frames" if is_frames else "list"
 
@@ -212,6 +221,14 @@ def _list(file: Path, videos: Path, labelled: bool) -> Listing:
             raise DataError(f"{file}, line {number}: {_short(line)!r} is not a video: if it is a header, remove it")
         entries.append(Entry(path, videos / path, label))
     return _numbered(entries, file, "path label")
+
+
+def _segments(file: Path, videos: Path, data: Data, labelled: bool) -> Listing:
+    entries = []
+    for line in read_segments(_lines(file), file, data, labelled):
+        _check_label(line.label, file, line.number)
+        entries.append(Entry(line.path, videos / line.path, line.label, segment=line.segment))
+    return _numbered(entries, file, FORM)
 
 
 def _check_label(label: str, file: Path, number: int) -> None:
@@ -310,14 +327,16 @@ def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
         label = _short(large[0].label)
         raise DataError(f"{file}: the label {label} is too large: numeric labels are 0, 1, … up to {MOST_CLASSES - 1}")
     largest = max(int(entry.label) for entry in entries)
-    numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
+    numbered = [replace(entry, label=str(int(entry.label))) for entry in entries]
     return Listing(numbered, [str(number) for number in range(largest + 1)], _contradictions(numbered, file))
 
 
 def _contradictions(entries: list[Entry], file: Path) -> list[str]:
     """A note about clips that are listed more than once with different labels."""
-    labels: dict[str, str] = {}
-    twice = [entry.name for entry in entries if labels.setdefault(entry.name, entry.label) != entry.label]
+    labels: dict[tuple[str, Segment | None], str] = {}
+    twice = [
+        entry.name for entry in entries if labels.setdefault((entry.name, entry.segment), entry.label) != entry.label
+    ]
     return (
         [f"{len(twice)} lines of {file} repeat a clip with a different label, the first: {twice[0]}"] if twice else []
     )
