@@ -94,7 +94,7 @@ def compare(
 
 @app.command()
 def check(
-    source: Annotated[Path, typer.Argument(help="folder, list or split of videos, or a run file (TOML)")],
+    source: Annotated[str, typer.Argument(help="folder, list or split of videos, or a run file (TOML)")],
     stages: Annotated[int | None, typer.Option(help="same as --set stages=…")] = None,
     stride: Annotated[int | None, typer.Option(help="same as --set data.stride=…")] = None,
     size: Annotated[int | None, typer.Option(help="same as --set data.size=…")] = None,

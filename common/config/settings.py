@@ -30,6 +30,16 @@ def _as_size(value: object) -> object:
 Size = Annotated[int | tuple[int, int], BeforeValidator(_as_size)]
 
 
+def source_of(text: str | Path) -> Path | str:
+    """A path; or an address such as s3://…, which remains text, as a path would lose a slash."""
+    return str(text) if "://" in str(text) else Path(text)
+
+
+Source = Annotated[
+    Path | str, BeforeValidator(lambda value: source_of(value) if isinstance(value, str | Path) else value)
+]
+
+
 class Section(BaseModel):
     """Base of all sections: immutable, and an unknown setting is an error."""
 
@@ -43,15 +53,17 @@ MEMORY = "memory"  # data.cache: memory that the decoder processes share, rather
 class Data(Section):
     """The videos and how the slots play them."""
 
-    train: Path | None = Field(
+    train: Source | None = Field(
         None,
-        description="training clips: a folder root/<class>/<clip>, a list of clips, an official split, or "
-        "path/to/file.py:name, a dataset of your own",
+        description="training clips: a folder root/<class>/<clip>, a list of clips, an official split, shards such as "
+        "s3://bucket/{000..009}.tar, or path/to/file.py:name, a dataset of your own",
     )
-    val: Path | None = Field(None, description="validation clips, in the same formats as train; default: no evaluation")
+    val: Source | None = Field(
+        None, description="validation clips, in the same formats as train; default: no evaluation"
+    )
     train_include: str = Field("*", description="glob pattern that a training clip's path below the root must match")
     val_include: str = Field("*", description="glob pattern that a validation clip's path below the root must match")
-    format: Literal["auto", "folders", "list", "segments", "frames", "ucf101", "hmdb51", "kinetics"] = Field(
+    format: Literal["auto", "folders", "list", "segments", "frames", "ucf101", "hmdb51", "kinetics", "shards"] = Field(
         "auto", description="format of train and val (docs/data.md); auto: detected"
     )
     videos: Path | None = Field(
@@ -59,6 +71,13 @@ class Data(Section):
     )
     segment_unit: Literal["seconds", "frames"] = Field(
         "seconds", description="unit of start and end in lists of segments"
+    )
+    shard_cache: Path | None = Field(
+        None, description="folder for local copies of remote shards, which runs may share; default: ~/.cache/sideways"
+    )
+    shard_cache_size: ByteSize = Field(ByteSize(64 << 30), ge=1, description="size limit of that folder")
+    shard_options: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of fsspec's file system of the shards, such as { anon = true }"
     )
     fold: int = Field(1, ge=1, le=99, description="number of the official split of ucf101 or hmdb51")
     frame_files: str = Field("*", description="glob pattern of the file names in folders of frames, such as img_*")

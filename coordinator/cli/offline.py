@@ -196,7 +196,7 @@ def _watch(
 @tools.command(name="eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
-    data: Annotated[Path | None, typer.Argument(help="clips, as in data.val; default: the run's data.val")] = None,
+    data: Annotated[str | None, typer.Argument(help="clips, as in data.val; default: the run's data.val")] = None,
     include: Annotated[str, typer.Option(help="pattern that a clip's path below the folder must match")] = "*",
     out: Annotated[
         Path | None, typer.Option(help="folder for confusion.csv and confusion.png; default: the run's")

@@ -81,10 +81,10 @@ class DatasetCheck:
         return [finding for finding in self.findings if finding.frames]
 
 
-def settings(source: Path, overrides: list[str]) -> Config:
+def settings(source: str | Path, overrides: list[str]) -> Config:
     """The settings of a run file, or the defaults for a folder, a list or a split. Raises ConfigError."""
-    if source.suffix.lower() == ".toml":
-        return load(source, overrides)
+    if str(source).lower().endswith(".toml"):
+        return load(Path(source), overrides)
     tree: dict[str, Any] = {"ticks": 1, "data": {"train": str(source)}}
     for override in overrides:
         apply(override, tree)
@@ -191,7 +191,7 @@ def _decode(clip: Clip, data: Data) -> FileCheck:
 
 def _describe(finding: FileCheck, clip: Clip, data: Data) -> None:
     """Set the size and rate to what the file states."""
-    if clip.item is not None:
+    if clip.item is not None or clip.member is not None:
         return
     file = clip.path if clip.pictures is None else pictures(clip.path, data.frame_files)[0]
     info = read_media_info(file)

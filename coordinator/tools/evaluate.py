@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from common.config.run_file import load
-from common.config.settings import Answer, Data
+from common.config.settings import Answer, Data, source_of
 from common.errors import ConfigError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
 from common.rule.clip_sums import ClipSums, Scores
@@ -33,7 +33,7 @@ from coordinator.video.targets import Batch
 CONFUSION = "confusion"  # .png and .csv
 
 
-def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str) -> Data:
+def data_for(trained: TrainedModel, run: Path, clips: str | Path | None, include: str) -> Data:
     """The data settings to evaluate with: the run's own, with its validation clips or else those of `clips`.
 
     Args:
@@ -46,7 +46,7 @@ def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str)
     """
     own = load(run / CONFIG).data if (run / CONFIG).is_file() else trained.data
     if clips is not None:
-        others = {"val": clips, "val_include": include, "format": "auto", "videos": None, "quarantine": None}
+        others = {"val": source_of(clips), "val_include": include, "format": "auto", "videos": None, "quarantine": None}
         return own.model_copy(update=others)
     if own.val is None:
         raise ConfigError(

@@ -10,6 +10,7 @@ from common.config.settings import Config
 from common.rule.schedule import schedule_of
 from coordinator.video.cache.place import place_of
 from coordinator.video.files.clips import Clip, Clips, collect
+from coordinator.video.files.play_order import exceed_cache
 from coordinator.video.live import Live
 from coordinator.video.slots import Slots
 from coordinator.video.stream import Places, PlaybackErrors, Stream
@@ -100,6 +101,8 @@ class Datasets:
         sampling = self._config.data.model_dump(
             mode="json", include={"stride", "fps", "window", "snippets", "sources", "loop", "balance"}
         )
+        if exceed_cache(self.train.clips, self._config.data):
+            sampling["shard_cache_size"] = self._config.data.shard_cache_size
         clips = [[clip.path.name, clip.label, *_segment(clip)] for clip in self.train.clips]
         return hashlib.sha256(json.dumps([clips, sampling, self._config.seed]).encode()).hexdigest()
 

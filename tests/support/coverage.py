@@ -65,6 +65,7 @@ COVERED_BY = {
     "coordinator/video/decoding/memory_file.py": ["unit/video/files/test_own_dataset.py"],
     "coordinator/video/files/clip_frames.py": ["unit/video/files/test_own_dataset.py"],
     "coordinator/video/files/own_clips.py": ["unit/video/files/test_own_dataset.py"],
+    "coordinator/video/files/shard_cache.py": ["unit/video/files/test_shards.py"],
     "coordinator/video/feeder.py": ["unit/edges/test_frame_intake.py", "unit/shared_memory/test_frame_slots.py"],
     "coordinator/video/stream.py": ["unit/video/test_slots.py"],
     "sideways/__init__.py": ["unit/sideways/test_import_scope.py"],

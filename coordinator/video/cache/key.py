@@ -24,16 +24,19 @@ def key_of(clip: Clip, data: Data) -> bytes | None:
     """32 bytes; None if the file cannot be found, or it is not known what determines the frames."""
     try:
         settings = [data.stride, data.fps, data.short_side, data.channels, data.bits]
-        state = _state(clip, data) if clip.item is None else _version(clip.item, data)
         segment = None if clip.first is None else [clip.first, clip.frames]
-        parts = [str(clip.path.absolute()), clip.pictures, segment, state, settings, _decoder()]
+        parts = [str(clip.path.absolute()), clip.pictures, segment, _state(clip, data), settings, _decoder()]
     except (OSError, SidewaysError):
         return None
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
 def _state(clip: Clip, data: Data) -> object:
-    """Size and time of modification: of the file, or of each picture of a folder of frames."""
+    """What tells the clip from others: size and time of modification, of the file or of each picture of a folder."""
+    if clip.item is not None:
+        return _version(clip.item, data)
+    if clip.member is not None:
+        return [clip.member.shard.digest, clip.member.offset, clip.member.size]
     found = os.stat(clip.path)
     if clip.pictures is None:
         return [found.st_size, found.st_mtime_ns]

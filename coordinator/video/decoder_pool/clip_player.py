@@ -27,7 +27,15 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, JoinedPictures, PictureSource
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip
-from coordinator.video.files.play_order import BalancedOrder, ListedOrder, LoopOrder, PlayOrder, ShuffledOrder
+from coordinator.video.files.play_order import (
+    BalancedOrder,
+    ListedOrder,
+    LoopOrder,
+    PlayOrder,
+    ShardOrder,
+    ShuffledOrder,
+    exceed_cache,
+)
 
 ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
 Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, height, width]
@@ -63,6 +71,8 @@ class Job:
             return ListedOrder(self.clips)
         if self.train and self.data.balance:
             return BalancedOrder(self.clips, self.seed)
+        if self.train and exceed_cache(self.clips, self.data):
+            return ShardOrder(self.clips, self.seed, self.data.shard_cache_size)
         return ShuffledOrder(self.clips, self.seed, endless=self.train)
 
 

@@ -1,5 +1,6 @@
 """A media file's metadata, read without decoding it, and the checks before any of it is decoded."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from re import split as split_by
 import av
 from av.stream import Disposition
 
+_PART = "subfile"  # a protocol of FFmpeg
 LARGEST = 1 << 26  # pixels of a frame; a larger one is a broken or hostile file
 _LIMITS = {"max_pixels": str(LARGEST)}
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -36,10 +38,21 @@ class MediaInfo:
     deep: bool = False
 
 
+def part_of(file: Path, offset: int, size: int) -> Path:
+    """The path by which FFmpeg, and so this package, reads `size` bytes of a file as a file of their own."""
+    return Path(f"{_PART},,start,{offset},end,{offset + size},,:{file}")
+
+
+def state_of(path: Path) -> os.stat_result:
+    """The state of a file, or of the file of which it is a part. Raises OSError."""
+    text = str(path)
+    return os.stat(text.partition(",,:")[2] if text.startswith(f"{_PART},,") else text)
+
+
 def read_media_info(path: Path) -> MediaInfo | str:
     """Metadata of a video file, or the reason why it cannot be played."""
     try:
-        if path.stat().st_size == 0:
+        if state_of(path).st_size == 0:
             return "the file is empty"
         with open_media(str(path)) as container:
             return _metadata(container)

@@ -11,7 +11,6 @@ far     Further into a film, frames are numbered by the packets' timestamps, and
 If a jump fails, the file is decoded from its beginning.
 """
 
-import os
 import zlib
 from array import array
 from bisect import bisect_right
@@ -26,7 +25,7 @@ from typing import cast
 import av
 import numpy as np
 
-from coordinator.video.decoding.media_info import open_media, video_stream
+from coordinator.video.decoding.media_info import open_media, state_of, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.resample import CLOSE
 
@@ -98,12 +97,20 @@ class FrameIndex:
 
 def frame_index(path: Path) -> FrameIndex:
     """This process's index of a file; a new one once the file is modified. Raises OSError."""
-    state = os.stat(path)
-    return _indexed(path, state.st_mtime_ns, state.st_size)
+    return _indexed(path, _version(path))
+
+
+_Version = tuple[int, ...]
+
+
+def _version(path: Path) -> _Version:
+    """What tells a file from another that had its path, as /proc/self/fd/3 may name one after another."""
+    state = state_of(path)
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 @lru_cache(maxsize=_FILES)
-def _indexed(path: Path, changed: int, size: int) -> FrameIndex:
+def _indexed(path: Path, version: _Version) -> FrameIndex:
     return FrameIndex()
 
 
@@ -137,7 +144,7 @@ def jump(
         if _is_cheap(about - (number if known else 0), stream):
             frames = record.jump(container, stream, number, damage) if known else None
             return None if frames is None else (number, record.times[number], record.note(frames, number, alive))
-        times = _packet_timestamps(path)
+        times = _packet_timestamps(path, _version(path))
         target = number_of(times) if times else None
         found = None if target is None else _far(path, container, stream, times, target, damage)
         return None if target is None or found is None else (target, times[target], found)
@@ -174,7 +181,7 @@ def _far(
     damage: Damage,
 ) -> Iterator[av.VideoFrame] | None:
     """The frames from `target` on, numbered by packet timestamps; None unless jumps to two key frames agree."""
-    keys = _keys(path)
+    keys = _keys(path, _version(path))
     last = bisect_right(keys, times[target - _BEFORE]) - 1 if _BEFORE <= target < len(times) else 0
     if last < 1:  # the first key frame is the beginning
         return None
@@ -189,7 +196,7 @@ def _far(
 
 
 @lru_cache(maxsize=4)
-def _packet_timestamps(path: Path) -> Sequence[int]:
+def _packet_timestamps(path: Path, version: _Version) -> Sequence[int]:
     """Timestamps of all frames, from the packets; empty if they are not unique or the first decoded frames differ."""
     times = sorted(time for time, _ in _packets(path))
     with open_media(str(path)) as container:
@@ -198,7 +205,7 @@ def _packet_timestamps(path: Path) -> Sequence[int]:
 
 
 @lru_cache(maxsize=4)
-def _keys(path: Path) -> list[int]:
+def _keys(path: Path, version: _Version) -> list[int]:
     return sorted(time for time, key in _packets(path) if key)
 
 

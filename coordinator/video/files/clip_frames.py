@@ -1,4 +1,4 @@
-"""The frames of a clip, whatever it is: a video file, a folder of frames, an item of a user's dataset."""
+"""The frames of a clip, whatever it is: a video file, a folder of frames, an item of a user's dataset or of a shard."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from common.config.settings import Data
 from common.errors import DataError, SidewaysError
 from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, decode_array
+from coordinator.video.decoding.media_info import part_of
 from coordinator.video.decoding.memory_file import opened_bytes
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import Frames
@@ -14,6 +15,7 @@ from coordinator.video.decoding.reader import decode, frame_files
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.own_clips import content_of
 from coordinator.video.files.own_dataset import Item, opened
+from coordinator.video.files.shard_cache import opened_shard
 
 
 def decode_clip(
@@ -32,6 +34,12 @@ def decode_clip(
     pixels: dict[str, Any] = {"stride": data.stride, "short_side": data.short_side, "channels": data.channels}
     pixels["bits"] = data.bits
     part: dict[str, Any] = {"skip": skip, "limit": limit, "damage": damage or Damage(), "alive": alive}
+    if clip.member is not None:
+        member = clip.member
+        with opened_shard(member.shard, data, alive) as file:
+            video = part_of(Path(f"/proc/self/fd/{file}"), member.offset, member.size)
+            yield from decode(video, **pixels, **part, fps=data.fps, name=str(clip.path))
+        return
     if clip.item is not None:
         yield from _decode_item(clip.item, data.fps, {**pixels, **part})
         return

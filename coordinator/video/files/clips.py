@@ -16,6 +16,7 @@ from coordinator.video.files import segments
 from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
+from coordinator.video.files.shards import Member
 
 _NOTES = 5  # files whose notes are reported one by one
 
@@ -32,6 +33,7 @@ class Clip:
         first: for a segment of a video, the number of the file's frame (with `data.fps`: of the instant) with which it
             begins; it ends after `frames`. None: all of the file is played.
         item: of a user's dataset, which `path` only names; None for files.
+        member: where it is in a shard; `path` only names it.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Clip:
     pictures: int | None = None
     first: int | None = None
     item: Item | None = None
+    member: Member | None = None
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Clips:
         notes: messages for the user: what else was left out or chosen.
     """
 
-    root: Path
+    root: Path | str
     classes: list[str]
     clips: list[Clip]
     bad: dict[Path, str] = field(default_factory=dict)
@@ -91,7 +94,9 @@ class Clips:
         return notes
 
 
-def find(root: Path, include: str, stride: int, labelled: bool = True, classes: Sequence[str] | None = None) -> Clips:
+def find(
+    root: Path | str, include: str, stride: int, labelled: bool = True, classes: Sequence[str] | None = None
+) -> Clips:
     """`collect` the training clips, with all other settings at their defaults."""
     return collect(Data(train=root, train_include=include, stride=stride), "train", labelled, classes)
 
@@ -158,7 +163,7 @@ def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list
 
 def _clip(entry: Entry, label: int, found: MediaInfo, data: Data) -> Clip | str:
     if entry.segment is None:
-        return Clip(entry.path, label, sampled(found, data), entry.frames, item=entry.item)
+        return Clip(entry.path, label, sampled(found, data), entry.frames, item=entry.item, member=entry.member)
     place = segments.place_of(entry.segment, found, data)
     return place if isinstance(place, str) else Clip(entry.path, label, place[1], first=place[0])
 
@@ -190,7 +195,7 @@ def _sources(data: Data, labelled: bool) -> Clips:
     return Clips(Path("data.sources"), ["video"], clips, notes=notes)
 
 
-def _nothing(root: Path, include: str, labelled: bool, notes: list[str]) -> str:
+def _nothing(root: Path | str, include: str, labelled: bool, notes: list[str]) -> str:
     layout = f"{root}/<class>/<clip>" if labelled else "files"
     matching = "" if include == "*" else f" and a path matching {include!r}"
     expected = f"expected {layout} with one of the suffixes {', '.join(sorted(SUFFIXES))}{matching}"

@@ -6,6 +6,7 @@ segments    lines of `path start end label`                  parts of long video
 frames      lines of `folder total_frames label`             frames as jpg or png files in the folder
 ucf101      trainlist01.txt, testlist01.txt, classInd.txt    unmodified
 hmdb51      <class>_test_split1.txt                          unmodified: 1 is training, 2 testing, 0 unused
+shards      000.tar with 0001.mp4, 0001.cls | 0001.json      WebDataset, on disk or remote
 kinetics    label,youtube_id,time_start,time_end,split       files named <id>_<start>_<end>.mp4, in any folder
 
 torchvision reads the official splits only while it builds its own video index, silently leaves out missing files, and
@@ -26,6 +27,7 @@ from common.processes.lifecycle import PATH_ERRORS
 from coordinator.video.decoding.media_info import MediaInfo
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.segments import FORM, Segment, looks_like_segments, read_segments
+from coordinator.video.files.shards import Member, expand, read_shards
 
 _SUFFIXES = (
     ".3g2 .3gp .amv .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v .mjpeg "
@@ -37,6 +39,7 @@ _SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@e
 _LARGEST_LIST = 1 << 28  # bytes
 MOST_CLASSES = 100_000  # numeric labels must be smaller
 _LONGEST_NUMBER = 9  # digits
+_NO_LABEL = 'it has no label: neither .cls nor "label" in .json'
 _SHOWN = 120  # characters of a line in a message
 
 
@@ -51,7 +54,8 @@ class Entry:
         frames: for a folder of frames, how many the list says it has; None for a video.
         segment: the part of the video that is played; None: all of it.
         item: of a user's dataset, unless it is a file.
-        about: the metadata of an item.
+        member: where it is in a shard.
+        about: the metadata, if they are known already.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Entry:
     frames: int | None = None
     segment: Segment | None = None
     item: Item | None = None
+    member: Member | None = None
     about: MediaInfo | None = None
 
 
@@ -89,6 +94,10 @@ def listing(data: Data, part: str, labelled: bool) -> Listing:
     source = data.train if part == "train" else data.val
     assert source is not None
     kind = guess(source, data.videos) if data.format == "auto" else data.format
+    if kind == "shards":
+        return _shards(source, data, labelled)
+    if isinstance(source, str):
+        raise DataError(f"{source}: only shards, with the suffix .tar, are read from an address (docs/data.md)")
     if kind == "folders":
         return _folders(source, labelled)
     videos = data.videos or (source if source.is_dir() else source.parent)
@@ -119,9 +128,13 @@ def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
         )
 
 
-def guess(source: Path, videos: Path | None = None) -> str:
+def guess(source: Path | str, videos: Path | None = None) -> str:
     """Guess the format of `source` from its type, its name and, for a list, its first line."""
+    if isinstance(source, str) or source.suffix.lower() == ".tar":
+        return "shards" if str(source).endswith(".tar") else "folders"
     if source.is_dir():
+        if any(source.glob("*.tar")):
+            return "shards"
         if (source / "classInd.txt").is_file():
             return "ucf101"
         return "hmdb51" if any(not _hidden(file.name) for file in source.glob("*_test_split[0-9]*.txt")) else "folders"
@@ -132,6 +145,8 @@ def guess(source: Path, videos: Path | None = None) -> str:
     if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
         return "ucf101"
     line = next((line for _, line in _lines(source)), "")
+    if line.endswith(".tar"):
+        return "shards"
     if looks_like_segments(line, videos or source.parent):
         return "segments"
     words = line.rsplit(None, 2)
@@ -229,6 +244,31 @@ def _segments(file: Path, videos: Path, data: Data, labelled: bool) -> Listing:
         _check_label(line.label, file, line.number)
         entries.append(Entry(line.path, videos / line.path, line.label, segment=line.segment))
     return _numbered(entries, file, FORM)
+
+
+def _shards(source: Path | str, data: Data, labelled: bool) -> Listing:
+    if isinstance(source, Path) and source.suffix == ".txt":
+        lines = [line for _, line in _lines(source)]
+        names = [line if "://" in line else str((data.videos or source.parent) / line) for line in lines]
+    else:
+        folder = isinstance(source, Path) and source.is_dir()
+        names = sorted(map(str, Path(source).glob("*.tar"))) if folder else [str(source)]
+    entries: list[Entry] = []
+    bad: dict[Path, str] = {}
+    for contents in read_shards([address for name in names for address in expand(name)], data, SUFFIXES):
+        shard = contents.shard
+        bad |= {Path(shard.address): contents.failure} if contents.failure else {}
+        for sample in contents.samples:
+            path = Path(shard.address, sample.name)
+            unlabelled = labelled and not sample.label and isinstance(sample.about, MediaInfo)
+            about = _NO_LABEL if unlabelled else sample.about
+            if isinstance(about, str):
+                bad[path] = about
+                continue
+            member, label = Member(shard, sample.offset, sample.size), sample.label or ""
+            entries.append(Entry(str(path), path, label if labelled else "video", member=member, about=about))
+    numbered = _numbered(entries, Path(source), "sample") if entries else Listing([])
+    return replace(numbered, bad=bad)
 
 
 def _check_label(label: str, file: Path, number: int) -> None:

@@ -1,12 +1,15 @@
 """The order in which clips are played. Entry n is played by slot n mod B, and n is its clip id."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.settings import Data
 from coordinator.video.files.clips import Clip
+from coordinator.video.files.shard_cache import Shard
 
 _EPOCHS_KEPT = 64  # permutations cached: slots may be several epochs ahead of each other if there are few clips
 
@@ -43,6 +46,42 @@ class ShuffledOrder:
 
     def _shuffle(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
+
+
+class ShardOrder(ShuffledOrder):
+    """Endless, for remote shards that do not all fit into the cache: shuffled within groups of shards.
+
+    In each epoch the shards are shuffled, then the clips of as many as fit into half the cache, and so on. So a shard
+    is downloaded once in an epoch, also while some slots still play the group before.
+    """
+
+    def __init__(self, clips: list[Clip], seed: int, cache: int) -> None:
+        """`cache`: its size in bytes."""
+        super().__init__(clips, seed, endless=True)
+        self._room = cache // 2
+        self._of_shard: dict[Shard | None, list[int]] = {}
+        for number, clip in enumerate(clips):
+            self._of_shard.setdefault(clip.member.shard if clip.member else None, []).append(number)
+
+    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
+        random = np.random.default_rng([self.seed, epoch])
+        shards, left = list(self._of_shard), self._room
+        groups: list[list[int]] = [[]]
+        for number in random.permutation(len(shards)):
+            shard = shards[number]
+            size = shard.size if shard else 0
+            if size > left and groups[-1]:
+                groups.append([])
+                left = self._room
+            groups[-1] += self._of_shard[shard]
+            left -= size
+        return np.concatenate([random.permutation(np.array(group, np.int64)) for group in groups])
+
+
+def exceed_cache(clips: Iterable[Clip], data: Data) -> bool:
+    """Whether remote shards do not all fit into the cache at once."""
+    shards = {clip.member.shard for clip in clips if clip.member is not None and clip.member.shard.remote}
+    return sum(shard.size for shard in shards) > data.shard_cache_size
 
 
 class ListedOrder:

@@ -1,0 +1,157 @@
+"""WebDataset shards: tar files with 0001.mp4 beside 0001.cls or 0001.json, on disk or wherever fsspec reads.
+
+Members with the same name up to its first dot are one clip. Its label is the text of .cls, or "label" of .json. Videos
+are not unpacked: FFmpeg reads them within the tar file. What is known of a remote shard is kept beside its copy, so
+that it is not downloaded at the start of each run.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.config.settings import Data
+from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
+from coordinator.video.files.shard_cache import Shard, find_shard, folder_of, opened_shard
+
+_BLOCK = 512  # bytes
+_AT_ONCE = 4  # shards
+_FORMAT = 1  # of the file that is kept beside a copy
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_LABELS = ("cls", "json")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A video within a shard: `size` bytes from `offset` on."""
+
+    shard: Shard
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip of a shard.
+
+    Attributes:
+        name: of the video.
+        label: None if it has none.
+        about: its metadata, or why it cannot be played.
+    """
+
+    name: str
+    offset: int
+    size: int
+    label: str | None
+    about: MediaInfo | str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The clips of a shard. `failure`: why there may have been more."""
+
+    shard: Shard
+    samples: list[Sample]
+    failure: str = ""
+
+
+def expand(address: str) -> list[str]:
+    """The shards that an address with ranges such as {000..009} stands for."""
+    found = _RANGE.search(address)
+    if found is None:
+        return [address]
+    first, last = found.groups()
+    numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [each for n in numbers for each in expand(address[: found.start()] + n + address[found.end() :])]
+
+
+def read_shards(addresses: list[str], data: Data, suffixes: set[str]) -> Iterator[Contents]:
+    """List the clips of shards, in the shards' order; `suffixes` are those of videos. Raises DataError."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(partial(_contents, data=data, suffixes=suffixes), addresses)
+
+
+def _contents(address: str, data: Data, suffixes: set[str]) -> Contents:
+    shard = find_shard(address, data)
+    known = folder_of(data) / f"{shard.digest}.json"
+    if shard.remote and (found := _remembered(shard, known)):
+        return found
+    with opened_shard(shard, data) as file:
+        found = _read(shard, Path(f"/proc/self/fd/{file}"), suffixes)
+    if shard.remote:
+        tree = {"format": _FORMAT, "samples": [asdict(sample) for sample in found.samples], "failure": found.failure}
+        with suppress(OSError):  # then it is read again the next time
+            known.write_text(json.dumps(tree))
+    return found
+
+
+def _remembered(shard: Shard, file: Path) -> Contents | None:
+    try:
+        tree = json.loads(file.read_text())
+        if tree["format"] != _FORMAT:
+            return None
+        return Contents(shard, [_sample(each) for each in tree["samples"]], tree["failure"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
+        return None
+
+
+def _sample(tree: dict[str, Any]) -> Sample:
+    about = tree.pop("about")
+    return Sample(**tree, about=about if isinstance(about, str) else MediaInfo(**about))
+
+
+def _read(shard: Shard, file: Path, suffixes: set[str]) -> Contents:
+    clips: dict[str, dict[str, tarfile.TarInfo]] = {}
+    failure, end, size = "", 0, file.stat().st_size
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in tar:
+                end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                if member.offset_data + member.size > size:
+                    break
+                key, _, kind = member.name.rpartition("/")[2].partition(".")
+                if member.isreg() and kind:
+                    clips.setdefault(f"{member.name.rpartition('/')[0]}/{key}".lstrip("/"), {})[kind.lower()] = member
+        if end + _BLOCK > size:  # a block of zeros follows the last member
+            failure = "it is cut short"
+    except tarfile.TarError as error:
+        failure = "it is cut short" if end else f"it is not an uncompressed tar file ({error})"
+    if failure:
+        failure += f": the {len(clips)} clips before that are played; copy it again" if clips else ": copy it again"
+    with open(file, "rb") as stream:
+        found = (_clip(parts, file, stream, suffixes) for parts in clips.values())
+        return Contents(shard, [sample for sample in found if sample is not None], failure)
+
+
+def _clip(parts: dict[str, tarfile.TarInfo], file: Path, stream: Any, suffixes: set[str]) -> Sample | None:
+    video = next((member for kind, member in parts.items() if f".{kind.rpartition('.')[2]}" in suffixes), None)
+    if video is None:
+        return None
+    label, about = None, read_media_info(part_of(file, video.offset_data, video.size))
+    for kind in _LABELS:
+        if label is None and kind in parts:
+            stream.seek(parts[kind].offset_data)
+            try:
+                label = _label(kind, stream.read(parts[kind].size))
+            except ValueError as error:
+                about = f"its .{kind} is no label: {error}"
+    return Sample(video.name, video.offset_data, video.size, label, about)
+
+
+def _label(kind: str, content: bytes) -> str | None:
+    """Raises ValueError."""
+    text = content.decode().strip()
+    if kind == "cls":
+        return text
+    tree = json.loads(text)
+    label = tree.get("label") if isinstance(tree, dict) else tree
+    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
+        raise ValueError(f'"label" is {label!r}, but must be the number or the name of a class')
+    return None if label is None else str(label)
