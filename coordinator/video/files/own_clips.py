@@ -104,10 +104,16 @@ def _stated(dataset: OwnDataset, reference: str, labelled: bool) -> list[Found]:
     lengths, labels = dataset.stated("frames"), dataset.stated("labels") if labelled else None
     if lengths is None or (labelled and labels is None):
         return []
-    pairs = enumerate(zip(lengths, labels or [None] * len(lengths), strict=True))
-    return [
-        (Item(reference, number), label, MediaInfo(int(frames), 0.0, 0, 0, 0.0)) for number, (frames, label) in pairs
-    ]
+    items = [Item(reference, number) for number in range(len(lengths))]
+    infos = [MediaInfo(_length(frames, item), 0.0, 0, 0, 0.0) for frames, item in zip(lengths, items, strict=True)]
+    return list(zip(items, labels or [None] * len(items), infos, strict=True))
+
+
+def _length(frames: Any, item: Item) -> int:
+    with suppress(TypeError, ValueError):
+        if int(frames) == frames and frames > 0:
+            return int(frames)
+    raise DataError(f"{item}: its entry in `frames` is {frames!r}, but must be its number of frames")
 
 
 def _read(dataset: OwnDataset, reference: str, data: Data) -> Iterator[Found]:

@@ -97,11 +97,14 @@ class OwnDataset:
         return [str(name) for name in names] if isinstance(names, Sequence) and not isinstance(names, str) else None
 
     def stated(self, name: str) -> list[Any] | None:
-        """A list that the dataset may have with a value for each item. Raises ConfigError if its length is wrong."""
+        """A list that the dataset may have with a value for each item; else None. Raises ConfigError if it is wrong."""
         values = self.optional(name)
-        if values is None or self.in_order:
+        if values is None or self.in_order or callable(values) or isinstance(values, str):  # a method of that name
             return None
-        values = list(values)
+        try:
+            values = list(values)
+        except Exception as error:
+            raise ConfigError(f"{self._reference}.{name} is no list: {self.told(error)}") from error
         if len(values) != len(self):
             raise ConfigError(f"{self._reference} has {len(self)} items, but {len(values)} {name}: give each item one")
         return values

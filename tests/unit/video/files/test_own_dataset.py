@@ -208,6 +208,7 @@ def test_a_bad_item_is_left_out_with_a_reason(tmp_path: Path, item: str, message
         (dataset("(GOOD, 1e9)"), r"its label is 1000000000.0, but must be the number or the name"),
         (dataset("GOOD"), "its label is None.*An item is a pair"),
         (dataset(""), "has no items"),
+        (dataset("(GOOD, 0)", "labels, frames = [0], [2.5]"), r"clips\[0\]: its entry in `frames` is 2.5"),
     ],
 )
 def test_a_label_that_is_no_class_is_an_error(tmp_path: Path, code: str, message: str) -> None:
@@ -237,7 +238,8 @@ def test_labels_may_be_names_or_tensors_and_items_mappings(tmp_path: Path) -> No
     assert (clips.classes, [clip.label for clip in clips.clips]) == (["cat", "dog"], [1, 1])
     clips = collect(data_of(write(tmp_path, dataset("(GOOD, 'b'), (GOOD, 'a')"))), "train")
     assert (clips.classes, [clip.label for clip in clips.clips]) == (["a", "b"], [1, 0])
-    clips = collect(data_of(write(tmp_path, dataset("GOOD, GOOD"))), "train", labelled=False)
+    methods = "def frames(self): pass\n    def labels(self): pass"
+    clips = collect(data_of(write(tmp_path, dataset("GOOD, GOOD", methods))), "train", labelled=False)
     assert len(clips.clips) == 2
 
 
