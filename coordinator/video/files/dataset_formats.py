@@ -248,8 +248,11 @@ def _segments(file: Path, videos: Path, data: Data, labelled: bool) -> Listing:
 
 def _shards(source: Path | str, data: Data, labelled: bool) -> Listing:
     if isinstance(source, Path) and source.suffix == ".txt":
-        lines = [line for _, line in _lines(source)]
-        names = [line if "://" in line else str((data.videos or source.parent) / line) for line in lines]
+        videos, lines = data.videos or source.parent, [line for _, line in _lines(source)]
+        for line in lines:
+            if "://" not in line:
+                _stay_inside(Entry(line, videos / line, ""), source, videos)
+        names = [line if "://" in line else str(videos / line) for line in lines]
     else:
         folder = isinstance(source, Path) and source.is_dir()
         names = sorted(map(str, Path(source).glob("*.tar"))) if folder else [str(source)]

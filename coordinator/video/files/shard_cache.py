@@ -17,6 +17,7 @@ from typing import Any
 
 from common.config.settings import Data
 from common.errors import DataError
+from common.processes.lifecycle import PATH_ERRORS
 from coordinator.video.decoding.media_info import reason
 
 Alive = Callable[[], None]
@@ -48,7 +49,8 @@ class Shard:
     @property
     def digest(self) -> str:
         """The name of its copy."""
-        return hashlib.sha256(f"{self.address}\n{self.size}\n{self.version}".encode()).hexdigest()[:32]
+        text = f"{self.address}\n{self.size}\n{self.version}"
+        return hashlib.sha256(text.encode(errors=PATH_ERRORS)).hexdigest()[:32]
 
 
 def find_shard(address: str, data: Data) -> Shard:

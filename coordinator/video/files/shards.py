@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from common.config.settings import Data
+from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
 from coordinator.video.files.shard_cache import Shard, find_shard, folder_of, opened_shard
 
 _BLOCK = 512  # bytes
+_MOST_SHARDS = 100_000
+_LONGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _AT_ONCE = 4  # shards
 _FORMAT = 1  # of the file that is kept beside a copy
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -63,11 +66,13 @@ class Contents:
 
 
 def expand(address: str) -> list[str]:
-    """The shards that an address with ranges such as {000..009} stands for."""
+    """The shards that an address with ranges such as {000..009} stands for. Raises DataError."""
     found = _RANGE.search(address)
     if found is None:
         return [address]
     first, last = found.groups()
+    if not int(first) <= int(last) < int(first) + _MOST_SHARDS:
+        raise DataError(f"{address}: a range must go from a number to a larger one, over {_MOST_SHARDS} at most")
     numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return [each for n in numbers for each in expand(address[: found.start()] + n + address[found.end() :])]
 
@@ -139,7 +144,7 @@ def _clip(parts: dict[str, tarfile.TarInfo], file: Path, stream: Any, suffixes: 
         if label is None and kind in parts:
             stream.seek(parts[kind].offset_data)
             try:
-                label = _label(kind, stream.read(parts[kind].size))
+                label = _label(kind, stream.read(min(parts[kind].size, _LONGEST_LABEL)))
             except ValueError as error:
                 about = f"its .{kind} is no label: {error}"
     return Sample(video.name, video.offset_data, video.size, label, about)

@@ -211,6 +211,25 @@ def test_what_is_no_shard_at_an_address_is_refused() -> None:
         collect(data_of("s3://bucket/videos"), "train")
 
 
+def test_a_list_of_shards_names_those_below_its_folder_only(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("../shards/000.tar\n")
+    with pytest.raises(DataError, match=r"lists ../shards/000.tar, which is outside of"):
+        collect(data_of(tmp_path / "list.txt"), "train")
+    for wrong in ("{3..1}.tar", "{0..999999999}.tar"):
+        with pytest.raises(DataError, match="a range must go from a number to a larger one"):
+            collect(data_of(tmp_path / wrong), "train")
+    with pytest.raises(DataError, match=r"the shard .*gone.tar cannot be read: FileNotFoundError"):
+        collect(data_of(tmp_path / "gone.tar"), "train")
+
+
+def test_a_shard_that_changes_during_the_run_is_named(root: Path, tmp_path: Path) -> None:
+    shard = cut(root / "shards/000.tar", tmp_path / "a.tar", 1 << 30)
+    (clip, *_) = collect(data_of(shard), "train").clips
+    cut(shard, shard, 9000)
+    with pytest.raises(DataError, match=r"a.tar has changed since the run began"):
+        frames(clip, data_of(shard))
+
+
 def test_a_copy_can_be_read_after_it_was_removed(root: Path, tmp_path: Path) -> None:
     with served(root / "shards") as (address, _):
         data = data_of(f"{address}/000.tar", shard_cache=tmp_path)
