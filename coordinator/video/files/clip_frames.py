@@ -68,5 +68,5 @@ def _decode_item(item: Item, fps: float | None, options: dict[str, Any]) -> Fram
         raise DataError(str(error)) from error
     except NotFrames as error:
         raise DataError(f"{item}: {error}") from error
-    except Exception as error:  # of the user's code
+    except (Exception, SystemExit) as error:  # of the user's code
         raise DataError(f"{item}: {opened(item.dataset).told(error)}") from error

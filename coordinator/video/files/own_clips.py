@@ -143,5 +143,5 @@ def _about(item: Any, dataset: OwnDataset, data: Data) -> Path | MediaInfo | str
         return NO_TIMES if data.fps else read_array_info(content)
     except NotFrames as error:
         return str(error)
-    except Exception as error:  # of the user's code
+    except (Exception, SystemExit) as error:  # of the user's code
         return dataset.told(error)

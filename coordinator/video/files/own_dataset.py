@@ -82,7 +82,7 @@ class OwnDataset:
                 return self._reached(number) if self.in_order else self._dataset[number]
             except SidewaysError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise DataError(f"{self._reference}[{number}]: {self.told(error)}") from error
 
     def optional(self, name: str) -> Any:

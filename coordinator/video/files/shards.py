@@ -16,6 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
@@ -79,8 +82,11 @@ def expand(address: str) -> list[str]:
 
 def read_shards(addresses: list[str], data: Data, suffixes: set[str]) -> Iterator[Contents]:
     """List the clips of shards, in the shards' order; `suffixes` are those of videos. Raises DataError."""
+    console = Console(stderr=True)
+    shown = console.is_terminal and any("://" in address for address in addresses)  # they may have to be downloaded
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(partial(_contents, data=data, suffixes=suffixes), addresses)
+        found = pool.map(partial(_contents, data=data, suffixes=suffixes), addresses)
+        yield from track(found, "shards", len(addresses), console=console, transient=True, disable=not shown)
 
 
 def _contents(address: str, data: Data, suffixes: set[str]) -> Contents:

@@ -28,6 +28,7 @@ LENGTHS = (9, 14, 5, 11, 7)
 MINE = """
 import numpy as np
 from pathlib import Path
+from torch.utils.data import IterableDataset
 
 HERE = Path(__file__).parent
 LENGTHS = {lengths}
@@ -46,8 +47,8 @@ class Map:
     def __getitem__(self, number):
         return self.form(number), number % 3
 
-class Stream(Map):
-    __getitem__ = None
+class Stream(IterableDataset):  # with a length, and a __getitem__ that it inherits and does not implement
+    __init__, __len__ = Map.__init__, Map.__len__
 
     def __iter__(self):
         for number in range(len(LENGTHS)):
@@ -184,6 +185,7 @@ clips = Clips
         ("(iter([]), 0)", "it has no frames"),
         ("(ends(), 0)", r"OSError: disk gone \(mine.py, line 12\)"),
         ("broken", r"KeyError: 'no such row' \(mine.py, line 9\)"),
+        ("lambda: exit(3)", "SystemExit: 3"),
         ("(b'nothing', 0)", "Invalid data"),
         ("(7, 0)", "it is a int: a clip is a path"),
         ("('missing.mp4', 0)", "No such file"),
