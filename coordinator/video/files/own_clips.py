@@ -32,7 +32,8 @@ def own_listing(reference: str, part: str, data: Data, labelled: bool) -> Listin
             f"data.balance needs a dataset with __len__ and __getitem__, but {reference} is an iterable, played in its "
             f"own order: leave data.balance out"
         )
-    found = _stated(dataset, reference, labelled) or list(_read(dataset, reference, data))
+    stated = [] if data.fps else _stated(dataset, reference, labelled)  # a rate needs seconds, not frames
+    found = stated or list(_read(dataset, reference, data))
     if not found:
         raise DataError(f"{reference} has no items: a dataset needs one for every clip")
     good = [(item, label, about) for item, label, about in found if not isinstance(about, str)]

@@ -16,7 +16,7 @@ from coordinator.tools.check_data import check
 from coordinator.video.cache.key import key_of
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.files.clip_frames import decode_clip
-from coordinator.video.files.clips import Clip, Clips, collect
+from coordinator.video.files.clips import Clip, collect
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Batch
 from tests.support.settings import config_of
@@ -64,6 +64,8 @@ def lists(): return Map(lambda number: list(RAW[number]))
 def generators(): return Map(lambda number: iter(RAW[number]))
 def streamed(): return Stream(RAW.__getitem__)
 ready = Map(RAW.__getitem__)
+stated = contents()
+stated.labels, stated.frames = [n % 3 for n in range(len(LENGTHS))], LENGTHS
 """
 FORMS = ["paths", "texts", "contents", "hugging_face", "arrays", "channels_first", "lists", "generators", "ready"]
 
@@ -296,5 +298,6 @@ def made(folder: Path) -> Iterator[tuple[str, int]]:
 def test_arrays_have_no_timestamps(mine: Path) -> None:
     with pytest.raises(DataError, match=r"use data.stride instead of data.fps"):
         collect(data_of(own(mine, "arrays"), fps=12.5), "train")
-    clips: Clips = collect(data_of(own(mine, "contents"), fps=12.5), "train")
-    assert [clip.frames for clip in clips.clips] == [round(frames / 2) for frames in LENGTHS]
+    for form in ("contents", "stated"):
+        clips = collect(data_of(own(mine, form), fps=12.5), "train").clips
+        assert [clip.frames for clip in clips] == [round(frames / 2) for frames in LENGTHS]
