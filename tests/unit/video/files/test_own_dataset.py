@@ -301,3 +301,12 @@ def test_arrays_have_no_timestamps(mine: Path) -> None:
     for form in ("contents", "stated"):
         clips = collect(data_of(own(mine, form), fps=12.5), "train").clips
         assert [clip.frames for clip in clips] == [round(frames / 2) for frames in LENGTHS]
+
+
+def test_grey_frames_of_16_bits_keep_them(tmp_path: Path) -> None:
+    source = write(tmp_path, dataset("((np.arange(2 * 16 * 16) * 100).astype(np.uint16).reshape(2, 16, 16), 0)"))
+    data = data_of(source, resize=16, channels=1, bits=16)
+    (clip,) = collect(data, "train").clips
+    found = frames(clip, data)
+    assert found.dtype == np.uint16
+    assert np.array_equal(found.ravel(), np.arange(512) * 100)
