@@ -147,7 +147,7 @@ def guess(source: Path | str, videos: Path | None = None) -> str:
     line = next((line for _, line in _lines(source)), "")
     if line.endswith(".tar"):
         return "shards"
-    if looks_like_segments(line, videos or source.parent):
+    if looks_like_segments(line, videos or source.parent, SUFFIXES):
         return "segments"
     words = line.rsplit(None, 2)
     is_frames = len(words) > 1 and words[1].isdecimal() and os.path.isdir((videos or source.parent) / words[0])

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -31,12 +31,14 @@ class Line(NamedTuple):
     label: str
 
 
-def looks_like_segments(line: str, videos: Path) -> bool:
-    """Whether a list's first line names a segment of a file that exists."""
+def looks_like_segments(line: str, videos: Path, suffixes: Collection[str]) -> bool:
+    """Whether a list's first line names a segment: of a file that exists, or with a label and a video's suffix."""
     for count in (3, 2):  # with and without a label
         words = line.rsplit(None, count)
-        if len(words) == count + 1 and all(map(_TIME.fullmatch, words[1:3])) and os.path.isfile(videos / words[0]):
-            return True
+        if len(words) == count + 1 and all(map(_TIME.fullmatch, words[1:3])):
+            named = count == 3 and Path(words[0]).suffix.lower() in suffixes
+            if named or os.path.isfile(videos / words[0]):
+                return True
     return False
 
 

@@ -86,7 +86,8 @@ def test_segments_are_played_and_resumed_as_clips_are(films: Path) -> None:
 
 
 def test_the_format_is_detected_and_labels_are_optional(films: Path) -> None:
-    for text, kind in (("film.mp4 1 2 a", "segments"), ("film.mp4 1 2", "segments"), ("film.mp4 1", "list")):
+    lines = {"film.mp4 1 2 a": "segments", "film.mp4 1 2": "segments", "gone.mp4 1 2 a": "segments"}
+    for text, kind in {**lines, "gone.mp4 1 2": "list", "film.mp4 1": "list"}.items():
         (films / "list.txt").write_text(text)
         assert guess(films / "list.txt") == kind
     (films / "with space.mp4").symlink_to(films / "film.mp4")
