@@ -191,6 +191,7 @@ SYSTEM = {
         Panel("Restarts and recovery time", "Of the last recovery, in seconds", "short", {
             "{{run}} restarts": gauge("sideways_restarts_total"),
             "{{run}} seconds to recover": gauge("sideways_recovery_seconds"),
+            "{{run}} ticks lost by healing": gauge("sideways_lost_ticks"),
         }),
     ],
 }  # fmt: skip
