@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
-Task = Literal["classify", "autoencode", "predict"]
+TaskName = Literal["classify", "multilabel", "regress", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
 TrackerName = Literal["wandb", "mlflow"]
 EdgeTicks = Annotated[int, Field(ge=1, le=256)]
@@ -54,6 +54,10 @@ class Data(Section):
         None, description="folder that listed paths are relative to and must lie in; default: the list's folder"
     )
     fold: int = Field(1, ge=1, le=99, description="number of the official split of ucf101 or hmdb51")
+    train_labels: Path | None = Field(
+        None, description="labels of the training clips: a CSV file (docs/data.md); default: those of the data set"
+    )
+    val_labels: Path | None = Field(None, description="labels of the validation clips, likewise")
     frame_files: str = Field("*", description="glob pattern of the file names in folders of frames, such as img_*")
     quarantine: Path | None = Field(None, description="list of files to leave out, from `sideways check --quarantine`")
     sources: list[str] = Field([], description="live sources instead of train, such as rtsp://…, /dev/video0, http://…")
@@ -227,7 +231,7 @@ class Rule(Section):
         0.0,
         ge=0,
         le=100,
-        description="task classify: initial weight of a classifier's loss on each stage's output; 0: off",
+        description="tasks with labels: initial weight of the loss of a linear layer on each stage's output; 0: off",
     )
     auxiliary_until: float = Field(
         0.5, gt=0, le=1, description="fraction of the ticks after which that weight has fallen to 0, linearly"
@@ -392,7 +396,11 @@ _SHALLOW = 4  # stages up to which gradients are so little delayed that skips ar
 class Config(Section):
     """A run: `stages` stages train `model` on `data` for `task`, for `ticks` ticks or `epochs` epochs."""
 
-    task: Task = Field("classify", description="what to learn: the clip's class, the frame itself, or a future frame")
+    task: TaskName = Field(
+        "classify",
+        description="what to learn: classify: the class of a clip; multilabel: its classes, any number of them; "
+        "regress: its numbers; autoencode: the frame itself; predict: a future frame",
+    )
     ahead: int = Field(1, ge=1, le=64, description="task predict: how many frames ahead to predict")
     algorithm: Algorithm = Field("sideways", description="the Sideways rule, or exact gradients to compare it with")
     micro_batches: int | None = Field(None, ge=1, description="gpipe, 1f1b: number of micro-batches; default: stages")
@@ -429,14 +437,14 @@ class Config(Section):
     skips: list[tuple[int, int]] | Literal["auto"] = Field(
         [],
         description="pairs [from, to] of stages: `to`, at least two further up, also takes the output of `from` "
-        "(Skip-Sideways); auto: in classifiers of more than 4 stages, from each stage to the top one",
+        "(Skip-Sideways); auto: with labels and more than 4 stages, from each stage to the top one",
     )
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="instead of ticks: passes over the training clips")
     evaluate_every: int = Field(0, ge=0, description="ticks between evaluations; 0: only at the end")
     answer: Answer = Field(
         "mean",
-        description="task classify, a clip's answer: mean: that of its frames' softmax; last: its last frame's; "
+        description="tasks with labels, a clip's answer: mean: that of its frames' answers; last: its last frame's; "
         "a number n: the mean without the first n frames",
     )
     class_weights: list[Annotated[float, Field(ge=0)]] | Literal["balanced"] | None = Field(
@@ -488,6 +496,11 @@ class Config(Section):
         return self.model_copy(update={"optimiser": self.optimiser.model_copy(update={"lr": rate})})
 
     @property
+    def has_labels(self) -> bool:
+        """Whether targets are labels, which ride with the rows, and not frames."""
+        return self.task not in ("autoencode", "predict")
+
+    @property
     def exact(self) -> bool:
         """Whether gradients are backpropagation's: no mismatch between a stage's input and its gradient."""
         return self.algorithm != "sideways"
@@ -516,7 +529,7 @@ class Config(Section):
         """The skips between stages, [(from, to), …]."""
         if self.skips != "auto":
             return self.skips
-        plain = self.stages <= _SHALLOW or self.task != "classify" or self.exact or self.probe.every > 0
+        plain = self.stages <= _SHALLOW or not self.has_labels or self.exact or self.probe.every > 0
         return [] if plain else [(stage, self.stages - 1) for stage in range(self.stages - 2)]
 
     def idle(self, planned: int) -> list[str]:
@@ -534,7 +547,7 @@ class Config(Section):
                     self.class_weights and self.task != "classify",
                 ),
                 ('data.balance has no effect unless task = "classify"', self.data.balance and self.task != "classify"),
-                ('answer has no effect unless task = "classify"', self.answer != "mean" and self.task != "classify"),
+                ("answer has no effect on tasks without labels", self.answer != "mean" and not self.has_labels),
                 (
                     'label_smoothing has no effect unless task = "classify"',
                     self.label_smoothing and self.task != "classify",
@@ -573,8 +586,10 @@ class Config(Section):
             raise ValueError(
                 f"split = {self.split} must have one number of at least 1 for each of the {self.stages} stages"
             )
-        if self.data.sources and self.task == "classify":
+        if self.data.sources and self.has_labels:
             raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
+        if self.data.balance and self.task in ("multilabel", "regress"):
+            raise ValueError(f'data.balance needs one class for each clip, but task = "{self.task}": leave it out')
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
         if self.recovery.heals and self.exact:
@@ -601,9 +616,9 @@ class Config(Section):
         self._check_edge_ticks()
         if self.rule.auxiliary and self.probe.every:
             raise ValueError("probe.every compares with backpropagation, which has no auxiliary losses: set it to 0")
-        if self.rule.auxiliary and (self.task != "classify" or (self.exact and self.stages > 1)):
+        if self.rule.auxiliary and (not self.has_labels or (self.exact and self.stages > 1)):
             raise ValueError(
-                'rule.auxiliary is for task = "classify" and algorithm = "sideways": leave it out, or set it to 0'
+                'rule.auxiliary is for tasks with labels and algorithm = "sideways": leave it out, or set it to 0'
             )
         if self.report.every > self.network.deadline:
             raise ValueError(

@@ -9,6 +9,7 @@ from common.models import named_blocks
 from common.models.temporal import memories
 from common.models.user_code import no_exit
 from common.rule.stage import forbid_in_place_on_input
+from common.rule.tasks import task_of
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -28,17 +29,8 @@ def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
     x = torch.zeros(config.frame_shape)
     for number, (name, block) in enumerate(named_blocks(model)):
         x = _try(name, block, x, is_first=number == 0)
-    shape = list(x.shape)
-    if config.task != "classify" and shape != list(config.frame_shape):
-        raise ConfigError(
-            f'task = "{config.task}" compares the model\'s output with a frame, but the output is {shape} and the '
-            f"frame {list(config.frame_shape)}: change the model or data.size"
-        )
-    if config.task == "classify" and (len(shape) != 2 or shape[1] < classes):
-        raise ConfigError(
-            f'task = "classify" needs logits [{config.data.slots}, {classes} classes], but the model\'s output is '
-            f"{shape}: change the model or its model_args"
-        )
+    if misfit := task_of(config, classes).misfit(x.shape, config.frame_shape):
+        raise ConfigError(misfit)
 
 
 def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:

@@ -1,8 +1,9 @@
-"""Per-clip sums of an evaluation: of the softmax, or of the mean squared error against a target."""
+"""Per-clip sums of an evaluation: of what the outputs say, or of the mean squared error against a target."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config.settings import Answer
+from common.rule.label_form import ONE_CLASS, LabelForm, Labels
 from common.rule.packet import NO_CLIP
 
 _PICTURES = 8  # rows
@@ -18,12 +20,13 @@ _PICTURES = 8  # rows
 
 @dataclass(frozen=True)
 class Scores:
-    """Result of an evaluation: for each of n clips the sum over its frames of the softmax or mean squared error.
+    """Result of an evaluation: for each of n clips the sum over its frames of their answers or mean squared error.
 
     Attributes:
-        clips, labels: int64 [n].
+        clips: int64 [n].
+        labels: int64 [n], or float32 [n, width].
         frames: number of frames of each clip that count, int64 [n].
-        sums: float64 [n, classes], or [n, 1] for the mean squared error.
+        sums: float64 [n, classes or numbers], or [n, 1] for the mean squared error.
         pictures: targets and outputs of a few rows, normalised, float [2, rows, channels, height, width]; None for
             tasks with labels.
     """
@@ -33,6 +36,11 @@ class Scores:
     frames: Tensor
     sums: Tensor
     pictures: Tensor | None = None
+
+    @property
+    def means(self) -> Tensor:
+        """The clips' answers: the sums over the number of frames, float64."""
+        return self.sums / self.frames[:, None]
 
 
 def merged(parts: Sequence[Scores]) -> Scores:
@@ -58,23 +66,28 @@ def frames_replaced(answer: Answer) -> float:
 class ClipSums:
     """Accumulates sums per clip id."""
 
-    def __init__(self, answer: Answer = "mean") -> None:
-        """`answer`: what a classifier's answer for a clip is (settings.py). Too short a clip gives its last frame's."""
+    def __init__(self, answer: Answer = "mean", form: LabelForm = ONE_CLASS) -> None:
+        """`answer`: what the answer for a clip is (settings.py). Too short a clip gives its last frame's.
+
+        `form`: of the labels.
+        """
+        self._form = form
         self._replaced = frames_replaced(answer)
         self._seen: dict[int, int] = {}
         self._sums: dict[int, Tensor] = {}
         self._frames: dict[int, int] = {}
-        self._labels: dict[int, int] = {}
+        self._labels: dict[int, Any] = {}
         self._pictures: Tensor | None = None
 
-    def add_logits(self, clips: NDArray[np.int64], labels: NDArray[np.int64], logits: Tensor) -> None:
-        """Add a frame batch of a classifier.
+    def add(self, clips: NDArray[np.int64], labels: Labels, answers: Tensor) -> None:
+        """Add a frame batch with labels. Rows that have no label, or the clip `NO_CLIP`, are skipped.
 
         Args:
-            clips, labels: int64 [rows]; rows with clip `NO_CLIP` are skipped.
-            logits: [rows, classes].
+            clips: int64 [rows].
+            labels: of the given form.
+            answers: what the outputs say, float64 [rows, classes or numbers].
         """
-        self._add(clips, labels, F.softmax(logits.double(), dim=1).cpu(), clips != NO_CLIP, self._replaced)
+        self._add(clips, labels, answers.cpu(), (clips != NO_CLIP) & self._form.known(labels), self._replaced)
 
     def add_outputs(
         self,
@@ -101,16 +114,22 @@ class ClipSums:
         clips = sorted(self._sums)
         return Scores(
             clips=torch.tensor(clips, dtype=torch.int64),
-            labels=torch.tensor([self._labels[clip] for clip in clips], dtype=torch.int64),
+            labels=torch.from_numpy(self._labels_of(clips)),
             frames=torch.tensor([self._frames[clip] for clip in clips], dtype=torch.int64),
             sums=torch.stack([self._sums[clip] for clip in clips]) if clips else torch.zeros(0, 1),
             pictures=self._pictures,
         )
 
+    def _labels_of(self, clips: list[int]) -> Labels:
+        labels = self._form.empty(len(clips))
+        for row, clip in enumerate(clips):
+            labels[row] = self._labels[clip]
+        return labels
+
     def _add(
         self,
         clips: NDArray[np.int64],
-        labels: NDArray[np.int64],
+        labels: Labels,
         values: Tensor,
         valid: NDArray[np.bool_],
         replaced: float,
@@ -121,4 +140,4 @@ class ClipSums:
             adds = self._seen[clip] > replaced
             self._sums[clip] = self._sums[clip] + values[row] if adds else values[row].clone()
             self._frames[clip] = self._frames[clip] + 1 if adds else 1
-            self._labels[clip] = int(labels[row])
+            self._labels[clip] = labels[row].copy()

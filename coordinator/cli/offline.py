@@ -203,7 +203,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on clips: top-1, top-5, mean class accuracy and confusions, or the squared error."""
+    """Evaluate a model on clips: the figures of its task, such as top-1, top-5, and confusions."""
     from coordinator.monitor.evaluation_scores import evaluation_of
     from coordinator.tools import evaluate as assess
     from coordinator.tools.trained_model import open_model
@@ -217,7 +217,7 @@ def evaluate(
     evaluation = evaluation_of(scores, trained.task)
     if evaluation.clips == 0:
         raise DataError(f"no clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
-    assess.show(evaluation, settings, trained.answer, _console())
+    assess.show(evaluation, settings, trained, _console())
     if evaluation.confusion is not None:
         for path in assess.write_confusion(evaluation, trained.classes, out or _folder(run)):
             print(path)
@@ -229,12 +229,12 @@ def _folder(run: Path) -> Path:
 
 
 def _classes(config: Config) -> int:
-    if config.task != "classify":
+    if not config.has_labels:
         return 1
     from coordinator.video.files.clips import collect
 
     try:
-        return len(collect(config.data, "train").classes)
+        return len(collect(config.data, "train", task=config.task).classes)
     except DataError as error:
         raise ConfigError(f"the number of classes is unknown: {error}. Without videos, pass --classes") from error
 

@@ -20,6 +20,7 @@ import time
 from common.errors import DataError, SidewaysError
 from common.messages.stage_report import Progress
 from common.rule.pixels import Normaliser
+from common.rule.tasks import task_of
 from common.run_registry.records import Answer
 from common.telemetry.spans import Kind, clock
 from coordinator.launch.attempt import restarts
@@ -35,7 +36,6 @@ from coordinator.video.targets import Step
 
 _GRACE_MS = 100
 _LAST_PROBE, _LAST_TRACE = 30.0, 10.0  # seconds
-_FIGURES = ("top1", "top5", "mean_class", "mse", "clips", "frames")
 
 
 class Training:
@@ -43,6 +43,7 @@ class Training:
 
     def __init__(self, run: Prepared) -> None:
         self._run, self._state, self._lost_at = run, run.state, run.lost_at
+        self._task = task_of(run.state.config, len(run.datasets.train.classes))
         self._checkpointing = Checkpointing(run)
         self._steerable = SteerableRun(run, self._checkpointing)
         self._evaluation = EvaluationPhase(run.state, run.pipeline)
@@ -171,10 +172,10 @@ class Training:
         scores = self._evaluation.run(run.datasets.open_evaluation(), run.presence.terminal.evaluating)
         if scores is None:
             return
-        found = evaluation_of(scores, state.config.task)
+        found = evaluation_of(scores, self._task)
         state.evaluation, state.evaluated_tick = found, state.tick
-        figures = {f"val_{name}": getattr(found, name) for name in _FIGURES}
-        figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+        figures = {**found.figures, "clips": found.clips, "frames": found.frames}
+        figures = {f"val_{name}": value for name, value in figures.items() if math.isfinite(value)}
         data, pictures = state.config.data, None
         if scores.pictures is not None:
             targets, outputs = Normaliser(*data.normalisation).to_pixels(scores.pictures)

@@ -20,6 +20,7 @@ from common.config.settings import Answer, Data
 from common.errors import ConfigError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
 from common.rule.clip_sums import ClipSums, Scores
+from common.rule.label_form import Labels
 from common.rule.packet import NO_CLIP
 from coordinator.monitor.confusion_plot import confusion_figure
 from coordinator.monitor.evaluation_scores import Evaluation
@@ -57,7 +58,7 @@ def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str)
 
 def find_clips(trained: TrainedModel, data: Data) -> Clips:
     """Find the clips. Raises DataError if none can be played, or if they have classes unknown to the model."""
-    return collect(data, "val", trained.task == "classify", trained.classes)
+    return collect(data, "val", trained.has_labels, trained.classes, task=trained.task.name)
 
 
 def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, PlaybackErrors]:
@@ -72,14 +73,14 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
     """
     refuse_whole_clips(trained)
     scorer = _Scorer(trained)
-    with closing(Slots(clips.clips, data, 0, train=False)) as source, _bar() as bar:
+    with closing(Slots(clips.clips, data, 0, train=False, form=clips.form)) as source, _bar() as bar:
         task = bar.add_task("evaluating", total=clips.frames)
         scorer.run(_batches(source, data), lambda frames: bar.advance(task, frames))
         return scorer.sums.scores(), source.errors
 
 
 def _batches(source: Slots, data: Data) -> Iterator[Batch]:
-    batch = Batch((data.slots, data.channels, *data.shape), data.pixel_type)
+    batch = Batch((data.slots, data.channels, *data.shape), data.pixel_type, source.form)
     while source.fill(batch.frames, batch.clips, batch.labels):
         yield batch
 
@@ -93,14 +94,14 @@ class _Frame(NamedTuple):
 
     x: Tensor
     clips: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: Labels
 
 
 class _Scorer:
     """Runs frames through a model and sums its scores against the labels, or its errors against the frame `ahead`."""
 
     def __init__(self, trained: TrainedModel) -> None:
-        self._trained, self.sums = trained, ClipSums(trained.answer)
+        self._trained, self.sums = trained, ClipSums(trained.answer, trained.task.form)
         self._waiting: deque[_Frame] = deque()  # for the model's output
         self._earlier: deque[tuple[Tensor, _Frame]] = deque(maxlen=trained.ahead + 1)
 
@@ -118,8 +119,8 @@ class _Scorer:
             yield batch.clips, x
 
     def _add(self, y: Tensor, frame: _Frame) -> None:
-        if self._trained.task == "classify":
-            self.sums.add_logits(frame.clips, frame.labels, y)
+        if self._trained.has_labels:
+            self.sums.add(frame.clips, frame.labels, self._trained.task.answers(y))
             return
         self._earlier.append((y, frame))
         if len(self._earlier) > self._trained.ahead:
@@ -129,8 +130,7 @@ class _Scorer:
 
 def figures(evaluation: Evaluation) -> dict[str, float | int | None]:
     """The metrics by name, for --json."""
-    names = ("top1", "top5", "mean_class") if evaluation.mse is None else ("mse",)
-    return {name: getattr(evaluation, name) for name in (*names, "clips")}
+    return {**evaluation.figures, "clips": evaluation.clips}
 
 
 def _frames_that_count(answer: Answer) -> str:
@@ -139,20 +139,22 @@ def _frames_that_count(answer: Answer) -> str:
     return "of a clip's last frame" if answer == "last" else f"averaged over a clip's frames without the first {answer}"
 
 
-def show(evaluation: Evaluation, data: Data, answer: Answer, console: Console) -> None:
+def show(evaluation: Evaluation, data: Data, trained: TrainedModel, console: Console) -> None:
     """Print each metric with its value and its evaluation protocol."""
     views = f"one centre crop of {' × '.join(map(str, data.shape))} pixels, all frames at stride {data.stride}"
-    softmax = f"{views}, softmax {_frames_that_count(answer)}, {evaluation.clips} clips"
-    protocol = {
-        "top1": softmax,
-        "top5": softmax,
-        "mean_class": f"{softmax}, accuracy of each class averaged over the classes that have clips",
-        "mse": f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips",
+    said = {"classify": "softmax", "multilabel": "sigmoid"}.get(trained.task.name, "outputs")
+    usual = f"{views}, {said} {_frames_that_count(trained.answer)}, {evaluation.clips} clips"
+    if not trained.has_labels:
+        usual = f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips"
+    more = {
+        "mean_class": "accuracy of each class averaged over the classes that have clips",
+        "map": "average precision of each class averaged over the classes that occur",
+        "accuracy": "share of right decisions on single classes at a score of 0.5",
+        "r2": "averaged over the numbers",
     }
     table = Table("metric", "value", "protocol", title="Evaluation", show_lines=True)
-    for name, value in figures(evaluation).items():
-        if name in protocol:
-            table.add_row(name, f"{value:.4f}", protocol[name])
+    for name, value in evaluation.figures.items():
+        table.add_row(name, f"{value:.4f}", f"{usual}, {more[name]}" if name in more else usual)
     console.print(table)
 
 

@@ -5,7 +5,7 @@ Frames are decoded and scored in chunks. Only the best class of each frame is ke
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -134,7 +134,7 @@ def _frames(video: Path, pattern: str) -> list[Path]:
 def clip_scores(
     trained: TrainedModel, video: Path, frame_files: str = "*", damage: Damage | None = None
 ) -> Iterator[Tensor]:
-    """The softmax scores of a video in chunks, float64 [n, classes], for the arguments of `predict_clips`.
+    """The scores, or numbers, of a video in chunks, float64 [n, classes], for the arguments of `predict_clips`.
 
     Raises:
         ConfigError, DataError: as `predict_clips`, also for a video without frames.
@@ -148,23 +148,18 @@ def clip_scores(
     chunks = read(video, data.stride, *size, fps=fps, frame_files=files, damage=damage, bits=data.bits)
     cropped = (torch.from_numpy(middle(frames, data.size)(frames)) for frames in chunks)
     some = False
-    for scores in softmax(trained.in_order(map(trained.normalised, cropped))):
+    for scores in map(trained.task.answers, trained.in_order(map(trained.normalised, cropped))):
         some = True
         yield scores
     if not some:
         raise DataError(f"{video}: it has no frames")
 
 
-def softmax(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The scores of a classifier's outputs [n, classes], float64."""
-    return (output.double().softmax(1) for output in outputs)
-
-
 def refuse_other_tasks(trained: TrainedModel) -> None:
-    """Raise ConfigError if the model does not classify."""
-    if trained.task != "classify":
+    """Raise ConfigError if the model's outputs are frames."""
+    if not trained.has_labels:
         raise ConfigError(
-            f"{trained.path} was trained with task = {trained.task!r}: it outputs frames, not classes. "
+            f"{trained.path} was trained with task = {trained.task.name!r}: it outputs frames, not classes. "
             f"`sideways eval` measures its error"
         )
 

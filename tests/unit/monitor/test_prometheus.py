@@ -28,7 +28,7 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
     metrics.fed = 10
     metrics.progress(progress_event(tick=105))  # ticks 100 … 105 took six batches of ten
     metrics.progress(progress_event(stage=1, tick=104))
-    metrics.evaluated(evaluation_event(9, {}, clips=3, frames=50, top1=0.75))
+    metrics.evaluated(evaluation_event(9, {}, clips=3, frames=50, score=0.75))
     metrics.probed({"stages": [{"stage": 0, "cosine": 0.5, "norm_ratio": None}]})
     metrics.training(True)
     metrics.restarted(105, 2, 4.5)

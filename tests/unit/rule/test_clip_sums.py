@@ -3,18 +3,23 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common.config.settings import Answer
 from common.rule.clip_sums import ClipSums
 from common.rule.packet import NO_CLIP
+from common.rule.tasks.classification import Classification
+from common.rule.tasks.frame_targets import FrameTargets
 from coordinator.monitor.evaluation_scores import evaluation_of
+
+CLASSIFY = Classification(7, F.cross_entropy)
 
 
 def test_softmax_is_averaged_over_a_clips_frames() -> None:
     sums, labels = ClipSums(), np.array([2, 0, -1])
     logits = torch.randn(4, 3, 7)
     for tick, clips in enumerate(([5, 9, -1], [5, 9, -1], [5, -1, -1], [5, -1, -1])):
-        sums.add_logits(np.array(clips), labels, logits[tick])
+        sums.add(np.array(clips), labels, CLASSIFY.answers(logits[tick]))
     scores = sums.scores()
     assert scores.clips.tolist() == [5, 9]
     assert scores.frames.tolist() == [4, 2]
@@ -40,9 +45,9 @@ def test_squared_error_is_averaged_over_pixels_then_frames_then_clips() -> None:
     sums.add_outputs(clips, labels, zeros, torch.tensor([[1.0] * 4, [3.0] * 4]), clips)
     clips = np.array([0, NO_CLIP])
     sums.add_outputs(clips, labels, zeros, torch.tensor([[2.0] * 4, [100.0] * 4]), clips)
-    evaluation = evaluation_of(sums.scores(), "autoencode")
-    assert evaluation.mse == pytest.approx(np.mean([(1 + 4) / 2, 9]))
-    assert evaluation.top1 is None
+    evaluation = evaluation_of(sums.scores(), FrameTargets("autoencode", F.mse_loss))
+    assert evaluation.figures == {"mse": pytest.approx(np.mean([(1 + 4) / 2, 9]))}
+    assert evaluation.score == -evaluation.figures["mse"]
 
 
 def test_rows_with_a_target_of_another_clip_are_left_out() -> None:
