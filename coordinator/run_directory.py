@@ -17,7 +17,7 @@ from common.errors import SidewaysError
 
 CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json", ".lock"
 
-_OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps"}  # settings of data
+_OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps", "labels_of"}  # of data
 
 
 class RunDirectory:

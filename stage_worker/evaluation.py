@@ -16,7 +16,7 @@ from stage_worker.edges.ports import EdgePorts
 def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], None] = lambda: None) -> ClipSums:
     """Run one evaluation phase, calling `on_tick` at every tick. Returns the sums, empty except in the top stage."""
     task = stage.objective.task
-    sums = ClipSums(stage.config.answer, task.form)
+    sums = ClipSums(stage.config.answer, task.form, stage.config.data.labels_of == "frames")
     stage.evaluating(True)
     try:
         _run(stage, ports, pace, on_tick, sums)

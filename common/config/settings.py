@@ -54,8 +54,13 @@ class Data(Section):
         None, description="folder that listed paths are relative to and must lie in; default: the list's folder"
     )
     fold: int = Field(1, ge=1, le=99, description="number of the official split of ucf101 or hmdb51")
+    labels_of: Literal["clips", "frames"] = Field(
+        "clips", description="frames: each frame has its own label, or none (docs/data.md)"
+    )
     train_labels: Path | None = Field(
-        None, description="labels of the training clips: a CSV file (docs/data.md); default: those of the data set"
+        None,
+        description="labels of the training clips: a CSV file, for frames also a folder of one for each clip "
+        "(docs/data.md); default: those of the data set, for frames CSV files beside the clips",
     )
     val_labels: Path | None = Field(None, description="labels of the validation clips, likewise")
     frame_files: str = Field("*", description="glob pattern of the file names in folders of frames, such as img_*")
@@ -588,8 +593,8 @@ class Config(Section):
             )
         if self.data.sources and self.has_labels:
             raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
-        if self.data.balance and self.task in ("multilabel", "regress"):
-            raise ValueError(f'data.balance needs one class for each clip, but task = "{self.task}": leave it out')
+        if self.data.balance and (self.task in ("multilabel", "regress") or self.data.labels_of == "frames"):
+            raise ValueError('data.balance needs one class for each clip, so task = "classify" and labels of clips')
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
         if self.recovery.heals and self.exact:

@@ -26,7 +26,9 @@ class Scores:
         clips: int64 [n].
         labels: int64 [n], or float32 [n, width].
         frames: number of frames of each clip that count, int64 [n].
-        sums: float64 [n, classes or numbers], or [n, 1] for the mean squared error.
+        sums: float64 [n, classes or numbers], or [n, 1] for the mean squared error; float32 of labelled frames.
+
+    With labels of frames, n are the labelled frames instead, and `clips` the clip of each.
         pictures: targets and outputs of a few rows, normalised, float [2, rows, channels, height, width]; None for
             tasks with labels.
     """
@@ -39,7 +41,7 @@ class Scores:
 
     @property
     def means(self) -> Tensor:
-        """The clips' answers: the sums over the number of frames, float64."""
+        """The answers for the clips, or frames: the sums over the number of frames."""
         return self.sums / self.frames[:, None]
 
 
@@ -48,12 +50,16 @@ def merged(parts: Sequence[Scores]) -> Scores:
     if len(parts) == 1:
         return parts[0]
     parts = [part for part in parts if len(part.clips)] or parts[:1]
-    clips = torch.cat([part.clips for part in parts])
-    order = clips.argsort()
-    labels, frames, sums = (
-        torch.cat([getattr(part, name) for part in parts])[order] for name in ("labels", "frames", "sums")
+    clips, labels, frames, sums = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("clips", "labels", "frames", "sums")
     )
-    return Scores(clips[order], labels, frames, sums, parts[0].pictures)
+    return _ordered(Scores(clips, labels, frames, sums, parts[0].pictures))
+
+
+def _ordered(scores: Scores) -> Scores:
+    """Ordered by clip id, and the frames of a clip in their order."""
+    order = scores.clips.argsort(stable=True)
+    return Scores(scores.clips[order], scores.labels[order], scores.frames[order], scores.sums[order], scores.pictures)
 
 
 def frames_replaced(answer: Answer) -> float:
@@ -66,12 +72,13 @@ def frames_replaced(answer: Answer) -> float:
 class ClipSums:
     """Accumulates sums per clip id."""
 
-    def __init__(self, answer: Answer = "mean", form: LabelForm = ONE_CLASS) -> None:
+    def __init__(self, answer: Answer = "mean", form: LabelForm = ONE_CLASS, of_frames: bool = False) -> None:
         """`answer`: what the answer for a clip is (settings.py). Too short a clip gives its last frame's.
 
-        `form`: of the labels.
+        `form`: of the labels; `of_frames`: they are of frames, which count one by one.
         """
-        self._form = form
+        self._form, self._of_frames = form, of_frames
+        self._items: list[tuple[NDArray[np.int64], Labels, Tensor]] = []  # frames' clips, labels and answers
         self._replaced = frames_replaced(answer)
         self._seen: dict[int, int] = {}
         self._sums: dict[int, Tensor] = {}
@@ -87,7 +94,12 @@ class ClipSums:
             labels: of the given form.
             answers: what the outputs say, float64 [rows, classes or numbers].
         """
-        self._add(clips, labels, answers.cpu(), (clips != NO_CLIP) & self._form.known(labels), self._replaced)
+        counts = (clips != NO_CLIP) & self._form.known(labels)
+        if not self._of_frames:
+            self._add(clips, labels, answers.cpu(), counts, self._replaced)
+        elif counts.any():
+            rows = np.flatnonzero(counts)
+            self._items.append((clips[rows], labels[rows], answers.float().cpu()[rows]))
 
     def add_outputs(
         self,
@@ -111,6 +123,15 @@ class ClipSums:
 
     def scores(self) -> Scores:
         """The sums so far, ordered by clip id."""
+        if self._items:
+            clips_of, labels, answers = zip(*self._items, strict=True)
+            frames = Scores(
+                torch.from_numpy(np.concatenate(clips_of)),
+                torch.from_numpy(np.concatenate(labels)),
+                torch.ones(sum(map(len, clips_of)), dtype=torch.int64),
+                torch.cat(answers),
+            )
+            return _ordered(frames)
         clips = sorted(self._sums)
         return Scores(
             clips=torch.tensor(clips, dtype=torch.int64),

@@ -198,6 +198,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
     data: Annotated[Path | None, typer.Argument(help="clips, as in data.val; default: the run's data.val")] = None,
     include: Annotated[str, typer.Option(help="pattern that a clip's path below the folder must match")] = "*",
+    labels: Annotated[Path | None, typer.Option(help="labels of the clips, as in data.val_labels")] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for confusion.csv and confusion.png; default: the run's")
     ] = None,
@@ -209,7 +210,7 @@ def evaluate(
     from coordinator.tools.trained_model import open_model
 
     trained = open_model(run)
-    settings = assess.data_for(trained, run, data, include)
+    settings = assess.data_for(trained, run, data, include, labels)
     clips = assess.find_clips(trained, settings)
     scores, errors = assess.score(trained, clips, settings)
     for text in [*clips.warnings(0), *errors.reasons[:5]]:

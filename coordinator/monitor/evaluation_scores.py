@@ -1,7 +1,8 @@
 """The scores of an evaluation, from sums over each clip's frames.
 
 Protocol: every frame of every validation clip once, no augmentation, frozen weights; what the outputs say (softmax,
-sigmoid, numbers) averaged over a clip's frames, and the task's figures over clips.
+sigmoid, numbers) averaged over a clip's frames, and the task's figures over clips. With labels of frames, the figures
+are over all labelled frames of all clips.
 For frame-sized targets: the squared error averaged over a frame's pixels, then over a clip's frames, then over clips.
 """
 
@@ -36,7 +37,7 @@ class Evaluation:
 
 def evaluation_of(scores: Scores, task: Task) -> Evaluation:
     """Compute the scores from the sums."""
-    clips, frames = len(scores.clips), int(scores.frames.sum())
+    clips, frames = len(scores.clips.unique()), int(scores.frames.sum())
     if clips == 0:
         return Evaluation(0, 0)
     found = task.figures(scores)

@@ -34,13 +34,14 @@ from coordinator.video.targets import Batch
 CONFUSION = "confusion"  # .png and .csv
 
 
-def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str) -> Data:
+def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str, labels: Path | None = None) -> Data:
     """The data settings to evaluate with: the run's own, with its validation clips or else those of `clips`.
 
     Args:
         run: run directory or model file.
         clips: folder or list of clips; None for the run's data.val.
         include: pattern that a clip's path below the folder must match.
+        labels: of `clips`, as in data.val_labels.
 
     Raises:
         ConfigError: there are no clips to evaluate on.
@@ -48,12 +49,13 @@ def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str)
     own = load(run / CONFIG).data if (run / CONFIG).is_file() else trained.data
     if clips is not None:
         others = {"val": clips, "val_include": include, "format": "auto", "videos": None, "quarantine": None}
-        return own.model_copy(update=others)
+        return own.model_copy(update={**others, "val_labels": labels})
     if own.val is None:
         raise ConfigError(
             f"{run} has no data.val to evaluate on: pass a folder or list of clips as the second argument"
         )
-    return own if include == "*" else own.model_copy(update={"val_include": include})
+    changes = {"val_include": include} if include != "*" else {}
+    return own.model_copy(update=changes if labels is None else {**changes, "val_labels": labels})
 
 
 def find_clips(trained: TrainedModel, data: Data) -> Clips:
@@ -72,7 +74,7 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
         DataError: no clip can be decoded, or a decoder is stuck.
     """
     refuse_whole_clips(trained)
-    scorer = _Scorer(trained)
+    scorer = _Scorer(trained, data)
     with closing(Slots(clips.clips, data, 0, train=False, form=clips.form)) as source, _bar() as bar:
         task = bar.add_task("evaluating", total=clips.frames)
         scorer.run(_batches(source, data), lambda frames: bar.advance(task, frames))
@@ -100,8 +102,8 @@ class _Frame(NamedTuple):
 class _Scorer:
     """Runs frames through a model and sums its scores against the labels, or its errors against the frame `ahead`."""
 
-    def __init__(self, trained: TrainedModel) -> None:
-        self._trained, self.sums = trained, ClipSums(trained.answer, trained.task.form)
+    def __init__(self, trained: TrainedModel, data: Data) -> None:
+        self._trained, self.sums = trained, ClipSums(trained.answer, trained.task.form, data.labels_of == "frames")
         self._waiting: deque[_Frame] = deque()  # for the model's output
         self._earlier: deque[tuple[Tensor, _Frame]] = deque(maxlen=trained.ahead + 1)
 
@@ -144,6 +146,8 @@ def show(evaluation: Evaluation, data: Data, trained: TrainedModel, console: Con
     views = f"one centre crop of {' × '.join(map(str, data.shape))} pixels, all frames at stride {data.stride}"
     said = {"classify": "softmax", "multilabel": "sigmoid"}.get(trained.task.name, "outputs")
     usual = f"{views}, {said} {_frames_that_count(trained.answer)}, {evaluation.clips} clips"
+    if data.labels_of == "frames":
+        usual = f"{views}, {evaluation.frames} labelled frames of {evaluation.clips} clips, {said}"
     if not trained.has_labels:
         usual = f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips"
     more = {

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.support.labels import NUMBERS, SEVERAL
+from tests.support.labels import FRAMES, NUMBERS, SEVERAL
 from tests.support.oracles import backpropagation_run, reference_run, replicated_run
 from tests.support.processes import environment
 from tests.support.settings import config_of, settings
@@ -102,6 +102,14 @@ OPTIONS: dict[str, dict[str, object]] = {
         "skips": [[0, 2]],
         "precision": "bfloat16",
     },
+    "frame-labels": {
+        "data__labels_of": "frames",
+        "data__train_labels": FRAMES,
+        "data__window": 12,
+        "data__stride": 2,
+        "rule__auxiliary": 0.3,
+        "class_weights": [0.5, 2.0, 1.0],
+    },
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
     "all": {
@@ -131,6 +139,7 @@ QUICK = (
     "module",
     "multilabel",
     "regress",
+    "frame-labels",
     "all",
 )
 EXACT: dict[str, dict[str, object]] = {
@@ -139,6 +148,7 @@ EXACT: dict[str, dict[str, object]] = {
     for name, changes in (
         ("classify", {"rule__every": 2}),
         ("regress", {"task": "regress", "data__train_labels": NUMBERS}),
+        ("frame-labels", {"data__labels_of": "frames", "data__train_labels": FRAMES}),
         ("dropout", DROPOUT),
         ("memory", {"model_args": {"width": 4, "temporal": "shift"}}),
         ("autoencode", {"task": "autoencode", "model": "autoencoder"}),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 SEVERAL, NUMBERS = "several.csv", "numbers.csv"  # of the training clips
+FRAMES = "frames.csv"  # a class for segments of them, with gaps
 EMPTY = 4  # every fourth label is missing
 
 
@@ -17,6 +18,9 @@ def write_labels(root: Path, names: list[str]) -> None:
     for rows in (several, numbers):
         for row in rows[EMPTY - 1 :: EMPTY]:
             row[1:] = [""] * 3
+    spans = [(0, 0, 2), (1, 3, 5)]  # every clip has 5 frames at least
+    frames = [[name, *ends, "xyz"[(number + more) % 3]] for number, name in enumerate(names) for more, *ends in spans]
+    write_table(root / FRAMES, ["path", "start", "end", "label"], frames)
     write_table(root / SEVERAL, ["path", "red", "green", "blue"], several)
     write_table(root / NUMBERS, ["path", "x", "y", "z"], numbers)
 

@@ -1,9 +1,13 @@
 """Where the labels of a data set's clips come from: its own format, or tables beside it.
 
-data.labels_of = "clips"     a table with a column `path`, or the labels in the list or folders
+Which, is set by data.labels_of:
+
+    data.labels_of = "clips"     a table with a column `path`, or the labels in the list or folders
+    data.labels_of = "frames"    a table with a column `path`; a folder with a table for each clip; tables beside clips
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +15,16 @@ from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
 from coordinator.video.decoding.media_info import MediaInfo
 from coordinator.video.files.dataset_formats import Entry
-from coordinator.video.files.label_tables import Values, read_table, split_values, typed, vocabulary_of
+from coordinator.video.files.frame_tables import frame_labels
+from coordinator.video.files.label_tables import (
+    Row,
+    Table,
+    Values,
+    read_table,
+    split_values,
+    typed,
+    vocabulary_of,
+)
 from coordinator.video.files.labels import Label, Vocabulary
 
 
@@ -27,7 +40,7 @@ class LabelSource(Protocol):
 
 def labels_from_format(data: Data, part: str, labelled: bool) -> bool:
     """Whether the labels are those of the data set's own format, rather than in tables."""
-    return labelled and table_of(data, part) is None
+    return labelled and data.labels_of == "clips" and table_of(data, part) is None
 
 
 def table_of(data: Data, part: str) -> Path | None:
@@ -50,6 +63,8 @@ def label_source(
         ConfigError: the settings name no labels.
     """
     table = table_of(data, part)
+    if data.labels_of == "frames":
+        return _FrameTables(data, table, entries, task, classes)
     if table is not None:
         return _ClipTable(table, entries, task, classes)
     if entries and not entries[0].where:
@@ -77,6 +92,55 @@ def fitting(
             "give both the same"
         )
     return Vocabulary(task, list(classes))
+
+
+class _FrameTables:
+    """Labels of frames."""
+
+    def __init__(
+        self, data: Data, where: Path | None, entries: Sequence[Entry], task: TaskName, classes: Sequence[str] | None
+    ) -> None:
+        self.notes: list[str] = []
+        self._data = data
+        if where is not None and not where.is_dir():
+            self._tables = _by_path(read_table(where, of_frames=True, with_path=True), entries)
+        else:
+            self._tables = {entry.name: _table_of_clip(entry, where) for entry in entries}
+        first = next(iter(self._tables.values()))
+        for table in self._tables.values():
+            if table.columns != first.columns:
+                raise DataError(
+                    f"{table.file}: its columns are {', '.join(table.columns)}, but those of {first.file} are "
+                    f"{', '.join(first.columns)}: give all clips the same"
+                )
+        values = [row.values for table in self._tables.values() for row in table.rows]
+        self.vocabulary = fitting(task, first.columns, values, classes, str(where or first.file))
+
+    def label(self, entry: Entry, info: MediaInfo) -> Label:
+        """The labels of a clip's frames, after sampling."""
+        table, data = self._tables[entry.name], self._data
+        labels = frame_labels(table, table.rows, self.vocabulary, entry.path, info)
+        return labels.sampled(info.rate / data.fps if data.fps else data.stride)
+
+
+def _by_path(table: Table, entries: Sequence[Entry]) -> dict[str, Table]:
+    """A table's parts by the names of the clips. A clip that it does not name has no labels."""
+    rows: dict[str, list[Row]] = {Path(entry.name).as_posix(): [] for entry in entries}
+    for row in table.rows:
+        if (own := rows.get(Path(row.path).as_posix())) is not None:
+            own.append(row)
+    return {entry.name: replace(table, rows=rows[Path(entry.name).as_posix()]) for entry in entries}
+
+
+def _table_of_clip(entry: Entry, folder: Path | None) -> Table:
+    clip = entry.path if folder is None else folder / entry.name
+    file = clip.with_name(f"{clip.name}.csv") if entry.frames is not None else clip.with_suffix(".csv")
+    if not file.is_file():
+        raise DataError(
+            f"there is no file {file} with the labels of the frames of {entry.name}: write it, with nothing but a "
+            "header if none has a label, or set data.train_labels or data.val_labels to where they are (docs/data.md)"
+        )
+    return read_table(file, of_frames=True, with_path=False)
 
 
 class _Listed:
