@@ -17,7 +17,7 @@ from common.rule.pixels import Normaliser
 from common.rule.schedule import Schedule
 from common.rule.skips import targets
 from common.rule.stage import casting, make_stage
-from common.rule.tasks import task_of
+from common.rule.tasks import without_loss
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.device import use_device
 from stage_worker.device_pace import DevicePace
@@ -76,7 +76,7 @@ class Assembly:
             torch.cuda.set_device(self._device)
         model = build(config, plan.classes)
         check_split(plan.split, len(model))
-        self._labels = task_of(config, plan.classes).form
+        self._labels = without_loss(config, plan.classes).form
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
         outputs = self._specs(parts[: max((me.stage + 1, *targets(config.skip_pairs, me.stage)))])
         self._input_spec: TensorSpec = (torch.Size(config.frame_shape), torch.float32)

@@ -398,6 +398,16 @@ class Metrics(Section):
 _SHALLOW = 4  # stages up to which gradients are so little delayed that skips are not needed
 
 
+_ERRORS = ("mse", "l1", "huber")
+LOSSES: dict[TaskName, tuple[str, ...]] = {  # the default first
+    "classify": ("cross_entropy",),
+    "multilabel": ("bce",),
+    "regress": _ERRORS,
+    "autoencode": _ERRORS,
+    "predict": _ERRORS,
+}
+
+
 class Config(Section):
     """A run: `stages` stages train `model` on `data` for `task`, for `ticks` ticks or `epochs` epochs."""
 
@@ -425,6 +435,16 @@ class Config(Section):
     norm: Literal["trained", "frozen"] = Field(
         "trained",
         description="frozen: every BatchNorm keeps the running statistics and affine parameters of the weight file",
+    )
+    loss: str | None = Field(
+        None,
+        description="regress and tasks without labels: mse (the default), l1 or huber; or path/to/file.py:function for "
+        "your own, of outputs and targets (docs/training.md); default: that of the task",
+    )
+    val_metrics: list[str | dict[str, Any]] = Field(
+        [],
+        description="further figures of an evaluation: classes of torchmetrics by name, or path/to/file.py:function "
+        "for your own (docs/training.md)",
     )
     stages: int = Field(4, ge=1, le=256, description="number of stages (D): layer groups, each in its own process")
     replicas: int = Field(
@@ -506,6 +526,11 @@ class Config(Section):
         return self.task not in ("autoencode", "predict")
 
     @property
+    def loss_name(self) -> str:
+        """The loss: its name, or path/to/file.py:function."""
+        return self.loss or LOSSES[self.task][0]
+
+    @property
     def exact(self) -> bool:
         """Whether gradients are backpropagation's: no mismatch between a stage's input and its gradient."""
         return self.algorithm != "sideways"
@@ -548,14 +573,14 @@ class Config(Section):
                     self.rule.auxiliary > 0 and self.stages == 1,
                 ),
                 (
-                    'class_weights has no effect unless task = "classify"',
-                    self.class_weights and self.task != "classify",
+                    'class_weights has no effect unless task = "classify", or with a loss of your own',
+                    self.class_weights and self.loss_name != "cross_entropy",
                 ),
                 ('data.balance has no effect unless task = "classify"', self.data.balance and self.task != "classify"),
                 ("answer has no effect on tasks without labels", self.answer != "mean" and not self.has_labels),
                 (
-                    'label_smoothing has no effect unless task = "classify"',
-                    self.label_smoothing and self.task != "classify",
+                    'label_smoothing has no effect unless task = "classify", or with a loss of your own',
+                    self.label_smoothing and self.loss_name != "cross_entropy",
                 ),
                 (
                     'norm = "frozen" without weights keeps the statistics that a new BatchNorm begins with',
@@ -602,6 +627,7 @@ class Config(Section):
                 f'recovery.mode = "heal" needs algorithm = "sideways": with "{self.algorithm}" all stages must have '
                 f'done the same updates, so set recovery.mode = "exact"'
             )
+        self._check_loss()
         self._check_replicas()
         if (self.data.slots // self.replicas) % self.parts:
             raise ValueError(
@@ -641,6 +667,18 @@ class Config(Section):
                 f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
             )
         return self
+
+    def _check_loss(self) -> None:
+        known = LOSSES[self.task]
+        if self.loss_name not in known and ".py:" not in self.loss_name:
+            raise ValueError(
+                f'loss = "{self.loss}" is not one of task = "{self.task}": {", ".join(known)}, or '
+                "path/to/file.py:function for your own"
+            )
+        if self.val_metrics and not self.has_labels:
+            raise ValueError(
+                f'val_metrics compare answers with labels, but task = "{self.task}" has none: leave it out'
+            )
 
     def _check_replicas(self) -> None:
         if self.data.slots % self.replicas:

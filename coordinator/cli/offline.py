@@ -205,7 +205,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on clips: the figures of its task, such as top-1, top-5, and confusions."""
-    from coordinator.monitor.evaluation_scores import evaluation_of
     from coordinator.tools import evaluate as assess
     from coordinator.tools.trained_model import open_model
 
@@ -215,7 +214,7 @@ def evaluate(
     scores, errors = assess.score(trained, clips, settings)
     for text in [*clips.warnings(0), *errors.reasons[:5]]:
         typer.echo(f"warning: {text}", err=True)
-    evaluation = evaluation_of(scores, trained.task)
+    evaluation = assess.evaluate(trained, scores)
     if evaluation.clips == 0:
         raise DataError(f"no clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
     assess.show(evaluation, settings, trained, _console())

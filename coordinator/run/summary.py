@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from common.rule.tasks import task_of
+from common.rule.tasks import without_loss
 from common.run_registry.records import State
 from coordinator.launch.attempt import deployed, restarts
 from coordinator.monitor.evaluation_scores import Evaluation
@@ -46,7 +46,7 @@ def summarise(run: Prepared, started: float) -> dict[str, Any]:
     """The contents of summary.json."""
     state, totals = run.state, run.totals
     evaluation = state.evaluation or Evaluation(0, 0)
-    names = dict.fromkeys(["top1", "top5", *task_of(state.config, 1).names, *evaluation.figures])
+    names = dict.fromkeys(["top1", "top5", *without_loss(state.config, 1).names, *evaluation.figures])
     frames = (state.tick - run.start.tick) * state.config.data.slots
     summary: dict[str, Any] = {
         "run": str(run.directory.path),

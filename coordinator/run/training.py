@@ -20,11 +20,9 @@ import time
 from common.errors import DataError, SidewaysError
 from common.messages.stage_report import Progress
 from common.rule.pixels import Normaliser
-from common.rule.tasks import task_of
 from common.run_registry.records import Answer
 from common.telemetry.spans import Kind, clock
 from coordinator.launch.attempt import restarts
-from coordinator.monitor.evaluation_scores import evaluation_of
 from coordinator.monitor.listener import EvaluationEvent, ProgressEvent
 from coordinator.run.checkpointing import Checkpointing, position_of
 from coordinator.run.divergence import divergence, has_diverged, slower
@@ -43,7 +41,6 @@ class Training:
 
     def __init__(self, run: Prepared) -> None:
         self._run, self._state, self._lost_at = run, run.state, run.lost_at
-        self._task = task_of(run.state.config, len(run.datasets.train.classes))
         self._checkpointing = Checkpointing(run)
         self._steerable = SteerableRun(run, self._checkpointing)
         self._evaluation = EvaluationPhase(run.state, run.pipeline)
@@ -172,7 +169,9 @@ class Training:
         scores = self._evaluation.run(run.datasets.open_evaluation(), run.presence.terminal.evaluating)
         if scores is None:
             return
-        found = evaluation_of(scores, self._task)
+        found = run.evaluator.evaluate(scores)
+        for text in found.problems:
+            run.presence.terminal.warn(text)
         state.evaluation, state.evaluated_tick = found, state.tick
         figures = {**found.figures, "clips": found.clips, "frames": found.frames}
         figures = {f"val_{name}": value for name, value in figures.items() if math.isfinite(value)}

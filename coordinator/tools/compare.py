@@ -16,7 +16,7 @@ from typing import Any, get_args
 from common.config.run_file import load
 from common.config.settings import Algorithm, Config
 from common.errors import ConfigError, SidewaysError
-from common.rule.tasks import task_of
+from common.rule.tasks import without_loss
 from coordinator.launch.join import join
 from coordinator.launch.launcher import launch
 
@@ -110,7 +110,7 @@ def outcome_of(run: Path, config: Config) -> Outcome:
     """Read the results of a finished run from its directory."""
     summary = json.loads((run / "summary.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    figure = f"val_{task_of(config, 1).names[0]}"
+    figure = f"val_{without_loss(config, 1).names[0]}"
     curve = [
         (line["tick"] * config.data.slots, line["train_seconds"], line[figure])
         for line in lines
@@ -130,7 +130,7 @@ def outcome_of(run: Path, config: Config) -> Outcome:
 
 def figure_name(config: Config) -> str:
     """The name of the score, for tables and axes."""
-    name = task_of(config, 1).names[0]
+    name = without_loss(config, 1).names[0]
     return {"top1": "top-1", "mse": "mean squared error", "map": "mean average precision"}.get(name, name)
 
 

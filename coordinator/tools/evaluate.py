@@ -1,6 +1,7 @@
 """`sideways eval`: evaluates a trained model on the clips of a folder, in one process, and reports the results."""
 
 import csv
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -23,7 +24,8 @@ from common.rule.clip_sums import ClipSums, Scores
 from common.rule.label_form import Labels
 from common.rule.packet import NO_CLIP
 from coordinator.monitor.confusion_plot import confusion_figure
-from coordinator.monitor.evaluation_scores import Evaluation
+from coordinator.monitor.evaluation_scores import Evaluation, evaluator
+from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run_directory import CONFIG
 from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
 from coordinator.video.files.clips import Clips, collect
@@ -56,6 +58,15 @@ def data_for(trained: TrainedModel, run: Path, clips: Path | None, include: str,
         )
     changes = {"val_include": include} if include != "*" else {}
     return own.model_copy(update=changes if labels is None else {**changes, "val_labels": labels})
+
+
+def evaluate(trained: TrainedModel, scores: Scores) -> Evaluation:
+    """Compute the figures, those of the run's val_metrics too. Raises ConfigError if one cannot be computed."""
+    settings = json.loads(trained.about.get("val_metrics", "[]"))
+    found = evaluator(trained.task, metrics_of(settings, trained.task, len(trained.classes))).evaluate(scores)
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    return found
 
 
 def find_clips(trained: TrainedModel, data: Data) -> Clips:

@@ -28,7 +28,7 @@ from common.rule.pixels import Normaliser
 from common.rule.reference import stages_from
 from common.rule.skips import SKIPS, WholeClips
 from common.rule.stage import Stage
-from common.rule.tasks import task_of
+from common.rule.tasks import without_loss
 from common.rule.tasks.frame_targets import FrameTargets
 from common.rule.tasks.task import Task
 from coordinator.run_directory import MODEL
@@ -199,7 +199,7 @@ def open_model(path: Path) -> TrainedModel:
     config = _config(file, about)
     ahead = config.ahead if config.task == "predict" else 0
     classes = json.loads(about["classes"])
-    task = task_of(config, len(classes))
+    task = without_loss(config, len(classes))
     return TrainedModel(file, module, task, classes, config.data, ahead, about, config.answer, stages)
 
 
@@ -266,6 +266,7 @@ def _config(file: Path, about: dict[str, str]) -> Config:
         data = {**json.loads(about["data"]), "train": "."}
         tree = {"model": about["model"], "model_args": json.loads(about["model_args"]), "task": about["task"]}
         tree["ahead"] = int(about.get("ahead", "1"))
+        tree["val_metrics"] = json.loads(about.get("val_metrics", "[]"))
         tree["answer"] = json.loads(about.get("answer", '"mean"'))
         tree |= json.loads(about.get("pipeline", '{"stages": 1}'))
         if not isinstance(json.loads(about["classes"]), list):

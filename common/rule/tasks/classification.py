@@ -7,7 +7,8 @@ from torch import Tensor
 
 from common.config.settings import TaskName
 from common.rule.clip_sums import Scores
-from common.rule.tasks.task import Figures, Loss, Task
+from common.rule.tasks.losses import Loss
+from common.rule.tasks.task import Figures, Task
 
 
 class Classification(Task):

@@ -1,7 +1,7 @@
 """What a run learns: the form of its targets, the loss, and the figures of an evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -9,8 +9,7 @@ from torch import Tensor
 from common.config.settings import TaskName
 from common.rule.clip_sums import Scores
 from common.rule.label_form import ONE_CLASS, LabelForm
-
-Loss = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of some rows → their mean loss, a 0-d tensor
+from common.rule.tasks.losses import Loss
 
 
 @dataclass(frozen=True)
