@@ -302,6 +302,11 @@ class Checkpoint(Section):
 
     every: int = Field(1000, ge=0, description="ticks between checkpoints; 0: only when the run ends or is stopped")
     keep: int = Field(3, ge=1, le=1000, description="number of newest checkpoints to keep, besides the best")
+    best: str | None = Field(
+        None,
+        description="figure of the evaluations whose largest value, or for errors smallest, makes a checkpoint the "
+        "best, such as val_map; - before it: always the smallest; default: val_top1, val_map or val_mse",
+    )
 
 
 class Network(Section):

@@ -54,6 +54,11 @@ class Evaluator:
     best: str
     smaller: bool
 
+    @property
+    def figure(self) -> str:
+        """The setting checkpoint.best, in full."""
+        return f"{'-' if self.smaller else ''}val_{self.best}"
+
     def evaluate(self, scores: Scores) -> Evaluation:
         """Compute the scores from the sums."""
         clips, frames = len(scores.clips.unique()), int(scores.frames.sum())

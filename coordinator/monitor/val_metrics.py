@@ -18,6 +18,7 @@ from common.models.user_code import is_reference, load_attribute, no_exit
 from common.rule.clip_sums import Scores
 from common.rule.tasks.task import Task
 
+_MOST = 20  # figures of one metric
 _KINDS = {"classify": "multiclass", "multilabel": "multilabel"}  # torchmetrics' names of the tasks
 
 
@@ -44,11 +45,17 @@ class Metric:
             with no_exit(f"val_metrics: {self.name}"):
                 found = self.compute(scores.means.float(), scores.labels, scores.clips)
             named = found if isinstance(found, Mapping) else {self.name: found}
-            return {str(name): float(torch.as_tensor(value).float().mean()) for name, value in named.items()}
+            if len(named) > _MOST:
+                raise ConfigError(f"val_metrics: {self.name} gives {len(named)} figures: return {_MOST} at most")
+            return {_plain(name): float(torch.as_tensor(value).float().mean()) for name, value in named.items()}
         except ConfigError:
             raise
         except Exception as error:
             raise ConfigError(f"val_metrics: {self.name} fails: {type(error).__name__}: {error}") from error
+
+
+def _plain(name: object) -> str:
+    return re.sub(r"\W", "_", str(name))[:80]
 
 
 def metrics_of(settings: Sequence[str | dict[str, Any]], task: Task, classes: int) -> list[Metric]:

@@ -150,7 +150,7 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
         presence.introduce(config, directory.path, datasets.planned)
-    checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
+    checkpoints = Checkpoints(directory.path, config.checkpoint.keep, evaluator.figure)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
@@ -160,7 +160,7 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
 
 def _evaluator(config: Config, classes: int) -> Evaluator:
     task = without_loss(config, classes)
-    return evaluator(task, metrics_of(config.val_metrics, task, classes))
+    return evaluator(task, metrics_of(config.val_metrics, task, classes), config.checkpoint.best)
 
 
 def _model(config: Config, datasets: Datasets, warn: Warn, checked: bool) -> nn.Sequential:
@@ -262,7 +262,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
     if presence.page is not None:
-        presence.page.running(config, start.origin, metrics.registry.numbers)
+        presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}")
     classes = len(datasets.train.classes)
     return Prepared(
         state=state,

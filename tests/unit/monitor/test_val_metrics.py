@@ -117,6 +117,7 @@ def test_the_best_checkpoint_is_chosen_by_a_figure(own: str) -> None:
     ):
         found = evaluator(CLASSIFY, metrics, best).evaluate(scores)
         assert found.score == sign * found.figures[name]
+        assert evaluator(CLASSIFY, metrics, best).figure == f"{'-' if sign < 0 else ''}val_{name}"
     with pytest.raises(
         ConfigError, match=r'checkpoint.best = "val_map" is not a figure of this run: val_top1, val_top5'
     ):
