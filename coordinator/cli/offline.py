@@ -163,7 +163,7 @@ def predict(
         bool, typer.Option("--json", help="print the results as JSON: a last line, or one line for each change if live")
     ] = False,
 ) -> None:
-    """Classify a video: the best classes of the whole clip, and the best class of its frames over time.
+    """Classify a video: the best classes of the whole clip, and the best class of its frames over time; or numbers.
 
     Of a live source, the class of the newest frame, each time that it changes.
     """

@@ -27,7 +27,7 @@ class Evaluation:
         figures: by name, such as top1, as far as they can be computed.
         score: of the figure that decides which checkpoint is the best, larger is better; None if nothing was evaluated
             or it is not finite.
-        problems: why further figures could not be computed.
+        problems: why figures could not be computed.
         confusion: numbers of clips, int64 [classes, classes]: rows are true classes, columns predicted ones; None for
             tasks that have none.
     """
@@ -71,6 +71,8 @@ class Evaluator:
                 figures |= metric.figures(scores)
             except ConfigError as error:  # a training goes on without it
                 problems.append(str(error))
+        if self.best not in (*figures, *self.task.names):
+            problems.append(f"this evaluation has no {self.figure} (checkpoint.best), but {', '.join(figures)}")
         return Evaluation(clips, frames, figures, self._score(figures), problems, found.confusion)
 
     def _score(self, figures: dict[str, float]) -> float | None:

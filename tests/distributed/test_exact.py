@@ -138,7 +138,6 @@ QUICK = (
     "layers",
     "module",
     "multilabel",
-    "regress",
     "frame-labels",
     "all",
 )

@@ -127,4 +127,6 @@ def test_the_best_checkpoint_is_chosen_by_a_figure(own: str) -> None:
         evaluator(NUMBERS, named, "-largest").evaluate(scores_of(NUMBERS)).score
         == -figures(NUMBERS, f"{own}:by_clip")["largest"]
     )
-    assert evaluator(NUMBERS, named, "val_none").evaluate(scores_of(NUMBERS)).score is None
+    found = evaluator(NUMBERS, named, "val_none").evaluate(scores_of(NUMBERS))
+    assert found.score is None
+    assert "this evaluation has no val_none (checkpoint.best), but mse, mae, r2, clips, largest" in found.problems
