@@ -146,14 +146,14 @@ EXACT: dict[str, dict[str, object]] = {
     for algorithm, parts in (("backprop", None), ("gpipe", 2), ("1f1b", 3))
     for name, changes in (
         ("classify", {"rule__every": 2}),
-        ("regress", {"task": "regress", "data__train_labels": NUMBERS}),
-        ("frame-labels", {"data__labels_of": "frames", "data__train_labels": FRAMES}),
         ("dropout", DROPOUT),
         ("memory", {"model_args": {"width": 4, "temporal": "shift"}}),
         ("autoencode", {"task": "autoencode", "model": "autoencoder"}),
         ("predict", {"task": "predict", "model": "autoencoder", "ahead": 2, "precision": "bfloat16"}),
     )
 }
+EXACT["gpipe-regress"] = {**EXACT["gpipe-classify"], "task": "regress", "data__train_labels": NUMBERS}
+EXACT["1f1b-frame-labels"] = {**EXACT["1f1b-classify"], "data__labels_of": "frames", "data__train_labels": FRAMES}
 
 Results = Callable[..., Path]
 
