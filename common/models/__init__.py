@@ -7,7 +7,6 @@ blocks of a stage. The blocks of a `Chain` keep the tensor names of an existing 
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,25 +150,12 @@ def _factory(name: str) -> Callable[..., Any]:
         return ZOO[name]
     if name.startswith(timm_models.PREFIX):
         return timm_models.factory(name.removeprefix(timm_models.PREFIX))
-    file, colon, attribute = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
+    if not user_code.is_reference(name):
         raise ConfigError(
             f"model = {name!r} is unknown. Allowed: {', '.join(ZOO)}, timm:NAME, or path/to/file.py:factory for your "
             f"own"
         )
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise ConfigError(f"model = {name!r}: there is no file {path}")
-    try:
-        module = user_code.load(path)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"model = {name!r}: {path} does not load: {type(error).__name__}: {error}") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        raise ConfigError(f"model = {name!r}: {path} has no function {attribute}")
-    return factory
+    return user_code.load_attribute(name, "model")
 
 
 def activation_shapes(

@@ -1,17 +1,18 @@
-"""Loading a user's model file and the modules that it imports.
+"""Loading a user's file, of a model, a loss or a metric, and the modules that it imports.
 
 For the user's code, modules beside the file or in the working directory come first, even before our packages of the
 same name (a user's `common/`). All other code still gets ours. A file in a package is imported as a module of it.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from common.errors import ConfigError
 from sideways.import_scope import NAMES, is_installed, scope_of
@@ -38,6 +39,34 @@ def end_import() -> None:
     """End the import of the user's file that is being imported, if any. What it has defined so far can be used."""
     if _loading.get():
         raise ImportEnds
+
+
+def is_reference(name: str) -> bool:
+    """Whether a setting names something in a user's file: path/to/file.py:name."""
+    file, colon, _ = name.rpartition(":")
+    return bool(colon) and file.endswith(".py")
+
+
+def load_attribute(name: str, setting: str) -> Callable[..., Any]:
+    """What `path/to/file.py:name` names. `setting`: the setting with that value, for errors.
+
+    Raises:
+        ConfigError: there is no such file, it does not load, or it has no such function or class.
+    """
+    file, _, attribute = name.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise ConfigError(f"{setting} = {name!r}: there is no file {path}")
+    try:
+        module = load(path)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{setting} = {name!r}: {path} does not load: {type(error).__name__}: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise ConfigError(f"{setting} = {name!r}: {path} has no function {attribute}")
+    return found
 
 
 def load(path: Path) -> ModuleType:

@@ -12,8 +12,8 @@ from common.errors import ConfigError
 from common.models import ZOO
 
 
-def reference(factory: Callable[..., Any]) -> str:
-    """The setting `model` for a function or class: path/to/file.py:name, or its name in the zoo.
+def reference(factory: Callable[..., Any], setting: str = "model") -> str:
+    """The setting for a function or class: path/to/file.py:name, or for a model its name in the zoo.
 
     Raises:
         ConfigError: no other process could import it.
@@ -28,18 +28,20 @@ def reference(factory: Callable[..., Any]) -> str:
         )
     if not name.isidentifier():
         raise ConfigError(
-            f"model = {factory!r} has no name in a file: define a function at the top level of one, and pass its "
+            f"{setting} = {factory!r} has no name in a file: define a function at the top level of one, and pass its "
             "arguments as model_args"
         )
     file = _file(factory, module)
     if file is None:
         raise ConfigError(
-            f"model = {name}: it exists only in this session, from which the run's processes cannot import it. Write "
-            f"it to a file (in a notebook, begin its cell with %%writefile mine.py and run it), and pass "
-            f'model="mine.py:{name}"'
+            f"{setting} = {name}: it exists only in this session, from which the run's processes cannot import it. "
+            f"Write it to a file (in a notebook, begin its cell with %%writefile mine.py and run it), and pass "
+            f'{setting}="mine.py:{name}"'
         )
     if getattr(module, name, None) is not factory:
-        raise ConfigError(f"model: {file} has another {name} than the one that was passed: give it a name of its own")
+        raise ConfigError(
+            f"{setting}: {file} has another {name} than the one that was passed: give it a name of its own"
+        )
     return f"{file}:{name}"
 
 

@@ -26,6 +26,7 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, PictureSource
 from coordinator.video.decoding.reader import decode, frame_files
 from coordinator.video.files.clips import Clip
+from coordinator.video.files.labels import ChunkLabel, label_at
 from coordinator.video.files.play_order import BalancedOrder, LoopOrder, PlayOrder, ShuffledOrder
 
 ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
@@ -64,10 +65,13 @@ class Job:
 
 
 class Chunk(NamedTuple):
-    """`frames` successive frames of entry `clip` of the play order, after the first `before` ones."""
+    """`frames` successive frames of entry `clip` of the play order, after the first `before` ones.
+
+    `label`: of all of them, or an array with one for each.
+    """
 
     clip: int
-    label: int
+    label: ChunkLabel
     before: int
     frames: int
 
@@ -131,7 +135,7 @@ class ClipPlayer:
         source = self._source(clip, first + done, None if length is None else length - done, damage)
         writer, played = ClipWriter(partial(self._augment, random=random), source), done
         while written := writer.write(room()):
-            yield Chunk(number, clip.label, played, written)
+            yield Chunk(number, label_at(clip.label, first + played, written), played, written)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")

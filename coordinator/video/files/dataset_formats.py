@@ -16,10 +16,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.config.settings import Data
+from common.config.settings import Data, TaskName
 from common.errors import DataError
 from common.processes.lifecycle import PATH_ERRORS
 
@@ -43,14 +43,16 @@ class Entry:
     Attributes:
         name: its path as the data set writes it.
         path: where it is expected on disk.
-        label: its class name.
+        label: its class name, or the text of its label.
         frames: for a folder of frames, how many the list says it has; None for a video.
+        where: the file and line that name it; empty in folders.
     """
 
     name: str
     path: Path
     label: str
     frames: int | None = None
+    where: str = ""
 
 
 @dataclass
@@ -68,8 +70,10 @@ class Listing:
     notes: list[str] = field(default_factory=list)
 
 
-def listing(data: Data, part: str, labelled: bool) -> Listing:
+def listing(data: Data, part: str, labelled: bool, task: TaskName = "classify") -> Listing:
     """List the videos of `data.train` or `data.val` (`part`: "train" or "val").
+
+    `task`: what labels are for; those in lists of tasks other than "classify" are left as text.
 
     Raises:
         DataError: a list cannot be read or has an invalid line.
@@ -80,20 +84,21 @@ def listing(data: Data, part: str, labelled: bool) -> Listing:
     if kind == "folders":
         return _folders(source, labelled)
     videos = data.videos or (source if source.is_dir() else source.parent)
-    found = _listed(kind, source, videos, data.fold, part, labelled)
+    found = _listed(kind, source, videos, data.fold, part, labelled, task == "classify")
     for entry in found.entries:
         _stay_inside(entry, source, videos)
     return found
 
 
-def _listed(kind: str, source: Path, videos: Path, fold: int, part: str, labelled: bool) -> Listing:
+def _listed(kind: str, source: Path, videos: Path, fold: int, part: str, labelled: bool, classes: bool) -> Listing:
     if kind == "ucf101":
         return _ucf101(source, videos, fold, part)
     if kind == "hmdb51":
         return _hmdb51(source, videos, fold, part)
     if kind == "kinetics":
         return _kinetics(source, videos, part, labelled)
-    return _list(source, videos, labelled) if kind == "list" else _frames(source, videos, labelled)
+    read = _list if kind == "list" else _frames
+    return read(source, videos, labelled, classes)
 
 
 def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
@@ -117,14 +122,14 @@ def guess(source: Path, videos: Path | None = None) -> str:
         return "folders"
     if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
         return "ucf101"
-    words = next((line for _, line in _lines(source)), "").rsplit(None, 2)
+    words = next((line for _, line in lines_of(source)), "").rsplit(None, 2)
     is_frames = len(words) > 1 and words[1].isdecimal() and os.path.isdir((videos or source.parent) / words[0])
     return "frames" if is_frames else "list"
 
 
 def quarantined(file: Path | None) -> set[str]:
     """The absolute paths in a file written by `sideways check --quarantine`, one per line. Raises DataError."""
-    return {os.path.abspath(line) for _, line in _lines(file)} if file else set()
+    return {os.path.abspath(line) for _, line in lines_of(file)} if file else set()
 
 
 def videos_below(root: Path) -> list[Path]:
@@ -188,9 +193,9 @@ def _no_class(root: Path, videos: list[Path], entries: list[Entry]) -> list[str]
     )
 
 
-def _list(file: Path, videos: Path, labelled: bool) -> Listing:
+def _list(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
     entries: list[Entry] = []
-    for number, line in _lines(file):
+    for number, line in lines_of(file):
         *before, last = line.rsplit(None, 1)
         path, label = (before[0], last) if before else (line, "")
         if not labelled:
@@ -199,11 +204,12 @@ def _list(file: Path, videos: Path, labelled: bool) -> Listing:
             raise DataError(
                 f'{file}, line {number}: {_short(line)!r} is not `path label`; without labels set task = "autoencode"'
             )
-        _check_label(label, file, number)
+        if classes:
+            _check_label(label, file, number)
         if not entries and Path(path).suffix.lower() not in SUFFIXES and not os.path.exists(videos / path):
             raise DataError(f"{file}, line {number}: {_short(line)!r} is not a video: if it is a header, remove it")
-        entries.append(Entry(path, videos / path, label))
-    return _numbered(entries, file, "path label")
+        entries.append(Entry(path, videos / path, label, where=f"{file}, line {number}"))
+    return _numbered(entries, file, "path label", classes)
 
 
 def _check_label(label: str, file: Path, number: int) -> None:
@@ -214,26 +220,28 @@ def _check_label(label: str, file: Path, number: int) -> None:
         )
 
 
-def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
+def _frames(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
     entries = []
-    for number, line in _lines(file):
+    for number, line in lines_of(file):
         words = line.rsplit(None, 2)
         if not labelled and not (len(words) == 3 and _is_count(words[1])):
             words = [*line.rsplit(None, 1), "video"]
         if len(words) != 3 or not _is_count(words[1]) or int(words[1]) < 1:
             raise DataError(f"{file}, line {number}: {_short(line)!r} is not `folder total_frames label`")
         folder, total, label = words
-        _check_label(label, file, number)
-        entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total)))
-    return _numbered(entries, file, "folder total_frames label")
+        if classes:
+            _check_label(label, file, number)
+        label, where = label if labelled else "video", f"{file}, line {number}"
+        entries.append(Entry(folder, videos / folder, label, int(total), where))
+    return _numbered(entries, file, "folder total_frames label", classes)
 
 
 def _ucf101(source: Path, videos: Path, fold: int, part: str) -> Listing:
     name = f"{'train' if part == 'train' else 'test'}list{fold:02d}.txt"
     file = source / name if source.is_dir() else source
-    classes = [line.split()[-1] for _, line in _lines(file.parent / "classInd.txt")]
+    classes = [line.split()[-1] for _, line in lines_of(file.parent / "classInd.txt")]
     entries = []
-    for number, line in _lines(file):
+    for number, line in lines_of(file):
         path = line.split()[0]
         label = path.partition("/")[0]
         if label not in classes:
@@ -250,7 +258,7 @@ def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
     entries = []
     for file in files:
         label = file.name.removesuffix(suffix)
-        for number, line in _lines(file):
+        for number, line in lines_of(file):
             name, _, tag = line.rpartition(" ")
             if tag not in ("0", "1", "2"):
                 raise DataError(f"{file}, line {number}: {_short(line)!r} is not `file 0|1|2`")
@@ -260,7 +268,7 @@ def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
 
 
 def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
-    lines = [line for _, line in _lines(file)]
+    lines = [line for _, line in lines_of(file)]
     if not lines:
         raise DataError(f"{file} is empty: it needs a header and a row for every clip, as in the lists of Kinetics")
     try:
@@ -292,17 +300,17 @@ def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
     return Listing(entries)
 
 
-def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
+def _numbered(entries: list[Entry], file: Path, form: str, classes: bool) -> Listing:
     """If all labels are numbers they are the classes 0, 1, …; else they are names. `form` is a line's syntax."""
     if not entries:
         raise DataError(f"{file} is empty: it needs a line `{form}` for every clip")
-    if not all(entry.label.isdecimal() for entry in entries):
+    if not classes or not all(entry.label.isdecimal() for entry in entries):
         return Listing(entries, notes=_contradictions(entries, file))
     if large := [entry for entry in entries if not _is_count(entry.label) or int(entry.label) >= _MOST_CLASSES]:
         label = _short(large[0].label)
         raise DataError(f"{file}: the label {label} is too large: numeric labels are 0, 1, … up to {_MOST_CLASSES - 1}")
     largest = max(int(entry.label) for entry in entries)
-    numbered = [Entry(entry.name, entry.path, str(int(entry.label)), entry.frames) for entry in entries]
+    numbered = [replace(entry, label=str(int(entry.label))) for entry in entries]
     return Listing(numbered, [str(number) for number in range(largest + 1)], _contradictions(numbered, file))
 
 
@@ -325,7 +333,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
+def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     """Non-blank lines, stripped, with their numbers. Raises DataError if it is not readable text of up to 256 MiB."""
     try:
         if file.stat().st_size > _LARGEST_LIST:
