@@ -37,6 +37,7 @@ class ClipDataset(Dataset[tuple[int, Tensor]]):
         places = iter(range(0, len(frames), _CHUNK))
         chunks = self._player.chunks(entry, 0, lambda: frames[(place := next(places)) : place + _CHUNK])
         written = sum(chunk.frames for chunk in takewhile(lambda chunk: chunk.clip == entry, chunks))
+        assert isinstance(clip.label, int)
         return clip.label, torch.from_numpy(frames[:written])
 
 

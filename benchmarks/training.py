@@ -172,9 +172,7 @@ def evaluate(config: Config, stages: list[Stage], frames: list[Packet]) -> float
         result = inference.drain() if packet is None else inference.tick(packet)
         if result is not None:
             held, y = result
-            sums.add_logits(held.clips, held.labels, y)
+            sums.add(held.clips, held.labels, y.double().softmax(1))
     for stage in stages:
         stage.evaluating(False)
-    top1 = evaluation_of(sums.scores(), config.task).top1
-    assert top1 is not None
-    return top1
+    return evaluation_of(sums.scores(), stages[-1].objective.task).figures["top1"]

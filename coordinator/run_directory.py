@@ -17,7 +17,7 @@ from common.errors import SidewaysError
 
 CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json", ".lock"
 
-_OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps"}  # settings of data
+_OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps", "labels_of"}  # of data
 
 
 class RunDirectory:
@@ -83,6 +83,7 @@ class RunDirectory:
             "classes": json.dumps(classes),
             "ahead": str(config.ahead),
             "answer": json.dumps(config.answer),
+            "val_metrics": json.dumps(config.val_metrics),
             "data": config.data.model_dump_json(include=_OF_THE_MODEL),
         }
         if config.skip_pairs:  # they connect stages, so the model is only whole with its split

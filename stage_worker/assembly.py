@@ -17,6 +17,7 @@ from common.rule.pixels import Normaliser
 from common.rule.schedule import Schedule
 from common.rule.skips import targets
 from common.rule.stage import casting, make_stage
+from common.rule.tasks import without_loss
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.device import use_device
 from stage_worker.device_pace import DevicePace
@@ -75,6 +76,7 @@ class Assembly:
             torch.cuda.set_device(self._device)
         model = build(config, plan.classes)
         check_split(plan.split, len(model))
+        self._labels = without_loss(config, plan.classes).form
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
         outputs = self._specs(parts[: max((me.stage + 1, *targets(config.skip_pairs, me.stage)))])
         self._input_spec: TensorSpec = (torch.Size(config.frame_shape), torch.float32)
@@ -118,7 +120,7 @@ class Assembly:
         own = gpu_of(self._device)
         gpus = agree(groups.forward, self._links, own, self._config.network.deadline + BUILDING)
         gpus[self._me.stage] = own
-        return Edges(self._config, self._me, groups, self._links, self._device, gpus, self.work)
+        return Edges(self._config, self._me, groups, self._links, self._device, gpus, self.work, self._labels)
 
     def _specs(self, parts: list[nn.Sequential]) -> list[TensorSpec]:
         """Shape and dtype of the output of each of `parts`."""
@@ -184,15 +186,23 @@ class Assembly:
         shares = self._me.on_coordinator_host and self._config.network.transport != "gloo"
         network, shape = self._config.network, self._config.frame_shape
         on_gpu = self._device.type == "cuda"
-        pixels = self._config.data.pixel_type
         socket = FrameSocket(
-            self._me, network, shape, _FRAMES_QUEUED, "stage 0", shares, on_gpu, self.work, pixel_type=pixels
+            self._me,
+            network,
+            shape,
+            _FRAMES_QUEUED,
+            "stage 0",
+            shares,
+            on_gpu,
+            self.work,
+            pixel_type=self._config.data.pixel_type,
+            labels=self._labels,
         )
-        packet = Packet(self._input_spec[0], self._input_spec[1], self._device)
+        packet = Packet(self._input_spec[0], self._input_spec[1], self._device, labels=self._labels)
         return FrameIntake(socket, packet, self._normaliser)
 
     def _target_intake(self) -> TargetIntake | None:
-        if not self.stage.is_top or self._config.task == "classify":
+        if not self.stage.is_top or self._config.has_labels:
             return None
         shape = torch.Size(self._config.frame_shape)
         if self._output_spec[0] != shape:

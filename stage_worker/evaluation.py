@@ -15,7 +15,8 @@ from stage_worker.edges.ports import EdgePorts
 
 def run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[], None] = lambda: None) -> ClipSums:
     """Run one evaluation phase, calling `on_tick` at every tick. Returns the sums, empty except in the top stage."""
-    sums = ClipSums(stage.config.answer)
+    task = stage.objective.task
+    sums = ClipSums(stage.config.answer, task.form, stage.config.data.labels_of == "frames")
     stage.evaluating(True)
     try:
         _run(stage, ports, pace, on_tick, sums)
@@ -36,7 +37,7 @@ def _run(stage: Stage, ports: EdgePorts, pace: DevicePace, on_tick: Callable[[],
             if not stage.is_top:
                 ports.send_output(tick, x, y, stage.skip_outputs)
             elif (target := ports.target(tick, x)) is None:
-                sums.add_logits(x.clips, x.labels, y)
+                sums.add(x.clips, x.labels, stage.objective.task.answers(y))
             else:
                 sums.add_outputs(x.clips, x.labels, y, target.tensor, target.clips)
         pace.end(tick)

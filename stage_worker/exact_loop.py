@@ -106,7 +106,10 @@ class ExactLoop:
         self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
         self.last = self.tick = 0
         self._device = ports.device
-        self._held, self._part = Packet((specs[0][0][0], 1)), 0  # only its header is used
+        self._held, self._part = (
+            Packet((specs[0][0][0], 1), labels=stage.objective.task.form),
+            0,
+        )  # only its header is used
         self._blocks = _Blocks(stage, self._held.clips)
         self._parts, self._deadline = stage.config.parts, stage.config.network.deadline
         self.pipe = self._pipeline(groups.pipeline, *specs)

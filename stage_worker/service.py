@@ -29,6 +29,7 @@ from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
 from common.rule.packet import packet_bytes
 from common.rule.stage import casting
+from common.rule.tasks import without_loss
 from common.rule.wire import wire_spec
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint, evaluation
@@ -165,8 +166,10 @@ class StageService(StageCalls):
         specs = activation_shapes([part(model, split, stage) for stage in range(me.stages)], config.frame_shape)
         hosts = [me.stage_member(stage).host for stage in range(me.stages)]
         sent = [wire_spec(config.network.wire, spec) for spec in specs]
+        labels = without_loss(config, classes).form
         sizes = [
-            packet_bytes(*spec) * (below != above) for spec, (below, above) in zip(sent, pairwise(hosts), strict=False)
+            packet_bytes(*spec, labels) * (below != above)
+            for spec, (below, above) in zip(sent, pairwise(hosts), strict=False)
         ]
         self._groups = self._groups or Groups(me, 1.25 * config.network.deadline)
         return measure_delays(self._groups.forward, me.stage, me.stages, sizes, tick, config.network.deadline)

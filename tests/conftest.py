@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.labels import write_labels
 from tests.support.processes import train
 from tests.support.settings import slow_run
 from tests.support.videos import write_clip
@@ -71,7 +72,7 @@ os.environ["SIDEWAYS_TEST"] = f"pytest-{os.getpid()}"  # inherited by all proces
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders, train and val, each with three classes of clips, with 5 to 40 frames per clip."""
+    """Two folders, train and val, each with three classes of clips of 5 to 40 frames; and files of labels."""
     root = tmp_path_factory.mktemp("videos")
     lengths = iter([5, 17, 31, 8, 23, 40, 12, 9, 26])
     for label, name in enumerate(("ant", "bee", "cat")):
@@ -79,6 +80,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_clip(root / "train" / name / f"{number}.mp4", next(lengths), seed=10 * label + number)
         for number in range(2):
             write_clip(root / "val" / name / f"{number}.mp4", 7 + 6 * number + label, seed=100 + 10 * label + number)
+    write_labels(root, sorted(path.relative_to(root / "train").as_posix() for path in root.glob("train/*/*.mp4")))
     return root
 
 

@@ -49,7 +49,7 @@ def _report(decoded: report.Report) -> None:
     if isinstance(decoded, report.Progress):
         totals = RunTotals([StageTotals() for _ in range(3)], 4)
         totals.add(decoded)
-        metric_line(decoded, 4)
+        metric_line(decoded)
         assert totals.loss is None or decoded.loss is not None
 
 
@@ -60,7 +60,7 @@ def _seeds(folder: Path) -> None:
     progress |= dict.fromkeys(("attempt", "bytes_forward", "bytes_backward"), 0) | {"ticks": 2, "attempt": 1}
     times = dict.fromkeys(("compute", "receive_wait", "send_wait", "data_wait"), 0.5)
     seconds = {f"{name}_seconds": value for name, value in times.items()} | {"seconds": 2.0, "rate": 0.1}
-    fields = {**progress, **seconds, "kind": "progress", "gradient_norm": 0.5, "loss": 1.5, "losses_held": 2}
+    fields = {**progress, **seconds, "kind": "progress", "gradient_norm": 0.5, "loss": 1.5, "counted": 2}
     owner = runstate.Owner(host="here", directory="/runs", pid=1)
     status = runstate.Status(
         name="it", owner=owner, state="running", algorithm="sideways", started=1, updated=2, tick=3, planned=4

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
-Task = Literal["classify", "autoencode", "predict"]
+TaskName = Literal["classify", "multilabel", "regress", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
 TrackerName = Literal["wandb", "mlflow"]
 EdgeTicks = Annotated[int, Field(ge=1, le=256)]
@@ -80,6 +80,15 @@ class Data(Section):
         default_factory=dict, description="arguments of fsspec's file system of the shards, such as { anon = true }"
     )
     fold: int = Field(1, ge=1, le=99, description="number of the official split of ucf101 or hmdb51")
+    labels_of: Literal["clips", "frames"] = Field(
+        "clips", description="frames: each frame has its own label, or none (docs/data.md)"
+    )
+    train_labels: Path | None = Field(
+        None,
+        description="labels of the training clips: a CSV file, for frames also a folder of one for each clip "
+        "(docs/data.md); default: those of the data set, for frames CSV files beside the clips",
+    )
+    val_labels: Path | None = Field(None, description="labels of the validation clips, likewise")
     frame_files: str = Field("*", description="glob pattern of the file names in folders of frames, such as img_*")
     quarantine: Path | None = Field(None, description="list of files to leave out, from `sideways check --quarantine`")
     sources: list[str] = Field([], description="live sources instead of train, such as rtsp://…, /dev/video0, http://…")
@@ -267,7 +276,7 @@ class Rule(Section):
         0.0,
         ge=0,
         le=100,
-        description="task classify: initial weight of a classifier's loss on each stage's output; 0: off",
+        description="tasks with labels: initial weight of the loss of a linear layer on each stage's output; 0: off",
     )
     auxiliary_until: float = Field(
         0.5, gt=0, le=1, description="fraction of the ticks after which that weight has fallen to 0, linearly"
@@ -333,6 +342,11 @@ class Checkpoint(Section):
 
     every: int = Field(1000, ge=0, description="ticks between checkpoints; 0: only when the run ends or is stopped")
     keep: int = Field(3, ge=1, le=1000, description="number of newest checkpoints to keep, besides the best")
+    best: str | None = Field(
+        None,
+        description="figure of the evaluations whose largest value, or for errors smallest, makes a checkpoint the "
+        "best, such as val_map; - before it: always the smallest; default: val_top1, val_map or val_mse",
+    )
 
 
 class Network(Section):
@@ -429,10 +443,24 @@ class Metrics(Section):
 _SHALLOW = 4  # stages up to which gradients are so little delayed that skips are not needed
 
 
+_ERRORS = ("mse", "l1", "huber")
+LOSSES: dict[TaskName, tuple[str, ...]] = {  # the default first
+    "classify": ("cross_entropy",),
+    "multilabel": ("bce",),
+    "regress": _ERRORS,
+    "autoencode": _ERRORS,
+    "predict": _ERRORS,
+}
+
+
 class Config(Section):
     """A run: `stages` stages train `model` on `data` for `task`, for `ticks` ticks or `epochs` epochs."""
 
-    task: Task = Field("classify", description="what to learn: the clip's class, the frame itself, or a future frame")
+    task: TaskName = Field(
+        "classify",
+        description="what to learn: classify: the class of a clip; multilabel: its classes, any number of them; "
+        "regress: its numbers; autoencode: the frame itself; predict: a future frame",
+    )
     ahead: int = Field(1, ge=1, le=64, description="task predict: how many frames ahead to predict")
     algorithm: Algorithm = Field("sideways", description="the Sideways rule, or exact gradients to compare it with")
     micro_batches: int | None = Field(None, ge=1, description="gpipe, 1f1b: number of micro-batches; default: stages")
@@ -453,6 +481,16 @@ class Config(Section):
         "trained",
         description="frozen: every BatchNorm keeps the running statistics and affine parameters of the weight file",
     )
+    loss: str | None = Field(
+        None,
+        description="regress and tasks without labels: mse (the default), l1 or huber; or path/to/file.py:function for "
+        "your own, of outputs and targets (docs/training.md); default: that of the task",
+    )
+    val_metrics: list[str | dict[str, Any]] = Field(
+        [],
+        description="further figures of an evaluation: classes of torchmetrics by name, or path/to/file.py:function "
+        "for your own (docs/training.md)",
+    )
     stages: int = Field(4, ge=1, le=256, description="number of stages (D): layer groups, each in its own process")
     replicas: int = Field(
         1,
@@ -469,14 +507,14 @@ class Config(Section):
     skips: list[tuple[int, int]] | Literal["auto"] = Field(
         [],
         description="pairs [from, to] of stages: `to`, at least two further up, also takes the output of `from` "
-        "(Skip-Sideways); auto: in classifiers of more than 4 stages, from each stage to the top one",
+        "(Skip-Sideways); auto: with labels and more than 4 stages, from each stage to the top one",
     )
     ticks: int | None = Field(None, ge=1, description="length of the training in ticks")
     epochs: float | None = Field(None, gt=0, description="instead of ticks: passes over the training clips")
     evaluate_every: int = Field(0, ge=0, description="ticks between evaluations; 0: only at the end")
     answer: Answer = Field(
         "mean",
-        description="task classify, a clip's answer: mean: that of its frames' softmax; last: its last frame's; "
+        description="tasks with labels, a clip's answer: mean: that of its frames' answers; last: its last frame's; "
         "a number n: the mean without the first n frames",
     )
     class_weights: list[Annotated[float, Field(ge=0)]] | Literal["balanced"] | None = Field(
@@ -528,6 +566,16 @@ class Config(Section):
         return self.model_copy(update={"optimiser": self.optimiser.model_copy(update={"lr": rate})})
 
     @property
+    def has_labels(self) -> bool:
+        """Whether targets are labels, which ride with the rows, and not frames."""
+        return self.task not in ("autoencode", "predict")
+
+    @property
+    def loss_name(self) -> str:
+        """The loss: its name, or path/to/file.py:function."""
+        return self.loss or LOSSES[self.task][0]
+
+    @property
     def exact(self) -> bool:
         """Whether gradients are backpropagation's: no mismatch between a stage's input and its gradient."""
         return self.algorithm != "sideways"
@@ -556,7 +604,7 @@ class Config(Section):
         """The skips between stages, [(from, to), …]."""
         if self.skips != "auto":
             return self.skips
-        plain = self.stages <= _SHALLOW or self.task != "classify" or self.exact or self.probe.every > 0
+        plain = self.stages <= _SHALLOW or not self.has_labels or self.exact or self.probe.every > 0
         return [] if plain else [(stage, self.stages - 1) for stage in range(self.stages - 2)]
 
     def idle(self, planned: int) -> list[str]:
@@ -570,14 +618,14 @@ class Config(Section):
                     self.rule.auxiliary > 0 and self.stages == 1,
                 ),
                 (
-                    'class_weights has no effect unless task = "classify"',
-                    self.class_weights and self.task != "classify",
+                    'class_weights has no effect unless task = "classify", or with a loss of your own',
+                    self.class_weights and self.loss_name != "cross_entropy",
                 ),
                 ('data.balance has no effect unless task = "classify"', self.data.balance and self.task != "classify"),
-                ('answer has no effect unless task = "classify"', self.answer != "mean" and self.task != "classify"),
+                ("answer has no effect on tasks without labels", self.answer != "mean" and not self.has_labels),
                 (
-                    'label_smoothing has no effect unless task = "classify"',
-                    self.label_smoothing and self.task != "classify",
+                    'label_smoothing has no effect unless task = "classify", or with a loss of your own',
+                    self.label_smoothing and self.loss_name != "cross_entropy",
                 ),
                 (
                     'norm = "frozen" without weights keeps the statistics that a new BatchNorm begins with',
@@ -613,8 +661,10 @@ class Config(Section):
             raise ValueError(
                 f"split = {self.split} must have one number of at least 1 for each of the {self.stages} stages"
             )
-        if self.data.sources and self.task == "classify":
+        if self.data.sources and self.has_labels:
             raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
+        if self.data.balance and (self.task in ("multilabel", "regress") or self.data.labels_of == "frames"):
+            raise ValueError('data.balance needs one class for each clip, so task = "classify" and labels of clips')
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
         if self.recovery.heals and self.exact:
@@ -622,6 +672,7 @@ class Config(Section):
                 f'recovery.mode = "heal" needs algorithm = "sideways": with "{self.algorithm}" all stages must have '
                 f'done the same updates, so set recovery.mode = "exact"'
             )
+        self._check_loss()
         self._check_replicas()
         if (self.data.slots // self.replicas) % self.parts:
             raise ValueError(
@@ -641,9 +692,9 @@ class Config(Section):
         self._check_edge_ticks()
         if self.rule.auxiliary and self.probe.every:
             raise ValueError("probe.every compares with backpropagation, which has no auxiliary losses: set it to 0")
-        if self.rule.auxiliary and (self.task != "classify" or (self.exact and self.stages > 1)):
+        if self.rule.auxiliary and (not self.has_labels or (self.exact and self.stages > 1)):
             raise ValueError(
-                'rule.auxiliary is for task = "classify" and algorithm = "sideways": leave it out, or set it to 0'
+                'rule.auxiliary is for tasks with labels and algorithm = "sideways": leave it out, or set it to 0'
             )
         if self.report.every > self.network.deadline:
             raise ValueError(
@@ -661,6 +712,18 @@ class Config(Section):
                 f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
             )
         return self
+
+    def _check_loss(self) -> None:
+        known = LOSSES[self.task]
+        if self.loss_name not in known and ".py:" not in self.loss_name:
+            raise ValueError(
+                f'loss = "{self.loss}" is not one of task = "{self.task}": {", ".join(known)}, or '
+                "path/to/file.py:function for your own"
+            )
+        if self.val_metrics and not self.has_labels:
+            raise ValueError(
+                f'val_metrics compare answers with labels, but task = "{self.task}" has none: leave it out'
+            )
 
     def _check_replicas(self) -> None:
         if self.data.slots % self.replicas:

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.errors import PeerError
 from common.messages.encoding import OTHER_SENDER, check_attempt, decode
+from common.rule.label_form import ONE_CLASS, LabelForm
 
 SMALLEST_BUFFER = 1 << 18  # bytes of a frame socket's kernel buffer; with less, TCP stalls on loopback's large segments
 
@@ -19,6 +20,7 @@ def encode_frames(
     clips: np.ndarray[Any, Any],
     labels: np.ndarray[Any, Any],
     slot: int | None = None,
+    form: LabelForm = ONE_CLASS,
 ) -> bytes:
     """Encode the envelope of a frame batch; the raw uint8 frames follow as a separate message part.
 
@@ -27,8 +29,10 @@ def encode_frames(
         phase: 0 for training; evaluations are numbered from 1.
         frame: number of the batch in its phase.
         last: whether this is the last batch of the phase.
-        clips, labels: int64 [slots].
+        clips: int64 [slots].
+        labels: int64 [slots], or float32 [slots, width].
         slot: shared-memory slot that holds the frames (common/shared_memory/frame_slots.py); then no part follows.
+        form: of the labels.
     """
     envelope = {
         "attempt": attempt,
@@ -37,22 +41,22 @@ def encode_frames(
         "last": last,
         "slot": slot,
         "clips": clips.astype("<i8", copy=False).tobytes(),
-        "labels": labels.astype("<i8", copy=False).tobytes(),
+        "labels": form.to_bytes(labels),
     }
     return msgpack.packb(envelope)
 
 
 class Envelope:
-    """A decoded and validated frame envelope. Attributes as in `encode_frames`; clips, labels: int64 [slots]."""
+    """A decoded and validated frame envelope. Attributes as in `encode_frames`."""
 
     __slots__ = ("attempt", "clips", "frame", "labels", "last", "phase", "slot")
 
-    def __init__(self, data: bytes | memoryview, rows: int, attempt: int) -> None:
+    def __init__(self, data: bytes | memoryview, rows: int, attempt: int, form: LabelForm = ONE_CLASS) -> None:
         """Decode an envelope.
 
         Raises:
             OtherAttemptError: it is from another attempt.
-            PeerError: it is malformed or does not have `rows` rows.
+            PeerError: it is malformed or does not have `rows` rows, with labels of the given form.
         """
         fields = decode(data)
         check_attempt(fields, attempt)
@@ -60,16 +64,16 @@ class Envelope:
             self.attempt, self.phase = fields["attempt"], fields["phase"]
             self.frame, self.last, self.slot = fields["frame"], fields["last"], fields["slot"]
             self.clips = np.frombuffer(fields["clips"], dtype="<i8")
-            self.labels = np.frombuffer(fields["labels"], dtype="<i8")
+            self.labels = form.from_bytes(fields["labels"], rows)
         except (KeyError, TypeError, ValueError) as error:
             raise PeerError(f"a frame's envelope is malformed ({error!r}): {OTHER_SENDER}") from error
         if (
             not type(self.attempt) is type(self.phase) is type(self.frame) is int
             or type(self.last) is not bool
             or not (self.slot is None or (type(self.slot) is int and self.slot >= 0))
-            or not len(self.clips) == len(self.labels) == rows
+            or len(self.clips) != rows
         ):
             raise PeerError(
-                f"a frame's envelope is malformed: expected {rows} clips and labels and a slot or none, got "
+                f"a frame's envelope is malformed: expected {rows} clips and a slot or none, got "
                 f"{len(self.clips)} and {self.slot!r:.20}"
             )

@@ -49,8 +49,9 @@ class Progress(_Report):
         rate: learning rate; None for a stage without parameters.
         peak_memory_bytes: peak memory so far (common/telemetry/peak_memory.py).
         bytes_forward, bytes_backward: bytes sent to the stages above and below.
-        loss: mean over `losses_held` ticks; None except in the top stage.
-        correct: rows classified correctly in those ticks; None unless the task classifies.
+        loss: mean over the rows that had a target; None except in the top stage, or if none had.
+        counted: number of those rows; None likewise.
+        correct: sum over them of the share of their labels that are right; None for tasks without classes.
         losses: loss of every tick, if report.losses is set.
     """
 
@@ -71,14 +72,14 @@ class Progress(_Report):
     bytes_forward: _Count
     bytes_backward: _Count
     loss: float | None = None
-    losses_held: _Ticks | None = None
-    correct: _Count | None = None
+    counted: Annotated[int, Field(gt=0, lt=1 << 62)] | None = None
+    correct: _Seconds | None = None
     losses: list[float] | None = None
 
     @model_validator(mode="after")
-    def _losses_belong_to_ticks(self) -> "Progress":
-        if (self.loss is None) != (self.losses_held is None):
-            raise ValueError("loss and losses_held must be set together")
+    def _losses_belong_to_rows(self) -> "Progress":
+        if (self.loss is None) != (self.counted is None):
+            raise ValueError("loss and counted must be set together")
         return self
 
     @property
@@ -87,9 +88,9 @@ class Progress(_Report):
         return self.receive_wait_seconds + self.send_wait_seconds + self.data_wait_seconds
 
     @property
-    def accuracy_rows(self) -> int | None:
-        """Number of rows per slot that `correct` counts; None unless the task classifies."""
-        return self.losses_held if self.correct is not None else None
+    def accuracy(self) -> float | None:
+        """Share of labels that are right; None for tasks without classes, or if no row had a label."""
+        return self.correct / self.counted if self.correct is not None and self.counted else None
 
 
 class Done(_Report):

@@ -150,16 +150,12 @@ def _factory(name: str) -> Callable[..., Any]:
         return ZOO[name]
     if name.startswith(timm_models.PREFIX):
         return timm_models.factory(name.removeprefix(timm_models.PREFIX))
-    file, colon, attribute = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
+    if not user_code.is_reference(name):
         raise ConfigError(
             f"model = {name!r} is unknown. Allowed: {', '.join(ZOO)}, timm:NAME, or path/to/file.py:factory for your "
             f"own"
         )
-    factory = user_code.named("model", name)
-    if not callable(factory):
-        raise ConfigError(f"model = {name!r}: {attribute} is not a function")
-    return factory
+    return user_code.load_attribute(name, "model")
 
 
 def activation_shapes(

@@ -1,11 +1,11 @@
-"""Loading a user's model file and the modules that it imports.
+"""Loading a user's file, of a model, a loss or a metric, and the modules that it imports.
 
 For the user's code, modules beside the file or in the working directory come first, even before our packages of the
 same name (a user's `common/`). All other code still gets ours. A file in a package is imported as a module of it.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib import import_module
@@ -41,26 +41,44 @@ def end_import() -> None:
         raise ImportEnds
 
 
-def named(setting: str, reference: str) -> Any:
-    """What a setting names as path/to/file.py:name.
+def is_reference(name: str) -> bool:
+    """Whether a setting names something in a user's file: path/to/file.py:name."""
+    file, colon, _ = name.rpartition(":")
+    return bool(colon) and file.endswith(".py")
+
+
+def load_attribute(name: str, setting: str) -> Callable[..., Any]:
+    """The function or class that `path/to/file.py:name` names. `setting`: the setting with that value, for errors.
 
     Raises:
-        ConfigError: there is no such file or name, or the file cannot be imported.
+        ConfigError: there is no such file, it does not load, or it has no such function or class.
     """
-    file, _, name = reference.rpartition(":")
+    found: Callable[..., Any] = load_object(name, setting)
+    if not callable(found):
+        raise _lacks(name, setting)
+    return found
+
+
+def load_object(name: str, setting: str) -> Any:
+    """Likewise, but anything that has a name."""
+    file, _, attribute = name.rpartition(":")
     path = Path(file).resolve()
     if not path.is_file():
-        raise ConfigError(f"{setting} = {reference!r}: there is no file {path}")
+        raise ConfigError(f"{setting} = {name!r}: there is no file {path}")
     try:
         module = load(path)
     except ConfigError:
         raise
     except Exception as error:
-        text = f"{setting} = {reference!r}: {path} does not load: {type(error).__name__}: {error}"
-        raise ConfigError(text) from error
-    if not hasattr(module, name):
-        raise ConfigError(f"{setting} = {reference!r}: {path} has no function {name}")
-    return getattr(module, name)
+        raise ConfigError(f"{setting} = {name!r}: {path} does not load: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        raise _lacks(name, setting)
+    return getattr(module, attribute)
+
+
+def _lacks(name: str, setting: str) -> ConfigError:
+    file, _, attribute = name.rpartition(":")
+    return ConfigError(f"{setting} = {name!r}: {Path(file).resolve()} has no function {attribute}")
 
 
 def load(path: Path) -> ModuleType:

@@ -7,8 +7,11 @@ from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import named_blocks
 from common.models.temporal import memories
-from common.models.user_code import no_exit
+from common.models.user_code import is_reference, no_exit
+from common.rule.label_form import LabelForm
 from common.rule.stage import forbid_in_place_on_input
+from common.rule.tasks import without_loss
+from common.rule.tasks.losses import Loss, own_loss
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -28,17 +31,11 @@ def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
     x = torch.zeros(config.frame_shape)
     for number, (name, block) in enumerate(named_blocks(model)):
         x = _try(name, block, x, is_first=number == 0)
-    shape = list(x.shape)
-    if config.task != "classify" and shape != list(config.frame_shape):
-        raise ConfigError(
-            f'task = "{config.task}" compares the model\'s output with a frame, but the output is {shape} and the '
-            f"frame {list(config.frame_shape)}: change the model or data.size"
-        )
-    if config.task == "classify" and (len(shape) != 2 or shape[1] < classes):
-        raise ConfigError(
-            f'task = "classify" needs logits [{config.data.slots}, {classes} classes], but the model\'s output is '
-            f"{shape}: change the model or its model_args"
-        )
+    task = without_loss(config, classes)
+    if misfit := task.misfit(x.shape, config.frame_shape):
+        raise ConfigError(misfit)
+    if is_reference(config.loss_name):
+        _try_loss(own_loss(config.loss_name), task.form, config, x)
 
 
 def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
@@ -62,6 +59,27 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
     if not is_first and leaf.grad is None:
         raise ConfigError(f"block {name} passes no gradient to its input, so the blocks before it cannot learn")
     return y
+
+
+def _try_loss(own: Loss, form: LabelForm, config: Config, y: Tensor) -> None:
+    """Raise ConfigError if the user's loss fails on the model's output and targets of zeros."""
+    rows, y = len(y), y.detach().float().requires_grad_()
+    label = form.empty(rows)
+    label[:] = 0
+    target = torch.from_numpy(label) if config.has_labels else torch.zeros(config.frame_shape)
+    try:
+        with no_exit(f"loss = {config.loss_name!r}"):
+            loss = own(y, target)
+            loss.backward()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"loss = {config.loss_name!r} fails on outputs {list(y.shape)} and targets {list(target.shape)} "
+            f"({target.dtype}): {type(error).__name__}: {error}"
+        ) from error
+    if y.grad is None:
+        raise ConfigError(f"loss = {config.loss_name!r} passes no gradient to the outputs: compute it with torch alone")
 
 
 def _refuse_memories(model: nn.Sequential, config: Config) -> None:

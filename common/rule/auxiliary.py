@@ -1,4 +1,4 @@
-"""Auxiliary losses: a small classifier on the output of each stage but the top, which trains it without delay.
+"""Auxiliary losses: a linear layer on the output of each stage but the top, which trains it without delay.
 
     g_i(k) += w(k) · ∂ loss_i(y_i(k)) / ∂y_i
 
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config.settings import Config
-from common.rule.cross_entropy import cross_entropy_of
-from common.rule.host_values import HostValues
+from common.rule.loss import RowLoss
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
+from common.rule.tasks import task_of
 
 
 class Auxiliary:
@@ -35,7 +35,7 @@ class Auxiliary:
         nn.init.zeros_(self.classifier.bias)
         settings = config.optimiser.model_copy(update={"ema": 0.0, "orthogonal": 0.0})
         self.updater = Updater(self.classifier, settings, config.rule.every, 0, planned)
-        self._cross_entropy, self._labels = cross_entropy_of(config), HostValues()
+        self._loss = RowLoss(task_of(config, classes))
 
     def weight(self, tick: int) -> float:
         """w after `tick` updates of the stage: it falls linearly from rule.auxiliary to zero."""
@@ -45,8 +45,7 @@ class Auxiliary:
     def loss(self, y: Tensor, held: Packet, weight: float) -> Tensor:
         """w(k) · loss_i, a 0-d tensor, for the output y, [rows, …], of the frames in `held`."""
         logits = F.linear(pooled(y), self.classifier.weight, self.classifier.bias)
-        labels = self._labels.on(y.device, held.labels)
-        return weight * self._cross_entropy(logits, labels)
+        return weight * self._loss(logits, held).mean
 
     def update(self, tick: int) -> None:
         """Update the classifier, as long as its loss counts."""

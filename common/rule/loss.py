@@ -1,18 +1,20 @@
-"""The loss of the top stage: cross-entropy with the labels, or mean squared error against a frame."""
+"""The loss of the top stage: that of the run's task, on the rows that have a target.
+
+A row without one (a frame without a label; for `predict`, the last frames of a clip) counts as zero: so a row's
+gradient does not depend on how many others have a target, and micro-batches add up.
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.config.settings import Task
-from common.rule.cross_entropy import CrossEntropy
 from common.rule.host_values import HostValues
 from common.rule.packet import Packet
+from common.rule.tasks.task import Task
 
 EVERY_ROW = slice(None)
 
@@ -30,50 +32,78 @@ class Target:
     clips: NDArray[np.int64]
 
 
-class Objective:
-    """The loss of a task.
+class RowsWithTarget(NamedTuple):
+    """The rows of a batch that have a target.
 
     Attributes:
-        correct: number of rows classified correctly since last zeroed, a 0-d int64 tensor.
+        mean: sum of their losses over the number of all rows, a 0-d tensor.
+        y, target: their outputs and targets.
     """
 
-    def __init__(self, task: Task, cross_entropy: CrossEntropy) -> None:
-        """`cross_entropy`: for tasks with labels."""
-        self.task, self._cross_entropy = task, cross_entropy
-        self.correct = torch.zeros((), dtype=torch.int64)
-        self._values = HostValues()
+    mean: Tensor
+    y: Tensor
+    target: Tensor
+
+
+class RowLoss:
+    """The loss of a batch's rows."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._values = task, HostValues()
+        self._chosen: dict[int, HostValues] = {}  # by their number, as those buffers have one size
+
+    def __call__(
+        self, y: Tensor, held: Packet, target: Target | None = None, rows: slice = EVERY_ROW
+    ) -> RowsWithTarget:
+        """The loss in float32 for half-precision outputs. Arguments as for `Objective`."""
+        if y.dtype in (torch.bfloat16, torch.float16):
+            y = y.float()
+        if target is None:
+            known, values = self._task.form.known(held.labels[rows]), self._labels(y.device, held, rows)
+        else:
+            known, values = target.clips[rows] == held.clips[rows], target.tensor[rows]
+        if known.all():
+            return RowsWithTarget(self._task.loss(y, values), y, values)
+        count = int(np.count_nonzero(known))
+        if not count:
+            return RowsWithTarget(y[:0].sum(), y[:0], values[:0])
+        chosen = self._chosen.setdefault(count, HostValues()).on(y.device, np.flatnonzero(known))
+        y, values = y[chosen], values[chosen]
+        return RowsWithTarget(self._task.loss(y, values) * (count / len(known)), y, values)
+
+    def _labels(self, device: torch.device, held: Packet, rows: slice) -> Tensor:
+        if held.label_tensor.device == device:
+            return held.label_tensor[rows]
+        if rows is EVERY_ROW:
+            return self._values.on(device, held.labels)
+        return held.label_tensor[rows].to(device)  # micro-batches: more of them in a tick than `_values` holds
+
+
+class Objective:
+    """The loss of a task, and what is counted for reports.
+
+    Attributes:
+        counted: number of rows with a target since last zeroed.
+        correct: the sum over them of the share of their labels that are right, a 0-d float32 tensor; 0 without classes.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task, self._loss = task, RowLoss(task)
+        self.counted, self.correct = 0, torch.zeros(())
 
     def __call__(self, y: Tensor, held: Packet, target: Target | None, rows: slice = EVERY_ROW) -> Tensor:
-        """The mean loss over rows, computed in float32 for half-precision outputs.
-
-        Rows whose target belongs to another clip count as zero: for `predict`, the clip ends before the target frame.
+        """The mean loss over rows, a 0-d tensor.
 
         Args:
-            y: the model's output for `rows` of `held`: [rows, classes], or of the target's shape.
+            y: the model's output for `rows` of `held`: [rows, classes or numbers], or of the target's shape.
             held: the packet with the clips and labels.
             target: frame-sized target; None for tasks with labels.
             rows: the part of the batch that `y` is for (a micro-batch).
         """
-        if y.dtype in (torch.bfloat16, torch.float16):
-            y = y.float()
-        if self.task == "classify":
-            on_device = held.label_tensor.device == y.device
-            return self._classify(y, held.label_tensor[rows] if on_device else self._send(y.device, held.labels, rows))
-        assert target is not None, "tasks without labels have frame-sized targets"
-        valid = target.clips[rows] == held.clips[rows]
-        if valid.all():
-            return F.mse_loss(y, target.tensor[rows])
-        error = F.mse_loss(y, target.tensor[rows], reduction="none").flatten(1).mean(1)
-        return torch.where(self._send(y.device, target.clips == held.clips, rows), error, 0).sum() / len(valid)
-
-    def _send(self, device: torch.device, values: NDArray[Any], rows: slice) -> Tensor:
-        """Rows of an array, on a device."""
-        if rows is EVERY_ROW:
-            return self._values.on(device, values)
-        return torch.from_numpy(values[rows]).to(device)  # micro-batches: more of them in a tick than `_values` holds
-
-    def _classify(self, y: Tensor, labels: Tensor) -> Tensor:
-        if self.correct.device != y.device:
-            self.correct = self.correct.to(y.device)
-        self.correct += (y.detach().argmax(1) == labels).sum()
-        return self._cross_entropy(y, labels)
+        found = self._loss(y, held, target, rows)
+        self.counted += len(found.y)
+        if self.task.has_classes:
+            if self.correct.device != y.device:
+                self.correct = self.correct.to(y.device)
+            self.correct += self.task.correct(found.y.detach(), found.target)
+        return found.mean

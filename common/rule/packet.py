@@ -2,6 +2,8 @@
 
     int64  tick | frame | last | clip of each row | label of each row | padding to 64 bytes | tensor
 
+A label has the form that the run's task gives it: a class, int64, or several float32 numbers.
+
 Clip ids are unique for each playback of a clip. A row of clip `NO_CLIP` holds no frame (in an evaluation, when a slot
 has no clips left). The label is sent with its row, so the top stage needs no tick arithmetic to find it.
 """
@@ -12,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.rule.label_form import ONE_CLASS, LabelForm, Labels
 
 NO_CLIP = -1
 _TICK, _FRAME, _LAST, _ROWS_FROM = 0, 1, 2, 3
@@ -28,7 +32,8 @@ class Packet:
         tensor: the activation or gradient, one row per slot.
         buffer: uint8 [packet_bytes], header and tensor in one piece of host memory; None if the tensor is elsewhere.
         head: the header as an int64 array.
-        clips, labels: int64 [rows], parts of the header.
+        clips: int64 [rows], a part of the header.
+        labels: another, int64 [rows] or float32 [rows, width].
         label_tensor: `labels` as a tensor.
         nbytes: size of the message.
     """
@@ -40,6 +45,7 @@ class Packet:
         device: torch.device | str = "cpu",
         memory: Tensor | None = None,
         tensor: Tensor | None = None,
+        labels: LabelForm = ONE_CLASS,
     ) -> None:
         """Create a packet.
 
@@ -48,23 +54,27 @@ class Packet:
             device: of the tensor.
             memory: host memory to use, uint8: [packet_bytes] if the tensor is in it too, else [header_bytes].
             tensor: the tensor to use, if it is not in `memory`.
+            labels: form of the rows' labels.
         """
         device, rows = torch.device(device), shape[0]
         in_one_piece = tensor is None and device == torch.device("cpu")
-        size = packet_bytes(shape, dtype) if in_one_piece else header_bytes(rows)
+        start = header_bytes(rows, labels)
+        size = packet_bytes(shape, dtype, labels) if in_one_piece else start
         pinned = device.type == "cuda"
         memory = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned) if memory is None else memory
-        self.header = memory[: header_bytes(rows)]
+        self.header = memory[:start]
         self.buffer = memory if in_one_piece else None
         if in_one_piece:
-            tensor = payload_of(memory, shape, dtype)
+            tensor = payload_of(memory, shape, dtype, labels)
         self.tensor = torch.zeros(tuple(shape), dtype=dtype, device=device) if tensor is None else tensor
         numbers = self.header.view(torch.int64)
         self.head: np.ndarray[Any, np.dtype[np.int64]] = numbers.numpy()
         self.clips = self.head[_ROWS_FROM : _ROWS_FROM + rows]
-        self.labels = self.head[_ROWS_FROM + rows : _ROWS_FROM + 2 * rows]
-        self.label_tensor = numbers[_ROWS_FROM + rows : _ROWS_FROM + 2 * rows]
-        self.nbytes = packet_bytes(shape, dtype)
+        first = _ROWS_FROM + rows
+        self.label_tensor = _labels_in(numbers[first : first + labels.words(rows)], rows, labels)
+        self.labels: Labels = self.label_tensor.numpy()
+        self.nbytes = packet_bytes(shape, dtype, labels)
+        self._form = labels
 
     @property
     def tick(self) -> int:
@@ -114,7 +124,7 @@ class Packet:
             self.buffer.copy_(message)
             return
         self.header.copy_(message[: self.header.nbytes])
-        self.tensor.copy_(payload_of(message, self.tensor.shape, self.tensor.dtype))
+        self.tensor.copy_(payload_of(message, self.tensor.shape, self.tensor.dtype, self._form))
 
 
 class StagedPacket(Packet):
@@ -122,10 +132,13 @@ class StagedPacket(Packet):
 
     buffer: Tensor
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        buffer = torch.zeros(packet_bytes(shape, dtype), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        super().__init__(shape, dtype, device, buffer[: header_bytes(shape[0])])
-        self.buffer, self._payload = buffer, payload_of(buffer, shape, dtype)
+    def __init__(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, labels: LabelForm = ONE_CLASS
+    ) -> None:
+        size = packet_bytes(shape, dtype, labels)
+        buffer = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        super().__init__(shape, dtype, device, buffer[: header_bytes(shape[0], labels)], labels=labels)
+        self.buffer, self._payload = buffer, payload_of(buffer, shape, dtype, labels)
 
     def flush(self) -> None:
         """Copy the tensor to the host, and wait for the copy: the transfer reads it next."""
@@ -136,16 +149,22 @@ class StagedPacket(Packet):
         self.tensor.copy_(self._payload)
 
 
-def packet_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
+def _labels_in(words: Tensor, rows: int, form: LabelForm) -> Tensor:
+    if form.width is None:
+        return words
+    return words.view(torch.float32)[: rows * form.width].view(rows, form.width)
+
+
+def packet_bytes(shape: Sequence[int], dtype: torch.dtype, labels: LabelForm = ONE_CLASS) -> int:
     """Size of a packet in bytes. The first dimension of `shape` is rows."""
-    return header_bytes(shape[0]) + torch.Size(shape).numel() * dtype.itemsize
+    return header_bytes(shape[0], labels) + torch.Size(shape).numel() * dtype.itemsize
 
 
-def header_bytes(rows: int) -> int:
+def header_bytes(rows: int, labels: LabelForm = ONE_CLASS) -> int:
     """Size of a packet's header in bytes."""
-    return -(-(_ROWS_FROM + 2 * rows) * 8 // _ALIGN) * _ALIGN
+    return -(-(_ROWS_FROM + rows + labels.words(rows)) * 8 // _ALIGN) * _ALIGN
 
 
-def payload_of(message: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def payload_of(message: Tensor, shape: Sequence[int], dtype: torch.dtype, labels: LabelForm = ONE_CLASS) -> Tensor:
     """The tensor in a message, as a view of it. `message` is uint8 [packet_bytes]."""
-    return message[header_bytes(shape[0]) :].view(dtype).view(tuple(shape))
+    return message[header_bytes(shape[0], labels) :].view(dtype).view(tuple(shape))

@@ -5,6 +5,7 @@ into packets, which its neighbours read as many ticks later as the edge takes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ class Reference:
         stages: list[Stage],
         frame_shape: Sequence[int],
         dtype: torch.dtype = torch.float32,
-        packet: MakePacket = Packet,
+        packet: MakePacket | None = None,
     ) -> None:
         """Build a pipeline.
 
@@ -64,12 +65,13 @@ class Reference:
             stages: from input to top.
             frame_shape: [slots, channels, height, width] of the input.
             dtype: of the input.
-            packet: creates a packet of a shape and dtype.
+            packet: creates a packet of a shape and dtype; default: with the labels' form of the stages' task.
         """
         self.stages, self.schedule, self.tick_number = stages, schedule_of(stages[0].config), 0
         self.computes: list[Computes] = list(stages)
         with casting(stages[0].config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
+        packet = packet or partial(Packet, labels=stages[0].objective.task.form)
         self._ports = memory_ports(stages, outputs, stages[0].config.network.wire, packet)
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
@@ -200,7 +202,7 @@ def memory_ports(
     return [MemoryPorts(schedule, stage, edges, config.skip_pairs) for stage in range(len(stages))]
 
 
-def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target) -> list[dict[str, Tensor]]:
+def exact_gradients(stages: Sequence[Stage], frame: Packet, target: Target | None) -> list[dict[str, Tensor]]:
     """Backpropagate one frame batch through all stages. Returns each stage's gradients, by parameter name."""
     y = frame.tensor
     for stage in stages:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.rule.auxiliary import Auxiliary, auxiliary_of
-from common.rule.cross_entropy import cross_entropy_of
 from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
@@ -27,6 +26,7 @@ from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import schedule_of
 from common.rule.skips import Merge, merge_of, pool_to, targets
+from common.rule.tasks import task_of
 
 
 def casting(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -69,6 +69,7 @@ class Stage:
         merge: Merge | None = None,
         skip_targets: Sequence[torch.Size] = (),
         replica: int = 0,
+        classes: int = 1,
     ) -> None:
         """Build a stage.
 
@@ -80,12 +81,13 @@ class Stage:
             merge: what the skips to this stage need.
             skip_targets: shapes of the inputs of the stages to which skips lead from this one.
             replica: number of this copy of the stage.
+            classes: number of classes, or of the labels' numbers.
         """
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else schedule_of(config).mismatch(index)
         self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
-        self.objective = Objective(config.task, cross_entropy_of(config))
+        self.objective = Objective(task_of(config, classes))
         self.auxiliary, self.merge = auxiliary, merge
         self.mean: Mean | None = None
         self._replica = (replica,) if replica else ()
@@ -341,7 +343,7 @@ def make_stage(
     auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
     merge = merge_of(config, index, shapes, planned, device)
     skip_targets = [shapes[target - 1] for target in targets(config.skip_pairs, index)]
-    return Stage(blocks, index, config, planned, auxiliary, merge, skip_targets, replica)
+    return Stage(blocks, index, config, planned, auxiliary, merge, skip_targets, replica, classes)
 
 
 def forbid_in_place_on_input(blocks: nn.Module) -> None:

@@ -113,7 +113,11 @@ METRICS = (
     ),
     Metric(
         "sideways_validation_score", "gauge", "", (), "coordinator",
-        "Score of the last evaluation: top-1 as a share, or the negative mean squared error; larger is better",
+        "Score of the last evaluation, larger is better: checkpoint.best, negative if it is an error",
+    ),
+    Metric(
+        "sideways_validation_figure", "gauge", "", ("figure",), "coordinator",
+        "Figures of the last evaluation, such as val_top1",
     ),
     Metric(
         "sideways_checkpoint_timestamp_seconds", "gauge", "seconds", (), "coordinator",

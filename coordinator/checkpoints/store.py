@@ -44,6 +44,7 @@ class Position:
         clips: fingerprint of the clips that `places` refers to.
         seconds: training time so far.
         score: of an evaluation at this tick, larger is better; None without one.
+        figure: that the score is of, with - before it if smaller is better; empty in older checkpoints.
         files: size in bytes and SHA-256 of each other file of the checkpoint, by name.
         format: version of this record.
     """
@@ -65,6 +66,7 @@ class Position:
     replicas: int = 1
     wire: str = "float32"
     score: float | None = None
+    figure: str = ""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     format: int = _FORMAT
 
@@ -131,9 +133,14 @@ _FORM = TypeAdapter(Position)
 class Checkpoints:
     """The checkpoints of a run directory."""
 
-    def __init__(self, run: Path, keep: int) -> None:
-        """Remove partly written checkpoints. `keep`: how many of the newest to keep, besides the best."""
-        self.run = run
+    def __init__(self, run: Path, keep: int, figure: str = "") -> None:
+        """Remove partly written checkpoints.
+
+        Args:
+            keep: how many of the newest to keep, besides the best.
+            figure: of evaluations, by which the best is chosen.
+        """
+        self.run, self._figure = run, figure
         self._folder, self._keep = run / FOLDER, keep
         self._committed: set[Path] = set()  # committed by this process
         for part in self._folder.glob(f"*{_PART}"):
@@ -201,7 +208,7 @@ class Checkpoints:
         """Store an evaluation's score in the checkpoint of `tick`, if there is one. Raises OSError or SidewaysError."""
         path = self._folder / f"{tick:010}"
         if path.is_dir():
-            _write_position(path, replace(_read_position(path), score=score))
+            _write_position(path, replace(_read_position(path), score=score, figure=self._figure))
             self._prune()
 
     def _all(self) -> list[Path]:
@@ -213,7 +220,8 @@ class Checkpoints:
         scores = {}
         for path in self._all():
             try:
-                scores[path] = _read_position(path).score
+                position = _read_position(path)
+                scores[path] = position.score if position.figure in ("", self._figure) else None
             except SidewaysError:
                 scores[path] = None
         return scores

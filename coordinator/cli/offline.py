@@ -163,7 +163,7 @@ def predict(
         bool, typer.Option("--json", help="print the results as JSON: a last line, or one line for each change if live")
     ] = False,
 ) -> None:
-    """Classify a video: the best classes of the whole clip, and the best class of its frames over time.
+    """Classify a video: the best classes of the whole clip, and the best class of its frames over time; or numbers.
 
     Of a live source, the class of the newest frame, each time that it changes.
     """
@@ -198,26 +198,26 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
     data: Annotated[str | None, typer.Argument(help="clips, as in data.val; default: the run's data.val")] = None,
     include: Annotated[str, typer.Option(help="pattern that a clip's path below the folder must match")] = "*",
+    labels: Annotated[Path | None, typer.Option(help="labels of the clips, as in data.val_labels")] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for confusion.csv and confusion.png; default: the run's")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on clips: top-1, top-5, mean class accuracy and confusions, or the squared error."""
-    from coordinator.monitor.evaluation_scores import evaluation_of
+    """Evaluate a model on clips: the figures of its task, such as top-1, top-5, and confusions."""
     from coordinator.tools import evaluate as assess
     from coordinator.tools.trained_model import open_model
 
     trained = open_model(run)
-    settings = assess.data_for(trained, run, data, include)
+    settings = assess.data_for(trained, run, data, include, labels)
     clips = assess.find_clips(trained, settings)
     scores, errors = assess.score(trained, clips, settings)
     for text in [*clips.warnings(0), *errors.reasons[:5]]:
         typer.echo(f"warning: {text}", err=True)
-    evaluation = evaluation_of(scores, trained.task)
+    evaluation = assess.evaluate(trained, scores)
     if evaluation.clips == 0:
         raise DataError(f"no clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
-    assess.show(evaluation, settings, trained.answer, _console())
+    assess.show(evaluation, settings, trained, _console())
     if evaluation.confusion is not None:
         for path in assess.write_confusion(evaluation, trained.classes, out or _folder(run)):
             print(path)
@@ -229,12 +229,12 @@ def _folder(run: Path) -> Path:
 
 
 def _classes(config: Config) -> int:
-    if config.task != "classify":
+    if not config.has_labels:
         return 1
     from coordinator.video.files.clips import collect
 
     try:
-        return len(collect(config.data, "train").classes)
+        return len(collect(config.data, "train", task=config.task).classes)
     except DataError as error:
         raise ConfigError(f"the number of classes is unknown: {error}. Without videos, pass --classes") from error
 

@@ -1,67 +1,107 @@
 """The scores of an evaluation, from sums over each clip's frames.
 
-Protocol: every frame of every validation clip once, no augmentation, frozen weights, softmax averaged over a clip's
-frames, top-1 and top-5 over clips, and the mean over classes of each class's accuracy.
-For the other tasks: the squared error averaged over a frame's pixels, then over a clip's frames, then over clips.
+Protocol: every frame of every validation clip once, no augmentation, frozen weights; what the outputs say (softmax,
+sigmoid, numbers) averaged over a clip's frames, and the task's figures over clips. With labels of frames, the figures
+are over all labelled frames of all clips.
+For frame-sized targets: the squared error averaged over a frame's pixels, then over a clip's frames, then over clips.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from common.config.settings import Task
+from common.errors import ConfigError
 from common.rule.clip_sums import Scores
+from common.rule.tasks.task import Task
+from coordinator.monitor.val_metrics import Metric
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of an evaluation, as fractions of clips; None for scores that the task does not have.
+    """The scores of an evaluation.
 
     Attributes:
-        mean_class: mean of the classes' accuracies, over the classes that have clips.
-        confusion: numbers of clips, int64 [classes, classes]: rows are true classes, columns predicted ones.
+        clips, frames: that were evaluated.
+        figures: by name, such as top1, as far as they can be computed.
+        score: of the figure that decides which checkpoint is the best, larger is better; None if nothing was evaluated
+            or it is not finite.
+        problems: why figures could not be computed.
+        confusion: numbers of clips, int64 [classes, classes]: rows are true classes, columns predicted ones; None for
+            tasks that have none.
     """
 
     clips: int
     frames: int
-    top1: float | None = None
-    top5: float | None = None
-    mse: float | None = None
-    mean_class: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    score: float | None = None
+    problems: Sequence[str] = ()
     confusion: Tensor | None = field(default=None, compare=False, repr=False)
 
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Computes the figures of a run's evaluations.
+
+    Attributes:
+        best: the figure that decides which checkpoint is the best.
+        smaller: whether smaller is better.
+    """
+
+    task: Task
+    metrics: Sequence[Metric]
+    best: str
+    smaller: bool
+
     @property
-    def score(self) -> float | None:
-        """Top-1, or minus the squared error: larger is better. None if nothing was evaluated or it is not finite."""
-        figure = self.top1 if self.mse is None else -self.mse
-        return figure if figure is not None and math.isfinite(figure) else None
+    def figure(self) -> str:
+        """The setting checkpoint.best, in full."""
+        return f"{'-' if self.smaller else ''}val_{self.best}"
+
+    def evaluate(self, scores: Scores) -> Evaluation:
+        """Compute the scores from the sums."""
+        clips, frames = len(scores.clips.unique()), int(scores.frames.sum())
+        if clips == 0:
+            return Evaluation(0, 0)
+        found, problems = self.task.figures(scores), list[str]()
+        figures = dict(found.values)
+        for metric in self.metrics:
+            try:
+                figures |= metric.figures(scores)
+            except ConfigError as error:  # a training goes on without it
+                problems.append(str(error))
+        if self.best not in (*figures, *self.task.names):
+            problems.append(f"this evaluation has no {self.figure} (checkpoint.best), but {', '.join(figures)}")
+        return Evaluation(clips, frames, figures, self._score(figures), problems, found.confusion)
+
+    def _score(self, figures: dict[str, float]) -> float | None:
+        value = figures.get(self.best, math.nan)
+        value = -value if self.smaller else value
+        return value if math.isfinite(value) else None
+
+
+def evaluator(task: Task, metrics: Sequence[Metric] = (), best: str | None = None) -> Evaluator:
+    """An evaluator.
+
+    Args:
+        best: the setting checkpoint.best: a figure, with or without `val_` before it; `-` before it: the smallest is
+            best; default: the task's first figure.
+
+    Raises:
+        ConfigError: there is no such figure.
+    """
+    name = (best or task.names[0]).removeprefix("-").removeprefix("val_")
+    errors = {*task.smaller, *(metric.name for metric in metrics if metric.smaller)}
+    known = [*task.names, *(metric.name for metric in metrics)]
+    if name not in known and not any(metric.named for metric in metrics):
+        raise ConfigError(
+            f'checkpoint.best = "{best}" is not a figure of this run: {", ".join(f"val_{each}" for each in known)}, or '
+            "one of val_metrics"
+        )
+    return Evaluator(task, metrics, name, (best or "").startswith("-") or name in errors)
 
 
 def evaluation_of(scores: Scores, task: Task) -> Evaluation:
-    """Compute the scores from the sums."""
-    clips, frames = len(scores.clips), int(scores.frames.sum())
-    if clips == 0:
-        return Evaluation(0, 0)
-    means = scores.sums / scores.frames[:, None]
-    if task != "classify":
-        return Evaluation(clips, frames, mse=float(means.mean()))
-
-    def top(k: int) -> float:
-        best = means.topk(min(k, means.shape[1])).indices
-        return float((best == scores.labels[:, None]).any(1).double().mean())
-
-    confusion = _confusion(scores.labels, means)
-    return Evaluation(clips, frames, top1=top(1), top5=top(5), mean_class=_mean_class(confusion), confusion=confusion)
-
-
-def _confusion(labels: Tensor, means: Tensor) -> Tensor:
-    classes = means.shape[1]
-    predicted = means.topk(1).indices[:, 0]  # breaks ties as top-1 does
-    return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
-def _mean_class(confusion: Tensor) -> float:
-    clips = confusion.sum(1)
-    return float((confusion.diagonal()[clips > 0] / clips[clips > 0]).double().mean())
+    """The task's own figures."""
+    return evaluator(task).evaluate(scores)

@@ -30,7 +30,7 @@ class ProgressEvent:
     @staticmethod
     def of(report: Progress, totals: RunTotals) -> "ProgressEvent":
         """The event of a report that `totals` already include."""
-        return ProgressEvent(report, totals, metric_line(report, totals.slots // totals.replicas))
+        return ProgressEvent(report, totals, metric_line(report))
 
     @property
     def status(self) -> dict[str, Any]:

@@ -79,8 +79,10 @@ class RunMetrics(Listener):
             self.registry.set("sideways_queue_depth", max(0, waiting), queue="frames")
 
     def evaluated(self, event: EvaluationEvent) -> None:
-        """Update the score."""
+        """Update the figures."""
         self._evaluated += event.evaluation.frames
+        for name, value in event.figures.items():
+            self.registry.set("sideways_validation_figure", value, figure=name)
         if event.evaluation.score is not None:
             self.registry.set("sideways_validation_score", event.evaluation.score)
 

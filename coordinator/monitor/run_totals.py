@@ -47,7 +47,7 @@ class RunTotals:
     replicas: int = 1
     tick: int = 0
     dropped: int = 0
-    _recent: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    _recent: deque[tuple[float, int, float | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def add(self, report: Progress) -> None:
         """Add a progress report of any stage."""
@@ -56,22 +56,21 @@ class RunTotals:
             self.stages[report.stage].add(report)
         if report.stage == 0 and not report.replica:
             self.tick = report.tick + 1
-        if report.loss is not None and report.losses_held is not None:
-            ticks = report.losses_held
-            self._recent.append((report.loss * ticks, ticks, report.correct))
+        if report.loss is not None and report.counted is not None:
+            self._recent.append((report.loss * report.counted, report.counted, report.correct))
 
     @property
     def loss(self) -> float | None:
-        """Mean loss over the top stage's recent reports, of all replicas."""
-        ticks = sum(ticks for _, ticks, _ in self._recent)
-        return sum(loss for loss, _, _ in self._recent) / ticks if ticks else None
+        """Mean loss over the rows of the top stage's recent reports, of all replicas."""
+        rows = sum(rows for _, rows, _ in self._recent)
+        return sum(loss for loss, _, _ in self._recent) / rows if rows else None
 
     @property
     def accuracy(self) -> float | None:
-        """Fraction of recent rows classified correctly; None for other tasks."""
-        counts = [(ticks, correct) for _, ticks, correct in self._recent if correct is not None]
-        rows = sum(ticks for ticks, _ in counts) * self.slots // self.replicas
-        return sum(correct for _, correct in counts) / rows if counts else None
+        """Share of recent labels that were right; None for tasks without classes."""
+        counts = [(rows, correct) for _, rows, correct in self._recent if correct is not None]
+        rows = sum(rows for rows, _ in counts)
+        return sum(correct for _, correct in counts) / rows if rows else None
 
     @property
     def tick_ms(self) -> float:
@@ -84,8 +83,8 @@ class RunTotals:
         return max(stage.per_tick_ms(stage.compute) for stage in self.stages)
 
 
-def metric_line(report: Progress, slots: int) -> dict[str, Any]:
-    """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes. `slots` of a replica."""
+def metric_line(report: Progress) -> dict[str, Any]:
+    """A progress report as a line of metrics.jsonl: per tick, in milliseconds and bytes."""
     ticks = report.ticks
     line: dict[str, Any] = {"kind": "progress", "stage": report.stage, "tick": report.tick, "ticks": ticks}
     if report.replica:
@@ -100,10 +99,10 @@ def metric_line(report: Progress, slots: int) -> dict[str, Any]:
     line["bytes"] = (report.bytes_forward + report.bytes_backward) // ticks
     line["gradient_norm"] = report.gradient_norm
     line["gated_share"] = report.gated / report.rows if report.rows else 0.0
-    if report.loss is not None and report.losses_held is not None:
+    if report.loss is not None:
         line["loss"] = report.loss if math.isfinite(report.loss) else None  # JSON has no NaN
-        if report.correct is not None:
-            line["accuracy"] = report.correct / (report.losses_held * slots)
+        if report.accuracy is not None:
+            line["accuracy"] = report.accuracy
     if report.losses is not None:
         line["losses"] = report.losses
     return line

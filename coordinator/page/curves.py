@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 _POINTS, _RESTARTS = 500, 20
-_CURVES = ("loss", "accuracy", "val_top1", "val_mse")
+_CURVES = ("loss", "accuracy", "val_top1", "val_mse")  # those that there always are
+_MOST = 32  # curves
+_NO_FIGURES = ("val_clips", "val_frames")
 
 
 class Series:
@@ -54,10 +56,17 @@ class MetricHistory:
         """Add a line of metrics.jsonl."""
         if line["kind"] == "restart":
             self.restarts.append(line)
+        if line["kind"] == "evaluation":
+            self._add_curves(line)
         if line["kind"] in ("progress", "evaluation"):
             for name in self._curves.keys() & line.keys():
                 if line[name] is not None:
                     self._curves[name].add(line["tick"], line[name])
+
+    def _add_curves(self, line: dict[str, Any]) -> None:
+        for name in line:
+            if name.startswith("val_") and name not in _NO_FIGURES and len(self._curves) < _MOST:
+                self._curves.setdefault(name, Series())
 
     def replay(self, metrics: Path) -> None:
         """Add all lines of the metrics.jsonl of an earlier attempt. Raises OSError."""

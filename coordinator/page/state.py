@@ -42,19 +42,23 @@ class PageState(LineListener):
         self._config, self._run, self._page_server, self._warnings = config, run, page_server, warnings
         self._status, self._history = RunStatus(config, run, planned), MetricHistory()
         self._blocks: list[Sequence[str]] = [[] for _ in range(config.stages)]
-        self._origin = 0
+        self._origin, self._score = 0, "val_top1"
         self._numbers: Callable[[], dict[str, float]] = dict
         self._last_request_time = -_WATCHED
         self._lock = threading.Lock()
 
-    def running(self, config: Config, origin: int, numbers: Callable[[], dict[str, float]]) -> None:
+    def running(
+        self, config: Config, origin: int, numbers: Callable[[], dict[str, float]], score: str = "val_top1"
+    ) -> None:
         """The pipeline is ready.
 
         Args:
             config: with what was measured.
             origin: the tick at which it starts, or started, empty.
             numbers: returns the Prometheus metrics by name; called in any thread.
+            score: the figure of evaluations that is shown.
         """
+        self._score = score
         self._config, self._origin, self._numbers = config, origin, numbers
 
     # ---- called by the training
@@ -98,6 +102,7 @@ class PageState(LineListener):
         rate = status.ticks_per_second
         answer |= {
             "status": status.model_dump(),
+            "score": self._score,
             "slots": self._config.data.slots,
             "ticks_per_second": rate,
             "frames_per_second": rate and rate * self._config.data.slots,

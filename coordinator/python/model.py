@@ -14,7 +14,7 @@ from common.config.settings import Answer
 from common.errors import ConfigError, DataError
 from common.rule.clip_sums import frames_replaced
 from coordinator.python.frames import clip_of, pixels
-from coordinator.tools.predict import clip_scores, refuse_other_tasks, softmax
+from coordinator.tools.predict import clip_scores, refuse_other_tasks
 from coordinator.tools.trained_model import Stream, TrainedModel, open_model, refuse_whole_clips
 from coordinator.video.decoding.augment import middle
 from coordinator.video.live import newest_frames
@@ -41,14 +41,14 @@ class Model(nn.Module):
 
     Attributes:
         module: the plain model, with the tensors' names of the run.
-        classes: names of the classes.
-        task: "classify", "autoencode" or "predict".
+        classes: names of the classes, or of a label's numbers.
+        task: "classify", "multilabel", "regress", "autoencode" or "predict".
         delay: how many steps later `step` returns a frame's output; not 0 only with skips.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
-        self.module, self.classes, self.task = trained.module, trained.classes, trained.task
+        self.module, self.classes, self.task = trained.module, trained.classes, trained.task.name
         self.delay, self._trained = trained.delay, trained
         self._stream: Stream | None = None
 
@@ -88,7 +88,7 @@ class Model(nn.Module):
             ends. Meanwhile, `step` must not be used.
 
         Raises:
-            ConfigError: the model does not classify.
+            ConfigError: the model's outputs are frames.
             DataError: the source cannot be read.
         """
         refuse_other_tasks(self._trained)
@@ -106,8 +106,8 @@ class Model(nn.Module):
             frame: one frame, as for `transform`.
 
         Returns:
-            A classifier's scores, float64 [classes], else a frame, float32 [channels, height, width]. With skips, those
-            of `delay` frames before, and None while there are none.
+            Scores of the classes, or numbers, float64 [classes], else a frame, float32 [channels, height, width].
+            With skips, those of `delay` frames before, and None while there are none.
 
         Raises:
             DataError: it is no frame.
@@ -130,7 +130,7 @@ class Model(nn.Module):
         return self._output(y) if y is not None else None
 
     def _output(self, y: Tensor) -> Tensor:
-        return y[0].double().softmax(0) if self.task == "classify" else y[0].clone()
+        return self._trained.task.answers(y)[0] if self._trained.has_labels else y[0].clone()
 
     def _cropped(self, frames: NDArray[Any]) -> Tensor:
         """[n, channels, height, width] → float32 [n, channels, *shape]."""
@@ -141,7 +141,7 @@ class Model(nn.Module):
             return clip_scores(self._trained, Path(source))
         clip = clip_of(source)
         chunks = (clip[start : start + _CHUNK] for start in range(0, len(clip), _CHUNK))
-        return softmax(self._trained.in_order(map(self.transform, chunks)))
+        return map(self._trained.task.answers, self._trained.in_order(map(self.transform, chunks)))
 
     def _live_scores(self, source: str) -> Generator[Tensor]:
         self._stream = None

@@ -15,7 +15,7 @@ from sideways.import_scope import is_installed
 
 
 def reference(factory: Callable[..., Any], setting: str = "model") -> str:
-    """The value of `setting` for a function or class: path/to/file.py:name, or a model's name in the zoo.
+    """The setting for a function or class: path/to/file.py:name, or for a model its name in the zoo.
 
     Raises:
         ConfigError: no other process could import it.

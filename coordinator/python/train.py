@@ -46,7 +46,7 @@ def train(
             `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
             run.
         settings: override those of `run`: `stages=2`, sections as dictionaries, `optimiser={"lr": 1e-3}`, or as on the
-            command line, `**{"optimiser.lr": 1e-3}`.
+            command line, `**{"optimiser.lr": 1e-3}`. `loss` may also be a function of an importable file.
 
     Returns:
         Its directory, summary and curves; also if the run was stopped early, such as by `sideways stop`.
@@ -62,6 +62,8 @@ def train(
     for keyword, name, given in (("dataset", "train", dataset), ("validation", "val", validation)):
         if given is not None:
             settings[f"data.{name}"] = dataset_reference(given, keyword)
+    if callable(settings.get("loss")):
+        settings["loss"] = reference(settings["loss"], "loss")
     origin = Path(run) if isinstance(run, str) else run
     if origin is None and resume is not None:
         origin = Path(resume) / CONFIG

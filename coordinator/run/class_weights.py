@@ -5,6 +5,7 @@ import numpy as np
 from common.config.settings import Config
 from common.errors import ConfigError
 from coordinator.video.files.clips import Clips
+from coordinator.video.files.labels import frames_by_class
 
 
 def weighted(config: Config, clips: Clips) -> Config:
@@ -18,7 +19,7 @@ def weighted(config: Config, clips: Clips) -> Config:
     """
     weights, classes = config.class_weights, len(clips.classes)
     if weights == "balanced":
-        frames = np.bincount([clip.label for clip in clips.clips], [clip.frames for clip in clips.clips], classes)
+        frames = frames_by_class([(clip.label, clip.frames) for clip in clips.clips], classes)
         share = frames.sum() / np.count_nonzero(frames)
         weights = np.divide(share, frames, out=np.zeros(classes), where=frames > 0).tolist()
     elif weights is not None and len(weights) != classes:

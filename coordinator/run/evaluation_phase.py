@@ -38,7 +38,7 @@ class EvaluationPhase:
         """Send all frames. Returns False if it was stopped."""
         config = self._state.config
         empty = Batch(
-            config.frame_shape, config.data.pixel_type
+            config.frame_shape, config.data.pixel_type, steps.form
         )  # if nothing can be decoded, the stages still need a last frame
         step: Step | None = steps.next() or Step(empty, empty, last=True)
         frame, stopped = 0, False

@@ -21,6 +21,7 @@ from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import exact_gradients
 from common.rule.stage import Stage
+from common.rule.tasks import task_of
 from coordinator.video.targets import Batch, Step, packet_of
 
 Row = dict[str, float | int | None]
@@ -35,7 +36,8 @@ class GradientProbe:
         self._own = _build(config.model_copy(update=unused), classes)
         self._pending: Pending[GradientSample | None] | None = None
         self._frame = -1
-        self._batch, self._target = (Batch(config.frame_shape, config.data.pixel_type) for _ in range(2))
+        form = task_of(config, classes).form
+        self._batch, self._target = (Batch(config.frame_shape, config.data.pixel_type, form) for _ in range(2))
         self._thread: threading.Thread | None = None
         self._result: dict[str, Any] | None = None
 
@@ -90,8 +92,10 @@ class GradientProbe:
         ]
         self._result = {"tick": self._frame, "stages": rows}
 
-    def _inputs(self) -> tuple[Packet, Target]:
+    def _inputs(self) -> tuple[Packet, Target | None]:
         packet = packet_of(self._batch, self._config, self._frame)
+        if self._config.has_labels:
+            return packet, None
         target = packet_of(self._target, self._config, self._frame)
         return packet, Target(target.tensor, target.clips)
 
@@ -100,7 +104,8 @@ def _build(config: Config, classes: int) -> list[Stage]:
     torch.set_num_threads(1)  # the stages need the cores
     model = build(config, classes)
     assert config.split is not None
-    return [Stage(part(model, config.split, index), index, config) for index in range(config.stages)]
+    parts = [part(model, config.split, index) for index in range(config.stages)]
+    return [Stage(blocks, index, config, classes=classes) for index, blocks in enumerate(parts)]
 
 
 def compare(pseudo: dict[str, Tensor], exact: dict[str, Tensor]) -> Row:

@@ -14,15 +14,18 @@ from common.models.published import describe
 from common.partition.balance import BlockCost, check_split
 from common.partition.model_check import check_model
 from common.processes.caller import tell_directory
+from common.rule.tasks import without_loss
 from common.telemetry.spans import WorkClock
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.checkpoints.healing import Healing, RunSnapshots, heal
 from coordinator.checkpoints.resume import StartPoint, find_checkpoint, start_from
 from coordinator.checkpoints.store import Checkpoints, Position
+from coordinator.monitor.evaluation_scores import Evaluator, evaluator
 from coordinator.monitor.metrics_file import MetricsFile
 from coordinator.monitor.prometheus import RunMetrics
 from coordinator.monitor.run_totals import RunTotals, StageTotals
 from coordinator.monitor.tensorboard import EventFiles
+from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run import metric_sources
 from coordinator.run.class_weights import weighted
 from coordinator.run.edge_ticks import measured
@@ -59,6 +62,7 @@ class Prepared:
     pipeline: Pipeline
     presence: Presence
     datasets: Datasets
+    evaluator: Evaluator
     directory: RunDirectory
     stream: Stream
     steps: StepStream
@@ -90,6 +94,7 @@ class _Accepted:
     """The result of the first step: data and model have been checked, and the run directory exists."""
 
     datasets: Datasets
+    evaluator: Evaluator
     blocks: list[str]  # their names
     directory: RunDirectory
     checkpoints: Checkpoints
@@ -136,6 +141,7 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     datasets = Datasets(config, warn, setup.pipeline.poll, lambda: bool(stop.signal))
     again = resume is not None and presence.marker.find() == resume
     model = _model(config, datasets, warn, checked=again)
+    evaluator = _evaluator(config, len(datasets.train.classes))
     if not again:
         for line in describe(config):
             presence.terminal.say(line)
@@ -144,12 +150,17 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
         presence.introduce(config, directory.path, datasets.planned)
-    checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
+    checkpoints = Checkpoints(directory.path, config.checkpoint.keep, evaluator.figure)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
     snapshots = RunSnapshots(config.recovery.snapshot_every) if config.recovery.heals else None
-    return _Accepted(datasets, blocks, directory, checkpoints, found, again, snapshots)
+    return _Accepted(datasets, evaluator, blocks, directory, checkpoints, found, again, snapshots)
+
+
+def _evaluator(config: Config, classes: int) -> Evaluator:
+    task = without_loss(config, classes)
+    return evaluator(task, metrics_of(config.val_metrics, task, classes), config.checkpoint.best)
 
 
 def _model(config: Config, datasets: Datasets, warn: Warn, checked: bool) -> nn.Sequential:
@@ -251,7 +262,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
     if presence.page is not None:
-        presence.page.running(config, start.origin, metrics.registry.numbers)
+        presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}")
     classes = len(datasets.train.classes)
     return Prepared(
         state=state,
@@ -259,6 +270,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
         pipeline=pipeline,
         presence=presence,
         datasets=datasets,
+        evaluator=accepted.evaluator,
         directory=directory,
         stream=stream,
         steps=StepStream(stream, config, ends=False),

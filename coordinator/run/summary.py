@@ -1,8 +1,10 @@
 """The end of a run: the exit code, summary.json, and closing all listeners."""
 
+import math
 import time
 from typing import Any
 
+from common.rule.tasks import without_loss
 from common.run_registry.records import State
 from coordinator.launch.attempt import deployed, restarts
 from coordinator.monitor.evaluation_scores import Evaluation
@@ -44,6 +46,7 @@ def summarise(run: Prepared, started: float) -> dict[str, Any]:
     """The contents of summary.json."""
     state, totals = run.state, run.totals
     evaluation = state.evaluation or Evaluation(0, 0)
+    names = dict.fromkeys(["top1", "top5", *without_loss(state.config, 1).names, *evaluation.figures])
     frames = (state.tick - run.start.tick) * state.config.data.slots
     summary: dict[str, Any] = {
         "run": str(run.directory.path),
@@ -51,8 +54,7 @@ def summarise(run: Prepared, started: float) -> dict[str, Any]:
         "restarts": restarts(),
         "ticks": state.tick,
         "frames_per_second": round(frames / max(state.seconds - run.start.seconds, 1e-9), 2),
-        "val_top1": evaluation.top1,
-        "val_top5": evaluation.top5,
+        **{f"val_{name}": _finite(evaluation.figures.get(name)) for name in names},
         "val_tick": state.evaluated_tick,
         "seconds": round(time.monotonic() - started, 2),
         "train_seconds": round(state.seconds, 2),
@@ -61,6 +63,9 @@ def summarise(run: Prepared, started: float) -> dict[str, Any]:
         "peak_memory_mib": [round(stage.peak_memory / 2**20, 1) for stage in totals.stages],
         "failed_checkpoints": run.saver.failed,
     }
-    if state.config.task != "classify":
-        summary["val_mse"] = evaluation.mse if evaluation.score is not None else None  # JSON has no NaN
     return summary | run.datasets.summary()
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None

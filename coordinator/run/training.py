@@ -23,7 +23,6 @@ from common.rule.pixels import Normaliser
 from common.run_registry.records import Answer
 from common.telemetry.spans import Kind, clock
 from coordinator.launch.attempt import restarts
-from coordinator.monitor.evaluation_scores import evaluation_of
 from coordinator.monitor.listener import EvaluationEvent, ProgressEvent
 from coordinator.run.checkpointing import Checkpointing, position_of
 from coordinator.run.divergence import divergence, has_diverged, slower
@@ -35,7 +34,6 @@ from coordinator.video.targets import Step
 
 _GRACE_MS = 100
 _LAST_PROBE, _LAST_TRACE = 30.0, 10.0  # seconds
-_FIGURES = ("top1", "top5", "mean_class", "mse", "clips", "frames")
 
 
 class Training:
@@ -171,10 +169,12 @@ class Training:
         scores = self._evaluation.run(run.datasets.open_evaluation(), run.presence.terminal.evaluating)
         if scores is None:
             return
-        found = evaluation_of(scores, state.config.task)
+        found = run.evaluator.evaluate(scores)
+        for text in found.problems:
+            run.presence.terminal.warn(text)
         state.evaluation, state.evaluated_tick = found, state.tick
-        figures = {f"val_{name}": getattr(found, name) for name in _FIGURES}
-        figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+        figures = {**found.figures, "clips": found.clips, "frames": found.frames}
+        figures = {f"val_{name}": value for name, value in figures.items() if math.isfinite(value)}
         data, pictures = state.config.data, None
         if scores.pictures is not None:
             targets, outputs = Normaliser(*data.normalisation).to_pixels(scores.pictures)

@@ -96,9 +96,10 @@ def check(config: Config) -> list[DatasetCheck]:
     data = config.data
     if data.live:
         raise DataError("live sources cannot be checked: there are no files to decode")
-    labelled = config.task == "classify"
-    train = collect(data, "train", labelled, allow_empty=True)
-    parts = [train] + ([collect(data, "val", labelled, train.classes, allow_empty=True)] if data.val else [])
+    labelled, kind = config.has_labels, config.task
+    train = collect(data, "train", labelled, allow_empty=True, task=kind)
+    val = [collect(data, "val", labelled, train.classes, allow_empty=True, task=kind)] if data.val else []
+    parts = [train, *val]
     return [_survey(clips, data) for clips in parts]
 
 

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from common.config.run_file import load
 from common.config.settings import Algorithm, Config
 from common.errors import ConfigError, SidewaysError
+from common.rule.tasks import without_loss
 from coordinator.launch.join import join
 from coordinator.launch.launcher import launch
 
@@ -109,7 +110,7 @@ def outcome_of(run: Path, config: Config) -> Outcome:
     """Read the results of a finished run from its directory."""
     summary = json.loads((run / "summary.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    figure = "val_top1" if config.task == "classify" else "val_mse"
+    figure = f"val_{without_loss(config, 1).names[0]}"
     curve = [
         (line["tick"] * config.data.slots, line["train_seconds"], line[figure])
         for line in lines
@@ -129,7 +130,8 @@ def outcome_of(run: Path, config: Config) -> Outcome:
 
 def figure_name(config: Config) -> str:
     """The name of the score, for tables and axes."""
-    return "top-1" if config.task == "classify" else "mean squared error"
+    name = without_loss(config, 1).names[0]
+    return {"top1": "top-1", "mse": "mean squared error", "map": "mean average precision"}.get(name, name)
 
 
 def rows(outcomes: Sequence[Outcome], config: Config) -> tuple[list[str], list[list[str]]]:

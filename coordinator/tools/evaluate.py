@@ -1,6 +1,7 @@
 """`sideways eval`: evaluates a trained model on the clips of a folder, in one process, and reports the results."""
 
 import csv
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -20,9 +21,11 @@ from common.config.settings import Answer, Data, source_of
 from common.errors import ConfigError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
 from common.rule.clip_sums import ClipSums, Scores
+from common.rule.label_form import Labels
 from common.rule.packet import NO_CLIP
 from coordinator.monitor.confusion_plot import confusion_figure
-from coordinator.monitor.evaluation_scores import Evaluation
+from coordinator.monitor.evaluation_scores import Evaluation, evaluator
+from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run_directory import CONFIG
 from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
 from coordinator.video.files.clips import Clips, collect
@@ -33,13 +36,16 @@ from coordinator.video.targets import Batch
 CONFUSION = "confusion"  # .png and .csv
 
 
-def data_for(trained: TrainedModel, run: Path, clips: str | Path | None, include: str) -> Data:
+def data_for(
+    trained: TrainedModel, run: Path, clips: str | Path | None, include: str, labels: Path | None = None
+) -> Data:
     """The data settings to evaluate with: the run's own, with its validation clips or else those of `clips`.
 
     Args:
         run: run directory or model file.
         clips: folder or list of clips; None for the run's data.val.
         include: pattern that a clip's path below the folder must match.
+        labels: of `clips`, as in data.val_labels.
 
     Raises:
         ConfigError: there are no clips to evaluate on.
@@ -47,17 +53,27 @@ def data_for(trained: TrainedModel, run: Path, clips: str | Path | None, include
     own = load(run / CONFIG).data if (run / CONFIG).is_file() else trained.data
     if clips is not None:
         others = {"val": source_of(clips), "val_include": include, "format": "auto", "videos": None, "quarantine": None}
-        return own.model_copy(update=others)
+        return own.model_copy(update={**others, "val_labels": labels})
     if own.val is None:
         raise ConfigError(
             f"{run} has no data.val to evaluate on: pass a folder or list of clips as the second argument"
         )
-    return own if include == "*" else own.model_copy(update={"val_include": include})
+    changes = {"val_include": include} if include != "*" else {}
+    return own.model_copy(update=changes if labels is None else {**changes, "val_labels": labels})
+
+
+def evaluate(trained: TrainedModel, scores: Scores) -> Evaluation:
+    """Compute the figures, those of the run's val_metrics too. Raises ConfigError if one cannot be computed."""
+    settings = json.loads(trained.about.get("val_metrics", "[]"))
+    found = evaluator(trained.task, metrics_of(settings, trained.task, len(trained.classes))).evaluate(scores)
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    return found
 
 
 def find_clips(trained: TrainedModel, data: Data) -> Clips:
     """Find the clips. Raises DataError if none can be played, or if they have classes unknown to the model."""
-    return collect(data, "val", trained.task == "classify", trained.classes)
+    return collect(data, "val", trained.has_labels, trained.classes, task=trained.task.name)
 
 
 def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, PlaybackErrors]:
@@ -71,15 +87,15 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
         DataError: no clip can be decoded, or a decoder is stuck.
     """
     refuse_whole_clips(trained)
-    scorer = _Scorer(trained)
-    with closing(Slots(clips.clips, data, 0, train=False)) as source, _bar() as bar:
+    scorer = _Scorer(trained, data)
+    with closing(Slots(clips.clips, data, 0, train=False, form=clips.form)) as source, _bar() as bar:
         task = bar.add_task("evaluating", total=clips.frames)
         scorer.run(_batches(source, data), lambda frames: bar.advance(task, frames))
         return scorer.sums.scores(), source.errors
 
 
 def _batches(source: Slots, data: Data) -> Iterator[Batch]:
-    batch = Batch((data.slots, data.channels, *data.shape), data.pixel_type)
+    batch = Batch((data.slots, data.channels, *data.shape), data.pixel_type, source.form)
     while source.fill(batch.frames, batch.clips, batch.labels):
         yield batch
 
@@ -93,14 +109,14 @@ class _Frame(NamedTuple):
 
     x: Tensor
     clips: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: Labels
 
 
 class _Scorer:
     """Runs frames through a model and sums its scores against the labels, or its errors against the frame `ahead`."""
 
-    def __init__(self, trained: TrainedModel) -> None:
-        self._trained, self.sums = trained, ClipSums(trained.answer)
+    def __init__(self, trained: TrainedModel, data: Data) -> None:
+        self._trained, self.sums = trained, ClipSums(trained.answer, trained.task.form, data.labels_of == "frames")
         self._waiting: deque[_Frame] = deque()  # for the model's output
         self._earlier: deque[tuple[Tensor, _Frame]] = deque(maxlen=trained.ahead + 1)
 
@@ -118,8 +134,8 @@ class _Scorer:
             yield batch.clips, x
 
     def _add(self, y: Tensor, frame: _Frame) -> None:
-        if self._trained.task == "classify":
-            self.sums.add_logits(frame.clips, frame.labels, y)
+        if self._trained.has_labels:
+            self.sums.add(frame.clips, frame.labels, self._trained.task.answers(y))
             return
         self._earlier.append((y, frame))
         if len(self._earlier) > self._trained.ahead:
@@ -129,8 +145,7 @@ class _Scorer:
 
 def figures(evaluation: Evaluation) -> dict[str, float | int | None]:
     """The metrics by name, for --json."""
-    names = ("top1", "top5", "mean_class") if evaluation.mse is None else ("mse",)
-    return {name: getattr(evaluation, name) for name in (*names, "clips")}
+    return {**evaluation.figures, "clips": evaluation.clips}
 
 
 def _frames_that_count(answer: Answer) -> str:
@@ -139,20 +154,24 @@ def _frames_that_count(answer: Answer) -> str:
     return "of a clip's last frame" if answer == "last" else f"averaged over a clip's frames without the first {answer}"
 
 
-def show(evaluation: Evaluation, data: Data, answer: Answer, console: Console) -> None:
+def show(evaluation: Evaluation, data: Data, trained: TrainedModel, console: Console) -> None:
     """Print each metric with its value and its evaluation protocol."""
     views = f"one centre crop of {' × '.join(map(str, data.shape))} pixels, all frames at stride {data.stride}"
-    softmax = f"{views}, softmax {_frames_that_count(answer)}, {evaluation.clips} clips"
-    protocol = {
-        "top1": softmax,
-        "top5": softmax,
-        "mean_class": f"{softmax}, accuracy of each class averaged over the classes that have clips",
-        "mse": f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips",
+    said = {"classify": "softmax", "multilabel": "sigmoid"}.get(trained.task.name, "outputs")
+    usual = f"{views}, {said} {_frames_that_count(trained.answer)}, {evaluation.clips} clips"
+    if data.labels_of == "frames":
+        usual = f"{views}, {evaluation.frames} labelled frames of {evaluation.clips} clips, {said}"
+    if not trained.has_labels:
+        usual = f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips"
+    more = {
+        "mean_class": "accuracy of each class averaged over the classes that have clips",
+        "map": "average precision of each class averaged over the classes that occur",
+        "accuracy": "share of right decisions on single classes at a score of 0.5",
+        "r2": "averaged over the numbers",
     }
     table = Table("metric", "value", "protocol", title="Evaluation", show_lines=True)
-    for name, value in figures(evaluation).items():
-        if name in protocol:
-            table.add_row(name, f"{value:.4f}", protocol[name])
+    for name, value in evaluation.figures.items():
+        table.add_row(name, f"{value:.4f}", f"{usual}, {more[name]}" if name in more else usual)
     console.print(table)
 
 

@@ -62,7 +62,8 @@ def suggest(found: FolderSurvey, machine: Machine) -> Suggestion:
     slots = _power_of_two(min(32 if classify else 8, clips))
     epochs = max(1.0, min(100.0, float(round(_TICKS * slots / frames))))
     pixels = resize * round(resize * max(found.width, found.height) / side)
-    mebibytes = -(-frames * channels * pixels // 2**20)
+    # twice, as a clip is counted twice if two processes decode it at the same time, and 16 bits are two bytes
+    mebibytes = 1 + 2 * (1 + found.deep) * frames * channels * pixels // 2**20
     return Suggestion(
         size,
         resize,
@@ -183,7 +184,7 @@ def _temporal(chosen: Suggestion, classify: bool) -> list[str]:
 def _cache(chosen: Suggestion) -> list[str]:
     if not chosen.cache_size:
         return ['# cache = "cache"  # a folder for decoded frames, so that later epochs need no decoding']
-    size = f"{chosen.cache_size + 1} MiB"
+    size = f"{chosen.cache_size} MiB"
     return [_line("cache", "memory", "later epochs need no decoding"), _line("cache_size", size)]
 
 

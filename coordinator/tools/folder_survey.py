@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from common.config.settings import Data, Task
+from common.config.settings import Data, TaskName
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
 from coordinator.video.decoding.reader import read
@@ -33,7 +33,7 @@ class FolderSurvey:
 
     train: Path
     val: Path | None
-    task: Task
+    task: TaskName
     classes: Sequence[str]
     lengths: Sequence[int]
     width: int
@@ -80,7 +80,7 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
     return (train, val) if train is not None else (folder, None)
 
 
-def _clips(train: Path) -> tuple[Task, Clips]:
+def _clips(train: Path) -> tuple[TaskName, Clips]:
     """With the folders below as classes if there are several, with mostly more than one clip each; else without."""
     try:
         clips = collect(Data(train=train), "train")
@@ -91,7 +91,7 @@ def _clips(train: Path) -> tuple[Task, Clips]:
     return "autoencode", collect(Data(train=train), "train", labelled=False)
 
 
-def _unusable(val: Path, task: Task, train: Clips) -> str:
+def _unusable(val: Path, task: TaskName, train: Clips) -> str:
     """Why the clips of `val` cannot be used to evaluate; empty if they can."""
     try:
         collect(Data(train=train.root, val=val), "val", task == "classify", train.classes)

@@ -5,7 +5,7 @@ Frames are decoded and scored in chunks. Only the best class of each frame is ke
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -38,10 +38,12 @@ class ClipPrediction:
 
     Attributes:
         stride: every `stride`-th frame of the file was scored; 1 if frames were sampled by time (data.fps).
-        total: sum of the softmax over the scored frames that count for the clip's answer, float64 [classes].
-        best: for each scored frame, the index of the best class and its softmax score.
+        total: sum of the scores, or numbers, over the scored frames that count for the clip's answer, float64
+            [classes].
+        best: for each scored frame, the index of the best class and its score.
         damage: which packets or pictures could not be decoded.
         counted: number of the frames in `total`.
+        numbers: whether the outputs are numbers, not scores of classes.
     """
 
     classes: list[str]
@@ -50,6 +52,12 @@ class ClipPrediction:
     best: list[tuple[int, float]] = field(default_factory=list)
     damage: Damage = field(default_factory=Damage)
     counted: int = 0
+    numbers: bool = False
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The clip's mean scores, or numbers, by name."""
+        return dict(zip(self.classes, (self.total / self.counted).tolist(), strict=True))
 
     def top(self) -> list[tuple[str, float]]:
         """The five best classes of the clip and their mean scores, best first."""
@@ -78,7 +86,7 @@ class Segment:
 def predict_clips(
     trained: TrainedModel, video: Path, table: Path | None = None, frame_files: str = "*"
 ) -> ClipPrediction:
-    """Classify the centre crop of every frame at the model's stride.
+    """Classify the centre crop of every frame at the model's stride, or predict its numbers.
 
     Args:
         video: a file, or a folder of frames whose names match `frame_files`.
@@ -86,11 +94,12 @@ def predict_clips(
         frame_files: pattern of the frames' file names.
 
     Raises:
-        ConfigError: the model does not classify.
+        ConfigError: the model's outputs are frames.
         DataError: the video cannot be decoded.
         SidewaysError: `table` cannot be written.
     """
     seen = ClipPrediction(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
+    seen.numbers = not trained.task.has_classes
     scores = clip_scores(trained, video, frame_files, seen.damage)
     first = next(scores)  # before `table` is opened, so that a bad video leaves no file
     try:
@@ -134,7 +143,7 @@ def _frames(video: Path, pattern: str) -> list[Path]:
 def clip_scores(
     trained: TrainedModel, video: Path, frame_files: str = "*", damage: Damage | None = None
 ) -> Iterator[Tensor]:
-    """The softmax scores of a video in chunks, float64 [n, classes], for the arguments of `predict_clips`.
+    """The scores, or numbers, of a video in chunks, float64 [n, classes], for the arguments of `predict_clips`.
 
     Raises:
         ConfigError, DataError: as `predict_clips`, also for a video without frames.
@@ -148,23 +157,18 @@ def clip_scores(
     chunks = read(video, data.stride, *size, fps=fps, frame_files=files, damage=damage, bits=data.bits)
     cropped = (torch.from_numpy(middle(frames, data.size)(frames)) for frames in chunks)
     some = False
-    for scores in softmax(trained.in_order(map(trained.normalised, cropped))):
+    for scores in map(trained.task.answers, trained.in_order(map(trained.normalised, cropped))):
         some = True
         yield scores
     if not some:
         raise DataError(f"{video}: it has no frames")
 
 
-def softmax(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The scores of a classifier's outputs [n, classes], float64."""
-    return (output.double().softmax(1) for output in outputs)
-
-
 def refuse_other_tasks(trained: TrainedModel) -> None:
-    """Raise ConfigError if the model does not classify."""
-    if trained.task != "classify":
+    """Raise ConfigError if the model's outputs are frames."""
+    if not trained.has_labels:
         raise ConfigError(
-            f"{trained.path} was trained with task = {trained.task!r}: it outputs frames, not classes. "
+            f"{trained.path} was trained with task = {trained.task.name!r}: it outputs frames, not classes. "
             f"`sideways eval` measures its error"
         )
 
@@ -193,9 +197,15 @@ def _join(seen: ClipPrediction, pieces: list[tuple[int, int, int, float]]) -> Se
 
 
 def show(seen: ClipPrediction, console: Console) -> None:
-    """Print the best classes and the timeline."""
+    """Print the best classes and the timeline, or the numbers."""
     if seen.damage.count:
         console.print(f"damaged: {seen.damage}", style="yellow", markup=False)
+    if seen.numbers:
+        found = Table(title=f"Clip, mean of {seen.counted} frames (--csv writes every frame)", show_header=False)
+        for name, value in seen.means.items():
+            found.add_row(_plain(name), f"{value:.4g}")
+        console.print(found)
+        return
     best = Table(title=f"Clip, mean of {seen.counted} frames", show_header=False)
     for name, score in seen.top():
         best.add_row(_plain(name), f"{score:.3f}", "█" * round(20 * score))
@@ -215,10 +225,11 @@ def _plain(name: str) -> str:
 
 def tree(seen: ClipPrediction, video: Path) -> dict[str, Any]:
     """The predictions as a tree, for --json."""
+    about = {"video": str(video), "frames": len(seen.best), "damaged": seen.damage.count}
+    if seen.numbers:
+        return {**about, "numbers": {name: round(value, 6) for name, value in seen.means.items()}}
     return {
-        "video": str(video),
-        "frames": len(seen.best),
-        "damaged": seen.damage.count,
+        **about,
         "top": [{"class": name, "score": round(score, 6)} for name, score in seen.top()],
         "timeline": [
             {"class": part.name, "first": part.first, "last": part.last, "score": round(part.score, 6)}

@@ -20,7 +20,7 @@ class Change:
         seconds: since the first frame was classified.
         frame: its number among the frames that were classified, from 0.
         name: of the best class.
-        score: its softmax.
+        score: of that class.
     """
 
     seconds: float
@@ -50,6 +50,8 @@ def watch(trained: TrainedModel, source: str, kind: str | None, options: dict[st
     """
     if "://" not in source and not source.startswith(_DEVICES):
         raise ConfigError(f"--source {source} is no address (rtsp://…) and no device (/dev/video0): pass it as a video")
+    if not trained.task.has_classes:
+        raise ConfigError(f"{trained.path} outputs {trained.task.name!r}, not classes: predict videos, or use Python")
     data = trained.data.model_copy(update={"source_format": kind, "source_options": options})
     return Model(replace(trained, data=data)).predict(source)
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from common.config.run_file import parse
-from common.config.settings import Answer, Config, Data, Task
+from common.config.settings import Answer, Config, Data
 from common.errors import ConfigError, SidewaysError
 from common.models import build
 from common.rule.inference import Inference
@@ -28,6 +28,9 @@ from common.rule.pixels import Normaliser
 from common.rule.reference import stages_from
 from common.rule.skips import SKIPS, WholeClips
 from common.rule.stage import Stage
+from common.rule.tasks import without_loss
+from common.rule.tasks.frame_targets import FrameTargets
+from common.rule.tasks.task import Task
 from coordinator.run_directory import MODEL
 
 ABOUT = "sideways.json"  # file in a .pt2 archive with the metadata of a .safetensors file
@@ -42,8 +45,9 @@ class TrainedModel:
 
     Attributes:
         path: of the model's file.
-        module: normalised frames, float32 [n, channels, height, width] → logits [n, classes] or frames.
-        classes: names of the classes.
+        module: normalised frames, float32 [n, channels, height, width] → logits [n, classes], numbers or frames.
+        task: what it was trained for.
+        classes: names of the classes, or of a label's numbers.
         data: size, resize, channels, bits, mean, std, stride and fps of the frames that it was trained on; the other
             settings have their defaults.
         ahead: how many frames ahead the model predicts; 0 unless the task is "predict".
@@ -66,6 +70,11 @@ class TrainedModel:
     def memories(self) -> Memories:
         """Of the module's blocks that remember earlier frames."""
         return Memories(self.module)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it was trained for labels, not frames."""
+        return not isinstance(self.task, FrameTargets)
 
     @property
     def delay(self) -> int:
@@ -189,9 +198,9 @@ def open_model(path: Path) -> TrainedModel:
         raise ConfigError(f"{file}: a model is a run directory, a .safetensors or a .pt2 file")
     config = _config(file, about)
     ahead = config.ahead if config.task == "predict" else 0
-    return TrainedModel(
-        file, module, config.task, json.loads(about["classes"]), config.data, ahead, about, config.answer, stages
-    )
+    classes = json.loads(about["classes"])
+    task = without_loss(config, len(classes))
+    return TrainedModel(file, module, task, classes, config.data, ahead, about, config.answer, stages)
 
 
 def refuse_whole_clips(trained: TrainedModel) -> None:
@@ -257,6 +266,7 @@ def _config(file: Path, about: dict[str, str]) -> Config:
         data = {**json.loads(about["data"]), "train": "."}
         tree = {"model": about["model"], "model_args": json.loads(about["model_args"]), "task": about["task"]}
         tree["ahead"] = int(about.get("ahead", "1"))
+        tree["val_metrics"] = json.loads(about.get("val_metrics", "[]"))
         tree["answer"] = json.loads(about.get("answer", '"mean"'))
         tree |= json.loads(about.get("pipeline", '{"stages": 1}'))
         if not isinstance(json.loads(about["classes"]), list):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ class MlflowRun:
     """A `Tracker`. Settings are parameters, curves metrics, tables and files artifacts."""
 
     def __init__(self, run: Path, settings: dict[str, Any]) -> None:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it would write into the run's progress bar
         self._client = MlflowClient()
         self._id, known = self._continued(known_id(run, "mlflow")) or (self._new(run.name), {})
         keep_id(run, "mlflow", self._id)

@@ -50,4 +50,6 @@ class WandbRun:
             for file in files:
                 model.add_file(str(file))
             self._run.log_artifact(model)
-        self._run.finish(exit_code=int(state == "failed"))
+        code = int(state == "failed")
+        self._run.finish(exit_code=code)
+        wandb.teardown(exit_code=code)  # waits until W&B's own process has written everything

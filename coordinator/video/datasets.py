@@ -10,6 +10,7 @@ from common.config.settings import Config
 from common.rule.schedule import schedule_of
 from coordinator.video.cache.place import place_of
 from coordinator.video.files.clips import Clip, Clips, collect
+from coordinator.video.files.labels import described
 from coordinator.video.files.play_order import exceed_cache
 from coordinator.video.live import Live
 from coordinator.video.slots import Slots
@@ -42,9 +43,10 @@ class Datasets:
         """
         self._is_stopping = is_stopping
         self._config, self._warn, self._on_wait = config, warn, on_wait
-        labelled = config.task == "classify"
-        self.train = collect(config.data, "train", labelled)
-        self.val: Clips | None = collect(config.data, "val", labelled, self.train.classes) if config.data.val else None
+        data, labelled, task = config.data, config.has_labels, config.task
+        self.train, self.val = collect(data, "train", labelled, task=task), None
+        if data.val:
+            self.val = collect(data, "val", labelled, self.train.classes, task=task)
         self.fingerprint = self._fingerprint()
         self._errors: list[PlaybackErrors] = []
         self._warned: set[str] = set()
@@ -80,7 +82,9 @@ class Datasets:
     def _slots(self, clips: Clips, train: bool, mismatch: int, start: Places | None) -> Slots:
         config = self._config
         patience, on_wait = config.network.deadline, self._on_wait
-        return Slots(clips.clips, config.data, config.seed, train, mismatch, patience, on_wait, start, self._cache)
+        return Slots(
+            clips.clips, config.data, config.seed, train, mismatch, patience, on_wait, start, self._cache, clips.form
+        )
 
     def _opened(self, stream: Stream) -> Stream:
         stream.errors.warn = self._warn_once
@@ -103,7 +107,7 @@ class Datasets:
         )
         if exceed_cache(self.train.clips, self._config.data):
             sampling["shard_cache_size"] = self._config.data.shard_cache_size
-        clips = [[clip.path.name, clip.label, *_segment(clip)] for clip in self.train.clips]
+        clips = [[clip.path.name, described(clip.label), *_segment(clip)] for clip in self.train.clips]
         return hashlib.sha256(json.dumps([clips, sampling, self._config.seed]).encode()).hexdigest()
 
     def summary(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Feeder:
             self._writer.close()
 
     def _message(self, phase: int, frame: int, last: bool, batch: Batch, slot: int | None) -> Sequence[Any]:
-        envelope = encode_frames(self._attempt, phase, frame, last, batch.clips, batch.labels, slot)
+        envelope = encode_frames(self._attempt, phase, frame, last, batch.clips, batch.labels, slot, batch.form)
         return [envelope, batch.frames] if slot is None else [envelope]
 
     def _put(self, writer: FrameSlotWriter, batch: Batch) -> int | None:

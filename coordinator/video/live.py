@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from common.config.settings import Data
 from common.errors import DataError
+from common.rule.label_form import ONE_CLASS
 from coordinator.video.decoding.augment import Augment, draw
 from coordinator.video.decoding.media_info import open_media, reason, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
@@ -50,7 +51,7 @@ class Live:
             start: the `places` of an earlier stream; clips get ids that it has not used.
             hurried: returns whether the run is about to end, so that `fill` does not wait.
         """
-        self.errors = PlaybackErrors()
+        self.errors, self.form = PlaybackErrors(), ONE_CLASS
         self._patience, self._meanwhile, self._hurried = patience, meanwhile, hurried
         self._frame_ready = threading.Condition()
         self._sources = [_Source(name, data, self.errors, self._frame_ready) for name in data.sources]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from common.config.settings import Data
 from common.errors import DataError
+from common.rule.label_form import ONE_CLASS, LabelForm, Labels
 from coordinator.video.cache.place import CachePlace
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.messages import Ended, Filled
@@ -41,6 +42,7 @@ class Slots:
         meanwhile: Callable[[], None] = lambda: None,
         start: Sequence[tuple[int, int]] | None = None,
         cache: CachePlace | None = None,
+        form: LabelForm = ONE_CLASS,
     ) -> None:
         """Start the decoder processes.
 
@@ -51,11 +53,12 @@ class Slots:
             meanwhile: called about every 0.2 s while `fill` waits; may raise.
             start: `places` of an earlier stream with the same arguments, to resume from.
             cache: where decoded frames are kept, if anywhere; streams may share it. It changes no frame.
+            form: of the clips' labels.
 
         Raises:
             DataError: the memory for decoded frames cannot be allocated.
         """
-        self.errors = PlaybackErrors()
+        self.errors, self.form = PlaybackErrors(), form
         places = list(start or [(slot, 0) for slot in range(data.slots)])
         assert [entry % data.slots for entry, _ in places] == list(range(data.slots)), "places of other slots"
         job = Job(clips, data, seed, train, mismatch, cache=cache)
@@ -67,15 +70,16 @@ class Slots:
         self._rows = np.full(data.slots, self._ring.black)
         self._left = np.zeros(data.slots, np.int64)
         self._clips, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
-        self._labels = np.full(data.slots, -1)
+        self._labels = form.empty(len(self._ring.pixels))  # of the frames in the ring's rows
         self._alive = np.ones(data.slots, np.int64)  # 0: the slot has run out
 
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
-        """Write the next frame of every slot. Rows of slots that have run out get zeros, clip id -1 and label -1.
+    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: Labels) -> bool:
+        """Write the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
 
         Args:
             frames: uint8 [slots, channels, height, width].
-            clips, labels: int64 [slots].
+            clips: int64 [slots].
+            labels: int64 [slots], or float32 [slots, width].
 
         Returns:
             False, with nothing written, when every slot has run out.
@@ -92,7 +96,7 @@ class Slots:
             return False
         np.take(self._ring.pixels, self._rows, axis=0, out=frames, mode="clip")  # the default mode buffers `out`
         np.copyto(clips, self._clips)
-        np.copyto(labels, self._labels)
+        np.take(self._labels, self._rows, axis=0, out=labels, mode="clip")
         clips[self._alive == 0] = -1
         self._rows += self._alive
         self._frames_played += self._alive
@@ -118,11 +122,12 @@ class Slots:
         if isinstance(chunk, Filled):
             self._playing[slot] = chunk
             self._rows[slot], self._left[slot] = self._ring.half(slot, chunk.half), chunk.frames
-            self._clips[slot], self._frames_played[slot], self._labels[slot] = chunk.clip, chunk.before, chunk.label
+            self._clips[slot], self._frames_played[slot] = chunk.clip, chunk.before
+            self._labels[self._rows[slot] : self._rows[slot] + chunk.frames] = chunk.label
         elif chunk.failure:
             raise DataError(chunk.failure)
         else:
-            self._rows[slot], self._alive[slot], self._labels[slot] = self._ring.black, 0, -1
+            self._rows[slot], self._alive[slot] = self._ring.black, 0
 
     def _on_message(self, message: Filled | Ended) -> None:
         self._pending[message.slot].append(message)

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from common.rule.label_form import LabelForm, Labels
+
 Places = list[tuple[int, int]]  # per slot: the entry (clip id) that it plays, and how many of its frames were played
 
 _REASONS_KEPT = 20
@@ -52,16 +54,18 @@ class PlaybackErrors:
 
 
 class Stream(Protocol):
-    """B slots, each of which delivers one frame per `fill`."""
+    """B slots, each of which delivers one frame per `fill`. Attributes: errors; form, of the labels."""
 
     errors: PlaybackErrors
+    form: LabelForm
 
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
-        """Write the next frame of every slot. Rows of slots that have run out get zeros and the clip id -1.
+    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: Labels) -> bool:
+        """Write the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
 
         Args:
             frames: uint8 [slots, channels, height, width].
-            clips, labels: int64 [slots].
+            clips: int64 [slots].
+            labels: of the stream's form.
 
         Returns:
             False, with nothing written, when every slot has run out.

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.config.settings import Config
+from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import NO_CLIP, Packet
 from common.rule.pixels import Normaliser
 from coordinator.video.stream import Places, Stream
@@ -25,13 +26,17 @@ class Batch:
 
     Attributes:
         frames: uint8 or uint16 [slots, channels, height, width].
-        clips, labels: int64 [slots].
+        clips: int64 [slots].
+        labels: int64 [slots], or float32 [slots, width].
+        form: of the labels.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], pixel_type: str = "uint8") -> None:
+    def __init__(
+        self, shape: tuple[int, int, int, int], pixel_type: str = "uint8", form: LabelForm = ONE_CLASS
+    ) -> None:
         self.frames: NDArray[Any] = np.zeros(shape, pixel_type)
         self.clips: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
-        self.labels: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
+        self.labels, self.form = form.empty(shape[0]), form
 
     def share(self, number: int, of: int) -> "Batch":
         """The rows of one of `of` replicas, in the same memory."""
@@ -48,7 +53,7 @@ class Batch:
 
 def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
     """The packet that stage 0 makes of a batch: float32, normalised, on the CPU. `frame` is its frame number."""
-    packet = Packet(config.frame_shape)
+    packet = Packet(config.frame_shape, labels=batch.form)
     packet.set_header(frame - 1, frame)
     packet.clips[:], packet.labels[:] = batch.clips, batch.labels
     Normaliser(*config.data.normalisation)(packet.tensor, torch.from_numpy(batch.frames))
@@ -79,16 +84,17 @@ class StepStream:
     """Reads steps from a stream, some of their batches ahead.
 
     Attributes:
+        form: of the labels.
         last: the most recent step; unchanged if the stream fails afterwards.
     """
 
     def __init__(self, stream: Stream, config: Config, ends: bool) -> None:
         """`ends`: whether the stream ends (evaluation); then one batch is read ahead, to mark the last step."""
-        self._stream = stream
+        self._stream, self.form = stream, stream.form
         self._ahead = config.ahead if config.task == "predict" else 0
         self._depth = max(self._ahead, int(ends))
-        self._spare = [Batch(config.frame_shape, config.data.pixel_type) for _ in range(self._depth + 2)]
-        self._empty = Batch(config.frame_shape, config.data.pixel_type)
+        self._spare = [Batch(config.frame_shape, config.data.pixel_type, self.form) for _ in range(self._depth + 2)]
+        self._empty = Batch(config.frame_shape, config.data.pixel_type, self.form)
         self._read: deque[tuple[Batch, Places]] = deque()
         self._ended = False
         self._shown: Batch | None = None

@@ -81,6 +81,9 @@ OVERVIEW = {
             "{{run}} training": gauge("sideways_accuracy_ratio"),
             "{{run}} validation": gauge("sideways_validation_score"),
         }),
+        Panel("Validation", "Figures of the last evaluation", "short", {
+            "{{run}} {{figure}}": gauge("sideways_validation_figure")
+        }),
         Panel("Pseudo-gradient cosine", "To backpropagation's gradient: 1 is the same direction", "short", {
             BY_STAGE: gauge("sideways_pseudo_gradient_cosine")
         }),
@@ -191,6 +194,7 @@ SYSTEM = {
         Panel("Restarts and recovery time", "Of the last recovery, in seconds", "short", {
             "{{run}} restarts": gauge("sideways_restarts_total"),
             "{{run}} seconds to recover": gauge("sideways_recovery_seconds"),
+            "{{run}} ticks lost by healing": gauge("sideways_lost_ticks"),
         }),
     ],
 }  # fmt: skip

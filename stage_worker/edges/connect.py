@@ -10,6 +10,7 @@ import torch
 from common.config.settings import Config
 from common.messages.stage_calls import BUILDING
 from common.processes.membership import Membership
+from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import Packet, StagedPacket
 from common.rule.wire import Wire, decoder_of, encoder_of, wire_spec
 from common.shared_memory.fd_passing import FdConnection, FdListener, connect
@@ -53,6 +54,7 @@ class Edges:
         device: torch.device,
         gpus: dict[int, int | None],
         work: WorkClock,
+        labels: LabelForm = ONE_CLASS,
     ) -> None:
         """Create the process groups, and the edges in memory that both ends map. Every stage must call it.
 
@@ -61,13 +63,15 @@ class Edges:
             device: on which it computes.
             gpus: UUIDs of the GPUs of this stage and its partners, by stage; None on the CPU.
             work: the time spent sending and waiting is added to it.
+            labels: form of the rows' labels.
 
         Raises:
             ConfigError: network.transport is not possible.
             PeerError: a partner does not answer.
         """
         self._config, self._me, self._groups, self._links = config, me, groups, links
-        self._device, self._gpus, self._work = device, gpus, work
+        self._device, self._gpus, self._work, self._labels = device, gpus, work, labels
+        self._make = partial(Packet, device=device, labels=labels)
         # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
         self._deadline = 1.25 * config.network.deadline
         self._nccl = uses_nccl(config, me)
@@ -86,7 +90,7 @@ class Edges:
         """The end that sends activations up or gradients down, to a partner."""
         ticks = self._links.ticks[to]
         outgoing = self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(kind, to, ticks + 1))
-        encoder = encoder_of(self._wire(kind), self._links.partners[to], partial(Packet, device=self._device))
+        encoder = encoder_of(self._wire(kind), self._links.partners[to], self._make)
         return Sender(outgoing, self._work, *_SENDING[kind], encoder)
 
     def receiver(self, kind: EdgeKind, of: int, first_tick: int) -> Receiver:
@@ -95,7 +99,7 @@ class Edges:
         if (kind, of) not in self._in:
             self._in[kind, of] = P2PIncoming(self._channel(kind, of), self._packets(kind, of, 2 * ticks))
         incoming, wait = self._in[kind, of], _RECEIVING[kind]
-        decoder = decoder_of(self._wire(kind), self._links.partners[of], partial(Packet, device=self._device))
+        decoder = decoder_of(self._wire(kind), self._links.partners[of], self._make)
         return Receiver(incoming, self._me.stage, of, first_tick, self._work, wait, ticks, decoder)
 
     def close(self) -> None:
@@ -157,16 +161,16 @@ class Edges:
         arguments = self._groups.connections[to], kind, self._spec(kind, to), self._me.stage, to, self._deadline
         ticks = self._links.ticks[to]
         if ipc is None:
-            return shared_memory.offer_edge(*arguments, ticks)
-        return device_memory.offer_edge(*arguments, self._device, ipc, ticks)
+            return shared_memory.offer_edge(*arguments, ticks, self._labels)
+        return device_memory.offer_edge(*arguments, self._device, ipc, ticks, self._labels)
 
     def _accept(self, kind: EdgeKind, of: int, ipc: Ipc | None) -> SharedIncoming | DeviceIncoming | str:
         arguments = self._groups.connections[of], kind, self._spec(kind, of), self._me.stage, of, self._deadline
         ticks = self._links.ticks[of]
         if ipc is None:
-            return shared_memory.accept_edge(*arguments, ticks)
+            return shared_memory.accept_edge(*arguments, ticks, self._labels)
         same_gpu = self._gpus[of] == self._gpus[self._me.stage]
-        return device_memory.accept_edge(*arguments, ipc, None if same_gpu else self._device, ticks)
+        return device_memory.accept_edge(*arguments, ipc, None if same_gpu else self._device, ticks, self._labels)
 
     def _stage_instead(self, neighbour: int, problem: str) -> None:
         """Leave an edge to gloo, which works everywhere."""
@@ -211,8 +215,8 @@ class Edges:
     def _packets(self, kind: EdgeKind, neighbour: int, count: int) -> list[Packet]:
         shape, dtype = self._spec(kind, neighbour)
         if self._transports[neighbour] == "nccl" or self._device == torch.device("cpu"):
-            return [Packet(shape, dtype, self._device) for _ in range(count)]
-        return [StagedPacket(shape, dtype, self._device) for _ in range(count)]
+            return [self._make(shape, dtype) for _ in range(count)]
+        return [StagedPacket(shape, dtype, self._device, self._labels) for _ in range(count)]
 
     def _spec(self, kind: EdgeKind, neighbour: int) -> TensorSpec:
         """Shape and dtype of what passes over an edge."""

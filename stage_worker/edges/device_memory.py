@@ -22,6 +22,7 @@ from torch import Tensor
 
 from common.errors import PeerError
 from common.messages.encoding import decode, encode
+from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import Packet, header_bytes
 from common.shared_memory.fd_passing import FdConnection
 from common.shared_memory.memfd import mapped, shared_memory
@@ -142,6 +143,7 @@ def offer_edge(
     device: torch.device,
     ipc: Ipc,
     ticks: int = 1,
+    labels: LabelForm = ONE_CLASS,
 ) -> DeviceOutgoing | str:
     """Create an edge to a neighbour, and send it what it needs to open it.
 
@@ -161,7 +163,7 @@ def offer_edge(
         reason = str(error).splitlines()[0]
         _send_description(connection, _description(name), {"error": reason})
         return reason
-    headers = shared_memory(f"sideways-{name}", slots * _pitch(spec))
+    headers = shared_memory(f"sideways-{name}", slots * _pitch(spec, labels))
     try:
         _send_description(
             connection, _description(name), {"memory": described, "written": [event for _, event in events]}
@@ -169,7 +171,7 @@ def offer_edge(
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(name, [headers, theirs.fileno()])
-        packets = _packets(headers, spec, list(memory))
+        packets = _packets(headers, spec, list(memory), labels)
         return DeviceOutgoing(packets, ours, stage, neighbour, deadline, [event for event, _ in events], ticks)
     finally:
         os.close(headers)
@@ -185,6 +187,7 @@ def accept_edge(
     ipc: Ipc,
     copy_to: torch.device | None = None,
     ticks: int = 1,
+    labels: LabelForm = ONE_CLASS,
 ) -> DeviceIncoming | str:
     """Open the edge that a neighbour offered, and answer it.
 
@@ -217,7 +220,7 @@ def accept_edge(
             return reason
         _send_description(connection, _answer(name), {"read": [event for _, event in read]})
         own = slots if copy_to is None else list(torch.zeros((count, *shape), dtype=dtype, device=copy_to))
-        packets = by_receiver(_packets(headers, spec, own), ticks)
+        packets = by_receiver(_packets(headers, spec, own, labels), ticks)
         events = by_receiver(written, ticks), by_receiver([event for event, _ in read], ticks)
         sources = None if copy_to is None else by_receiver(slots, ticks)
         return DeviceIncoming(packets, credits_socket, stage, neighbour, deadline, events, sources, ticks)
@@ -225,18 +228,19 @@ def accept_edge(
         os.close(headers)
 
 
-def _pitch(spec: TensorSpec) -> int:
+def _pitch(spec: TensorSpec, labels: LabelForm) -> int:
     """Bytes from one header to the next, in whole pages."""
-    return -(-header_bytes(spec[0][0]) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return -(-header_bytes(spec[0][0], labels) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _packets(headers: int, spec: TensorSpec, tensors: list[Tensor]) -> list[Packet]:
+def _packets(headers: int, spec: TensorSpec, tensors: list[Tensor], labels: LabelForm) -> list[Packet]:
     """Packets whose headers are in a shared file, and whose tensors are these."""
     shape, dtype = spec
-    memory = torch.frombuffer(mapped(headers, len(tensors) * _pitch(spec)), dtype=torch.uint8)
-    parts = [part[: header_bytes(shape[0])] for part in memory.split(_pitch(spec))]
+    pitch, size = _pitch(spec, labels), header_bytes(shape[0], labels)
+    memory = torch.frombuffer(mapped(headers, len(tensors) * pitch), dtype=torch.uint8)
+    parts = [part[:size] for part in memory.split(pitch)]
     return [
-        Packet(shape, dtype, tensor.device, memory=part, tensor=tensor)
+        Packet(shape, dtype, tensor.device, memory=part, tensor=tensor, labels=labels)
         for part, tensor in zip(parts, tensors, strict=True)
     ]
 

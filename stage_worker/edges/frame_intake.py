@@ -25,6 +25,7 @@ from common.messages.encoding import OTHER_SENDER, OtherAttemptError
 from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
 from common.processes.membership import Membership
 from common.rule.host_values import HostValues
+from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
@@ -53,6 +54,7 @@ class FrameSocket:
         work: WorkClock | None = None,
         wait: Kind = Kind.WAIT_FRAMES,
         pixel_type: str = "uint8",
+        labels: LabelForm = ONE_CLASS,
     ) -> None:
         """Listen for the coordinator.
 
@@ -64,7 +66,9 @@ class FrameSocket:
             pinned: a GPU reads the shared memory.
             pixel_type: of the frames, uint8 or uint16.
             work, wait: the time spent waiting for a batch is added to `work` as `wait`.
+            labels: form of the rows' labels.
         """
+        self._labels = labels
         self._work, self._wait = work or WorkClock(), int(wait)
         self._shape, self._what, self._deadline, self._attempt = tuple(shape), what, network.deadline, me.attempt
         self._type: torch.dtype = getattr(torch, pixel_type)
@@ -117,7 +121,7 @@ class FrameSocket:
         try:
             first = self._socket.recv()
             others = self._socket.recv_multipart(copy=False) if self._socket.getsockopt(zmq.RCVMORE) else []
-            return Envelope(first, self._shape[0], self._attempt), [len(first), *map(len, others)], others
+            return Envelope(first, self._shape[0], self._attempt, self._labels), [len(first), *map(len, others)], others
         except (zmq.Again, OtherAttemptError):
             return None
         except zmq.ContextTerminated:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
+from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import Packet, packet_bytes
 from common.shared_memory.credits import CreditSocket
 from common.shared_memory.fd_passing import FdConnection
@@ -124,29 +124,41 @@ class SharedIncoming(_End):
 
 
 def offer_edge(
-    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float, ticks: int = 1
+    connection: FdConnection,
+    name: str,
+    spec: TensorSpec,
+    stage: int,
+    neighbour: int,
+    deadline: float,
+    ticks: int = 1,
+    labels: LabelForm = ONE_CLASS,
 ) -> SharedOutgoing:
     """Create an edge to a neighbour, and send it the memory and the connection. Raises PeerError."""
-    shape, dtype = spec
-    file = shared_memory(f"sideways-{name}", slots_of(ticks) * _pitch(spec))
+    file = shared_memory(f"sideways-{name}", slots_of(ticks) * _pitch(spec, labels))
     try:
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(name, [file, theirs.fileno()])
-        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec, ticks)]
+        packets = _packets(file, spec, ticks, labels)
         return SharedOutgoing(packets, ours, stage, neighbour, deadline, ticks)
     finally:
         os.close(file)
 
 
 def accept_edge(
-    connection: FdConnection, name: str, spec: TensorSpec, stage: int, neighbour: int, deadline: float, ticks: int = 1
+    connection: FdConnection,
+    name: str,
+    spec: TensorSpec,
+    stage: int,
+    neighbour: int,
+    deadline: float,
+    ticks: int = 1,
+    labels: LabelForm = ONE_CLASS,
 ) -> SharedIncoming:
     """Receive the edge that a neighbour created with `offer_edge`. Raises PeerError."""
-    shape, dtype = spec
     file, theirs = connection.receive_files(name, 2)
     try:
-        packets = [Packet(shape, dtype, memory=slot) for slot in _slots(file, spec, ticks)]
+        packets = _packets(file, spec, ticks, labels)
     finally:
         os.close(file)
     return SharedIncoming(by_receiver(packets, ticks), socket.socket(fileno=theirs), stage, neighbour, deadline, ticks)
@@ -157,11 +169,12 @@ def by_receiver(items: Sequence[Item], ticks: int) -> list[Item]:
     return [*items[-ticks:], *items[:-ticks]]
 
 
-def _pitch(spec: TensorSpec) -> int:
+def _pitch(spec: TensorSpec, labels: LabelForm) -> int:
     """Bytes from one slot to the next, in whole pages."""
-    return -(-packet_bytes(*spec) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return -(-packet_bytes(*spec, labels) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _slots(file: int, spec: TensorSpec, ticks: int) -> list[Tensor]:
-    memory = torch.frombuffer(mapped(file, slots_of(ticks) * _pitch(spec)), dtype=torch.uint8)
-    return [slot[: packet_bytes(*spec)] for slot in memory.split(_pitch(spec))]
+def _packets(file: int, spec: TensorSpec, ticks: int, labels: LabelForm) -> list[Packet]:
+    pitch, size = _pitch(spec, labels), packet_bytes(*spec, labels)
+    memory = torch.frombuffer(mapped(file, slots_of(ticks) * pitch), dtype=torch.uint8)
+    return [Packet(*spec, memory=slot[:size], labels=labels) for slot in memory.split(pitch)]

@@ -86,13 +86,12 @@ class StageMetrics:
         """Start serving. Raises ConfigError if the port or the password file cannot be used."""
         self._registry = MetricRegistry(stage=str(me.stage))
         self._stage, self._times = me.stage, TickTimes(self._registry)
-        self._slots, self._dropped, self._on_gpu = 1, 0, False
+        self._dropped, self._on_gpu = 0, False
         self._registry.watch("sideways_dropped_reports", lambda: self._dropped)
         self.address = serve(self._registry.registry, settings, 1 + me.local_stage, me.address)
 
     def configured(self, config: Config, device: torch.device) -> None:
         """Create the series of a newly built stage, with counters at 0."""
-        self._slots = config.data.slots
         for name in ("ticks", "gradient_rows", "gated_rows"):
             self._registry.add(f"sideways_{name}", 0)
         ways = {"forward": self._stage < config.stages - 1, "backward": self._stage > 0}
@@ -125,5 +124,5 @@ class StageMetrics:
         for way, sent in (("forward", report.bytes_forward), ("backward", report.bytes_backward)):
             if sent:
                 registry.add("sideways_edge_bytes", sent, way=way)
-        if report.correct is not None and report.losses_held is not None:
-            registry.set("sideways_accuracy_ratio", report.correct / (report.losses_held * self._slots))
+        if report.accuracy is not None:
+            registry.set("sideways_accuracy_ratio", report.accuracy)

@@ -180,13 +180,13 @@ class Reporter:
         """Fields of a report that only the top stage sets."""
         if not self._losses_held:
             return {}
-        losses = self._losses[: self._losses_held]
-        return {
-            "loss": float(losses.mean()),
-            "losses_held": self._losses_held,
-            "correct": int(stage.objective.correct) if stage.objective.task == "classify" else None,
-            "losses": losses.tolist() if self.each_loss else None,
-        }
+        losses, objective = self._losses[: self._losses_held], stage.objective
+        found: dict[str, Any] = {"losses": losses.tolist()} if self.each_loss else {}
+        if objective.counted:  # rows without a target counted as zero
+            found["loss"] = float(losses.mean()) * (stage.rows / objective.counted)
+            found["counted"] = objective.counted
+            found["correct"] = float(objective.correct) if objective.task.has_classes else None
+        return found
 
     def _watch_coordinator(self) -> None:
         monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)
@@ -214,3 +214,4 @@ def _zero(loop: ReportedLoop) -> None:
     loop.clear()
     loop.stage.rows = loop.stage.gated = 0
     loop.stage.objective.correct.zero_()
+    loop.stage.objective.counted = 0

@@ -19,7 +19,7 @@ from common.messages.stage_calls import Plan
 from common.processes.lifecycle import exit_now
 from common.processes.membership import join
 from coordinator.run.pipeline import Pipeline
-from coordinator.video.files.clips import find
+from coordinator.video.files.clips import collect
 from coordinator.video.slots import Slots
 from coordinator.video.targets import StepStream
 
@@ -44,12 +44,11 @@ def main() -> None:
 
 
 def run(config: Config, pipeline: Pipeline) -> None:
-    assert config.data.train is not None
-    clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
+    clips = collect(config.data, "train", config.has_labels, task=config.task)
     assert config.split is not None
     assert config.ticks is not None
     pipeline.configure(Plan(config.of_replica, len(clips.classes), tuple(config.split), config.ticks))
-    slots = Slots(clips.clips, config.data, config.seed, True)
+    slots = Slots(clips.clips, config.data, config.seed, True, form=clips.form)
     steps = StepStream(slots, config, ends=False)
     pipeline.train(0, config.ticks)
     for tick in range(config.ticks):

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.support.labels import FRAMES, NUMBERS, SEVERAL
 from tests.support.oracles import backpropagation_run, reference_run, replicated_run
 from tests.support.processes import environment
 from tests.support.settings import config_of, settings
@@ -92,6 +93,23 @@ OPTIONS: dict[str, dict[str, object]] = {
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "module": {"model": f"{MODELS}:whole", "model_args": {}, "split": [1, 4, 1]},
     "timm": {"model": "timm:test_resnet", "model_args": {}, "split": [3, 2, 3]},
+    "multilabel": {"task": "multilabel", "data__train_labels": SEVERAL, "rule__auxiliary": 0.3, "rule__every": 2},
+    "regress": {
+        "task": "regress",
+        "data__train_labels": NUMBERS,
+        "network__transport": "gloo",
+        "network__wire": "int8",
+        "skips": [[0, 2]],
+        "precision": "bfloat16",
+    },
+    "frame-labels": {
+        "data__labels_of": "frames",
+        "data__train_labels": FRAMES,
+        "data__window": 12,
+        "data__stride": 2,
+        "rule__auxiliary": 0.3,
+        "class_weights": [0.5, 2.0, 1.0],
+    },
     "gloo": {"network__transport": "gloo"},  # the default between neighbours on one host is shared memory
     "gloo-autoencode": {"network__transport": "gloo", "task": "autoencode", "model": "autoencoder"},
     "all": {
@@ -119,6 +137,8 @@ QUICK = (
     "wire-int8",
     "layers",
     "module",
+    "multilabel",
+    "frame-labels",
     "all",
 )
 EXACT: dict[str, dict[str, object]] = {
@@ -132,6 +152,8 @@ EXACT: dict[str, dict[str, object]] = {
         ("predict", {"task": "predict", "model": "autoencoder", "ahead": 2, "precision": "bfloat16"}),
     )
 }
+EXACT["gpipe-regress"] = {**EXACT["gpipe-classify"], "task": "regress", "data__train_labels": NUMBERS}
+EXACT["1f1b-frame-labels"] = {**EXACT["1f1b-classify"], "data__labels_of": "frames", "data__train_labels": FRAMES}
 
 Results = Callable[..., Path]
 
@@ -250,6 +272,7 @@ REPLICATED: dict[str, dict[str, object]] = {
     "bfloat16": {"precision": "bfloat16", "optimiser__orthogonal": 0.9},
     "edges": {"network__edge_ticks": 2, "network__wire": "int8"},
     "frozen-norms": {"model_args": {"width": 4, "norm": "batch"}, "norm": "frozen", "optimiser__rates": {"conv1": 0.1}},
+    "multilabel": {"task": "multilabel", "data__train_labels": SEVERAL, "rule__auxiliary": 0.2},
 }
 
 

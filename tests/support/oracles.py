@@ -9,12 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.config.settings import Config
+from common.rule.label_form import form_of
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import Reference, build_stages
 from common.rule.replicas import ReplicatedReference
 from common.rule.stage import Stage
-from coordinator.video.files.clips import find
+from coordinator.video.files.clips import collect
 from coordinator.video.slots import Slots
 from coordinator.video.targets import StepStream, packet_of
 
@@ -26,16 +27,15 @@ def stages_of(config: Config, classes: int) -> list[Stage]:
 
 def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
     """The frames and targets of a run, tick by tick."""
-    assert config.data.train is not None
-    clips = find(config.data.train, config.data.train_include, config.data.stride, config.task == "classify")
-    slots = Slots(clips.clips, config.data, config.seed, train=True)
+    clips = collect(config.data, "train", config.has_labels, task=config.task)
+    slots = Slots(clips.clips, config.data, config.seed, train=True, form=clips.form)
     steps = StepStream(slots, config, ends=False)
     assert config.ticks is not None
     for tick in range(config.ticks):
         step = steps.next()
         assert step is not None
         target = packet_of(step.target, config, tick)
-        loss_target = Target(target.tensor, target.clips) if config.task != "classify" else None
+        loss_target = Target(target.tensor, target.clips) if not config.has_labels else None
         yield packet_of(step.batch, config, tick), loss_target
     slots.close()
 
@@ -66,7 +66,8 @@ def shares_of(config: Config) -> Iterator[list[tuple[Packet, Target | None]]]:
     for packet, target in inputs_of(config):
         inputs: list[tuple[Packet, Target | None]] = []
         for first in range(0, config.data.slots, rows):
-            own, part = slice(first, first + rows), Packet(config.of_replica.frame_shape)
+            own = slice(first, first + rows)
+            part = Packet(config.of_replica.frame_shape, labels=form_of(config.task, 3))
             part.set_header(packet.tick, packet.frame)
             part.clips[:], part.labels[:] = packet.clips[own], packet.labels[own]
             part.tensor.copy_(packet.tensor[own])

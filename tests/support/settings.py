@@ -32,6 +32,8 @@ def settings(videos: Path, **changes: Any) -> dict[str, Any]:
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = value
+    if "train_labels" in tree["data"]:  # files beside the videos
+        tree["data"]["train_labels"] = str(videos / tree["data"]["train_labels"])
     if tree["model"] in ("vgg8", "autoencoder"):
         tree.setdefault("split", SPLITS[tree["stages"]])
     return tree

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from common.config.settings import Config, Data, Optimiser, Rule, Task
+from common.config.settings import Config, Data, Optimiser, Rule, TaskName
 from common.rule.packet import Packet
 from common.rule.reference import Reference
 from common.rule.stage import Stage
@@ -23,7 +23,7 @@ def model(stages: int, dtype: torch.dtype = torch.float64, out: int = 5) -> list
     return [nn.Sequential(nn.Linear(widths[i], widths[i + 1]), nn.Tanh()).to(dtype) for i in range(stages)]
 
 
-def learning(stages: int, optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify") -> Config:
+def learning(stages: int, optimiser: Optimiser, rule: Rule | None = None, task: TaskName = "classify") -> Config:
     return Config(
         stages=stages,
         task=task,
@@ -35,7 +35,7 @@ def learning(stages: int, optimiser: Optimiser, rule: Rule | None = None, task: 
 
 
 def pipeline(
-    parts: list[nn.Sequential], optimiser: Optimiser, rule: Rule | None = None, task: Task = "classify"
+    parts: list[nn.Sequential], optimiser: Optimiser, rule: Rule | None = None, task: TaskName = "classify"
 ) -> Reference:
     config = learning(len(parts), optimiser, rule, task)
     stages = [Stage(part, i, config) for i, part in enumerate(parts)]

@@ -5,6 +5,7 @@ import { figure, put, whole } from "./text.js";
 
 const EVERY = 500, TIMEOUT = 5000; // ms
 const OVER = { finished: "The run has finished", stopped: "The run was stopped", failed: "The run failed" };
+const SHOWN = ["val_top1", "val_mse"]; // figures of evaluations in the charts of the training
 let last = null, lastTime = null;
 
 async function ask() {
@@ -40,25 +41,31 @@ function show(told) {
   const { loss, accuracy, val_top1: top1, val_mse: error } = told.curves;
   drawChart("loss", loss, error, restarts, status.planned);
   drawChart("accuracy", accuracy, top1, restarts, status.planned);
-  const there = { accuracy: accuracy.length + top1.length, val_top1: top1.length, val_mse: error.length, restarts: restarts.length };
+  const scores = SHOWN.includes(told.score) ? [] : told.curves[told.score] ?? []; // those of charts of their own
+  put("score_title", scoreName(told.score));
+  drawChart("score", [], scores, restarts, status.planned);
+  const there = { accuracy: accuracy.length + top1.length, val_top1: top1.length, val_mse: error.length, score: scores.length, restarts: restarts.length };
   for (const part of document.querySelectorAll("[data-for]")) part.hidden = !there[part.dataset.for];
   list("restarts", told.restarts.map((r) => `restart ${r.restarts}: resumed at tick ${whole(r.tick)}, ${figure(r.recovery_seconds, 3)} s after its last report`));
   list("warnings", told.warnings);
   if (status.state in OVER) say(`${OVER[status.state]} at tick ${whole(status.tick)}. ${status.message}`);
 }
 
-function showNumbers({ status, numbers, ticks_per_second: ticks, frames_per_second: frames }) {
+function showNumbers({ status, numbers, score, ticks_per_second: ticks, frames_per_second: frames }) {
   const training = numbers.sideways_training === 1;
   put("ticks_per_second", figure(training ? ticks : null, 3));
   put("frames_per_second", figure(training ? frames : null, 3));
   put("frames", whole(numbers['sideways_frames_total{phase="training"}']));
   put("checkpoints", whole(numbers.sideways_checkpoints_total));
   put("restarts", whole(numbers.sideways_restarts_total));
-  const score = ["val_top1", "val_mse"].find((name) => name in status.evaluation);
-  put("score_name", { val_top1: "validation top-1", val_mse: "validation error" }[score] ?? "validation");
+  put("score_name", score in status.evaluation ? scoreName(score) : "validation");
   put("score", figure(status.evaluation[score], 4));
   document.querySelector("progress").value = status.planned ? status.tick / status.planned : 0;
   put("left", training && ticks ? `${percent(status)}, ${duration((status.planned - status.tick) / ticks)} of training left` : percent(status));
+}
+
+function scoreName(score) {
+  return { val_top1: "validation top-1", val_mse: "validation error", val_map: "validation mAP" }[score] ?? score.replace("val_", "validation ").replaceAll("_", " ");
 }
 
 function showState(state) {

@@ -27,6 +27,7 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, JoinedPictures, PictureSource
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip
+from coordinator.video.files.labels import ChunkLabel, label_at
 from coordinator.video.files.play_order import (
     BalancedOrder,
     ListedOrder,
@@ -77,10 +78,13 @@ class Job:
 
 
 class Chunk(NamedTuple):
-    """`frames` successive frames of entry `clip` of the play order, after the first `before` ones."""
+    """`frames` successive frames of entry `clip` of the play order, after the first `before` ones.
+
+    `label`: of all of them, or an array with one for each.
+    """
 
     clip: int
-    label: int
+    label: ChunkLabel
     before: int
     frames: int
 
@@ -144,7 +148,7 @@ class ClipPlayer:
         source = JoinedPictures(self._source(clip, *span, damage) for span in after(spans, done))
         writer, played = ClipWriter(partial(self._augment, random=random), source), done
         while written := writer.write(room()):
-            yield Chunk(number, clip.label, played, written)
+            yield Chunk(number, label_at(clip.label, first + played, written), played, written)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")

@@ -3,14 +3,19 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from coordinator.video.files.labels import ChunkLabel
+
 
 class Filled(NamedTuple):
-    """A half of a slot now holds `frames` frames of entry `clip`, which follow the first `before` ones."""
+    """A half of a slot now holds `frames` frames of entry `clip`, which follow the first `before` ones.
+
+    `label`: of all of them, or an array with one for each.
+    """
 
     slot: int
     half: int
     clip: int
-    label: int
+    label: ChunkLabel
     before: int
     frames: int
 

@@ -123,6 +123,12 @@ def open_media(
     return av.open(name, format=kind, options={**(options or {}), **_LIMITS}, timeout=timeout)
 
 
+def count_frames(path: Path) -> int:
+    """The number of frames in a file, by its packets; nothing is decoded. Raises av.FFmpegError or OSError."""
+    with open_media(str(path)) as container:
+        return sum(packet.size > 0 for packet in container.demux(video_stream(container)))
+
+
 def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
     """The video stream to play: the best one that is not a cover picture or thumbnail.
 

@@ -9,11 +9,14 @@ from functools import partial
 from os.path import abspath
 from pathlib import Path
 
-from common.config.settings import OWN_DATASET, Data
+from common.config.settings import OWN_DATASET, Data, TaskName
 from common.errors import ConfigError, DataError
+from common.rule.label_form import ONE_CLASS, LabelForm
 from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
 from coordinator.video.files import segments
 from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
+from coordinator.video.files.label_source import LabelSource, label_source, labels_from_format
+from coordinator.video.files.labels import Label, Vocabulary
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.shards import Member
@@ -27,7 +30,7 @@ class Clip:
 
     Attributes:
         path: the file or folder.
-        label: index of its class.
+        label: its class, classes or numbers, or those of each of its frames after sampling.
         frames: number of frames after sampling, according to the container; not counted by decoding.
         pictures: for a folder of frames, how many the list names, before sampling; None for a video.
         first: for a segment of a video, the number of the file's frame (with `data.fps`: of the instant) with which it
@@ -37,7 +40,7 @@ class Clip:
     """
 
     path: Path
-    label: int
+    label: Label
     frames: int
     pictures: int | None = None
     first: int | None = None
@@ -51,11 +54,12 @@ class Clips:
 
     Attributes:
         root: the folder or list that names them.
-        classes: class names, indexed by label.
+        classes: names of the classes, or of a label's numbers.
         clips: the readable clips, in a fixed order.
         bad: files that cannot be read, with the reason.
         quarantined: number of files left out because they are in quarantine.
         notes: messages for the user: what else was left out or chosen.
+        form: of a row's label.
     """
 
     root: Path | str
@@ -64,6 +68,7 @@ class Clips:
     bad: dict[Path, str] = field(default_factory=dict)
     quarantined: int = 0
     notes: list[str] = field(default_factory=list)
+    form: LabelForm = ONE_CLASS
 
     @property
     def frames(self) -> int:
@@ -78,19 +83,26 @@ class Clips:
         if self.quarantined:
             notes.append(f"{self.quarantined} files in {self.root} are quarantined and left out")
         notes += self.notes
-        counts = Counter(clip.label for clip in self.clips)
-        single = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 1]
-        empty = [self.classes[label] for label in range(len(self.classes)) if counts[label] == 0]
-        if single:
-            notes.append(f"only one clip in {self.root} for {_some(single)}: the model can hardly learn such a class")
-        if empty and self.clips:
-            notes.append(f"no readable clip in {self.root} for {_some(empty)}")
+        notes += self._rare_classes()
         short = sum(clip.frames <= mismatch for clip in self.clips)
         if short:
             notes.append(
                 f"{short} of {len(self.clips)} clips in {self.root} have at most {mismatch} frames: with "
                 f'boundary = "gate" their gradients never reach the bottom stage; use fewer stages or a smaller stride'
             )
+        return notes
+
+    def _rare_classes(self) -> list[str]:
+        counts = Counter(clip.label for clip in self.clips if isinstance(clip.label, int))
+        if not counts:
+            return []
+        single = [name for label, name in enumerate(self.classes) if counts[label] == 1]
+        empty = [name for label, name in enumerate(self.classes) if counts[label] == 0]
+        notes = []
+        if single:
+            notes.append(f"only one clip in {self.root} for {_some(single)}: the model can hardly learn such a class")
+        if empty:
+            notes.append(f"no readable clip in {self.root} for {_some(empty)}")
         return notes
 
 
@@ -102,7 +114,12 @@ def find(
 
 
 def collect(
-    data: Data, part: str, labelled: bool = True, classes: Sequence[str] | None = None, allow_empty: bool = False
+    data: Data,
+    part: str,
+    labelled: bool = True,
+    classes: Sequence[str] | None = None,
+    allow_empty: bool = False,
+    task: TaskName = "classify",
 ) -> Clips:
     """Find and probe the clips of a data set, in a fixed order. Live sources have none.
 
@@ -111,9 +128,11 @@ def collect(
         labelled: whether labels are needed; without them all clips are of one class, and folders may have any layout.
         classes: class names to use; by default the format's own, or all labels in alphabetical order.
         allow_empty: do not raise if there are videos but none can be read.
+        task: what labels are for.
 
     Raises:
-        DataError: there is no such data set, no video, none that can be read, or a class that is not among `classes`.
+        DataError: there is no such data set, no video, none that can be read, or a class that is not among `classes`;
+            or a label is missing or malformed.
         ConfigError: labels are needed, but `data.sources` have none.
     """
     if part == "train" and data.sources:
@@ -121,28 +140,50 @@ def collect(
     root = data.train if part == "train" else data.val
     assert root is not None
     include = data.train_include if part == "train" else data.val_include
-    own = OWN_DATASET.fullmatch(str(root))
-    listed = own_listing(str(root), part, data, labelled) if own else listing(data, part, labelled)
+    own, of_format = OWN_DATASET.fullmatch(str(root)), labels_from_format(data, part, labelled)
+    listed = own_listing(str(root), part, data, of_format, task) if own else listing(data, part, of_format, task)
     entries = [entry for entry in listed.entries if fnmatch(entry.name, include)]
     if not entries and not listed.bad:
         raise DataError(_nothing(root, include, labelled, listed.notes))
-    names = list(classes or (labelled and listed.classes) or sorted({entry.label for entry in entries}))
-    if unknown := sorted({entry.label for entry in entries} - set(names)):
-        raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
+    if labelled and data.labels_of == "frames" and any(each.segment or each.item or each.member for each in entries):
+        raise ConfigError(
+            'data.labels_of = "frames" reads tables of whole video files: leave it out with segments, shards and a '
+            "dataset of your own"
+        )
+    if labels_from_format(data, part, task == "classify") or not labelled:
+        source: LabelSource = _Classes(root, entries, classes or (listed.classes if labelled else None))
+    else:
+        source = label_source(data, part, entries, task, classes)
     left_out = quarantined(data.quarantine)
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
-    clips, bad, notes = _probe_all(kept, names, data)
+    clips, bad, notes = _probe_all(kept, source, data)
     bad = listed.bad | bad
     if not clips and not allow_empty:
         first = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
         total = len(entries) + len(listed.bad)
         raise DataError(f"none of the {total} videos in {root} can be read; {first or 'all are quarantined'}")
-    return Clips(root, names, clips, bad, len(entries) - len(kept), listed.notes + notes)
+    names, quarantine = list(source.vocabulary.names), len(entries) - len(kept)
+    return Clips(root, names, clips, bad, quarantine, listed.notes + source.notes + notes, source.vocabulary.form)
 
 
-def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list[Clip], dict[Path, str], list[str]]:
+class _Classes:
+    """The classes of a data set's own format."""
+
+    def __init__(self, root: Path | str, entries: Sequence[Entry], classes: Sequence[str] | None) -> None:
+        self.notes: list[str] = []
+        found = {entry.label for entry in entries}
+        self.vocabulary = Vocabulary("classify", list(classes or sorted(found)))
+        if unknown := sorted(found - set(self.vocabulary.names)):
+            raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
+
+    def label(self, entry: Entry, info: MediaInfo) -> Label:
+        """The class of a clip."""
+        return self.vocabulary.index(entry.label, entry.name)
+
+
+def _probe_all(entries: list[Entry], source: LabelSource, data: Data) -> tuple[list[Clip], dict[Path, str], list[str]]:
     """The clips, the unreadable files with their reasons, and notes about the other files."""
-    clips, bad, notes, numbers = [], {}, [], {name: number for number, name in enumerate(names)}
+    clips, bad, notes = list[Clip](), dict[Path, str](), list[str]()
     with ThreadPoolExecutor() as pool:
         files = {(entry.path, entry.frames): entry for entry in entries}  # once each, also if it has many segments
         outcomes = dict(zip(files, pool.map(partial(_probe, data=data), files.values()), strict=True))
@@ -150,7 +191,7 @@ def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list
     notes += [f"{path}: {found.note}" for path, found in about if found.note]
     for entry in entries:
         outcome = outcomes[entry.path, entry.frames]
-        clip = _clip(entry, numbers[entry.label], outcome, data) if isinstance(outcome, MediaInfo) else outcome
+        clip = _clip(entry, source, outcome, data) if isinstance(outcome, MediaInfo) else outcome
         if isinstance(clip, Clip):
             clips.append(clip)
         elif isinstance(outcome, MediaInfo):  # there is nothing wrong with the file
@@ -161,7 +202,8 @@ def _probe_all(entries: list[Entry], names: list[str], data: Data) -> tuple[list
     return clips, bad, notes[:_NOTES] + more
 
 
-def _clip(entry: Entry, label: int, found: MediaInfo, data: Data) -> Clip | str:
+def _clip(entry: Entry, source: LabelSource, found: MediaInfo, data: Data) -> Clip | str:
+    label = source.label(entry, found)
     if entry.segment is None:
         return Clip(entry.path, label, sampled(found, data), entry.frames, item=entry.item, member=entry.member)
     place = segments.place_of(entry.segment, found, data)
@@ -188,7 +230,8 @@ def _sources(data: Data, labelled: bool) -> Clips:
         raise ConfigError('data.sources have no labels: set task = "autoencode" or "predict", or use data.train')
     if data.live:
         return Clips(Path("data.sources"), ["video"], [])
-    clips, bad, notes = _probe_all([Entry(source, Path(source), "video") for source in data.sources], ["video"], data)
+    entries = [Entry(source, Path(source), "video") for source in data.sources]
+    clips, bad, notes = _probe_all(entries, _Classes(Path("data.sources"), entries, None), data)
     if bad:
         path, why = next(iter(bad.items()))
         raise DataError(f"data.sources: {path} cannot be read: {why}")

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.config.settings import Data
+from common.config.settings import Data, TaskName
 from common.errors import DataError
 from common.processes.lifecycle import PATH_ERRORS
 from coordinator.video.decoding.media_info import MediaInfo
@@ -50,8 +50,9 @@ class Entry:
     Attributes:
         name: its path as the data set writes it.
         path: where it is expected on disk.
-        label: its class name.
+        label: its class name, or the text of its label.
         frames: for a folder of frames, how many the list says it has; None for a video.
+        where: the file and line that name it; empty in folders.
         segment: the part of the video that is played; None: all of it.
         item: of a user's dataset, unless it is a file.
         member: where it is in a shard.
@@ -62,6 +63,7 @@ class Entry:
     path: Path
     label: str
     frames: int | None = None
+    where: str = ""
     segment: Segment | None = None
     item: Item | None = None
     member: Member | None = None
@@ -85,8 +87,10 @@ class Listing:
     bad: dict[Path, str] = field(default_factory=dict)
 
 
-def listing(data: Data, part: str, labelled: bool) -> Listing:
+def listing(data: Data, part: str, labelled: bool, task: TaskName = "classify") -> Listing:
     """List the videos of `data.train` or `data.val` (`part`: "train" or "val").
+
+    `task`: what labels are for; those in lists of tasks other than "classify" are left as text.
 
     Raises:
         DataError: a list cannot be read or has an invalid line.
@@ -95,19 +99,19 @@ def listing(data: Data, part: str, labelled: bool) -> Listing:
     assert source is not None
     kind = guess(source, data.videos) if data.format == "auto" else data.format
     if kind == "shards":
-        return _shards(source, data, labelled)
+        return _shards(source, data, labelled, task == "classify")
     if isinstance(source, str):
         raise DataError(f"{source}: only shards, with the suffix .tar, are read from an address (docs/data.md)")
     if kind == "folders":
         return _folders(source, labelled)
     videos = data.videos or (source if source.is_dir() else source.parent)
-    found = _listed(kind, source, videos, data, part, labelled)
+    found = _listed(kind, source, videos, data, part, labelled, task == "classify")
     for entry in found.entries:
         _stay_inside(entry, source, videos)
     return found
 
 
-def _listed(kind: str, source: Path, videos: Path, data: Data, part: str, labelled: bool) -> Listing:
+def _listed(kind: str, source: Path, videos: Path, data: Data, part: str, labelled: bool, classes: bool) -> Listing:
     if kind == "ucf101":
         return _ucf101(source, videos, data.fold, part)
     if kind == "hmdb51":
@@ -115,8 +119,9 @@ def _listed(kind: str, source: Path, videos: Path, data: Data, part: str, labell
     if kind == "kinetics":
         return _kinetics(source, videos, part, labelled)
     if kind == "segments":
-        return _segments(source, videos, data, labelled)
-    return _list(source, videos, labelled) if kind == "list" else _frames(source, videos, labelled)
+        return _segments(source, videos, data, labelled, classes)
+    read = _list if kind == "list" else _frames
+    return read(source, videos, labelled, classes)
 
 
 def _stay_inside(entry: Entry, source: Path, videos: Path) -> None:
@@ -144,7 +149,7 @@ def guess(source: Path | str, videos: Path | None = None) -> str:
         return "folders"
     if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
         return "ucf101"
-    line = next((line for _, line in _lines(source)), "")
+    line = next((line for _, line in lines_of(source)), "")
     if line.endswith(".tar"):
         return "shards"
     if looks_like_segments(line, videos or source.parent, SUFFIXES):
@@ -156,7 +161,7 @@ def guess(source: Path | str, videos: Path | None = None) -> str:
 
 def quarantined(file: Path | None) -> set[str]:
     """The absolute paths in a file written by `sideways check --quarantine`, one per line. Raises DataError."""
-    return {os.path.abspath(line) for _, line in _lines(file)} if file else set()
+    return {os.path.abspath(line) for _, line in lines_of(file)} if file else set()
 
 
 def videos_below(root: Path) -> list[Path]:
@@ -220,9 +225,9 @@ def _no_class(root: Path, videos: list[Path], entries: list[Entry]) -> list[str]
     )
 
 
-def _list(file: Path, videos: Path, labelled: bool) -> Listing:
+def _list(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
     entries: list[Entry] = []
-    for number, line in _lines(file):
+    for number, line in lines_of(file):
         *before, last = line.rsplit(None, 1)
         path, label = (before[0], last) if before else (line, "")
         if not labelled:
@@ -231,24 +236,27 @@ def _list(file: Path, videos: Path, labelled: bool) -> Listing:
             raise DataError(
                 f'{file}, line {number}: {_short(line)!r} is not `path label`; without labels set task = "autoencode"'
             )
-        _check_label(label, file, number)
+        if classes:
+            _check_label(label, file, number)
         if not entries and Path(path).suffix.lower() not in SUFFIXES and not os.path.exists(videos / path):
             raise DataError(f"{file}, line {number}: {_short(line)!r} is not a video: if it is a header, remove it")
-        entries.append(Entry(path, videos / path, label))
-    return _numbered(entries, file, "path label")
+        entries.append(Entry(path, videos / path, label, where=f"{file}, line {number}"))
+    return _numbered(entries, file, "path label", classes)
 
 
-def _segments(file: Path, videos: Path, data: Data, labelled: bool) -> Listing:
+def _segments(file: Path, videos: Path, data: Data, labelled: bool, classes: bool) -> Listing:
     entries = []
-    for line in read_segments(_lines(file), file, data, labelled):
-        _check_label(line.label, file, line.number)
-        entries.append(Entry(line.path, videos / line.path, line.label, segment=line.segment))
-    return _numbered(entries, file, FORM)
+    for line in read_segments(lines_of(file), file, data, labelled):
+        if classes:
+            _check_label(line.label, file, line.number)
+        where = f"{file}, line {line.number}"
+        entries.append(Entry(line.path, videos / line.path, line.label, where=where, segment=line.segment))
+    return _numbered(entries, file, FORM, classes)
 
 
-def _shards(source: Path | str, data: Data, labelled: bool) -> Listing:
+def _shards(source: Path | str, data: Data, labelled: bool, classes: bool) -> Listing:
     if isinstance(source, Path) and source.suffix == ".txt":
-        videos, lines = data.videos or source.parent, [line for _, line in _lines(source)]
+        videos, lines = data.videos or source.parent, [line for _, line in lines_of(source)]
         for line in lines:
             if "://" not in line:
                 _stay_inside(Entry(line, videos / line, ""), source, videos)
@@ -269,8 +277,9 @@ def _shards(source: Path | str, data: Data, labelled: bool) -> Listing:
                 bad[path] = about
                 continue
             member, label = Member(shard, sample.offset, sample.size), sample.label or ""
-            entries.append(Entry(str(path), path, label if labelled else "video", member=member, about=about))
-    numbered = _numbered(entries, Path(source), "sample") if entries else Listing([])
+            label = label if labelled else "video"
+            entries.append(Entry(str(path), path, label, where=str(path), member=member, about=about))
+    numbered = _numbered(entries, Path(source), "sample", classes) if entries else Listing([])
     return replace(numbered, bad=bad)
 
 
@@ -282,26 +291,28 @@ def _check_label(label: str, file: Path, number: int) -> None:
         )
 
 
-def _frames(file: Path, videos: Path, labelled: bool) -> Listing:
+def _frames(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
     entries = []
-    for number, line in _lines(file):
+    for number, line in lines_of(file):
         words = line.rsplit(None, 2)
         if not labelled and not (len(words) == 3 and _is_count(words[1])):
             words = [*line.rsplit(None, 1), "video"]
         if len(words) != 3 or not _is_count(words[1]) or int(words[1]) < 1:
             raise DataError(f"{file}, line {number}: {_short(line)!r} is not `folder total_frames label`")
         folder, total, label = words
-        _check_label(label, file, number)
-        entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total)))
-    return _numbered(entries, file, "folder total_frames label")
+        if classes:
+            _check_label(label, file, number)
+        label, where = label if labelled else "video", f"{file}, line {number}"
+        entries.append(Entry(folder, videos / folder, label, int(total), where))
+    return _numbered(entries, file, "folder total_frames label", classes)
 
 
 def _ucf101(source: Path, videos: Path, fold: int, part: str) -> Listing:
     name = f"{'train' if part == 'train' else 'test'}list{fold:02d}.txt"
     file = source / name if source.is_dir() else source
-    classes = [line.split()[-1] for _, line in _lines(file.parent / "classInd.txt")]
+    classes = [line.split()[-1] for _, line in lines_of(file.parent / "classInd.txt")]
     entries = []
-    for number, line in _lines(file):
+    for number, line in lines_of(file):
         path = line.split()[0]
         label = path.partition("/")[0]
         if label not in classes:
@@ -318,7 +329,7 @@ def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
     entries = []
     for file in files:
         label = file.name.removesuffix(suffix)
-        for number, line in _lines(file):
+        for number, line in lines_of(file):
             name, _, tag = line.rpartition(" ")
             if tag not in ("0", "1", "2"):
                 raise DataError(f"{file}, line {number}: {_short(line)!r} is not `file 0|1|2`")
@@ -328,7 +339,7 @@ def _hmdb51(folder: Path, videos: Path, fold: int, part: str) -> Listing:
 
 
 def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
-    lines = [line for _, line in _lines(file)]
+    lines = [line for _, line in lines_of(file)]
     if not lines:
         raise DataError(f"{file} is empty: it needs a header and a row for every clip, as in the lists of Kinetics")
     try:
@@ -360,11 +371,11 @@ def _kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listing:
     return Listing(entries)
 
 
-def _numbered(entries: list[Entry], file: Path, form: str) -> Listing:
+def _numbered(entries: list[Entry], file: Path, form: str, classes: bool) -> Listing:
     """If all labels are numbers they are the classes 0, 1, …; else they are names. `form` is a line's syntax."""
     if not entries:
         raise DataError(f"{file} is empty: it needs a line `{form}` for every clip")
-    if not all(entry.label.isdecimal() for entry in entries):
+    if not classes or not all(entry.label.isdecimal() for entry in entries):
         return Listing(entries, notes=_contradictions(entries, file))
     if large := [entry for entry in entries if not _is_count(entry.label) or int(entry.label) >= MOST_CLASSES]:
         label = _short(large[0].label)
@@ -395,7 +406,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
+def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     """Non-blank lines, stripped, with their numbers. Raises DataError if it is not readable text of up to 256 MiB."""
     try:
         if file.stat().st_size > _LARGEST_LIST:

@@ -5,7 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common.config.settings import Data
+import numpy as np
+
+from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
 from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, read_array_info
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
@@ -17,7 +19,7 @@ _CLIP_KEYS = ("video", "clip")  # of an item that is a mapping
 Found = tuple[Item, Any, Path | MediaInfo | str]  # an item, its label, and its file, its metadata, or what is wrong
 
 
-def own_listing(reference: str, part: str, data: Data, labelled: bool) -> Listing:
+def own_listing(reference: str, part: str, data: Data, labelled: bool, task: TaskName = "classify") -> Listing:
     """List the clips of `data.train` or `data.val` (`part`: "train" or "val").
 
     Each item is read once, unless the dataset states labels and frames; so a dataset of frames is decoded once.
@@ -37,7 +39,7 @@ def own_listing(reference: str, part: str, data: Data, labelled: bool) -> Listin
     if not found:
         raise DataError(f"{reference} has no items: a dataset needs one for every clip")
     good = [(item, label, about) for item, label, about in found if not isinstance(about, str)]
-    names, classes = _classes(dataset, good) if labelled else (["video"] * len(good), None)
+    names, classes = _names(dataset, good, task) if labelled else (["video"] * len(good), None)
     entries = [_entry(item, name, about) for (item, _, about), name in zip(good, names, strict=True)]
     bad = {Path(str(item)): about.removeprefix(f"{item}: ") for item, _, about in found if isinstance(about, str)}
     return Listing(entries, classes, bad=bad)
@@ -62,8 +64,26 @@ def _label_of(item: Any) -> Any:
 
 def _entry(item: Item, label: str, about: Path | MediaInfo) -> Entry:
     if isinstance(about, Path):
-        return Entry(str(about), about, label)
-    return Entry(str(item), Path(str(item)), label, item=item, about=about)
+        return Entry(str(about), about, label, where=str(item))
+    return Entry(str(item), Path(str(item)), label, where=str(item), item=item, about=about)
+
+
+def _names(dataset: OwnDataset, found: Sequence[Found], task: TaskName) -> tuple[list[str], list[str] | None]:
+    """Each item's label as text, as lists have it, and all classes if they have an order. Raises DataError."""
+    if task == "classify":
+        return _classes(dataset, found)
+    return [_text(label, item) for item, label, _ in found], None
+
+
+def _text(label: Any, item: Item) -> str:
+    """Several classes' names, or numbers."""
+    if isinstance(label, str):
+        return label
+    with suppress(TypeError, ValueError):
+        values = np.atleast_1d(np.asarray(label)).tolist()
+        if all(isinstance(value, str | int | float) for value in values):
+            return ",".join(map(str, values)) or "-"
+    raise DataError(f"{item}: its label is {label!r}, but must be numbers, or the names of the classes that apply")
 
 
 def _classes(dataset: OwnDataset, found: Sequence[Found]) -> tuple[list[str], list[str] | None]:

@@ -147,7 +147,7 @@ def opened(reference: str) -> OwnDataset:
 def _built(reference: str, setting: str) -> Any:
     from common.models import user_code  # imports torch, which most processes that decode do without
 
-    found = user_code.named(setting, reference)
+    found = user_code.load_object(reference, setting)
     if not callable(found) or (not isinstance(found, type) and hasattr(found, "__getitem__")):
         return found
     try:

@@ -102,7 +102,9 @@ class ListedOrder:
 
 
 class BalancedOrder:
-    """Endless: every class is played as often as any other, and the clips of each are reshuffled when all were played.
+    """Endless, for clips of one class each: every class is played as often as any other.
+
+    The clips of each are reshuffled when all were played.
 
     Entry g, counted before the shuffle of its epoch, is the g // C-th of class g mod C, where C is their number.
     """
@@ -110,7 +112,7 @@ class BalancedOrder:
     endless = True
 
     def __init__(self, clips: list[Clip], seed: int) -> None:
-        labels = sorted({clip.label for clip in clips})
+        labels = sorted({clip.label for clip in clips if isinstance(clip.label, int)})
         self._classes = [[clip for clip in clips if clip.label == label] for label in labels]
         self._count, self._seed = len(clips), seed
         self._in_epoch = lru_cache(maxsize=_EPOCHS_KEPT)(self._shuffle_epoch)

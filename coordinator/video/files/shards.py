@@ -163,6 +163,6 @@ def _label(kind: str, content: bytes) -> str | None:
         return text
     tree = json.loads(text)
     label = tree.get("label") if isinstance(tree, dict) else tree
-    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
+    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int | float)):
         raise ValueError(f'"label" is {label!r}, but must be the number or the name of a class')
     return None if label is None else str(label)

@@ -171,3 +171,15 @@ def test_a_malformed_position_is_refused(tmp_path: Path, fields: dict[str, objec
     found, _, refused = checkpoints.newest(SHAPES)
     assert (found is None) == (fields != {"unknown": 1})
     assert all("position.json cannot be read" in reason for reason in refused)
+
+
+def test_scores_of_another_figure_are_not_compared(tmp_path: Path) -> None:
+    """After a resume with another checkpoint.best."""
+    checkpoints = Checkpoints(tmp_path, keep=1, figure="val_top1")
+    keep(checkpoints, position(10))
+    checkpoints.set_score(10, 0.9)
+    later = Checkpoints(tmp_path, keep=1, figure="-val_mse")
+    keep(later, position(20))
+    later.set_score(20, -4.0)
+    keep(later, position(30))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0000000020", "0000000030"]

@@ -20,7 +20,7 @@ PROGRESS = {
     "gradient_norm": None,
     "rate": 1e-3,
 }
-LOSS = {"loss": 0.5, "losses_held": 3, "correct": 2, "losses": [0.5] * 3}
+LOSS = {"loss": 0.5, "counted": 12, "correct": 2, "losses": [0.5] * 3}
 NUMBERS = {"rate", "gradient_norm", *(name for name in PROGRESS if name.endswith("wait_seconds") or "compute" in name)}
 
 
@@ -50,7 +50,7 @@ def test_a_malformed_report_is_refused(name: str, value: object) -> None:
     ("changes", "message"),
     [
         ({"stage": 1}, "received a report of stage 1, but there are 1"),
-        ({"loss": 0.5}, "loss and losses_held must be set together"),
+        ({"loss": 0.5}, "loss and counted must be set together"),
         ({"bytes": 3}, "Extra inputs are not permitted"),
         ({"kind": "gossip"}, "malformed"),
     ],

@@ -28,7 +28,7 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
     metrics.fed = 10
     metrics.progress(progress_event(tick=105))  # ticks 100 … 105 took six batches of ten
     metrics.progress(progress_event(stage=1, tick=104))
-    metrics.evaluated(evaluation_event(9, {}, clips=3, frames=50, top1=0.75))
+    metrics.evaluated(evaluation_event(9, {"val_top5": 0.9}, clips=3, frames=50, score=0.75))
     metrics.probed({"stages": [{"stage": 0, "cosine": 0.5, "norm_ratio": None}]})
     metrics.training(True)
     metrics.restarted(105, 2, 4.5)
@@ -39,6 +39,7 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
         ("sideways_frames_total", (("phase", "evaluation"),)): 50,
         ("sideways_queue_depth", (("queue", "frames"),)): 4,
         ("sideways_validation_score", ()): 0.75,
+        ("sideways_validation_figure", (("figure", "val_top5"),)): 0.9,
         ("sideways_pseudo_gradient_cosine", (("stage", "0"),)): 0.5,
         ("sideways_training", ()): 1,
         ("sideways_restarts_total", ()): 2,

@@ -27,18 +27,18 @@ def test_the_tick_is_stage_0s_and_drops_are_the_maximum_over_stages() -> None:
     assert (found.tick, found.dropped) == (49, 3)
 
 
-def test_loss_and_accuracy_are_means_weighted_by_ticks() -> None:
+def test_loss_and_accuracy_are_means_weighted_by_rows() -> None:
     found = totals()
     assert (found.loss, found.accuracy) == (None, None)
-    found.add(progress(stage=1, loss=1.0, losses_held=1, correct=4))
-    found.add(progress(stage=1, loss=2.0, losses_held=3, correct=2))
+    found.add(progress(stage=1, loss=1.0, counted=4, correct=4))
+    found.add(progress(stage=1, loss=2.0, counted=12, correct=2))
     assert found.loss == pytest.approx(7 / 4)
     assert found.accuracy == pytest.approx(6 / 16)
 
 
 def test_a_metrics_line_has_figures_per_tick() -> None:
     fields = {"tick": 19, "ticks": 10, "seconds": 0.2, "compute_seconds": 0.1, "bytes_forward": 70, "rows": 40}
-    line = metric_line(progress(**fields, gated=10, bytes_backward=30, peak_memory_bytes=1 << 20), slots=4)
+    line = metric_line(progress(**fields, gated=10, bytes_backward=30, peak_memory_bytes=1 << 20))
     assert (line["tick_ms"], line["compute_ms"], line["bytes"]) == (20.0, 10.0, 10)
     assert (line["gated_share"], line["peak_memory_mib"]) == (0.25, 1.0)
     assert "loss" not in line
@@ -46,15 +46,15 @@ def test_a_metrics_line_has_figures_per_tick() -> None:
 
 
 def test_a_nan_loss_is_null() -> None:
-    line = metric_line(progress(loss=float("nan"), losses_held=1, correct=1), slots=4)
+    line = metric_line(progress(loss=float("nan"), counted=4, correct=1))
     assert line["loss"] is None
     assert line["accuracy"] == 0.25
 
 
 def test_replicas_add_to_losses_and_accuracy_but_their_times_do_not_count() -> None:
     found = RunTotals([StageTotals() for _ in range(2)], slots=4, planned=100, replicas=2)
-    found.add(progress(stage=1, loss=1.0, losses_held=1, correct=2))
-    found.add(progress(stage=1, replica=1, loss=2.0, losses_held=1, correct=1, compute_seconds=9.0))
+    found.add(progress(stage=1, loss=1.0, counted=2, correct=2))
+    found.add(progress(stage=1, replica=1, loss=2.0, counted=2, correct=1, compute_seconds=9.0))
     assert found.loss == pytest.approx(1.5)
     assert found.accuracy == pytest.approx(3 / 4)
     assert found.stages[1].reports == 1

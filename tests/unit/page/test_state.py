@@ -20,13 +20,14 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
     assert [stage["frame"] for stage in early["pipeline"]["stages"]] == [None] * 3
     page = served.page
     page.split(["a", "b", "c", "d"], [1, 2, 1])
-    page.running(config_of(), 0, lambda: NUMBERS)
+    page.running(config_of(), 0, lambda: NUMBERS, "val_map")
     page.state("running", "", 0)
     for stage in range(3):
         page.line(progress(stage, 41), tick=42, loss=0.5, accuracy=float("nan"))
     page.line(progress(2, 45, loss=0.25, accuracy=0.75, gradient_norm=3.5))
     page.line(progress(2, 46, loss=None))
-    page.line({"kind": "evaluation", "tick": 46, "val_top1": 0.625}, evaluation={"val_top1": 0.625})
+    scored = {"kind": "evaluation", "tick": 46, "val_top1": 0.625, "val_map": 0.5, "val_clips": 3}
+    page.line(scored, evaluation={"val_top1": 0.625})
     page.line({"kind": "restart", "tick": 40, "restarts": 1, "recovery_seconds": 4.5})
     page.line({"kind": "set", "tick": 40, "optimiser.lr": 1.0})
     served.warnings.append("again")
@@ -44,14 +45,18 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
         {"frame": 39, "gradient": 39, "mismatch": 0},
     ]}  # fmt: skip
     assert state == {
+        "score": "val_map",
         "slots": 4,
         "ticks_per_second": 100.0,
         "frames_per_second": 400.0,
         "numbers": {**NUMBERS, "sideways_loss": None},
-        "curves": {"loss": [[45, 0.25]], "accuracy": [[45, 0.75]], "val_top1": [[46, 0.625]], "val_mse": []},
+        "curves": {
+            "loss": [[45, 0.25]], "accuracy": [[45, 0.75]], "val_top1": [[46, 0.625]], "val_mse": [],
+            "val_map": [[46, 0.5]],
+        },
         "restarts": [{"kind": "restart", "tick": 40, "restarts": 1, "recovery_seconds": 4.5}],
         "warnings": ["beware", "again"],
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("algorithm", ["sideways", "backprop"])

@@ -54,7 +54,7 @@ def test_a_stages_report_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics.begin()
     report = progress(
         stage=1, tick=19, ticks=10, rows=40, gated=8, rate=0.25, peak_memory_bytes=5, dropped=1,
-        bytes_forward=70, bytes_backward=30, loss=float("nan"), losses_held=10, correct=20,
+        bytes_forward=70, bytes_backward=30, loss=float("nan"), counted=40, correct=20,
     )  # fmt: skip
     for _ in range(2):
         metrics.reported(report)

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from common.config.settings import Config, Data, Optimiser, Task
+from common.config.settings import Config, Data, Optimiser, TaskName
 from common.models import build, part
 from common.rule.gate import gate
 from common.rule.loss import Target
@@ -22,7 +22,7 @@ STAGES, SLOTS, SIZE = 3, 4, 16
 ON_META = partial(Packet, device=META)
 
 
-def reference(task: Task, **optimiser: object) -> Reference:
+def reference(task: TaskName, **optimiser: object) -> Reference:
     """A pipeline whose stages compute on the meta device."""
     model = "vgg8" if task == "classify" else "autoencoder"
     settings = {"name": "SGD", "args": {"foreach": True}, **optimiser}

@@ -17,12 +17,12 @@ def config(**recovery: object) -> Config:
     ("loss", "diverged"), [(None, False), (5.0, False), (10.0, False), (10.5, True), (float("nan"), True)]
 )
 def test_a_loss_is_diverged_above_the_limit_or_if_not_finite(loss: float | None, diverged: bool) -> None:
-    report = progress(loss=loss, losses_held=None if loss is None else 1)
+    report = progress(loss=loss, counted=None if loss is None else 1)
     assert has_diverged(report, config(highest_loss=10.0).recovery) is diverged
 
 
 def test_divergence_restarts_the_processes_only_with_rollback() -> None:
-    report = progress(tick=7, loss=float("inf"), losses_held=1)
+    report = progress(tick=7, loss=float("inf"), counted=1)
     assert type(divergence(report, config())) is SidewaysError
     rollback = config(divergence="rollback", slower=0.25)
     assert type(divergence(report, rollback)) is PeerError

@@ -27,7 +27,7 @@ def test_the_evaluation_is_the_mean_over_frames_of_each_clip(run: Path, videos: 
     scores, _ = assess.score(trained, clips, data)
     expected = [by_hand(config_of(videos, data__stride=2), clip.path).mean(0) for clip in clips.clips]
     torch.testing.assert_close(scores.sums / scores.frames[:, None], torch.stack(expected), rtol=1e-5, atol=1e-6)
-    evaluation = evaluation_of(scores, "classify")
+    evaluation = evaluation_of(scores, trained.task)
     assert evaluation.clips == 6
     right = [int(mean.argmax()) == clip.label for mean, clip in zip(expected, clips.clips, strict=True)]
     assert assess.figures(evaluation) == {
@@ -70,4 +70,4 @@ def test_outputs_are_compared_with_their_target_frames(tmp_path: Path, videos: P
         with torch.no_grad():
             y = trained.module(x)
         errors.append(float((y[: len(x) - ahead] - x[ahead:]).pow(2).mean()))
-    assert evaluation_of(scores, trained.task).mse == pytest.approx(np.mean(errors), rel=1e-5)
+    assert evaluation_of(scores, trained.task).figures["mse"] == pytest.approx(np.mean(errors), rel=1e-5)

@@ -7,6 +7,7 @@ import torch
 
 from common.errors import ConfigError, SidewaysError
 from common.models import build
+from common.rule.tasks import task_of
 from coordinator.run_directory import MODEL
 from coordinator.tools.export import export
 from coordinator.tools.predict import predict_clips
@@ -23,7 +24,7 @@ def test_a_run_and_its_exported_program_predict_the_same(run: Path, videos: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pt2", "out.safetensors"]
     for model in (run, run / MODEL, tmp_path / "out.safetensors", tmp_path / "out.pt2"):
         trained = open_model(model)
-        assert (trained.classes, trained.task, trained.data.stride) == (CLASSES, "classify", 2)
+        assert (trained.classes, trained.task.name, trained.data.stride) == (CLASSES, "classify", 2)
         torch.testing.assert_close(predict_clips(trained, video).total, expected.sum(0), rtol=1e-5, atol=1e-6)
 
 
@@ -56,7 +57,7 @@ def test_a_transformer_can_be_exported(tmp_path: Path, videos: Path) -> None:
     torch.nn.init.normal_(small.get_parameter("heads.head.weight"))
     about = {"model": "vit_b_16", "model_args": "{}", "task": "classify", "classes": '["a", "b", "c"]'}
     about["data"] = '{"size": 32}'
-    trained = TrainedModel(tmp_path, small, "classify", ["a", "b", "c"], config.data, 0, about)
+    trained = TrainedModel(tmp_path, small, task_of(config, 3), ["a", "b", "c"], config.data, 0, about)
     _write_program(trained, tmp_path / "out.pt2")
     frames = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(open_model(tmp_path / "out.pt2")(frames), trained(frames), rtol=1e-3, atol=1e-4)

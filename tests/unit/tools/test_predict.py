@@ -1,6 +1,7 @@
 """Predictions on videos."""
 
 import csv
+import io
 import json
 import shutil
 from itertools import pairwise
@@ -10,11 +11,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from common.errors import ConfigError, DataError, SidewaysError
 from coordinator.monitor.evaluation_scores import Evaluation
 from coordinator.tools import evaluate as assess
-from coordinator.tools.predict import ClipPrediction, predict_clips, timeline, tree
+from coordinator.tools.predict import ClipPrediction, predict_clips, show, timeline, tree
 from coordinator.tools.trained_model import open_model
 from tests.support.settings import config_of
 from tests.support.trained import CLASSES, by_hand, saved
@@ -103,3 +105,17 @@ def test_unusable_videos_outputs_and_models_are_an_error(run: Path, videos: Path
     config = config_of(videos, model="autoencoder", task="autoencode")
     with pytest.raises(ConfigError, match=r"it outputs frames, not classes. `sideways eval` measures its error"):
         predict_clips(open_model(saved(tmp_path, config)), videos / "val/cat/1.mp4")
+
+
+def test_numbers_are_averaged_over_the_clip(videos: Path, tmp_path: Path) -> None:
+    config = config_of(videos, task="regress", data__stride=2)
+    trained = open_model(saved(tmp_path, config, ["x", "y", "z"]))
+    seen = predict_clips(trained, videos / "val/bee/1.mp4", tmp_path / "numbers.csv")
+    header, *rows = (line.split(",") for line in (tmp_path / "numbers.csv").read_text().splitlines())
+    assert header == ["frame", "x", "y", "z"]
+    expected = torch.tensor([[float(value) for value in row[1:]] for row in rows]).mean(0)
+    found = tree(seen, Path("clip"))
+    assert list(found["numbers"].values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    console = Console(record=True, width=100, file=io.StringIO())
+    show(seen, console)
+    assert f"{found['numbers']['y']:.4g}" in console.export_text()

@@ -5,6 +5,7 @@ import pytest
 from common.config.run_file import parse
 from common.config.settings import Config
 from common.errors import DataError
+from common.rule.label_form import ONE_CLASS
 from coordinator.video.stream import Places, PlaybackErrors
 from coordinator.video.targets import Batch, StepStream
 
@@ -13,7 +14,7 @@ class Numbers:
     """A stream whose frames contain their number; slot 1 begins another clip at frame 4."""
 
     def __init__(self, frames: int, first: int = 0) -> None:
-        self.read, self.end, self.errors = first, frames, PlaybackErrors()
+        self.read, self.end, self.errors, self.form = first, frames, PlaybackErrors(), ONE_CLASS
 
     def fill(self, frames, clips, labels) -> bool:  # type: ignore[no-untyped-def]
         if self.read >= self.end:

@@ -18,7 +18,7 @@ from common.errors import ConfigError, DataError
 from coordinator.video.datasets import Datasets
 from coordinator.video.decoding.media_info import pictures
 from coordinator.video.decoding.reader import read
-from coordinator.video.files.clips import Clips, collect
+from coordinator.video.files.clips import Clip, Clips, collect
 from coordinator.video.files.dataset_formats import guess, listing
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Batch
@@ -38,7 +38,12 @@ def put(video: Path, *paths: Path) -> None:
 
 
 def entries(clips: Clips) -> list[tuple[str, str]]:
-    return [(clip.path.name, clips.classes[clip.label]) for clip in clips.clips]
+    return [(clip.path.name, class_of(clip, clips)) for clip in clips.clips]
+
+
+def class_of(clip: Clip, clips: Clips) -> str:
+    assert isinstance(clip.label, int)
+    return clips.classes[clip.label]
 
 
 def write_frames(folder: Path, frames: int, suffix: str = "png", first: int = 1) -> None:
@@ -165,7 +170,7 @@ def test_ucf101(ucf: Path) -> None:
             root = SimpleNamespace(root=str(ucf / "videos"))
             chosen = UCF101._select_fold(root, files, str(ucf / "splits"), fold, is_train)
             assert sorted(str(clip.path) for clip in clips.clips) == [files[number] for number in chosen]
-            assert all(clips.classes[clip.label] == clip.path.parent.name for clip in clips.clips)
+            assert all(class_of(clip, clips) == clip.path.parent.name for clip in clips.clips)
     given = Data(train=ucf / "splits" / "trainlist02.txt", videos=ucf / "videos")
     assert len(collect(given, "train").clips) == 1
     with pytest.raises(DataError, match="trainlist09"):

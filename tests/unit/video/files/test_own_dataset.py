@@ -145,7 +145,7 @@ def test_an_iterable_is_played_in_its_own_order_and_resumed(mine: Path) -> None:
         collect(data_of(own(mine, "streamed"), balance=True), "train")
 
 
-def chunks_of(job: Job, entry: int, done: int, count: int) -> list[tuple[int, int, int, bytes]]:
+def chunks_of(job: Job, entry: int, done: int, count: int) -> list[tuple[Any, ...]]:
     """Chunks of at most 4 frames that a slot plays."""
     room = np.zeros((4, 3, 16, 16), np.uint8)
     chunks = islice(ClipPlayer(job, lambda *error: None).chunks(entry, done, lambda: room), count)
@@ -310,3 +310,23 @@ def test_grey_frames_of_16_bits_keep_them(tmp_path: Path) -> None:
     found = frames(clip, data)
     assert found.dtype == np.uint16
     assert np.array_equal(found.ravel(), np.arange(512) * 100)
+
+
+@pytest.mark.parametrize(
+    ("task", "items", "classes", "labels"),
+    [
+        ("regress", "(GOOD, 0.5), (GOOD, np.float32(-2))", ["0"], [(0.5,), (-2.0,)]),
+        ("regress", "(GOOD, (0.5, 1)), (GOOD, np.array([3, 4]))", ["0", "1"], [(0.5, 1.0), (3.0, 4.0)]),
+        ("multilabel", "(GOOD, ('run', 'jump')), (GOOD, ['sit']), (GOOD, ())", ["jump", "run", "sit"], None),
+    ],
+)
+def test_labels_of_other_tasks(tmp_path: Path, task: Any, items: str, classes: list[str], labels: Any) -> None:
+    source = write(tmp_path, dataset(items))
+    found = collect(data_of(source), "train", task=task)
+    assert found.classes == classes
+    expected = labels or [(1.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)]
+    assert [clip.label for clip in found.clips] == expected
+    with pytest.raises(DataError, match=r"clips\[0\]: its label is None, but must be numbers"):
+        collect(data_of(write(tmp_path, dataset("GOOD"))), "train", task=task)
+    with pytest.raises(ConfigError, match="leave it out with segments, shards and a dataset"):
+        collect(data_of(source, labels_of="frames"), "train", task=task)

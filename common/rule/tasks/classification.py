@@ -1,0 +1,61 @@
+"""One class for each clip or frame: cross entropy; top-1, top-5, mean over classes of their accuracies."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.config.settings import TaskName
+from common.rule.clip_sums import Scores
+from common.rule.tasks.losses import Loss
+from common.rule.tasks.task import Figures, Task
+
+
+class Classification(Task):
+    """`task = "classify"`."""
+
+    name: TaskName = "classify"
+    names = ("top1", "top5", "mean_class")
+    has_classes = True
+
+    def __init__(self, classes: int, loss: Loss) -> None:
+        self.loss, self._classes = loss, classes
+
+    def correct(self, y: Tensor, target: Tensor) -> Tensor:
+        """The number of rows whose highest output is that of their class."""
+        return (y.argmax(1) == target).sum()
+
+    def answers(self, y: Tensor) -> Tensor:
+        """The softmax."""
+        return y.double().softmax(1)
+
+    def figures(self, scores: Scores) -> Figures:
+        """Top-1, top-5, and the accuracy of each class averaged over the classes that have clips."""
+        means = scores.means
+
+        def top(k: int) -> float:
+            best = means.topk(min(k, means.shape[1])).indices
+            return float((best == scores.labels[:, None]).any(1).double().mean())
+
+        confusion = _confusion(scores.labels, means)
+        return Figures({"top1": top(1), "top5": top(5), "mean_class": _mean_class(confusion)}, confusion)
+
+    def misfit(self, shape: Sequence[int], frames: Sequence[int]) -> str:
+        """The output must be logits [slots, classes]."""
+        if len(shape) == 2 and shape[1] >= self._classes:
+            return ""
+        return (
+            f'task = "classify" needs logits [{frames[0]}, {self._classes} classes], but the model\'s output is '
+            f"{list(shape)}: change the model or its model_args"
+        )
+
+
+def _confusion(labels: Tensor, means: Tensor) -> Tensor:
+    classes = means.shape[1]
+    predicted = means.topk(1).indices[:, 0]  # breaks ties as top-1 does
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def _mean_class(confusion: Tensor) -> float:
+    clips = confusion.sum(1)
+    return float((confusion.diagonal()[clips > 0] / clips[clips > 0]).double().mean())
