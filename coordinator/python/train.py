@@ -36,7 +36,8 @@ def train(
 
     Args:
         run: run file (TOML), or a Config; default: the settings alone, or the run file of the resumed run.
-        model: instead of the setting, a function or class of an importable file that returns an nn.Sequential.
+        model: instead of the setting, a function or class of an importable file that gives an nn.Module, best an
+            nn.Sequential of blocks.
         resume: run directory to resume, from its newest checkpoint.
         callbacks: each is called in this thread with each event of the run, a line of metrics.jsonl as a dictionary;
             `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
