@@ -84,7 +84,7 @@ def _make(config: Config, classes: int, warn: Callable[[str], None]) -> nn.Seque
         torch.manual_seed(config.seed)
         try:
             with user_code.no_exit(f"model = {config.model!r}"):
-                model = factory(**arguments)
+                model = user_code.with_torchvision(lambda: factory(**arguments))
         except ConfigError:
             raise
         except Exception as error:

@@ -142,7 +142,7 @@ class ModuleGraph:
         for node in self._nodes:
             for value in self._inputs(node):
                 places.setdefault(value.name, [self._place.get(value, -1)]).append(self._place[node])
-            for parameter in self._weights(node):
+            for parameter in sorted(self._weights(node)):
                 places.setdefault(parameter, []).append(self._place[node])
         places.setdefault(self._output.name, [self._place.get(self._output, -1)]).append(len(self._nodes))
         return ((name, min(of), max(of)) for name, of in places.items())

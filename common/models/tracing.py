@@ -27,7 +27,7 @@ def trace(root: nn.Module) -> fx.Graph:
             return tracer.trace(root)
         except Exception as error:  # the model's code may raise anything when its input is not a tensor
             if tracer.failed is None:
-                name, reason = type(root).__name__, str(error).partition("\n")[0]
+                name, reason = type(root).__name__, str(error).partition("\n")[0].partition(". ")[0]
                 raise ConfigError(f"{name}.forward cannot be traced: {type(error).__name__}: {reason}") from error
             whole.add(tracer.failed)
 

@@ -12,11 +12,12 @@ from importlib import import_module
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import ConfigError
 from sideways.import_scope import NAMES, is_installed, scope_of
 
+T = TypeVar("T")
 _loading: ContextVar[tuple[Path, ...]] = ContextVar("loading", default=())  # the files that are being imported
 
 
@@ -33,6 +34,18 @@ def no_exit(what: str) -> Iterator[None]:
         raise ConfigError(
             f'{what} calls sys.exit({error.code!r}): remove the call, or put it under `if __name__ == "__main__":`'
         ) from error
+
+
+def with_torchvision(call: Callable[[], T]) -> T:
+    """Call the user's code, and again if it imports torchvision, which fails beside a CPU-only torch until repaired."""
+    try:
+        return call()
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        import common.torchvision_import  # noqa: F401
+
+        return call()
 
 
 def end_import() -> None:
@@ -66,7 +79,7 @@ def load_object(name: str, setting: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{setting} = {name!r}: there is no file {path}")
     try:
-        module = load(path)
+        module = with_torchvision(lambda: load(path))
     except ConfigError:
         raise
     except Exception as error:

@@ -38,7 +38,8 @@ def train(
 
     Args:
         run: run file (TOML), or a Config; default: the settings alone, or the run file of the resumed run.
-        model: instead of the setting, a function or class of an importable file that returns an nn.Sequential.
+        model: instead of the setting, a function or class of an importable file that gives an nn.Module, best an
+            nn.Sequential of blocks.
         dataset, validation: instead of data.train and data.val, a map-style or iterable torch Dataset at the top level
             of an importable file, or a function or class there that makes one; or a string, as in a run file.
         resume: run directory to resume, from its newest checkpoint.

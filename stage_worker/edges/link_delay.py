@@ -17,7 +17,8 @@ from common.messages.stage_calls import BUILDING
 from stage_worker.edges.torch_p2p import Peer
 
 _TAG = 3
-_SINGLE, _PACED = 6, 60  # messages; the first opens the connection
+_SINGLE, _PACED = 6, 80  # messages; the first opens the connection
+_WARM = 20  # of the paced ones, until TCP's window has opened
 _LONGEST_PACE = 0.1  # seconds
 _MOST = 4.0  # times the delay of a single message: more means that the link cannot carry a packet a tick
 _DOING = "measuring the link to"
@@ -54,7 +55,7 @@ def _ask(peer: Peer, size: int, pace: float) -> float:
     sent, received = (torch.zeros(size, dtype=torch.uint8) for _ in range(2))
     single = median(_round_trip(peer, sent, received) for _ in range(_SINGLE)) / 2
     trips = _paced_round_trips(peer, sent, received, min(pace, _LONGEST_PACE))
-    return min(_MOST * single, max(single, one_way(trips)))
+    return min(_MOST * single, max(single, one_way(trips[_WARM:])))
 
 
 def one_way(trips: list[float]) -> float:

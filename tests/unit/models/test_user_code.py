@@ -1,6 +1,7 @@
 """A user's modules take precedence in the user's own code, whatever their names, and nowhere else."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -12,7 +13,7 @@ from common.config.run_file import parse
 from common.errors import ConfigError
 from common.models import build, user_code
 from common.partition.model_check import check_model
-from tests.support.processes import sideways
+from tests.support.processes import environment, sideways
 from tests.support.settings import settings, write_run_file
 
 MODEL = """
@@ -180,3 +181,21 @@ def test_the_import_of_a_script_ends_where_it_starts_a_run(tmp_path: Path) -> No
     file.write_text("import sideways\nsideways.train('no.toml')")
     with pytest.raises(ConfigError, match="starts a run when imported"):
         user_code.load(file)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["", "    "], ids=["in the file", "in the function"])
+def test_a_users_model_file_may_import_torchvision_beside_a_cpu_only_torch(tmp_path: Path, where: str) -> None:
+    """In a process that has not imported it before."""
+    import_it = "from torchvision.models import resnet18"
+    lines = ["", "def build(classes):", where and where + import_it, "    return resnet18(num_classes=classes)"]
+    (tmp_path / "mine.py").write_text("\n".join([import_it if not where else "", *lines]))
+    code = """
+        from common.config.run_file import parse
+        from common.models import build
+        tree = {"model": "mine.py:build", "ticks": 1, "stages": 2, "data": {"train": "x", "size": 32}}
+        print(len(build(parse(tree, "test"), 3)))
+    """
+    command = [sys.executable, "-c", dedent(code)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "10", done.stderr

@@ -35,6 +35,12 @@ def test_functions_and_classes_of_files_and_of_the_zoo() -> None:
     assert reference(ZOO["vgg8"]) == "vgg8"
 
 
+def test_an_error_names_the_setting() -> None:
+    assert reference(build, "loss") == f"{HERE}:build"
+    with pytest.raises(ConfigError, match=r'loss = build: it exists only in this session.*pass loss="mine.py:build"'):
+        reference(in_a_cell(), "loss")
+
+
 def in_a_cell() -> Callable[..., Any]:
     """As in a notebook: the module has no file, or not that of the code."""
     names: dict[str, Any] = {"__name__": __name__}

@@ -32,6 +32,7 @@ def small(folder: Path, **changes: Any) -> Config:
     return config_of(folder, **{"stages": 1, "split": [8], **changes})
 
 
+@pytest.mark.long
 def test_a_program_gives_the_models_output_for_any_number_of_frames(tmp_path: Path) -> None:
     run, out = saved(tmp_path, small(tmp_path)), tmp_path / "out.onnx"
     assert export(run, out) == 23
