@@ -10,6 +10,10 @@ _EXACT = "distributed/test_exact.py"
 COVERED_BY = {
     "common/config/name_patterns.py": ["unit/models/test_freezing.py", "unit/rule/test_optimiser.py"],
     "common/config/settings.py": ["unit/config/test_run_file.py"],
+    "common/config/data.py": ["unit/config/test_run_file.py"],
+    "common/config/running.py": ["unit/config/test_run_file.py"],
+    "common/config/section.py": ["unit/config/test_run_file.py"],
+    "common/config/training.py": ["unit/config/test_run_file.py"],
     "common/errors.py": [_STOPS],
     "common/messages/stage_calls.py": ["unit/stage_worker/test_service.py"],
     "common/messages/stage_rpc.py": [_EXACT, _RECOVERY],
