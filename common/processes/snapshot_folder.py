@@ -2,14 +2,15 @@
 
     FOLDER/NAME.TICK    the state of the process NAME before TICK, the newest one only
 
-The launcher makes the folder and removes it when the run ends. Under torchrun there is none: the coordinator makes one
-that is named after the launch, and every process removes it at the orderly end of the run.
+The launcher makes the folder and removes it when the run ends. Under torchrun there is none: the processes make one
+that is named after the run directory, and remove it at the orderly end of the run.
 """
 
 import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
 
@@ -33,9 +34,10 @@ def remove_folder() -> None:
         rmtree(os.environ[SNAPSHOTS], ignore_errors=True)
 
 
-def folder_of(launch: str) -> Path:
-    """The launcher's folder, or else the one named after the launch."""
-    return Path(os.environ.get(SNAPSHOTS) or _place() / f"sideways-{os.getuid()}-{launch}")
+def folder_of(run: Path) -> Path:
+    """The launcher's folder, or else the one named after the run directory."""
+    name = sha256(os.fsencode(run.absolute())).hexdigest()[:16]
+    return Path(os.environ.get(SNAPSHOTS) or _place() / f"sideways-{os.getuid()}-{name}")
 
 
 def _place() -> Path:

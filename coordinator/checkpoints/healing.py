@@ -15,7 +15,6 @@ from common.messages.stage_rpc import Stages
 from common.processes.snapshot_folder import SnapshotFolder, folder_of
 from coordinator.checkpoints.resume import StartPoint
 from coordinator.checkpoints.store import Position
-from coordinator.launch.attempt import launch_name
 
 _NAME = "coordinator"
 
@@ -23,9 +22,9 @@ _NAME = "coordinator"
 class RunSnapshots:
     """The coordinator's own snapshots: its position."""
 
-    def __init__(self, every: int) -> None:
-        """One is due every `every` ticks. Raises ConfigError if the folder cannot be used."""
-        self._folder, self._every, self._next = SnapshotFolder(folder_of(launch_name())), every, 0
+    def __init__(self, run: Path, every: int) -> None:
+        """Of a run directory; one is due every `every` ticks. Raises ConfigError if the folder cannot be used."""
+        self._folder, self._every, self._next = SnapshotFolder(folder_of(run)), every, 0
         self._kept = True
 
     @property

@@ -29,18 +29,13 @@ def deployed() -> bool:
     return LAUNCH in os.environ and RESTARTS not in os.environ
 
 
-def launch_name() -> str:
-    """The name of the launch, of characters that are safe in a file's name."""
-    launch = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID") or "by-hand"
-    return sub("[^A-Za-z0-9._-]", "_", launch)[:100]
-
-
 class RunMarker:
     """The file by which a later attempt finds the run directory."""
 
     def __init__(self, runs: Path) -> None:
         """`runs`: the folder of run directories."""
-        self._file = runs / f".launch-{launch_name()}"
+        launch = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID") or "by-hand"
+        self._file = runs / f".launch-{sub('[^A-Za-z0-9._-]', '_', launch)[:100]}"
 
     def write(self, directory: Path) -> None:
         """Record `directory` as the run directory. Raises SidewaysError."""

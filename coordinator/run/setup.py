@@ -154,7 +154,8 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
-    snapshots = RunSnapshots(config.recovery.snapshot_every) if config.recovery.heals else None
+    recovery = config.recovery
+    snapshots = RunSnapshots(directory.path, recovery.snapshot_every) if recovery.heals else None
     return _Accepted(datasets, evaluator, blocks, directory, checkpoints, found, again, snapshots)
 
 

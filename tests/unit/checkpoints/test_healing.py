@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Config:
 @pytest.fixture
 def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSnapshots:
     monkeypatch.setenv(SNAPSHOTS, str(tmp_path / "snapshots"))
-    return RunSnapshots(100)
+    return RunSnapshots(tmp_path, 100)
 
 
 def position(config: Config, tick: int) -> Position:
@@ -119,9 +119,9 @@ def test_other_clips_begin_at_their_start(snapshots: RunSnapshots, config: Confi
     assert found[0].places is None
 
 
-def test_a_position_is_due_every_so_many_ticks(snapshots: RunSnapshots, config: Config) -> None:
+def test_a_position_is_due_every_so_many_ticks(snapshots: RunSnapshots, config: Config, tmp_path: Path) -> None:
     assert snapshots.due(1)
     snapshots.keep(position(config, 7))
     assert not snapshots.due(106)
     assert snapshots.due(107)
-    assert RunSnapshots(100).newest() == position(config, 7)
+    assert RunSnapshots(tmp_path, 100).newest() == position(config, 7)

@@ -55,13 +55,14 @@ def test_a_folder_that_another_user_could_have_made_is_refused(tmp_path: Path) -
     assert SnapshotFolder(tmp_path / "own").path.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_launchers_folder_comes_before_that_of_the_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_launchers_folder_comes_before_that_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(snapshot_folder, "_MEMORY", tmp_path)
     monkeypatch.setenv(SNAPSHOTS, "")
-    assert folder_of("a").parent == tmp_path
-    assert folder_of("a") != folder_of("b")
+    one, other = tmp_path / "runs/a", tmp_path / "runs/b"
+    assert folder_of(one).parent == tmp_path
+    assert folder_of(one) != folder_of(other)
     made = make_folder()
-    assert folder_of("a") == made
+    assert folder_of(one) == made
     assert made.parent == tmp_path
     remove_folder()
     assert not made.exists()
