@@ -37,6 +37,7 @@ class RunMetrics(Listener):
         self.registry.watch("sideways_frames", lambda: self.fed * config.data.slots, phase="training")
         self.registry.add("sideways_restarts", restarts())
         self.registry.set("sideways_recovery_seconds", 0.0)
+        self.registry.set("sideways_lost_ticks", 0)
         self.training(False)
 
     def serve(self, address: str, stages: Sequence[str]) -> None:

@@ -48,8 +48,10 @@ def test_events_become_lines_of_metrics_jsonl() -> None:
     listener.probed({"tick": 7, "stages": []})
     listener.rate_changed(8, 0.25)
     listener.restarted(9, 2, 4.5)
+    listener.healed(10, {1: 15})
     assert [(line["kind"], line["tick"]) for line, _ in listener.lines] == [
         ("progress", 4), ("progress", 5), ("evaluation", 6), ("probe", 7), ("set", 8), ("restart", 9),
+        ("heal", 10),
     ]  # fmt: skip
     assert [status for _, status in listener.lines] == [
         {"tick": 5, "loss": None, "accuracy": None, "learning_rate": 0.5},
@@ -58,6 +60,8 @@ def test_events_become_lines_of_metrics_jsonl() -> None:
         {},
         {},
         {},
+        {},
     ]
     assert listener.lines[2][0] == {"kind": "evaluation", "tick": 6, "train_seconds": 1.0, "val_top1": 0.5}
     assert listener.lines[5][0] == {"kind": "restart", "tick": 9, "restarts": 2, "recovery_seconds": 4.5}
+    assert listener.lines[6][0] == {"kind": "heal", "tick": 10, "lost_ticks": {"1": 15}}

@@ -32,6 +32,7 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
     metrics.probed({"stages": [{"stage": 0, "cosine": 0.5, "norm_ratio": None}]})
     metrics.training(True)
     metrics.restarted(105, 2, 4.5)
+    metrics.healed(105, {1: 15, 2: 4})
     found = shown(metrics.registry)
     assert found == {
         ("sideways_planned_ticks", ()): 1000,
@@ -44,6 +45,7 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
         ("sideways_training", ()): 1,
         ("sideways_restarts_total", ()): 2,
         ("sideways_recovery_seconds", ()): 4.5,
+        ("sideways_lost_ticks", ()): 19,
     }
     metrics.close("finished", "", 106)
     assert list(tmp_path.iterdir()) == []
