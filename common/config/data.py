@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
 
 from common.config.section import Section
 
@@ -29,9 +29,7 @@ def source_of(text: str | Path) -> Path | str:
     return str(text) if "://" in str(text) else Path(text)
 
 
-Source = Annotated[
-    Path | str, BeforeValidator(lambda value: source_of(value) if isinstance(value, str | Path) else value)
-]
+Source = Annotated[str | Path, AfterValidator(source_of)]
 
 
 OWN_DATASET = re.compile(r".+\.py:[^\W\d]\w*")  # data.train: path/to/file.py:name

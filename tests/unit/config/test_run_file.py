@@ -174,3 +174,12 @@ def test_a_size_is_one_side_or_two() -> None:
             data(wrong)
     with pytest.raises(ConfigError, match=r"data\.resize = 40 is smaller than"):
         data([64, 48], resize=40)
+
+
+@pytest.mark.parametrize("source", ["clips/train", "s3://bucket/{000..009}.tar"])
+def test_a_configuration_survives_json(source: str) -> None:
+    """It passes between processes as JSON: a path remains one, and an address keeps its slashes."""
+    config = Config.model_validate({"ticks": 1, "data": {"train": source}})
+    again = Config.model_validate_json(config.model_dump_json())
+    assert again == config
+    assert again.data.train == (source if "://" in source else Path(source))
