@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from common.config.section import Section
 
 TrackerName = Literal["wandb", "mlflow"]
-EdgeTicks = Annotated[int, Field(ge=1, le=256)]
+MOST_EDGE_TICKS = 256
+EdgeTicks = Annotated[int, Field(ge=1, le=MOST_EDGE_TICKS)]
 
 
 class Network(Section):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from common.config.running import MOST_EDGE_TICKS
 from common.config.settings import Config
 from common.messages.stage_calls import StageCalls
 from common.messages.stage_rpc import Stages
@@ -32,5 +33,5 @@ def measured(config: Config, classes: int, split: Sequence[int], costs: Sequence
 
 
 def edge_ticks(delay: float, tick: float) -> int:
-    """How many ticks of `tick` seconds an edge needs whose link takes `delay` seconds one way, so that none waits."""
-    return max(1, 1 + math.ceil(_MARGIN * delay / tick - _SLACK))
+    """How many ticks of `tick` seconds an edge needs whose link takes `delay` seconds one way, at most 256."""
+    return min(MOST_EDGE_TICKS, max(1, 1 + math.ceil(_MARGIN * delay / tick - _SLACK)))

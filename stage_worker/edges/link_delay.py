@@ -20,6 +20,7 @@ _TAG = 3
 _SINGLE, _PACED = 6, 80  # messages; the first opens the connection
 _WARM = 20  # of the paced ones, until TCP's window has opened
 _LONGEST_PACE = 0.1  # seconds
+_MOST_IN_FLIGHT = 10  # messages within a round trip: more of them would need longer than 20 to open the window
 _MOST = 4.0  # times the delay of a single message: more means that the link cannot carry a packet a tick
 _DOING = "measuring the link to"
 
@@ -54,7 +55,8 @@ def measure_delays(
 def _ask(peer: Peer, size: int, pace: float) -> float:
     sent, received = (torch.zeros(size, dtype=torch.uint8) for _ in range(2))
     single = median(_round_trip(peer, sent, received) for _ in range(_SINGLE)) / 2
-    trips = _paced_round_trips(peer, sent, received, min(pace, _LONGEST_PACE))
+    slow_enough = max(pace, 2 * single / _MOST_IN_FLIGHT)
+    trips = _paced_round_trips(peer, sent, received, min(slow_enough, _LONGEST_PACE))
     return min(_MOST * single, max(single, one_way(trips[_WARM:])))
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.running import MOST_EDGE_TICKS
 from common.messages.stage_rpc import Stages
 from common.partition.balance import BlockCost
 from coordinator.run.edge_ticks import edge_ticks, measured
@@ -54,5 +55,5 @@ def test_exact_gradients_cannot_come_later(tmp_path: Path, algorithm: str) -> No
 @given(st.floats(0, 1), st.floats(0.001, 1))
 def test_a_message_arrives_before_it_is_used(delay: float, tick: float) -> None:
     ticks = edge_ticks(delay, tick)
-    assert delay <= (ticks - 1 + 1 / 3) * tick
+    assert ticks == MOST_EDGE_TICKS or delay <= (ticks - 1 + 1 / 3) * tick
     assert ticks == 1 or 1.2 * delay > (ticks - 2 + 1 / 3) * tick * (1 - 1e-9)
