@@ -22,9 +22,16 @@ from selenium.webdriver.chrome.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 FILM = ROOT / "docs/film.gif"
-WIDTH, HEIGHT, SHOWN = 1120, 860, 840  # pixels of the window, and the film's width
-FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "force-color-profile=srgb")
-COLOURS, FRAME = 48, 350  # of the palette; ms that a picture is shown
+WIDTH, HEIGHT, SHOWN = 1120, 1130, 840  # pixels of the window, and the film's width
+FLAGS = (
+    "headless",
+    "hide-scrollbars",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-background-networking",
+    "force-color-profile=srgb",
+)
+COLOURS, FRAME = 192, 350  # of the palette; ms that a picture is shown
 
 
 def main() -> None:
