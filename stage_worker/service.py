@@ -289,5 +289,5 @@ class StageService(StageCalls):
         """End `run` after answering."""
         self.reporter.allow_coordinator_exit()
         if self._snapshots is not None:
-            self._snapshots.remove()
+            self._snapshots.leave()
         self._code = code

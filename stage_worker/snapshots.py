@@ -77,9 +77,11 @@ class Snapshots:
             self._writing.join()
         self._write(tick, checkpoint.copy_own(self._built), last=True)
 
-    def remove(self) -> None:
-        """The run ends: remove the folder."""
-        self._folder.remove()
+    def leave(self) -> None:
+        """The run ends: remove what this stage keeps."""
+        if self._writing is not None:
+            self._writing.join()
+        self._folder.leave(self._name(self._replica, last=False), self._name(self._replica, last=True))
 
     def _replace(self, tick: int, state: dict[str, Tensor]) -> None:
         """Keep a snapshot in place of all others, also of the last one of an earlier attempt."""

@@ -3,7 +3,7 @@
     FOLDER/NAME.TICK    the state of the process NAME before TICK, the newest one only
 
 The launcher makes the folder and removes it when the run ends. Under torchrun there is none: the processes make one
-that is named after the run directory, and remove it at the orderly end of the run.
+that is named after the run directory, and the last one removes it at the orderly end of the run.
 """
 
 import os
@@ -88,7 +88,9 @@ class SnapshotFolder:
             if tick != besides:
                 self.file(name, tick).unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove the folder."""
-        with suppress(OSError):
-            rmtree(self.path, ignore_errors=True)
+    def leave(self, *names: str) -> None:
+        """The run ends: remove these processes' snapshots, and with the last of all the folder."""
+        for name in names:
+            self.forget(name)
+        with suppress(OSError):  # another process still has one
+            self.path.rmdir()

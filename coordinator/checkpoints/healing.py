@@ -55,9 +55,9 @@ class RunSnapshots:
                 return Position.parse(self._folder.file(_NAME, tick).read_bytes())
         return None
 
-    def remove(self) -> None:
-        """The run ends: remove the folder."""
-        self._folder.remove()
+    def leave(self) -> None:
+        """The run ends: remove the position."""
+        self._folder.leave(_NAME)
 
 
 def _write(path: Path, position: Position) -> None:
@@ -107,7 +107,7 @@ def heal(
     if position is None or not (position.fits(config, split) and position.same_optimiser(config)):
         return None
     sources = [_newest(found[stage :: stages.count], start.tick) for stage in range(stages.count)]
-    tick = max(position.tick, *(source.tick for source in sources if source is not None), 0)
+    tick = max([position.tick, *(source.tick for source in sources if source is not None)])
     if tick <= start.tick:
         return None
     same_clips = position.clips == clips

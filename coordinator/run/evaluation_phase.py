@@ -37,9 +37,8 @@ class EvaluationPhase:
     def _feed(self, steps: StepStream, on_frame: Callable[[int], None]) -> bool:
         """Send all frames. Returns False if it was stopped."""
         config = self._state.config
-        empty = Batch(
-            config.frame_shape, config.data.pixel_type, steps.form
-        )  # if nothing can be decoded, the stages still need a last frame
+        # if nothing can be decoded, the stages still need a last frame
+        empty = Batch(config.frame_shape, config.data.pixel_type, steps.form)
         step: Step | None = steps.next() or Step(empty, empty, last=True)
         frame, stopped = 0, False
         while step is not None:

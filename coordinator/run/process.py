@@ -80,6 +80,8 @@ class _Process:
             signal.signal(number, stop.note)
         Training(run).run()
         summary = finish(run, self._started)
+        if run.snapshots is not None:
+            run.snapshots.leave()
         if as_json:
             _print(json.dumps(summary))
         return exit_code(run.state)

@@ -28,7 +28,10 @@ def test_only_the_newest_snapshot_of_a_process_is_kept(tmp_path: Path) -> None:
     folder.forget("stage1-0")
     assert folder.ticks("stage1-0") == []
     assert SnapshotFolder(tmp_path / "here").ticks("stage10-0") == [3]
-    folder.remove()
+    folder.write("stage1-0", 7, write("7"))
+    folder.leave("stage1-0")
+    assert folder.ticks("stage10-0") == [3]  # another process may still be writing
+    folder.leave("stage10-0")
     assert not folder.path.exists()
 
 
