@@ -183,7 +183,7 @@ class Stage:
             for other, masks in zip(skipped, self._skip_masks, strict=True):
                 gate(other, held, masks)
         assert self._output is not None
-        self._begin_mean()
+        self._begin_gradients()
         if self._output.requires_grad:
             self._differentiate(self._output, held, gradient.tensor, [other.tensor for other in skipped])
         return self._drop_graph()
@@ -201,7 +201,7 @@ class Stage:
         assert self._output is not None
         self.rows += len(held.clips)
         loss = self.objective(self._output, held, target, EVERY_ROW)
-        self._begin_mean()
+        self._begin_gradients()
         if loss.requires_grad:
             loss.backward()
         self.loss = loss.detach()
@@ -235,7 +235,8 @@ class Stage:
             self.blocks.zero_grad(set_to_none=True)
         self._unapplied = False
 
-    def _begin_mean(self) -> None:
+    def _begin_gradients(self) -> None:
+        """The backward pass begins."""
         self._unapplied = True
         if self.mean is not None and self.updater.due:
             self.mean.begin()
