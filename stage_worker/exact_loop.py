@@ -177,7 +177,7 @@ class ExactLoop:
         else:
             self._schedule.step(return_outputs=False)
         stage.rows += len(self._held.clips)
-        if self.reporter.due:
+        if self.reporter.due or k == self.last - 1:
             self.reporter.gradient_norm = stage.updater.gradient_norm()
         start = clock()
         stage.update()

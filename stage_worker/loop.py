@@ -83,7 +83,7 @@ class Loop:
         self.work.add(_SETTLE, start)
 
     def _before_update(self) -> None:
-        if self.reporter.due:
+        if self.reporter.due or self.tick == self.last - 1:
             self.reporter.gradient_norm = self.stage.updater.gradient_norm()
 
     # ---- statistics for the reports

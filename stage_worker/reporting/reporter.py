@@ -38,7 +38,7 @@ class Reporter:
         due: whether a report follows this tick, so that values only needed for reports are measured in it.
         every: seconds between reports.
         each_loss: whether to report the loss of every tick, not only the mean.
-        gradient_norm: norm measured in the current tick if `due`, else None.
+        gradient_norm: norm measured in the current tick if `due` or if the phase ends with it, else None.
         stop_signal: number of a stop signal that is still to be reported; 0 if there is none.
         metrics: metrics for Prometheus; None without metrics.port.
         verbose: whether to print an error when the coordinator is lost; by default one stage per host does.

@@ -150,6 +150,7 @@ def watched(videos: Path, tmp_path: Path) -> Iterator[tuple[Background, Promethe
         prometheus.close()
         if run.process.poll() is None:
             run.process.kill()
+            run.process.wait(20)
 
 
 def test_every_query_of_dashboards_and_alerts_returns_series(watched: tuple[Background, Prometheus]) -> None:

@@ -85,6 +85,7 @@ def test_metrics_have_one_line_per_report(trained: tuple[Path, dict[str, Any]]) 
         own = [line for line in progress if line["stage"] == stage]
         assert sum(line["ticks"] for line in own) == TICKS
         assert own[-1]["tick"] == TICKS - 1
+        assert own[-1]["gradient_norm"] > 0  # also of a phase too short for a report of its own
         assert all(("loss" in line) == (stage == STAGES - 1) for line in own[1:])
     assert [line["kind"] for line in lines].count("evaluation") == 1
 
