@@ -65,11 +65,15 @@ def train(
         from_environment()  # report a wrong address before anything starts
     check_host(config)
     from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
+    from coordinator.launch.stage_processes import stage_processes
 
     program = partial(run_process, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
     recovery, replicas = config.recovery, config.replicas
-    raise SystemExit(launch(config.stages, program, recovery.restarts, deadline, replicas, caller, recovery.heals))
+    processes = stage_processes(config)
+    raise SystemExit(
+        launch(config.stages, program, recovery.restarts, deadline, replicas, caller, recovery.heals, processes)
+    )
 
 
 @app.command()

@@ -6,18 +6,19 @@ if __name__ == "__main__":  # until there is state to save, an interrupt ends th
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import traceback
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
 from common.errors import PeerError, SidewaysError
 from common.messages.stage_rpc import serve
 from common.processes.lifecycle import exit_now, print_error, stop_signals, too_many_files, watch_parent
-from common.processes.membership import REPLICAS, join
+from common.processes.membership import REPLICAS, STAGES, join
 from common.processes.rpc import start_rpc
 from stage_worker.edges.peer_errors import lost_connection
 from stage_worker.gpu_errors import gpu_failure
 from stage_worker.reporting.reporter import Reporter
-from stage_worker.service import StageService
+from stage_worker.worker import Worker
 
 _EXIT_TIMEOUT = 10.0  # seconds to wait for the coordinator to exit after its last call
 
@@ -27,43 +28,45 @@ def main() -> None:
     watch_parent("a stage worker")
     try:
         me = join("stage")
-        me = me.arranged(int(me.fetch(REPLICAS)))
-        reporter = Reporter(me, me.fetch("reports"))
+        me = me.arranged(int(me.fetch(REPLICAS)), int(me.fetch(STAGES)))
+        address = me.fetch("reports")
+        reporters = [Reporter(me.at(stage), address) for stage in me.held]
     except SidewaysError as error:
         print_error(error)
         exit_now(error.code)
-    _pass_on_signals(reporter)
-    service = StageService(me, reporter)
+    _pass_on_signals(reporters[0])
+    worker = Worker(me, reporters)
     try:
-        serve(service)
+        serve(worker)
         start_rpc(me)
-        code = service.run()
-        reporter.await_coordinator_exit(_EXIT_TIMEOUT)
+        code = worker.run()
+        reporters[0].await_coordinator_exit(_EXIT_TIMEOUT)
     except BaseException as error:
-        _fail(error, service, reporter)
+        _fail(error, worker, reporters)
     exit_now(code)
 
 
-def _fail(error: BaseException, service: StageService, reporter: Reporter) -> NoReturn:
+def _fail(error: BaseException, worker: Worker, reporters: Sequence[Reporter]) -> NoReturn:
     """Report an error on stderr and to the coordinator, then exit."""
-    place = service.place
+    place = worker.place
     error = gpu_failure(error, place) or lost_connection(error, place) or error
     known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
     message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or _describe(error)}"
     print_error(message if known else f"{message}\n{traceback.format_exc()}")
     code = error.code if isinstance(error, SidewaysError) else 1
-    reporter.fail(message, code)
+    reporters[0].fail(message, code)
     if isinstance(error, PeerError):
-        _keep_snapshot(service)
-    reporter.flush_and_close()
+        _keep_snapshots(worker)
+    for reporter in reporters:
+        reporter.flush_and_close()
     exit_now(code)
 
 
-def _keep_snapshot(service: StageService) -> None:
+def _keep_snapshots(worker: Worker) -> None:
     try:
-        service.keep_snapshot()
+        worker.keep_snapshots()
     except Exception as error:  # a GPU may be lost with the peer
-        print_error(f"warning: {service.place}: the state could not be kept in memory ({_describe(error)})")
+        print_error(f"warning: {worker.place}: the state could not be kept in memory ({_describe(error)})")
 
 
 def _describe(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
-from common.messages.stage_calls import BUILDING, Addresses, Plan
+from common.messages.stage_calls import Addresses, Plan
 from common.models import activation_shapes, build, part
 from common.models.temporal import memories
 from common.partition.balance import check_split
@@ -21,18 +21,17 @@ from common.rule.tasks import without_loss
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.device import use_device
 from stage_worker.device_pace import DevicePace
-from stage_worker.edges.connect import Edges
+from stage_worker.edges.connect import Edges, LocalEdges
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetIntake
-from stage_worker.edges.handshake import agree
 from stage_worker.edges.links import TensorSpec, links_of
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
-from stage_worker.edges.transport import gpu_of
 from stage_worker.loop import Loop
 from stage_worker.replicas import GradientMean, ReplicaGroup
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
+from stage_worker.stage_stream import StageStream
 
 if TYPE_CHECKING:
     from stage_worker.exact_loop import ExactLoop
@@ -49,23 +48,33 @@ class Assembly:
         frames, targets: intakes for the coordinator's frames and targets; None where the stage gets none.
         ports: its connections for training.
         work: sums the time of each kind of work.
-        groups: the process groups, to be passed to the next assembly of this process; None for a single stage.
+        groups: the process groups; None if there is no other process.
+        edges: to the neighbours; None for a single stage.
         replicas: the replicas of this stage; None if it has none.
         loop: runs the ticks.
         pace: keeps a loop close to its GPU.
+        stream: on which it computes.
         probe: samples the stage's pseudo-gradient on request.
         number: of this replica.
         origin: the tick at which the pipeline starts empty.
     """
 
     def __init__(
-        self, plan: Plan, me: Membership, groups: Groups | None, replicas: ReplicaGroup | None, reporter: Reporter
+        self,
+        plan: Plan,
+        me: Membership,
+        groups: Groups | None,
+        replicas: ReplicaGroup | None,
+        local: LocalEdges | None = None,
     ) -> None:
-        """Build the stage, and agree with the neighbours on the shapes and dtypes of the tensors between them.
+        """Build the stage. `connect_edges` connects its edges then, and `complete` makes it ready.
+
+        Args:
+            me: concerning this stage.
+            local: the edges between the stages of this process.
 
         Raises:
-            ConfigError: the model, split, device, transport or task do not fit together.
-            PeerError: a neighbour expects another shape or dtype, or does not answer.
+            ConfigError: the model, split, device or task do not fit together.
         """
         config = plan.config
         self._config, self._me, self.origin, self.number = config, me, plan.origin, me.of_replica
@@ -90,20 +99,24 @@ class Assembly:
         self.stage = make_stage(blocks, me.stage, config, outputs, classes, planned, self._device, me.of_replica)
         self.groups, self.replicas = groups, replicas
         self.work = WorkClock()
-        self._edges: Edges | None = None
+        self.edges: Edges | None = None
         if me.stages > 1:
-            self.groups = groups or Groups(me, 1.25 * config.network.deadline)
-            self._edges = self._connect(self.groups)
+            self.edges = Edges(config, me, self._links, self._device, self.work, self._labels, local)
+        self.frames, self.targets = self._frame_intake(), self._target_intake()
+        self.probe = StageProbe()
+        self.pace = DevicePace(self._device)
+        self.stream = StageStream(self._device, alone=len(me.held) == 1)
+
+    def complete(self, reporter: Reporter) -> None:
+        """Make the stage ready, once its edges are connected. Raises ConfigError if it cannot be compiled."""
+        config = self._config
         if config.compile:
             rows, *rest = self._input_spec[0]
             self.stage.warm_up([rows // config.parts, *rest], self._input_spec[1], self._device)
-        self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.ports = self._training_ports()
-        self.probe = StageProbe()
-        self.pace = DevicePace(self._device)
         self.loop = self._loop(reporter)
-        if replicas is not None:
-            self.stage.mean = GradientMean(replicas, self.stage.parameters, lambda: self.loop.tick)
+        if self.replicas is not None:
+            self.stage.mean = GradientMean(self.replicas, self.stage.parameters, lambda: self.loop.tick)
 
     def _check_exact(self) -> None:
         """Raise ConfigError if torch's own schedules cannot run here."""
@@ -115,13 +128,6 @@ class Assembly:
                 f'network.transport = "auto": give each stage a device, or set device = "cpu"'
             )
 
-    def _connect(self, groups: Groups) -> Edges:
-        """Agree with the other ends of all edges on what passes there, and connect to them."""
-        own = gpu_of(self._device)
-        gpus = agree(groups.forward, self._links, own, self._config.network.deadline + BUILDING)
-        gpus[self._me.stage] = own
-        return Edges(self._config, self._me, groups, self._links, self._device, gpus, self.work, self._labels)
-
     def _specs(self, parts: list[nn.Sequential]) -> list[TensorSpec]:
         """Shape and dtype of the output of each of `parts`."""
         config = self._config
@@ -132,8 +138,9 @@ class Assembly:
 
     def _loop(self, reporter: Reporter) -> "Loop | ExactLoop":
         """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
-        if not self._config.exact or self.groups is None:
-            return Loop(self.stage, self.ports, reporter, self.work, self.probe, self.pace)
+        if not self._config.exact or self._me.stages == 1:
+            return Loop(self.stage, self.ports, reporter, self.work, self.probe, self.pace, self.stream)
+        assert self.groups is not None
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
         specs = self._input_spec, self._output_spec
@@ -147,7 +154,7 @@ class Assembly:
 
     def evaluation_ports(self) -> EdgePorts:
         """Ports for an evaluation, with edges of their own, so that training packets in flight are left alone."""
-        edges, links = self._edges, self._links
+        edges, links = self.edges, self._links
         ports = EdgePorts(self._device, frames=self.frames, targets=self.targets)
         if edges is None:
             return ports
@@ -166,8 +173,8 @@ class Assembly:
 
     def disconnect(self) -> None:
         """Close the edges, so that the neighbours need not wait for this stage."""
-        if self._edges is not None:
-            self._edges.close()
+        if self.edges is not None:
+            self.edges.close()
 
     def close(self) -> None:
         """Close the sockets and edges."""
@@ -218,7 +225,7 @@ class Assembly:
         return TargetIntake(socket, out, self._normaliser)
 
     def _training_ports(self) -> EdgePorts:
-        edges, links, origin, schedule = self._edges, self._links, self.origin, self._schedule
+        edges, links, origin, schedule = self.edges, self._links, self.origin, self._schedule
         ports = EdgePorts(self._device, self.frames, self.targets)
         if self._config.exact or edges is None:  # torch's schedules have connections of their own, a single stage none
             return ports

@@ -15,7 +15,7 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 def use_device(config: Config, me: Membership) -> torch.device:
     """Set up torch's threads and arithmetic, and return the stage's device. Raises ConfigError if it lacks CUDA."""
-    torch.set_num_threads(share_of_threads(config, me.local_stages))
+    torch.set_num_threads(share_of_threads(config, me.local_processes))
     device = _device(config, me)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
@@ -32,19 +32,22 @@ def _device(config: Config, me: Membership) -> torch.device:
     if config.device == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda", gpu_index(me.local_stage, me.local_stages, torch.cuda.device_count()))
+        return torch.device("cuda", gpu_index(me.local_process, me.local_processes, torch.cuda.device_count()))
     if config.device == "cuda":
         raise ConfigError(
             f'device = "cuda", but {unusable_gpu() or "this host has no CUDA device"}: use "auto" or "cpu"'
         )
-    if (problem := unusable_gpu()) and me.local_stage == 0:
+    if (problem := unusable_gpu()) and me.local_process == 0:
         warnings.warn(f'{problem}: training on the CPU. Set device = "cpu" if that is intended', stacklevel=2)
     return torch.device("cpu")
 
 
-def gpu_index(local_stage: int, local_stages: int, gpus: int) -> int:
-    """Index of a stage's GPU. With fewer GPUs than stages neighbours share one, as their edge then costs no copy."""
-    return local_stage if local_stages <= gpus else local_stage * gpus // local_stages
+def gpu_index(process: int, processes: int, gpus: int) -> int:
+    """Index of a worker's GPU. With fewer GPUs than workers neighbours share one, as their edge then costs no copy.
+
+    `process`: its number among the `processes` of this host.
+    """
+    return process if processes <= gpus else process * gpus // processes
 
 
 def unusable_gpu() -> str | None:

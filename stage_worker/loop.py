@@ -1,4 +1,4 @@
-"""The tick loop of a stage worker.
+"""The tick loop of a stage worker: `run_ticks`. A worker may hold several stages, which then take turns in a tick.
 
     consumes   x: the packet that the stage below sent d ticks ago (stage 0: the coordinator's next frame batch)
                g: the gradient packet that the stage above sent d ticks ago (top stage: its own loss)
@@ -11,6 +11,7 @@ d are the ticks of the edge between the two: one, unless the link is slow (netwo
 common/rule/tick.py defines the order within a tick. Only the packets on the edges are kept between ticks.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.rule.stage import Stage
@@ -22,6 +23,7 @@ from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.reporting.timed_stage import timed
+from stage_worker.stage_stream import StageStream
 
 if TYPE_CHECKING:
     from stage_worker.snapshots import Snapshots
@@ -29,8 +31,23 @@ if TYPE_CHECKING:
 _REPORT, _SETTLE = int(Kind.REPORT), int(Kind.SETTLE)
 
 
+def run_ticks(loops: Sequence["Loop"], first: int) -> None:
+    """Train from tick `first` until `last`. `loops`: of the stages that this worker holds, from the bottom."""
+    steps = [loop.stream.over(loop.step) for loop in loops]
+    for loop in loops:
+        loop.begin()
+    tick = first
+    while tick < loops[0].last:
+        for step in steps:
+            step(tick)
+        tick += 1
+    for loop in loops:
+        loop.stream.over(loop.end)(tick - 1)
+        loop.stream.end()
+
+
 class Loop:
-    """Runs ticks first … last - 1.
+    """The ticks of one stage.
 
     Attributes:
         last: end of the training; may be changed by another thread while it runs.
@@ -47,29 +64,39 @@ class Loop:
         work: WorkClock,
         probe: StageProbe,
         pace: DevicePace,
+        stream: StageStream,
     ) -> None:
         self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
+        self.stream = stream
         self.timed = timed(stage, work, probe, self._before_update, ports.device)
         self.last = self.tick = 0
         self.snapshots: Snapshots | None = None
 
     def run(self, first: int) -> None:
-        """Train from tick `first` until `self.last`."""
+        """Train this stage alone from tick `first` until `last`."""
+        run_ticks([self], first)
+
+    def begin(self) -> None:
+        """Begin a phase."""
+        self.stream.begin()
         self.reporter.begin(self)
-        tick = first
-        while tick < self.last:
-            self.tick = tick
-            self.pace.begin(tick)
-            self.work.begin_tick(tick)
-            run_tick(self.timed, self.ports, tick)
-            self.work.end_tick()
-            self.pace.end(tick)
-            self._report(tick)
-            if self.snapshots is not None:
-                self.snapshots.ticked(tick)
-            tick += 1
-        self._settle(tick - 1)
-        self.reporter.flush(tick - 1, self)
+
+    def step(self, tick: int) -> None:
+        """Run one tick of this stage."""
+        self.tick = tick
+        self.pace.begin(tick)
+        self.work.begin_tick(tick)
+        run_tick(self.timed, self.ports, tick)
+        self.work.end_tick()
+        self.pace.end(tick)
+        self._report(tick)
+        if self.snapshots is not None:
+            self.snapshots.ticked(tick)
+
+    def end(self, tick: int) -> None:
+        """End a phase, of which `tick` was the last."""
+        self._settle(tick)
+        self.reporter.flush(tick, self)
         self.work.end_phase()
 
     def _report(self, tick: int) -> None:
@@ -90,8 +117,8 @@ class Loop:
 
     @property
     def model_cpu(self) -> float | None:
-        """CPU seconds spent in the model since `clear`; None if the model uses several threads."""
-        return self.timed.model_cpu
+        """CPU seconds in the model since `clear`; None if it uses several threads, or the process has more stages."""
+        return self.timed.model_cpu if self.stream.alone else None
 
     def times(self) -> Times:
         """Times since `clear`."""

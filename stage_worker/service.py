@@ -1,43 +1,32 @@
-"""Answers the coordinator's calls: builds the stage, trains, evaluates, writes checkpoints.
-
-consumes   calls, in RPC threads. Those that may come while the main thread works (such as stop_at) are answered there
-produces   answers; a report at the end of each phase
-waits for  the next call, in the main thread. It runs all other calls one at a time, so the tick loop needs no lock
-"""
+"""Answers the coordinator's calls that concern a single stage. stage_worker/worker.py has the others."""
 
 import gc
-import queue
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from common.config.settings import Config
-from common.errors import ConfigError, PeerError
-from common.messages.stage_calls import Addresses, GradientSample, Plan, Snapshot, StageCalls, handling
-from common.models import activation_shapes, build, part
+from common.errors import PeerError
+from common.messages.stage_calls import Addresses, GradientSample, Plan, Snapshot
+from common.models import build
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
 from common.processes.membership import Membership
 from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
-from common.rule.packet import packet_bytes
 from common.rule.stage import casting
-from common.rule.tasks import without_loss
-from common.rule.wire import wire_spec
 from common.telemetry.spans import Rows, Spans, clock
-from stage_worker import checkpoint, evaluation
+from stage_worker import checkpoint
 from stage_worker.assembly import Assembly
 from stage_worker.device import use_device
+from stage_worker.edges.connect import LocalEdges
 from stage_worker.edges.frame_intake import FrameSocket
-from stage_worker.edges.link_delay import measure_delays
 from stage_worker.edges.process_groups import Groups
+from stage_worker.evaluation import Evaluation
 from stage_worker.loop import Loop
 from stage_worker.replicas import ReplicaGroup
 from stage_worker.reporting.reporter import Reporter
@@ -51,60 +40,25 @@ _SPANS = 24  # per tick at most, plus two per micro-batch
 _SPANS_OF_SKIP = 6  # waiting, sending, and waiting within it, in both directions
 
 
-class StageService(StageCalls):
-    """A stage worker: its stage, once configured, and the main loop that handles calls."""
+class StageService:
+    """One stage of a worker: the stage, once built, and the calls of `StageCalls` that concern it alone."""
 
     def __init__(self, me: Membership, reporter: Reporter) -> None:
+        """`me`: concerning this stage."""
         self.me, self.reporter = me, reporter
-        self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._built: Assembly | None = None
         self._replicas: ReplicaGroup | None = None
-        self._groups: Groups | None = None  # formed before the stage is built, or that of an earlier run
-        self._configured = False
         self._sums = ClipSums()
-        self._writer: checkpoint.CheckpointWriter | None = None
         self._snapshots: Snapshots | None = None
-        self._coordinator_gone = False
         self._metrics: StageMetrics | None = None
         self._spans = Spans(0, 0, 0)
-        self._code: int | None = None
-        self._training = False
-
-    def handle(self, call: str, *args: Any, **kwargs: Any) -> Any:
-        """Answer one call; runs in an RPC thread."""
-        handled, method = handling(call), partial(getattr(self, call), *args, **kwargs)
-        if handled.in_rpc_thread:
-            return method()
-        answer: Future[Any] = Future()
-        self._work.put((method, answer))
-        return None if handled.returns_early else answer.result()
-
-    def run(self) -> int:
-        """Run queued calls until `quit`. Returns the exit code.
-
-        A call's ConfigError or PeerError is sent as its answer; once the stage is configured it is also raised.
-        """
-        while self._code is None:
-            try:
-                method, answer = self._work.get(timeout=_IDLE_POLL)
-            except queue.Empty:
-                self.reporter.tell_signal()
-                if self._coordinator_gone:
-                    raise PeerError(f"{self.place}: the coordinator is gone") from None
-                continue
-            try:
-                answer.set_result(method())
-            except (ConfigError, PeerError) as error:
-                answer.set_exception(error)
-                if self._configured:
-                    raise
-        return self._code
+        self.coordinator_gone = self.training = False
 
     @property
     def place(self) -> str:
         """The stage and, during training, the tick, for error messages."""
-        tick = f", tick {self._built.loop.tick}" if self._training and self._built else ""
-        return f"{worker_text(self.me.worker, self.me.stages, self.me.replicas)}{tick}"
+        tick = f", tick {self._built.loop.tick}" if self.training and self._built else ""
+        return f"{worker_text(self.me.number, self.me.stages, self.me.replicas)}{tick}"
 
     @property
     def built(self) -> Assembly:
@@ -125,11 +79,6 @@ class StageService(StageCalls):
     def probe_result(self, seconds: float) -> GradientSample | None:
         """Wait for the sample."""
         return self.built.probe.answer(seconds)
-
-    def checkpoint_written(self, seconds: float) -> None:
-        """Wait until the checkpoint is on disk."""
-        assert self._writer is not None
-        self._writer.wait(seconds)
 
     def trace_rows(self, seconds: float) -> Rows:
         """Wait for the last recorded tick, and return the spans."""
@@ -154,39 +103,29 @@ class StageService(StageCalls):
 
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split."""
-        device = use_device(config, self.me)
-        if max_concurrent_stages(device, torch.get_num_threads()) < self.me.local_stages:
+        device, me = use_device(config, self.me), self.me
+        if me.stages_each > 1 or max_concurrent_stages(device, torch.get_num_threads()) < me.local_processes:
             return None
         frames = torch.rand(config.frame_shape, device=device)
         return time_stage(config, build(config, classes).to(device), split, self.me.stage, frames)
 
-    def link_delay(self, config: Config, classes: int, split: list[int], tick: float) -> float:
-        """Measure the link to the stage above."""
-        me, model = self.me, build(config, classes)
-        specs = activation_shapes([part(model, split, stage) for stage in range(me.stages)], config.frame_shape)
-        hosts = [me.stage_member(stage).host for stage in range(me.stages)]
-        sent = [wire_spec(config.network.wire, spec) for spec in specs]
-        labels = without_loss(config, classes).form
-        sizes = [
-            packet_bytes(*spec, labels) * (below != above)
-            for spec, (below, above) in zip(sent, pairwise(hosts), strict=False)
-        ]
-        self._groups = self._groups or Groups(me, 1.25 * config.network.deadline)
-        return measure_delays(self._groups.forward, me.stage, me.stages, sizes, tick, config.network.deadline)
-
-    def configure(self, plan: Plan) -> Addresses:
-        """Build this stage and its edges. May be called again for another run with the same processes."""
+    def build(self, plan: Plan, groups: Groups | None, local: LocalEdges) -> Assembly:
+        """Build this stage, in place of that of an earlier run with the same processes. Raises ConfigError."""
         if self._built is not None:
             self._built.close()
-            self._groups, self._built = self._built.groups, None
+            self._built = None
             gc.collect()  # a loop and its timed stage hold each other, and with them the memory of a GPU
-        self.reporter.configure(plan.config, use_device(plan.config, self.me), self._metrics_of(plan.config))
+        config, device = plan.config, use_device(plan.config, self.me)
+        self.reporter.configure(config, device, self._metrics_of(config))
         if self.me.replicas > 1:
-            device, deadline = use_device(plan.config, self.me), 1.25 * plan.config.network.deadline
-            self._replicas = self._replicas or ReplicaGroup(self.me, device, deadline)
-        self._built = Assembly(plan, self.me, self._groups, self._replicas, self.reporter)
-        self._configured = True
-        return replace(self._built.addresses, metrics=self._metrics.address if self._metrics else "")
+            self._replicas = self._replicas or ReplicaGroup(self.me, device, 1.25 * config.network.deadline)
+        self._built = Assembly(plan, self.me, groups, self._replicas, local)
+        return self._built
+
+    def complete(self) -> Addresses:
+        """Make the stage ready, once its edges are connected. Raises ConfigError."""
+        self.built.complete(self.reporter)
+        return replace(self.built.addresses, metrics=self._metrics.address if self._metrics else "")
 
     def _metrics_of(self, config: Config) -> "StageMetrics | None":
         """This process's metrics, served from the first call on; None without metrics.port."""
@@ -198,23 +137,29 @@ class StageService(StageCalls):
         self._metrics.configured(config, use_device(config, self.me))
         return self._metrics
 
-    def train(self, first: int) -> None:
-        """Run the ticks from `first`."""
+    def begin_training(self, first: int) -> None:
+        """Begin to train at tick `first`."""
         self.built.enter_phase(0)
         self._begin_snapshots(first)
-        self._training = True
-        self.built.loop.run(first)
-        self._training = False
+        self.training = True
+
+    def end_training(self) -> None:
+        """The phase is done."""
+        self.training = False
         self.reporter.done()
 
-    def evaluate(self, phase: int) -> None:
-        """Run an evaluation phase."""
-        if self.built.replicas is not None:
-            self.built.replicas.share_buffers(self.built.stage.blocks)
-        self.built.enter_phase(phase)
-        self._sums = evaluation.run(
-            self.built.stage, self.built.evaluation_ports(), self.built.pace, self.reporter.tell_signal
-        )
+    def evaluation(self, phase: int) -> Evaluation:
+        """An evaluation phase, to be run."""
+        built = self.built
+        if built.replicas is not None:
+            built.replicas.share_buffers(built.stage.blocks)
+        built.enter_phase(phase)
+        ports, tell_signal = built.evaluation_ports(), self.reporter.tell_signal
+        return Evaluation(built.stage, ports, built.pace, built.stream, tell_signal)
+
+    def end_evaluation(self, sums: ClipSums) -> None:
+        """The phase is done."""
+        self._sums = sums
         self.reporter.done()
 
     def scores(self) -> Scores:
@@ -254,22 +199,20 @@ class StageService(StageCalls):
             loop.snapshots = self._snapshots
 
     def keep_snapshot(self) -> None:
-        """This process ends because it has lost a peer: keep its state. The peers are told at once."""
+        """This process ends because it has lost a peer: keep the stage's state."""
         if self._snapshots is not None and self._built is not None:
-            self._built.disconnect()
             self._built.stage.finish_update()
-            self._snapshots.keep_last(self._built.loop.tick + (not self._training))
+            self._snapshots.keep_last(self._built.loop.tick + (not self.training))
+
+    def disconnect(self) -> None:
+        """Close the edges, so that the neighbours need not wait for this stage."""
+        if self._built is not None:
+            self._built.disconnect()
 
     def _lose_coordinator(self) -> None:
         """End whatever the main thread waits for; runs in another thread."""
-        self._coordinator_gone = True
+        self.coordinator_gone = True
         FrameSocket.end_waits()
-
-    def checkpoint(self, folder: Path, tick: int) -> None:
-        """Copy the state, and start writing it in the background."""
-        groups = self.built.groups
-        state, own = checkpoint.copy_state(self.built, tick), checkpoint.part_of(folder, self.me.of_replica)
-        self._writer = checkpoint.CheckpointWriter(state, own, groups.checkpoint if groups else None)
 
     def export(self) -> dict[str, Tensor]:
         """Parameters and buffers, copied to the CPU, with the averaged weights if there are any."""
@@ -285,9 +228,8 @@ class StageService(StageCalls):
         self._spans = Spans(first, ticks, _SPANS + 2 * config.parts + _SPANS_OF_SKIP * len(config.skip_pairs))
         self.built.work.record(self._spans)
 
-    def quit(self, code: int) -> None:
-        """End `run` after answering."""
+    def leave(self) -> None:
+        """The run ends."""
         self.reporter.allow_coordinator_exit()
         if self._snapshots is not None:
             self._snapshots.leave()
-        self._code = code

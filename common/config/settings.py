@@ -93,12 +93,19 @@ class Config(Section):
         description="further figures of an evaluation: classes of torchmetrics by name, or path/to/file.py:function "
         "for your own (docs/training.md)",
     )
-    stages: int = Field(4, ge=1, le=256, description="number of stages (D): layer groups, each in its own process")
+    stages: int = Field(
+        4, ge=1, le=256, description="number of stages (D): layer groups, by default each in its own process"
+    )
     replicas: int = Field(
         1,
         ge=1,
         le=256,
         description="copies of every stage (R), each with its share of the slots; gradients are the mean over them",
+    )
+    stages_per_process: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        "auto",
+        description="neighbouring stages that one process holds; auto: one, and on a host with fewer GPUs than stages "
+        "those that share a GPU",
     )
     split: list[int] | None = Field(None, description="number of blocks of each stage; default: measured and balanced")
     cuts: Literal["auto", "blocks", "layers"] = Field(
@@ -292,6 +299,7 @@ class Config(Section):
             )
         self._check_skips()
         self._check_edge_ticks()
+        self._check_processes()
         if self.rule.auxiliary and self.probe.every:
             raise ValueError("probe.every compares with backpropagation, which has no auxiliary losses: set it to 0")
         if self.rule.auxiliary and (not self.has_labels or (self.exact and self.stages > 1)):
@@ -325,6 +333,13 @@ class Config(Section):
         if self.val_metrics and not self.has_labels:
             raise ValueError(
                 f'val_metrics compare answers with labels, but task = "{self.task}" has none: leave it out'
+            )
+
+    def _check_processes(self) -> None:
+        if self.exact and self.stages_per_process not in ("auto", 1):
+            raise ValueError(
+                f'stages_per_process is for algorithm = "sideways": with "{self.algorithm}" every stage needs a '
+                "process of its own, so leave it out"
             )
 
     def _check_replicas(self) -> None:

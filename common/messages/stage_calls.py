@@ -95,11 +95,13 @@ class Handling:
     Attributes:
         in_rpc_thread: run in an RPC thread while the main thread works; otherwise queued for the main thread.
         returns_early: return before the work is done; the stage reports its end.
+        together: for all stages of the worker at once.
         extra_time: seconds added to the deadline.
     """
 
     in_rpc_thread: bool = False
     returns_early: bool = False
+    together: bool = False
     extra_time: float = 0.0
 
 
@@ -107,10 +109,10 @@ _Method = TypeVar("_Method", bound=Callable[..., object])
 
 
 def _handled(
-    in_rpc_thread: bool = False, returns_early: bool = False, extra_time: float = 0.0
+    in_rpc_thread: bool = False, returns_early: bool = False, together: bool = False, extra_time: float = 0.0
 ) -> Callable[[_Method], _Method]:
     def mark(method: _Method) -> _Method:
-        setattr(method, _HANDLING, Handling(in_rpc_thread, returns_early, extra_time))
+        setattr(method, _HANDLING, Handling(in_rpc_thread, returns_early, together, extra_time))
         return method
 
     return mark
@@ -138,7 +140,7 @@ class StageCalls(ABC):
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split, in ms, while the others time theirs; None if some would share a core or GPU."""
 
-    @_handled(extra_time=2 * BUILDING)
+    @_handled(together=True, extra_time=2 * BUILDING)
     @abstractmethod
     def link_delay(self, config: Config, classes: int, split: list[int], tick: float) -> float:
         """Measure the one-way time of packets to the stage above, in seconds; 0 for the top stage and on one host.
@@ -148,7 +150,7 @@ class StageCalls(ABC):
         Every stage must do it at once.
         """
 
-    @_handled(extra_time=BUILDING)
+    @_handled(together=True, extra_time=BUILDING)
     @abstractmethod
     def configure(self, plan: Plan) -> Addresses:
         """Build the stage and its edges. Neighbours agree on the shapes and dtypes of the tensors between them."""
@@ -158,12 +160,12 @@ class StageCalls(ABC):
     def stop_at(self, last: int) -> None:
         """End the training before tick `last`, which must be after the current tick of every stage."""
 
-    @_handled(returns_early=True)
+    @_handled(together=True, returns_early=True)
     @abstractmethod
     def train(self, first: int) -> None:
         """Run the ticks from `first` to the end set by `stop_at`, then report that the phase is done."""
 
-    @_handled(returns_early=True)
+    @_handled(together=True, returns_early=True)
     @abstractmethod
     def evaluate(self, phase: int) -> None:
         """Run all frames of an evaluation phase with frozen weights, then report that the phase is done."""
@@ -200,12 +202,12 @@ class StageCalls(ABC):
     def heal(self, source: Snapshot | None, tick: int) -> None:
         """Go on at `tick`, with an empty pipeline, from a snapshot; with None from what the stage has now."""
 
-    @_handled()
+    @_handled(together=True)
     @abstractmethod
     def checkpoint(self, folder: Path, tick: int) -> None:
         """Copy the state before `tick`, and start writing it in the background."""
 
-    @_handled(in_rpc_thread=True)
+    @_handled(together=True, in_rpc_thread=True)
     @abstractmethod
     def checkpoint_written(self, seconds: float) -> None:
         """Wait until the checkpoint is on disk, at most `seconds`."""
@@ -245,7 +247,7 @@ class StageCalls(ABC):
     def expect_coordinator_exit(self) -> None:
         """Do not report that the coordinator has exited: it reports itself why the run ends."""
 
-    @_handled()
+    @_handled(together=True)
     @abstractmethod
     def quit(self, code: int) -> None:
         """Exit this process with an exit code."""

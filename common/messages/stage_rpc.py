@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from itertools import groupby
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from torch import Tensor
 from torch.distributed import rpc
 
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, StageCalls, handling
+from common.processes.membership import Membership
 from common.processes.names import worker_name, worker_text
 
 _POLL = 0.005  # seconds
@@ -26,7 +28,8 @@ R = TypeVar("R")
 class Handler(Protocol):
     """Handles calls in a stage worker, in RPC threads."""
 
-    def handle(self, call: str, *args: Any, **kwargs: Any) -> Any: ...
+    def handle(self, call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Answer a call to some of the worker's stages: a value for each."""
 
 
 _handler: Handler | None = None
@@ -38,12 +41,12 @@ def serve(handler: Handler) -> None:
     _handler = handler
 
 
-def _answer(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
-    """Run a call in the stage worker. Returns "value" and the result, or "config" or "error" and a message."""
+def _answer(call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
+    """Run a call in the stage worker. Returns "value" and the results, or "config" or "error" and a message."""
     if _handler is None:
         return "error", f"received {call} before the stage was ready"
     try:
-        return "value", _handler.handle(call, *args, **kwargs)
+        return "value", _handler.handle(call, stages, args, kwargs)
     except ConfigError as error:
         return "config", str(error)
     except Exception as error:
@@ -51,16 +54,17 @@ def _answer(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[s
 
 
 class Stages:
-    """The coordinator's handle on all stages, of all replicas.
+    """The coordinator's handle on all stages, of all replicas. In here they are numbered over all replicas.
 
     Attributes:
         count: number of stages of a replica.
         replicas: number of replicas.
     """
 
-    def __init__(self, count: int, deadline: float, on_wait: Callable[[], None], replicas: int = 1) -> None:
+    def __init__(self, me: Membership, deadline: float, on_wait: Callable[[], None]) -> None:
         """`deadline` of each call, in seconds. `on_wait` runs repeatedly while waiting for answers, and may raise."""
-        self.count, self._deadline, self._on_wait, self.replicas = count, deadline, on_wait, replicas
+        self.count, self._deadline, self._on_wait, self.replicas = me.stages, deadline, on_wait, me.replicas
+        self._processes, self._each = me.processes, me.stages_each
 
     def call(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call one stage of replica 0 and wait for its answer. Raises ConfigError or PeerError."""
@@ -70,7 +74,7 @@ class Stages:
         self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> list[R]:
         """Call one stage of every replica and wait for their answers. Raises ConfigError or PeerError."""
-        return self._call(range(stage, self._workers, self.count), call.__name__, args, kwargs)
+        return self._call(range(stage, self._all, self.count), call.__name__, args, kwargs)
 
     def call_all(self, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
         """Call every stage and wait for their answers, replica by replica.
@@ -78,25 +82,26 @@ class Stages:
         Raises:
             ConfigError, PeerError: of the first that fails.
         """
-        return self._call(range(self._workers), call.__name__, args, kwargs)
+        return self._call(range(self._all), call.__name__, args, kwargs)
 
     def call_blocking(self, stage: int, call: Callable[[StageCalls], R]) -> R:
         """Call one stage of replica 0 and block until its answer arrives, without `on_wait`. For any thread."""
         name = call.__name__
-        return _result(self._text(stage), name, self._start(stage, name, (), {}, self._deadline), self._deadline)
+        [answer] = _result(self._text(stage), name, self._start([stage], name, (), {}, self._deadline), self._deadline)
+        return cast(R, answer)
 
     def begin(self, call: Callable[[StageCalls, float], R], seconds: float) -> "Pending[R]":
         """Call every stage without waiting for the answers. `seconds` is the call's argument: how long it may wait."""
         futures = {
-            self._text(worker): self._start(worker, call.__name__, (seconds,), {}, seconds + _MARGIN)
-            for worker in range(self._workers)
+            self._text(own[0]): self._start(own, call.__name__, (seconds,), {}, seconds + _MARGIN)
+            for own in self._by_process(range(self._all))
         }
         return Pending(call.__name__, seconds, futures)
 
     def configure(self, plan: Plan) -> list[Addresses]:
         """Build every stage. Returns their addresses. Raises ConfigError or PeerError."""
         more = COMPILING if plan.config.compile else 0.0
-        return self._call(range(self._workers), StageCalls.configure.__name__, (plan,), {}, BUILDING + more)
+        return self._call(range(self._all), StageCalls.configure.__name__, (plan,), {}, BUILDING + more)
 
     def export(self) -> dict[str, Tensor]:
         """Parameters and buffers of the whole model, on the CPU, with its names and in its order."""
@@ -107,31 +112,41 @@ class Stages:
         """Announce that the coordinator exits with an error that it reports. Waits at most `seconds`; never raises."""
         name = StageCalls.expect_coordinator_exit.__name__
         with suppress(Exception):  # a stage that misses the call reports that the coordinator is gone, which is true
-            for future in [self._start(worker, name, (), {}, seconds) for worker in range(self._workers)]:
+            for future in [self._start(own, name, (), {}, seconds) for own in self._by_process(range(self._all))]:
                 future.wait()
 
     @property
-    def _workers(self) -> int:
+    def _all(self) -> int:
         return self.count * self.replicas
 
-    def _text(self, worker: int) -> str:
-        return worker_text(worker, self.count, self.replicas)
+    def _process_of(self, number: int) -> int:
+        replica, stage = divmod(number, self.count)
+        return replica * self._processes + stage // self._each
+
+    def _by_process(self, numbers: Sequence[int]) -> list[list[int]]:
+        """The same stages, those that one process holds together."""
+        return [list(own) for _, own in groupby(numbers, self._process_of)]
+
+    def _text(self, number: int) -> str:
+        return worker_text(number, self.count, self.replicas)
 
     def _call(
-        self, workers: Sequence[int], call: str, args: Any, kwargs: Any, extra_time: float | None = None
+        self, numbers: Sequence[int], call: str, args: Any, kwargs: Any, extra_time: float | None = None
     ) -> list[Any]:
         timeout = self._deadline + (handling(call).extra_time if extra_time is None else extra_time)
-        pending = {worker: self._start(worker, call, args, kwargs, timeout) for worker in workers}
-        answers: dict[int, Any] = {}
+        pending = {own[0]: self._start(own, call, args, kwargs, timeout) for own in self._by_process(numbers)}
+        answers: dict[int, list[Any]] = {}
         while pending:  # the first error ends the loop; each call ends by its deadline
-            for worker in [worker for worker, future in pending.items() if future.done()]:
-                answers[worker] = _result(self._text(worker), call, pending.pop(worker), timeout)
+            for first in [first for first, future in pending.items() if future.done()]:
+                answers[first] = _result(self._text(first), call, pending.pop(first), timeout)
             self._on_wait()
             time.sleep(_POLL)
-        return [answers[worker] for worker in workers]
+        return [answer for first in sorted(answers) for answer in answers[first]]
 
-    def _start(self, worker: int, call: str, args: Any, kwargs: Any, timeout: float) -> Any:
-        return rpc.rpc_async(worker_name(worker), _answer, args=(call, args, kwargs), timeout=timeout)
+    def _start(self, numbers: Sequence[int], call: str, args: Any, kwargs: Any, timeout: float) -> Any:
+        """Call some stages of one process."""
+        to, stages = worker_name(self._process_of(numbers[0])), [number % self.count for number in numbers]
+        return rpc.rpc_async(to, _answer, args=(call, stages, args, kwargs), timeout=timeout)
 
 
 @dataclass(frozen=True)
@@ -139,7 +154,7 @@ class Pending(Generic[R]):
     """A call to every stage whose answers are still pending.
 
     Attributes:
-        futures: by what the stage is called in messages.
+        futures: of each process, by what its first stage is called in messages.
     """
 
     call: str
@@ -148,11 +163,13 @@ class Pending(Generic[R]):
 
     def answers(self) -> list[R]:
         """Wait for the answers, replica by replica. Raises ConfigError or PeerError for the first that failed."""
-        return [_result(stage, self.call, future, self.seconds) for stage, future in self.futures.items()]
+        answers = (_result(stage, self.call, future, self.seconds) for stage, future in self.futures.items())
+        return [answer for own in answers for answer in own]
 
 
-def _result(stage: str, call: str, future: Any, timeout: float) -> Any:
-    """Wait for a call's value. Raises ConfigError or PeerError with the stage's message."""
+def _result(stage: str, call: str, future: Any, timeout: float) -> list[Any]:
+    """Wait for a call's values. Raises ConfigError or PeerError with the stage's message."""
+    value: Any
     try:
         kind, value = future.wait()
     except RuntimeError as error:
@@ -162,5 +179,5 @@ def _result(stage: str, call: str, future: Any, timeout: float) -> Any:
             f"see its own error, or raise network.deadline if it was only slow"
         ) from error
     if kind == "value":
-        return value
+        return list(value)
     raise (ConfigError if kind == "config" else PeerError)(f"{stage}, {call}: {value}")

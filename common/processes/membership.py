@@ -24,7 +24,7 @@ from common.processes.zmq_curve import CurveKeys
 
 Role = Literal["coordinator", "stage"]
 
-REPLICAS = "replicas"  # key in the launcher's store under which the coordinator says how many there are
+REPLICAS, STAGES = "replicas", "stages"  # keys in the launcher's store: the coordinator says how many there are
 JOIN_DEADLINE = 120.0  # seconds for all processes of the run to join
 
 
@@ -61,9 +61,12 @@ class Membership:
         members: all members of the run, by rank.
         store: the launcher's store, with a key prefix of this attempt.
         curve: this process's keys; None if all processes are on loopback.
-        replicas: number of copies of every stage. The first workers are the stages of replica 0, the next ones those of
-            replica 1, and so on: neighbours in a pipeline have neighbouring ranks.
+        replicas: number of copies of every stage. The first workers hold the stages of replica 0, the next ones those
+            of replica 1, and so on: neighbours in a pipeline have neighbouring ranks.
         of_replica: the replica whose stages the properties and methods below concern; a worker's own.
+        depth: number of stages of a replica; 0: as many as it has workers. With fewer workers than stages, each holds
+            several neighbouring ones.
+        own_stage: of a worker, the one of its stages that the properties below concern; None: its first.
     """
 
     rank: int
@@ -72,6 +75,8 @@ class Membership:
     curve: CurveKeys | None = None
     replicas: int = 1
     of_replica: int = 0
+    depth: int = 0
+    own_stage: int | None = None
 
     @property
     def own(self) -> Member:
@@ -83,15 +88,21 @@ class Membership:
         """The address at which others reach this process."""
         return self.own.address
 
-    def arranged(self, replicas: int) -> "Membership":
-        """The same with so many replicas, of which a worker is in its own."""
+    def arranged(self, replicas: int, depth: int = 0) -> "Membership":
+        """The same with so many replicas, of which a worker is in its own, of so many stages (0: one a worker)."""
         before = [rank for rank in self.worker_ranks if rank < self.rank]
-        found = replace(self, replicas=replicas)
-        return replace(found, of_replica=len(before) // found.stages) if self.own.role == "stage" else found
+        found = replace(self, replicas=replicas, depth=depth)
+        return replace(found, of_replica=len(before) // found.processes) if self.own.role == "stage" else found
 
     def replica(self, number: int) -> "Membership":
         """The same, concerning the stages of another replica."""
         return replace(self, of_replica=number)
+
+    def at(self, stage: int) -> "Membership":
+        """The same, concerning another of this worker's stages."""
+        return replace(self, own_stage=stage)
+
+    # ---- which worker holds which stages
 
     @property
     def worker_ranks(self) -> list[int]:
@@ -99,10 +110,60 @@ class Membership:
         return [rank for rank, member in enumerate(self.members) if member.role == "stage"]
 
     @property
+    def worker(self) -> int:
+        """This worker's number among those of all replicas; -1 for the coordinator."""
+        return self.worker_ranks.index(self.rank) if self.own.role == "stage" else -1
+
+    @property
+    def processes(self) -> int:
+        """Number of stage workers of a replica."""
+        return len(self.worker_ranks) // self.replicas
+
+    @property
+    def stages(self) -> int:
+        """Number of stages of a replica."""
+        return self.depth or self.processes
+
+    @property
+    def stages_each(self) -> int:
+        """Number of stages that a worker holds; the last one may hold fewer."""
+        return -(-self.stages // self.processes)
+
+    def process_of(self, stage: int) -> int:
+        """The number, in its replica, of the worker that holds a stage."""
+        return stage // self.stages_each
+
+    @property
+    def held(self) -> range:
+        """The stages that this worker holds; empty for the coordinator."""
+        return self._held_by(self.rank) if self.own.role == "stage" else range(0)
+
+    def _held_by(self, rank: int) -> range:
+        first = self.worker_ranks.index(rank) % self.processes * self.stages_each
+        return range(first, min(first + self.stages_each, self.stages))
+
+    @property
     def stage_ranks(self) -> list[int]:
-        """The ranks of the replica's stages, in stage order."""
-        first = self.of_replica * self.stages
-        return self.worker_ranks[first : first + self.stages]
+        """The ranks of the workers that hold the replica's stages, in stage order."""
+        own = self.worker_ranks[self.of_replica * self.processes :]
+        return [own[self.process_of(stage)] for stage in range(self.stages)]
+
+    @property
+    def stage(self) -> int:
+        """This worker's stage, or the one of its stages that this concerns; -1 for the coordinator."""
+        if self.own_stage is not None:
+            return self.own_stage
+        return self.held[0] if self.held else -1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this stage is the first of its worker."""
+        return self.stage == self.held[0]
+
+    @property
+    def number(self) -> int:
+        """This stage's number among those of all replicas; -1 for the coordinator."""
+        return self.of_replica * self.stages + self.stage if self.held else -1
 
     @property
     def coordinator(self) -> Member:
@@ -110,34 +171,29 @@ class Membership:
         return next(member for member in self.members if member.role == "coordinator")
 
     @property
-    def stages(self) -> int:
-        """Number of stages of a replica."""
-        return len(self.worker_ranks) // self.replicas
-
-    @property
-    def worker(self) -> int:
-        """This worker's number among those of all replicas; -1 for the coordinator."""
-        return self.worker_ranks.index(self.rank) if self.own.role == "stage" else -1
-
-    @property
-    def stage(self) -> int:
-        """This worker's stage; -1 for the coordinator."""
-        return self.stage_ranks.index(self.rank) if self.own.role == "stage" else -1
-
-    @property
     def attempt(self) -> int:
         """Id of this attempt: the start time of its coordinator, so it is larger than that of any earlier attempt."""
         return self.coordinator.started
 
+    # ---- this host
+
     @property
-    def local_stages(self) -> int:
+    def local_processes(self) -> int:
         """Number of stage workers on this host."""
         return len(self._local)
 
     @property
-    def local_stage(self) -> int:
+    def local_process(self) -> int:
         """Index of this stage worker among those of its host; -1 for the coordinator."""
         return self._local.index(self.rank) if self.own.role == "stage" else -1
+
+    @property
+    def local_stage(self) -> int:
+        """Index of this stage among those of its host, of all replicas; -1 for the coordinator."""
+        if not self.held:
+            return -1
+        before = self._local[: self.local_process]
+        return sum(len(self._held_by(rank)) for rank in before) + self.stage - self.held[0]
 
     @property
     def _local(self) -> list[int]:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,14 +54,14 @@ class Children:
         self.stopped = 0
         self.failures: list[Exit] = []
 
-    def start(self, program: Callable[[], None], processes: int, port: int) -> None:
-        """Run `program` in so many processes. `port`: at which rank 0 is to serve the store.
+    def start(self, program: Callable[[], None], names: Sequence[str], port: int) -> None:
+        """Run `program` in processes with these names. `port`: at which rank 0 is to serve the store.
 
         Raises:
             SidewaysError: the host allows no further process. `end` ends those that were started.
         """
         flush_output()  # else each process would write what is buffered
-        for rank in range(processes):
+        for rank, name in enumerate(names):
             try:
                 pid = os.fork()
             except OSError as error:
@@ -70,7 +70,7 @@ class Children:
                     f"(ulimit -u), or free memory"
                 ) from error
             if pid == 0:
-                become(partial(self._run, program), rank, processes, port)
+                become(partial(self._run, program), name, rank, len(names), port)
             self._ranks[pid] = rank
 
     def wait(self) -> None:

@@ -29,12 +29,12 @@ def import_before_fork() -> None:
     gc.freeze()  # else the garbage collector would write to every object, and thereby copy the shared pages
 
 
-def become(program: Callable[[], None], rank: int, processes: int, port: int) -> NoReturn:
+def become(program: Callable[[], None], name: str, rank: int, processes: int, port: int) -> NoReturn:
     """Run `program` in this process, just forked, as `rank` of so many. `port`: at which rank 0 serves the store."""
     code = 1
     try:
         os.setsid()  # a terminal signals the launcher alone, which passes it on
-        _set_name("coordinator" if rank == 0 else f"stage{rank - 1}")
+        _set_name(name)
         os.environ.update(_environment(str(rank), str(processes), port))
         program()
         code = 0

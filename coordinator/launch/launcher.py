@@ -1,4 +1,4 @@
-"""A run on this machine: starts one coordinator and D stage workers, supervises them, and restarts all if one is lost.
+"""A run on this machine: starts a coordinator and the stage workers, supervises them, and restarts all if one is lost.
 
 Every process is a fork of the launcher, which imports torch and the product's modules once. So processes start within
 milliseconds, also after a loss, and share the memory of what is imported.
@@ -19,7 +19,7 @@ from common.errors import PeerError
 from common.processes.addresses import LOOPBACK
 from common.processes.caller import forget_errors
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
-from common.processes.names import worker_text
+from common.processes.names import process_names, process_text
 from common.processes.snapshot_folder import make_folder, remove_folder
 from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
@@ -37,8 +37,9 @@ def launch(
     replicas: int = 1,
     caller: int | None = None,
     heals: bool = False,
+    processes: int = 0,
 ) -> int:
-    """Run `program` in replicas × stages + 1 processes, of which rank 0 is the coordinator.
+    """Run `program` in replicas × processes + 1 processes, of which rank 0 is the coordinator.
 
     When a process is lost, all are restarted and resume from the last checkpoint, or heal. Call it in a process
     without other threads: it is forked.
@@ -51,11 +52,13 @@ def launch(
         replicas: number of copies of every stage.
         caller: the parent of this process, if the run must not outlive it.
         heals: the processes keep their state in memory, from which those of the next attempt go on.
+        processes: number of processes that hold the stages of a replica; 0: one for each stage.
 
     Returns:
         The exit code of the run: 0; 1 if a process was lost; else the exit code of the process that failed first, or
         128 + the number of the signal that stopped the run.
     """
+    processes = processes or stages
     become_parent()
     os.environ[LAUNCH] = uuid4().hex
     import_before_fork()
@@ -65,23 +68,23 @@ def launch(
             os.environ[RESTARTS] = str(attempt)
             forget_errors()
             children = Children(held, deadline, caller)
-            _attempt(children, program, replicas * stages + 1)
+            _attempt(children, program, process_names(stages, replicas, processes))
             if children.stopped:
                 return 128 + children.stopped
             if not children.failures:
                 return 0
-            code = _report_failures(children.failures, stages, replicas)
+            code = _report_failures(children.failures, stages, replicas, processes)
             if not (_is_recoverable(children.failures) and budget.take(attempt)):
                 return code
     raise AssertionError("unreachable")
 
 
-def _attempt(children: Children, program: Callable[[], None], processes: int) -> None:
+def _attempt(children: Children, program: Callable[[], None], names: Sequence[str]) -> None:
     """Start the processes once and wait until all have ended."""
     with tempfile.TemporaryDirectory(prefix="sideways-") as folder, _reserved_port() as port:
         os.environ[TEMPORARY] = folder
         try:
-            children.start(program, processes, port)
+            children.start(program, names, port)
             children.wait()
         finally:
             children.end()
@@ -133,10 +136,10 @@ def _is_recoverable(failures: Sequence[Exit]) -> bool:
     return all(failure.code < 0 or failure.code == PeerError.code for failure in failures)
 
 
-def _report_failures(failures: Sequence[Exit], stages: int, replicas: int) -> int:
+def _report_failures(failures: Sequence[Exit], stages: int, replicas: int, processes: int) -> int:
     """Report which process ended the run, unless it has reported its own error. Returns the run's exit code."""
     first = min(failures, key=lambda failure: _blame_order(failure, failures))
-    who = "the coordinator" if first.rank == 0 else worker_text(first.rank - 1, stages, replicas)
+    who = "the coordinator" if first.rank == 0 else process_text(first.rank - 1, stages, replicas, processes)
     if first.code < 0:
         print_error(
             f"{who} (pid {first.pid}) was killed by {signal.Signals(-first.code).name}, so all processes ended; "

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from common.messages.stage_calls import Addresses, Plan, StageCalls
 from common.messages.stage_report import Progress
 from common.messages.stage_rpc import Stages
-from common.processes.membership import REPLICAS, Membership
+from common.processes.membership import REPLICAS, STAGES, Membership
 from common.processes.rpc import start_rpc
 from coordinator.monitor.report_inbox import ReportInbox
 from coordinator.video.feeder import Feeder, Feeders
@@ -50,9 +50,10 @@ class Pipeline:
         self.on_progress = on_progress
         self._inbox = ReportInbox(me, deadline, lambda report: self.on_progress(report), on_signal)
         me.store.set(REPLICAS, str(me.replicas))
+        me.store.set(STAGES, str(me.stages))
         me.store.set("reports", self._inbox.address)
         start_rpc(me)
-        self.stages = Stages(me.stages, deadline, self._inbox.poll, me.replicas)
+        self.stages = Stages(me, deadline, self._inbox.poll)
         self.addresses: list[Addresses] = []
         self._feeder: Feeders | None = None
 

@@ -72,7 +72,7 @@ class _Process:
         allow_many_files(open_files(config))
         me = join("coordinator")
         _check_stages(config, me)
-        me = me.arranged(config.replicas)
+        me = me.arranged(config.replicas, config.stages)
         pipeline = self._pipeline = Pipeline(me, config.network.deadline, on_signal=stop.note)
         presence = self._presence = Presence(config, me, stop, resume)
         run = self._prepared = prepare(config, pipeline, presence, stop, run_file, resume)
@@ -122,15 +122,30 @@ def _end_agent(code: int) -> None:
 
 
 def _check_stages(config: Config, me: Membership) -> None:
-    joined, replicas = len(me.worker_ranks), config.replicas
-    if joined == config.workers:
+    """Raise ConfigError unless the stages can be spread over the workers that joined."""
+    joined, replicas, stages = len(me.worker_ranks), config.replicas, config.stages
+    expected = _expected_processes(config, me)
+    if joined == expected * replicas:
         return
+    each = f" with stages_per_process = {config.stages_per_process}" if config.stages_per_process != "auto" else ""
     if replicas == 1:
         raise ConfigError(
-            f"stages = {config.stages}, but {joined} stage workers joined: "
-            f"start {config.stages + 1} processes, or pass --set stages={joined}"
+            f"stages = {stages}{each}, but {joined} stage workers joined: "
+            f"start {expected + 1} processes, or pass --set stages={joined}"
         )
     raise ConfigError(
-        f"stages = {config.stages} and replicas = {replicas} need {config.workers} stage workers, but {joined} joined: "
-        f"start {config.workers + 1} processes, or pass other --set stages=… --set replicas=…"
+        f"stages = {stages} and replicas = {replicas}{each} need {expected * replicas} stage workers, but {joined} "
+        f"joined: start {expected * replicas + 1} processes, or pass other --set stages=… --set replicas=…"
     )
+
+
+def _expected_processes(config: Config, me: Membership) -> int:
+    """Number of workers that a replica should have. Fewer than stages are enough if all of them have GPUs."""
+    stages, each = config.stages, config.stages_per_process
+    if each != "auto":
+        return -(-stages // each)
+    processes = len(me.worker_ranks) // config.replicas
+    on_gpus = config.device != "cpu" and all(me.members[rank].devices for rank in me.worker_ranks)
+    if on_gpus and not config.exact and 0 < processes < stages:
+        return -(-stages // -(-stages // processes))
+    return stages

@@ -19,6 +19,7 @@ from common.errors import ConfigError, SidewaysError
 from common.rule.tasks import without_loss
 from coordinator.launch.join import join
 from coordinator.launch.launcher import launch
+from coordinator.launch.stage_processes import stage_processes
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")
 
@@ -77,8 +78,15 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
             overrides.append(f"split={split}")
         program = partial(join, run_file, "auto", None, overrides, False)
         deadline = 1.5 * config.network.deadline
+        recovery, processes = config.recovery, stage_processes(config)
         code = launch(
-            config.stages, program, config.recovery.restarts, deadline, config.replicas, heals=config.recovery.heals
+            config.stages,
+            program,
+            recovery.restarts,
+            deadline,
+            config.replicas,
+            heals=recovery.heals,
+            processes=processes,
         )
         if code:
             return folder, outcomes, code

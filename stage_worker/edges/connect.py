@@ -7,7 +7,9 @@ from typing import Literal
 
 import torch
 
+from common.config.running import Network
 from common.config.settings import Config
+from common.errors import ConfigError
 from common.messages.stage_calls import BUILDING
 from common.processes.membership import Membership
 from common.rule.label_form import ONE_CLASS, LabelForm
@@ -17,16 +19,19 @@ from common.shared_memory.fd_passing import FdConnection, FdListener, connect
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import device_memory, shared_memory
 from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
-from stage_worker.edges.ends import Receiver, Sender
+from stage_worker.edges.ends import Incoming, Outgoing, Receiver, Sender
+from stage_worker.edges.handshake import agree
 from stage_worker.edges.links import Links, TensorSpec
+from stage_worker.edges.local import LocalEdge, LocalIncoming, LocalOutgoing
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing
-from stage_worker.edges.torch_p2p import Channel, DevicePeer, P2PIncoming, P2POutgoing, Peer
+from stage_worker.edges.torch_p2p import Channel, DevicePeer, P2PIncoming, P2POutgoing, Peer, tag_of
 from stage_worker.edges.transfer_watchdog import TransferWatchdog
-from stage_worker.edges.transport import Place, Transport, choose, on_cpu, uses_nccl
+from stage_worker.edges.transport import Place, Transport, choose, gpu_of, on_cpu, uses_nccl
 
 EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation's own: training packets may be in flight
 Edge = tuple[EdgeKind, int]  # with the stage at its other end
+LocalEdges = dict[tuple[EdgeKind, int, int], LocalEdge]  # by kind, source and target
 
 _RECEIVING = {
     "forward": Kind.WAIT_ACTIVATION,
@@ -43,84 +48,127 @@ _MAPPED: tuple[Transport, ...] = ("shared", "device")
 
 
 class Edges:
-    """A stage's edges. Both ends of an edge must be created with the same settings."""
+    """A stage's edges. Both ends of an edge must be created with the same settings. `connect_edges` connects them."""
 
     def __init__(
         self,
         config: Config,
         me: Membership,
-        groups: Groups,
         links: Links,
         device: torch.device,
-        gpus: dict[int, int | None],
         work: WorkClock,
         labels: LabelForm = ONE_CLASS,
+        local: LocalEdges | None = None,
     ) -> None:
-        """Create the process groups, and the edges in memory that both ends map. Every stage must call it.
+        """Prepare the edges.
 
         Args:
+            me: concerning this stage.
             links: the stage's edges.
             device: on which it computes.
-            gpus: UUIDs of the GPUs of this stage and its partners, by stage; None on the CPU.
             work: the time spent sending and waiting is added to it.
             labels: form of the rows' labels.
+            local: the edges between this process's stages, if it holds several.
+        """
+        self.me, self.links = me, links
+        self._config, self._device, self._work, self._labels = config, device, work, labels
+        self._make = partial(Packet, device=device, labels=labels)
+        self._local = {} if local is None else local
+        # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
+        self._deadline = 1.25 * config.network.deadline
+        self._transports: dict[int, Transport] = {}
+        self._gpus: dict[int, int | None] = {}
+        self._groups: Groups | None = None
+        self._nccl = False
+        self._watchdog: TransferWatchdog | None = None
+        self._channels: dict[Edge, Channel] = {}
+        self._in: dict[Edge, SharedIncoming | P2PIncoming] = {}
+        self._out: dict[Edge, SharedOutgoing] = {}
+
+    @property
+    def network(self) -> Network:
+        """The network's settings."""
+        return self._config.network
+
+    @property
+    def remote(self) -> list[int]:
+        """The partners in other processes."""
+        return [partner for partner in self.links.partners if partner not in self.me.held]
+
+    def choose(self, groups: Groups, gpus: dict[int, int | None]) -> None:
+        """Choose the transports, and form the process groups that any stage needs. Every stage must call it.
+
+        Args:
+            gpus: UUIDs of the GPUs of this stage and its partners, by stage; None on the CPU.
 
         Raises:
             ConfigError: network.transport is not possible.
-            PeerError: a partner does not answer.
         """
-        self._config, self._me, self._groups, self._links = config, me, groups, links
-        self._device, self._gpus, self._work, self._labels = device, gpus, work, labels
-        self._make = partial(Packet, device=device, labels=labels)
-        # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
-        self._deadline = 1.25 * config.network.deadline
-        self._nccl = uses_nccl(config, me)
-        self._transports = {partner: self._choose(partner) for partner in links.partners}
+        self._groups, self._gpus, self._nccl = groups, gpus, uses_nccl(self._config, self.me)
         self._watchdog = TransferWatchdog()
-        self._channels: dict[Edge, Channel] = {}
-        groups.run += 1
+        self._transports = {partner: self._choose(partner) for partner in self.remote}
         self._form_groups()
-        if config.network.transport in ("auto", "shared"):
-            _connect(me, links, groups.connections, self._deadline + BUILDING)  # the others may still be building
-        self._in: dict[Edge, SharedIncoming | P2PIncoming] = {}
-        self._out: dict[Edge, SharedOutgoing] = {}
-        self._map_edges()
 
     def sender(self, kind: EdgeKind, to: int) -> Sender:
         """The end that sends activations up or gradients down, to a partner."""
-        ticks = self._links.ticks[to]
-        outgoing = self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(kind, to, ticks + 1))
-        encoder = encoder_of(self._wire(kind), self._links.partners[to], self._make)
-        return Sender(outgoing, self._work, *_SENDING[kind], encoder)
+        encoder = encoder_of(self._wire(kind), self.links.partners[to], self._make)
+        return Sender(self._outgoing(kind, to), self._work, *_SENDING[kind], encoder)
+
+    def _outgoing(self, kind: EdgeKind, to: int) -> Outgoing:
+        if to in self.me.held:
+            return LocalOutgoing(self._local_edge(kind, self.me.stage, to))
+        packets = self.links.ticks[to] + 1
+        return self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(kind, to, packets))
 
     def receiver(self, kind: EdgeKind, of: int, first_tick: int) -> Receiver:
         """The end that receives activations or gradients of a partner, from `first_tick` on."""
-        ticks = self._links.ticks[of]
+        ticks, wait = self.links.ticks[of], _RECEIVING[kind]
+        decoder = decoder_of(self._wire(kind), self.links.partners[of], self._make)
+        return Receiver(self._incoming(kind, of), self.me.stage, of, first_tick, self._work, wait, ticks, decoder)
+
+    def _incoming(self, kind: EdgeKind, of: int) -> Incoming:
+        if of in self.me.held:
+            return LocalIncoming(self._local_edge(kind, of, self.me.stage))
         if (kind, of) not in self._in:
-            self._in[kind, of] = P2PIncoming(self._channel(kind, of), self._packets(kind, of, 2 * ticks))
-        incoming, wait = self._in[kind, of], _RECEIVING[kind]
-        decoder = decoder_of(self._wire(kind), self._links.partners[of], self._make)
-        return Receiver(incoming, self._me.stage, of, first_tick, self._work, wait, ticks, decoder)
+            packets = self._packets(kind, of, 2 * self.links.ticks[of])
+            self._in[kind, of] = P2PIncoming(self._channel(kind, of), packets)
+        return self._in[kind, of]
+
+    def _local_edge(self, kind: EdgeKind, source: int, target: int) -> LocalEdge:
+        """The edge between two stages of this process, which the first of them to ask creates."""
+        partner = target if source == self.me.stage else source
+        if (kind, source, target) not in self._local:
+            spec, ticks = self._spec(kind, partner), self.links.ticks[partner]
+            self._local[kind, source, target] = LocalEdge(spec, ticks, self._labels, self._device)
+        return self._local[kind, source, target]
 
     def close(self) -> None:
         """Close the edges in mapped memory, and end the watchdog."""
-        self._watchdog.close()
+        if self._watchdog is not None:
+            self._watchdog.close()
         for end in (*self._out.values(), *self._in.values()):
             end.close()
 
     def _choose(self, neighbour: int) -> Transport:
-        edge = min(self._me.stage, neighbour), max(self._me.stage, neighbour)
-        own = Place(True, self._gpus[self._me.stage])
-        other = Place(neighbour in self._me.stages_on_host, self._gpus[neighbour])
-        return choose(self._config, edge, own, other, self._nccl)
+        edge = min(self.me.stage, neighbour), max(self.me.stage, neighbour)
+        own = Place(True, self._gpus[self.me.stage])
+        other = Place(neighbour in self.me.stages_on_host, self._gpus[neighbour])
+        transport = choose(self._config, edge, own, other, self._nccl)
+        if transport == "nccl" and edge[1] > edge[0] + 1 and self.me.stages_each > 1:
+            raise ConfigError(
+                f"the skip between stages {edge[0]} and {edge[1]} would go by NCCL, which cannot tell it from other "
+                "edges between the same processes: start a process for every stage, or leave skips out"
+            )
+        return transport
 
     def _form_groups(self) -> None:
         """Form the process groups that any stage needs. All stages must take part in the same order."""
+        assert self._groups is not None
         if self._config.exact:
             self._groups.form_pipeline("nccl" if self._device.type == "cuda" else "gloo")
             if self._nccl:  # evaluations have edges of their own
                 self._groups.form_nccl()
-        elif not (self._maps_all and on_cpu(self._config, self._me)):  # GPUs of one host may turn out to need it
+        elif not (self._maps_all and on_cpu(self._config, self.me)):  # GPUs of one host may turn out to need it
             self._groups.form_backward()
             if self._nccl:
                 self._groups.form_nccl()
@@ -129,53 +177,62 @@ class Edges:
     def _maps_all(self) -> bool:
         """Whether all edges of the run are in mapped memory."""
         maps = self._config.network.transport in ("auto", "shared")
-        return maps and len(self._me.stages_on_host) == self._me.stages
+        return maps and len(self.me.stages_on_host) == self.me.stages
 
-    # ---- edges in mapped memory
+    # ---- edges in mapped memory: all are offered before any is accepted, so that no two stages wait for each other
 
-    def _map_edges(self) -> None:
-        """Every edge is offered before any is accepted, so that no two stages wait for each other."""
-        below, above = tuple(self._links.below), tuple(self._links.above)
-        ipc = _ipc(self._device)
-        for kind, to in self._kinds(above, below):
-            offered = self._offer(kind, to, ipc)
+    def offer(self) -> None:
+        """Offer the edges over which this stage sends."""
+        for kind, to in self._kinds(tuple(self.links.above), tuple(self.links.below)):
+            offered = self._offer(kind, to, _ipc(self._device))
             if isinstance(offered, str):
                 self._stage_instead(to, offered)
             else:
                 self._out[kind, to] = offered
-        for kind, of in self._kinds(below, above):
-            accepted = self._accept(kind, of, ipc)
+
+    def accept(self) -> None:
+        """Accept the edges over which this stage receives. Raises PeerError if a partner does not answer."""
+        for kind, of in self._kinds(tuple(self.links.below), tuple(self.links.above)):
+            accepted = self._accept(kind, of, _ipc(self._device))
             if isinstance(accepted, str):
                 self._stage_instead(of, accepted)
             else:
                 self._in[kind, of] = accepted
-        for kind, to in self._kinds(above, below):
+
+    def complete(self) -> None:
+        """Take the partners' answers to the offers. Raises PeerError if one does not answer."""
+        ipc = _ipc(self._device)
+        for kind, to in self._kinds(tuple(self.links.above), tuple(self.links.below)):
             outgoing = self._out.get((kind, to))
             if isinstance(outgoing, DeviceOutgoing) and ipc is not None:
-                problem = outgoing.complete(self._groups.connections[to], kind, ipc)
+                problem = outgoing.complete(self._connection(to), kind, ipc)
                 if problem is not None:
                     self._out.pop((kind, to)).close()
                     self._stage_instead(to, problem)
 
+    def _connection(self, partner: int) -> FdConnection:
+        assert self._groups is not None
+        return self._groups.connections[self.me.stage, partner]
+
     def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing | str:
-        arguments = self._groups.connections[to], kind, self._spec(kind, to), self._me.stage, to, self._deadline
-        ticks = self._links.ticks[to]
+        arguments = self._connection(to), kind, self._spec(kind, to), self.me.stage, to, self._deadline
+        ticks = self.links.ticks[to]
         if ipc is None:
             return shared_memory.offer_edge(*arguments, ticks, self._labels)
         return device_memory.offer_edge(*arguments, self._device, ipc, ticks, self._labels)
 
     def _accept(self, kind: EdgeKind, of: int, ipc: Ipc | None) -> SharedIncoming | DeviceIncoming | str:
-        arguments = self._groups.connections[of], kind, self._spec(kind, of), self._me.stage, of, self._deadline
-        ticks = self._links.ticks[of]
+        arguments = self._connection(of), kind, self._spec(kind, of), self.me.stage, of, self._deadline
+        ticks = self.links.ticks[of]
         if ipc is None:
             return shared_memory.accept_edge(*arguments, ticks, self._labels)
-        same_gpu = self._gpus[of] == self._gpus[self._me.stage]
+        same_gpu = self._gpus[of] == self._gpus[self.me.stage]
         return device_memory.accept_edge(*arguments, ipc, None if same_gpu else self._device, ticks, self._labels)
 
     def _stage_instead(self, neighbour: int, problem: str) -> None:
         """Leave an edge to gloo, which works everywhere."""
         warnings.warn(
-            f"stages {self._me.stage} and {neighbour} cannot share GPU memory ({problem}): tensors go through host "
+            f"stages {self.me.stage} and {neighbour} cannot share GPU memory ({problem}): tensors go through host "
             "memory, which is slower. In containers, one container with all GPUs of the host avoids this",
             stacklevel=2,
         )
@@ -190,7 +247,7 @@ class Edges:
         for kind, partners in kinds:
             used = kind == "evaluation" or not self._config.exact  # torch's schedules have connections of their own
             for partner in partners if used else ():
-                if self._transports[partner] in _MAPPED:
+                if self._transports.get(partner) in _MAPPED:
                     yield kind, partner
 
     # ---- edges over torch.distributed
@@ -204,13 +261,16 @@ class Edges:
 
     def _make_channel(self, kind: EdgeKind, neighbour: int) -> Channel:
         # receives that an earlier run of these processes posted and never used must not take this run's messages
-        stage, deadline, tag = self._me.stage, self._deadline, _TAGS * self._groups.run + int(kind == "evaluation")
+        assert self._groups is not None
+        assert self._watchdog is not None
+        stage, deadline, rank = self.me.stage, self._deadline, self.me.process_of(neighbour)
+        tag = tag_of(_TAGS * self._groups.run + int(kind == "evaluation"), (stage, neighbour))
         group = self._groups.backward if kind == "backward" else self._groups.forward
-        host = Peer(group, stage, neighbour, deadline, tag)
+        host = Peer(group, stage, neighbour, deadline, tag, rank)
         if self._transports[neighbour] != "nccl":
             return Channel(host)
         group = self._groups.nccl[int(kind == "backward")]
-        return Channel(host, DevicePeer(group, stage, neighbour, deadline, self._watchdog, tag))
+        return Channel(host, DevicePeer(group, stage, neighbour, deadline, self._watchdog, tag, rank))
 
     def _packets(self, kind: EdgeKind, neighbour: int, count: int) -> list[Packet]:
         shape, dtype = self._spec(kind, neighbour)
@@ -220,7 +280,7 @@ class Edges:
 
     def _spec(self, kind: EdgeKind, neighbour: int) -> TensorSpec:
         """Shape and dtype of what passes over an edge."""
-        return wire_spec(self._wire(kind), self._links.partners[neighbour])
+        return wire_spec(self._wire(kind), self.links.partners[neighbour])
 
     def _wire(self, kind: EdgeKind) -> Wire:
         return "float32" if kind == "evaluation" else self._config.network.wire
@@ -235,18 +295,52 @@ def _ipc(device: torch.device) -> Ipc | None:
     return CudaIpc(device)
 
 
-def _connect(me: Membership, links: Links, connections: dict[int, FdConnection], deadline: float) -> None:
+def connect_edges(held: Sequence[Edges], groups: Groups | None, device: torch.device) -> None:
+    """Connect the edges of all stages that this process holds. Every process must call it.
+
+    Args:
+        groups: of all processes; None for a single one, which has nothing to connect.
+        device: on which the stages compute.
+
+    Raises:
+        ConfigError: network.transport is not possible.
+        PeerError: a partner expects another shape or dtype, or does not answer.
+    """
+    if groups is None:
+        return
+    me, network = held[0].me, held[0].network
+    building = network.deadline + BUILDING  # the others may still be building
+    gpus = agree(groups.forward, [edges.links for edges in held], gpu_of(device), building, me.process_of)
+    groups.run += 1
+    for edges in held:
+        edges.choose(groups, gpus)
+    if network.transport in ("auto", "shared"):
+        _connect(held, groups.connections, building)
+    for edges in held:
+        edges.offer()
+    for edges in held:
+        edges.accept()
+    for edges in held:
+        edges.complete()
+
+
+def _connect(held: Sequence[Edges], connections: dict[tuple[int, int], FdConnection], deadline: float) -> None:
     """Connect to the partners on this host, which must call it too. Those that are connected already stay so."""
-    missing = [partner for partner in links.partners if partner in me.stages_on_host and partner not in connections]
-    listeners = {above: FdListener() for above in missing if above > me.stage}
-    for above, listener in listeners.items():
-        me.store.set(_listener_key(me, me.stage, above), listener.name)
-    for below in missing:
+    missing = [
+        (edges.me, partner)
+        for edges in held
+        for partner in edges.remote
+        if partner in edges.me.stages_on_host and (edges.me.stage, partner) not in connections
+    ]
+    listeners = {(me.stage, above): FdListener() for me, above in missing if above > me.stage}
+    for (stage, above), listener in listeners.items():
+        held[0].me.store.set(_listener_key(held[0].me, stage, above), listener.name)
+    for me, below in missing:
         if below < me.stage:
             name = me.fetch(_listener_key(me, below, me.stage), f"stage {below}")
-            connections[below] = connect(name, f"stage {below}", deadline)
-    for above, listener in listeners.items():
-        connections[above] = listener.accept(f"stage {above}", deadline)
+            connections[me.stage, below] = connect(name, f"stage {below}", deadline)
+    for (stage, above), listener in listeners.items():
+        connections[stage, above] = listener.accept(f"stage {above}", deadline)
 
 
 def _listener_key(me: Membership, below: int, above: int) -> str:

@@ -1,5 +1,6 @@
 """Before the first tick, both ends of an edge tell where they compute, and check that their tensors match."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from common.errors import PeerError
 from stage_worker.edges.links import Links, TensorSpec
-from stage_worker.edges.torch_p2p import Peer
+from stage_worker.edges.torch_p2p import Peer, tag_of
 
 _TAG = 2
 _LENGTH = 20  # int64: two halves of the GPU's UUID and whether there is one, dtype, number of dimensions, sizes
@@ -21,31 +22,37 @@ class _Message(NamedTuple):
     gpu: int | None
 
 
-def agree(group: dist.ProcessGroup, links: Links, gpu: int | None, deadline: float) -> dict[int, int | None]:
-    """Exchange specs and GPUs with all partners: on each edge both ends tell what they expect to pass.
+def agree(
+    group: dist.ProcessGroup, held: Sequence[Links], gpu: int | None, deadline: float, rank: Callable[[int], int]
+) -> dict[int, int | None]:
+    """Exchange specs and GPUs with other workers: on each edge both ends tell what they expect to pass.
 
     Args:
-        group: a gloo group of all stages.
-        gpu: UUID of the GPU that this stage computes on; None on the CPU.
+        group: a gloo group of all workers.
+        held: the links of the stages that this worker holds.
+        gpu: UUID of the GPU that this worker computes on; None on the CPU.
         deadline: seconds to wait for a partner.
+        rank: of the worker that holds a stage.
 
     Returns:
-        The partners' GPUs, by stage.
+        The GPUs of these stages and their partners, by stage.
 
     Raises:
         PeerError: the specs of an edge differ, or a partner does not answer. The message names both stages.
     """
-    peers = {partner: Peer(group, links.stage, partner, deadline, _TAG) for partner in links.partners}
-    sent = {partner: _encode(_Message(spec, gpu)) for partner, spec in links.partners.items()}
-    received = {partner: torch.zeros(_LENGTH, dtype=torch.int64) for partner in peers}
-    works = [(peer, peer.receive(received[partner], 0)) for partner, peer in peers.items()]
-    works += [(peer, peer.send(sent[partner], 0)) for partner, peer in peers.items()]
+    own = {links.stage for links in held}
+    edges = {(links.stage, other): spec for links in held for other, spec in links.partners.items() if other not in own}
+    peers = {edge: Peer(group, *edge, deadline, tag_of(_TAG, edge), rank(edge[1])) for edge in edges}
+    sent = {edge: _encode(_Message(spec, gpu)) for edge, spec in edges.items()}
+    received = {edge: torch.zeros(_LENGTH, dtype=torch.int64) for edge in edges}
+    works = [(peer, peer.receive(received[edge], 0)) for edge, peer in peers.items()]
+    works += [(peer, peer.send(sent[edge], 0)) for edge, peer in peers.items()]
     for peer, work in works:
         peer.wait(work, 0, "agreeing on shapes with")
-    messages = {partner: _decode(received[partner].tolist()) for partner in peers}
-    for partner, message in messages.items():
-        _compare(links.stage, links.partners[partner], partner, message.spec)
-    return {partner: message.gpu for partner, message in messages.items()}
+    messages = {edge: _decode(received[edge].tolist()) for edge in edges}
+    for (stage, partner), message in messages.items():
+        _compare(stage, edges[stage, partner], partner, message.spec)
+    return dict.fromkeys(own, gpu) | {partner: message.gpu for (_, partner), message in messages.items()}
 
 
 def _compare(stage: int, own: TensorSpec, partner: int, other: TensorSpec) -> None:

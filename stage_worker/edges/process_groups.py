@@ -1,4 +1,4 @@
-"""A stage's process groups and its connections to neighbours on this host. They outlive the edges of one run."""
+"""A worker's process groups and its connections to others on this host. They outlive the edges of one run."""
 
 from datetime import timedelta
 from typing import Literal
@@ -17,25 +17,26 @@ Backend = Literal["gloo", "nccl"]
 
 
 class Groups:
-    """A stage's process groups. A stage's rank in them is its number.
+    """The process groups of a replica's stage workers. A worker's rank in them is its number in the replica.
 
     Each gloo group has a thread that wakes up 100 times a second, so groups that not every run needs are only formed on
-    demand: by all stages, with the same calls in the same order.
+    demand: by all workers, with the same calls in the same order.
 
     Attributes:
         forward: gloo group for activations, or for their headers.
         checkpoint: gloo group for the thread that writes checkpoints.
-        connections: to neighbours on this host with which memory is shared, by stage.
+        connections: between stages of this host that share memory, by own stage and the other.
         run: number of the run of these processes, from 1.
     """
 
     def __init__(self, me: Membership, deadline: float) -> None:
-        """Every stage must call it. `deadline`: of a transfer, in seconds."""
+        """Every worker must call it. `deadline`: of a transfer, in seconds."""
         store = PrefixStore(f"tensors/{me.of_replica}", me.store)
         limit = timedelta(seconds=JOIN_DEADLINE)
-        dist.init_process_group("gloo", store=store, rank=me.stage, world_size=me.stages, timeout=limit)
-        self._stages, self._deadline = list(range(me.stages)), deadline
-        self.connections: dict[int, FdConnection] = {}
+        rank = me.process_of(me.stage)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=me.processes, timeout=limit)
+        self._ranks, self._deadline = list(range(me.processes)), deadline
+        self.connections: dict[tuple[int, int], FdConnection] = {}
         self.run = 0
         assert dist.group.WORLD is not None
         self.forward: dist.ProcessGroup = dist.group.WORLD
@@ -45,16 +46,16 @@ class Groups:
         self._pipeline: dist.ProcessGroup | None = None
 
     def form_backward(self) -> None:
-        """Form the group for gradients, so that neither direction blocks the other. Every stage must call it."""
+        """Form the group for gradients, so that neither direction blocks the other. Every worker must call it."""
         self._backward = self._backward or self._form("gloo", JOIN_DEADLINE)
 
     def form_nccl(self) -> None:
-        """Form the groups for activations and gradients between GPUs. Every stage must call it, each with a GPU."""
+        """Form the groups for activations and gradients between GPUs. Every worker must call it, each with a GPU."""
         limit = max(JOIN_DEADLINE, _NCCL_MARGIN * self._deadline)
         self._nccl = self._nccl or (self._form("nccl", limit), self._form("nccl", limit))
 
     def form_pipeline(self, backend: Backend) -> None:
-        """Form the group for the algorithms with exact gradients. Every stage must call it."""
+        """Form the group for the algorithms with exact gradients. Every worker must call it."""
         self._pipeline = self._pipeline or self._form(backend, self._deadline)
 
     @property
@@ -76,4 +77,4 @@ class Groups:
         return self._pipeline
 
     def _form(self, backend: str, limit: float) -> dist.ProcessGroup:
-        return dist.new_group(self._stages, timeout=timedelta(seconds=limit), backend=backend)
+        return dist.new_group(self._ranks, timeout=timedelta(seconds=limit), backend=backend)

@@ -20,26 +20,45 @@ from common.rule.packet import Packet
 from stage_worker.edges.peer_errors import transfer_failed
 from stage_worker.edges.transfer_watchdog import TransferWatchdog
 
+_STAGES = 256  # at most
+
+
+def tag_of(kind: int, edge: tuple[int, int]) -> int:
+    """A tag for messages of a kind between two stages: two processes may hold the ends of several edges."""
+    return (kind * _STAGES + min(edge)) * _STAGES + max(edge)
+
 
 class Peer:
     """A neighbouring stage, in one direction of traffic."""
 
-    def __init__(self, group: dist.ProcessGroup, stage: int, neighbour: int, deadline: float, tag: int = 0) -> None:
-        """`deadline` of each wait, in seconds; `tag` separates kinds of messages in one group."""
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        stage: int,
+        neighbour: int,
+        deadline: float,
+        tag: int = 0,
+        rank: int | None = None,
+    ) -> None:
+        """`deadline` of each wait, in seconds; `tag` separates kinds of messages in one group.
+
+        `rank`: of the process that holds the neighbour; None: the neighbour's number.
+        """
         self.group, self.stage, self.neighbour, self.tag = group, stage, neighbour, tag
+        self._rank = neighbour if rank is None else rank
         self.deadline = timedelta(seconds=deadline)
 
     def send(self, buffer: Tensor, tick: int) -> dist.Work:
         """Start sending. Raises PeerError if the connection is already known to be broken."""
         try:
-            return self.group.send([buffer], self.neighbour, self.tag)
+            return self.group.send([buffer], self._rank, self.tag)
         except RuntimeError as error:
             raise self.failure(tick, "sending to", error) from error
 
     def receive(self, buffer: Tensor, tick: int) -> dist.Work:
         """Start receiving. Raises PeerError if the connection is already known to be broken."""
         try:
-            return self.group.recv([buffer], self.neighbour, self.tag)
+            return self.group.recv([buffer], self._rank, self.tag)
         except RuntimeError as error:
             raise self.failure(tick, "receiving from", error) from error
 
@@ -67,9 +86,10 @@ class DevicePeer(Peer):
         deadline: float,
         watchdog: TransferWatchdog,
         tag: int = 0,
+        rank: int | None = None,
     ) -> None:
         """`watchdog` ends the process if a transfer is not done `deadline` seconds after it was waited for."""
-        super().__init__(group, stage, neighbour, deadline, tag)
+        super().__init__(group, stage, neighbour, deadline, tag, rank)
         self._watch = watchdog.watch(f"stage {stage}", neighbour, deadline)
 
     def wait(self, work: dist.Work, tick: int, doing: str) -> None:

@@ -48,7 +48,7 @@ class Reporter:
     def __init__(self, me: Membership, address: str) -> None:
         """Connect to the coordinator's endpoint `address`."""
         self.stage, self.every, self.each_loss = me.stage, 0.5, False
-        self.verbose, self._attempt, self._replica = me.local_stage == 0, me.attempt, me.of_replica
+        self.verbose, self._attempt, self._replica = me.local_process == 0, me.attempt, me.of_replica
         self.due = False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
@@ -60,7 +60,9 @@ class Reporter:
         self._context = zmq.Context()  # its own, so that closing it waits only for these messages
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
-        self._watch_coordinator()
+        self._watches = me.leads  # one stage of a process is enough
+        if self._watches:
+            self._watch_coordinator()
         me.connect(self._socket, address, to=me.coordinator)
         self._count_memory(torch.device("cpu"))
         self._reset_counters()
@@ -148,7 +150,8 @@ class Reporter:
         if self._disconnected.is_set():
             return  # nobody is there to get them
         self._exit_expected = True
-        self._socket.disable_monitor()
+        if self._watches:
+            self._socket.disable_monitor()
         self._socket.close(int(linger * 1000))
         self._context.term()
 

@@ -29,9 +29,10 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", os.environ.get("WORKER", "stage_worker")])
     cases: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     out = Path(sys.argv[2])
-    replicas = parse(next(iter(cases.values())), "cases").replicas
+    first = parse(next(iter(cases.values())), "cases")
+    replicas = first.replicas
     losses: list[list[float]] = [[] for _ in range(replicas)]
-    me = join("coordinator").arranged(replicas)
+    me = join("coordinator").arranged(replicas, first.stages)
     pipeline = Pipeline(me, 60, lambda report: losses[report.replica].extend(report.losses or []))
     for name, tree in cases.items():
         for own in losses:

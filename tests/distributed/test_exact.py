@@ -192,10 +192,10 @@ def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
     return run
 
 
-def drive(stages: int, trees: dict[str, dict[str, Any]], out: Path, **more: str) -> None:
-    """Run the cases with one set of workers. `more` are additional environment variables."""
+def drive(processes: int, trees: dict[str, dict[str, Any]], out: Path, **more: str) -> None:
+    """Run the cases with one set of so many workers. `more` are additional environment variables."""
     (out / "cases.json").write_text(json.dumps(trees))
-    launch = f"from coordinator.launch.launcher import launch; exit(launch({stages}, main))"
+    launch = f"from coordinator.launch.launcher import launch; exit(launch({processes}, main))"
     code = f"from tests.distributed.driver import main; {launch}"
     command = [sys.executable, "-c", code, str(out / "cases.json"), str(out)]
     variables = {**environment(), **more}
@@ -263,6 +263,44 @@ def test_several_skips_equal_the_reference_bit_for_bit(
         same(tmp_path, name, *reference_run(config_of(videos, **case)))
 
 
+SHARED: dict[str, dict[str, object]] = {
+    name: OPTIONS[name] for name in ("dropout", "predict", "auxiliary", "edges-gloo", "wire-int8", "average", "layers")
+}
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_stages_that_share_a_process_equal_the_reference_bit_for_bit(
+    videos: Path, tmp_path: Path, processes: int
+) -> None:
+    cases = {name: {"stages": 3, "ticks": 60, **case} for name, case in SHARED.items()}
+    cases |= {
+        f"skip-{on}": {**cases["dropout"], "skips": [[0, 2]], "network__transport": on} for on in ("auto", "gloo")
+    }
+    drive(processes, {name: settings(videos, **case) for name, case in cases.items()}, tmp_path)
+    for name, case in cases.items():
+        same(tmp_path, name, *reference_run(config_of(videos, **case)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("transport", ["auto", "gloo"])
+def test_skips_between_processes_of_several_stages_equal_the_reference(
+    videos: Path, tmp_path: Path, transport: str
+) -> None:
+    case = {"stages": 5, "ticks": 60, "skips": [[0, 2], [0, 4], [1, 3], [2, 4]], "network__transport": transport}
+    drive(2, {"skips": settings(videos, **case)}, tmp_path)
+    same(tmp_path, "skips", *reference_run(config_of(videos, **case)))
+
+
+@pytest.mark.long
+def test_replicas_with_several_stages_in_a_process_equal_the_reference(videos: Path, tmp_path: Path) -> None:
+    case = {"stages": 3, "replicas": 2, "data__slots": 4, "ticks": 60, "optimiser__clip": 0.1}
+    drive(4, {"replicas": settings(videos, **case)}, tmp_path)
+    losses, parameters = replicated_run(config_of(videos, **case))
+    assert json.loads((tmp_path / "replicas.json").read_text()) == losses
+    trained = load_file(tmp_path / "replicas.safetensors")
+    assert not [key for key in parameters if not torch.equal(trained[key], parameters[key])]
+
+
 REPLICATED: dict[str, dict[str, object]] = {
     "classify": {"rule__auxiliary": 0.3, "optimiser__clip": 0.1},
     "every": {"rule__every": 3, "optimiser__ema": 0.9},
@@ -306,6 +344,17 @@ def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_pa
     cases = {name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in names}
     trees = {name: settings(videos, **options) for name, options in cases.items()}
     drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)
+    for name, options in cases.items():
+        same(tmp_path, name, *reference_run(config_of(videos, **options)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [1, 2])
+def test_with_streams_and_events_it_equals_the_reference_too(videos: Path, tmp_path: Path, processes: int) -> None:
+    """Stages that share a process, as on a GPU; the CPU's streams and events do nothing."""
+    cases = {name: {"stages": 3, "ticks": 40, **OPTIONS[name]} for name in ("dropout", "edges-skip", "wire-int8")}
+    trees = {name: settings(videos, **options) for name, options in cases.items()}
+    drive(processes, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES="device")
     for name, options in cases.items():
         same(tmp_path, name, *reference_run(config_of(videos, **options)))
 

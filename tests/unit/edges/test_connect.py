@@ -18,11 +18,13 @@ SPEC = torch.Size((2, 3)), torch.float32
 
 
 def edges(folder: Path, transport: str, on_host: set[int], groups: Any) -> Edges:
-    """Of stage 0 of 2, on the CPU."""
-    me: Any = SimpleNamespace(stage=0, stages=2, stages_on_host=on_host)
+    """Of stage 0 of 2, on the CPU, with the transport chosen."""
+    me: Any = SimpleNamespace(stage=0, stages=2, stages_on_host=on_host, held=range(1), stages_each=1)
     config = config_of(folder, network__transport=transport)
     links = links_of(0, Schedule(2), [], [SPEC])
-    return Edges(config, me, groups, links, torch.device("cpu"), {0: None, 1: None}, WorkClock())
+    found = Edges(config, me, links, torch.device("cpu"), WorkClock())
+    found.choose(groups, {0: None, 1: None})
+    return found
 
 
 def test_shared_memory_between_hosts_is_refused(tmp_path: Path) -> None:

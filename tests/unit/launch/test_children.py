@@ -30,7 +30,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldSignals]:
 def run(held: HeldSignals, processes: int, program: Callable[[int], None]) -> dict[int, int]:
     """The exit codes of those that failed, by rank. `program` gets the rank."""
     group = Children(held, 60)
-    group.start(lambda: program(int(os.environ["RANK"])), processes, port=1)
+    names = ["coordinator", *(f"stage{rank}" for rank in range(processes - 1))]
+    group.start(lambda: program(int(os.environ["RANK"])), names, port=1)
     group.wait()
     group.end()
     assert group.stopped == 0
@@ -93,7 +94,7 @@ def test_a_signal_while_the_others_are_ended_is_a_request_to_stop(
     held: HeldSignals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = Children(held, 60)
-    group.start(lambda: sys.exit(3) if os.environ["RANK"] == "1" else time.sleep(60), 2, port=1)
+    group.start(lambda: sys.exit(3) if os.environ["RANK"] == "1" else time.sleep(60), ["a", "b"], port=1)
     group.wait()
     assert [failure.code for failure in group.failures] == [3]
     assert group.stopped == 0
@@ -116,7 +117,7 @@ def test_when_one_cannot_be_started_the_others_are_ended(held: HeldSignals, monk
     monkeypatch.setattr(os, "fork", limited)
     group = Children(held, 60)
     with pytest.raises(SidewaysError, match=r"cannot start process 2 of the run: .*ulimit -u"):
-        group.start(lambda: time.sleep(60), 4, port=1)
+        group.start(lambda: time.sleep(60), list("abcd"), port=1)
     group.end()
     assert len(group.failures) == 2
     assert not psutil.Process().children()

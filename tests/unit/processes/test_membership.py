@@ -30,7 +30,7 @@ def test_stages_are_numbered_in_the_order_of_their_ranks() -> None:
 
 def test_stages_are_grouped_by_host() -> None:
     assert [at(rank).local_stage for rank in range(5)] == [0, -1, 0, 1, 2]
-    assert [at(rank).local_stages for rank in range(5)] == [3, 3, 1, 3, 3]
+    assert [at(rank).local_processes for rank in range(5)] == [3, 3, 1, 3, 3]
     assert [at(rank).on_coordinator_host for rank in range(5)] == [True, True, False, True, True]
     assert at(0).stages_on_host == {0, 2}, "stage 3 sees other devices"
     assert at(2).stages_on_host == {1}
@@ -46,7 +46,22 @@ def test_replicas_are_consecutive_workers() -> None:
     assert found[3].stages_on_host == {0}, "its neighbour sees other devices"
     assert found[1].stage_member(-1) is MEMBERS[2]
     assert found[1].replica(1).stage_member(-1) is MEMBERS[4]
-    assert [me.local_stages for me in found] == [3, 3, 1, 3, 3], "of all replicas: they share the cores"
+    assert [me.local_processes for me in found] == [3, 3, 1, 3, 3], "of all replicas: they share the cores"
+
+
+def test_fewer_workers_than_stages_hold_several_each() -> None:
+    found = [at(rank).arranged(2, depth=3) for rank in range(5)]
+    assert [list(me.held) for me in found] == [[0, 1], [], [2], [0, 1], [2]]
+    assert [me.stage for me in found] == [0, -1, 2, 0, 2]
+    assert [me.number for me in found] == [0, -1, 2, 3, 5]
+    assert found[0].stage_ranks == [0, 0, 2]
+    assert found[3].stage_ranks == [3, 3, 4]
+    assert [found[0].process_of(stage) for stage in range(3)] == [0, 0, 1]
+    first, second = found[0].at(0), found[0].at(1)
+    assert (first.leads, second.leads) == (True, False)
+    assert [me.local_stage for me in (first, second, found[2], found[3].at(1), found[4])] == [0, 1, 0, 3, 4]
+    assert found[0].local_processes == 3
+    assert found[0].stages_on_host == {0, 1}
 
 
 @pytest.mark.parametrize(("devices", "own"), [((2, 1), True), ((1, 1), False), ((2, 0), False)])

@@ -11,15 +11,16 @@ from tests.support.processes import environment
 STAGE = """
 import sys, time
 from stage_worker.reporting.reporter import Reporter
-from stage_worker.service import StageService
+from stage_worker.worker import Worker
 from tests.support import members
 
 me = members.stage()
-service = StageService(me, Reporter(me, sys.argv[1]))
-service.reporter.stop_signal = 15
-service.reporter.tell_signal()
+reporter = Reporter(me, sys.argv[1])
+worker = Worker(me, [reporter])
+reporter.stop_signal = 15
+reporter.tell_signal()
 if sys.argv[2] == "announced":
-    service.handle("expect_coordinator_exit")
+    worker.handle("expect_coordinator_exit", [0], (), {})
 print("ready", flush=True)
 time.sleep(60)
 """

@@ -1,7 +1,5 @@
 """What an assembly refuses before it connects to anybody."""
 
-from typing import cast
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from common.config.run_file import parse
 from common.errors import ConfigError
 from common.messages.stage_calls import Plan
 from stage_worker.assembly import Assembly
-from stage_worker.reporting.reporter import Reporter
 from tests.support import members
 
 
@@ -21,4 +18,4 @@ def test_exact_pipelines_on_shared_gpus_are_refused(monkeypatch: pytest.MonkeyPa
         {"ticks": 1, "stages": 4, "algorithm": "1f1b", "threads": torch.get_num_threads(), "data": data}, "test"
     )
     with pytest.raises(ConfigError, match=r"on CUDA uses NCCL.*give each stage a device"):
-        Assembly(Plan(config, 2, (2, 2, 2, 2), 1), members.stage(0, stages=4), None, None, cast(Reporter, None))
+        Assembly(Plan(config, 2, (2, 2, 2, 2), 1), members.stage(0, stages=4), None, None)

@@ -25,6 +25,7 @@ from stage_worker.edges.ports import EdgePorts
 from stage_worker.loop import Loop
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
+from stage_worker.stage_stream import StageStream
 from tests.support.adversarial_edge import AdversarialEdge
 
 ROWS, WIDTH, TICKS = 4, 6, 40
@@ -119,9 +120,8 @@ class Workers:
                 ),
                 gradients_out=_sender(self.down[i - 1], work) if i else None,
             )
-            self.loops.append(
-                Loop(stage, ports, cast(Reporter, self.reports[i]), work, StageProbe(), DevicePace(torch.device("cpu")))
-            )
+            pace, stream = DevicePace(torch.device("cpu")), StageStream(torch.device("cpu"), alone=True)
+            self.loops.append(Loop(stage, ports, cast(Reporter, self.reports[i]), work, StageProbe(), pace, stream))
 
     def run(self, first: int, last: int) -> None:
         threads = [threading.Thread(target=self._work, args=(i, first, last)) for i in range(len(self.loops))]

@@ -1,0 +1,32 @@
+"""How many processes the stages of a run on this machine are spread over (stages_per_process)."""
+
+import os
+
+import torch
+
+from common.config.settings import Config
+
+
+def stage_processes(config: Config) -> int:
+    """Number of processes that hold the stages of a replica.
+
+    By default each stage has its own; with fewer GPUs than stages, the stages of a GPU share one.
+    """
+    if config.stages_per_process != "auto":
+        return -(-config.stages // config.stages_per_process)
+    gpus = count_gpus() if config.device != "cpu" and not config.exact else 0
+    if not gpus or config.workers <= gpus:
+        return config.stages
+    each = -(-config.stages // max(1, gpus // config.replicas))
+    return -(-config.stages // each)
+
+
+def count_gpus() -> int:
+    """Number of CUDA devices. Asks in a fork: a process that has started CUDA cannot be forked any more."""
+    if torch.version.cuda is None:
+        return 0
+    child = os.fork()
+    if child == 0:
+        os._exit(min(torch.cuda.device_count(), 255))
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 0
