@@ -11,6 +11,8 @@ tricks     remedies from the literature against delayed gradients and correlated
 strides    only every n-th frame, which makes the video faster; the number of ticks is unchanged
 windows    only windows of a number of frames; the number of ticks is unchanged
 longer     tune and claim again with three times as many epochs, an average of the weights, and windows
+rival      asynchronous 1F1B with stashed weights (benchmarks/stashing.py), as PipeDream has it with Adam and with
+           NAdam, β1 = 0.99 (Ajanthan et al., ICML 2025): tuned with as many trials as the contenders, then their seeds
 
 Strides and windows also report the mean cosine and norm ratio between pseudo-gradients and backpropagation's gradients,
 over all stages but the top, and the change from one frame to the next, ‖x(k) - x(k-1)‖ / ‖x(k)‖.
@@ -60,6 +62,12 @@ WINDOWS: dict[str, Settings] = {
     "16 frames, average of weights 0.99": {"data.window": 16, "optimiser.ema": 0.99},
     "24 frames, average of weights 0.99": {"data.window": 24, "optimiser.ema": 0.99},
 }
+
+RIVALS: dict[str, Settings] = {
+    "stashed weights, Adam": {"optimiser.args.betas": [0.9, 0.999]},
+    "stashed weights, NAdam 0.99": {"optimiser.name": "NAdam", "optimiser.args.betas": [0.99, 0.999]},
+}
+RIVAL_RATES = (1.25e-4, 2.5e-4, 5e-4, *RATES, 1.6e-2)
 
 Figures = dict[str, dict[str, dict[str, float]]]  # by row, contender and name
 
@@ -116,6 +124,20 @@ def windows(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Jo
                 yield Job(row, name, seed, epochs, best[name] | settings)
 
 
+def tune_rivals(epochs: float) -> Iterator[Job]:
+    """The trials of each rival, with seed 0."""
+    for row, name, rate in product(RIVALS, CONTENDERS[1:], RIVAL_RATES):
+        settings = {"optimiser.lr": rate, f"{REMEDY}stashed": True, **EQUAL, **RIVALS[row]}
+        yield Job(row, name, 0, epochs, settings, probes=False)
+
+
+def rival(seeds: int, epochs: float, tuned: Sequence[Job], done: dict[str, Record]) -> Iterator[Job]:
+    """Each rival with its best settings, with other seeds than in tuning."""
+    for seed, row in product(range(1, seeds + 1), RIVALS):
+        for name, settings in best_of([job for job in tuned if job.row == row], done).items():
+            yield Job(row, name, seed, epochs, settings, probes=False)
+
+
 STUDIES = {study.__name__: study for study in (claim, tricks, strides, windows)}  # that use the result of `tune`
 
 
@@ -138,7 +160,7 @@ def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]
 
 def main() -> None:
     """Run the trainings that are still missing, and print the tables."""
-    names = ["tune", *STUDIES, "longer"]
+    names = ["tune", *STUDIES, "longer", "rival"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {' '.join(names)}")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
@@ -159,7 +181,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = finished(arguments.out)
     chosen, figures = arguments.studies or names, {}
-    if set(chosen) - {"longer"}:
+    if set(chosen) - {"longer", "rival"}:
         tuning = _jobs(tune(arguments.epochs, arguments.rates), arguments)
         figures["tune"] = _study("tune", tuning, done, arguments)
         best = best_of(tuning, done)
@@ -171,6 +193,11 @@ def main() -> None:
         figures["tune longer"] = _study("tune longer", tuning, done, arguments)
         jobs = _jobs(claim(arguments.seeds, arguments.epochs * LONGER, best_of(tuning, done)), arguments)
         figures["longer"] = _study("longer", jobs, done, arguments)
+    if "rival" in chosen:
+        tuning = _jobs(tune_rivals(arguments.epochs), arguments)
+        train_all([job for job in tuning if job.key not in done], done, arguments.jobs, arguments.out)
+        jobs = _jobs(rival(arguments.seeds, arguments.epochs, tuning, done), arguments)
+        figures["rival"] = _study("rival", jobs, done, arguments)
     if arguments.json:
         print(json.dumps(figures))
 
@@ -197,7 +224,7 @@ def _figures(jobs: list[Job], done: dict[str, Record]) -> Figures:
         own = [done[other.key] for other in jobs if (other.row, other.contender) == (job.row, job.contender)]
         scores = [record["score"] for record in own]
         cell = {"top1": mean(scores), "lowest": min(scores), "highest": max(scores)}
-        for name in ("cosine", "norm_ratio", "change"):
+        for name in ("cosine", "norm_ratio", "change", "stashed_mib"):
             if all(name in record for record in own):
                 cell[name] = mean(record[name] for record in own)
         table.setdefault(job.row, {})[job.contender] = {name: round(value, 4) for name, value in cell.items()}

@@ -18,6 +18,7 @@ import torch
 from benchmarks.bench import ROOT
 from benchmarks.probing import Probe
 from benchmarks.remedies import apply as remedy
+from benchmarks.remedies import stashed_bytes
 from common.config.run_file import apply, parse
 from common.config.settings import Config
 from common.rule.clip_sums import ClipSums
@@ -78,6 +79,8 @@ def train(job: Job) -> Record:
         if tick + 1 in due:
             scores.append(evaluate(config, stages, validation))
     result = {"score": mean(scores), "ticks": ticks, "seconds": round(time.monotonic() - start, 1)}
+    if kept := stashed_bytes(stages):
+        result["stashed_mib"] = round(kept / 2**20, 2)
     described = {"row": job.row, "contender": job.contender, "seed": job.seed, "settings": job.settings}
     return {"key": job.key, **described, **result, **(probe.means() if probe else {})}
 

@@ -1,11 +1,12 @@
 """The remedies of benchmarks/remedies.py."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.remedies import apply
+from benchmarks.remedies import apply, stashed_bytes
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 from tests.support.settings import config_of
@@ -53,3 +54,32 @@ def test_lookahead_predicts_the_weights_and_restores_them() -> None:
     assert torch.equal(moved[0], expected[0])
     torch.testing.assert_close(moved[1], expected[1] + 4 * 0.1 * (expected[1] - expected[0]))
     torch.testing.assert_close(weight(ahead), weight(plain))
+
+
+def test_stashed_weights_give_the_gradient_of_the_frame_at_the_weights_it_was_computed_with() -> None:
+    made, delay = stage(), 4
+    made.blocks.add_module("tanh", nn.Tanh())  # so that the gradient depends on the weights
+    apply([made], {"stashed": True})
+    linear = cast(nn.Linear, made.blocks[0])
+    x, gradient = Packet((2, 6)), Packet((2, 4))
+    seen: list[Tensor] = []  # weights and biases of each frame's forward pass
+    biases: list[Tensor] = []
+    for tick, (values, gradients) in enumerate(drawn(12)):
+        x.tensor.copy_(values)
+        x.set_header(tick - 1, tick)
+        made.forward(x)
+        seen.append(weight(made))
+        biases.append(linear.bias.detach().clone())
+        if tick < delay:
+            continue
+        gradient.tensor.copy_(gradients)
+        gradient.set_header(tick - 1, tick - delay)
+        made.backward(x, gradient)
+        assert torch.equal(weight(made), seen[-1]), "the weights are back"
+        old = seen[tick - delay].requires_grad_()
+        y = torch.tanh(nn.functional.linear(drawn(12)[tick - delay][0], old, biases[tick - delay]))
+        (expected,) = torch.autograd.grad(y, old, gradients)
+        torch.testing.assert_close(linear.weight.grad, expected)
+        made.update()
+    one = 4 * (2 * 6 + 4 * 6 + 4)
+    assert stashed_bytes([made]) == (delay + 1) * one
