@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError
-from common.messages.stage_calls import Addresses, GradientSample, Plan, Snapshot, StageCalls, handling
+from common.messages.stage_calls import Addresses, GradientSample, OutputSample, Plan, Snapshot, StageCalls, handling
 from common.models import activation_shapes, build, part
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
@@ -125,6 +125,14 @@ class StageService(StageCalls):
     def probe_result(self, seconds: float) -> GradientSample | None:
         """Wait for the sample."""
         return self.built.probe.answer(seconds)
+
+    def sample_output(self, frame: int, rows: int, every: int) -> None:
+        """Copy the output for a frame."""
+        self.built.loop.sampler.ask(frame, rows, every)
+
+    def sampled_output(self) -> OutputSample | None:
+        """The copy, if there is one."""
+        return self.built.loop.sampler.sample
 
     def checkpoint_written(self, seconds: float) -> None:
         """Wait until the checkpoint is on disk."""
