@@ -62,7 +62,7 @@ class Moment:
         self._held: dict[int, NDArray[Any]] = {}  # by their numbers
         self._numbers = [self.tick - ticks for ticks in taking.ticks]
         self._labels: NDArray[Any] | None = None
-        self._target: NDArray[Any] | None = None
+        self._targets: list[NDArray[Any] | None] | None = None
 
     def copy(self, frame: int, step: Step) -> None:
         """Called with every step, each a frame: copy what belongs to this moment."""
@@ -71,7 +71,9 @@ class Moment:
         if frame == self.frame:
             self._labels = step.batch.labels[: self._taking.rows].copy()
             if step.target is not step.batch:
-                self._target = self._taking.pictures(step.target.frames)
+                known = step.target.clips == step.batch.clips
+                pictures = self._taking.pictures(step.target.frames)
+                self._targets = [picture if own else None for picture, own in zip(pictures, known, strict=False)]
 
     def complete(self, tick: int) -> bool:
         """Whether all frames were copied, now that those of `tick` were."""
@@ -94,9 +96,12 @@ class Moment:
     def _pictured(self, output: Tensor) -> list[dict[str, Any]]:
         """The top stage's pictures, and those that it should give, if they are not the ones that it holds."""
         given = [{"output": _encoded(picture)} for picture in self._taking.pixels(output)]
-        if self._target is None:
+        if self._targets is None:
             return given
-        return [{**row, "target": _encoded(picture)} for row, picture in zip(given, self._target, strict=True)]
+        return [
+            {**row, "target": None if target is None else _encoded(target)}
+            for row, target in zip(given, self._targets, strict=True)
+        ]
 
     def _named(self, output: Tensor) -> list[dict[str, Any]]:
         """The class, or the numbers, that the top stage says, with its confidence; and what is true, if it is known."""

@@ -52,15 +52,20 @@ function say(cell, { says, confidence, truth }) {
   put("truth", truth === null ? "" : `is ${truth}`, cell);
 }
 
-// Draws a picture, base64 of its pixels' one or three bytes, onto its canvas.
+// Draws a picture, base64 of its pixels' one or three bytes, onto its canvas; without a picture clears it.
 function draw(name, picture, { width, height }) {
+  const onto = table.querySelector(`[data-picture="${name}"]`).getContext("2d");
+  if (picture === null) {
+    onto.clearRect(0, 0, width, height);
+    return;
+  }
   const bytes = atob(picture), channels = bytes.length / (width * height);
   const pixels = new ImageData(width, height);
   for (let at = 0; at < width * height; at += 1) {
     for (let c = 0; c < 3; c += 1) pixels.data[4 * at + c] = bytes.charCodeAt(at * channels + Math.min(c, channels - 1));
     pixels.data[4 * at + 3] = 255;
   }
-  table.querySelector(`[data-picture="${name}"]`).getContext("2d").putImageData(pixels, 0, 0);
+  onto.putImageData(pixels, 0, 0);
 }
 
 function build({ width, height, stages, answers }, pictured) {

@@ -66,6 +66,7 @@ class Run:
             if self.target is not self.batch:
                 self.target.frames[:] = self.tick % 100 + 1
             self.batch.labels[:] = self.tick % 3
+            self.batch.clips[:], self.target.clips[:-1] = 5, 5  # the last row's target is of another clip
             if self.view.wanted:
                 self.view.see(self.tick, Step(self.batch, self.target, False))
             held = self.tick - Taking(self.config, CLASSES).ticks[-1]
@@ -185,7 +186,8 @@ def test_pictures_of_the_top_stage_beside_what_they_should_be(task: str) -> None
     assert [values([answer["output"]]) for answer in moment["answers"]] == [[{frame}]] * 2
     targets = [answer.get("target") for answer in moment["answers"]]
     if task == "predict":
-        assert values(targets) == [{frame + 1}] * 2
+        assert targets[1] is None
+        assert values(targets[:1]) == [{frame + 1}]
     else:
         assert targets == [None, None]
 
