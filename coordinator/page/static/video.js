@@ -3,7 +3,8 @@
 import { figure, put, whole } from "./text.js";
 
 const EVERY = 250, TIMEOUT = 5000; // ms
-const section = document.querySelector("section.video"), table = section.querySelector("table");
+const ROWS = 2; // slots of a table: two tables beside each other take less room than one
+const section = document.querySelector("section.video"), tables = section.querySelector(".tables");
 const COLUMNS = { target: "its target", output: "its output" };
 let offered = false, visible = false, shown = "", built = "";
 
@@ -35,12 +36,12 @@ function show(moment) {
   built = shape;
   put("seen", whole(moment.tick));
   moment.stages.forEach(({ frame, pictures }, stage) => {
-    put(`held_${stage}`, `frame ${whole(frame)}`, table);
+    put(`held_${stage}`, `frame ${whole(frame)}`, tables);
     pictures.forEach((picture, slot) => draw(`${slot}-${stage}`, picture, moment));
   });
   moment.answers.forEach((answer, slot) => {
     for (const name of pictured) draw(`${slot}-${name}`, answer[name], moment);
-    if ("says" in answer) say(table.rows[slot + 1].lastElementChild, answer);
+    if ("says" in answer) say(tables.querySelector(`[data-answer="${slot}"]`), answer);
   });
 }
 
@@ -54,7 +55,7 @@ function say(cell, { says, confidence, truth }) {
 
 // Draws a picture, base64 of its pixels' one or three bytes, onto its canvas; without a picture clears it.
 function draw(name, picture, { width, height }) {
-  const onto = table.querySelector(`[data-picture="${name}"]`).getContext("2d");
+  const onto = tables.querySelector(`[data-picture="${name}"]`).getContext("2d");
   if (picture === null) {
     onto.clearRect(0, 0, width, height);
     return;
@@ -69,16 +70,19 @@ function draw(name, picture, { width, height }) {
 }
 
 function build({ width, height, stages, answers }, pictured) {
-  const head = element("tr", element("th"), ...stages.map((_, stage) => headed(`stage ${stage}`, `held_${stage}`)));
-  const last = pictured.length ? pictured.map((name) => headed(COLUMNS[name], name)) : [headed("top stage says", "none")];
-  head.append(...last);
+  const columns = [...stages.keys(), ...pictured];
+  const titles = stages.map((_, stage) => headed(`stage ${stage}`, `held_${stage}`));
+  titles.push(...(pictured.length ? pictured.map((name) => headed(COLUMNS[name], name)) : [headed("top stage says", "none")]));
   const rows = answers.map((_, slot) => {
-    const names = [...stages.keys(), ...pictured];
-    const row = element("tr", element("th", `slot ${slot}`), ...names.map((name) => element("td", canvas(`${slot}-${name}`, width, height))));
-    if (!pictured.length) row.append(answerCell());
-    return row;
+    const pictures = columns.map((name) => element("td", canvas(`${slot}-${name}`, width, height)));
+    return element("tr", element("th", `slot ${slot}`), ...pictures, ...(pictured.length ? [] : [answerCell(slot)]));
   });
-  table.replaceChildren(head, ...rows);
+  const made = [];
+  for (let at = 0; at < rows.length; at += ROWS) {
+    const head = element("tr", element("th"), ...titles.map((title) => title.cloneNode(true)));
+    made.push(element("table", head, ...rows.slice(at, at + ROWS)));
+  }
+  tables.replaceChildren(...made);
 }
 
 function canvas(name, width, height) {
@@ -91,12 +95,14 @@ function headed(title, name) {
   return element("th", element("b", title), figured("span", name));
 }
 
-function answerCell() {
+function answerCell(slot) {
   const truth = element("div", figured("span", "truth"));
   truth.className = "quiet";
   const says = figured("span", "says");
   says.className = "says";
-  return element("td", says, figured("span", "confidence"), truth);
+  const cell = element("td", says, figured("span", "confidence"), truth);
+  cell.dataset.answer = slot;
+  return cell;
 }
 
 function figured(tag, name) {
