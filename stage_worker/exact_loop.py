@@ -31,6 +31,7 @@ from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import Peer
+from stage_worker.reporting.output_sampler import OutputSampler
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
 
@@ -84,7 +85,12 @@ class _TimedPipelineStage(PipelineStage):
 
 
 class ExactLoop:
-    """Runs steps first … last - 1. `last` may be changed by another thread while it runs."""
+    """Runs steps first … last - 1.
+
+    Attributes:
+        last: may be changed by another thread while it runs.
+        sampler: copies an output on request, of the first micro-batch.
+    """
 
     def __init__(
         self,
@@ -105,6 +111,7 @@ class ExactLoop:
         """
         self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
         self.last = self.tick = 0
+        self.sampler = OutputSampler()
         self._device = ports.device
         self._held, self._part = (
             Packet((specs[0][0][0], 1), labels=stage.objective.task.form),
@@ -206,6 +213,8 @@ class ExactLoop:
         size = len(self._held.clips) // self._parts
         rows = slice(self._part * size, (self._part + 1) * size)
         self._part += 1
+        if rows.start == 0 and self.tick >= self.sampler.due:
+            self.sampler.take(self.tick, y)
         return self.stage.objective(y, self._held, self._target, rows) / self._parts
 
     def _explain(self, tick: int, error: RuntimeError) -> Exception:

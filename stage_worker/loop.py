@@ -20,6 +20,7 @@ from common.telemetry.spans import COMPUTE, DATA_WAIT, RECEIVE_WAIT, SEND_WAIT, 
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.reporting.gradient_probe import StageProbe
+from stage_worker.reporting.output_sampler import OutputSampler
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.reporting.timed_stage import timed
@@ -98,6 +99,11 @@ class Loop:
         self._settle(tick)
         self.reporter.flush(tick, self)
         self.work.end_phase()
+
+    @property
+    def sampler(self) -> OutputSampler:
+        """Copies an output on request."""
+        return self.timed.sampler
 
     def _report(self, tick: int) -> None:
         start = clock()

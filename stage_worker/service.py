@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import PeerError
-from common.messages.stage_calls import Addresses, GradientSample, Plan, Snapshot
+from common.messages.stage_calls import Addresses, GradientSample, OutputSample, Plan, Snapshot
 from common.models import build
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
@@ -79,6 +79,14 @@ class StageService:
     def probe_result(self, seconds: float) -> GradientSample | None:
         """Wait for the sample."""
         return self.built.probe.answer(seconds)
+
+    def sample_output(self, frame: int, rows: int, every: int) -> None:
+        """Copy the output for a frame."""
+        self.built.loop.sampler.ask(frame, rows, every)
+
+    def sampled_output(self) -> OutputSample | None:
+        """The copy, if there is one."""
+        return self.built.loop.sampler.sample
 
     def trace_rows(self, seconds: float) -> Rows:
         """Wait for the last recorded tick, and return the spans."""

@@ -55,6 +55,9 @@ class Report(Section):
     page: bool = Field(True, description="serve a live web page of the run (docs/watching.md)")
     page_port: int = Field(0, ge=0, le=65535, description="port of the page; 0: any free port, which the run prints")
     page_host: str = Field("127.0.0.1", description="address that the page binds to; 0.0.0.0: all of the host's")
+    page_video: bool = Field(
+        True, description="the page also shows frames of a few slots, and what the top stage says of them"
+    )
     trace_ticks: int = Field(
         0, ge=0, le=MOST_TRACED, description="ticks to trace at the start of the run (see `sideways trace`); 0: none"
     )

@@ -89,6 +89,19 @@ class GradientSample:
 
 
 @dataclass(frozen=True)
+class OutputSample:
+    """What the top stage gave for some rows of one frame batch.
+
+    Attributes:
+        rows: float32 on the CPU: [rows, classes or numbers], or [rows, channels, height, width], where only every so
+            many-th pixel was asked for.
+    """
+
+    frame: int
+    rows: Tensor
+
+
+@dataclass(frozen=True)
 class Handling:
     """How a stage worker handles a call.
 
@@ -226,6 +239,19 @@ class StageCalls(ABC):
     @abstractmethod
     def probe_result(self, seconds: float) -> GradientSample | None:
         """Wait for the result of the probe, at most `seconds`; None if there is none by then or the training ended."""
+
+    @_handled(in_rpc_thread=True)
+    @abstractmethod
+    def sample_output(self, frame: int, rows: int, every: int) -> None:
+        """Copy the first `rows` rows of the output for `frame`, or for the next one if it has passed (top stage).
+
+        Of outputs as large as a frame, copy every `every`-th row and column of pixels.
+        """
+
+    @_handled(in_rpc_thread=True)
+    @abstractmethod
+    def sampled_output(self) -> OutputSample | None:
+        """What `sample_output` has asked for; None until the stage has computed it."""
 
     @_handled()
     @abstractmethod

@@ -98,6 +98,14 @@ class Stages:
         }
         return Pending(call.__name__, seconds, futures)
 
+    def begin_one(
+        self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> "Pending[R]":
+        """Call one stage of replica 0 without waiting for the answer."""
+        name = call.__name__
+        future = self._start(stage, name, args, kwargs, self._deadline)
+        return Pending(name, self._deadline, {self._text(stage): future})
+
     def configure(self, plan: Plan) -> list[Addresses]:
         """Build every stage. Returns their addresses. Raises ConfigError or PeerError."""
         more = COMPILING if plan.config.compile else 0.0
@@ -151,7 +159,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class Pending(Generic[R]):
-    """A call to every stage whose answers are still pending.
+    """A call to one stage or to every one, whose answers are still pending.
 
     Attributes:
         futures: of each process, by what its first stage is called in messages.
@@ -160,6 +168,11 @@ class Pending(Generic[R]):
     call: str
     seconds: float
     futures: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether `answers` returns, or raises, at once."""
+        return all(future.done() for future in self.futures.values())
 
     def answers(self) -> list[R]:
         """Wait for the answers, replica by replica. Raises ConfigError or PeerError for the first that failed."""

@@ -1,4 +1,4 @@
-"""Serves the page over HTTP, read-only: a few static files and the run's state as JSON.
+"""Serves the page over HTTP, read-only: a few static files, and the run's state and its frames as JSON.
 
 The Host header of a request must be an IP address, localhost or this host's name. Otherwise a foreign page in the same
 browser could point its own name at this host (DNS rebinding) and read the state. An IP address cannot be rebound.
@@ -25,7 +25,8 @@ from common.errors import ConfigError
 from common.telemetry.http_server import Server, public_address
 
 ADDRESS = "page.url"  # in the run directory during the run: the next attempt uses the same port
-STATE = "/api/state"
+STATE, FRAMES = "/api/state", "/api/frames"
+_DIGITS = 19  # of a tick
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = {
     "Content-Security-Policy": (
@@ -56,15 +57,16 @@ class PageServer:
         self._server = _bind(report, [report.page_port] if report.page_port else [*_previous_port(resumed), 0])
         self._file: Path | None = None
 
-    def open(self, state: Callable[[], bytes], address: str, run: Path) -> str:
+    def open(self, state: Callable[[], bytes], frames: Callable[[int], bytes | None], address: str, run: Path) -> str:
         """Start to serve. Returns the page's URL.
 
         Args:
             state: returns the body of /api/state, as JSON; called in any thread.
+            frames: returns that of /api/frames, likewise, or None if there is none but that of the given tick.
             address: this host's address, for the URL if the port is bound to all addresses.
             run: run directory, to which the URL is written.
         """
-        self._server.start(page_app(state, self._host), "page")
+        self._server.start(page_app(state, frames, self._host), "page")
         url = f"http://{public_address(self._host, self._server.port, address)}/"
         self._file = run / ADDRESS
         with suppress(OSError):  # a full disk is reported where it matters: by the run directory
@@ -100,25 +102,34 @@ def _bind(report: Report, ports: list[int]) -> Server:
     raise AssertionError("`ports` is never empty")
 
 
-def page_app(state: Callable[[], bytes], host: str) -> Starlette:
+def page_app(state: Callable[[], bytes], frames: Callable[[int], bytes | None], host: str) -> Starlette:
     """The page's application.
 
     Args:
-        state: returns the body of /api/state; called in any thread.
+        state, frames: return the bodies of /api/state and /api/frames; called in any thread.
         host: that the port is bound to.
     """
 
     def answer_state(request: Request) -> Response:
         return Response(state(), media_type="application/json")
 
+    def answer_frames(request: Request) -> Response:
+        shown = request.query_params.get("shown", "")
+        body = frames(int(shown) if shown.isdecimal() and len(shown) < _DIGITS else -1)
+        return Response(status_code=204) if body is None else Response(body, media_type="application/json")
+
     def answer_missing(request: Request, error: Exception) -> Response:
-        return PlainTextResponse(f"Not found: this server only has / and {STATE}.\n", 404)
+        return PlainTextResponse(f"Not found: this server only has /, {STATE} and {FRAMES}.\n", 404)
 
     def refuse_method(request: Request, error: Exception) -> Response:
         return PlainTextResponse("This page is read-only.\n", 405, {"Allow": "GET, HEAD"})
 
     return Starlette(
-        routes=[Route(STATE, answer_state), Mount("/", StaticFiles(directory=_STATIC, html=True))],
+        routes=[
+            Route(STATE, answer_state),
+            Route(FRAMES, answer_frames),
+            Mount("/", StaticFiles(directory=_STATIC, html=True)),
+        ],
         middleware=[Middleware(_SafeHeaders), Middleware(_KnownHosts, host=host)],
         exception_handlers={404: answer_missing, 405: refuse_method},
     )

@@ -1,7 +1,7 @@
 """The state that the page shows: updated by the training, read by browsers.
 
 consumes   lines of metrics.jsonl and the run's state, in the training's thread, which only stores them
-produces   the answer to /api/state, in the thread of the request
+produces   the answers to /api/state and /api/frames, in the thread of the request
 waits for  nothing; only `close` pauses briefly if a browser is watching, so that it shows the final state
 """
 
@@ -21,6 +21,7 @@ from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
 from coordinator.page.curves import MetricHistory
 from coordinator.page.http_app import PageServer
+from coordinator.page.video import VideoView
 from coordinator.run_directory import METRICS
 
 _WATCHED, _EXIT_DELAY = 3.0, 0.8  # seconds since the last request; for a final request. The page polls every 0.5 s
@@ -44,11 +45,17 @@ class PageState(LineListener):
         self._blocks: list[Sequence[str]] = [[] for _ in range(config.stages)]
         self._origin, self._score = 0, "val_top1"
         self._numbers: Callable[[], dict[str, float]] = dict
+        self._video: VideoView | None = None
         self._last_request_time = -_WATCHED
         self._lock = threading.Lock()
 
     def running(
-        self, config: Config, origin: int, numbers: Callable[[], dict[str, float]], score: str = "val_top1"
+        self,
+        config: Config,
+        origin: int,
+        numbers: Callable[[], dict[str, float]],
+        score: str = "val_top1",
+        video: VideoView | None = None,
     ) -> None:
         """The pipeline is ready.
 
@@ -57,8 +64,9 @@ class PageState(LineListener):
             origin: the tick at which it starts, or started, empty.
             numbers: returns the Prometheus metrics by name; called in any thread.
             score: the figure of evaluations that is shown.
+            video: what the stages hold, in pictures; None if it is not shown.
         """
-        self._score = score
+        self._score, self._video = score, video
         self._config, self._origin, self._numbers = config, origin, numbers
 
     # ---- called by the training
@@ -109,8 +117,13 @@ class PageState(LineListener):
             "pipeline": self._pipeline(status.tick - 1),
             "numbers": {name: finite(value) for name, value in self._numbers().items()},
             "warnings": list(self._warnings),
+            "video": self._video is not None,
         }
         return json.dumps(answer, allow_nan=False).encode()
+
+    def frames(self, tick: int) -> bytes | None:
+        """The body of /api/frames, as JSON; None if there is none but that of `tick`. May be called in any thread."""
+        return None if self._video is None else self._video.answer(tick)
 
     def _pipeline(self, tick: int) -> dict[str, Any]:
         """What each stage worked on at `tick`, the last completed. Frames and ticks are counted across restarts."""

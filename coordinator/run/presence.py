@@ -57,7 +57,7 @@ class Presence:
         if self._page_server is not None:
             self.page = PageState(config, directory, planned, self._page_server, self.terminal.warnings)
             self.broadcast.add(self.page)
-            url = self._page_server.open(self.page.answer, self._me.address, directory)
+            url = self._page_server.open(self.page.answer, self.page.frames, self._me.address, directory)
             self.terminal.say(f"watch it at {url}")
         if config.report.redis:
             self.broadcast.add(self._publisher(config, directory, planned))

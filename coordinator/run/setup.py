@@ -26,6 +26,7 @@ from coordinator.monitor.prometheus import RunMetrics
 from coordinator.monitor.run_totals import RunTotals, StageTotals
 from coordinator.monitor.tensorboard import EventFiles
 from coordinator.monitor.val_metrics import metrics_of
+from coordinator.page.video import VideoView
 from coordinator.run import metric_sources
 from coordinator.run.class_weights import weighted
 from coordinator.run.edge_ticks import measured
@@ -53,6 +54,7 @@ class Prepared:
         lost_at: time of the last line that an earlier attempt wrote, in seconds since 1970; None if there was none.
         snapshots: of the coordinator; None unless recovery.mode is "heal".
         healing: how the run goes on after a loss; None if it starts from a checkpoint, or anew.
+        video: shows on the page what the stages hold; None if it is not shown.
         probe: compares pseudo-gradients with exact ones; None if probe.every is 0.
         work: the coordinator's own clock, for traces.
     """
@@ -69,6 +71,7 @@ class Prepared:
     totals: RunTotals
     metrics: RunMetrics
     saver: BackgroundSaver
+    video: VideoView | None
     probe: GradientProbe | None
     tracer: TraceRecorder
     work: WorkClock
@@ -262,9 +265,10 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
     metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
+    classes, video = len(datasets.train.classes), None
     if presence.page is not None:
-        presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}")
-    classes = len(datasets.train.classes)
+        video = VideoView(config, datasets.train.classes, pipeline.stages) if config.report.page_video else None
+        presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}", video)
     return Prepared(
         state=state,
         start=start,
@@ -278,6 +282,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
         totals=_totals(state, start),
         metrics=metrics,
         saver=saver,
+        video=video,
         probe=GradientProbe(config, classes, pipeline.stages, start.origin) if config.probe.every else None,
         tracer=TraceRecorder(directory.path, config, pipeline.stages, work),
         work=work,

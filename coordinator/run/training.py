@@ -119,6 +119,8 @@ class Training:
         run.work.begin_tick(state.tick)
         step = self._step()
         self._poll_probe(step, last)
+        if run.video is not None and run.video.wanted:
+            run.video.see(state.tick, step)
         start = clock()
         run.pipeline.push(TRAINING, state.tick, step)
         run.work.add(Kind.FEED, start)

@@ -12,6 +12,7 @@ from common.rule.stage import Stage
 from common.telemetry.spans import COMPUTE, Kind, WorkClock, clock
 from stage_worker.reporting.gpu_clock import GpuClock
 from stage_worker.reporting.gradient_probe import StageProbe
+from stage_worker.reporting.output_sampler import OutputSampler
 
 _FORWARD, _BACKWARD, _UPDATE = int(Kind.FORWARD), int(Kind.BACKWARD), int(Kind.UPDATE)
 
@@ -20,6 +21,7 @@ class TimedStage:
     """Wraps a stage, and computes exactly what the stage does.
 
     Attributes:
+        sampler: copies an output on request.
         model_cpu: CPU seconds of this thread in the model since last zeroed; None if the model uses several threads,
             whose time cannot be attributed.
     """
@@ -27,6 +29,7 @@ class TimedStage:
     def __init__(self, stage: Stage, work: WorkClock, probe: StageProbe, before_update: Callable[[], None]) -> None:
         """Times are added to `work`; `before_update` runs before each update."""
         self.stage, self.is_first, self.is_top = stage, stage.is_first, stage.is_top
+        self.sampler = OutputSampler()
         one_thread = torch.get_num_threads() == 1
         self.model_cpu = 0.0 if one_thread else None
         self._thread_time: Callable[[], float] = time.thread_time if one_thread else lambda: 0.0
@@ -45,12 +48,15 @@ class TimedStage:
 
     def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y(k) from x(k)."""
-        self._probing = self._probe.sees(x.frame)
+        frame = x.frame
+        self._probing = self._probe.sees(frame)
         if self._probing:
             self._probe.before(self.stage, x)
         start, cpu = clock(), self._thread_time()
         y = self.stage.forward(x, skipped)
         self._add_time(_FORWARD, start, cpu)
+        if frame >= self.sampler.due:
+            self.sampler.take(frame, y)
         return y
 
     def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:

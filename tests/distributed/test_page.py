@@ -6,21 +6,30 @@ import shutil
 import signal
 import time
 import urllib.request
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from common.config.run_file import parse
+from common.config.settings import Config
+from common.models import build
+from common.rule.pixels import Normaliser
 from coordinator.page.http_app import ADDRESS
 from tests.support.commands import steer
+from tests.support.oracles import inputs_of
 from tests.support.processes import Background
 from tests.support.settings import settings, write_run_file
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 STAGES = 4
+CLASSES = ["ant", "bee", "cat"]
 FLAGS = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "window-size=1200,1100"]
 FLAGS += ["disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage"]
 
@@ -165,6 +174,89 @@ def test_the_page_shows_the_coordinators_state(browser: webdriver.Chrome, run: B
     assert run.end(60) == 143, run.output()
     until(lambda: "coordinator has ended" in browser.find_element("css selector", "p.gone").text, run)
     assert not (tmp_path / "runs/it" / ADDRESS).exists()
+
+
+def moment(browser: webdriver.Chrome, run: Background, others: set[int]) -> dict[str, Any]:
+    """The moment of the pipeline that the page shows, as it was sent; not one of `others`, which are ticks."""
+
+    def other() -> dict[str, Any] | None:
+        shown = browser.execute_script("return window.seen ?? null")
+        return shown if shown is not None and shown["tick"] not in others else None
+
+    return until(other, run)
+
+
+def canvas(browser: webdriver.Chrome, name: str) -> list[int]:
+    """The pixels of a picture on the page, red, green, blue and opacity after one another."""
+    program = """const at = document.querySelector(`[data-picture="${arguments[0]}"]`);
+    return [...at.getContext("2d").getImageData(0, 0, at.width, at.height).data]"""
+    return browser.execute_script(program, name)
+
+
+def shown_pixels(browser: webdriver.Chrome, shown: dict[str, Any]) -> None:
+    """Assert that the page's canvases show the pictures of a moment, while the run is paused."""
+    for stage, held in enumerate(shown["stages"]):
+        for slot, picture in enumerate(held["pictures"]):
+            colours = np.array(canvas(browser, f"{slot}-{stage}")).reshape(-1, 4)
+            assert colours[:, :3].tobytes() == np.frombuffer(b64decode(picture), np.uint8).astype(int).tobytes()
+            assert set(colours[:, 3]) == {255}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["classify", "autoencode"])
+def test_the_page_shows_the_video(browser: webdriver.Chrome, videos: Path, tmp_path: Path, task: str) -> None:
+    """The frames that the stages of a run with frozen weights hold, and what the top stage says of its own."""
+    frozen = {"optimiser": {"name": "SGD", "lr": 0.0, "args": {}}, "task": task, "stages": 2, "report__redis": True}
+    tree = settings(videos, **frozen, data__size=32, data__slots=8, ticks=100_000, name="it", report__losses=False)
+    if task == "autoencode":
+        tree |= {"model": "autoencoder", "model_args": {"width": 4}}
+        del tree["split"]
+    config = parse(tree, "test")
+    run = Background(write_run_file(tmp_path / "run.toml", tree))
+    try:
+        browser.get(address_of(run))
+        moments = [moment(browser, run, set())]
+        while len(moments) < 5:
+            moments.append(moment(browser, run, {shown["tick"] for shown in moments}))
+        steer(tmp_path, "pause", "it")
+        until(lambda: figures(browser)["state"] == "paused", run)
+        time.sleep(1)  # for the last moment to be shown
+        moments.append(browser.execute_script("return window.seen"))
+        shown_pixels(browser, moments[-1])
+        assert number(figures(browser, ".video")["seen"]) == moments[-1]["tick"]
+        assert browser.get_log("browser") == []  # no violation of the content security policy
+        run.send(signal.SIGTERM)
+        assert run.end(60) == 143, run.output()
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+    compare_moments(config, moments)
+
+
+def compare_moments(config: Config, moments: list[dict[str, Any]]) -> None:
+    """Assert that the stages held these frames, and that the top stage's answers are those of the model."""
+    shape, pixels = Normaliser(*config.data.normalisation), {}
+    model, answers = build(config, 3), {}
+    played = config.model_copy(update={"ticks": max(shown["tick"] for shown in moments) + 1})
+    for tick, (packet, _) in enumerate(inputs_of(played)):
+        pixels[tick] = shape.to_pixels(packet.tensor[:4])
+        with torch.no_grad():
+            answers[tick] = packet.labels[:4].tolist(), model(packet.tensor[:4])
+    for shown in moments:
+        assert [stage["frame"] for stage in shown["stages"]] == [shown["tick"], shown["tick"] - 1]
+        for held in shown["stages"]:
+            for row, picture in enumerate(held["pictures"]):
+                assert b64decode(picture) == pixels[held["frame"]][row].permute(1, 2, 0).numpy().tobytes()
+        labels, y = answers[shown["tick"] - 1]
+        given = shape.to_pixels(y) if config.task == "autoencode" else y.softmax(1)
+        for row, answer in enumerate(shown["answers"]):
+            if config.task == "autoencode":
+                output = np.frombuffer(b64decode(answer["output"]), np.uint8).reshape(32, 32, 3).astype(int)
+                assert abs(output - given[row].permute(1, 2, 0).numpy()).max() <= 1  # other rows, other rounding
+            else:
+                assert answer["truth"] == CLASSES[labels[row]]
+                assert answer["says"] == CLASSES[int(given[row].argmax())]
+                assert answer["confidence"] == pytest.approx(float(given[row].max()), abs=1e-3)
 
 
 @pytest.mark.long

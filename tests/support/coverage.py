@@ -40,6 +40,7 @@ COVERED_BY = {
     "coordinator/monitor/metrics_file.py": [_TRAIN],
     "coordinator/monitor/run_status.py": ["unit/page/test_state.py", "unit/registry/test_redis_publisher.py"],
     "coordinator/monitor/terminal.py": ["faults/test_terminal.py", _TRAIN],
+    "coordinator/page/moment.py": ["unit/page/test_video.py"],
     "coordinator/python/run_process.py": [_PYTHON],
     "coordinator/registry/run_finder.py": [_STEERING, "unit/registry/test_redis_publisher.py"],
     "coordinator/run/checkpointing.py": ["distributed/test_checkpoints.py"],

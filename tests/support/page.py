@@ -23,7 +23,7 @@ class Served:
         self.page_server = PageServer(config.report, resumed)
         self.warnings = ["beware"]
         self.page = PageState(config, run, 100, self.page_server, self.warnings)
-        self.url = self.page_server.open(self.page.answer, "10.1.2.3", run)
+        self.url = self.page_server.open(self.page.answer, self.page.frames, "10.1.2.3", run)
         self.port = int(self.url.rsplit(":", 1)[1].rstrip("/"))
 
     def ask(

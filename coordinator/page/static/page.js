@@ -2,6 +2,7 @@
 import { drawChart } from "./chart.js";
 import { showPipeline } from "./pipeline.js";
 import { figure, put, whole } from "./text.js";
+import { showVideo } from "./video.js";
 
 const EVERY = 500, TIMEOUT = 5000; // ms
 const OVER = { finished: "The run has finished", stopped: "The run was stopped", failed: "The run failed" };
@@ -37,6 +38,7 @@ function show(told) {
   showState(status.state);
   showNumbers(told);
   showPipeline(told);
+  showVideo(told);
   const restarts = told.restarts.map((restart) => restart.tick);
   const { loss, accuracy, val_top1: top1, val_mse: error } = told.curves;
   drawChart("loss", loss, error, restarts, status.planned);

@@ -1,24 +1,27 @@
 """The page's HTTP server: only for this host's names, and read-only."""
 
 import http.client
+import json
 import re
 import socket
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from common.config.settings import Report
 from common.errors import ConfigError
 from coordinator.page.http_app import _STATIC, ADDRESS, PageServer
-from tests.support.page import Served
+from coordinator.page.video import VideoView
+from tests.support.page import Served, config_of
 
 
 def test_other_host_names_and_methods_than_get_are_refused(served: Served) -> None:
     for host in ("127.0.0.1:1", "localhost", "LOCALHOST:80", "[::1]:9", "192.168.0.7", socket.gethostname()):
         assert served.ask("/api/state", host=host)[0] == 200
     for host in ("evil.example", "127.0.0.1.evil.example:80", "", "[", "localhost.evil.example"):
-        for path in ("/", "/page.js", "/api/state"):
+        for path in ("/", "/page.js", "/api/state", "/api/frames"):
             status, _, body = served.ask(path, host=host)
             assert (status, b"digits" in body or b"status" in body) == (403, False)
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
@@ -32,7 +35,7 @@ def test_other_host_names_and_methods_than_get_are_refused(served: Served) -> No
 
 
 def test_every_response_has_a_strict_content_security_policy(served: Served) -> None:
-    for path in ("/", "/page.js", "/page.css", "/icon.svg", "/api/state", "/nothing"):
+    for path in ("/", "/page.js", "/page.css", "/icon.svg", "/api/state", "/api/frames", "/nothing"):
         _, headers, _ = served.ask(path)
         policy = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
         assert policy["default-src"] == "'none'"
@@ -43,6 +46,21 @@ def test_every_response_has_a_strict_content_security_policy(served: Served) -> 
     assert kinds == {"/": "text/html", "/chart.js": "text/javascript", "/page.css": "text/css"}
     for file in _STATIC.iterdir():
         assert not re.search(r"(?:src|href|url|from|import)\W{1,3}(?:https?:)?//", file.read_text())
+
+
+def test_frames_are_sent_unless_they_are_shown_already(served: Served) -> None:
+    class Video:
+        def answer(self, tick: int) -> bytes | None:
+            return None if tick == 41 else b'{"tick": 41}'
+
+    assert served.ask("/api/frames")[0] == 204  # the run is not running yet
+    served.page.running(config_of(), 0, dict, video=cast(VideoView, Video()))
+    assert served.state()["video"]
+    for query in ("", "?shown=", "?shown=40", "?shown=-1", "?shown=x", "?shown=" + "9" * 5000, "?shown=%D9%A4"):
+        status, headers, body = served.ask("/api/frames" + query)
+        assert (status, headers["Content-Type"], json.loads(body)) == (200, "application/json", {"tick": 41})
+    assert served.ask("/api/frames?shown=41")[0] == 204
+    assert served.ask("/api/frames", "POST")[0] == 405
 
 
 def test_a_port_in_use_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
         },
         "restarts": [{"kind": "restart", "tick": 40, "restarts": 1, "recovery_seconds": 4.5}],
         "warnings": ["beware", "again"],
+        "video": False,
     }  # fmt: skip
 
 

@@ -202,6 +202,20 @@ def test_consecutive_phases_equal_one_phase(edge_ticks: int | list[int]) -> None
     assert workers.reports[-1].losses == reference(3, "classify", 1, edge_ticks)[0]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_top_stages_output_for_a_frame_is_copied_on_request(count: int) -> None:
+    stages, outputs = stages_of(count, "classify", 1), list[Tensor]()
+    stages[-1].blocks.register_forward_hook(lambda blocks, x, y: outputs.append(y.detach().clone()))
+    workers = Workers(stages)
+    workers.loops[-1].sampler.ask(7, 2, 1)
+    workers.run(0, TICKS)
+    sample = workers.loops[-1].sampler.sample
+    assert sample is not None
+    assert sample.frame == 7
+    assert torch.equal(sample.rows, outputs[7][:2])
+    assert [float(loss) for loss in workers.reports[-1].losses] == reference(count, "classify", 1)[0]
+
+
 def test_the_adversarial_edge_detects_early_buffer_use() -> None:
     """A receiver that posts a receive before it has read the packet gets NaN and invalid labels."""
 

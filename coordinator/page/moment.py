@@ -1,0 +1,143 @@
+"""One moment of the pipeline in pictures: the frames that the stages hold at a tick, and what the top stage says."""
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.config.settings import Config
+from common.rule.pixels import Normaliser
+from common.rule.schedule import schedule_of
+from common.rule.tasks import without_loss
+from coordinator.video.targets import Step
+
+_ROWS, _SIDE = 4, 64  # slots that are shown, and pixels of a picture's longer side, at most
+_NUMBERS = 3  # of a label, or classes, that are named at most
+
+
+class Taking:
+    """How the moments of a run are taken.
+
+    Attributes:
+        rows: number of slots that are shown, the first ones of replica 0.
+        every: of a frame, every so many-th row and column of pixels is shown.
+        ticks: ticks from a frame's entry until each stage holds it.
+    """
+
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
+        """`classes`: their names, or those of a label's numbers."""
+        self.config, self.classes, self.task = config, classes, without_loss(config, len(classes))
+        self.rows = min(_ROWS, config.data.slots // config.replicas // config.parts)
+        self.every = -(-max(config.data.shape) // _SIDE)
+        schedule = schedule_of(config)
+        self.ticks = [0 if config.exact else schedule.first_input(stage) for stage in range(config.stages)]
+
+    def pictures(self, frames: NDArray[Any]) -> NDArray[Any]:
+        """A copy of what is shown of a frame batch: [rows, channels, height, width], of the same type."""
+        return frames[: self.rows, :, :: self.every, :: self.every].copy()
+
+    def pixels(self, rows: Tensor) -> NDArray[Any]:
+        """Normalised pictures as uint8."""
+        found: NDArray[Any] = Normaliser(*self.config.data.normalisation).to_pixels(rows).numpy()
+        return found
+
+
+class Moment:
+    """The moment at which the top stage holds `frame`.
+
+    Attributes:
+        frame: its number.
+        tick: of the moment.
+        output: what the top stage gave for that frame, float32 [rows, …]; None until it is known.
+    """
+
+    def __init__(self, taking: Taking, frame: int) -> None:
+        self.frame, self.tick = frame, frame + taking.ticks[-1]
+        self.output: Tensor | None = None
+        self._taking = taking
+        self._held: dict[int, NDArray[Any]] = {}  # by their numbers
+        self._numbers = [self.tick - ticks for ticks in taking.ticks]
+        self._labels: NDArray[Any] | None = None
+        self._targets: list[NDArray[Any] | None] | None = None
+
+    def copy(self, frame: int, step: Step) -> None:
+        """Called with every step, each a frame: copy what belongs to this moment."""
+        if frame in self._numbers:
+            self._held[frame] = self._taking.pictures(step.batch.frames)
+        if frame == self.frame:
+            self._labels = step.batch.labels[: self._taking.rows].copy()
+            if step.target is not step.batch:
+                known = step.target.clips == step.batch.clips
+                pictures = self._taking.pictures(step.target.frames)
+                self._targets = [picture if own else None for picture, own in zip(pictures, known, strict=False)]
+
+    def complete(self, tick: int) -> bool:
+        """Whether all frames were copied, now that those of `tick` were."""
+        return tick >= self.tick and all(number in self._held for number in self._numbers)
+
+    def to_json(self) -> bytes:
+        """The body of /api/frames; docs/watching.md describes it."""
+        assert self.output is not None
+        height, width = self._held[self.frame].shape[2:]
+        held = {number: [_encoded(picture) for picture in pictures] for number, pictures in self._held.items()}
+        answer = {
+            "tick": self.tick,
+            "width": width,
+            "height": height,
+            "stages": [{"frame": number, "pictures": held[number]} for number in self._numbers],
+            "answers": self._pictured(self.output) if self.output.dim() == 4 else self._named(self.output),
+        }
+        return json.dumps(answer).encode()
+
+    def _pictured(self, output: Tensor) -> list[dict[str, Any]]:
+        """The top stage's pictures, and those that it should give, if they are not the ones that it holds."""
+        given = [{"output": _encoded(picture)} for picture in self._taking.pixels(output)]
+        if self._targets is None:
+            return given
+        return [
+            {**row, "target": None if target is None else _encoded(target)}
+            for row, target in zip(given, self._targets, strict=True)
+        ]
+
+    def _named(self, output: Tensor) -> list[dict[str, Any]]:
+        """The class, or the numbers, that the top stage says, with its confidence; and what is true, if it is known."""
+        task, labels = self._taking.task, self._labels
+        assert labels is not None
+        answers, known = task.answers(output).numpy(), task.form.known(labels)
+        return [
+            {**self._said(answer), "truth": self._truth(label) if is_known else None}
+            for answer, label, is_known in zip(answers, labels, known, strict=True)
+        ]
+
+    def _said(self, answer: NDArray[np.float64]) -> dict[str, Any]:
+        if self._taking.task.name == "regress":
+            return {"says": _numbers(answer), "confidence": None}
+        best = int(answer.argmax())
+        return {"says": self._name(best), "confidence": round(float(answer[best]), 4)}
+
+    def _truth(self, label: Any) -> str:
+        if self._taking.task.name == "regress":
+            return _numbers(label)
+        if self._taking.task.name == "multilabel":
+            return ", ".join(self._name(int(number)) for number in np.flatnonzero(label)[:_NUMBERS])
+        return self._name(int(label))
+
+    def _name(self, number: int) -> str:
+        """Of a class; a model may have outputs for more classes than the data."""
+        return self._taking.classes[number] if number < len(self._taking.classes) else str(number)
+
+
+def _encoded(picture: NDArray[Any]) -> str:
+    """A picture [channels, height, width] as base64 of its bytes, pixel after pixel, each with all its channels."""
+    if picture.dtype != np.uint8:
+        picture = (picture >> 8).astype(np.uint8)
+    return base64.b64encode(picture.transpose(1, 2, 0).tobytes()).decode()
+
+
+def _numbers(values: NDArray[Any]) -> str:
+    more = " …" if len(values) > _NUMBERS else ""
+    return ", ".join(f"{value:.3g}" for value in values[:_NUMBERS]) + more

@@ -1,0 +1,105 @@
+"""Takes moments of the pipeline in pictures while somebody looks at the page, a few a second.
+
+consumes   the training's steps, and what the top stage gave for one of them
+produces   the answer to /api/frames, in the thread of the request
+waits for  nothing. While nobody looks, it costs a tick the reading of one attribute
+
+A moment needs the frames that all stages hold at one tick: those of as many ticks as the pipeline is deep. The top
+stage is asked in advance to copy its output for the oldest of them. If the request comes too late, the stage copies a
+later one, the moment is dropped, and the next request is made earlier.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from common.config.settings import Config
+from common.errors import SidewaysError
+from common.messages.stage_calls import OutputSample, StageCalls
+from common.messages.stage_rpc import Pending, Stages
+from coordinator.page.moment import Moment, Taking
+from coordinator.video.targets import Step
+
+_WATCHED = 2.0  # seconds since the last request
+_EVERY, _ASK_EVERY = 0.25, 0.03  # seconds from one moment to the next; between two questions to the top stage
+_LEAD, _LONGEST_LEAD = 2, 64  # ticks from the request until its frame is sent
+
+
+class VideoView:
+    """The moments of a run, of its replica 0.
+
+    Attributes:
+        wanted: whether to call `see`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        classes: Sequence[str],
+        stages: Stages,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`classes`: their names, or those of a label's numbers."""
+        self.wanted = False
+        self._taking, self._stages, self._top, self._now = Taking(config, classes), stages, config.stages - 1, now
+        self._patience = config.network.deadline
+        self._last_request_time = self._due = self._next = self._began = 0.0
+        self._lead = _LEAD
+        self._moment: Moment | None = None  # that is being taken
+        self._asked: Pending[None] | None = None
+        self._answer: Pending[OutputSample | None] | None = None
+        self._shown: Moment | None = None
+
+    # ---- called by requests
+
+    def answer(self, tick: int) -> bytes | None:
+        """The last moment as JSON; None if there is none but that of `tick`. May be called in any thread."""
+        self._last_request_time, self.wanted = self._now(), True
+        shown = self._shown
+        return None if shown is None or shown.tick == tick else shown.to_json()
+
+    # ---- called by the training
+
+    def see(self, tick: int, step: Step) -> None:
+        """Called with every step while `wanted`, before it is sent."""
+        now = self._now()
+        try:
+            if self._moment is None:
+                self._begin(tick, now)
+            else:
+                self._moment.copy(tick, step)
+                self._ask(self._moment, tick, now)
+        except SidewaysError:  # a lost stage is reported elsewhere
+            self._moment = None
+
+    def _begin(self, tick: int, now: float) -> None:
+        if now - self._last_request_time > _WATCHED:
+            self.wanted = False
+        elif now >= self._due:
+            moment, taking = Moment(self._taking, tick + self._lead), self._taking
+            call = StageCalls.sample_output
+            self._asked = self._stages.begin_one(self._top, call, moment.frame, taking.rows, taking.every)
+            self._moment, self._answer, self._began, self._due = moment, None, now, now + _EVERY
+
+    def _ask(self, moment: Moment, tick: int, now: float) -> None:
+        """Ask the top stage for its output once it can have it, and again until it has."""
+        if now - self._began > self._patience:  # the stages have ended a phase early, or are slow
+            self._moment = None
+        elif self._answer is not None:
+            self._take(moment, self._answer, now)
+        elif moment.complete(tick) and self._asked is not None and self._asked.done and now >= self._next:
+            self._asked.answers()
+            self._answer = self._stages.begin_one(self._top, StageCalls.sampled_output)
+
+    def _take(self, moment: Moment, answer: Pending[OutputSample | None], now: float) -> None:
+        if not answer.done:
+            return
+        self._answer, self._next = None, now + _ASK_EVERY
+        [sample] = answer.answers()
+        if sample is None:
+            return
+        self._moment = None
+        if sample.frame == moment.frame:
+            moment.output = sample.rows
+            self._shown = moment
+        else:
+            self._lead = min(2 * self._lead, _LONGEST_LEAD)
