@@ -20,7 +20,7 @@ from coordinator.video.cache.cached_pictures import CachedPictures, RecordedPict
 from coordinator.video.cache.entry import StoredFrames
 from coordinator.video.cache.frame_cache import FrameCache
 from coordinator.video.cache.place import CachePlace
-from coordinator.video.decoder_pool.snippets import Span, after, snippets
+from coordinator.video.decoder_pool.snippets import Span, after, numbers, snippets
 from coordinator.video.decoding.augment import Augment, centre, draw
 from coordinator.video.decoding.clip_writer import ClipWriter
 from coordinator.video.decoding.packets import Damage
@@ -148,7 +148,7 @@ class ClipPlayer:
         source = JoinedPictures(self._source(clip, *span, damage) for span in after(spans, done))
         writer, played = ClipWriter(partial(self._augment, random=random), source), done
         while written := writer.write(room()):
-            yield Chunk(number, label_at(clip.label, first + played, written), played, written)
+            yield Chunk(number, label_at(clip.label, partial(numbers, spans, played, written)), played, written)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")

@@ -36,7 +36,7 @@ def found(root: Path, text: str, task: TaskName = "classify", **data: Any) -> Cl
 def labels_in(clips: Clips, number: int = 0) -> np.ndarray:
     label = clips.clips[number].label
     assert isinstance(label, FrameLabels)
-    return label.at(0, clips.clips[number].frames)
+    return label.at(np.arange(clips.clips[number].frames))
 
 
 def test_segments_and_single_frames(root: Path) -> None:
@@ -131,6 +131,14 @@ def test_rows_carry_the_labels_of_their_frames_also_after_a_resume(root: Path, s
     played(stream, start)
     again = Slots(clips.clips, settings, 3, True, start=stream.places(), form=clips.form)
     assert played(again, 20 - start) == whole[start:]
+
+
+def test_snippets_have_the_labels_of_their_frames(root: Path) -> None:
+    rows = "".join(f"{name},{frame},{frame}\n" for name in ("1.mp4", "2.mkv") for frame in range(FRAMES))
+    data: dict[str, Any] = {"window": 2, "snippets": 3, "size": 16}
+    clips = found(root, f"path,frame,number\n{rows}", "regress", **data)
+    seen = played(Slots(clips.clips, Data(train=root, slots=2, **data), 0, False, form=clips.form), 6)
+    assert [tick[0][0] for tick in seen] == [1, 2, 5, 6, 9, 10]
 
 
 def played(stream: Slots, ticks: int) -> list[list[list[float]]]:
