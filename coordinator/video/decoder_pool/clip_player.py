@@ -27,7 +27,7 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, JoinedPictures, PictureSource
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip
-from coordinator.video.files.labels import ChunkLabel, label_at
+from coordinator.video.files.labels import ChunkLabel, label_at, mirrored
 from coordinator.video.files.play_order import (
     BalancedOrder,
     ListedOrder,
@@ -148,7 +148,10 @@ class ClipPlayer:
         source = JoinedPictures(self._source(clip, *span, damage) for span in after(spans, done))
         writer, played = ClipWriter(partial(self._augment, random=random), source), done
         while written := writer.write(room()):
-            yield Chunk(number, label_at(clip.label, partial(numbers, spans, played, written)), played, written)
+            label = label_at(clip.label, partial(numbers, spans, played, written))
+            if writer.mirrored and self._data.flip_targets:
+                label = mirrored(label, self._data.flip_targets)
+            yield Chunk(number, label, played, written)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")

@@ -149,6 +149,7 @@ def collect(
         source: LabelSource = _Classes(root, entries, classes or (listed.classes if labelled else None))
     else:
         source = label_source(data, part, entries, task, classes, listed.classes)
+    _check_flip(data, task, source.vocabulary)
     left_out = quarantined(data.quarantine)
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
     clips, bad, notes = _probe_all(kept, source, data)
@@ -159,6 +160,15 @@ def collect(
         raise DataError(f"none of the {total} videos in {root} can be read; {first or 'all are quarantined'}")
     names, quarantine = list(source.vocabulary.names), len(entries) - len(kept)
     return Clips(root, names, clips, bad, quarantine, listed.notes + source.notes + notes, source.vocabulary.form)
+
+
+def _check_flip(data: Data, task: TaskName, vocabulary: Vocabulary) -> None:
+    count = len(vocabulary.names)
+    if task == "regress" and max(data.flip_targets or [0]) >= count:
+        raise ConfigError(
+            f"data.flip_targets = {data.flip_targets}, but there are {count} numbers ({_some(vocabulary.names)}), "
+            f"counted from 0"
+        )
 
 
 class _Classes:
@@ -183,7 +193,7 @@ def _probe_all(entries: list[Entry], source: LabelSource, data: Data) -> tuple[l
         files = {(entry.path, entry.frames): entry for entry in entries}  # once each, also if it has many segments
         outcomes = dict(zip(files, pool.map(partial(_probe, data=data), files.values()), strict=True))
     about = [(path, found) for (path, _), found in outcomes.items() if isinstance(found, MediaInfo)]
-    notes += [f"{path}: {found.note}" for path, found in about if found.note]
+    notes += [*_narrowed([found for _, found in about], data), *(f"{at}: {it.note}" for at, it in about if it.note)]
     for entry in entries:
         outcome = outcomes[entry.path, entry.frames]
         clip = _clip(entry, source, outcome, data) if isinstance(outcome, MediaInfo) else outcome
@@ -195,6 +205,16 @@ def _probe_all(entries: list[Entry], source: LabelSource, data: Data) -> tuple[l
             bad[entry.path] = clip
     more = [f"… and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
     return clips, bad, notes[:_NOTES] + more
+
+
+def _narrowed(about: Sequence[MediaInfo], data: Data) -> list[str]:
+    deep = sum(found.deep for found in about)
+    if data.bits == 16 or not deep:
+        return []
+    return [
+        f"{deep} of {len(about)} videos have grey pixels of more than 8 bits, of which only the upper 8 are played: to "
+        f"keep all, set data.channels = 1 and data.bits = 16"
+    ]
 
 
 def _clip(entry: Entry, source: LabelSource, found: MediaInfo, data: Data) -> Clip | str:

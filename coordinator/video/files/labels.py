@@ -65,6 +65,13 @@ def label_at(label: Label, frames: Callable[[], NDArray[np.int64]]) -> ChunkLabe
     return label.at(frames()) if isinstance(label, FrameLabels) else label
 
 
+def mirrored(label: ChunkLabel, numbers: Sequence[int]) -> ChunkLabel:
+    """The label of mirrored frames: these of its numbers have the other sign."""
+    values = np.array(label)
+    values[..., list(numbers)] *= -1
+    return tuple(values.tolist()) if isinstance(label, tuple) else values
+
+
 def frames_by_class(labels: Sequence[tuple[Label, int]], classes: int) -> NDArray[np.float64]:
     """The number of frames of each class, [classes], of clips with these labels and numbers of frames."""
     found = np.zeros(classes)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from common.rule.label_form import LabelForm
-from coordinator.video.files.labels import FrameLabels, Vocabulary, described, frames_by_class, label_at
+from coordinator.video.files.labels import FrameLabels, Vocabulary, described, frames_by_class, label_at, mirrored
 
 CLASSES = Vocabulary("classify", ["ant", "bee"])
 SEVERAL = Vocabulary("multilabel", ["ant", "bee", "cat"])
@@ -62,6 +62,13 @@ def test_labels_from_objects() -> None:
 def test_an_object_that_is_no_label_is_an_error(vocabulary: Vocabulary, value: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         vocabulary.label(value, "clip 7")
+
+
+def test_mirrored_frames_have_other_numbers() -> None:
+    assert mirrored((1.0, 2.0, math.inf), [0, 2]) == (-1.0, 2.0, -math.inf)
+    frames = np.array([[1, 2], [3, 4]], np.float32)
+    assert np.array_equal(mirrored(frames, [1]), [[1, -2], [3, -4]])
+    assert frames[0, 1] == 2
 
 
 def test_frames_are_counted_by_class() -> None:
