@@ -118,6 +118,11 @@ class Data(Section):
         "are; needs channels = 1",
     )
     flip: float = Field(0.0, ge=0, le=1, description="probability that a training clip is flipped horizontally")
+    flip_targets: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        description="which numbers, counted from 0, change sign when their clip is flipped, such as x, measured from "
+        'the middle of the frame; [] for none. Required by task = "regress" with flip',
+    )
     scale: tuple[float, float] | None = Field(
         None,
         description="random resized crop: smallest and largest fraction of the area; default: a crop of size × size",

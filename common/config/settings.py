@@ -262,6 +262,16 @@ class Config(Section):
         """Bytes of a frame batch before it is normalised."""
         return math.prod(self.frame_shape) * self.data.bits // 8
 
+    def _check_flip(self) -> None:
+        if self.data.flip_targets and self.task != "regress":
+            raise ValueError('data.flip_targets is for task = "regress": leave it out')
+        if self.task == "regress" and self.data.flip and self.data.flip_targets is None:
+            raise ValueError(
+                f"data.flip = {self.data.flip} mirrors frames, but not their numbers: list in data.flip_targets those "
+                f"that change sign then, such as [0] if the first is x, measured from the middle of the frame, or [] "
+                f"if none does; or set data.flip to 0"
+            )
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if (self.ticks is None) == (self.epochs is None):
@@ -274,6 +284,7 @@ class Config(Section):
             raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
         if self.data.balance and (self.task in ("multilabel", "regress") or self.data.labels_of == "frames"):
             raise ValueError('data.balance needs one class for each clip, so task = "classify" and labels of clips')
+        self._check_flip()
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
         if self.recovery.heals and self.exact:

@@ -145,7 +145,7 @@ def export(
 
 @tools.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
+    model: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors, .pt2 or .onnx file")],
     video: Annotated[Path | None, typer.Argument(help="video file, or folder of frames")] = None,
     source: Annotated[
         str | None, typer.Option(help="instead, a live source, such as rtsp://… or /dev/video0, until Ctrl-C")
@@ -195,7 +195,7 @@ def _watch(
 
 @tools.command(name="eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors or .pt2 file")],
+    run: Annotated[Path, typer.Argument(help="run directory, or an exported .safetensors, .pt2 or .onnx file")],
     data: Annotated[str | None, typer.Argument(help="clips, as in data.val; default: the run's data.val")] = None,
     include: Annotated[str, typer.Option(help="pattern that a clip's path below the folder must match")] = "*",
     labels: Annotated[Path | None, typer.Option(help="labels of the clips, as in data.val_labels")] = None,

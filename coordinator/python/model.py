@@ -27,7 +27,7 @@ def load(path: str | Path) -> "Model":
     """Load a trained model, on the CPU and in evaluation mode.
 
     Args:
-        path: run directory, or a .safetensors or .pt2 file written by `sideways export`.
+        path: run directory, or a .safetensors, .pt2 or .onnx file written by `sideways export`.
 
     Raises:
         SidewaysError: there is no such file, or it is damaged.

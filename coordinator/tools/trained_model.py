@@ -1,7 +1,7 @@
 """Opens a trained model for use, from a run directory or from a file written by `sideways export`.
 
-The metadata of a .safetensors file describes the model, so that `build` can rebuild it; a .pt2 file has the whole
-program.
+The metadata of a .safetensors file describes the model, so that `build` can rebuild it; .pt2 and .onnx files have the
+whole program.
 """
 
 import json
@@ -32,6 +32,7 @@ from common.rule.tasks import without_loss
 from common.rule.tasks.frame_targets import FrameTargets
 from common.rule.tasks.task import Task
 from coordinator.run_directory import MODEL
+from coordinator.tools.onnx_model import OnnxModel
 
 ABOUT = "sideways.json"  # file in a .pt2 archive with the metadata of a .safetensors file
 _ONE_CLIP = np.zeros(1, np.int64)
@@ -69,7 +70,7 @@ class TrainedModel:
     @cached_property
     def memories(self) -> Memories:
         """Of the module's blocks that remember earlier frames."""
-        return Memories(self.module)
+        return self.module.memories if isinstance(self.module, OnnxModel) else Memories(self.module)
 
     @property
     def has_labels(self) -> bool:
@@ -175,12 +176,12 @@ class Stream:
 
 
 def open_model(path: Path) -> TrainedModel:
-    """Open a run directory, a .safetensors or a .pt2 file.
+    """Open a run directory, a .safetensors, a .pt2 or an .onnx file.
 
     Raises:
         SidewaysError: there is no such file, it is damaged, or its metadata is missing or unknown.
         ConfigError: the file has another suffix, or the user's own model definition is missing or no longer fits the
-            weights.
+            weights, or onnxruntime is not installed.
     """
     stages: Sequence[Stage] = ()
     file = path / MODEL if path.is_dir() else path
@@ -191,11 +192,14 @@ def open_model(path: Path) -> TrainedModel:
         )
     if file.suffix == ".pt2":
         module, about = _read_program(file)
+    elif file.suffix == ".onnx":
+        module = program = OnnxModel(file)
+        about = program.about
     elif file.suffix == ".safetensors":
         tensors, about = read_tensors(file)
         module, stages = _rebuild(file, tensors, about)
     else:
-        raise ConfigError(f"{file}: a model is a run directory, a .safetensors or a .pt2 file")
+        raise ConfigError(f"{file}: a model is a run directory, a .safetensors, a .pt2 or an .onnx file")
     config = _config(file, about)
     ahead = config.ahead if config.task == "predict" else 0
     classes = json.loads(about["classes"])

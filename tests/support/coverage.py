@@ -61,7 +61,6 @@ COVERED_BY = {
     "coordinator/video/decoder_pool/messages.py": ["unit/video/decoder_pool/test_pool.py"],
     "coordinator/video/decoder_pool/worker.py": ["unit/video/decoder_pool/test_pool.py"],
     "coordinator/video/cache/cached_pictures.py": ["unit/video/cache/test_frame_cache.py"],
-    "coordinator/video/cache/entry.py": ["unit/video/cache/test_frame_cache.py"],
     "coordinator/video/cache/key.py": ["unit/video/cache/test_frame_cache.py"],
     "coordinator/video/cache/folder_store.py": ["unit/video/cache/test_frame_cache.py"],
     "coordinator/video/cache/memory_store.py": ["unit/video/cache/test_frame_cache.py"],

@@ -1,5 +1,8 @@
 """An entry of the cache: a header of one memory page, then the frames, [frames, channels, height, bytes of a row].
 
+Grey video played as RGB (infra-red, X-ray, depth, old films) has three equal channels, of which one is kept: for large
+frames the time to fill the cache is that of getting memory from the kernel, not of copying.
+
 The header holds the key, the frames' shape and their checksum, and a checksum of its own, so a truncated or damaged
 entry is not mistaken for a whole one. Reading maps the frames: a mapping stays valid when the entry is removed.
 """
@@ -19,10 +22,11 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_digest
 
 from coordinator.video.decoding.pictures import Pictures
+from coordinator.video.decoding.scaler import Picture
 
 PAGE = mmap.PAGESIZE
-_FIELDS = struct.Struct("<8s32s4QQ")  # magic, key, shape, checksum of the frames
-_MAGIC, _SUM_BYTES = b"SWFRAMES", 8
+_FIELDS = struct.Struct("<8s32s4QQQ")  # magic, key, shape, channels played, checksum of the frames
+_MAGIC, _SUM_BYTES = b"SWFRAME2", 8
 _READ = 1 << 24  # bytes of frames verified at a time
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14: map many pages at once instead of faulting them in
 
@@ -30,10 +34,11 @@ Shape = tuple[int, int, int, int]
 
 
 class Header(NamedTuple):
-    """`shape` has no frames where the clip must not be kept."""
+    """`shape`: as kept, with no frames where the clip must not be kept; `channels`: of a frame as it is played."""
 
     key: bytes
     shape: Shape
+    channels: int
     checksum: int
 
     @property
@@ -43,7 +48,7 @@ class Header(NamedTuple):
 
     def packed(self) -> bytes:
         """As one page."""
-        fields = _FIELDS.pack(_MAGIC, self.key, *self.shape, self.checksum)
+        fields = _FIELDS.pack(_MAGIC, self.key, *self.shape, self.channels, self.checksum)
         return (fields + xxh3_64_digest(fields)).ljust(PAGE, b"\0")
 
 
@@ -53,36 +58,38 @@ def read_header(file: int, base: int) -> Header | None:
     fields, checksum = data[: _FIELDS.size], data[_FIELDS.size :]
     if len(checksum) != _SUM_BYTES or xxh3_64_digest(fields) != checksum:
         return None
-    magic, key, *shape, frames_checksum = _FIELDS.unpack(fields)
-    return Header(key, (shape[0], shape[1], shape[2], shape[3]), frames_checksum) if magic == _MAGIC else None
+    magic, key, *shape, channels, frames_checksum = _FIELDS.unpack(fields)
+    return Header(key, (shape[0], shape[1], shape[2], shape[3]), channels, frames_checksum) if magic == _MAGIC else None
 
 
 class StoredFrames:
     """The frames of an entry.
 
     Attributes:
-        frames: read-only uint8 [frames, channels, height, bytes of a row].
+        frames: read-only uint8 [frames, channels, height, bytes of a row]; channels that are equal share memory.
     """
 
     def __init__(self, file: int, base: int, header: Header) -> None:
         """Map the entry at offset `base`. Raises OSError."""
         self._map = mmap.mmap(file, header.size, prot=mmap.PROT_READ, offset=base + PAGE)
-        self.frames: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(header.shape)
+        self._kept: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(header.shape)
+        count, _, height, row = header.shape
+        self.frames = np.broadcast_to(self._kept, (count, header.channels, height, row))
         self._checksum = header.checksum
 
     def is_intact(self, alive: Callable[[], None]) -> bool:
         """Whether the frames have their checksum. Reads all of them, and calls `alive` from time to time."""
-        checksum, step = xxh3_64(), max(1, _READ // self.frames[0].nbytes)
-        for first in range(0, len(self.frames), step):
-            last = min(first + step, len(self.frames))
+        checksum, step = xxh3_64(), max(1, _READ // self._kept[0].nbytes)
+        for first in range(0, len(self._kept), step):
+            last = min(first + step, len(self._kept))
             self.load(first, last)
-            checksum.update(self.frames[first:last].data)
+            checksum.update(self._kept[first:last].data)
             alive()
         return checksum.intdigest() == self._checksum
 
     def load(self, first: int, last: int) -> None:
         """Map the pages of frames `first` to `last` - 1, which is faster than a page fault for every few of them."""
-        size = self.frames[0].nbytes
+        size = self._kept[0].nbytes
         start = first * size // PAGE * PAGE
         with suppress(OSError):  # an older kernel
             self._map.madvise(_POPULATE_READ, start, last * size - start)
@@ -101,10 +108,25 @@ class Draft(ABC):
         self._room, self._reserve = reserved, reserve
         self._shape: Shape = 0, 0, 0, 0
         self._bytes, self._checksum = 0, xxh3_64()
+        self._is_grey, self._channels = False, 0
 
     def write(self, pictures: Pictures) -> None:
         """Append pictures. Raises OSError, or NoRoom."""
-        buffers = [np.ascontiguousarray(channel).data for picture in pictures for channel in picture]
+        if self._is_grey and not all(map(is_grey, pictures)):
+            self._repeat_channels()
+        if not self._shape[0]:
+            self._begin(pictures)
+        kept = 1 if self._is_grey else self._channels
+        self._append([np.ascontiguousarray(channel).data for picture in pictures for channel in picture[:kept]])
+        self._shape = self._shape[0] + len(pictures), *self._shape[1:]
+
+    def _begin(self, pictures: Pictures) -> None:
+        """Look at the first pictures."""
+        self._is_grey, self._channels = all(map(is_grey, pictures)), len(pictures[0])
+        channel = pictures[0][0]
+        self._shape = 0, 1 if self._is_grey else self._channels, len(channel), channel.nbytes // len(channel)
+
+    def _append(self, buffers: list[memoryview]) -> None:
         size = sum(buffer.nbytes for buffer in buffers)
         if size > self._room:
             if not self._reserve(size - self._room):
@@ -115,17 +137,30 @@ class Draft(ABC):
         for buffer in buffers:
             self._checksum.update(buffer)
         self._bytes, self._room = self._bytes + size, self._room - size
-        channel = pictures[0][0]
-        row = channel.nbytes // len(channel)
-        self._shape = self._shape[0] + len(pictures), len(pictures[0]), len(channel), row
+
+    def _repeat_channels(self) -> None:
+        """The video is not grey throughout, as after a fade-in from black: write what was kept again, as RGB."""
+        count, _, height, row = self._shape
+        kept = np.frombuffer(os.pread(self._file, self._bytes, self._base + PAGE), np.uint8)
+        self._room, self._bytes, self._checksum = self._room + self._bytes, 0, xxh3_64()
+        self._is_grey, self._shape = False, (count, self._channels, height, row)
+        for frame in kept.reshape(count, height, row):
+            self._append([frame.data] * self._channels)
 
     def commit(self) -> None:
         """Make it an entry, which other processes find. Raises OSError."""
-        os.pwrite(self._file, Header(self._key, self._shape, self._checksum.intdigest()).packed(), self._base)
+        header = Header(self._key, self._shape, self._channels, self._checksum.intdigest())
+        os.pwrite(self._file, header.packed(), self._base)
 
     @abstractmethod
     def discard(self) -> None:
         """Forget it. Raises OSError."""
+
+
+def is_grey(picture: Picture) -> bool:
+    """Whether all channels of an RGB picture are equal."""
+    first, *others = picture
+    return bool(others) and all(np.array_equal(first, other) for other in others)
 
 
 class Store(Protocol):

@@ -3,8 +3,8 @@
     a count of bytes | entry | a hole | entry | …
 
 The file is almost entirely a hole: the key determines an entry's offset, and only pages that were written take up
-memory. Should two processes decode one clip at the same time, they write the same bytes to the same place. Of two keys
-with the same offset, one chance in 67 million, only the first is kept.
+memory. Should two processes decode one clip at the same time, the one that locks its place keeps it. Of two keys with
+the same offset, one chance in 67 million, only the first is kept.
 
 The count is of bytes that entries take up or have reserved: an entry reserves what it needs when it is begun, or clips
 begun at the same time would use up the memory before any of them has ended. What is counted twice, or reserved by a
@@ -38,9 +38,13 @@ class MemoryStore:
 
     def begin(self, key: bytes, size: int) -> Draft | None:
         """Begin an entry of about `size` bytes. None if it can never fit, or its place is taken. Raises NoRoom."""
-        if size > min(self._limit, _REGION // 2) or read_header(self._file, _base(key)):
+        if size > min(self._limit, _REGION // 2) or not _locked(self._file, key):
+            return None
+        if read_header(self._file, _base(key)):
+            _unlock(self._file, key)
             return None
         if not self._reserve(size + 2 * PAGE):  # the header, and the rest of the last page
+            _unlock(self._file, key)
             raise NoRoom
         return _MemoryDraft(key, self._file, _base(key), size, self._reserve)
 
@@ -67,15 +71,29 @@ class _MemoryDraft(Draft):
         """Make it an entry, and give back what it has reserved and not used."""
         super().commit()
         self._reserve(-self._room)
+        _unlock(self._file, self._key)
 
     def discard(self) -> None:
         """What was written remains in memory, so the clip is not written again."""
-        if read_header(self._file, self._base) is None:  # no other process has written it meanwhile
-            _reject(self._file, self._key)
+        _reject(self._file, self._key)
+        _unlock(self._file, self._key)
 
 
 def _reject(file: int, key: bytes) -> None:
-    os.pwrite(file, Header(key, (0, 0, 0, 0), 0).packed(), _base(key))
+    os.pwrite(file, Header(key, (0, 0, 0, 0), 0, 0).packed(), _base(key))
+
+
+def _locked(file: int, key: bytes) -> bool:
+    """Lock the place of a key's entry, until it is unlocked or the process ends. False if another process has it."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _base(key))
+    except OSError:
+        return False
+    return True
+
+
+def _unlock(file: int, key: bytes) -> None:
+    fcntl.lockf(file, fcntl.LOCK_UN, 1, _base(key))
 
 
 def _base(key: bytes) -> int:

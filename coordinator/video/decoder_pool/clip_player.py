@@ -20,14 +20,14 @@ from coordinator.video.cache.cached_pictures import CachedPictures, RecordedPict
 from coordinator.video.cache.entry import StoredFrames
 from coordinator.video.cache.frame_cache import FrameCache
 from coordinator.video.cache.place import CachePlace
-from coordinator.video.decoder_pool.snippets import Span, after, snippets
+from coordinator.video.decoder_pool.snippets import Span, after, numbers, snippets
 from coordinator.video.decoding.augment import Augment, centre, draw
 from coordinator.video.decoding.clip_writer import ClipWriter
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, JoinedPictures, PictureSource
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip
-from coordinator.video.files.labels import ChunkLabel, label_at
+from coordinator.video.files.labels import ChunkLabel, label_at, mirrored
 from coordinator.video.files.play_order import (
     BalancedOrder,
     ListedOrder,
@@ -148,7 +148,10 @@ class ClipPlayer:
         source = JoinedPictures(self._source(clip, *span, damage) for span in after(spans, done))
         writer, played = ClipWriter(partial(self._augment, random=random), source), done
         while written := writer.write(room()):
-            yield Chunk(number, label_at(clip.label, first + played, written), played, written)
+            label = label_at(clip.label, partial(numbers, spans, played, written))
+            if writer.mirrored and self._data.flip_targets:
+                label = mirrored(label, self._data.flip_targets)
+            yield Chunk(number, label, played, written)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 Span = tuple[int, int | None]  # the first frame, and how many; None: all that follow
 
@@ -24,6 +25,15 @@ def snippets(frames: int, window: int, count: int, random: np.random.Generator |
         if end > first:
             spans.append((first + place, min(window, end - first)))
     return spans or [(0, None)]
+
+
+def numbers(spans: Sequence[Span], done: int, count: int) -> NDArray[np.int64]:
+    """The numbers of the `count` frames of the spans that follow the first `done`."""
+    parts = [np.arange(0)]
+    for first, length in after(spans, done):
+        parts.append(np.arange(first, first + (count if length is None else min(length, count))))
+        count -= len(parts[-1])
+    return np.concatenate(parts)
 
 
 def after(spans: Sequence[Span], done: int) -> Iterator[Span]:

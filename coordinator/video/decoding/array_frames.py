@@ -37,7 +37,7 @@ def read_array_info(clip: Any) -> MediaInfo:
     if first is None:
         raise NotFrames("it has no frames: leave it out of the dataset")
     check_size(first.width, first.height)
-    return MediaInfo(number, 0.0, first.width, first.height, 0.0)
+    return MediaInfo(number, 0.0, first.width, first.height, 0.0, deep=first.format.components[0].bits > 8)
 
 
 def decode_array(

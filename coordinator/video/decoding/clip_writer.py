@@ -17,6 +17,11 @@ class ClipWriter:
         self._choose, self._source = draw_augmentation, source
         self._augment: Augment | None = None
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether the frames that were written are flipped."""
+        return self._augment is not None and self._augment.mirrored
+
     def write(self, out: NDArray[Any]) -> int:
         """Write the next frames into `out`, [n, channels, height, width].
 

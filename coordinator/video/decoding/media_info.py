@@ -74,7 +74,7 @@ def read_frame_folder_info(folder: Path, pattern: str, listed: int) -> MediaInfo
     if first is None:
         return f"{files[0].name}: {read_media_info(files[0])}"
     more = f"it contains {len(files)} {matching(pattern)}: the first {listed}, as listed, are played (data.frame_files)"
-    return MediaInfo(listed, 0.0, first.width, first.height, 0.0, more if len(files) > listed else "")
+    return MediaInfo(listed, 0.0, first.width, first.height, 0.0, more if len(files) > listed else "", first.deep)
 
 
 def pictures(folder: Path, pattern: str = "*") -> list[Path]:

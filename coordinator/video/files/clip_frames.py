@@ -7,7 +7,6 @@ from typing import Any
 from common.config.settings import Data
 from common.errors import DataError, SidewaysError
 from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, decode_array
-from coordinator.video.decoding.media_info import part_of
 from coordinator.video.decoding.memory_file import opened_bytes
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import Frames
@@ -15,7 +14,7 @@ from coordinator.video.decoding.reader import decode, frame_files
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.own_clips import content_of
 from coordinator.video.files.own_dataset import Item, opened
-from coordinator.video.files.shard_cache import opened_shard
+from coordinator.video.files.shards import opened_video
 
 
 def decode_clip(
@@ -35,9 +34,7 @@ def decode_clip(
     pixels["bits"] = data.bits
     part: dict[str, Any] = {"skip": skip, "limit": limit, "damage": damage or Damage(), "alive": alive}
     if clip.member is not None:
-        member = clip.member
-        with opened_shard(member.shard, data, alive) as file:
-            video = part_of(Path(f"/proc/self/fd/{file}"), member.offset, member.size)
+        with opened_video(clip.member, data, alive) as video:
             yield from decode(video, **pixels, **part, fps=data.fps, name=str(clip.path))
         return
     if clip.item is not None:

@@ -16,7 +16,7 @@ from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_i
 from coordinator.video.files import segments
 from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
 from coordinator.video.files.label_source import LabelSource, label_source, labels_from_format
-from coordinator.video.files.labels import Label, Vocabulary
+from coordinator.video.files.labels import FrameLabels, Label, Vocabulary
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.shards import Member
@@ -145,15 +145,11 @@ def collect(
     entries = [entry for entry in listed.entries if fnmatch(entry.name, include)]
     if not entries and not listed.bad:
         raise DataError(_nothing(root, include, labelled, listed.notes))
-    if labelled and data.labels_of == "frames" and any(each.segment or each.item or each.member for each in entries):
-        raise ConfigError(
-            'data.labels_of = "frames" reads tables of whole video files: leave it out with segments, shards and a '
-            "dataset of your own"
-        )
     if labels_from_format(data, part, task == "classify") or not labelled:
         source: LabelSource = _Classes(root, entries, classes or (listed.classes if labelled else None))
     else:
-        source = label_source(data, part, entries, task, classes)
+        source = label_source(data, part, entries, task, classes, listed.classes)
+    _check_flip(data, task, source.vocabulary)
     left_out = quarantined(data.quarantine)
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
     clips, bad, notes = _probe_all(kept, source, data)
@@ -164,6 +160,15 @@ def collect(
         raise DataError(f"none of the {total} videos in {root} can be read; {first or 'all are quarantined'}")
     names, quarantine = list(source.vocabulary.names), len(entries) - len(kept)
     return Clips(root, names, clips, bad, quarantine, listed.notes + source.notes + notes, source.vocabulary.form)
+
+
+def _check_flip(data: Data, task: TaskName, vocabulary: Vocabulary) -> None:
+    count = len(vocabulary.names)
+    if task == "regress" and max(data.flip_targets or [0]) >= count:
+        raise ConfigError(
+            f"data.flip_targets = {data.flip_targets}, but there are {count} numbers ({_some(vocabulary.names)}), "
+            f"counted from 0"
+        )
 
 
 class _Classes:
@@ -188,7 +193,7 @@ def _probe_all(entries: list[Entry], source: LabelSource, data: Data) -> tuple[l
         files = {(entry.path, entry.frames): entry for entry in entries}  # once each, also if it has many segments
         outcomes = dict(zip(files, pool.map(partial(_probe, data=data), files.values()), strict=True))
     about = [(path, found) for (path, _), found in outcomes.items() if isinstance(found, MediaInfo)]
-    notes += [f"{path}: {found.note}" for path, found in about if found.note]
+    notes += [*_narrowed([found for _, found in about], data), *(f"{at}: {it.note}" for at, it in about if it.note)]
     for entry in entries:
         outcome = outcomes[entry.path, entry.frames]
         clip = _clip(entry, source, outcome, data) if isinstance(outcome, MediaInfo) else outcome
@@ -202,12 +207,31 @@ def _probe_all(entries: list[Entry], source: LabelSource, data: Data) -> tuple[l
     return clips, bad, notes[:_NOTES] + more
 
 
+def _narrowed(about: Sequence[MediaInfo], data: Data) -> list[str]:
+    deep = sum(found.deep for found in about)
+    if data.bits == 16 or not deep:
+        return []
+    return [
+        f"{deep} of {len(about)} videos have grey pixels of more than 8 bits, of which only the upper 8 are played: to "
+        f"keep all, set data.channels = 1 and data.bits = 16"
+    ]
+
+
 def _clip(entry: Entry, source: LabelSource, found: MediaInfo, data: Data) -> Clip | str:
+    place = None if entry.segment is None else segments.place_of(entry.segment, found, data)
+    if isinstance(place, str):
+        return place
     label = source.label(entry, found)
-    if entry.segment is None:
+    if isinstance(label, FrameLabels):
+        label = _played(label, place[0] if place else 0, found, data)
+    if place is None:
         return Clip(entry.path, label, sampled(found, data), entry.frames, item=entry.item, member=entry.member)
-    place = segments.place_of(entry.segment, found, data)
-    return place if isinstance(place, str) else Clip(entry.path, label, place[1], first=place[0])
+    return Clip(entry.path, label, place[1], first=place[0])
+
+
+def _played(labels: FrameLabels, first: int, found: MediaInfo, data: Data) -> FrameLabels:
+    """The labels of the frames that are played, from the file's frame, or with data.fps instant, `first` on."""
+    return labels.sampled(found.rate / data.fps).after(first) if data.fps else labels.after(first).sampled(data.stride)
 
 
 def _probe(entry: Entry, data: Data) -> MediaInfo | str:

@@ -20,11 +20,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from common.config.settings import Data, TaskName
 from common.errors import DataError
 from common.processes.lifecycle import PATH_ERRORS
 from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.files.listed_labels import text_of
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.segments import FORM, Segment, looks_like_segments, read_segments
 from coordinator.video.files.shards import Member, expand, read_shards
@@ -57,6 +59,7 @@ class Entry:
         item: of a user's dataset, unless it is a file.
         member: where it is in a shard.
         about: the metadata, if they are known already.
+        content: the label as it comes with an item or in a shard, where labels are those of frames.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Entry:
     item: Item | None = None
     member: Member | None = None
     about: MediaInfo | None = None
+    content: Any = None
 
 
 @dataclass
@@ -271,16 +275,30 @@ def _shards(source: Path | str, data: Data, labelled: bool, classes: bool) -> Li
         bad |= {Path(shard.address): contents.failure} if contents.failure else {}
         for sample in contents.samples:
             path = Path(shard.address, sample.name)
-            unlabelled = labelled and not sample.label and isinstance(sample.about, MediaInfo)
-            about = _NO_LABEL if unlabelled else sample.about
+            missing = labelled and sample.label in (None, "") and isinstance(sample.about, MediaInfo)
+            about = _NO_LABEL if missing else sample.about
             if isinstance(about, str):
                 bad[path] = about
                 continue
-            member, label = Member(shard, sample.offset, sample.size), sample.label or ""
-            label = label if labelled else "video"
-            entries.append(Entry(str(path), path, label, where=str(path), member=member, about=about))
+            member = Member(shard, sample.offset, sample.size)
+            try:
+                label = _text(sample.label, classes, sample.name) if labelled else "video"
+            except DataError as error:
+                bad[path] = str(error)
+                continue
+            named = Entry(str(path), path, label, where=str(path), member=member, about=about)
+            entries.append(replace(named, content=sample.label if data.labels_of == "frames" else None))
     numbered = _numbered(entries, Path(source), "sample", classes) if entries else Listing([])
     return replace(numbered, bad=bad)
+
+
+def _text(label: Any, one: bool, where: str) -> str:
+    if one and not isinstance(label, str):
+        raise DataError(
+            f"{where}: its label is {label!r}, but must be the number or the name of one class; for lists set task = "
+            '"multilabel" or "regress", or data.labels_of = "frames"'
+        )
+    return text_of(label, where)
 
 
 def _check_label(label: str, file: Path, number: int) -> None:

@@ -1,13 +1,13 @@
 """Labels of a clip's frames, from the rows of a table (label_tables.py)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError
-from coordinator.video.decoding.media_info import MediaInfo, count_frames
+from coordinator.video.decoding.media_info import MediaInfo
 from coordinator.video.files.label_tables import FRAME, SECONDS, Row, Table, typed
 from coordinator.video.files.labels import FrameLabels, Vocabulary
 
@@ -15,14 +15,16 @@ _ROUNDING = 1e-6  # frames
 _LATE = 1.0  # seconds that a segment may end after its file, as ends are often rounded up
 
 
-def frame_labels(table: Table, rows: Sequence[Row], vocabulary: Vocabulary, path: Path, info: MediaInfo) -> FrameLabels:
+def frame_labels(
+    table: Table, rows: Sequence[Row], vocabulary: Vocabulary, path: Path, info: MediaInfo, count: Callable[[], int]
+) -> FrameLabels:
     """The labels of a file's frames, before sampling.
 
     Frames that no row names have no label; with several classes, those in no segment have none of the classes.
 
     Args:
         rows: those of the table that are for this file.
-        path, info: of the file.
+        path, info: of the file; `count` counts its frames.
 
     Raises:
         DataError: a row's place or label is malformed, beyond the file's frames, or contradicts another row.
@@ -30,11 +32,11 @@ def frame_labels(table: Table, rows: Sequence[Row], vocabulary: Vocabulary, path
     places = [_place(table, row, info) for row in rows]
     end = max([info.frames, *(end for _, end in places)])
     if end > info.frames:
-        count = count_frames(path) if info.rate else info.frames  # containers do not always know it
+        exact = count()  # containers do not always know it
         for row, (_, last) in zip(rows, places, strict=True):
-            if last > count:
+            if last > exact:
                 raise DataError(
-                    f"{row.values.where}: frame {last - 1}, but {path} has the frames 0 … {count - 1}: remove the line "
+                    f"{row.values.where}: frame {last - 1}, but {path} has the frames 0 … {exact - 1}: remove the line "
                     "or correct it; frames are numbered from 0, and a segment ends before its `end`"
                 )
     labels = [typed(row.values, table.columns, vocabulary) for row in rows]

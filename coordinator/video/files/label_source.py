@@ -3,17 +3,19 @@
 Which, is set by data.labels_of:
 
     data.labels_of = "clips"     a table with a column `path`, or the labels in the list or folders
-    data.labels_of = "frames"    a table with a column `path`; a folder with a table for each clip; tables beside clips
+    data.labels_of = "frames"    a table with a column `path`; a folder with a table for each clip; tables beside clips;
+                                 with shards and a dataset of the user's own, lists that come with the clips
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
-from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.decoding.media_info import MediaInfo, count_frames
 from coordinator.video.files.dataset_formats import Entry
 from coordinator.video.files.frame_tables import frame_labels
 from coordinator.video.files.label_tables import (
@@ -26,6 +28,8 @@ from coordinator.video.files.label_tables import (
     vocabulary_of,
 )
 from coordinator.video.files.labels import Label, Vocabulary
+from coordinator.video.files.listed_labels import labels_of_frames, texts_of_frames
+from coordinator.video.files.shards import opened_video
 
 
 class LabelSource(Protocol):
@@ -35,7 +39,7 @@ class LabelSource(Protocol):
     notes: list[str]
 
     def label(self, entry: Entry, info: MediaInfo) -> Label:
-        """The label of a clip, by its frames after sampling if it is of frames. Raises DataError."""
+        """The label of a clip, or those of its file's frames before sampling. Raises DataError."""
 
 
 def labels_from_format(data: Data, part: str, labelled: bool) -> bool:
@@ -49,7 +53,12 @@ def table_of(data: Data, part: str) -> Path | None:
 
 
 def label_source(
-    data: Data, part: str, entries: Sequence[Entry], task: TaskName, classes: Sequence[str] | None
+    data: Data,
+    part: str,
+    entries: Sequence[Entry],
+    task: TaskName,
+    classes: Sequence[str] | None,
+    stated: Sequence[str] | None = None,
 ) -> LabelSource:
     """The labels of the clips of `data.train` or `data.val`.
 
@@ -57,12 +66,15 @@ def label_source(
         part: "train" or "val".
         entries: the clips.
         classes: names of the classes or numbers to use; by default those that the labels name.
+        stated: names of the classes that the data set states.
 
     Raises:
         DataError: labels are missing or malformed, or do not fit `classes`.
         ConfigError: the settings name no labels.
     """
     table = table_of(data, part)
+    if data.labels_of == "frames" and table is None and any(entry.item or entry.member for entry in entries):
+        return _FrameLists(data, entries, task, classes, stated)
     if data.labels_of == "frames":
         return _FrameTables(data, table, entries, task, classes)
     if table is not None:
@@ -117,10 +129,49 @@ class _FrameTables:
         self.vocabulary = fitting(task, first.columns, values, classes, str(where or first.file))
 
     def label(self, entry: Entry, info: MediaInfo) -> Label:
-        """The labels of a clip's frames, after sampling."""
-        table, data = self._tables[entry.name], self._data
-        labels = frame_labels(table, table.rows, self.vocabulary, entry.path, info)
-        return labels.sampled(info.rate / data.fps if data.fps else data.stride)
+        """The labels of the frames of a clip's file."""
+        table, count = self._tables[entry.name], partial(_count, entry, info, self._data)
+        return frame_labels(table, table.rows, self.vocabulary, entry.path, info, count)
+
+
+def _count(entry: Entry, info: MediaInfo, data: Data) -> int:
+    """The frames of a video, by its packets if that is possible."""
+    if entry.member is not None:
+        with opened_video(entry.member, data) as path:
+            return count_frames(path)
+    return info.frames if entry.item is not None or not info.rate else count_frames(entry.path)
+
+
+class _FrameLists:
+    """Labels of frames that come with the clips."""
+
+    def __init__(
+        self,
+        data: Data,
+        entries: Sequence[Entry],
+        task: TaskName,
+        classes: Sequence[str] | None,
+        stated: Sequence[str] | None,
+    ) -> None:
+        self.notes: list[str] = []
+        self._data = data
+        self._values = {
+            entry.where: [
+                Values(f"{entry.where}, frame {number}", texts)
+                for number, texts in enumerate(texts_of_frames(entry.content, task, stated, entry.where))
+            ]
+            for entry in entries
+        }
+        every = [values for listed in self._values.values() for values in listed]
+        width = next((len(values.texts) for values in every if not values.missing), 1)
+        self._columns = [str(number) for number in range(width)] if task == "regress" else ["label"]
+        self.vocabulary = fitting(task, self._columns, every, classes or stated, entries[0].where)
+
+    def label(self, entry: Entry, info: MediaInfo) -> Label:
+        """The labels of the frames of a clip's file."""
+        labels = [typed(values, self._columns, self.vocabulary) for values in self._values[entry.where]]
+        count = partial(_count, entry, info, self._data)
+        return labels_of_frames(labels, self.vocabulary, info.frames, count, entry.where)
 
 
 def _by_path(table: Table, entries: Sequence[Entry]) -> dict[str, Table]:

@@ -6,7 +6,7 @@ none: then the row has no loss and is not counted.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,10 +42,14 @@ class FrameLabels:
         starts = np.concatenate([[0], 1 + np.flatnonzero(~same.all(1))])
         return FrameLabels(starts, values[starts])
 
-    def at(self, first: int, count: int) -> Labels:
-        """The labels of `count` frames from number `first` on."""
-        found: Labels = self.values[np.searchsorted(self.starts, np.arange(first, first + count), "right") - 1]
+    def at(self, frames: NDArray[np.int64]) -> Labels:
+        """The labels of frames with these numbers."""
+        found: Labels = self.values[np.searchsorted(self.starts, frames, "right") - 1]
         return found
+
+    def after(self, first: int) -> "FrameLabels":
+        """The labels of the frames from number `first` on, which becomes 0."""
+        return FrameLabels(np.maximum(self.starts - first, 0), self.values)
 
     def sampled(self, every: float) -> "FrameLabels":
         """The labels of the frames that are played: number j shows frame ⌊j · every⌋ of the file."""
@@ -56,16 +60,23 @@ Label = int | tuple[float, ...] | FrameLabels
 ChunkLabel = int | tuple[float, ...] | Labels  # of some frames: one for all, or one for each
 
 
-def label_at(label: Label, first: int, count: int) -> ChunkLabel:
-    """The label of `count` frames of a clip from number `first` on, after sampling."""
-    return label.at(first, count) if isinstance(label, FrameLabels) else label
+def label_at(label: Label, frames: Callable[[], NDArray[np.int64]]) -> ChunkLabel:
+    """The label of some frames of a clip. `frames`: gives their numbers, after sampling."""
+    return label.at(frames()) if isinstance(label, FrameLabels) else label
+
+
+def mirrored(label: ChunkLabel, numbers: Sequence[int]) -> ChunkLabel:
+    """The label of mirrored frames: these of its numbers have the other sign."""
+    values = np.array(label)
+    values[..., list(numbers)] *= -1
+    return tuple(values.tolist()) if isinstance(label, tuple) else values
 
 
 def frames_by_class(labels: Sequence[tuple[Label, int]], classes: int) -> NDArray[np.float64]:
     """The number of frames of each class, [classes], of clips with these labels and numbers of frames."""
     found = np.zeros(classes)
     for label, frames in labels:
-        each = label.at(0, frames) if isinstance(label, FrameLabels) else np.full(frames, label)
+        each = label.at(np.arange(frames)) if isinstance(label, FrameLabels) else np.full(frames, label)
         found += np.bincount(each[each >= 0], minlength=classes)
     return found
 

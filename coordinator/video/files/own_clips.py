@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
@@ -13,6 +12,7 @@ from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, read_ar
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
 from coordinator.video.decoding.memory_file import opened_bytes
 from coordinator.video.files.dataset_formats import MOST_CLASSES, Entry, Listing
+from coordinator.video.files.listed_labels import text_of
 from coordinator.video.files.own_dataset import Exhausted, Item, OwnDataset
 
 _CLIP_KEYS = ("video", "clip")  # of an item that is a mapping
@@ -34,13 +34,17 @@ def own_listing(reference: str, part: str, data: Data, labelled: bool, task: Tas
             f"data.balance needs a dataset with __len__ and __getitem__, but {reference} is an iterable, played in its "
             f"own order: leave data.balance out"
         )
-    stated = [] if data.fps else _stated(dataset, reference, labelled)  # a rate needs seconds, not frames
+    of_frames = data.labels_of == "frames"
+    stated = [] if data.fps else _stated(dataset, reference, labelled or of_frames)  # a rate needs seconds, not frames
     found = stated or list(_read(dataset, reference, data))
     if not found:
         raise DataError(f"{reference} has no items: a dataset needs one for every clip")
     good = [(item, label, about) for item, label, about in found if not isinstance(about, str)]
     names, classes = _names(dataset, good, task) if labelled else (["video"] * len(good), None)
+    classes = dataset.class_names() if of_frames else classes
     entries = [_entry(item, name, about) for (item, _, about), name in zip(good, names, strict=True)]
+    if of_frames:
+        entries = [replace(entry, content=label) for entry, (_, label, _) in zip(entries, good, strict=True)]
     bad = {Path(str(item)): about.removeprefix(f"{item}: ") for item, _, about in found if isinstance(about, str)}
     return Listing(entries, classes, bad=bad)
 
@@ -72,18 +76,7 @@ def _names(dataset: OwnDataset, found: Sequence[Found], task: TaskName) -> tuple
     """Each item's label as text, as lists have it, and all classes if they have an order. Raises DataError."""
     if task == "classify":
         return _classes(dataset, found)
-    return [_text(label, item) for item, label, _ in found], None
-
-
-def _text(label: Any, item: Item) -> str:
-    """Several classes' names, or numbers."""
-    if isinstance(label, str):
-        return label
-    with suppress(TypeError, ValueError):
-        values = np.atleast_1d(np.asarray(label)).tolist()
-        if all(isinstance(value, str | int | float) for value in values):
-            return ",".join(map(str, values)) or "-"
-    raise DataError(f"{item}: its label is {label!r}, but must be numbers, or the names of the classes that apply")
+    return [text_of(label, str(item)) for item, label, _ in found], None
 
 
 def _classes(dataset: OwnDataset, found: Sequence[Found]) -> tuple[list[str], list[str] | None]:

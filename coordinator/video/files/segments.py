@@ -69,7 +69,10 @@ def _time(text: str, where: str, data: Data) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def place_of(segment: Segment, info: MediaInfo, data: Data) -> tuple[int, int] | str:
+Place = tuple[int, int]
+
+
+def place_of(segment: Segment, info: MediaInfo, data: Data) -> Place | str:
     """Where a segment begins, and how many frames it plays; or why there is nothing to play.
 
     The first number counts frames of the file, or instants of `data.fps`.

@@ -10,7 +10,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,13 @@ from rich.progress import track
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
-from coordinator.video.files.shard_cache import Shard, find_shard, folder_of, opened_shard
+from coordinator.video.files.shard_cache import Alive, Shard, find_shard, folder_of, opened_shard
 
 _BLOCK = 512  # bytes
 _MOST_SHARDS = 100_000
 _LONGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _AT_ONCE = 4  # shards
-_FORMAT = 1  # of the file that is kept beside a copy
+_FORMAT = 2  # of the file that is kept beside a copy
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LABELS = ("cls", "json")
 
@@ -48,14 +48,14 @@ class Sample:
 
     Attributes:
         name: of the video.
-        label: None if it has none.
+        label: as its .cls or .json has it; None if it has none.
         about: its metadata, or why it cannot be played.
     """
 
     name: str
     offset: int
     size: int
-    label: str | None
+    label: Any
     about: MediaInfo | str
 
 
@@ -66,6 +66,13 @@ class Contents:
     shard: Shard
     samples: list[Sample]
     failure: str = ""
+
+
+@contextmanager
+def opened_video(member: Member, data: Data, alive: Alive = lambda: None) -> Iterator[Path]:
+    """What FFmpeg opens to read a video within its shard, valid meanwhile. Raises DataError."""
+    with opened_shard(member.shard, data, alive) as file:
+        yield part_of(Path(f"/proc/self/fd/{file}"), member.offset, member.size)
 
 
 def expand(address: str) -> list[str]:
@@ -156,13 +163,13 @@ def _clip(parts: dict[str, tarfile.TarInfo], file: Path, stream: Any, suffixes: 
     return Sample(video.name, video.offset_data, video.size, label, about)
 
 
-def _label(kind: str, content: bytes) -> str | None:
+def _label(kind: str, content: bytes) -> Any:
     """Raises ValueError."""
     text = content.decode().strip()
     if kind == "cls":
         return text
     tree = json.loads(text)
     label = tree.get("label") if isinstance(tree, dict) else tree
-    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int | float)):
-        raise ValueError(f'"label" is {label!r}, but must be the number or the name of a class')
-    return None if label is None else str(label)
+    if isinstance(label, bool | dict):
+        raise ValueError(f'"label" is {label!r}, but must be the number or the name of a class, or a list')
+    return str(label) if isinstance(label, int | float) else label

@@ -106,6 +106,8 @@ def test_settings_without_effect_are_reported() -> None:
         ({"network": {"edge_ticks": [2, 3]}}, "must have one number for each of the 1 edges between stages"),
         ({"optimiser": {"steps": [0.7, 0.2]}}, "must be increasing fractions"),
         ({"data": {"sources": ["/dev/video0"], "slots": 4}}, "data.sources have no labels"),
+        ({"task": "regress", "data": {"train": ".", "slots": 4, "flip": 0.5}}, "list in data.flip_targets those that"),
+        ({"data": {"train": ".", "slots": 4, "flip_targets": [0]}}, 'data.flip_targets is for task = "regress"'),
         ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),
     ],
 )

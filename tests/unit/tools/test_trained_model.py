@@ -36,9 +36,9 @@ def test_missing_and_damaged_models_are_an_error(run: Path, tmp_path: Path) -> N
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(SidewaysError, match=r"lacks the metadata model, model_args, task, classes, data"):
         open_model(tmp_path / "foreign.safetensors")
-    (tmp_path / "model.onnx").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"a run directory, a .safetensors or a .pt2 file"):
-        open_model(tmp_path / "model.onnx")
+    (tmp_path / "model.h5").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"a run directory, a .safetensors, a .pt2 or an .onnx file"):
+        open_model(tmp_path / "model.h5")
 
 
 @pytest.mark.parametrize(

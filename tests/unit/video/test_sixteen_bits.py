@@ -38,6 +38,14 @@ def test_every_value_is_kept(tmp_path: Path) -> None:
     assert np.array_equal(played(tmp_path), values)
 
 
+def test_a_run_says_that_bits_are_dropped(tmp_path: Path) -> None:
+    write_depth(tmp_path / "a.mkv", 2)
+    (note,) = collect(Data(train=tmp_path, **{**SETTINGS, "bits": 8}), "train", labelled=False).notes
+    assert note.startswith("1 of 1 videos have grey pixels of more than 8 bits")
+    assert "set data.channels = 1 and data.bits = 16" in note
+    assert not collect(Data(train=tmp_path, **SETTINGS), "train", labelled=False).notes
+
+
 def test_eight_bits_are_widened_and_narrowed(tmp_path: Path) -> None:
     values = write_depth(tmp_path / "a.mkv", 2)
     narrow = next(read(tmp_path / "a.mkv", 1, 32, 1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.config.settings import Data, TaskName
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.files.labels import FrameLabels
 from coordinator.video.slots import Slots
@@ -36,7 +36,7 @@ def found(root: Path, text: str, task: TaskName = "classify", **data: Any) -> Cl
 def labels_in(clips: Clips, number: int = 0) -> np.ndarray:
     label = clips.clips[number].label
     assert isinstance(label, FrameLabels)
-    return label.at(0, clips.clips[number].frames)
+    return label.at(np.arange(clips.clips[number].frames))
 
 
 def test_segments_and_single_frames(root: Path) -> None:
@@ -131,6 +131,41 @@ def test_rows_carry_the_labels_of_their_frames_also_after_a_resume(root: Path, s
     played(stream, start)
     again = Slots(clips.clips, settings, 3, True, start=stream.places(), form=clips.form)
     assert played(again, 20 - start) == whole[start:]
+
+
+def test_snippets_have_the_labels_of_their_frames(root: Path) -> None:
+    rows = "".join(f"{name},{frame},{frame}\n" for name in ("1.mp4", "2.mkv") for frame in range(FRAMES))
+    data: dict[str, Any] = {"window": 2, "snippets": 3, "size": 16}
+    clips = found(root, f"path,frame,number\n{rows}", "regress", **data)
+    seen = played(Slots(clips.clips, Data(train=root, slots=2, **data), 0, False, form=clips.form), 6)
+    assert [tick[0][0] for tick in seen] == [1, 2, 5, 6, 9, 10]
+
+
+def test_positions_of_mirrored_frames_change_sign(root: Path) -> None:
+    rows = "".join(f"{name},{frame},{1 + frame},{frame}\n" for name in ("1.mp4", "2.mkv") for frame in range(FRAMES))
+    flipped: dict[str, Any] = {"flip": 0.5, "flip_targets": [0], "size": 16}
+    clips = found(root, f"path,frame,x,y\n{rows}", "regress", **flipped)
+    form, ticks = clips.form, 8 * FRAMES
+    with pytest.raises(ConfigError, match=r"data.flip_targets = \[2\], but there are 2 numbers \(x, y\), counted"):
+        found(root, f"path,frame,x,y\n{rows}", "regress", flip_targets=[2])
+    stream = Slots(clips.clips, Data(train=root, slots=2, **flipped), 3, True, form=form)
+    plain = Slots(clips.clips, Data(train=root, slots=2, size=16), 3, True, form=form)
+    batches = Batch((2, 3, 16, 16), form=form), Batch((2, 3, 16, 16), form=form)
+    seen = set()
+    for _ in range(ticks):
+        for slots, batch in zip((stream, plain), batches, strict=True):
+            slots.fill(batch.frames, batch.clips, batch.labels)
+        ours, theirs = batches
+        for row in range(2):
+            mirrored = bool(ours.labels[row, 0] < 0)
+            seen.add(mirrored)
+            frame = theirs.frames[row][..., ::-1] if mirrored else theirs.frames[row]
+            assert np.array_equal(ours.frames[row], frame)
+            x, y = theirs.labels[row]
+            assert ours.labels[row].tolist() == [-x if mirrored else x, y]
+    assert seen == {True, False}
+    stream.close()
+    plain.close()
 
 
 def played(stream: Slots, ticks: int) -> list[list[list[float]]]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from common.rule.label_form import LabelForm
-from coordinator.video.files.labels import FrameLabels, Vocabulary, described, frames_by_class, label_at
+from coordinator.video.files.labels import FrameLabels, Vocabulary, described, frames_by_class, label_at, mirrored
 
 CLASSES = Vocabulary("classify", ["ant", "bee"])
 SEVERAL = Vocabulary("multilabel", ["ant", "bee", "cat"])
@@ -24,7 +24,7 @@ def test_every_frame_keeps_its_label(values: list[int], first: int, count: int, 
         given_labels = np.where(given_labels < 0, np.nan, given_labels)[:, None].repeat(2, 1).astype(np.float32)
     labels = FrameLabels.of(given_labels, form)
     expected = np.concatenate([given_labels, form.empty(40)])[first : first + count]
-    assert np.array_equal(labels.at(first, count), expected, equal_nan=wide)
+    assert np.array_equal(labels.at(np.arange(first, first + count)), expected, equal_nan=wide)
     assert len(labels.starts) <= 1 + len(values)
 
 
@@ -32,7 +32,13 @@ def test_every_frame_keeps_its_label(values: list[int], first: int, count: int, 
 def test_played_frames_have_the_label_of_the_frame_that_they_show(values: list[int], every: float) -> None:
     labels = FrameLabels.of(np.array(values), LabelForm()).sampled(every)
     shown = [math.floor(number * every + 1e-9) for number in range(math.ceil(len(values) / every))]
-    assert labels.at(0, len(shown)).tolist() == [values[frame] for frame in shown]
+    assert labels.at(np.arange(len(shown))).tolist() == [values[frame] for frame in shown]
+
+
+def test_labels_of_a_part_begin_with_its_first_frame() -> None:
+    labels = FrameLabels.of(np.array([4, 4, 5, 6, 6]), LabelForm())
+    for first in range(5):
+        assert labels.after(first).at(np.arange(6 - first)).tolist() == [4, 4, 5, 6, 6, -1][first:]
 
 
 def test_labels_from_objects() -> None:
@@ -58,9 +64,17 @@ def test_an_object_that_is_no_label_is_an_error(vocabulary: Vocabulary, value: o
         vocabulary.label(value, "clip 7")
 
 
+def test_mirrored_frames_have_other_numbers() -> None:
+    assert mirrored((1.0, 2.0, math.inf), [0, 2]) == (-1.0, 2.0, -math.inf)
+    frames = np.array([[1, 2], [3, 4]], np.float32)
+    assert np.array_equal(mirrored(frames, [1]), [[1, -2], [3, -4]])
+    assert frames[0, 1] == 2
+
+
 def test_frames_are_counted_by_class() -> None:
     labels = FrameLabels.of(np.array([0, 0, 1, -1, 1]), LabelForm())
     assert frames_by_class([(labels, 5), (1, 10), (-1, 3)], 3).tolist() == [2, 12, 0]
-    assert label_at(2, 5, 3) == 2
+    assert label_at(2, lambda: np.arange(5, 8)) == 2
+    assert np.array_equal(label_at(labels, lambda: np.array([1, 2, 4])), [0, 1, 1])
     assert described(labels) != described(labels.sampled(2))
     assert described((1.0, 2.0)) == (1.0, 2.0)

@@ -328,5 +328,5 @@ def test_labels_of_other_tasks(tmp_path: Path, task: Any, items: str, classes: l
     assert [clip.label for clip in found.clips] == expected
     with pytest.raises(DataError, match=r"clips\[0\]: its label is None, but must be numbers"):
         collect(data_of(write(tmp_path, dataset("GOOD"))), "train", task=task)
-    with pytest.raises(ConfigError, match="leave it out with segments, shards and a dataset"):
-        collect(data_of(source, labels_of="frames"), "train", task=task)
+    with pytest.raises(DataError, match=r'but data\.labels_of = "frames" needs a list'):
+        collect(data_of(write(tmp_path, dataset("(GOOD, 1)")), labels_of="frames"), "train", task=task)

@@ -184,8 +184,9 @@ def test_a_download_that_ends_early_is_tried_again(root: Path, tmp_path: Path, m
     [
         ("0.cls", None, 'it has no label: neither .cls nor "label" in .json'),
         ("0.json", b'{"other": 1}', "it has no label"),
+        ("0.json", b'{"label": true}', r"its .json is no label: \"label\" is True, but must be"),
         ("0.json", b"{", "its .json is no label: Expecting"),
-        ("0.json", b'{"label": [1]}', r"its .json is no label: \"label\" is \[1\], but must be"),
+        ("0.json", b'{"label": [1]}', r"0.mp4: its label is \[1\], but must be the number or the name of one class"),
     ],
 )
 def test_a_clip_without_a_label_is_left_out_with_a_reason(
