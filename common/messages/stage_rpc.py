@@ -103,7 +103,7 @@ class Stages:
     ) -> "Pending[R]":
         """Call one stage of replica 0 without waiting for the answer."""
         name = call.__name__
-        future = self._start(stage, name, args, kwargs, self._deadline)
+        future = self._start([stage], name, args, kwargs, self._deadline)
         return Pending(name, self._deadline, {self._text(stage): future})
 
     def configure(self, plan: Plan) -> list[Addresses]:
