@@ -12,6 +12,7 @@ from common.models import activation_shapes, build, part
 from common.models.temporal import memories
 from common.partition.balance import check_split
 from common.processes.membership import Membership
+from common.rule.memory_format import arranged, with_memory_format
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
 from common.rule.schedule import Schedule
@@ -27,6 +28,7 @@ from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetInta
 from stage_worker.edges.links import TensorSpec, links_of
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
+from stage_worker.edges.transport import on_gpus
 from stage_worker.loop import Loop
 from stage_worker.replicas import GradientMean, ReplicaGroup
 from stage_worker.reporting.gradient_probe import StageProbe
@@ -84,6 +86,7 @@ class Assembly:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         model = build(config, plan.classes)
+        config = self._config = with_memory_format(config, model, on_gpus(config, me))
         check_split(plan.split, len(model))
         self._labels = without_loss(config, plan.classes).form
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
@@ -205,7 +208,8 @@ class Assembly:
             pixel_type=self._config.data.pixel_type,
             labels=self._labels,
         )
-        packet = Packet(self._input_spec[0], self._input_spec[1], self._device, labels=self._labels)
+        last = self._config.channels_last
+        packet = Packet(*self._input_spec, self._device, labels=self._labels, channels_last=last)
         return FrameIntake(socket, packet, self._normaliser)
 
     def _target_intake(self) -> TargetIntake | None:
@@ -221,7 +225,7 @@ class Assembly:
         network, queue, what = self._config.network, self._config.ticks_to_top + 9, f"stage {self._me.stage} (targets)"
         wait, pixels = Kind.WAIT_TARGETS, self._config.data.pixel_type
         socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=wait, pixel_type=pixels)
-        out = torch.zeros(shape, device=self._device)
+        out = arranged(torch.zeros(shape, device=self._device), self._config.channels_last)
         return TargetIntake(socket, out, self._normaliser)
 
     def _training_ports(self) -> EdgePorts:

@@ -122,6 +122,8 @@ class Updater:
         self._parameters = list(self._named.values())
         self._base = self._current = _rate(settings, settings.lr, mismatch)
         self._orthogonal = Orthogonal(self._parameters, settings.orthogonal) if settings.orthogonal else None
+        self._odd: set[nn.Parameter] = set()  # those whose gradients have other strides, in every tick
+        self._checks = 2  # steps in which they are looked for: the first gradient may be from a checkpoint
         self._varies = settings.schedule != "constant" or settings.warmup > 0
         self._average = [value.detach().clone() for value in self._parameters] if settings.ema else []
 
@@ -173,12 +175,26 @@ class Updater:
             torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
 
     def _prepare_gradients(self) -> None:
+        self._restride_gradients()
         if self.accumulated > 1:
             torch._foreach_mul_(list(self._gradients()), 1 / self.accumulated)
         if self._orthogonal is not None:
             self._orthogonal.project()
         if self._settings.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
+
+    def _restride_gradients(self) -> None:
+        """Give gradients their parameters' strides, from which those of dimensions of size 1 may differ.
+
+        Fused optimisers refuse such gradients on a GPU (pytorch/pytorch, issue 106951).
+        """
+        if self._checks:
+            self._checks -= 1
+            found = ((own, own.grad) for own in self._parameters if own.grad is not None)
+            self._odd |= {own for own, gradient in found if gradient.stride() != own.stride()}
+        for own in self._odd:
+            if own.grad is not None:
+                own.grad = own.grad.as_strided(own.size(), own.stride())
 
     def _gradients(self) -> Iterator[Tensor]:
         return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
@@ -227,7 +243,7 @@ class Updater:
         self._load_optimiser(state)
         for index, (name, parameter) in enumerate(self._named.items()):
             if f"gradient.{name}" in state:
-                parameter.grad = state[f"gradient.{name}"].to(parameter.device)
+                parameter.grad = torch.empty_like(parameter).copy_(state[f"gradient.{name}"])  # of its strides too
             if self._average:  # a missing average starts from the current weights
                 self._average[index].copy_(state.get(f"average.{name}", parameter.detach()))
             if self._orthogonal is not None and f"mean.{name}" in state:
@@ -243,5 +259,12 @@ class Updater:
             prefix = f"optimiser.{names[id(parameter)]}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             if own:
-                tree["state"][number] = own
+                tree["state"][number] = {key: _as_stored(value, parameter) for key, value in own.items()}
         self.optimiser.load_state_dict(tree)  # moves every tensor to the device that this optimiser needs
+
+
+def _as_stored(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A value of a parameter's, with the strides of the parameter, which fused optimisers take for granted."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

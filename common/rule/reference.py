@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.models import activation_shapes, build, part
 from common.rule.loss import Target
+from common.rule.memory_format import with_memory_format
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule, schedule_of
 from common.rule.skips import pooled_shape, sources, targets
@@ -36,6 +37,7 @@ def build_stages(config: Config, classes: int, planned: int, replica: int = 0) -
 
 def stages_from(model: nn.Sequential, config: Config, classes: int, planned: int, replica: int = 0) -> list[Stage]:
     """The same with a given model."""
+    config = with_memory_format(config, model, on_gpus=False)
     assert config.split is not None
     parts = [part(model, config.split, index) for index in range(config.stages)]
     with casting(config, _CPU):
@@ -67,12 +69,13 @@ class Reference:
             dtype: of the input.
             packet: creates a packet of a shape and dtype; default: with the labels' form of the stages' task.
         """
-        self.stages, self.schedule, self.tick_number = stages, schedule_of(stages[0].config), 0
+        config = stages[0].config
+        self.stages, self.schedule, self.tick_number = stages, schedule_of(config), 0
         self.computes: list[Computes] = list(stages)
-        with casting(stages[0].config, _CPU):
+        with casting(config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
-        packet = packet or partial(Packet, labels=stages[0].objective.task.form)
-        self._ports = memory_ports(stages, outputs, stages[0].config.network.wire, packet)
+        packet = packet or partial(Packet, labels=stages[0].objective.task.form, channels_last=config.channels_last)
+        self._ports = memory_ports(stages, outputs, config.network.wire, packet)
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
         """Run one tick of every stage. Returns the top stage's loss, a 0-d tensor; None while it has no input.

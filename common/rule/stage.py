@@ -22,6 +22,7 @@ from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.memories import Memories
+from common.rule.memory_format import arrange, arranged
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import schedule_of
@@ -83,6 +84,8 @@ class Stage:
             replica: number of this copy of the stage.
             classes: number of classes, or of the labels' numbers.
         """
+        if config.channels_last:
+            arrange(blocks)
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else schedule_of(config).mismatch(index)
@@ -105,7 +108,7 @@ class Stage:
         self._autocast = config.precision == "bfloat16"
         self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
         forbid_in_place_on_input(blocks)
-        self.memories = Memories(blocks)
+        self.memories = Memories(blocks, config.channels_last)
 
     def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y(k), [rows, …], from x(k), [rows, …], and keep the graph until `backward`.
@@ -159,7 +162,8 @@ class Stage:
             ConfigError: the blocks cannot be compiled here.
         """
         before = {name: value.clone() for name, value in self.blocks.state_dict().items()}
-        x = torch.zeros(tuple(shape), dtype=dtype, device=device).requires_grad_(not self.is_first)
+        x = arranged(torch.zeros(tuple(shape), dtype=dtype, device=device), self.config.channels_last)
+        x.requires_grad_(not self.is_first)
         try:
             y = self.run(x, 0)
             if y.requires_grad:

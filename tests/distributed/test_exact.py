@@ -93,6 +93,23 @@ OPTIONS: dict[str, dict[str, object]] = {
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "module": {"model": f"{MODELS}:whole", "model_args": {}, "split": [1, 4, 1]},
     "timm": {"model": "timm:test_resnet", "model_args": {}, "split": [3, 2, 3]},
+    "channels-last": {
+        "memory_format": "channels_last",
+        "model_args": {"width": 4, "temporal": "motion", "norm": "batch"},
+        "skips": [[0, 2]],
+        "rule__auxiliary": 0.2,
+        "optimiser__ema": 0.9,
+        "optimiser__orthogonal": 0.5,
+    },
+    "channels-last-autoencode": {
+        "memory_format": "channels_last",
+        "task": "predict",
+        "model": "autoencoder",
+        "network__transport": "gloo",
+        "network__wire": "int8",
+        "network__edge_ticks": [1, 2],
+        "precision": "bfloat16",
+    },
     "multilabel": {"task": "multilabel", "data__train_labels": SEVERAL, "rule__auxiliary": 0.3, "rule__every": 2},
     "regress": {
         "task": "regress",
@@ -137,6 +154,7 @@ QUICK = (
     "wire-int8",
     "layers",
     "module",
+    "channels-last",
     "multilabel",
     "frame-labels",
     "all",
@@ -340,7 +358,8 @@ def test_replicas_equal_the_reference_bit_for_bit(videos: Path, tmp_path: Path, 
 def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_path: Path, edges: str) -> None:
     """But for what only a GPU has: the same code, with another device, other groups and memory of the host."""
     transport = {"network__transport": "gloo"} if edges == "staged" else {}
-    names = ("dropout", "predict", "average", "skip", "edges-skip", "wire-bfloat16", "wire-int8")
+    names = ["dropout", "predict", "average", "skip", "edges-skip", "wire-bfloat16", "wire-int8"]
+    names += ["channels-last", "channels-last-autoencode"]
     cases = {name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in names}
     trees = {name: settings(videos, **options) for name, options in cases.items()}
     drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)
