@@ -138,7 +138,11 @@ class Config(Section):
         description="order of maps in memory, in stages and on edges; auto: channels_last on GPUs if the model "
         "convolves and has no GroupNorm, which torch computes on contiguous maps there; else contiguous (docs/gpu.md)",
     )
-    compile: bool = Field(False, description="torch.compile each stage (needs a C++ compiler; not bit-identical)")
+    compile: bool | Literal["reduce-overhead"] = Field(
+        False,
+        description="torch.compile each stage (needs a C++ compiler; not bit-identical); reduce-overhead: on a GPU "
+        "also as CUDA graphs, by torch's own means (docs/gpu.md)",
+    )
     seed: int = Field(0, ge=0, lt=1 << 31, description="random seed of initial weights, clip order and augmentation")
     runs: Path = Field(Path("runs"), description="folder in which run directories are created")
     name: str | None = Field(

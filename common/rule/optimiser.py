@@ -122,6 +122,7 @@ class Updater:
         self._parameters = list(self._named.values())
         self._base = self._current = _rate(settings, settings.lr, mismatch)
         self._orthogonal = Orthogonal(self._parameters, settings.orthogonal) if settings.orthogonal else None
+        self._keeps = False
         self._odd: set[nn.Parameter] = set()  # those whose gradients have other strides, in every tick
         self._checks = 2  # steps in which they are looked for: the first gradient may be from a checkpoint
         self._varies = settings.schedule != "constant" or settings.warmup > 0
@@ -167,12 +168,27 @@ class Updater:
         if self._varies:
             self._use_rate(self._base * rate_factor(self._settings, self.ticks - 1, self._planned))
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        self.drop_gradients()
         self.updates += 1
         if self._average:
             # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)
             decay = min(self._settings.ema, self.updates / (9 + self.updates))
             torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
+
+    def keep_gradients(self) -> None:
+        """From now on gradients are in memory that stays: autograd adds to it, and never keeps what it is given."""
+        self._keeps = True
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            if not self._keeps:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self._keeps:
+            torch._foreach_zero_(list(self._gradients()))
 
     def _prepare_gradients(self) -> None:
         self._restride_gradients()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.rule.auxiliary import Auxiliary, auxiliary_of
+from common.rule.compiled import compiled, nothing
 from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
@@ -106,7 +107,11 @@ class Stage:
         self._masks = HostValues()
         self._skip_masks = [HostValues() for _ in skip_targets]
         self._autocast = config.precision == "bfloat16"
-        self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
+        self._run = compiled(blocks, config.compile) if config.compile else blocks
+        self._begin_step = nothing
+        if config.compile == "reduce-overhead":
+            self._begin_step = torch.compiler.cudagraph_mark_step_begin
+            self.updater.keep_gradients()
         forbid_in_place_on_input(blocks)
         self.memories = Memories(blocks, config.channels_last)
 
@@ -147,6 +152,7 @@ class Stage:
         So they need no state, and the reference, which runs all stages in one process, draws the same masks.
         """
         seed = hash((self.config.seed, self.index, frame, part, *self._replica)) % (1 << 63)
+        self._begin_step()
         torch.default_generator.manual_seed(seed)
         if x.is_cuda:
             torch.cuda.default_generators[x.device.index].manual_seed(seed)
@@ -170,9 +176,9 @@ class Stage:
                 y.sum().backward()
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"compile = true: stage {self.index} cannot be compiled here ({reason})") from error
+            raise ConfigError(f"compile: stage {self.index} cannot be compiled here ({reason})") from error
         self.blocks.load_state_dict(before)
-        self.blocks.zero_grad(set_to_none=True)
+        self.updater.drop_gradients()
 
     def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
         """Add Δθ(k) to the parameters' .grad, from the newest gradients, which are gated in place.
@@ -236,7 +242,7 @@ class Stage:
         if self._unapplied and self.mean is None:
             self.update()
         elif self._unapplied and not self.updater.accumulated:
-            self.blocks.zero_grad(set_to_none=True)
+            self.updater.drop_gradients()
         self._unapplied = False
 
     def _begin_gradients(self) -> None:
