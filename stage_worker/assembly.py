@@ -1,6 +1,7 @@
 """The parts of a stage worker for one run: blocks, device, edges to the neighbours, frame and target intakes."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -12,14 +13,16 @@ from common.models import activation_shapes, build, part
 from common.models.temporal import memories
 from common.partition.balance import check_split
 from common.processes.membership import Membership
+from common.rule.graphed_stage import GraphedStage
 from common.rule.memory_format import arranged, with_memory_format
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
 from common.rule.schedule import Schedule
 from common.rule.skips import targets
-from common.rule.stage import casting, make_stage
+from common.rule.stage import Stage, casting, make_stage
 from common.rule.tasks import without_loss
 from common.telemetry.spans import Kind, WorkClock
+from stage_worker.cuda_graphs import recorder_of
 from stage_worker.device import use_device
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.connect import Edges, LocalEdges
@@ -99,7 +102,9 @@ class Assembly:
         self._remembering = {stage for stage, blocks in enumerate(parts) if memories(blocks)}
         blocks = parts[me.stage].to(self._device)
         classes, planned = plan.classes, plan.planned
-        self.stage = make_stage(blocks, me.stage, config, outputs, classes, planned, self._device, me.of_replica)
+        recorder = recorder_of(config, blocks, self._device, me.stage, me.replicas)
+        kind = partial(GraphedStage, recorder=recorder) if recorder is not None else Stage
+        self.stage = make_stage(blocks, me.stage, config, outputs, classes, planned, self._device, me.of_replica, kind)
         self.groups, self.replicas = groups, replicas
         self.work = WorkClock()
         self.edges: Edges | None = None

@@ -143,6 +143,11 @@ class Config(Section):
         description="torch.compile each stage (needs a C++ compiler; not bit-identical); reduce-overhead: on a GPU "
         "also as CUDA graphs, by torch's own means (docs/gpu.md)",
     )
+    graph: bool | Literal["auto"] = Field(
+        False,
+        description="on a GPU, replay each stage's passes as CUDA graphs, after some ticks whose replay equals them "
+        "bit for bit; auto: where that is possible; true: an error where it is not (docs/gpu.md)",
+    )
     seed: int = Field(0, ge=0, lt=1 << 31, description="random seed of initial weights, clip order and augmentation")
     runs: Path = Field(Path("runs"), description="folder in which run directories are created")
     name: str | None = Field(

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,11 +15,17 @@ from common.rule.orthogonal_gradient import Orthogonal
 
 _UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}  # they need closures, or sparse gradients
 _WITHOUT_MOMENTUM = {"Adam": {"betas": (0.0, 0.999)}, "AdamW": {"betas": (0.0, 0.999)}}
+_CAPTURED = {"fused": True, "capturable": True}
+CAPTURABLE = {"Adam": _CAPTURED, "AdamW": _CAPTURED, "SGD": {"fused": True}}  # with what arguments
 _FUSED = {"Adam", "AdamW", "SGD", "Adagrad"}  # one kernel for all parameters, on the CPU too: less Python per tick
 
 
-def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> torch.optim.Optimizer | None:
+def build_optimiser(
+    blocks: nn.Module, settings: Optimiser, mismatch: int, captured: bool = False
+) -> torch.optim.Optimizer | None:
     """Build the optimiser of a stage; None if it has no parameters.
+
+    `captured`: its step may be replayed as a graph, so what changes between steps, such as rates, is in tensors.
 
     Raises:
         ConfigError: the class is unknown or unusable, or its arguments are invalid.
@@ -35,10 +41,13 @@ def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> to
     alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
     fused = {"fused": True} if settings.name in _FUSED and not alternatives else {}
     arguments = {**fused, **_WITHOUT_MOMENTUM.get(settings.name, {}), **given}
+    if captured:
+        arguments |= CAPTURABLE[settings.name]
     lr = _rate(settings, settings.lr, mismatch)
     groups = _groups(blocks, settings, _decay(kind, arguments))
     for group in groups:
-        group["lr"] = lr * group["factor"]
+        rate = lr * group["factor"]
+        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if captured else rate
     try:
         return kind(groups, lr=lr, **arguments) if groups else None
     except (TypeError, ValueError, RuntimeError) as error:
@@ -111,12 +120,29 @@ class Updater:
         ticks: number of calls of `update`, including those that only accumulate.
         accumulated: number of gradients accumulated in .grad for the next optimiser step.
         updates: number of optimiser steps.
+        replay: in place of `apply`, a recording of it, whose gradients stay where they are; None: there is none.
     """
 
-    def __init__(self, blocks: nn.Module, settings: Optimiser, every: int, mismatch: int, planned: int) -> None:
-        """`every`: number of gradients averaged per optimiser step; `planned`: ticks of the whole training."""
+    def __init__(
+        self,
+        blocks: nn.Module,
+        settings: Optimiser,
+        every: int,
+        mismatch: int,
+        planned: int,
+        captured: bool = False,
+    ) -> None:
+        """Build the optimiser.
+
+        Args:
+            every: number of gradients averaged per optimiser step.
+            planned: ticks of the whole training.
+            captured: steps may be replayed (`build_optimiser`).
+        """
+        self.replay: Callable[[], None] | None = None
         self._settings, self._every, self._planned, self._mismatch = settings, every, planned, mismatch
-        self.optimiser = build_optimiser(blocks, settings, mismatch)
+        self.optimiser = build_optimiser(blocks, settings, mismatch, captured)
+        self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser and captured else []
         self.ticks = self.accumulated = self.updates = 0
         self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
         self._parameters = list(self._named.values())
@@ -151,7 +177,10 @@ class Updater:
     def _use_rate(self, rate: float) -> None:
         self._current = rate
         for group in self.optimiser.param_groups if self.optimiser else []:
-            group["lr"] = rate * group["factor"]
+            if self._rates:
+                group["lr"].fill_(rate * group["factor"])
+            else:
+                group["lr"] = rate * group["factor"]
 
     def update(self) -> None:
         """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
@@ -160,20 +189,28 @@ class Updater:
         if self.accumulated < self._every:
             return
         if self.optimiser is not None:
-            self._step(self.optimiser)
+            self._step()
         self.accumulated = 0
 
-    def _step(self, optimiser: torch.optim.Optimizer) -> None:
-        self._prepare_gradients()
+    def _step(self) -> None:
         if self._varies:
             self._use_rate(self._base * rate_factor(self._settings, self.ticks - 1, self._planned))
-        optimiser.step()
-        self.drop_gradients()
+        if self.replay is not None:
+            self.replay()
+        else:
+            self.apply()
+            self.drop_gradients()
         self.updates += 1
         if self._average:
             # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)
             decay = min(self._settings.ema, self.updates / (9 + self.updates))
             torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
+
+    def apply(self) -> None:
+        """Step the optimiser on the mean of the gathered gradients, at the current rate."""
+        assert self.optimiser is not None
+        self._prepare_gradients()
+        self.optimiser.step()
 
     def keep_gradients(self) -> None:
         """From now on gradients are in memory that stays: autograd adds to it, and never keeps what it is given."""
@@ -277,6 +314,8 @@ class Updater:
             if own:
                 tree["state"][number] = {key: _as_stored(value, parameter) for key, value in own.items()}
         self.optimiser.load_state_dict(tree)  # moves every tensor to the device that this optimiser needs
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
+            group["lr"] = rate  # not the copy that this makes
 
 
 def _as_stored(value: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -4,7 +4,7 @@ It runs the workers' own `Stage`, `Packet` and `run_tick`, without a transport: 
 into packets, which its neighbours read as many ticks later as the edge takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -35,14 +35,21 @@ def build_stages(config: Config, classes: int, planned: int, replica: int = 0) -
     return stages_from(build(config, classes), config, classes, planned, replica)
 
 
-def stages_from(model: nn.Sequential, config: Config, classes: int, planned: int, replica: int = 0) -> list[Stage]:
-    """The same with a given model."""
+def stages_from(
+    model: nn.Sequential,
+    config: Config,
+    classes: int,
+    planned: int,
+    replica: int = 0,
+    kind: Callable[..., Stage] = Stage,
+) -> list[Stage]:
+    """The same with a given model. `kind` creates a stage."""
     config = with_memory_format(config, model, on_gpus=False)
     assert config.split is not None
     parts = [part(model, config.split, index) for index in range(config.stages)]
     with casting(config, _CPU):
         outputs = activation_shapes(parts, config.frame_shape)
-    return [make_stage(part, i, config, outputs, classes, planned, _CPU, replica) for i, part in enumerate(parts)]
+    return [make_stage(part, i, config, outputs, classes, planned, _CPU, replica, kind) for i, part in enumerate(parts)]
 
 
 class Reference:

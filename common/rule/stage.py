@@ -9,7 +9,7 @@ It keeps one input, one output and one gradient, whatever the pipeline's depth. 
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -20,6 +20,7 @@ from common.errors import ConfigError
 from common.rule.auxiliary import Auxiliary, auxiliary_of
 from common.rule.compiled import compiled, nothing
 from common.rule.gate import gate
+from common.rule.graphs import graph_wanted
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.memories import Memories
@@ -90,7 +91,8 @@ class Stage:
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else schedule_of(config).mismatch(index)
-        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
+        captured = graph_wanted(config, blocks)
+        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned, captured)
         self.objective = Objective(task_of(config, classes))
         self.auxiliary, self.merge = auxiliary, merge
         self.mean: Mean | None = None
@@ -151,11 +153,20 @@ class Stage:
 
         So they need no state, and the reference, which runs all stages in one process, draws the same masks.
         """
-        seed = hash((self.config.seed, self.index, frame, part, *self._replica)) % (1 << 63)
+        self._seed(frame, part, x.device)
+        return self._compute(x)
+
+    def _seed(self, frame: int, part: int, device: torch.device) -> None:
+        seed = self._seed_of(frame, part)
         self._begin_step()
         torch.default_generator.manual_seed(seed)
-        if x.is_cuda:
-            torch.cuda.default_generators[x.device.index].manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+
+    def _seed_of(self, frame: int, part: int = 0) -> int:
+        return hash((self.config.seed, self.index, frame, part, *self._replica)) % (1 << 63)
+
+    def _compute(self, x: Tensor) -> Tensor:
         if not self._autocast:
             return self._run(x)
         with casting(self.config, x.device):
@@ -186,17 +197,19 @@ class Stage:
         `skipped`: the gradients that the targets of this stage's skips send back, in their order.
         Returns r(k), the gradient for the stage below, [rows, …]; None for stage 0.
         """
-        self.rows += len(held.clips)
-        gates = self.config.rule.boundary == "gate"
-        if gates:
-            self.gated += gate(gradient, held, self._masks)
-            for other, masks in zip(skipped, self._skip_masks, strict=True):
-                gate(other, held, masks)
+        self._gate(held, gradient, skipped)
         assert self._output is not None
         self._begin_gradients()
         if self._output.requires_grad:
             self._differentiate(self._output, held, gradient.tensor, [other.tensor for other in skipped])
         return self._drop_graph()
+
+    def _gate(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> None:
+        self.rows += len(held.clips)
+        if self.config.rule.boundary == "gate":
+            self.gated += gate(gradient, held, self._masks)
+            for other, masks in zip(skipped, self._skip_masks, strict=True):
+                gate(other, held, masks)
 
     def _differentiate(self, y: Tensor, held: Packet, gradient: Tensor, skipped: list[Tensor]) -> None:
         outputs: list[Tensor] = [y, *self.skip_outputs]
@@ -340,6 +353,7 @@ def make_stage(
     planned: int,
     device: torch.device,
     replica: int = 0,
+    kind: Callable[..., Stage] = Stage,
 ) -> Stage:
     """A stage of a run, with its auxiliary loss and the merge of its skips.
 
@@ -349,12 +363,13 @@ def make_stage(
             its skips.
         planned: ticks of the whole training.
         replica: number of this copy of the stage.
+        kind: what creates it; default: `Stage`.
     """
     shapes = [shape for shape, _ in outputs]
     auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
     merge = merge_of(config, index, shapes, planned, device)
     skip_targets = [shapes[target - 1] for target in targets(config.skip_pairs, index)]
-    return Stage(blocks, index, config, planned, auxiliary, merge, skip_targets, replica, classes)
+    return kind(blocks, index, config, planned, auxiliary, merge, skip_targets, replica, classes)
 
 
 def forbid_in_place_on_input(blocks: nn.Module) -> None:

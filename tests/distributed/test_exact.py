@@ -139,6 +139,13 @@ OPTIONS: dict[str, dict[str, object]] = {
         "rule__every": 2,
     },
 }
+GRAPH: dict[str, object] = {
+    **DROPOUT,
+    "graph": True,
+    "optimiser__schedule": "cosine",
+    "optimiser__clip": 0.1,
+    "optimiser__ema": 0.9,
+}
 # the others run in `make test-long`
 QUICK = (
     "dropout",
@@ -360,11 +367,12 @@ def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_pa
     transport = {"network__transport": "gloo"} if edges == "staged" else {}
     names = ["dropout", "predict", "average", "skip", "edges-skip", "wire-bfloat16", "wire-int8"]
     names += ["channels-last", "channels-last-autoencode"]
-    cases = {name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in names}
-    trees = {name: settings(videos, **options) for name, options in cases.items()}
+    options = {**{name: OPTIONS[name] for name in names}, "graph": GRAPH}
+    cases = {name: {"stages": 3, "ticks": 60, **own, **transport} for name, own in options.items()}
+    trees = {name: settings(videos, **own) for name, own in cases.items()}
     drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)
-    for name, options in cases.items():
-        same(tmp_path, name, *reference_run(config_of(videos, **options)))
+    for name, own in cases.items():
+        same(tmp_path, name, *reference_run(config_of(videos, **own)))
 
 
 @pytest.mark.long
