@@ -1,6 +1,7 @@
 """The parts of a stage worker for one run: blocks, device, edges to the neighbours, frame and target intakes."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -12,13 +13,16 @@ from common.models import activation_shapes, build, part
 from common.models.temporal import memories
 from common.partition.balance import check_split
 from common.processes.membership import Membership
+from common.rule.graphed_stage import GraphedStage
+from common.rule.memory_format import arranged, with_memory_format
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
 from common.rule.schedule import Schedule
 from common.rule.skips import targets
-from common.rule.stage import casting, make_stage
+from common.rule.stage import Stage, casting, make_stage
 from common.rule.tasks import without_loss
 from common.telemetry.spans import Kind, WorkClock
+from stage_worker.cuda_graphs import recorder_of
 from stage_worker.device import use_device
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.connect import Edges, LocalEdges
@@ -27,6 +31,7 @@ from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetInta
 from stage_worker.edges.links import TensorSpec, links_of
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
+from stage_worker.edges.transport import on_gpus
 from stage_worker.loop import Loop
 from stage_worker.replicas import GradientMean, ReplicaGroup
 from stage_worker.reporting.gradient_probe import StageProbe
@@ -84,6 +89,7 @@ class Assembly:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         model = build(config, plan.classes)
+        config = self._config = with_memory_format(config, model, on_gpus(config, me))
         check_split(plan.split, len(model))
         self._labels = without_loss(config, plan.classes).form
         parts = [part(model, plan.split, stage) for stage in range(me.stages)]
@@ -96,7 +102,9 @@ class Assembly:
         self._remembering = {stage for stage, blocks in enumerate(parts) if memories(blocks)}
         blocks = parts[me.stage].to(self._device)
         classes, planned = plan.classes, plan.planned
-        self.stage = make_stage(blocks, me.stage, config, outputs, classes, planned, self._device, me.of_replica)
+        recorder = recorder_of(config, blocks, self._device, me.stage, me.replicas)
+        kind = partial(GraphedStage, recorder=recorder) if recorder is not None else Stage
+        self.stage = make_stage(blocks, me.stage, config, outputs, classes, planned, self._device, me.of_replica, kind)
         self.groups, self.replicas = groups, replicas
         self.work = WorkClock()
         self.edges: Edges | None = None
@@ -205,7 +213,8 @@ class Assembly:
             pixel_type=self._config.data.pixel_type,
             labels=self._labels,
         )
-        packet = Packet(self._input_spec[0], self._input_spec[1], self._device, labels=self._labels)
+        last = self._config.channels_last
+        packet = Packet(*self._input_spec, self._device, labels=self._labels, channels_last=last)
         return FrameIntake(socket, packet, self._normaliser)
 
     def _target_intake(self) -> TargetIntake | None:
@@ -221,7 +230,7 @@ class Assembly:
         network, queue, what = self._config.network, self._config.ticks_to_top + 9, f"stage {self._me.stage} (targets)"
         wait, pixels = Kind.WAIT_TARGETS, self._config.data.pixel_type
         socket = FrameSocket(self._me, network, shape, queue, what, work=self.work, wait=wait, pixel_type=pixels)
-        out = torch.zeros(shape, device=self._device)
+        out = arranged(torch.zeros(shape, device=self._device), self._config.channels_last)
         return TargetIntake(socket, out, self._normaliser)
 
     def _training_ports(self) -> EdgePorts:

@@ -15,6 +15,7 @@ from common.messages.stage_calls import Addresses, GradientSample, OutputSample,
 from common.models import build
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
+from common.partition.stopwatch import as_it_runs
 from common.processes.membership import Membership
 from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
@@ -26,6 +27,7 @@ from stage_worker.device import use_device
 from stage_worker.edges.connect import LocalEdges
 from stage_worker.edges.frame_intake import FrameSocket
 from stage_worker.edges.process_groups import Groups
+from stage_worker.edges.transport import on_gpus
 from stage_worker.evaluation import Evaluation
 from stage_worker.loop import Loop
 from stage_worker.replicas import ReplicaGroup
@@ -106,16 +108,18 @@ class StageService:
     def measure(self, config: Config, classes: int) -> list[BlockCost]:
         """Time the model's blocks."""
         device = use_device(config, self.me)
-        frames = torch.rand(config.frame_shape, device=device)
-        return measure(build(config, classes).to(device), frames, partial(casting, config, device))
+        model = build(config, classes)
+        frames = as_it_runs(config, model, device, on_gpus(config, self.me))
+        return measure(model, frames, partial(casting, config, device))
 
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split."""
         device, me = use_device(config, self.me), self.me
         if me.stages_each > 1 or max_concurrent_stages(device, torch.get_num_threads()) < me.local_processes:
             return None
-        frames = torch.rand(config.frame_shape, device=device)
-        return time_stage(config, build(config, classes).to(device), split, self.me.stage, frames)
+        model = build(config, classes)
+        frames = as_it_runs(config, model, device, on_gpus(config, self.me))
+        return time_stage(config, model, split, self.me.stage, frames)
 
     def build(self, plan: Plan, groups: Groups | None, local: LocalEdges) -> Assembly:
         """Build this stage, in place of that of an earlier run with the same processes. Raises ConfigError."""
@@ -226,7 +230,7 @@ class StageService:
         """Parameters and buffers, copied to the CPU, with the averaged weights if there are any."""
         stage = self.built.stage
         stage.swap_average()
-        tensors = {name: value.detach().to("cpu", copy=True) for name, value in stage.weights().items()}
+        tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in stage.weights().items()}
         stage.swap_average()
         return tensors
 

@@ -133,7 +133,21 @@ class Config(Section):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="task classify: label smoothing of the cross entropy")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32")
-    compile: bool = Field(False, description="torch.compile each stage (needs a C++ compiler; not bit-identical)")
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto",
+        description="order of maps in memory, in stages and on edges; auto: channels_last on GPUs if the model "
+        "convolves and has no GroupNorm, which torch computes on contiguous maps there; else contiguous (docs/gpu.md)",
+    )
+    compile: bool | Literal["reduce-overhead"] = Field(
+        False,
+        description="torch.compile each stage (needs a C++ compiler; not bit-identical); reduce-overhead: on a GPU "
+        "also as CUDA graphs, by torch's own means (docs/gpu.md)",
+    )
+    graph: bool | Literal["auto"] = Field(
+        False,
+        description="on a GPU, replay each stage's passes as CUDA graphs, after some ticks whose replay equals them "
+        "bit for bit; auto: where that is possible; true: an error where it is not (docs/gpu.md)",
+    )
     seed: int = Field(0, ge=0, lt=1 << 31, description="random seed of initial weights, clip order and augmentation")
     runs: Path = Field(Path("runs"), description="folder in which run directories are created")
     name: str | None = Field(
@@ -188,6 +202,11 @@ class Config(Section):
     def exact(self) -> bool:
         """Whether gradients are backpropagation's: no mismatch between a stage's input and its gradient."""
         return self.algorithm != "sideways"
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether maps have this order in memory. `auto` is replaced before stages are built (memory_format.py)."""
+        return self.memory_format == "channels_last"
 
     @property
     def parts(self) -> int:

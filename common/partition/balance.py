@@ -1,7 +1,6 @@
 """Measures the cost of each block, and finds the contiguous split with the fastest slowest stage."""
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models import named_blocks
+from common.partition.stopwatch import seconds
 from common.rule.memories import Memories
 
 Cost = TypeVar("Cost")
@@ -49,8 +49,8 @@ def measure(
 ) -> list[BlockCost]:
     """Time each block's forward and backward pass on a frame batch: the median of `rounds`, after one warm-up round.
 
-    As in the pipeline, the first block computes no gradient of its input. `model` and `frames` must be on the device
-    that will run them. Buffers such as running statistics are changed, so pass a disposable model.
+    As in the pipeline, the first block computes no gradient of its input. `model` and `frames` must be as
+    they will run (stopwatch.py). Buffers such as running statistics are changed, so pass a disposable model.
 
     Args:
         casting: creates the context of a forward pass, such as autocast. Each pass casts the weights anew, as a tick
@@ -87,14 +87,14 @@ def measure(
 
 def _time_block(block: nn.Module, x: Tensor, with_input_gradient: bool, casting: Casting) -> float:
     x = x.clone().requires_grad_(with_input_gradient)
-    synchronise(x)
-    start = time.perf_counter()
-    with casting():
-        y = _apply(block, x)
-    if y.requires_grad:
-        y.backward(torch.ones_like(y))
-    synchronise(x)
-    elapsed = time.perf_counter() - start
+
+    def both_passes() -> None:
+        with casting():
+            y = _apply(block, x)
+        if y.requires_grad:
+            y.backward(torch.ones_like(y))
+
+    elapsed = seconds(both_passes, x.device)
     block.zero_grad(set_to_none=True)
     return elapsed
 
@@ -119,12 +119,6 @@ def _saved_bytes(block: nn.Module, x: Tensor, with_input_gradient: bool, casting
 
 def _apply(block: nn.Module, x: Tensor) -> Tensor:
     return block(x * 1 if x.requires_grad else x)  # a block may write to its input in place, but not to a leaf
-
-
-def synchronise(x: Tensor) -> None:
-    """Wait until the tensor's CUDA device has finished; a no-op on the CPU."""
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
 
 
 def balance(costs: Sequence[float], stages: int) -> list[int]:

@@ -84,7 +84,7 @@ def _try_loss(own: Loss, form: LabelForm, config: Config, y: Tensor) -> None:
 
 def _refuse_memories(model: nn.Sequential, config: Config) -> None:
     if config.compile and memories(model):
-        raise ConfigError("compile = true: blocks with a memory cannot be compiled; set compile = false")
+        raise ConfigError("compile: blocks with a memory cannot be compiled; set compile = false")
 
 
 def _kind(value: object) -> str:

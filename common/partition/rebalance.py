@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.models import part
-from common.partition.balance import balance, by_stage, synchronise
+from common.partition.balance import balance, by_stage
+from common.partition.stopwatch import seconds
 from common.rule.optimiser import build_optimiser
 from common.rule.stage import casting, forbid_in_place_on_input
 
@@ -55,7 +56,7 @@ def _scaled(costs: Sequence[float], split: Sequence[int], times: Sequence[float]
 def time_stage(config: Config, model: nn.Sequential, split: Sequence[int], stage: int, frames: Tensor) -> float:
     """Time a stage's forward and backward pass and update, in ms: the median over some tenths of a second.
 
-    `model` and `frames` must be on the device that will run them. The model is changed, so pass a disposable one.
+    `model` and `frames` must be as they will run (stopwatch.py). The model is changed, so pass a disposable one.
     """
     x: Tensor = frames
     times: list[float] = []
@@ -73,13 +74,12 @@ def time_stage(config: Config, model: nn.Sequential, split: Sequence[int], stage
 
 
 def _pass(blocks: nn.Module, x: Tensor, updates: torch.optim.Optimizer | None) -> float:
-    synchronise(x)
-    start = time.perf_counter()
-    y = blocks(x)
-    if y.requires_grad:
-        y.backward(torch.ones_like(y))
-    if updates is not None:
-        updates.step()
-        updates.zero_grad(set_to_none=True)
-    synchronise(x)
-    return time.perf_counter() - start
+    def tick() -> None:
+        y = blocks(x)
+        if y.requires_grad:
+            y.backward(torch.ones_like(y))
+        if updates is not None:
+            updates.step()
+            updates.zero_grad(set_to_none=True)
+
+    return seconds(tick, x.device)

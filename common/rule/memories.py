@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.models.temporal import TickInfo, memories
 from common.rule.host_values import HostValues
+from common.rule.memory_format import arranged
 
 _CLIPS = "@clips"  # no module can have this name
 
@@ -32,7 +33,9 @@ class _Rows:
 class Memories:
     """All modules with a memory in a stage. Falsy if there are none."""
 
-    def __init__(self, blocks: nn.Module) -> None:
+    def __init__(self, blocks: nn.Module, channels_last: bool = False) -> None:
+        """`channels_last`: the order of maps in memory."""
+        self._channels_last = channels_last
         self._modules = memories(blocks)
         self._masks: dict[int, HostValues] = {}  # by micro-batch
         self._part = 0  # the micro-batch whose rows are in the modules
@@ -136,6 +139,6 @@ class Memories:
         clips = np.split(state[_CLIPS].numpy(), parts)
         rows = {name: state[name].chunk(parts) for name in self._modules}
         for part in range(parts):
-            own = {name: chunks[part].clone() for name, chunks in rows.items()}
+            own = {name: arranged(chunks[part].clone(), self._channels_last) for name, chunks in rows.items()}
             self._others[part] = _Rows(clips[part].copy(), own)
         self._take()

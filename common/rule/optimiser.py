@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,11 +15,17 @@ from common.rule.orthogonal_gradient import Orthogonal
 
 _UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}  # they need closures, or sparse gradients
 _WITHOUT_MOMENTUM = {"Adam": {"betas": (0.0, 0.999)}, "AdamW": {"betas": (0.0, 0.999)}}
+_CAPTURED = {"fused": True, "capturable": True}
+CAPTURABLE = {"Adam": _CAPTURED, "AdamW": _CAPTURED, "SGD": {"fused": True}}  # with what arguments
 _FUSED = {"Adam", "AdamW", "SGD", "Adagrad"}  # one kernel for all parameters, on the CPU too: less Python per tick
 
 
-def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> torch.optim.Optimizer | None:
+def build_optimiser(
+    blocks: nn.Module, settings: Optimiser, mismatch: int, captured: bool = False
+) -> torch.optim.Optimizer | None:
     """Build the optimiser of a stage; None if it has no parameters.
+
+    `captured`: its step may be replayed as a graph, so what changes between steps, such as rates, is in tensors.
 
     Raises:
         ConfigError: the class is unknown or unusable, or its arguments are invalid.
@@ -35,10 +41,13 @@ def build_optimiser(blocks: nn.Module, settings: Optimiser, mismatch: int) -> to
     alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
     fused = {"fused": True} if settings.name in _FUSED and not alternatives else {}
     arguments = {**fused, **_WITHOUT_MOMENTUM.get(settings.name, {}), **given}
+    if captured:
+        arguments |= CAPTURABLE[settings.name]
     lr = _rate(settings, settings.lr, mismatch)
     groups = _groups(blocks, settings, _decay(kind, arguments))
     for group in groups:
-        group["lr"] = lr * group["factor"]
+        rate = lr * group["factor"]
+        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if captured else rate
     try:
         return kind(groups, lr=lr, **arguments) if groups else None
     except (TypeError, ValueError, RuntimeError) as error:
@@ -111,17 +120,37 @@ class Updater:
         ticks: number of calls of `update`, including those that only accumulate.
         accumulated: number of gradients accumulated in .grad for the next optimiser step.
         updates: number of optimiser steps.
+        replay: in place of `apply`, a recording of it, whose gradients stay where they are; None: there is none.
     """
 
-    def __init__(self, blocks: nn.Module, settings: Optimiser, every: int, mismatch: int, planned: int) -> None:
-        """`every`: number of gradients averaged per optimiser step; `planned`: ticks of the whole training."""
+    def __init__(
+        self,
+        blocks: nn.Module,
+        settings: Optimiser,
+        every: int,
+        mismatch: int,
+        planned: int,
+        captured: bool = False,
+    ) -> None:
+        """Build the optimiser.
+
+        Args:
+            every: number of gradients averaged per optimiser step.
+            planned: ticks of the whole training.
+            captured: steps may be replayed (`build_optimiser`).
+        """
+        self.replay: Callable[[], None] | None = None
         self._settings, self._every, self._planned, self._mismatch = settings, every, planned, mismatch
-        self.optimiser = build_optimiser(blocks, settings, mismatch)
+        self.optimiser = build_optimiser(blocks, settings, mismatch, captured)
+        self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser and captured else []
         self.ticks = self.accumulated = self.updates = 0
         self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
         self._parameters = list(self._named.values())
         self._base = self._current = _rate(settings, settings.lr, mismatch)
         self._orthogonal = Orthogonal(self._parameters, settings.orthogonal) if settings.orthogonal else None
+        self._keeps = False
+        self._odd: set[nn.Parameter] = set()  # those whose gradients have other strides, in every tick
+        self._checks = 2  # steps in which they are looked for: the first gradient may be from a checkpoint
         self._varies = settings.schedule != "constant" or settings.warmup > 0
         self._average = [value.detach().clone() for value in self._parameters] if settings.ema else []
 
@@ -148,7 +177,10 @@ class Updater:
     def _use_rate(self, rate: float) -> None:
         self._current = rate
         for group in self.optimiser.param_groups if self.optimiser else []:
-            group["lr"] = rate * group["factor"]
+            if self._rates:
+                group["lr"].fill_(rate * group["factor"])
+            else:
+                group["lr"] = rate * group["factor"]
 
     def update(self) -> None:
         """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
@@ -157,28 +189,65 @@ class Updater:
         if self.accumulated < self._every:
             return
         if self.optimiser is not None:
-            self._step(self.optimiser)
+            self._step()
         self.accumulated = 0
 
-    def _step(self, optimiser: torch.optim.Optimizer) -> None:
-        self._prepare_gradients()
+    def _step(self) -> None:
         if self._varies:
             self._use_rate(self._base * rate_factor(self._settings, self.ticks - 1, self._planned))
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        if self.replay is not None:
+            self.replay()
+        else:
+            self.apply()
+            self.drop_gradients()
         self.updates += 1
         if self._average:
             # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)
             decay = min(self._settings.ema, self.updates / (9 + self.updates))
             torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
 
+    def apply(self) -> None:
+        """Step the optimiser on the mean of the gathered gradients, at the current rate."""
+        assert self.optimiser is not None
+        self._prepare_gradients()
+        self.optimiser.step()
+
+    def keep_gradients(self) -> None:
+        """From now on gradients are in memory that stays: autograd adds to it, and never keeps what it is given."""
+        self._keeps = True
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            if not self._keeps:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self._keeps:
+            torch._foreach_zero_(list(self._gradients()))
+
     def _prepare_gradients(self) -> None:
+        self._restride_gradients()
         if self.accumulated > 1:
             torch._foreach_mul_(list(self._gradients()), 1 / self.accumulated)
         if self._orthogonal is not None:
             self._orthogonal.project()
         if self._settings.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
+
+    def _restride_gradients(self) -> None:
+        """Give gradients their parameters' strides, from which those of dimensions of size 1 may differ.
+
+        Fused optimisers refuse such gradients on a GPU (pytorch/pytorch, issue 106951).
+        """
+        if self._checks:
+            self._checks -= 1
+            found = ((own, own.grad) for own in self._parameters if own.grad is not None)
+            self._odd |= {own for own, gradient in found if gradient.stride() != own.stride()}
+        for own in self._odd:
+            if own.grad is not None:
+                own.grad = own.grad.as_strided(own.size(), own.stride())
 
     def _gradients(self) -> Iterator[Tensor]:
         return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
@@ -227,7 +296,7 @@ class Updater:
         self._load_optimiser(state)
         for index, (name, parameter) in enumerate(self._named.items()):
             if f"gradient.{name}" in state:
-                parameter.grad = state[f"gradient.{name}"].to(parameter.device)
+                parameter.grad = torch.empty_like(parameter).copy_(state[f"gradient.{name}"])  # of its strides too
             if self._average:  # a missing average starts from the current weights
                 self._average[index].copy_(state.get(f"average.{name}", parameter.detach()))
             if self._orthogonal is not None and f"mean.{name}" in state:
@@ -243,5 +312,14 @@ class Updater:
             prefix = f"optimiser.{names[id(parameter)]}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             if own:
-                tree["state"][number] = own
+                tree["state"][number] = {key: _as_stored(value, parameter) for key, value in own.items()}
         self.optimiser.load_state_dict(tree)  # moves every tensor to the device that this optimiser needs
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
+            group["lr"] = rate  # not the copy that this makes
+
+
+def _as_stored(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A value of a parameter's, with the strides of the parameter, which fused optimisers take for granted."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from common.rule.label_form import ONE_CLASS, LabelForm, Labels
+from common.rule.memory_format import as_in_memory, from_memory, sizes_in_memory
 
 NO_CLIP = -1
 _TICK, _FRAME, _LAST, _ROWS_FROM = 0, 1, 2, 3
@@ -30,6 +31,7 @@ class Packet:
     Attributes:
         header: uint8 [header_bytes], on the host.
         tensor: the activation or gradient, one row per slot.
+        dense: a contiguous view of it, with the dimensions in the order that they have in memory.
         buffer: uint8 [packet_bytes], header and tensor in one piece of host memory; None if the tensor is elsewhere.
         head: the header as an int64 array.
         clips: int64 [rows], a part of the header.
@@ -46,6 +48,7 @@ class Packet:
         memory: Tensor | None = None,
         tensor: Tensor | None = None,
         labels: LabelForm = ONE_CLASS,
+        channels_last: bool = False,
     ) -> None:
         """Create a packet.
 
@@ -55,6 +58,7 @@ class Packet:
             memory: host memory to use, uint8: [packet_bytes] if the tensor is in it too, else [header_bytes].
             tensor: the tensor to use, if it is not in `memory`.
             labels: form of the rows' labels.
+            channels_last: the order of maps in memory, and in the message.
         """
         device, rows = torch.device(device), shape[0]
         in_one_piece = tensor is None and device == torch.device("cpu")
@@ -65,8 +69,12 @@ class Packet:
         self.header = memory[:start]
         self.buffer = memory if in_one_piece else None
         if in_one_piece:
-            tensor = payload_of(memory, shape, dtype, labels)
-        self.tensor = torch.zeros(tuple(shape), dtype=dtype, device=device) if tensor is None else tensor
+            tensor = payload_of(memory, shape, dtype, labels, channels_last)
+        if tensor is None:
+            sizes = sizes_in_memory(shape, channels_last)
+            tensor = from_memory(torch.zeros(sizes, dtype=dtype, device=device), channels_last)
+        self.tensor, self.dense = tensor, as_in_memory(tensor, channels_last)
+        self._payload = tensor  # what is sent
         numbers = self.header.view(torch.int64)
         self.head: np.ndarray[Any, np.dtype[np.int64]] = numbers.numpy()
         self.clips = self.head[_ROWS_FROM : _ROWS_FROM + rows]
@@ -112,19 +120,19 @@ class Packet:
         """Take what was received. There is nothing to do unless it is a StagedPacket."""
 
     def to_bytes(self) -> Tensor:
-        """The message as received, uint8 [packet_bytes] on the host."""
-        if self.buffer is not None:
+        """Header and contiguous tensor, uint8 [packet_bytes] on the host, whatever the order of maps."""
+        if self.buffer is not None and self.dense is self.tensor:
             return self.buffer
-        payload = self.tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        payload = self._payload.detach().cpu().contiguous().view(-1).view(torch.uint8)
         return torch.cat([self.header, payload])
 
     def from_bytes(self, message: Tensor) -> None:
-        """Set the message, as if it had been received."""
-        if self.buffer is not None:
+        """Set what `to_bytes` gave, as if it had been received."""
+        if self.buffer is not None and self.dense is self.tensor:
             self.buffer.copy_(message)
             return
         self.header.copy_(message[: self.header.nbytes])
-        self.tensor.copy_(payload_of(message, self.tensor.shape, self.tensor.dtype, self._form))
+        self._payload.copy_(payload_of(message, self.tensor.shape, self.tensor.dtype, self._form))
 
 
 class StagedPacket(Packet):
@@ -133,12 +141,18 @@ class StagedPacket(Packet):
     buffer: Tensor
 
     def __init__(
-        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, labels: LabelForm = ONE_CLASS
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        labels: LabelForm = ONE_CLASS,
+        channels_last: bool = False,
     ) -> None:
         size = packet_bytes(shape, dtype, labels)
         buffer = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        super().__init__(shape, dtype, device, buffer[: header_bytes(shape[0], labels)], labels=labels)
-        self.buffer, self._payload = buffer, payload_of(buffer, shape, dtype, labels)
+        header = buffer[: header_bytes(shape[0], labels)]
+        super().__init__(shape, dtype, device, header, labels=labels, channels_last=channels_last)
+        self.buffer, self._payload = buffer, payload_of(buffer, shape, dtype, labels, channels_last)
 
     def flush(self) -> None:
         """Copy the tensor to the host, and wait for the copy: the transfer reads it next."""
@@ -165,6 +179,13 @@ def header_bytes(rows: int, labels: LabelForm = ONE_CLASS) -> int:
     return -(-(_ROWS_FROM + rows + labels.words(rows)) * 8 // _ALIGN) * _ALIGN
 
 
-def payload_of(message: Tensor, shape: Sequence[int], dtype: torch.dtype, labels: LabelForm = ONE_CLASS) -> Tensor:
+def payload_of(
+    message: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    labels: LabelForm = ONE_CLASS,
+    channels_last: bool = False,
+) -> Tensor:
     """The tensor in a message, as a view of it. `message` is uint8 [packet_bytes]."""
-    return message[header_bytes(shape[0], labels) :].view(dtype).view(tuple(shape))
+    memory = message[header_bytes(shape[0], labels) :].view(dtype)
+    return from_memory(memory.view(sizes_in_memory(shape, channels_last)), channels_last)

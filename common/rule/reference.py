@@ -4,7 +4,7 @@ It runs the workers' own `Stage`, `Packet` and `run_tick`, without a transport: 
 into packets, which its neighbours read as many ticks later as the edge takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.models import activation_shapes, build, part
 from common.rule.loss import Target
+from common.rule.memory_format import with_memory_format
 from common.rule.packet import Packet
 from common.rule.schedule import Schedule, schedule_of
 from common.rule.skips import pooled_shape, sources, targets
@@ -34,13 +35,21 @@ def build_stages(config: Config, classes: int, planned: int, replica: int = 0) -
     return stages_from(build(config, classes), config, classes, planned, replica)
 
 
-def stages_from(model: nn.Sequential, config: Config, classes: int, planned: int, replica: int = 0) -> list[Stage]:
-    """The same with a given model."""
+def stages_from(
+    model: nn.Sequential,
+    config: Config,
+    classes: int,
+    planned: int,
+    replica: int = 0,
+    kind: Callable[..., Stage] = Stage,
+) -> list[Stage]:
+    """The same with a given model. `kind` creates a stage."""
+    config = with_memory_format(config, model, on_gpus=False)
     assert config.split is not None
     parts = [part(model, config.split, index) for index in range(config.stages)]
     with casting(config, _CPU):
         outputs = activation_shapes(parts, config.frame_shape)
-    return [make_stage(part, i, config, outputs, classes, planned, _CPU, replica) for i, part in enumerate(parts)]
+    return [make_stage(part, i, config, outputs, classes, planned, _CPU, replica, kind) for i, part in enumerate(parts)]
 
 
 class Reference:
@@ -67,12 +76,13 @@ class Reference:
             dtype: of the input.
             packet: creates a packet of a shape and dtype; default: with the labels' form of the stages' task.
         """
-        self.stages, self.schedule, self.tick_number = stages, schedule_of(stages[0].config), 0
+        config = stages[0].config
+        self.stages, self.schedule, self.tick_number = stages, schedule_of(config), 0
         self.computes: list[Computes] = list(stages)
-        with casting(stages[0].config, _CPU):
+        with casting(config, _CPU):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
-        packet = packet or partial(Packet, labels=stages[0].objective.task.form)
-        self._ports = memory_ports(stages, outputs, stages[0].config.network.wire, packet)
+        packet = packet or partial(Packet, labels=stages[0].objective.task.form, channels_last=config.channels_last)
+        self._ports = memory_ports(stages, outputs, config.network.wire, packet)
 
     def tick(self, frame: Packet, target: Target | None = None) -> Tensor | None:
         """Run one tick of every stage. Returns the top stage's loss, a 0-d tensor; None while it has no input.

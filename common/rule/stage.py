@@ -9,7 +9,7 @@ It keeps one input, one output and one gradient, whatever the pipeline's depth. 
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.rule.auxiliary import Auxiliary, auxiliary_of
+from common.rule.compiled import compiled, nothing
 from common.rule.gate import gate
+from common.rule.graphs import graph_wanted
 from common.rule.host_values import HostValues
 from common.rule.loss import EVERY_ROW, Objective, Target
 from common.rule.memories import Memories
+from common.rule.memory_format import arrange, arranged
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.schedule import schedule_of
@@ -83,10 +86,13 @@ class Stage:
             replica: number of this copy of the stage.
             classes: number of classes, or of the labels' numbers.
         """
+        if config.channels_last:
+            arrange(blocks)
         self.blocks, self.index, self.config = blocks, index, config
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         mismatch = 0 if config.exact else schedule_of(config).mismatch(index)
-        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned)
+        captured = graph_wanted(config, blocks)
+        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned, captured)
         self.objective = Objective(task_of(config, classes))
         self.auxiliary, self.merge = auxiliary, merge
         self.mean: Mean | None = None
@@ -103,9 +109,13 @@ class Stage:
         self._masks = HostValues()
         self._skip_masks = [HostValues() for _ in skip_targets]
         self._autocast = config.precision == "bfloat16"
-        self._run = torch.compile(blocks, dynamic=False) if config.compile else blocks
+        self._run = compiled(blocks, config.compile) if config.compile else blocks
+        self._begin_step = nothing
+        if config.compile == "reduce-overhead":
+            self._begin_step = torch.compiler.cudagraph_mark_step_begin
+            self.updater.keep_gradients()
         forbid_in_place_on_input(blocks)
-        self.memories = Memories(blocks)
+        self.memories = Memories(blocks, config.channels_last)
 
     def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y(k), [rows, …], from x(k), [rows, …], and keep the graph until `backward`.
@@ -143,10 +153,20 @@ class Stage:
 
         So they need no state, and the reference, which runs all stages in one process, draws the same masks.
         """
-        seed = hash((self.config.seed, self.index, frame, part, *self._replica)) % (1 << 63)
+        self._seed(frame, part, x.device)
+        return self._compute(x)
+
+    def _seed(self, frame: int, part: int, device: torch.device) -> None:
+        seed = self._seed_of(frame, part)
+        self._begin_step()
         torch.default_generator.manual_seed(seed)
-        if x.is_cuda:
-            torch.cuda.default_generators[x.device.index].manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+
+    def _seed_of(self, frame: int, part: int = 0) -> int:
+        return hash((self.config.seed, self.index, frame, part, *self._replica)) % (1 << 63)
+
+    def _compute(self, x: Tensor) -> Tensor:
         if not self._autocast:
             return self._run(x)
         with casting(self.config, x.device):
@@ -159,16 +179,17 @@ class Stage:
             ConfigError: the blocks cannot be compiled here.
         """
         before = {name: value.clone() for name, value in self.blocks.state_dict().items()}
-        x = torch.zeros(tuple(shape), dtype=dtype, device=device).requires_grad_(not self.is_first)
+        x = arranged(torch.zeros(tuple(shape), dtype=dtype, device=device), self.config.channels_last)
+        x.requires_grad_(not self.is_first)
         try:
             y = self.run(x, 0)
             if y.requires_grad:
                 y.sum().backward()
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"compile = true: stage {self.index} cannot be compiled here ({reason})") from error
+            raise ConfigError(f"compile: stage {self.index} cannot be compiled here ({reason})") from error
         self.blocks.load_state_dict(before)
-        self.blocks.zero_grad(set_to_none=True)
+        self.updater.drop_gradients()
 
     def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
         """Add Δθ(k) to the parameters' .grad, from the newest gradients, which are gated in place.
@@ -176,17 +197,19 @@ class Stage:
         `skipped`: the gradients that the targets of this stage's skips send back, in their order.
         Returns r(k), the gradient for the stage below, [rows, …]; None for stage 0.
         """
-        self.rows += len(held.clips)
-        gates = self.config.rule.boundary == "gate"
-        if gates:
-            self.gated += gate(gradient, held, self._masks)
-            for other, masks in zip(skipped, self._skip_masks, strict=True):
-                gate(other, held, masks)
+        self._gate(held, gradient, skipped)
         assert self._output is not None
         self._begin_gradients()
         if self._output.requires_grad:
             self._differentiate(self._output, held, gradient.tensor, [other.tensor for other in skipped])
         return self._drop_graph()
+
+    def _gate(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> None:
+        self.rows += len(held.clips)
+        if self.config.rule.boundary == "gate":
+            self.gated += gate(gradient, held, self._masks)
+            for other, masks in zip(skipped, self._skip_masks, strict=True):
+                gate(other, held, masks)
 
     def _differentiate(self, y: Tensor, held: Packet, gradient: Tensor, skipped: list[Tensor]) -> None:
         outputs: list[Tensor] = [y, *self.skip_outputs]
@@ -232,7 +255,7 @@ class Stage:
         if self._unapplied and self.mean is None:
             self.update()
         elif self._unapplied and not self.updater.accumulated:
-            self.blocks.zero_grad(set_to_none=True)
+            self.updater.drop_gradients()
         self._unapplied = False
 
     def _begin_gradients(self) -> None:
@@ -330,6 +353,7 @@ def make_stage(
     planned: int,
     device: torch.device,
     replica: int = 0,
+    kind: Callable[..., Stage] = Stage,
 ) -> Stage:
     """A stage of a run, with its auxiliary loss and the merge of its skips.
 
@@ -339,12 +363,13 @@ def make_stage(
             its skips.
         planned: ticks of the whole training.
         replica: number of this copy of the stage.
+        kind: what creates it; default: `Stage`.
     """
     shapes = [shape for shape, _ in outputs]
     auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
     merge = merge_of(config, index, shapes, planned, device)
     skip_targets = [shapes[target - 1] for target in targets(config.skip_pairs, index)]
-    return Stage(blocks, index, config, planned, auxiliary, merge, skip_targets, replica, classes)
+    return kind(blocks, index, config, planned, auxiliary, merge, skip_targets, replica, classes)
 
 
 def forbid_in_place_on_input(blocks: nn.Module) -> None:

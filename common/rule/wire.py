@@ -99,12 +99,14 @@ class _Int8Decoder(_Converter):
     def __init__(self, spec: Spec, make: MakePacket) -> None:
         super().__init__(spec, make)
         own = self._own.tensor
-        self._exact = own if own.dtype == torch.float32 else torch.empty_like(own, dtype=torch.float32)
+        fits = own.dtype == torch.float32 and own.is_contiguous()
+        self._exact = own if fits else torch.empty(own.shape, device=own.device)
 
     def _convert(self, arrived: Tensor, own: Tensor) -> None:
         scales, values = _parts(arrived, own.shape)
         self._exact.view(values.shape).copy_(values).mul_(scales)
-        own.copy_(self._exact)  # nothing to do if they are the same
+        if own is not self._exact:
+            own.copy_(self._exact)
 
 
 class _Int8Encoder(Encoder):
@@ -114,8 +116,9 @@ class _Int8Encoder(Encoder):
 
     def __init__(self, spec: Spec, make: MakePacket) -> None:
         shape, _ = spec
-        self.residual = make(shape, torch.float32)
-        self._lost = self.residual.tensor
+        # in the order of the wire, whatever that of maps in memory
+        self.residual = make(torch.Size((shape[0], shape[1:].numel())), torch.float32)
+        self._lost = self.residual.tensor.view(shape)
         self._scratch = torch.empty_like(self._lost)
         self._by_channel = shape[0], _channels(shape), -1
         self._scales = torch.empty((*self._by_channel[:2], 1), device=self._lost.device)

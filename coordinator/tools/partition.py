@@ -25,6 +25,7 @@ from common.partition.balance import (
     predict,
 )
 from common.partition.model_check import check_model
+from common.partition.stopwatch import as_it_runs
 from common.rule.optimiser import build_optimiser
 from common.rule.stage import casting
 
@@ -125,10 +126,10 @@ def compare(
     keys = [(number, len(model), own.data.slots) for number, model, own in zip(threads, models, configs, strict=True)]
     before = torch.get_num_threads()
     try:
-        for key, model in dict(zip(keys, models, strict=True)).items():
+        for key, (own, model) in dict(zip(keys, zip(configs, models, strict=True), strict=True)).items():
             torch.set_num_threads(key[0])
-            frames = torch.rand((key[2], *config.frame_shape[1:]), device=device)
-            timed[key] = measure(model.to(device), frames, partial(casting, config, device))
+            frames = as_it_runs(own, model, device, device.type == "cuda")
+            timed[key] = measure(model, frames, partial(casting, config, device))
     finally:
         torch.set_num_threads(before)
     costs = [timed[key] for key in keys]

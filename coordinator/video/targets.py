@@ -53,7 +53,7 @@ class Batch:
 
 def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
     """The packet that stage 0 makes of a batch: float32, normalised, on the CPU. `frame` is its frame number."""
-    packet = Packet(config.frame_shape, labels=batch.form)
+    packet = Packet(config.frame_shape, labels=batch.form, channels_last=config.channels_last)
     packet.set_header(frame - 1, frame)
     packet.clips[:], packet.labels[:] = batch.clips, batch.labels
     Normaliser(*config.data.normalisation)(packet.tensor, torch.from_numpy(batch.frames))

@@ -72,7 +72,8 @@ class Edges:
         """
         self.me, self.links = me, links
         self._config, self._device, self._work, self._labels = config, device, work, labels
-        self._make = partial(Packet, device=device, labels=labels)
+        self._channels_last = config.channels_last
+        self._make = partial(Packet, device=device, labels=labels, channels_last=self._channels_last)
         self._local = {} if local is None else local
         # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
         self._deadline = 1.25 * config.network.deadline
@@ -139,7 +140,8 @@ class Edges:
         partner = target if source == self.me.stage else source
         if (kind, source, target) not in self._local:
             spec, ticks = self._spec(kind, partner), self.links.ticks[partner]
-            self._local[kind, source, target] = LocalEdge(spec, ticks, self._labels, self._device)
+            edge = LocalEdge(spec, ticks, self._labels, self._device, self._channels_last)
+            self._local[kind, source, target] = edge
         return self._local[kind, source, target]
 
     def close(self) -> None:
@@ -218,16 +220,16 @@ class Edges:
         arguments = self._connection(to), kind, self._spec(kind, to), self.me.stage, to, self._deadline
         ticks = self.links.ticks[to]
         if ipc is None:
-            return shared_memory.offer_edge(*arguments, ticks, self._labels)
-        return device_memory.offer_edge(*arguments, self._device, ipc, ticks, self._labels)
+            return shared_memory.offer_edge(*arguments, ticks, self._labels, self._channels_last)
+        return device_memory.offer_edge(*arguments, self._device, ipc, ticks, self._labels, self._channels_last)
 
     def _accept(self, kind: EdgeKind, of: int, ipc: Ipc | None) -> SharedIncoming | DeviceIncoming | str:
         arguments = self._connection(of), kind, self._spec(kind, of), self.me.stage, of, self._deadline
         ticks = self.links.ticks[of]
         if ipc is None:
-            return shared_memory.accept_edge(*arguments, ticks, self._labels)
-        same_gpu = self._gpus[of] == self._gpus[self.me.stage]
-        return device_memory.accept_edge(*arguments, ipc, None if same_gpu else self._device, ticks, self._labels)
+            return shared_memory.accept_edge(*arguments, ticks, self._labels, self._channels_last)
+        copy_to = None if self._gpus[of] == self._gpus[self.me.stage] else self._device
+        return device_memory.accept_edge(*arguments, ipc, copy_to, ticks, self._labels, self._channels_last)
 
     def _stage_instead(self, neighbour: int, problem: str) -> None:
         """Leave an edge to gloo, which works everywhere."""
@@ -276,7 +278,7 @@ class Edges:
         shape, dtype = self._spec(kind, neighbour)
         if self._transports[neighbour] == "nccl" or self._device == torch.device("cpu"):
             return [self._make(shape, dtype) for _ in range(count)]
-        return [StagedPacket(shape, dtype, self._device, self._labels) for _ in range(count)]
+        return [StagedPacket(shape, dtype, self._device, self._labels, self._channels_last) for _ in range(count)]
 
     def _spec(self, kind: EdgeKind, neighbour: int) -> TensorSpec:
         """Shape and dtype of what passes over an edge."""

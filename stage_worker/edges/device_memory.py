@@ -23,6 +23,7 @@ from torch import Tensor
 from common.errors import PeerError
 from common.messages.encoding import decode, encode
 from common.rule.label_form import ONE_CLASS, LabelForm
+from common.rule.memory_format import from_memory, sizes_in_memory
 from common.rule.packet import Packet, header_bytes
 from common.shared_memory.fd_passing import FdConnection
 from common.shared_memory.memfd import mapped, shared_memory
@@ -130,7 +131,7 @@ class DeviceIncoming(SharedIncoming):
         slot = tick % len(self.packets)
         self._written[slot].wait()
         if self._sources is not None:
-            self.packets[slot].tensor.copy_(self._sources[slot], non_blocking=True)
+            self.packets[slot].dense.copy_(self._sources[slot], non_blocking=True)
 
 
 def offer_edge(
@@ -144,6 +145,7 @@ def offer_edge(
     ipc: Ipc,
     ticks: int = 1,
     labels: LabelForm = ONE_CLASS,
+    channels_last: bool = False,
 ) -> DeviceOutgoing | str:
     """Create an edge to a neighbour, and send it what it needs to open it.
 
@@ -155,7 +157,7 @@ def offer_edge(
     """
     shape, dtype = spec
     slots = slots_of(ticks)
-    memory = torch.zeros((slots, *shape), dtype=dtype, device=device)
+    memory = torch.zeros((slots, *sizes_in_memory(shape, channels_last)), dtype=dtype, device=device)
     try:
         events = [ipc.create_event() for _ in range(slots)]
         described = ipc.describe_memory(memory)
@@ -171,7 +173,7 @@ def offer_edge(
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(name, [headers, theirs.fileno()])
-        packets = _packets(headers, spec, list(memory), labels)
+        packets = _packets(headers, spec, list(memory), labels, channels_last)
         return DeviceOutgoing(packets, ours, stage, neighbour, deadline, [event for event, _ in events], ticks)
     finally:
         os.close(headers)
@@ -188,6 +190,7 @@ def accept_edge(
     copy_to: torch.device | None = None,
     ticks: int = 1,
     labels: LabelForm = ONE_CLASS,
+    channels_last: bool = False,
 ) -> DeviceIncoming | str:
     """Open the edge that a neighbour offered, and answer it.
 
@@ -201,7 +204,8 @@ def accept_edge(
     Raises:
         PeerError: the neighbour does not answer.
     """
-    shape, dtype = spec
+    (shape, dtype), count = spec, slots_of(ticks)
+    sizes = count, *sizes_in_memory(shape, channels_last)
     offer = _receive_description(connection, _description(name))
     if "error" in offer:
         return str(offer["error"])
@@ -209,8 +213,7 @@ def accept_edge(
     credits_socket = socket.socket(fileno=theirs)
     try:
         try:
-            count = slots_of(ticks)
-            slots = list(ipc.open_memory(offer["memory"], (count, *shape), dtype))
+            slots = list(ipc.open_memory(offer["memory"], sizes, dtype))
             written = [ipc.open_event(event) for event in offer["written"]]
             read = [ipc.create_event() for _ in range(count)]
         except RuntimeError as error:
@@ -219,8 +222,8 @@ def accept_edge(
             credits_socket.close()
             return reason
         _send_description(connection, _answer(name), {"read": [event for _, event in read]})
-        own = slots if copy_to is None else list(torch.zeros((count, *shape), dtype=dtype, device=copy_to))
-        packets = by_receiver(_packets(headers, spec, own, labels), ticks)
+        own = slots if copy_to is None else list(torch.zeros(sizes, dtype=dtype, device=copy_to))
+        packets = by_receiver(_packets(headers, spec, own, labels, channels_last), ticks)
         events = by_receiver(written, ticks), by_receiver([event for event, _ in read], ticks)
         sources = None if copy_to is None else by_receiver(slots, ticks)
         return DeviceIncoming(packets, credits_socket, stage, neighbour, deadline, events, sources, ticks)
@@ -233,14 +236,16 @@ def _pitch(spec: TensorSpec, labels: LabelForm) -> int:
     return -(-header_bytes(spec[0][0], labels) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _packets(headers: int, spec: TensorSpec, tensors: list[Tensor], labels: LabelForm) -> list[Packet]:
-    """Packets whose headers are in a shared file, and whose tensors are these."""
+def _packets(
+    headers: int, spec: TensorSpec, tensors: list[Tensor], labels: LabelForm, channels_last: bool
+) -> list[Packet]:
+    """Packets whose headers are in a shared file, and whose tensors are in these memories."""
     shape, dtype = spec
     pitch, size = _pitch(spec, labels), header_bytes(shape[0], labels)
     memory = torch.frombuffer(mapped(headers, len(tensors) * pitch), dtype=torch.uint8)
     parts = [part[:size] for part in memory.split(pitch)]
     return [
-        Packet(shape, dtype, tensor.device, memory=part, tensor=tensor, labels=labels)
+        Packet(shape, dtype, tensor.device, part, from_memory(tensor, channels_last), labels, channels_last)
         for part, tensor in zip(parts, tensors, strict=True)
     ]
 

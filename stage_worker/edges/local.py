@@ -24,8 +24,11 @@ class LocalEdge:
         written, read: for each packet, that it is written, and that it was read; empty on the CPU.
     """
 
-    def __init__(self, spec: TensorSpec, ticks: int, labels: LabelForm, device: torch.device) -> None:
-        self.packets = [Packet(*spec, device, labels=labels) for _ in range(ticks + 2)]
+    def __init__(
+        self, spec: TensorSpec, ticks: int, labels: LabelForm, device: torch.device, channels_last: bool = False
+    ) -> None:
+        packets = range(ticks + 2)
+        self.packets = [Packet(*spec, device, labels=labels, channels_last=channels_last) for _ in packets]
         self.ticks = ticks
         self.written: Sequence[Event] = self._events(device)
         self.read: Sequence[Event] = self._events(device)

@@ -132,6 +132,7 @@ def offer_edge(
     deadline: float,
     ticks: int = 1,
     labels: LabelForm = ONE_CLASS,
+    channels_last: bool = False,
 ) -> SharedOutgoing:
     """Create an edge to a neighbour, and send it the memory and the connection. Raises PeerError."""
     file = shared_memory(f"sideways-{name}", slots_of(ticks) * _pitch(spec, labels))
@@ -139,7 +140,7 @@ def offer_edge(
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(name, [file, theirs.fileno()])
-        packets = _packets(file, spec, ticks, labels)
+        packets = _packets(file, spec, ticks, labels, channels_last)
         return SharedOutgoing(packets, ours, stage, neighbour, deadline, ticks)
     finally:
         os.close(file)
@@ -154,11 +155,12 @@ def accept_edge(
     deadline: float,
     ticks: int = 1,
     labels: LabelForm = ONE_CLASS,
+    channels_last: bool = False,
 ) -> SharedIncoming:
     """Receive the edge that a neighbour created with `offer_edge`. Raises PeerError."""
     file, theirs = connection.receive_files(name, 2)
     try:
-        packets = _packets(file, spec, ticks, labels)
+        packets = _packets(file, spec, ticks, labels, channels_last)
     finally:
         os.close(file)
     return SharedIncoming(by_receiver(packets, ticks), socket.socket(fileno=theirs), stage, neighbour, deadline, ticks)
@@ -174,7 +176,9 @@ def _pitch(spec: TensorSpec, labels: LabelForm) -> int:
     return -(-packet_bytes(*spec, labels) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _packets(file: int, spec: TensorSpec, ticks: int, labels: LabelForm) -> list[Packet]:
+def _packets(file: int, spec: TensorSpec, ticks: int, labels: LabelForm, channels_last: bool) -> list[Packet]:
     pitch, size = _pitch(spec, labels), packet_bytes(*spec, labels)
     memory = torch.frombuffer(mapped(file, slots_of(ticks) * pitch), dtype=torch.uint8)
-    return [Packet(*spec, memory=slot[:size], labels=labels) for slot in memory.split(pitch)]
+    return [
+        Packet(*spec, memory=slot[:size], labels=labels, channels_last=channels_last) for slot in memory.split(pitch)
+    ]

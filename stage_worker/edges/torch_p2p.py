@@ -112,13 +112,13 @@ class Channel:
         """Start sending a packet."""
         if self._device is None:
             return [self._host.send(_whole(packet), tick)]
-        return self._host.send(packet.header, tick), self._device.send(packet.tensor, tick)
+        return self._host.send(packet.header, tick), self._device.send(packet.dense, tick)
 
     def receive(self, packet: Packet, tick: int) -> Sequence[dist.Work]:
         """Start receiving a packet."""
         if self._device is None:
             return [self._host.receive(_whole(packet), tick)]
-        return self._host.receive(packet.header, tick), self._device.receive(packet.tensor, tick)
+        return self._host.receive(packet.header, tick), self._device.receive(packet.dense, tick)
 
     def wait(self, works: Sequence[dist.Work], tick: int, doing: str) -> None:
         """Wait for what `send` or `receive` has started. Raises PeerError naming both stages and the tick."""

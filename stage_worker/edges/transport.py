@@ -38,9 +38,14 @@ def on_cpu(config: Config, me: Membership) -> bool:
     return config.device == "cpu" or not any(me.stage_member(stage).devices for stage in range(me.stages))
 
 
+def on_gpus(config: Config, me: Membership) -> bool:
+    """Whether all stages compute on GPUs."""
+    return config.device != "cpu" and all(me.stage_member(stage).devices for stage in range(me.stages))
+
+
 def uses_nccl(config: Config, me: Membership) -> bool:
     """Whether the run needs groups for NCCL: all stages compute on GPUs, and not all edges can share their memory."""
-    if config.device == "cpu" or not all(me.stage_member(stage).devices for stage in range(me.stages)):
+    if not on_gpus(config, me):
         return False
     transport = config.network.transport
     return transport == "nccl" or (transport == "auto" and len(me.stages_on_host) < me.stages)

@@ -4,10 +4,12 @@ staged   tensors are on another device than the host's memory, from which gloo s
 apart    headers and tensors are sent each by groups of their own, as by gloo and NCCL
 device   tensors are in memory that both stages map and wait for by events, as by CUDA IPC
 
-`cpu:0` stands for the GPU: torch computes on the CPU, but takes it for another device than `cpu`.
+`cpu:0` stands for the GPU: torch computes on the CPU, but takes it for another device than `cpu`. A tape of operators
+stands for CUDA graphs.
 """
 
 import os
+import warnings
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
@@ -22,11 +24,13 @@ from stage_worker.device import use_device
 from stage_worker.edges import connect
 from stage_worker.edges.process_groups import Groups
 from tests.support.fake_ipc import HostIpc
+from tests.support.tape import Tape
 
 
 def main() -> None:
     edges = os.environ["EDGES"]
-    with patch.multiple(assembly, use_device=_cpu_0), ExitStack() as more:
+    warnings.filterwarnings("error", ".*cannot be replayed")
+    with patch.multiple(assembly, use_device=_cpu_0, recorder_of=_tape), ExitStack() as more:
         if edges == "apart":
             nccl: dict[str, Any] = {"uses_nccl": _always, "on_cpu": _never, "choose": lambda *_: "nccl"}
             more.enter_context(patch.multiple(connect, **nccl))
@@ -39,6 +43,10 @@ def main() -> None:
 
 def _cpu_0(config: Config, me: Membership) -> torch.device:
     return torch.device(use_device(config, me).type, 0)
+
+
+def _tape(config: Config, *_: object) -> Tape | None:
+    return Tape() if config.graph else None
 
 
 def _always(*_: object, **__: object) -> bool:

@@ -120,8 +120,16 @@ def test_a_run_stopped_in_the_middle_of_clips_resumes_bit_for_bit(videos: Path, 
             "evaluate_every": 30,
             "data__slots": 3,
         },
+        {
+            "memory_format": "channels_last",
+            "model_args": {"width": 4, "temporal": "motion"},
+            "rule__every": 3,
+            "optimiser__ema": 0.9,
+            "evaluate_every": 30,
+            "data__slots": 3,
+        },
     ],
-    ids=["predict", "1f1b", "memory", "edges", "edges-gloo-bfloat16", "edges-int8", "frozen-norms"],
+    ids=["predict", "1f1b", "memory", "edges", "edges-gloo-bfloat16", "edges-int8", "frozen-norms", "channels-last"],
 )
 def test_a_resumed_run_keeps_targets_in_flight_gathered_gradients_and_the_weight_average(
     videos: Path, tmp_path: Path, changes: dict[str, Any]

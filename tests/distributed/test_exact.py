@@ -93,6 +93,23 @@ OPTIONS: dict[str, dict[str, object]] = {
     "layers": {"cuts": "layers", "split": [4, 3, 17]},
     "module": {"model": f"{MODELS}:whole", "model_args": {}, "split": [1, 4, 1]},
     "timm": {"model": "timm:test_resnet", "model_args": {}, "split": [3, 2, 3]},
+    "channels-last": {
+        "memory_format": "channels_last",
+        "model_args": {"width": 4, "temporal": "motion", "norm": "batch"},
+        "skips": [[0, 2]],
+        "rule__auxiliary": 0.2,
+        "optimiser__ema": 0.9,
+        "optimiser__orthogonal": 0.5,
+    },
+    "channels-last-autoencode": {
+        "memory_format": "channels_last",
+        "task": "predict",
+        "model": "autoencoder",
+        "network__transport": "gloo",
+        "network__wire": "int8",
+        "network__edge_ticks": [1, 2],
+        "precision": "bfloat16",
+    },
     "multilabel": {"task": "multilabel", "data__train_labels": SEVERAL, "rule__auxiliary": 0.3, "rule__every": 2},
     "regress": {
         "task": "regress",
@@ -122,6 +139,13 @@ OPTIONS: dict[str, dict[str, object]] = {
         "rule__every": 2,
     },
 }
+GRAPH: dict[str, object] = {
+    **DROPOUT,
+    "graph": True,
+    "optimiser__schedule": "cosine",
+    "optimiser__clip": 0.1,
+    "optimiser__ema": 0.9,
+}
 # the others run in `make test-long`
 QUICK = (
     "dropout",
@@ -137,6 +161,7 @@ QUICK = (
     "wire-int8",
     "layers",
     "module",
+    "channels-last",
     "multilabel",
     "frame-labels",
     "all",
@@ -340,12 +365,14 @@ def test_replicas_equal_the_reference_bit_for_bit(videos: Path, tmp_path: Path, 
 def test_with_the_edges_of_gpus_it_equals_the_reference_too(videos: Path, tmp_path: Path, edges: str) -> None:
     """But for what only a GPU has: the same code, with another device, other groups and memory of the host."""
     transport = {"network__transport": "gloo"} if edges == "staged" else {}
-    names = ("dropout", "predict", "average", "skip", "edges-skip", "wire-bfloat16", "wire-int8")
-    cases = {name: {"stages": 3, "ticks": 60, **OPTIONS[name], **transport} for name in names}
-    trees = {name: settings(videos, **options) for name, options in cases.items()}
+    names = ["dropout", "predict", "average", "skip", "edges-skip", "wire-bfloat16", "wire-int8"]
+    names += ["channels-last", "channels-last-autoencode"]
+    options = {**{name: OPTIONS[name] for name in names}, "graph": GRAPH}
+    cases = {name: {"stages": 3, "ticks": 60, **own, **transport} for name, own in options.items()}
+    trees = {name: settings(videos, **own) for name, own in cases.items()}
     drive(3, trees, tmp_path, WORKER="tests.distributed.gpu_like_worker", EDGES=edges)
-    for name, options in cases.items():
-        same(tmp_path, name, *reference_run(config_of(videos, **options)))
+    for name, own in cases.items():
+        same(tmp_path, name, *reference_run(config_of(videos, **own)))
 
 
 @pytest.mark.long

@@ -29,6 +29,8 @@ COVERED_BY = {
     "common/processes/lifecycle.py": ["faults/test_terminal.py", _STOPS],
     "common/processes/rpc.py": [_EXACT],
     "common/rule/gate.py": ["unit/rule/test_stage.py"],
+    "common/rule/graphs.py": ["unit/rule/test_graphed_stage.py", "unit/stage_worker/test_cuda_graphs.py"],
+    "common/rule/passes.py": ["unit/rule/test_graphed_stage.py"],
     "common/rule/tasks/__init__.py": [_EXACT],
     "common/rule/tasks/task.py": ["unit/rule/test_loss.py"],
     "common/rule/orthogonal_gradient.py": ["unit/rule/test_optimiser.py"],

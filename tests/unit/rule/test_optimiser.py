@@ -67,6 +67,22 @@ def test_norms_and_biases_have_no_weight_decay() -> None:
     assert changed == {"0.weight", "2.weight"}
 
 
+def test_gradients_get_the_strides_of_their_parameters_even_where_a_size_is_one() -> None:
+    """As a GPU's fused optimisers ask for: pytorch/pytorch, issue 106951."""
+    convolution = nn.Conv2d(4, 3, 1)
+    updater = Updater(convolution, Optimiser(**SGD), 1, 0, 1)
+    weight = convolution.weight
+    seen: list[tuple[int, ...]] = []
+    assert updater.optimiser is not None
+    updater.optimiser.register_step_pre_hook(
+        lambda *_: seen.append(weight.grad.stride() if weight.grad is not None else ())
+    )
+    for _ in range(4):
+        weight.grad = torch.ones(3, 4).as_strided((3, 4, 1, 1), (4, 1, 7, 9))
+        updater.update()
+    assert seen == [weight.stride()] * 4
+
+
 @pytest.mark.parametrize(("decay_all", "groups"), [(False, [2, 4]), (True, [6])])
 def test_decay_all_decays_every_parameter(decay_all: bool, groups: list[int]) -> None:
     optimiser = build_optimiser(blocks(), Optimiser(decay_all=decay_all), 0)  # AdamW decays by default

@@ -31,7 +31,15 @@ def staged(shape: list[int], dtype: torch.dtype) -> Packet:
     return StagedPacket(shape, dtype, torch.device("cpu", 0))
 
 
-FORMS = st.sampled_from([in_one_piece, apart, staged])
+def in_one_piece_last(shape: list[int], dtype: torch.dtype) -> Packet:
+    return Packet(shape, dtype, channels_last=True)
+
+
+def staged_last(shape: list[int], dtype: torch.dtype) -> Packet:
+    return StagedPacket(shape, dtype, torch.device("cpu", 0), channels_last=True)
+
+
+FORMS = st.sampled_from([in_one_piece, apart, staged, in_one_piece_last, staged_last])
 
 
 @given(FORMS, FORMS, SHAPES, INT64, INT64, st.booleans(), st.sampled_from([torch.float32, torch.float64]), st.data())
@@ -52,6 +60,18 @@ def test_a_packets_bytes_carry_all_of_it(
     assert got.label_tensor.tolist() == sent.labels.tolist()
     assert torch.equal(got.tensor, sent.tensor)
     assert got.tensor.data_ptr() % 64 == got.header.data_ptr() % 64
+
+
+def test_maps_are_in_the_runs_order_in_the_message_and_contiguous_in_bytes() -> None:
+    packet = Packet((2, 3, 4, 5), channels_last=True)
+    values = torch.randn(2, 3, 4, 5)
+    packet.tensor.copy_(values)
+    assert packet.tensor.is_contiguous(memory_format=torch.channels_last)
+    assert packet.dense.is_contiguous()
+    assert packet.buffer is not None
+    start = packet.header.nbytes
+    assert torch.equal(packet.buffer[start:].view(torch.float32), values.permute(0, 2, 3, 1).flatten())
+    assert torch.equal(packet.to_bytes()[start:].view(torch.float32), values.flatten())
 
 
 def test_packing_takes_the_sources_rows_and_this_ticks_number() -> None:
