@@ -152,6 +152,7 @@ def _shared(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = 
     from common.telemetry.spans import Kind, WorkClock
     from stage_worker.edges import shared_memory as shared
     from stage_worker.edges.ends import Receiver, Sender
+    from stage_worker.edges.links import EdgeEnd
 
     if rank == 0:
         listener = FdListener()
@@ -159,9 +160,9 @@ def _shared(tensor: Any, rank: int, other: Connection, store: str, dtype: Any = 
         connection = listener.accept("stage 1", DEADLINE)
     else:
         connection = connect(other.recv(), "stage 0", DEADLINE)
-    spec = tensor.shape, dtype or tensor.dtype
-    out = shared.offer_edge(connection, "edge", spec, rank, 1 - rank, DEADLINE)
-    incoming = shared.accept_edge(connection, "edge", spec, rank, 1 - rank, DEADLINE)
+    end = EdgeEnd("edge", (tensor.shape, dtype or tensor.dtype), rank, 1 - rank, DEADLINE)
+    out = shared.offer_edge(connection, end)
+    incoming = shared.accept_edge(connection, end)
     work, kind = WorkClock(), Kind.WAIT_ACTIVATION
     sender, receiver = Sender(out, work, kind, kind), Receiver(incoming, rank, 1 - rank, 1, work, kind)
     return _ends(sender, receiver, tensor, dtype)

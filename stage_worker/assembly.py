@@ -72,7 +72,7 @@ class Assembly:
         replicas: ReplicaGroup | None,
         local: LocalEdges | None = None,
     ) -> None:
-        """Build the stage. `connect_edges` connects its edges then, and `complete` makes it ready.
+        """Build the stage. stage_worker/edges/neighbours.py connects its edges then, and `complete` makes it ready.
 
         Args:
             me: concerning this stage.

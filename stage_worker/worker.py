@@ -27,8 +27,9 @@ from common.rule.tasks import without_loss
 from common.rule.wire import wire_spec
 from stage_worker import checkpoint, evaluation
 from stage_worker.device import use_device
-from stage_worker.edges.connect import LocalEdges, connect_edges
+from stage_worker.edges.connect import LocalEdges
 from stage_worker.edges.link_delay import measure_delays
+from stage_worker.edges.neighbours import connect_edges
 from stage_worker.edges.process_groups import Groups
 from stage_worker.loop import Loop, run_ticks
 from stage_worker.reporting.reporter import Reporter

@@ -1,36 +1,28 @@
-"""Connects a stage's edges, each over the transport that fits (transport.py)."""
+"""A stage's edges, each over the transport that fits (transport.py)."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 
 from common.config.running import Network
 from common.config.settings import Config
 from common.errors import ConfigError
-from common.messages.stage_calls import BUILDING
 from common.processes.membership import Membership
 from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import Packet, StagedPacket
 from common.rule.wire import Wire, decoder_of, encoder_of, wire_spec
-from common.shared_memory.fd_passing import FdConnection, FdListener, connect
+from common.shared_memory.fd_passing import FdConnection
 from common.telemetry.spans import Kind, WorkClock
-from stage_worker.edges import device_memory, shared_memory
-from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
 from stage_worker.edges.ends import Incoming, Outgoing, Receiver, Sender
-from stage_worker.edges.handshake import agree
-from stage_worker.edges.links import Links, TensorSpec
+from stage_worker.edges.links import EdgeEnd, EdgeKey, EdgeKind, Links, TensorSpec
 from stage_worker.edges.local import LocalEdge, LocalIncoming, LocalOutgoing
+from stage_worker.edges.mapped_edges import MappedEdges
 from stage_worker.edges.process_groups import Groups
-from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing
 from stage_worker.edges.torch_p2p import Channel, DevicePeer, P2PIncoming, P2POutgoing, Peer, tag_of
 from stage_worker.edges.transfer_watchdog import TransferWatchdog
-from stage_worker.edges.transport import Place, Transport, choose, gpu_of, on_cpu, uses_nccl
+from stage_worker.edges.transport import Place, Transport, choose, on_cpu, uses_nccl
 
-EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation's own: training packets may be in flight
-Edge = tuple[EdgeKind, int]  # with the stage at its other end
 LocalEdges = dict[tuple[EdgeKind, int, int], LocalEdge]  # by kind, source and target
 
 _RECEIVING = {
@@ -48,7 +40,15 @@ _MAPPED: tuple[Transport, ...] = ("shared", "device")
 
 
 class Edges:
-    """A stage's edges. Both ends of an edge must be created with the same settings. `connect_edges` connects them."""
+    """A stage's edges. Both ends of an edge must be created with the same settings.
+
+    Before their first use stage_worker/edges/neighbours.py connects those of all stages of the process.
+
+    Attributes:
+        me: the membership, concerning this stage.
+        links: which stages it exchanges tensors with.
+        mapped: the edges in memory that both ends map; None if there is no other process.
+    """
 
     def __init__(
         self,
@@ -82,9 +82,9 @@ class Edges:
         self._groups: Groups | None = None
         self._nccl = False
         self._watchdog: TransferWatchdog | None = None
-        self._channels: dict[Edge, Channel] = {}
-        self._in: dict[Edge, SharedIncoming | P2PIncoming] = {}
-        self._out: dict[Edge, SharedOutgoing] = {}
+        self._channels: dict[EdgeKey, Channel] = {}
+        self._over_torch: dict[EdgeKey, Incoming] = {}
+        self.mapped: MappedEdges | None = None
 
     @property
     def network(self) -> Network:
@@ -109,6 +109,7 @@ class Edges:
         self._watchdog = TransferWatchdog()
         self._transports = {partner: self._choose(partner) for partner in self.remote}
         self._form_groups()
+        self.mapped = self._mapped_edges(groups.connections)
 
     def sender(self, kind: EdgeKind, to: int) -> Sender:
         """The end that sends activations up or gradients down, to a partner."""
@@ -118,8 +119,9 @@ class Edges:
     def _outgoing(self, kind: EdgeKind, to: int) -> Outgoing:
         if to in self.me.held:
             return LocalOutgoing(self._local_edge(kind, self.me.stage, to))
-        packets = self.links.ticks[to] + 1
-        return self._out.get((kind, to)) or P2POutgoing(self._channel(kind, to), self._packets(kind, to, packets))
+        if self.mapped is not None and (kind, to) in self.mapped.outgoing:
+            return self.mapped.outgoing[kind, to]
+        return P2POutgoing(self._channel(kind, to), self._packets(kind, to, self.links.ticks[to] + 1))
 
     def receiver(self, kind: EdgeKind, of: int, first_tick: int) -> Receiver:
         """The end that receives activations or gradients of a partner, from `first_tick` on."""
@@ -130,10 +132,12 @@ class Edges:
     def _incoming(self, kind: EdgeKind, of: int) -> Incoming:
         if of in self.me.held:
             return LocalIncoming(self._local_edge(kind, of, self.me.stage))
-        if (kind, of) not in self._in:
+        if self.mapped is not None and (kind, of) in self.mapped.incoming:
+            return self.mapped.incoming[kind, of]
+        if (kind, of) not in self._over_torch:
             packets = self._packets(kind, of, 2 * self.links.ticks[of])
-            self._in[kind, of] = P2PIncoming(self._channel(kind, of), packets)
-        return self._in[kind, of]
+            self._over_torch[kind, of] = P2PIncoming(self._channel(kind, of), packets)
+        return self._over_torch[kind, of]
 
     def _local_edge(self, kind: EdgeKind, source: int, target: int) -> LocalEdge:
         """The edge between two stages of this process, which the first of them to ask creates."""
@@ -148,8 +152,8 @@ class Edges:
         """Close the edges in mapped memory, and end the watchdog."""
         if self._watchdog is not None:
             self._watchdog.close()
-        for end in (*self._out.values(), *self._in.values()):
-            end.close()
+        if self.mapped is not None:
+            self.mapped.close()
 
     def _choose(self, neighbour: int) -> Transport:
         edge = min(self.me.stage, neighbour), max(self.me.stage, neighbour)
@@ -181,66 +185,22 @@ class Edges:
         maps = self._config.network.transport in ("auto", "shared")
         return maps and len(self.me.stages_on_host) == self.me.stages
 
-    # ---- edges in mapped memory: all are offered before any is accepted, so that no two stages wait for each other
+    # ---- edges in mapped memory
 
-    def offer(self) -> None:
-        """Offer the edges over which this stage sends."""
-        for kind, to in self._kinds(tuple(self.links.above), tuple(self.links.below)):
-            offered = self._offer(kind, to, _ipc(self._device))
-            if isinstance(offered, str):
-                self._stage_instead(to, offered)
-            else:
-                self._out[kind, to] = offered
+    def _mapped_edges(self, connections: Mapping[tuple[int, int], FdConnection]) -> MappedEdges:
+        links, own = self.links, self._gpus[self.me.stage]
+        outgoing = list(self._mapped_keys(tuple(links.above), tuple(links.below)))
+        incoming = list(self._mapped_keys(tuple(links.below), tuple(links.above)))
+        ends = {key: self._end(*key) for key in (*outgoing, *incoming)}
+        same_gpu = [stage for stage, gpu in self._gpus.items() if gpu == own]
+        return MappedEdges(ends, outgoing, incoming, connections, self._device, same_gpu)
 
-    def accept(self) -> None:
-        """Accept the edges over which this stage receives. Raises PeerError if a partner does not answer."""
-        for kind, of in self._kinds(tuple(self.links.below), tuple(self.links.above)):
-            accepted = self._accept(kind, of, _ipc(self._device))
-            if isinstance(accepted, str):
-                self._stage_instead(of, accepted)
-            else:
-                self._in[kind, of] = accepted
+    def _end(self, kind: EdgeKind, partner: int) -> EdgeEnd:
+        form = self.links.ticks[partner], self._labels, self._channels_last
+        return EdgeEnd(kind, self._spec(kind, partner), self.me.stage, partner, self._deadline, *form)
 
-    def complete(self) -> None:
-        """Take the partners' answers to the offers. Raises PeerError if one does not answer."""
-        ipc = _ipc(self._device)
-        for kind, to in self._kinds(tuple(self.links.above), tuple(self.links.below)):
-            outgoing = self._out.get((kind, to))
-            if isinstance(outgoing, DeviceOutgoing) and ipc is not None:
-                problem = outgoing.complete(self._connection(to), kind, ipc)
-                if problem is not None:
-                    self._out.pop((kind, to)).close()
-                    self._stage_instead(to, problem)
-
-    def _connection(self, partner: int) -> FdConnection:
-        assert self._groups is not None
-        return self._groups.connections[self.me.stage, partner]
-
-    def _offer(self, kind: EdgeKind, to: int, ipc: Ipc | None) -> SharedOutgoing | str:
-        arguments = self._connection(to), kind, self._spec(kind, to), self.me.stage, to, self._deadline
-        ticks = self.links.ticks[to]
-        if ipc is None:
-            return shared_memory.offer_edge(*arguments, ticks, self._labels, self._channels_last)
-        return device_memory.offer_edge(*arguments, self._device, ipc, ticks, self._labels, self._channels_last)
-
-    def _accept(self, kind: EdgeKind, of: int, ipc: Ipc | None) -> SharedIncoming | DeviceIncoming | str:
-        arguments = self._connection(of), kind, self._spec(kind, of), self.me.stage, of, self._deadline
-        ticks = self.links.ticks[of]
-        if ipc is None:
-            return shared_memory.accept_edge(*arguments, ticks, self._labels, self._channels_last)
-        copy_to = None if self._gpus[of] == self._gpus[self.me.stage] else self._device
-        return device_memory.accept_edge(*arguments, ipc, copy_to, ticks, self._labels, self._channels_last)
-
-    def _stage_instead(self, neighbour: int, problem: str) -> None:
-        """Leave an edge to gloo, which works everywhere."""
-        warnings.warn(
-            f"stages {self.me.stage} and {neighbour} cannot share GPU memory ({problem}): tensors go through host "
-            "memory, which is slower. In containers, one container with all GPUs of the host avoids this",
-            stacklevel=2,
-        )
-
-    def _kinds(self, forward: Sequence[int], backward: Sequence[int]) -> Iterator[Edge]:
-        """The edges in mapped memory: by kind, with the partners of either direction."""
+    def _mapped_keys(self, forward: Sequence[int], backward: Sequence[int]) -> Iterator[EdgeKey]:
+        """The edges in mapped memory, with the partners of either direction."""
         kinds: list[tuple[EdgeKind, Sequence[int]]] = [
             ("forward", forward),
             ("backward", backward),
@@ -286,65 +246,3 @@ class Edges:
 
     def _wire(self, kind: EdgeKind) -> Wire:
         return "float32" if kind == "evaluation" else self._config.network.wire
-
-
-def _ipc(device: torch.device) -> Ipc | None:
-    """How GPU memory is shared; None on the CPU."""
-    if device.type != "cuda":
-        return None
-    from stage_worker.edges.cuda_ipc import CudaIpc
-
-    return CudaIpc(device)
-
-
-def connect_edges(held: Sequence[Edges], groups: Groups | None, device: torch.device) -> None:
-    """Connect the edges of all stages that this process holds. Every process must call it.
-
-    Args:
-        groups: of all processes; None for a single one, which has nothing to connect.
-        device: on which the stages compute.
-
-    Raises:
-        ConfigError: network.transport is not possible.
-        PeerError: a partner expects another shape or dtype, or does not answer.
-    """
-    if groups is None:
-        return
-    me, network = held[0].me, held[0].network
-    building = network.deadline + BUILDING  # the others may still be building
-    gpus = agree(groups.forward, [edges.links for edges in held], gpu_of(device), building, me.process_of)
-    groups.run += 1
-    for edges in held:
-        edges.choose(groups, gpus)
-    if network.transport in ("auto", "shared"):
-        _connect(held, groups.connections, building)
-    for edges in held:
-        edges.offer()
-    for edges in held:
-        edges.accept()
-    for edges in held:
-        edges.complete()
-
-
-def _connect(held: Sequence[Edges], connections: dict[tuple[int, int], FdConnection], deadline: float) -> None:
-    """Connect to the partners on this host, which must call it too. Those that are connected already stay so."""
-    missing = [
-        (edges.me, partner)
-        for edges in held
-        for partner in edges.remote
-        if partner in edges.me.stages_on_host and (edges.me.stage, partner) not in connections
-    ]
-    listeners = {(me.stage, above): FdListener() for me, above in missing if above > me.stage}
-    for (stage, above), listener in listeners.items():
-        held[0].me.store.set(_listener_key(held[0].me, stage, above), listener.name)
-    for me, below in missing:
-        if below < me.stage:
-            name = me.fetch(_listener_key(me, below, me.stage), f"stage {below}")
-            connections[me.stage, below] = connect(name, f"stage {below}", deadline)
-    for (stage, above), listener in listeners.items():
-        connections[stage, above] = listener.accept(f"stage {above}", deadline)
-
-
-def _listener_key(me: Membership, below: int, above: int) -> str:
-    """Key in the launcher's store under which a stage publishes the name of its listener for one above."""
-    return f"listener/{me.of_replica}/{below}/{above}"

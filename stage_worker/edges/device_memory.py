@@ -22,12 +22,11 @@ from torch import Tensor
 
 from common.errors import PeerError
 from common.messages.encoding import decode, encode
-from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.memory_format import from_memory, sizes_in_memory
 from common.rule.packet import Packet, header_bytes
 from common.shared_memory.fd_passing import FdConnection
 from common.shared_memory.memfd import mapped, shared_memory
-from stage_worker.edges.links import TensorSpec
+from stage_worker.edges.links import EdgeEnd
 from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing, by_receiver, slots_of
 
 _LARGEST_DESCRIPTION = 1 << 16  # bytes
@@ -66,13 +65,10 @@ class DeviceOutgoing(SharedOutgoing):
         self,
         packets: Sequence[Packet],
         connection: socket.socket,
-        stage: int,
-        neighbour: int,
-        deadline: float,
+        end: EdgeEnd,
         written: Sequence[Event],
-        ticks: int = 1,
     ) -> None:
-        super().__init__(packets, connection, stage, neighbour, deadline, ticks)
+        super().__init__(packets, connection, end)
         self._written = written
         self._read: Sequence[Event] = ()
 
@@ -108,15 +104,12 @@ class DeviceIncoming(SharedIncoming):
         self,
         packets: Sequence[Packet],
         connection: socket.socket,
-        stage: int,
-        neighbour: int,
-        deadline: float,
+        end: EdgeEnd,
         events: tuple[Sequence[Event], Sequence[Event]],
         sources: Sequence[Tensor] | None,
-        ticks: int = 1,
     ) -> None:
         """`events`: for each packet, that it is written, and that it was read. `sources`: tensors to copy from."""
-        super().__init__(packets, connection, stage, neighbour, deadline, ticks)
+        super().__init__(packets, connection, end)
         self._written, self._read = events
         self._sources = sources
 
@@ -134,19 +127,7 @@ class DeviceIncoming(SharedIncoming):
             self.packets[slot].dense.copy_(self._sources[slot], non_blocking=True)
 
 
-def offer_edge(
-    connection: FdConnection,
-    name: str,
-    spec: TensorSpec,
-    stage: int,
-    neighbour: int,
-    deadline: float,
-    device: torch.device,
-    ipc: Ipc,
-    ticks: int = 1,
-    labels: LabelForm = ONE_CLASS,
-    channels_last: bool = False,
-) -> DeviceOutgoing | str:
+def offer_edge(connection: FdConnection, end: EdgeEnd, device: torch.device, ipc: Ipc) -> DeviceOutgoing | str:
     """Create an edge to a neighbour, and send it what it needs to open it.
 
     Returns:
@@ -155,48 +136,33 @@ def offer_edge(
     Raises:
         PeerError: the neighbour is gone.
     """
-    shape, dtype = spec
-    slots = slots_of(ticks)
-    memory = torch.zeros((slots, *sizes_in_memory(shape, channels_last)), dtype=dtype, device=device)
+    memory = torch.zeros(_sizes(end), dtype=end.spec[1], device=device)
     try:
-        events = [ipc.create_event() for _ in range(slots)]
+        events = [ipc.create_event() for _ in memory]
         described = ipc.describe_memory(memory)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        _send_description(connection, _description(name), {"error": reason})
+        _send_description(connection, _description(end.name), {"error": reason})
         return reason
-    headers = shared_memory(f"sideways-{name}", slots * _pitch(spec, labels))
+    headers = shared_memory(f"sideways-{end.name}", len(memory) * _pitch(end))
     try:
-        _send_description(
-            connection, _description(name), {"memory": described, "written": [event for _, event in events]}
-        )
+        offer = {"memory": described, "written": [event for _, event in events]}
+        _send_description(connection, _description(end.name), offer)
         ours, theirs = socket.socketpair()
         with theirs:
-            connection.send_files(name, [headers, theirs.fileno()])
-        packets = _packets(headers, spec, list(memory), labels, channels_last)
-        return DeviceOutgoing(packets, ours, stage, neighbour, deadline, [event for event, _ in events], ticks)
+            connection.send_files(end.name, [headers, theirs.fileno()])
+        return DeviceOutgoing(_packets(headers, end, list(memory)), ours, end, [event for event, _ in events])
     finally:
         os.close(headers)
 
 
 def accept_edge(
-    connection: FdConnection,
-    name: str,
-    spec: TensorSpec,
-    stage: int,
-    neighbour: int,
-    deadline: float,
-    ipc: Ipc,
-    copy_to: torch.device | None = None,
-    ticks: int = 1,
-    labels: LabelForm = ONE_CLASS,
-    channels_last: bool = False,
+    connection: FdConnection, end: EdgeEnd, ipc: Ipc, copy_to: torch.device | None = None
 ) -> DeviceIncoming | str:
     """Open the edge that a neighbour offered, and answer it.
 
     Args:
         copy_to: this stage's device if the neighbour is on another one: its tensors are copied there.
-        ticks: of the edge.
 
     Returns:
         The edge; or why its memory cannot be opened here, which the neighbour is told too.
@@ -204,49 +170,51 @@ def accept_edge(
     Raises:
         PeerError: the neighbour does not answer.
     """
-    (shape, dtype), count = spec, slots_of(ticks)
-    sizes = count, *sizes_in_memory(shape, channels_last)
-    offer = _receive_description(connection, _description(name))
+    sizes, dtype = _sizes(end), end.spec[1]
+    offer = _receive_description(connection, _description(end.name))
     if "error" in offer:
         return str(offer["error"])
-    headers, theirs = connection.receive_files(name, 2)
+    headers, theirs = connection.receive_files(end.name, 2)
     credits_socket = socket.socket(fileno=theirs)
     try:
         try:
             slots = list(ipc.open_memory(offer["memory"], sizes, dtype))
             written = [ipc.open_event(event) for event in offer["written"]]
-            read = [ipc.create_event() for _ in range(count)]
+            read = [ipc.create_event() for _ in slots]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            _send_description(connection, _answer(name), {"error": reason})
+            _send_description(connection, _answer(end.name), {"error": reason})
             credits_socket.close()
             return reason
-        _send_description(connection, _answer(name), {"read": [event for _, event in read]})
+        _send_description(connection, _answer(end.name), {"read": [event for _, event in read]})
         own = slots if copy_to is None else list(torch.zeros(sizes, dtype=dtype, device=copy_to))
-        packets = by_receiver(_packets(headers, spec, own, labels, channels_last), ticks)
-        events = by_receiver(written, ticks), by_receiver([event for event, _ in read], ticks)
-        sources = None if copy_to is None else by_receiver(slots, ticks)
-        return DeviceIncoming(packets, credits_socket, stage, neighbour, deadline, events, sources, ticks)
+        packets = by_receiver(_packets(headers, end, own), end.ticks)
+        events = by_receiver(written, end.ticks), by_receiver([event for event, _ in read], end.ticks)
+        sources = None if copy_to is None else by_receiver(slots, end.ticks)
+        return DeviceIncoming(packets, credits_socket, end, events, sources)
     finally:
         os.close(headers)
 
 
-def _pitch(spec: TensorSpec, labels: LabelForm) -> int:
+def _sizes(end: EdgeEnd) -> tuple[int, ...]:
+    """Of the tensors of all slots, as they lie in memory."""
+    return slots_of(end.ticks), *sizes_in_memory(end.spec[0], end.channels_last)
+
+
+def _pitch(end: EdgeEnd) -> int:
     """Bytes from one header to the next, in whole pages."""
-    return -(-header_bytes(spec[0][0], labels) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return -(-header_bytes(end.spec[0][0], end.labels) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _packets(
-    headers: int, spec: TensorSpec, tensors: list[Tensor], labels: LabelForm, channels_last: bool
-) -> list[Packet]:
-    """Packets whose headers are in a shared file, and whose tensors are in these memories."""
-    shape, dtype = spec
-    pitch, size = _pitch(spec, labels), header_bytes(shape[0], labels)
+def _packets(headers: int, end: EdgeEnd, tensors: list[Tensor]) -> list[Packet]:
+    """Packets whose headers are in a shared file, and whose tensors are these."""
+    shape, dtype = end.spec
+    pitch, size = _pitch(end), header_bytes(shape[0], end.labels)
     memory = torch.frombuffer(mapped(headers, len(tensors) * pitch), dtype=torch.uint8)
-    parts = [part[:size] for part in memory.split(pitch)]
+    form = end.labels, end.channels_last
     return [
-        Packet(shape, dtype, tensor.device, part, from_memory(tensor, channels_last), labels, channels_last)
-        for part, tensor in zip(parts, tensors, strict=True)
+        Packet(shape, dtype, tensor.device, part[:size], from_memory(tensor, end.channels_last), *form)
+        for part, tensor in zip(memory.split(pitch), tensors, strict=True)
     ]
 
 

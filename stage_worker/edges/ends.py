@@ -8,7 +8,7 @@ needed again.
                 then posts  the receive for k + d
     send(k):    waits for   a free packet; unblocked by the neighbour's posts, at most d ticks later
 
-The transport, shared_memory.py or torch_p2p.py, moves the packets between the ends.
+The transport moves the packets between the ends: shared_memory.py, device_memory.py, torch_p2p.py or local.py.
 """
 
 import sys

@@ -2,13 +2,41 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.schedule import Schedule
 from common.rule.skips import pooled_shape, sources, targets
 
 TensorSpec = tuple[torch.Size, torch.dtype]
+EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation's own: training packets may be in flight
+EdgeKey = tuple[EdgeKind, int]  # an edge in one direction, with the stage at its other end
+
+
+@dataclass(frozen=True)
+class EdgeEnd:
+    """One end of an edge, in one direction.
+
+    Attributes:
+        name: of the edge, unique between the two stages.
+        spec: shape and dtype of what passes.
+        stage, neighbour: this end's, and the other's.
+        deadline: of each wait, in seconds.
+        ticks: of the edge.
+        labels: form of the rows' labels.
+        channels_last: whether maps pass in that order.
+    """
+
+    name: str
+    spec: TensorSpec
+    stage: int
+    neighbour: int
+    deadline: float
+    ticks: int = 1
+    labels: LabelForm = ONE_CLASS
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)

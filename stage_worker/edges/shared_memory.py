@@ -13,16 +13,16 @@ import mmap
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
 
-from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import Packet, packet_bytes
 from common.shared_memory.credits import CreditSocket
 from common.shared_memory.fd_passing import FdConnection
 from common.shared_memory.memfd import mapped, shared_memory
-from stage_worker.edges.links import TensorSpec
+from stage_worker.edges.links import EdgeEnd
 from stage_worker.edges.peer_errors import broken, stuck
 
 Item = TypeVar("Item")
@@ -36,21 +36,12 @@ def slots_of(ticks: int) -> int:
 class _End:
     """One end of an edge: its packets and its credit connection."""
 
-    def __init__(
-        self,
-        packets: Sequence[Packet],
-        connection: socket.socket,
-        stage: int,
-        neighbour: int,
-        deadline: float,
-        ticks: int = 1,
-    ) -> None:
-        """`deadline` of each wait, in seconds; `ticks` of the edge."""
-        assert len(packets) == slots_of(ticks)
-        self.packets, self._ticks = packets, ticks
-        self._room = ticks + 1  # packets that may be written before the next credit
-        self._credits = CreditSocket(connection, deadline)
-        self._stage, self._neighbour, self._deadline = stage, neighbour, deadline
+    def __init__(self, packets: Sequence[Packet], connection: socket.socket, end: EdgeEnd) -> None:
+        assert len(packets) == slots_of(end.ticks)
+        self.packets, self._ticks = packets, end.ticks
+        self._room = end.ticks + 1  # packets that may be written before the next credit
+        self._credits = CreditSocket(connection, end.deadline)
+        self._stage, self._neighbour, self._deadline = end.stage, end.neighbour, end.deadline
 
     def close(self) -> None:
         """Close the connection; the memory is freed with its last user."""
@@ -123,47 +114,26 @@ class SharedIncoming(_End):
         self._ahead -= 1
 
 
-def offer_edge(
-    connection: FdConnection,
-    name: str,
-    spec: TensorSpec,
-    stage: int,
-    neighbour: int,
-    deadline: float,
-    ticks: int = 1,
-    labels: LabelForm = ONE_CLASS,
-    channels_last: bool = False,
-) -> SharedOutgoing:
+def offer_edge(connection: FdConnection, end: EdgeEnd) -> SharedOutgoing:
     """Create an edge to a neighbour, and send it the memory and the connection. Raises PeerError."""
-    file = shared_memory(f"sideways-{name}", slots_of(ticks) * _pitch(spec, labels))
+    file = shared_memory(f"sideways-{end.name}", slots_of(end.ticks) * _pitch(end))
     try:
         ours, theirs = socket.socketpair()
         with theirs:
-            connection.send_files(name, [file, theirs.fileno()])
-        packets = _packets(file, spec, ticks, labels, channels_last)
-        return SharedOutgoing(packets, ours, stage, neighbour, deadline, ticks)
+            connection.send_files(end.name, [file, theirs.fileno()])
+        return SharedOutgoing(_packets(file, end), ours, end)
     finally:
         os.close(file)
 
 
-def accept_edge(
-    connection: FdConnection,
-    name: str,
-    spec: TensorSpec,
-    stage: int,
-    neighbour: int,
-    deadline: float,
-    ticks: int = 1,
-    labels: LabelForm = ONE_CLASS,
-    channels_last: bool = False,
-) -> SharedIncoming:
+def accept_edge(connection: FdConnection, end: EdgeEnd) -> SharedIncoming:
     """Receive the edge that a neighbour created with `offer_edge`. Raises PeerError."""
-    file, theirs = connection.receive_files(name, 2)
+    file, theirs = connection.receive_files(end.name, 2)
     try:
-        packets = _packets(file, spec, ticks, labels, channels_last)
+        packets = _packets(file, end)
     finally:
         os.close(file)
-    return SharedIncoming(by_receiver(packets, ticks), socket.socket(fileno=theirs), stage, neighbour, deadline, ticks)
+    return SharedIncoming(by_receiver(packets, end.ticks), socket.socket(fileno=theirs), end)
 
 
 def by_receiver(items: Sequence[Item], ticks: int) -> list[Item]:
@@ -171,14 +141,13 @@ def by_receiver(items: Sequence[Item], ticks: int) -> list[Item]:
     return [*items[-ticks:], *items[:-ticks]]
 
 
-def _pitch(spec: TensorSpec, labels: LabelForm) -> int:
+def _pitch(end: EdgeEnd) -> int:
     """Bytes from one slot to the next, in whole pages."""
-    return -(-packet_bytes(*spec, labels) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return -(-packet_bytes(*end.spec, end.labels) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _packets(file: int, spec: TensorSpec, ticks: int, labels: LabelForm, channels_last: bool) -> list[Packet]:
-    pitch, size = _pitch(spec, labels), packet_bytes(*spec, labels)
-    memory = torch.frombuffer(mapped(file, slots_of(ticks) * pitch), dtype=torch.uint8)
-    return [
-        Packet(*spec, memory=slot[:size], labels=labels, channels_last=channels_last) for slot in memory.split(pitch)
-    ]
+def _packets(file: int, end: EdgeEnd) -> list[Packet]:
+    pitch, size = _pitch(end), packet_bytes(*end.spec, end.labels)
+    memory = torch.frombuffer(mapped(file, slots_of(end.ticks) * pitch), dtype=torch.uint8)
+    make = partial(Packet, *end.spec, labels=end.labels, channels_last=end.channels_last)
+    return [make(memory=slot[:size]) for slot in memory.split(pitch)]

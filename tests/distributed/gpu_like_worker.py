@@ -21,7 +21,7 @@ from common.config.settings import Config
 from common.processes.membership import Membership
 from stage_worker import assembly
 from stage_worker.device import use_device
-from stage_worker.edges import connect
+from stage_worker.edges import connect, mapped_edges
 from stage_worker.edges.process_groups import Groups
 from tests.support.fake_ipc import HostIpc
 from tests.support.tape import Tape
@@ -36,8 +36,9 @@ def main() -> None:
             more.enter_context(patch.multiple(connect, **nccl))
             more.enter_context(patch.multiple(Groups, form_nccl=_form_nccl))
         elif edges == "device":
-            ipc: dict[str, Any] = {"choose": lambda *_: "device", "_ipc": lambda _: HostIpc()}
-            more.enter_context(patch.multiple(connect, **ipc))
+            ipc: dict[str, Any] = {"ipc_of": lambda _: HostIpc()}
+            more.enter_context(patch.multiple(mapped_edges, **ipc))
+            more.enter_context(patch.multiple(connect, choose=lambda *_: "device"))
         worker.main()
 
 

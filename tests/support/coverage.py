@@ -82,6 +82,8 @@ COVERED_BY = {
     "stage_worker/edges/cuda_ipc.py": ["unit/edges/test_device_memory.py"],
     "stage_worker/edges/ends.py": ["unit/edges/test_shared_memory.py", "unit/stage_worker/test_loop.py"],
     "stage_worker/edges/handshake.py": [_TRAIN],
+    "stage_worker/edges/mapped_edges.py": [_EXACT],
+    "stage_worker/edges/neighbours.py": [_EXACT],
     "stage_worker/edges/ports.py": ["unit/stage_worker/test_loop.py"],
     "stage_worker/edges/process_groups.py": [_EXACT],
     "stage_worker/evaluation.py": [_TRAIN, "distributed/test_tools.py"],

@@ -18,11 +18,16 @@ from stage_worker.edges import device_memory
 from stage_worker.edges.cuda_ipc import CudaIpc
 from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
 from stage_worker.edges.ends import Receiver, Sender
+from stage_worker.edges.links import EdgeEnd
 from stage_worker.edges.shared_memory import slots_of
 from tests.support.fake_ipc import DelayedIpc, HostIpc
 
 SPEC = torch.Size((2, 3)), torch.float32
 CPU = torch.device("cpu")
+
+
+def end(stage: int, ticks: int = 1, deadline: float = 0.2) -> EdgeEnd:
+    return EdgeEnd("forward", SPEC, stage, 1 - stage, deadline, ticks)
 
 
 @contextmanager
@@ -31,10 +36,10 @@ def edge(ipc: Ipc, copies: bool = False, ticks: int = 1) -> Iterator[tuple[Devic
     below, above = socket.socketpair()
     with below, above:
         to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
-        out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc, ticks)
+        out = device_memory.offer_edge(to_above, end(0, ticks), CPU, ipc)
         assert isinstance(out, DeviceOutgoing)
         copy_to = CPU if copies else None
-        incoming = device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc, copy_to, ticks)
+        incoming = device_memory.accept_edge(to_below, end(1, ticks), ipc, copy_to)
         assert isinstance(incoming, DeviceIncoming)
         assert out.complete(to_above, "forward", ipc) is None
     yield out, incoming
@@ -94,9 +99,9 @@ def test_memory_that_cannot_be_opened_is_said_on_both_sides() -> None:
     ipc, (below, above) = DelayedIpc(refuses="invalid device context\nmore"), socket.socketpair()
     with below, above:
         to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
-        out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc)
+        out = device_memory.offer_edge(to_above, end(0), CPU, ipc)
         assert isinstance(out, DeviceOutgoing)
-        assert device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc) == "invalid device context"
+        assert device_memory.accept_edge(to_below, end(1), ipc) == "invalid device context"
         assert out.complete(to_above, "forward", ipc) == "invalid device context"
         out.close()
 
@@ -110,8 +115,8 @@ def test_memory_that_cannot_be_described_is_said_on_both_sides(monkeypatch: pyte
     monkeypatch.setattr(ipc, "describe_memory", fail)
     with below, above:
         to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
-        offered = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 0.2, CPU, ipc)
-        accepted = device_memory.accept_edge(to_below, "forward", SPEC, 1, 0, 0.2, ipc)
+        offered = device_memory.offer_edge(to_above, end(0), CPU, ipc)
+        accepted = device_memory.accept_edge(to_below, end(1), ipc)
         assert offered == accepted == "operation not supported"
 
 
@@ -145,7 +150,7 @@ def test_two_processes_share_a_gpus_memory(copies: bool) -> None:
     child.start()
     with below:
         to_above = FdConnection(below, "stage 1", 60)
-        out = device_memory.offer_edge(to_above, "forward", SPEC, 0, 1, 60, device, ipc)
+        out = device_memory.offer_edge(to_above, end(0, deadline=60), device, ipc)
         assert isinstance(out, DeviceOutgoing)
         assert out.complete(to_above, "forward", ipc) is None
         sender = Sender(out, WorkClock(), Kind.SEND_ACTIVATION, Kind.WAIT_ACTIVATION_SENT)
@@ -164,11 +169,7 @@ def _receive_all(connection: Connection, ticks: int, copies: bool, results: "Sim
     with socket.socket(fileno=os.dup(connection.fileno())) as to_below:
         incoming = device_memory.accept_edge(
             FdConnection(to_below, "stage 0", 60),
-            "forward",
-            SPEC,
-            1,
-            0,
-            60,
+            end(1, deadline=60),
             CudaIpc(device),
             device if copies else None,
         )

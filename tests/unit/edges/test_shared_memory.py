@@ -15,6 +15,7 @@ from common.shared_memory.fd_passing import FdConnection
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges import shared_memory as shared
 from stage_worker.edges.ends import Receiver, Sender
+from stage_worker.edges.links import EdgeEnd
 from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing, slots_of
 
 FORM = torch.Size((2, 3)), torch.float32
@@ -25,8 +26,10 @@ def edge(deadline: float = 0.05, ticks: int = 1) -> Iterator[tuple[SharedOutgoin
     """The ends of an edge, in stage 0 and in stage 1."""
     below, above = socket.socketpair()
     with below, above:
-        out = shared.offer_edge(FdConnection(below, "stage 1", 5), "forward", FORM, 0, 1, deadline, ticks)
-        incoming = shared.accept_edge(FdConnection(above, "stage 0", 5), "forward", FORM, 1, 0, deadline, ticks)
+        out = shared.offer_edge(FdConnection(below, "stage 1", 5), EdgeEnd("forward", FORM, 0, 1, deadline, ticks))
+        incoming = shared.accept_edge(
+            FdConnection(above, "stage 0", 5), EdgeEnd("forward", FORM, 1, 0, deadline, ticks)
+        )
     yield out, incoming
     out.close()
     incoming.close()
