@@ -1,9 +1,9 @@
-"""Film the page of a training: docs/film.gif.
+"""Film the page of a training: docs/film.gif, and one of its pictures: docs/page.png.
 
     python docs/film.py [--seconds 1.5]
 
 Trains on the digits of `make train` in a temporary folder, with the page in headless Chromium, and takes a picture
-every few seconds until the training has ended.
+every few seconds until the training has ended. More seconds make a smaller file: it should stay below 2 MB.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent
-FILM = ROOT / "docs/film.gif"
-WIDTH, HEIGHT, SHOWN = 1120, 1130, 840  # pixels of the window, and the film's width
+FILM, PAGE = ROOT / "docs/film.gif", ROOT / "docs/page.png"
+WIDTH, HEIGHT, SHOWN = 1120, 1310, 840  # pixels of the window, and the film's width
 FLAGS = (
     "headless",
     "hide-scrollbars",
@@ -31,7 +31,9 @@ FLAGS = (
     "disable-background-networking",
     "force-color-profile=srgb",
 )
+OPTIONS = "--set", "name=digits", "--set", "evaluate_every=860"
 COLOURS, FRAME = 192, 350  # of the palette; ms that a picture is shown
+OCTREE = Image.Quantize.FASTOCTREE
 
 
 def main() -> None:
@@ -45,9 +47,12 @@ def main() -> None:
         subprocess.run(draw, check=True, cwd=folder)
         shutil.copy(ROOT / "examples/digits.toml", folder)
         with open(folder / "log", "w+") as log:
-            run = subprocess.Popen([sys.executable, "-m", "sideways", "train", "digits.toml"], cwd=folder, stderr=log)
+            run = subprocess.Popen(
+                [sys.executable, "-m", "sideways", "train", "digits.toml", *OPTIONS], cwd=folder, stderr=log
+            )
             pictures = list(_pictures(run, folder / "log", folder / "profile", seconds))
     _write(pictures)
+    pictures[len(pictures) * 3 // 4].quantize(256, OCTREE, dither=Image.Dither.NONE).save(PAGE, optimize=True)
     print(f"{FILM}: {len(pictures)} pictures, {FILM.stat().st_size / 1e6:.2f} MB")
 
 
@@ -79,7 +84,8 @@ def _browser(profile: Path) -> webdriver.Chrome:
 def _write(pictures: "list[Image.Image]") -> None:
     size = SHOWN, round(SHOWN * pictures[0].height / pictures[0].width)
     small = [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
-    palette = small[len(small) // 2].quantize(COLOURS)  # one for all, so that what does not change costs nothing
+    # one palette for all, so that what does not change costs nothing; of few pixels' colours too, such as the red
+    palette = small[len(small) // 2].quantize(COLOURS, OCTREE)
     drawn = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in small]
     times = [FRAME] * (len(drawn) - 1) + [3000]
     drawn[0].save(FILM, save_all=True, append_images=drawn[1:], duration=times, loop=0, optimize=True)
