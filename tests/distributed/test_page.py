@@ -230,6 +230,7 @@ def test_the_page_shows_the_video(browser: webdriver.Chrome, videos: Path, tmp_p
     finally:
         if run.process.poll() is None:
             run.process.kill()
+            run.process.wait(30)
     compare_moments(config, moments)
 
 
