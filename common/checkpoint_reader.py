@@ -22,6 +22,7 @@ _INDEX = {
     "collections": {"OrderedDict"},
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},
 }  # fmt: skip
+_MOVED = {"pathlib._local": "pathlib"}  # Python 3.13's name; an index may be read by another version than wrote it
 
 
 class Reader(FileSystemReader):
@@ -50,6 +51,7 @@ class _Unpickler(pickle.Unpickler):
         """Allow only the classes that an index consists of."""
         if (module, name) == ("builtins", "getattr"):
             return _member  # some versions of Python pickle an enum member as getattr(enum, name)
+        module = _MOVED.get(module, module)
         if name in _INDEX.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"its index refers to {module}.{name}, which no index needs: it is unsafe to load")
