@@ -1,6 +1,7 @@
-# Two commands on a machine with Python 3.11 or 3.12 and make: `make train` and `make test`. `make help` lists the rest.
+# Two commands on a machine with Python 3.11, 3.12 or 3.13 and make: `make train` and `make test`. `make help` lists the rest.
 
-PYTHON ?= $(firstword $(foreach version,3.11 3.12,$(shell command -v python$(version))))
+# the first that starts: pyenv has a command for each version that it could install
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c 'import sys; print(sys.executable)' 2>&-)))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -12,7 +13,8 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
-	@[ -n "$(PYTHON)" ] || { echo "make: found neither python3.11 nor python3.12: install one, or pass PYTHON=path" >&2; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo "make: found none of python3.11, python3.12, python3.13: install one, or pass PYTHON=path" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>&- || { echo "make: $(PYTHON) cannot make virtual environments, as it has no ensurepip: on Debian and Ubuntu install pythonVERSION-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples,dev]'
