@@ -24,6 +24,7 @@ from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.messages import Ended, Filled
 from coordinator.video.decoder_pool.pool import DecoderPool
 from coordinator.video.files.clips import Clip
+from coordinator.video.files.shards_ahead import ShardsAhead
 from coordinator.video.stream import Places
 from coordinator.video.stream import PlaybackErrors as PlaybackErrors
 
@@ -72,6 +73,8 @@ class Slots:
         self._clips, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
         self._labels = form.empty(len(self._ring.pixels))  # of the frames in the ring's rows
         self._alive = np.ones(data.slots, np.int64)  # 0: the slot has run out
+        first = min(entry for entry, _ in places)
+        self._ahead = ShardsAhead(clips, data, job.order(), first, lambda: int(self._clips.max()))
 
     def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: Labels) -> bool:
         """Write the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
@@ -109,6 +112,7 @@ class Slots:
 
     def close(self) -> None:
         """Stop decoding."""
+        self._ahead.close()
         self._pool.close()
 
     def _next_chunk(self, slot: int) -> None:

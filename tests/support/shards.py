@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,17 +41,34 @@ class _Handler(SimpleHTTPRequestHandler):
         """Nothing."""
 
     def do_GET(self) -> None:
-        """Note the request."""
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
-        super().do_GET()
+        """Note the request, and that it was for a part."""
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if part is None or not self.server.parts:  # type: ignore[attr-defined]
+            self.server.asked.append(self.path)  # type: ignore[attr-defined]
+            return super().do_GET()
+        self.server.asked.append(f"{self.path} in part")  # type: ignore[attr-defined]
+        content = Path(self.translate_path(self.path)).read_bytes()
+        first, last = int(part[1]), min(int(part[2]), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
+        return None
+
+    def end_headers(self) -> None:
+        """Say whether parts can be asked for."""
+        if self.server.parts:  # type: ignore[attr-defined]
+            self.send_header("Accept-Ranges", "bytes")
+        super().end_headers()
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address at which a folder's files are served, and the paths asked for with GET so far."""
+def served(folder: Path, parts: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """The address at which a folder's files, or parts of them, are served, and the paths asked for with GET so far."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder))) as server:
         asked: list[str] = []
-        server.asked = asked  # type: ignore[attr-defined]
+        server.asked, server.parts = asked, parts  # type: ignore[attr-defined]
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:

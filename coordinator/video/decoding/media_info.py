@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from re import split as split_by
 
@@ -55,6 +56,15 @@ def read_media_info(path: Path) -> MediaInfo | str:
         if state_of(path).st_size == 0:
             return "the file is empty"
         with open_media(str(path)) as container:
+            return _metadata(container)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return reason(error)
+
+
+def read_stream_info(file: RawIOBase) -> MediaInfo | str:
+    """The same of an open file."""
+    try:
+        with av.open(file, mode="r", options=_LIMITS) as container:
             return _metadata(container)
     except (av.FFmpegError, OSError, ValueError) as error:
         return reason(error)

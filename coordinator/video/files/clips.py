@@ -14,12 +14,14 @@ from common.errors import ConfigError, DataError
 from common.rule.label_form import ONE_CLASS, LabelForm
 from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
 from coordinator.video.files import segments
-from coordinator.video.files.dataset_formats import SUFFIXES, Entry, listing, quarantined
+from coordinator.video.files.dataset_formats import listing, quarantined
 from coordinator.video.files.label_source import LabelSource, label_source, labels_from_format
 from coordinator.video.files.labels import FrameLabels, Label, Vocabulary
+from coordinator.video.files.listing import Entry
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.shards import Member
+from coordinator.video.files.video_folders import SUFFIXES
 
 _NOTES = 5  # files whose notes are reported one by one
 

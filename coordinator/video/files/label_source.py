@@ -16,7 +16,6 @@ from typing import Protocol
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
 from coordinator.video.decoding.media_info import MediaInfo, count_frames
-from coordinator.video.files.dataset_formats import Entry
 from coordinator.video.files.frame_tables import frame_labels
 from coordinator.video.files.label_tables import (
     Row,
@@ -29,6 +28,7 @@ from coordinator.video.files.label_tables import (
 )
 from coordinator.video.files.labels import Label, Vocabulary
 from coordinator.video.files.listed_labels import labels_of_frames, texts_of_frames
+from coordinator.video.files.listing import Entry
 from coordinator.video.files.shards import opened_video
 
 

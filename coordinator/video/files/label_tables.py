@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import DataError
-from coordinator.video.files.dataset_formats import lines_of
 from coordinator.video.files.labels import Vocabulary
+from coordinator.video.files.listing import lines_of
 
 PATH, FRAME, SPAN, SECONDS = ("path",), ("frame",), ("start", "end"), ("start_seconds", "end_seconds")
 NONE = "-"  # none of the classes

@@ -11,8 +11,8 @@ from common.errors import ConfigError, DataError
 from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, read_array_info
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
 from coordinator.video.decoding.memory_file import opened_bytes
-from coordinator.video.files.dataset_formats import MOST_CLASSES, Entry, Listing
 from coordinator.video.files.listed_labels import text_of
+from coordinator.video.files.listing import MOST_CLASSES, Entry, Listing
 from coordinator.video.files.own_dataset import Exhausted, Item, OwnDataset
 
 _CLIP_KEYS = ("video", "clip")  # of an item that is a mapping

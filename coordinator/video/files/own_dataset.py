@@ -18,6 +18,7 @@ from typing import Any
 from common.errors import ConfigError, DataError, SidewaysError
 
 _MOST = 1 << 20  # items of an iterable; with more it is taken for endless
+_opening = RLock()
 _OPEN = 64  # iterators kept: the slots of a process may be at as many places
 
 
@@ -138,9 +139,14 @@ class Exhausted(DataError):
     """An iterable dataset has no such item."""
 
 
-@lru_cache(maxsize=4)
 def opened(reference: str) -> OwnDataset:
     """This process's dataset. Raises ConfigError."""
+    with _opening:  # or several threads would make one each at the same time
+        return _made(reference)
+
+
+@lru_cache(maxsize=4)
+def _made(reference: str) -> OwnDataset:
     return OwnDataset(reference)
 
 

@@ -59,7 +59,7 @@ def find_shard(address: str, data: Data) -> Shard:
         if "://" not in address:
             state = os.stat(address)
             return Shard(address, state.st_size, str(state.st_mtime_ns))
-        system, path = _file_system(address, data)
+        system, path = file_system(address, data)
         about = system.info(path)
     except Exception as error:  # fsspec passes on those of many libraries
         raise DataError(f"the shard {address} cannot be read: {_told(error)}") from error
@@ -89,6 +89,15 @@ def opened_shard(shard: Shard, data: Data, alive: Alive = lambda: None) -> Itera
         os.close(file)
 
 
+def check_size(shard: Shard, data: Data) -> None:
+    """Raise DataError if there is no room for a copy."""
+    limit = data.shard_cache_size
+    if shard.size > limit:
+        raise DataError(
+            f"the shard {shard.address} has {shard.size} bytes, more than data.shard_cache_size = {limit}: raise that"
+        )
+
+
 def folder_of(data: Data) -> Path:
     """The folder of copies."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sideways"
@@ -107,11 +116,8 @@ def _open_copy(shard: Shard, data: Data, alive: Alive) -> int:
 
 def _download(shard: Shard, path: Path, data: Data, alive: Alive) -> None:
     """Write a shard's copy, unless another process does."""
+    check_size(shard, data)
     limit = data.shard_cache_size
-    if shard.size > limit:
-        raise DataError(
-            f"the shard {shard.address} has {shard.size} bytes, more than data.shard_cache_size = {limit}: raise that"
-        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".part"), "ab") as draft:
@@ -165,7 +171,7 @@ def _copy(shard: Shard, draft: Any, data: Data, alive: Alive) -> str:
     """Copy all bytes. Returns what went wrong with reading them; errors of writing are raised."""
     done = 0
     try:
-        system, path = _file_system(shard.address, data)
+        system, path = file_system(shard.address, data)
         source = system.open(path, "rb", block_size=_PIECE, cache_type="none")  # not 50 MiB at once, as of S3
     except FileNotFoundError:
         raise
@@ -203,7 +209,8 @@ def _make_room(folder: Path, size: int, own: Path) -> None:
         total -= each
 
 
-def _file_system(address: str, data: Data) -> tuple[Any, str]:
+def file_system(address: str, data: Data) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the path there."""
     import fsspec  # slow to import, and only needed for remote shards
 
     system, path = fsspec.url_to_fs(address, **data.shard_options)

@@ -2,19 +2,20 @@
 
 Members with the same name up to its first dot are one clip. Its label is the text of .cls, or "label" of .json. Videos
 are not unpacked: FFmpeg reads them within the tar file. What is known of a remote shard is kept beside its copy, so
-that it is not downloaded at the start of each run.
+that it is not read at the start of each run.
 """
 
 import json
+import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import track
@@ -22,15 +23,18 @@ from rich.progress import track
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
-from coordinator.video.files.shard_cache import Alive, Shard, find_shard, folder_of, opened_shard
+from coordinator.video.files.shard_cache import Alive, Shard, check_size, find_shard, folder_of, opened_shard
+from coordinator.video.files.shard_index import opened_remotely, read_part_info
 
 _BLOCK = 512  # bytes
 _MOST_SHARDS = 100_000
 _LONGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _AT_ONCE = 4  # shards
+_SMALL = 1 << 22  # bytes of a shard that is downloaded as quickly as its parts are read
 _FORMAT = 2  # of the file that is kept beside a copy
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LABELS = ("cls", "json")
+Probe = Callable[[int, int], MediaInfo | str]  # of the video at an offset, of a size: its metadata, or what is wrong
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,37 @@ def _contents(address: str, data: Data, suffixes: set[str]) -> Contents:
     known = folder_of(data) / f"{shard.digest}.json"
     if shard.remote and (found := _remembered(shard, known)):
         return found
-    with opened_shard(shard, data) as file:
-        found = _read(shard, Path(f"/proc/self/fd/{file}"), suffixes)
+    if shard.remote:
+        check_size(shard, data)
+    by_parts = shard.remote and shard.size > _SMALL
+    found = (_read_remotely(shard, data, suffixes) if by_parts else None) or _read_copy(shard, data, suffixes)
     if shard.remote:
         tree = {"format": _FORMAT, "samples": [asdict(sample) for sample in found.samples], "failure": found.failure}
         with suppress(OSError):  # then it is read again the next time
+            known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(tree))
     return found
+
+
+def _read_remotely(shard: Shard, data: Data, suffixes: set[str]) -> Contents | None:
+    """None if only whole files can be read from there."""
+    try:
+        with opened_remotely(shard, data) as stream:
+            return _read(shard, stream, shard.size, partial(read_part_info, stream), suffixes)
+    except Exception:  # fsspec passes on those of many libraries; a download tells what is wrong
+        return None
+
+
+def _read_copy(shard: Shard, data: Data, suffixes: set[str]) -> Contents:
+    with opened_shard(shard, data) as file, open(f"/proc/self/fd/{file}", "rb") as stream:
+        path = Path(f"/proc/self/fd/{file}")
+        return _read(
+            shard,
+            stream,
+            os.fstat(file).st_size,
+            lambda offset, size: read_media_info(part_of(path, offset, size)),
+            suffixes,
+        )
 
 
 def _remembered(shard: Shard, file: Path) -> Contents | None:
@@ -125,11 +153,11 @@ def _sample(tree: dict[str, Any]) -> Sample:
     return Sample(**tree, about=about if isinstance(about, str) else MediaInfo(**about))
 
 
-def _read(shard: Shard, file: Path, suffixes: set[str]) -> Contents:
+def _read(shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffixes: set[str]) -> Contents:
     clips: dict[str, dict[str, tarfile.TarInfo]] = {}
-    failure, end, size = "", 0, file.stat().st_size
+    failure, end = "", 0
     try:
-        with tarfile.open(file, "r:") as tar:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if member.offset_data + member.size > size:
@@ -143,16 +171,15 @@ def _read(shard: Shard, file: Path, suffixes: set[str]) -> Contents:
         failure = "it is cut short" if end else f"it is not an uncompressed tar file ({error})"
     if failure:
         failure += f": the {len(clips)} clips before that are played; copy it again" if clips else ": copy it again"
-    with open(file, "rb") as stream:
-        found = (_clip(parts, file, stream, suffixes) for parts in clips.values())
-        return Contents(shard, [sample for sample in found if sample is not None], failure)
+    found = (_clip(parts, stream, probe, suffixes) for parts in clips.values())
+    return Contents(shard, [sample for sample in found if sample is not None], failure)
 
 
-def _clip(parts: dict[str, tarfile.TarInfo], file: Path, stream: Any, suffixes: set[str]) -> Sample | None:
+def _clip(parts: dict[str, tarfile.TarInfo], stream: BinaryIO, probe: Probe, suffixes: set[str]) -> Sample | None:
     video = next((member for kind, member in parts.items() if f".{kind.rpartition('.')[2]}" in suffixes), None)
     if video is None:
         return None
-    label, about = None, read_media_info(part_of(file, video.offset_data, video.size))
+    label, about = None, probe(video.offset_data, video.size)
     for kind in _LABELS:
         if label is None and kind in parts:
             stream.seek(parts[kind].offset_data)

@@ -19,6 +19,7 @@ from coordinator.python.model import Prediction
 from coordinator.tools.predict_live import Change, changes
 from tests.support.camera import Camera, transport_stream
 from tests.support.processes import environment
+from tests.support.rtsp import RtspCamera
 from tests.support.settings import config_of
 from tests.support.trained import CLASSES, saved
 
@@ -66,6 +67,19 @@ def test_a_live_source_is_classified_as_it_changes(model: Path) -> None:
         assert all(one["frame"] < other["frame"] for one, other in pairwise(lines))
     finally:
         camera.close()
+
+
+@pytest.mark.long
+def test_a_camera_that_speaks_rtsp_is_classified_as_it_changes(model: Path) -> None:
+    with RtspCamera() as camera:
+        options = ["--source-option", "rtsp_transport=tcp", "--seconds", "4", "--json"]
+        done = CliRunner().invoke(tools, ["predict", str(model), "--source", camera.url, *options])
+    assert done.exit_code == 0, done.exception
+    lines = [json.loads(line) for line in done.output.splitlines()]
+    assert len(lines) >= 3
+    assert {line["class"] for line in lines} == {"ant", "bee"}
+    assert all(one["class"] != other["class"] for one, other in pairwise(lines))
+    assert camera.asked[:4] == ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"]
 
 
 @pytest.mark.long
