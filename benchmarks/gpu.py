@@ -1,7 +1,7 @@
 """Compare ways to run the stages on one GPU: processes that share it, streams in one process, and CUDA graphs.
 
     python benchmarks/gpu.py [--json] [--cases vgg8_112_b8 …] [--stages 2 4] [--rounds 5] [--seconds 1] [--device auto]
-                             [--arithmetic tf32] [--only NAME …]
+                             [--arithmetic tf32] [--only NAME …] [--unchecked]
 
 A case is MODEL_SIZE_bB as in peers.py. For each number of stages D, these contenders alternate in rounds:
 
@@ -20,10 +20,10 @@ Stage worker 0 receives its frames from another process, and waits for their cop
 second, and medians over the rounds of the ratios within a round. Processes that share a GPU take turns on it, unless
 NVIDIA's MPS is running. --arithmetic: convolutions and matrix products in TF32, in float32, or autocast to bfloat16.
 
-First, the streams are compared with the one-process reference after some ticks in which clips end: the largest
-difference between parameters divided by the largest parameter, in float32 without TF32, with deterministic algorithms
-where CUDA has them. The difference from the reference on the same device must be 0; that from the reference on the CPU
-shows how differently the kernels round. Without a GPU, or with --device cpu, the graphs are left out.
+First, unless --unchecked, the streams are compared with the one-process reference after some ticks in which clips end:
+the largest difference between parameters divided by the largest parameter, in float32 without TF32, with deterministic
+algorithms where CUDA has them. The difference from the reference on the same device must be 0; that from the reference
+on the CPU shows how differently the kernels round. Without a GPU, or with --device cpu, the graphs are left out.
 """
 
 import argparse
@@ -71,16 +71,19 @@ def main() -> None:
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: CUDA if available, else the CPU"
     )
     parser.add_argument("--arithmetic", choices=ARITHMETIC, default="tf32")
+    parser.add_argument("--unchecked", action="store_true", help="do not compare the streams with the reference")
     parser.add_argument("--only", choices=FORMS, nargs="+", help="only these contenders")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
     options = {name: getattr(arguments, name) for name in ("rounds", "seconds", "device", "arithmetic")}
     if arguments.out:
-        serve(arguments.out, partial(_measure, name=arguments.cases[0], only=arguments.only, **options))
+        more = {"only": arguments.only, "checked": not arguments.unchecked}
+        serve(arguments.out, partial(_measure, name=arguments.cases[0], **more, **options))
         return
     _check(parser, arguments)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by deterministic matrix products
     words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+    words += ["--unchecked"] if arguments.unchecked else []
     words += ["--only", *arguments.only] if arguments.only else []
     figures: dict[str, Any] = {}
     for name in arguments.cases:
@@ -110,7 +113,14 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
 
 
 def _measure(
-    bench: Bench, name: str, rounds: int, seconds: float, device: str, arithmetic: str, only: list[str] | None
+    bench: Bench,
+    name: str,
+    rounds: int,
+    seconds: float,
+    device: str,
+    arithmetic: str,
+    only: list[str] | None,
+    checked: bool,
 ) -> dict[str, Any]:
     import torch
 
@@ -121,7 +131,7 @@ def _measure(
     case = Case.of(name)
     assert case is not None
     config = _config(bench, case, target)
-    differences = differences_of(config, target)
+    differences = differences_of(config, target) if checked else {}
     config = _use(arithmetic, config)
     chosen = _forms(target, only)
     contenders = {kind: _in_process(_form(config, kind), target, kind) for kind in chosen if "workers" not in kind}

@@ -3,8 +3,8 @@
 At every step all stages compute at once: each copies its input to where its module reads it, runs forward, and sends
 its output up on a stream for copies; takes the gradient that the stage above computed a step ago, runs backward and
 updates. The streams branch off at a step's begin and join at its end, and the whole step is one CUDA graph, as its
-buffers do not alternate. That is the Sideways rule without the gate at a clip's end. Written from the paper's
-description, with this repository's blocks, optimiser and loss, so that only the scheme differs.
+buffers do not alternate. That is the Sideways rule without the gate at a clip's end. Written anew, after the scheme of
+its authors' published code, with this repository's blocks, optimiser and loss, so that only the scheme differs.
 
 On the CPU there are neither streams nor graphs: the stages compute one after another.
 """

@@ -28,8 +28,9 @@ def _module(name: str) -> list[str]:
     return ["-m", f"benchmarks.drill.{name}"]
 
 
-_TINY = ["--rounds", "1", "--seconds", "0.05"]
+_TINY = ["--stages", "2", "--rounds", "1", "--seconds", "0.05"]
 _QUICK = ["--stages", "4", "--rounds", "3", "--seconds", "0.3"]
+_BACKPROPAGATION = ["backprop", "backprop graph", "backprop compiled"]
 _RIVALS = ["benchmarks/gpu.py", "--json"]
 _ON_A_CPU = ["--device", "cpu", "--cases", "vgg8_16_b2"]
 _CASES = [
@@ -43,7 +44,6 @@ _CASES = [
     "graph",
     "graph-schedule",
 ]
-_CASES_OF_A_CPU = ["classify", "dropout", "channels-last"]
 
 STEPS = (
     # what only a GPU shows comes first; the limits add up to 8 minutes
@@ -52,47 +52,53 @@ STEPS = (
     Step(
         "exact",
         _module("exact"),
-        85,
-        ["--stages", "2", "4", "--cases", *_CASES],
-        dry=["--device", "cpu", "--stages", "2", "--cases", *_CASES_OF_A_CPU],
+        45,
+        ["--stages", "4", "--cases", *_CASES],
+        dry=["--device", "cpu", "--stages", "2", "--cases", "classify", "dropout", "channels-last"],
     ),
-    Step("resume", _module("resume"), 45, dry=["--device", "cpu"]),
-    Step("faults", _module("faults"), 50, dry=["--device", "cpu", "--faults", "kill-stage0"]),
+    Step("resume", _module("resume"), 50, dry=["--device", "cpu"]),
     Step(
-        "rivals",  # TF32; with graphs and without
-        _RIVALS,
-        75,
-        ["--cases", "resnet18_112_b1", "resnet18_112_b8", "resnet18_112_b32", *_QUICK],
-        dry=[*_ON_A_CPU, "--stages", "2", *_TINY],
+        "faults",
+        _module("faults"),
+        65,
+        ["--faults", "kill-coordinator", "kill-stage1", "stop-stage1"],
+        dry=["--device", "cpu", "--faults", "kill-stage0"],
     ),
+    Step(
+        "rivals_b1",  # TF32, as in the next one; with graphs and without
+        _RIVALS,
+        35,
+        ["--cases", "resnet18_112_b1", *_QUICK],
+        dry=[*_ON_A_CPU, *_TINY],
+    ),
+    Step("rivals", _RIVALS, 60, ["--cases", "resnet18_112_b8", "resnet18_112_b32", "--unchecked", *_QUICK]),
     Step(
         "rivals_bfloat16",
         _RIVALS,
         30,
-        ["--cases", "resnet18_112_b32", "--arithmetic", "bfloat16", *_QUICK],
-        dry=[*_ON_A_CPU, "--stages", "2", "--arithmetic", "bfloat16", "--only", "backprop", "partime", *_TINY],
+        ["--cases", "resnet18_112_b32", "--arithmetic", "bfloat16", "--unchecked", *_QUICK],
+        dry=[*_ON_A_CPU, "--arithmetic", "bfloat16", "--unchecked", "--only", "backprop", "partime", *_TINY],
     ),
-    Step(
-        "rivals_float32",
-        _RIVALS,
-        30,
-        ["--cases", "resnet18_112_b32", "--arithmetic", "float32", *_QUICK],
-        dry=[*_ON_A_CPU, "--stages", "2", "--arithmetic", "float32", "--only", "backprop", "partime", *_TINY],
-    ),
-    Step("rivals_50", _RIVALS, 25, ["--cases", "resnet50_224_b32", *_QUICK]),
+    Step("rivals_50", _RIVALS, 35, ["--cases", "resnet50_224_b32", "--unchecked", *_QUICK]),
     Step(
         "rivals_compiled",
         _RIVALS,
-        45,
-        ["--cases", "resnet18_112_b8", "--only", "backprop", "backprop graph", "backprop compiled", *_QUICK],
+        55,
+        ["--cases", "resnet18_112_b8", "--unchecked", "--only", *_BACKPROPAGATION, *_QUICK],
     ),
     Step("profile", _module("profile"), 20, dry=["--device", "cpu", "--case", "vgg8_16_b2", "--ticks", "4"]),
-    Step("memory", _module("memory"), 20, dry=["--device", "cpu", "--ticks", "40", "--stages", "1", "2"]),
+    Step(
+        "memory",
+        _module("memory"),
+        30,
+        ["--stages", "2", "4"],
+        dry=["--device", "cpu", "--ticks", "40", "--stages", "1", "2"],
+    ),
     Step(
         "peers",  # the machine's cores
         ["benchmarks/peers.py", "--json"],
         20,
         ["--stages", "8", "--cases", "vgg8_64_b8", "--rounds", "1", "--seconds", "0.3"],
-        dry=["--stages", "2", "--cases", "vgg8_16_b2", *_TINY],
+        dry=["--cases", "vgg8_16_b2", *_TINY],
     ),
 )
