@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu
 from benchmarks.bench import config_of
 from benchmarks.streams import DeviceStage, Streams
 from common.config.settings import Config
+from common.rule import stage
 from common.rule.stage import Stage
 from tests.support.settings import SPLITS
 
@@ -108,3 +110,16 @@ def test_streams_and_graphs_equal_the_reference_on_a_gpu_bit_for_bit(stages: int
     assert [form["same device"] for form in found.values()] == [0, 0]
     if stages == 1:  # in a pipeline, a value rounded to the other side of 0 can make more difference
         assert max(form["cpu"] for form in found.values()) < 1e-4
+
+
+def test_compiled_backpropagation_is_a_single_compiled_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def fake(blocks: nn.Sequential, how: object) -> nn.Sequential:
+        compiled.append(len(blocks))
+        return blocks
+
+    monkeypatch.setattr(stage, "compiled", fake)
+    pipeline = gpu._full(gpu._form(small(2), "backprop compiled"), CPU, "backprop compiled")
+    assert compiled == [8]
+    assert len(pipeline.stages) == 1

@@ -26,9 +26,7 @@ SPEC = torch.Size((2, 3)), torch.float32
 CPU = torch.device("cpu")
 
 
-def end(
-    stage: int, ticks: int = 1, deadline: float = 0.2, spec: TensorSpec = SPEC, last: bool = False
-) -> EdgeEnd:
+def end(stage: int, ticks: int = 1, deadline: float = 0.2, spec: TensorSpec = SPEC, last: bool = False) -> EdgeEnd:
     return EdgeEnd("forward", spec, stage, 1 - stage, deadline, ticks, channels_last=last)
 
 
