@@ -1,24 +1,29 @@
 """Compare ways to run the stages on one GPU: processes that share it, streams in one process, and CUDA graphs.
 
     python benchmarks/gpu.py [--json] [--cases vgg8_112_b8 …] [--stages 2 4] [--rounds 5] [--seconds 1] [--device auto]
+                             [--arithmetic tf32] [--only NAME …] [--unchecked]
 
 A case is MODEL_SIZE_bB as in peers.py. For each number of stages D, these contenders alternate in rounds:
 
 backprop         forward, backward and update in one process
 streams          a tick of D stages in one process, each on its own stream (benchmarks/streams.py)
-workers          the product: D stage workers on the same GPU, with activations copied through pinned host memory
+partime          PARTIME's scheme: a step of D stages on streams that join, without a gate (benchmarks/partime.py)
+workers          the product: D stages on the same GPU, in as few processes as it chooses
 backprop graph   backprop's step as one CUDA graph
 streams graph    streams' tick as one CUDA graph whose branches are the stages
+partime graph    PARTIME's step as one CUDA graph, as it is meant to run
+workers graph    the product with graph = true, measured after the others
+backprop compiled    backprop with torch.compile, which takes a minute: only if --only names it
 
 All read the same frames from the host at every tick, and use the same optimiser and the split that the product chooses.
 Stage worker 0 receives its frames from another process, and waits for their copy to the GPU. The figures are frames per
 second, and medians over the rounds of the ratios within a round. Processes that share a GPU take turns on it, unless
-NVIDIA's MPS is running.
+NVIDIA's MPS is running. --arithmetic: convolutions and matrix products in TF32, in float32, or autocast to bfloat16.
 
-First, the streams are compared with the one-process reference after some ticks in which clips end: the largest
-difference between parameters divided by the largest parameter, in float32 without TF32, with deterministic algorithms
-where CUDA has them. The difference from the reference on the same device must be 0; that from the reference on the CPU
-shows how differently the kernels round. Without a GPU, or with --device cpu, the graphs are left out.
+First, unless --unchecked, the streams are compared with the one-process reference after some ticks in which clips end:
+the largest difference between parameters divided by the largest parameter, in float32 without TF32, with deterministic
+algorithms where CUDA has them. The difference from the reference on the same device must be 0; that from the reference
+on the CPU shows how differently the kernels round. Without a GPU, or with --device cpu, the graphs are left out.
 """
 
 import argparse
@@ -43,10 +48,14 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.contenders import Case
+    from benchmarks.partime import Partime
     from benchmarks.streams import Streams
     from common.config.settings import Config
 
 CASES = ("vgg8_112_b8", "resnet18_112_b8")
+ARITHMETIC = ("tf32", "float32", "bfloat16")
+_EAGER = ("backprop", "streams", "partime", "workers")
+FORMS = (*_EAGER, *(f"{kind} graph" for kind in _EAGER), "backprop compiled")
 CHECKED = 24  # ticks after the pipeline is full, before parameters are compared
 
 
@@ -61,15 +70,21 @@ def main() -> None:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: CUDA if available, else the CPU"
     )
+    parser.add_argument("--arithmetic", choices=ARITHMETIC, default="tf32")
+    parser.add_argument("--unchecked", action="store_true", help="do not compare the streams with the reference")
+    parser.add_argument("--only", choices=FORMS, nargs="+", help="only these contenders")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
-    options = {name: getattr(arguments, name) for name in ("rounds", "seconds", "device")}
+    options = {name: getattr(arguments, name) for name in ("rounds", "seconds", "device", "arithmetic")}
     if arguments.out:
-        serve(arguments.out, partial(_measure, name=arguments.cases[0], **options))
+        more = {"only": arguments.only, "checked": not arguments.unchecked}
+        serve(arguments.out, partial(_measure, name=arguments.cases[0], **more, **options))
         return
     _check(parser, arguments)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by deterministic matrix products
     words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+    words += ["--unchecked"] if arguments.unchecked else []
+    words += ["--only", *arguments.only] if arguments.only else []
     figures: dict[str, Any] = {}
     for name in arguments.cases:
         for stages in arguments.stages:
@@ -97,7 +112,16 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
 # ---- in the coordinator
 
 
-def _measure(bench: Bench, name: str, rounds: int, seconds: float, device: str) -> dict[str, Any]:
+def _measure(
+    bench: Bench,
+    name: str,
+    rounds: int,
+    seconds: float,
+    device: str,
+    arithmetic: str,
+    only: list[str] | None,
+    checked: bool,
+) -> dict[str, Any]:
     import torch
 
     from benchmarks.contenders import Case
@@ -107,17 +131,43 @@ def _measure(bench: Bench, name: str, rounds: int, seconds: float, device: str) 
     case = Case.of(name)
     assert case is not None
     config = _config(bench, case, target)
-    differences = differences_of(config, target)
-    contenders = {kind: _in_process(_form(config, kind), target, kind.endswith("graph")) for kind in _forms(target)}
-    contenders["workers"] = _workers(bench, config)
+    differences = differences_of(config, target) if checked else {}
+    config = _use(arithmetic, config)
+    chosen = _forms(target, only)
+    contenders = {kind: _in_process(_form(config, kind), target, kind) for kind in chosen if "workers" not in kind}
+    if "workers" in chosen:
+        contenders["workers"] = _workers(bench, config)
+    rates = _rates(contenders, config, rounds, seconds)
+    if "workers graph" in chosen:  # the workers are built anew, which is too slow for each round
+        graphs = _workers(bench, config.model_copy(update={"graph": True}))
+        rates |= _rates({"workers graph": graphs}, config, rounds, seconds)
+    return {"device": _name(target), "split": config.split, "rates": rates, "differences": differences}
+
+
+def _rates(
+    contenders: "dict[str, Callable[[int], float]]", config: "Config", rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Frames per second of each contender in each round."""
     for run in contenders.values():
         run(_warm(config))
     steps = {kind: max(1, round(seconds / run(8) * 8)) for kind, run in contenders.items()}
     rates: dict[str, list[float]] = {kind: [] for kind in contenders}
     for _ in range(rounds):
         for kind, run in contenders.items():
-            rates[kind].append(steps[kind] * case.slots / run(steps[kind]))
-    return {"device": _name(target), "split": config.split, "rates": rates, "differences": differences}
+            rates[kind].append(steps[kind] * config.data.slots / run(steps[kind]))
+    return rates
+
+
+def _use(arithmetic: str, config: "Config") -> "Config":
+    """The settings of a kind of arithmetic, which this process uses from now on too."""
+    import torch
+
+    tf32 = arithmetic != "float32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True  # as in the workers
+    precision = "bfloat16" if arithmetic == "bfloat16" else "float32"
+    return config.model_copy(update={"tf32": tf32, "precision": precision})
 
 
 def _config(bench: Bench, case: "Case", device: "torch.device") -> "Config":
@@ -126,10 +176,10 @@ def _config(bench: Bench, case: "Case", device: "torch.device") -> "Config":
     return one_each.model_copy(update={"split": bench.choose(one_each)})
 
 
-def _forms(device: "torch.device") -> list[str]:
-    """The names of the contenders that run in one process."""
-    eager = ["backprop", "streams"]
-    return eager + [f"{kind} graph" for kind in eager] if device.type == "cuda" else eager
+def _forms(device: "torch.device", only: list[str] | None = None) -> list[str]:
+    """The names of the contenders that are measured: those that are asked for, or all but what takes a minute."""
+    possible = FORMS if device.type == "cuda" else (*_EAGER, "backprop compiled")
+    return [kind for kind in possible if (kind in only if only else kind != "backprop compiled")]
 
 
 def _form(config: "Config", kind: str) -> "Config":
@@ -137,17 +187,18 @@ def _form(config: "Config", kind: str) -> "Config":
 
     if config.device == "cuda":  # capturable: the optimiser's step counter is on the device too
         config = config.model_copy(update={"optimiser": Optimiser(args={"fused": True, "capturable": True})})
-    if "streams" in kind:
+    if "backprop" not in kind:
         return config
     assert config.split is not None
-    return config.model_copy(update={"stages": 1, "split": [sum(config.split)]})
+    compiled = kind == "backprop compiled"
+    return config.model_copy(update={"stages": 1, "split": [sum(config.split)], "compile": compiled})
 
 
-def _in_process(config: "Config", device: "torch.device", graph: bool) -> "Callable[[int], float]":
+def _in_process(config: "Config", device: "torch.device", kind: str) -> "Callable[[int], float]":
     """A function that runs a number of ticks and returns the seconds that they took."""
     import torch
 
-    streams = _full(config, device, graph)
+    streams = _full(config, device, kind)
     frames, clips_labels = _inputs(config, device)
     clips_labels[0] = torch.arange(config.data.slots)  # one endless clip per slot
 
@@ -169,13 +220,14 @@ def _workers(bench: Bench, config: "Config") -> "Callable[[int], float]":
     return lambda ticks: tick_ms(bench.run(ticks), 1) / 1e3
 
 
-def _full(config: "Config", device: "torch.device", graph: bool) -> "Streams":
+def _full(config: "Config", device: "torch.device", kind: str) -> "Streams | Partime":
     """A warm pipeline: every stage has had a gradient."""
+    from benchmarks.partime import Partime
     from benchmarks.streams import Streams
 
-    streams = Streams(config, CLASSES, device)
+    streams = (Partime if "partime" in kind else Streams)(config, CLASSES, device)
     _play_on(streams, config, device, range(_warm(config)))
-    if graph:
+    if kind.endswith("graph"):
         streams.capture()
     return streams
 
@@ -193,7 +245,7 @@ def _inputs(config: "Config", device: "torch.device") -> "tuple[torch.Tensor, to
     return (frames.pin_memory(), clips_labels.pin_memory()) if device.type == "cuda" else (frames, clips_labels)
 
 
-def _play_on(streams: "Streams", config: "Config", device: "torch.device", ticks: range) -> None:
+def _play_on(streams: "Streams | Partime", config: "Config", device: "torch.device", ticks: range) -> None:
     frames, clips_labels = _inputs(config, device)
     for tick in ticks:
         _play(clips_labels, tick)
@@ -224,7 +276,7 @@ def differences_of(config: "Config", device: "torch.device") -> dict[str, dict[s
     with _deterministic():
         on_cpu = by_reference(config, torch.device("cpu"))
         on_device = on_cpu if device.type == "cpu" else by_reference(config, device)
-        actual = {kind: by_streams(config, device, "graph" in kind) for kind in _forms(device) if "streams" in kind}
+        actual = {kind: by_streams(config, device, kind) for kind in _forms(device) if "streams" in kind}
     return {
         kind: {"cpu": _distance(values, on_cpu), "same device": _distance(values, on_device)}
         for kind, values in actual.items()
@@ -240,9 +292,9 @@ def _distance(actual: "list[torch.Tensor]", expected: "list[torch.Tensor]") -> f
     return float(difference / largest)
 
 
-def by_streams(config: "Config", device: "torch.device", graph: bool) -> "list[torch.Tensor]":
+def by_streams(config: "Config", device: "torch.device", kind: str = "streams") -> "list[torch.Tensor]":
     """The parameters after the pipeline is full and CHECKED more ticks, trained on streams."""
-    streams = _full(config, device, graph)
+    streams = _full(config, device, kind)
     _play_on(streams, config, device, range(_warm(config), _warm(config) + CHECKED))
     return [value.detach().cpu() for stage in streams.stages for value in stage.blocks.parameters()]
 
@@ -298,7 +350,7 @@ def _name(device: "torch.device") -> str:
 def _figures(result: dict[str, Any]) -> dict[str, Any]:
     """Frames per second by contender, and their ratios to backpropagation's in the same round."""
     rates = result["rates"]
-    bases = [kind for kind in ("backprop", "backprop graph") if kind in rates]
+    bases = [kind for kind in ("backprop", "backprop graph", "partime graph") if kind in rates]
     rows = {
         kind: {"frames_per_second": round(median(own), 1)}
         | {f"vs {base}": round(median(a / b for a, b in zip(own, rates[base], strict=True)), 3) for base in bases}
@@ -311,7 +363,7 @@ def _print(title: str, result: dict[str, Any], figures: dict[str, Any]) -> None:
     print(f"\n{title}, split {'+'.join(map(str, result['split']))}, on {result['device']}")
     for kind, row in figures["contenders"].items():
         ratios = "   ".join(f"{value:.2f} × {name[3:]}" for name, value in row.items() if name.startswith("vs "))
-        print(f"{kind:<15} {row['frames_per_second']:>9.1f} frames/s   {ratios}")
+        print(f"{kind:<17} {row['frames_per_second']:>9.1f} frames/s   {ratios}")
     for kind, by_device in figures["differences"].items():
         differences = ", ".join(f"{value:.1g} ({device})" for device, value in by_device.items())
         print(f"{kind}: largest relative difference from the reference's parameters: {differences}")

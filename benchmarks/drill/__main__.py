@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import ROOT, python_path
-from benchmarks.drill.steps import STEPS, Step
+from benchmarks.drill.steps import DRY, STEPS, Step
 
 Outcome = dict[str, Any]  # status, and if it ran seconds and figures, and if it failed its output
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drill", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="on the CPU and in miniature; skip what needs a GPU")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the report")
-    parser.add_argument("--minutes", type=float, default=8.0, help="start no step after this time")
+    parser.add_argument("--minutes", type=float, help="start no step after this time; default: 8, in a dry run 40")
     parser.add_argument("--steps", nargs="+", choices=[step.name for step in STEPS], help="only these")
     arguments = parser.parse_args()
     card = None if arguments.dry_run else _card()
@@ -39,7 +39,7 @@ def main() -> None:
         parser.error("this host has no CUDA device: --dry-run runs on the CPU what can run there")
     chosen = [step for step in STEPS if not arguments.steps or step.name in arguments.steps]
     report: dict[str, Any] = {"device": card or "CPU (dry run)", "steps": {}}
-    end = time.monotonic() + 60 * arguments.minutes
+    end = time.monotonic() + 60 * (arguments.minutes or (40.0 if arguments.dry_run else 8.0))
     for step in chosen:
         outcome = _outcome(step, arguments.dry_run, end - time.monotonic())
         report["steps"][step.name] = outcome
@@ -63,7 +63,7 @@ def _outcome(step: Step, dry: bool, left: float) -> Outcome:
         return {"status": "skipped: needs a GPU"}
     if left <= 0:
         return {"status": "skipped: out of time"}
-    return _run([*step.script, *arguments], min(step.seconds, left))
+    return _run([*step.script, *arguments], min(DRY * step.seconds if dry else step.seconds, left))
 
 
 def _run(command: Sequence[str], limit: float) -> Outcome:

@@ -23,8 +23,8 @@ from benchmarks.bench import ROOT, python_path, start
 from common.config.settings import Config
 from common.rule.loss import Target
 from common.rule.packet import Packet
-from common.rule.reference import Reference
-from tests.support.oracles import inputs_of, stages_of, weights_of
+from common.rule.reference import Reference, build_stages
+from tests.support.oracles import inputs_of, weights_of
 from tests.support.settings import settings
 from tests.support.videos import write_clip
 
@@ -37,7 +37,12 @@ CASES: dict[str, dict[str, object]] = {
     "dropout": {"model": f"{ROOT}/tests/support/models.py:with_dropout", "model_args": {}},
     "motion": {"model_args": {"width": 4, "temporal": "motion"}},
     "gloo": {"network__transport": "gloo"},
+    "channels-last": {"model_args": {"width": 4, "norm": "batch"}, "memory_format": "channels_last"},
+    "graph": {"model": f"{ROOT}/tests/support/models.py:with_dropout", "model_args": {}, "graph": True},
+    "graph-schedule": {"graph": True, "optimiser__schedule": "cosine", "optimiser__clip": 0.1, "precision": "bfloat16"},
 }
+_WITH_DROPOUT, _OF_GPUS = ("dropout", "graph"), ("graph", "graph-schedule")
+_UNBOUNDED = ("bfloat16", "graph-schedule", *_WITH_DROPOUT)  # a GPU draws other dropout masks than a CPU
 _SPLITS = {1: [5], 2: [2, 3], 4: [1, 1, 1, 2]}  # of the model with dropout
 TICKS, TICKS_FROM_CPU = 60, 20
 _FROM_CPU = 1e-2  # bound for the distance: float32; with bfloat16 it is reported only
@@ -49,10 +54,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4], help="D")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=CASES, help="default: all that the device can run")
     arguments = parser.parse_args()
+    cases = arguments.cases or [name for name in CASES if arguments.device == "cuda" or name not in _OF_GPUS]
     with TemporaryDirectory() as folder:
-        found = compare(Path(folder), torch.device(arguments.device), arguments.stages, arguments.cases)
+        found = compare(Path(folder), torch.device(arguments.device), arguments.stages, cases)
     print(json.dumps({"distance_from_cpu": found}))
 
 
@@ -81,10 +87,10 @@ def write_clips(folder: Path) -> None:
 
 def _tree(folder: Path, stages: int, name: str, device: torch.device) -> dict[str, Any]:
     tree = settings(folder, stages=stages, ticks=TICKS, device=device.type, deterministic=True, **CASES[name])
-    if name == "dropout":
+    if name in _WITH_DROPOUT:
         tree["split"] = _SPLITS[stages]
     # with Adam, which divides by it, a gradient of rounding errors would count as much as any other
-    tree["optimiser"] = {"name": "SGD", "lr": 1e-2}
+    tree["optimiser"] |= {"name": "SGD", "lr": 1e-2}
     return tree
 
 
@@ -103,10 +109,8 @@ def _drive(stages: int, trees: dict[str, dict[str, Any]], out: Path) -> None:
 
 def reference_run(config: Config, device: torch.device) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and final parameters of the one-process reference, computed on `device`."""
-    stages = stages_of(config, 3)
-    for stage in stages:
-        stage.blocks.to(device)
-    packet = partial(Packet, device=device)
+    stages = build_stages(config, 3, config.ticks or 0, device=device)
+    packet = partial(Packet, device=device, channels_last=stages[0].config.channels_last)
     reference, frame, losses = Reference(stages, config.frame_shape, packet=packet), packet(config.frame_shape), []
     for source, target in inputs_of(config):
         frame.head[:] = source.head
@@ -133,14 +137,14 @@ def _distance_from_cpu(folder: Path, tree: dict[str, Any], device: torch.device,
     here, there = (reference_run(config, where)[1] for where in (device, torch.device("cpu")))
     largest = max(float(value.abs().max()) for value in there.values())
     distance = max(float((here[key].float() - there[key].float()).abs().max()) for key in there) / largest
-    # a GPU draws other dropout masks than a CPU
-    if name not in ("bfloat16", "dropout") and not distance <= _FROM_CPU:
+    if name not in _UNBOUNDED and not distance <= _FROM_CPU:
         raise SystemExit(f"{name}: {distance:.1g} from the CPU's parameters after {TICKS_FROM_CPU} ticks")
     return distance
 
 
 def _repeatable() -> None:
     """Before CUDA starts, here and in the workers: no TF32, deterministic algorithms."""
+    os.environ.update(WORKER="benchmarks.drill.strict_worker")
     os.environ.update(NVIDIA_TF32_OVERRIDE="0", CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONPATH=python_path())
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+DRY = 12  # a dry run may be on few cores, which others use too
+
 
 @dataclass(frozen=True)
 class Step:
@@ -12,7 +14,7 @@ class Step:
         script: what Python runs.
         arguments: of it, on a GPU.
         dry: arguments for a dry run on the CPU; None if the step needs a GPU.
-        seconds: its time limit.
+        seconds: its time limit on a GPU; a dry run may take `DRY` times as long.
     """
 
     name: str
@@ -26,40 +28,77 @@ def _module(name: str) -> list[str]:
     return ["-m", f"benchmarks.drill.{name}"]
 
 
-_TINY = ["--rounds", "1", "--seconds", "0.05"]
+_TINY = ["--stages", "2", "--rounds", "1", "--seconds", "0.05"]
+_QUICK = ["--stages", "4", "--rounds", "3", "--seconds", "0.3"]
+_BACKPROPAGATION = ["backprop", "backprop graph", "backprop compiled"]
+_RIVALS = ["benchmarks/gpu.py", "--json"]
+_ON_A_CPU = ["--device", "cpu", "--cases", "vgg8_16_b2"]
+_CASES = [
+    "classify",
+    "every4",
+    "autoencode",
+    "bfloat16",
+    "dropout",
+    "motion",
+    "channels-last",
+    "graph",
+    "graph-schedule",
+]
 
 STEPS = (
-    Step("smoke", _module("smoke"), 60, dry=[]),
-    Step("primitives", _module("primitives"), 40),
-    Step("exact", _module("exact"), 150, dry=["--device", "cpu", "--stages", "2", "--cases", "classify", "dropout"]),
-    Step("faults", _module("faults"), 120, dry=["--device", "cpu", "--faults", "kill-stage0"]),
-    Step("memory", _module("memory"), 60, dry=["--device", "cpu", "--ticks", "40", "--stages", "1", "2"]),
+    # what only a GPU shows comes first; the limits add up to 8 minutes
+    Step("smoke", _module("smoke"), 20, dry=[]),
+    Step("primitives", _module("primitives"), 15),
     Step(
-        "rivals",
-        ["benchmarks/gpu.py", "--json"],
-        180,
-        ["--cases", "resnet18_112_b1", "resnet18_112_b8", "resnet18_112_b32", "--stages", "4", "--rounds", "3"],
-        dry=["--device", "cpu", "--cases", "vgg8_16_b2", "--stages", "2", *_TINY],
+        "exact",
+        _module("exact"),
+        45,
+        ["--stages", "4", "--cases", *_CASES],
+        dry=["--device", "cpu", "--stages", "2", "--cases", "classify", "dropout", "channels-last"],
     ),
-    Step("profile", _module("profile"), 60, dry=["--device", "cpu", "--case", "vgg8_16_b2", "--ticks", "4"]),
+    Step("resume", _module("resume"), 50, dry=["--device", "cpu"]),
     Step(
-        "peers2",
+        "faults",
+        _module("faults"),
+        65,
+        ["--faults", "kill-coordinator", "kill-stage1", "stop-stage1"],
+        dry=["--device", "cpu", "--faults", "kill-stage0"],
+    ),
+    Step(
+        "rivals_b1",  # TF32, as in the next one; with graphs and without
+        _RIVALS,
+        35,
+        ["--cases", "resnet18_112_b1", *_QUICK],
+        dry=[*_ON_A_CPU, *_TINY],
+    ),
+    Step("rivals", _RIVALS, 60, ["--cases", "resnet18_112_b8", "resnet18_112_b32", "--unchecked", *_QUICK]),
+    Step(
+        "rivals_bfloat16",
+        _RIVALS,
+        30,
+        ["--cases", "resnet18_112_b32", "--arithmetic", "bfloat16", "--unchecked", *_QUICK],
+        dry=[*_ON_A_CPU, "--arithmetic", "bfloat16", "--unchecked", "--only", "backprop", "partime", *_TINY],
+    ),
+    Step("rivals_50", _RIVALS, 35, ["--cases", "resnet50_224_b32", "--unchecked", *_QUICK]),
+    Step(
+        "rivals_compiled",
+        _RIVALS,
+        55,
+        ["--cases", "resnet18_112_b8", "--unchecked", "--only", *_BACKPROPAGATION, *_QUICK],
+    ),
+    Step("profile", _module("profile"), 20, dry=["--device", "cpu", "--case", "vgg8_16_b2", "--ticks", "4"]),
+    Step(
+        "memory",
+        _module("memory"),
+        30,
+        ["--stages", "2", "4"],
+        dry=["--device", "cpu", "--ticks", "40", "--stages", "1", "2"],
+    ),
+    Step(
+        "peers",  # the machine's cores
         ["benchmarks/peers.py", "--json"],
-        240,
-        ["--stages", "2", "--cases", "vgg8_64_b8", "--rounds", "2", "--seconds", "0.5"],
-        dry=["--stages", "2", "--cases", "vgg8_16_b2", *_TINY],
-    ),
-    Step(
-        "peers8",
-        ["benchmarks/peers.py", "--json"],
-        180,
-        ["--stages", "8", "--cases", "vgg8_64_b8", "--rounds", "2", "--seconds", "0.5"],
-    ),
-    Step(
-        "stream",
-        ["benchmarks/stream.py", "--json"],
-        150,
-        ["--threads", "1", "4", "7"],
-        dry=["--threads", "1"],
+        20,
+        ["--stages", "8", "--cases", "vgg8_64_b8", "--rounds", "1", "--seconds", "0.3"],
+        dry=["--cases", "vgg8_16_b2", *_TINY],
     ),
 )

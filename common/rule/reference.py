@@ -25,14 +25,17 @@ from common.rule.wire import MakePacket, Spec, Wire, decoder_of, encoder_of, wir
 _CPU = torch.device("cpu")
 
 
-def build_stages(config: Config, classes: int, planned: int, replica: int = 0) -> list[Stage]:
-    """All stages of a replica, on the CPU, built as the workers build them.
+def build_stages(
+    config: Config, classes: int, planned: int, replica: int = 0, device: torch.device = _CPU
+) -> list[Stage]:
+    """All stages of a replica, built as the workers build them.
 
     Args:
         config: of a replica.
         planned: ticks of the whole training.
+        device: of all of them.
     """
-    return stages_from(build(config, classes), config, classes, planned, replica)
+    return stages_from(build(config, classes).to(device), config, classes, planned, replica, device=device)
 
 
 def stages_from(
@@ -42,14 +45,17 @@ def stages_from(
     planned: int,
     replica: int = 0,
     kind: Callable[..., Stage] = Stage,
+    device: torch.device = _CPU,
 ) -> list[Stage]:
-    """The same with a given model. `kind` creates a stage."""
-    config = with_memory_format(config, model, on_gpus=False)
+    """The same with a given model, on `device`. `kind` creates a stage."""
+    config = with_memory_format(config, model, on_gpus=device.type == "cuda")
     assert config.split is not None
     parts = [part(model, config.split, index) for index in range(config.stages)]
-    with casting(config, _CPU):
+    with casting(config, device):
         outputs = activation_shapes(parts, config.frame_shape)
-    return [make_stage(part, i, config, outputs, classes, planned, _CPU, replica, kind) for i, part in enumerate(parts)]
+    return [
+        make_stage(part, i, config, outputs, classes, planned, device, replica, kind) for i, part in enumerate(parts)
+    ]
 
 
 class Reference:
@@ -79,7 +85,8 @@ class Reference:
         config = stages[0].config
         self.stages, self.schedule, self.tick_number = stages, schedule_of(config), 0
         self.computes: list[Computes] = list(stages)
-        with casting(config, _CPU):
+        device = next((value.device for stage in stages for value in stage.blocks.parameters()), _CPU)
+        with casting(config, device):
             outputs = activation_shapes([stage.blocks for stage in stages], frame_shape, dtype)
         packet = packet or partial(Packet, labels=stages[0].objective.task.form, channels_last=config.channels_last)
         self._ports = memory_ports(stages, outputs, config.network.wire, packet)

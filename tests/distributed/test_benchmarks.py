@@ -59,7 +59,7 @@ def test_feed_prints_rates() -> None:
 def test_gpu_prints_figures_and_agrees_with_the_reference() -> None:
     small = ["--device", "cpu", "--cases", "vgg8_16_b2", "--stages", "2", "--rounds", "1", "--seconds", "0.05"]
     figures = last_line("gpu", *small)["vgg8_16_b2"]["2"]
-    assert figures["contenders"].keys() == {"backprop", "streams", "workers"}
+    assert figures["contenders"].keys() == {"backprop", "streams", "partime", "workers"}
     assert figures["contenders"]["backprop"]["vs backprop"] == 1
     assert min(row["frames_per_second"] for row in figures["contenders"].values()) > 0
     assert figures["differences"] == {"streams": {"cpu": 0, "same device": 0}}

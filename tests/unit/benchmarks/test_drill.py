@@ -43,6 +43,7 @@ def test_steps_are_skipped_without_a_gpu_or_time() -> None:
     assert drill._outcome(step, dry=False, left=0)["status"] == "skipped: out of time"
     assert drill._outcome(step, dry=False, left=10)["status"] == "ok"
     assert len({step.name for step in STEPS}) == len(STEPS)
+    assert sum(step.seconds for step in STEPS) <= 480
 
 
 def test_the_last_line_names_every_step(

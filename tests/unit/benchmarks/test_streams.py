@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu
 from benchmarks.bench import config_of
 from benchmarks.streams import DeviceStage, Streams
 from common.config.settings import Config
+from common.rule import stage
 from common.rule.stage import Stage
 from tests.support.settings import SPLITS
 
@@ -29,7 +31,8 @@ def small(stages: int, device: str = "cpu") -> Config:
 
 def same(config: Config, graph: bool = False) -> bool:
     """Whether streams and reference have equal parameters after some ticks, bit for bit."""
-    pairs = zip(gpu.by_streams(config, CPU, graph), gpu.by_reference(config, CPU), strict=True)
+    kind = "streams graph" if graph else "streams"
+    pairs = zip(gpu.by_streams(config, CPU, kind), gpu.by_reference(config, CPU), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
 
 
@@ -90,7 +93,8 @@ class Watched(TorchDispatchMode):
 def test_a_tick_never_synchronises_with_the_host() -> None:
     """Operators that the host waits for, or whose result's size depends on data, cannot be captured."""
     config = gpu._form(small(3), "streams")
-    streams = gpu._full(config, CPU, graph=False)
+    streams = gpu._full(config, CPU, "streams")
+    assert isinstance(streams, Streams)
     with Watched() as watched:
         streams._compute()
     assert {"aten.convolution.default", "aten.convolution_backward.default"} <= watched.called  # both passes
@@ -106,3 +110,16 @@ def test_streams_and_graphs_equal_the_reference_on_a_gpu_bit_for_bit(stages: int
     assert [form["same device"] for form in found.values()] == [0, 0]
     if stages == 1:  # in a pipeline, a value rounded to the other side of 0 can make more difference
         assert max(form["cpu"] for form in found.values()) < 1e-4
+
+
+def test_compiled_backpropagation_is_a_single_compiled_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def fake(blocks: nn.Sequential, how: object) -> nn.Sequential:
+        compiled.append(len(blocks))
+        return blocks
+
+    monkeypatch.setattr(stage, "compiled", fake)
+    pipeline = gpu._full(gpu._form(small(2), "backprop compiled"), CPU, "backprop compiled")
+    assert compiled == [8]
+    assert len(pipeline.stages) == 1

@@ -18,7 +18,7 @@ from stage_worker.edges import device_memory
 from stage_worker.edges.cuda_ipc import CudaIpc
 from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
 from stage_worker.edges.ends import Receiver, Sender
-from stage_worker.edges.links import EdgeEnd
+from stage_worker.edges.links import EdgeEnd, TensorSpec
 from stage_worker.edges.shared_memory import slots_of
 from tests.support.fake_ipc import DelayedIpc, HostIpc
 
@@ -26,20 +26,22 @@ SPEC = torch.Size((2, 3)), torch.float32
 CPU = torch.device("cpu")
 
 
-def end(stage: int, ticks: int = 1, deadline: float = 0.2) -> EdgeEnd:
-    return EdgeEnd("forward", SPEC, stage, 1 - stage, deadline, ticks)
+def end(stage: int, ticks: int = 1, deadline: float = 0.2, spec: TensorSpec = SPEC, last: bool = False) -> EdgeEnd:
+    return EdgeEnd("forward", spec, stage, 1 - stage, deadline, ticks, channels_last=last)
 
 
 @contextmanager
-def edge(ipc: Ipc, copies: bool = False, ticks: int = 1) -> Iterator[tuple[DeviceOutgoing, DeviceIncoming]]:
-    """Both ends, of stage 0 and of stage 1."""
+def edge(
+    ipc: Ipc, copies: bool = False, ticks: int = 1, spec: TensorSpec = SPEC, last: bool = False
+) -> Iterator[tuple[DeviceOutgoing, DeviceIncoming]]:
+    """Both ends, of stage 0 and of stage 1. `last`: channels_last."""
     below, above = socket.socketpair()
     with below, above:
         to_above, to_below = FdConnection(below, "stage 1", 5), FdConnection(above, "stage 0", 5)
-        out = device_memory.offer_edge(to_above, end(0, ticks), CPU, ipc)
+        out = device_memory.offer_edge(to_above, end(0, ticks, spec=spec, last=last), CPU, ipc)
         assert isinstance(out, DeviceOutgoing)
         copy_to = CPU if copies else None
-        incoming = device_memory.accept_edge(to_below, end(1, ticks), ipc, copy_to)
+        incoming = device_memory.accept_edge(to_below, end(1, ticks, spec=spec, last=last), ipc, copy_to)
         assert isinstance(incoming, DeviceIncoming)
         assert out.complete(to_above, "forward", ipc) is None
     yield out, incoming
@@ -79,6 +81,19 @@ def test_a_stream_waits_for_what_is_written_and_no_longer_reads_what_it_gave_bac
             assert packet is None or holds(packet, tick - ticks)  # valid until the next receive
     assert [event.recorded for event in ipc.written] == [3] * slots_of(ticks)
     assert all(event.waited for event in ipc.read)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_maps_pass_in_channels_last(copies: bool) -> None:
+    spec, sent = (torch.Size((2, 3, 4, 5)), torch.float32), torch.randn(2, 3, 4, 5)
+    with edge(DelayedIpc(), copies, spec=spec, last=True) as (out, incoming):
+        sender, receiver = ends(out, incoming)
+        receiver.receive(0)
+        sender.send(0, Packet(*spec), sent)
+        packet = receiver.receive(1)
+    assert packet is not None
+    assert torch.equal(packet.tensor, sent)
+    assert all(own.tensor.is_contiguous(memory_format=torch.channels_last) for own in (packet, *out.packets))
 
 
 def test_a_packet_is_not_read_before_its_stream_has_waited() -> None:

@@ -62,3 +62,9 @@ def test_on_the_cpu_nobody_waits() -> None:
     assert not edge.written
     assert not edge.read
     assert len(LocalEdge(SPEC, 1, ONE_CLASS, torch.device("cpu", 0)).written) == 3
+
+
+def test_maps_have_the_runs_order_in_memory() -> None:
+    spec = torch.Size((2, 3, 4, 5)), torch.float32
+    edge = LocalEdge(spec, 1, ONE_CLASS, torch.device("cpu"), channels_last=True)
+    assert all(packet.tensor.is_contiguous(memory_format=torch.channels_last) for packet in edge.packets)

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.processes.membership import Member, Membership
-from stage_worker.edges.transport import Place, choose, on_cpu, uses_nccl
+from stage_worker.edges.transport import Place, choose, on_cpu, on_gpus, uses_nccl
 from tests.support import members
 from tests.support.settings import config_of
 
@@ -81,3 +81,10 @@ def test_a_run_computes_on_the_cpu_where_no_host_has_a_gpu(tmp_path: Path) -> No
     assert on_cpu(auto, run_on(("a", 0), ("b", 0)))
     assert not on_cpu(auto, run_on(("a", 0), ("b", 1)))
     assert on_cpu(cpu, run_on(("a", 1), ("b", 1)))
+
+
+def test_a_run_computes_on_gpus_where_every_stage_has_one(tmp_path: Path) -> None:
+    auto, cpu = (config_of(tmp_path, device=device) for device in ("auto", "cpu"))
+    assert on_gpus(auto, run_on(("a", 1), ("b", 1)))
+    assert not on_gpus(auto, run_on(("a", 0), ("b", 1)))
+    assert not on_gpus(cpu, run_on(("a", 1), ("b", 1)))
