@@ -5,17 +5,21 @@ peer. The next attempt's stage then goes on from it: a stage that was not lost h
 
     stageI-R.TICK         the state of stage I, replica R, before TICK, as in a checkpoint but for what is in flight
     stageI-R-last.TICK    the one that it kept as it lost a peer
+
+Where the run has several hosts, a copy of each is left on another one.
 """
 
 import threading
-from itertools import product
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.messages.stage_calls import Snapshot
+from common.messages.snapshot import COORDINATOR, Kept, Snapshot
+from common.messages.snapshot_copies import Copies
 from common.processes.lifecycle import print_error
+from common.processes.membership import Membership
 from common.processes.snapshot_folder import SnapshotFolder
 from stage_worker import checkpoint
 from stage_worker.assembly import Assembly
@@ -24,31 +28,45 @@ from stage_worker.assembly import Assembly
 class Snapshots:
     """The snapshots of one stage."""
 
-    def __init__(self, folder: Path, stage: int, replica: int, replicas: int) -> None:
+    def __init__(self, folder: Path, me: Membership) -> None:
         """`folder` on this host. Raises ConfigError if it cannot be used."""
-        self._folder = SnapshotFolder(folder)
-        self._stage, self._replica, self._replicas = stage, replica, replicas
+        self._folder, self._me = SnapshotFolder(folder), me
+        self._copies = None if _has_replica_elsewhere(me) else Copies(me)
         self._built: Assembly | None = None
         self._writing: threading.Thread | None = None
         self._every = self._next = 0
+        self._others, self._has_left = threading.Lock(), False  # copies come in other threads
 
-    def found(self) -> list[Snapshot]:
-        """What is there of this stage, of any replica."""
-        kinds = product(range(self._replicas), (False, True))
-        names = {(replica, last): self._name(replica, last) for replica, last in kinds}
-        return [
-            Snapshot(tick, last, replica)
-            for (replica, last), name in names.items()
-            for tick in self._folder.ticks(name)
-        ]
+    def kept(self) -> Kept:
+        """What is there, of any process."""
+        every = self._folder.all()
+        stages = [snapshot for name, tick in every if (snapshot := Snapshot.named(name, tick))]
+        positions = [self._folder.file(name, tick).read_text() for name, tick in every if name == COORDINATOR]
+        return Kept(stages, positions)
 
-    def _name(self, replica: int, last: bool) -> str:
-        return f"stage{self._stage}-{replica}{'-last' * last}"
+    def read(self, source: Snapshot) -> Tensor:
+        """A snapshot, uint8; its file is mapped."""
+        path = self._folder.file(source.name, source.tick)
+        return torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+
+    def keep_copy(self, name: str, tick: int, data: Tensor, keep: int) -> None:
+        """Keep a snapshot of another host's process; for any thread. Raises OSError."""
+        with self._others:
+            if not self._has_left:
+                self._folder.write(name, tick, lambda path: data.numpy().tofile(path), keep)
+
+    def forget(self, name: str) -> None:
+        """Forget the snapshots of a process."""
+        self._folder.forget(name)
+
+    def forget_after(self, tick: int) -> None:
+        """Forget all snapshots of later ticks: the run goes on from an earlier one."""
+        self._folder.forget_after(tick)
 
     def load(self, built: Assembly, source: Snapshot, tick: int) -> None:
         """Restore the stage from a snapshot, to go on at `tick`. Raises OSError, or RuntimeError if it does not fit."""
-        state = load_file(self._folder.file(self._name(source.replica, source.last), source.tick))
-        checkpoint.load_own(built, state, tick, memories=source.replica == self._replica)
+        state = load_file(self._folder.file(source.name, source.tick))
+        checkpoint.load_own(built, state, tick, memories=source.replica == self._me.of_replica)
 
     def begin(self, built: Assembly, tick: int) -> None:
         """Keep a snapshot now, and every recovery.snapshot_every ticks from now on."""
@@ -75,28 +93,48 @@ class Snapshots:
             return
         if self._writing is not None:
             self._writing.join()
-        self._write(tick, checkpoint.copy_own(self._built), last=True)
+        self._write(self._own(tick, last=True), checkpoint.copy_own(self._built))
 
     def leave(self) -> None:
         """The run ends: remove what this stage keeps."""
         if self._writing is not None:
             self._writing.join()
-        self._folder.leave(self._name(self._replica, last=False), self._name(self._replica, last=True))
+        me = self._me
+        here = {name for own in me.local_stages for name in _names(*own)}
+        here |= {COORDINATOR} if me.on_coordinator_host else set()
+        with self._others:
+            self._has_left = True
+            self._folder.leave(*_names(me.of_replica, me.stage), here=here)
 
     def _replace(self, tick: int, state: dict[str, Tensor]) -> None:
         """Keep a snapshot in place of all others, also of the last one of an earlier attempt."""
-        if self._write(tick, state, last=False):
-            self._folder.forget(self._name(self._replica, last=True))
+        own = self._own(tick, last=False)
+        if self._write(own, state):
+            self._folder.forget(self._own(tick, last=True).name)
+            if self._copies is not None:
+                self._copies.send(own.name, tick, self.read(own), keep=1)
 
-    def _write(self, tick: int, state: dict[str, Tensor], last: bool) -> bool:
+    def _own(self, tick: int, last: bool) -> Snapshot:
+        return Snapshot(tick, last, self._me.of_replica, self._me.stage)
+
+    def _write(self, own: Snapshot, state: dict[str, Tensor]) -> bool:
         """Whether the snapshot could be written."""
         try:
-            self._folder.write(self._name(self._replica, last), tick, lambda path: save_file(state, path))
+            self._folder.write(own.name, own.tick, lambda path: save_file(state, path))
         except Exception as error:
             reason = str(error).splitlines()[0]
             print_error(
-                f"warning: stage {self._stage}, tick {tick}: no snapshot could be kept in {self._folder.path} "
+                f"warning: stage {own.stage}, tick {own.tick}: no snapshot could be kept in {self._folder.path} "
                 f"({reason}); if a process is lost, this stage goes on from an older one: free memory there"
             )
             return False
         return True
+
+
+def _names(replica: int, stage: int) -> list[str]:
+    return [Snapshot(0, last, replica, stage).name for last in (False, True)]
+
+
+def _has_replica_elsewhere(me: Membership) -> bool:
+    """Whether a replica of the stage on another host has its state anyway."""
+    return any(me.replica(other).stage_member(me.stage).host != me.own.host for other in range(me.replicas))

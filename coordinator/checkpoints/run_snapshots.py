@@ -1,0 +1,64 @@
+"""The coordinator's own snapshots in memory: its position, with a copy on another host if there is one."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.messages.snapshot import COORDINATOR, Kept
+from common.messages.snapshot_copies import Copies
+from common.processes.snapshot_folder import SnapshotFolder, folder_of
+from coordinator.checkpoints.store import Position
+
+
+class RunSnapshots:
+    """The coordinator's positions."""
+
+    def __init__(self, run: Path, every: int, copies: Copies) -> None:
+        """Of a run directory; one is due every `every` ticks. Raises ConfigError if the folder cannot be used."""
+        self._folder, self._every, self._next = SnapshotFolder(folder_of(run)), every, 0
+        self._copies, self._kept = copies, True
+
+    @property
+    def path(self) -> Path:
+        """The folder, also that of the stages on their hosts."""
+        return self._folder.path
+
+    def due(self, tick: int) -> bool:
+        """Whether a snapshot is due before `tick`."""
+        return tick >= self._next
+
+    def keep(self, position: Position) -> None:
+        """Keep the position. Without memory for it, an older one is kept."""
+        self._next = position.tick + self._every
+        if self._kept:
+            data = torch.from_numpy(np.frombuffer(position.text.encode(), np.uint8).copy())
+            with suppress(OSError):
+                self._folder.write(COORDINATOR, position.tick, lambda path: data.numpy().tofile(path))
+            self._copies.send(COORDINATOR, position.tick, data, keep=1)
+
+    def refuse(self) -> None:
+        """Let no later attempt go on from the snapshots: the training has diverged."""
+        self._kept = False
+        self._folder.forget(COORDINATOR)
+        self._copies.forget(COORDINATOR)
+
+    def forget_after(self, tick: int) -> None:
+        """Forget later positions: the run goes on from an earlier one."""
+        self._folder.forget_after(tick)
+
+    def positions(self, kept: Sequence[Kept]) -> list[Position]:
+        """What an earlier attempt kept, here or on the stages' hosts, from the oldest on."""
+        texts = [self._folder.file(COORDINATOR, tick).read_text() for tick in self._folder.ticks(COORDINATOR)]
+        found: dict[int, Position] = {}
+        for text in [*(text for own in kept for text in own.positions), *texts]:
+            with suppress(ValueError):
+                position = Position.parse(text)
+                found[position.tick] = position
+        return [found[tick] for tick in sorted(found)]
+
+    def leave(self) -> None:
+        """The run ends: remove the position."""
+        self._folder.leave(COORDINATOR, here=[name for name, _ in self._folder.all()])
