@@ -31,7 +31,6 @@ from stage_worker.edges.frame_intake import FrameSocket
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.transport import on_gpus
 from stage_worker.evaluation import Evaluation
-from stage_worker.loop import Loop
 from stage_worker.replicas import ReplicaGroup
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.snapshots import Snapshots
@@ -228,14 +227,13 @@ class StageService:
 
     def _begin_snapshots(self, first: int) -> None:
         loop = self.built.loop
-        if self._snapshots is not None and isinstance(loop, Loop) and loop.snapshots is None:
+        if self._snapshots is not None and loop.snapshots is None:
             self._snapshots.begin(self.built, first)
             loop.snapshots = self._snapshots
 
     def keep_snapshot(self) -> None:
         """This process ends because it has lost a peer: keep the stage's state."""
         if self._snapshots is not None and self._built is not None:
-            self._built.stage.finish_update()
             self._snapshots.keep_last(self._built.loop.tick + (not self.training))
 
     def disconnect(self) -> None:

@@ -55,6 +55,9 @@ LOSSES: dict[TaskName, tuple[str, ...]] = {  # the default first
 }
 
 
+_REPORTING = 16  # ticks until a report has been read, generously
+
+
 class Config(Section):
     """A run: `stages` stages train `model` on `data` for `task`, for `ticks` ticks or `epochs` epochs."""
 
@@ -183,6 +186,16 @@ class Config(Section):
     def workers(self) -> int:
         """Number of stage workers."""
         return self.stages * self.replicas
+
+    @property
+    def snapshots_kept(self) -> int:
+        """How many snapshots in memory each stage keeps: of them, all stages always have one of the same tick.
+
+        Besides the one that the slowest stage is writing and the one before, the fastest has those of the ticks that
+        it is ahead, also of the coordinator, which keeps its position once all stages have reported.
+        """
+        ahead = self.ticks_to_top + _REPORTING
+        return 1 if self.recovery.heals else 3 + ahead // max(1, self.recovery.snapshot_ticks)
 
     def at_rate(self, rate: float) -> "Config":
         """A copy with another learning rate."""

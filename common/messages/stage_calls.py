@@ -219,8 +219,8 @@ class StageCalls(ABC):
         """Go on at `tick`, and forget snapshots of later ticks.
 
         Args:
-            sources: what each worker goes on from, which is on its host; None: from what it has now. Empty: nobody
-                heals.
+            sources: what each stage, of all replicas, goes on from, which is on its host; None: from what it has now.
+                Empty: nobody goes on from a snapshot.
         """
 
     @_handled(together=True)

@@ -91,7 +91,7 @@ class SnapshotFolder:
         finally:
             part.unlink(missing_ok=True)
         others = [other for other in self.ticks(name) if other != tick]
-        for old in others[: len(others) - keep + 1]:
+        for old in others[: max(0, len(others) - keep + 1)]:
             self.file(name, old).unlink(missing_ok=True)
 
     def forget(self, name: str) -> None:

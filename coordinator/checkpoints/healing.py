@@ -1,6 +1,7 @@
-"""Healing: a run that has lost a process goes on from what each process kept in memory (recovery.mode = "heal").
+"""A run that has lost a process goes on from what each process kept in memory.
 
-Every stage takes the newest of its snapshots; the ticks then go on after the last one that any process had begun, with
+With recovery.mode = "exact" all go back to the newest tick that all have kept, as to a checkpoint. With "heal" every
+stage takes the newest of its snapshots; the ticks then go on after the last one that any process had begun, with
 an empty pipeline. A stage without a snapshot takes the checkpoint.
 """
 
@@ -50,7 +51,7 @@ def heal(
     """Find from what the run can go on; None if the coordinator kept nothing, or nothing newer than the checkpoint.
 
     Args:
-        kept: by the worker, what its host has.
+        kept: for each stage, of all replicas, what its host has.
         positions: those that the coordinator kept, from the oldest on.
         start: from the checkpoint.
         clips: fingerprint of the clips.
@@ -71,16 +72,36 @@ def heal(
     return healed, Healing(tick, sources, start.tick)
 
 
+def common_snapshot(
+    kept: Sequence[Kept], positions: Sequence[Position], start: StartPoint, config: Config, split: list[int], clips: str
+) -> tuple[StartPoint, list[Snapshot]] | None:
+    """Find the newest tick of which all stages and the coordinator kept all, for the exact mode.
+
+    Args as of `heal`.
+
+    Returns:
+        Where the run starts, and what each stage goes on from; None if there is nothing newer than the checkpoint.
+    """
+    found = {snapshot for own in kept for snapshot in own.snapshots if not snapshot.last}
+    for position in reversed(positions):
+        own = [Snapshot(position.tick, False, *divmod(number, config.stages)) for number in range(config.workers)]
+        fits = position.clips == clips and position.fits(config, split) and position.same_optimiser(config)
+        if position.tick > start.tick and fits and found.issuperset(own):
+            tick, origin, seconds, places = position.tick, position.origin, position.seconds, position.places
+            return StartPoint(tick, origin, seconds, places, None, True, in_flight=True, optimiser=True), own
+    return None
+
+
 def deliver(stages: Stages, kept: Sequence[Kept], sources: Sequence[Snapshot | None], keep: int) -> None:
-    """Bring each worker's snapshot to its host, if it is on another one. Raises PeerError.
+    """Bring each stage's snapshot to its host, if it is on another one. Raises PeerError.
 
     Args:
-        kept: by the worker, what its host has.
-        sources: by the worker.
+        kept: for each stage, of all replicas, what its host has.
+        sources: of the stages, of all replicas.
         keep: how many snapshots of one name a host keeps.
     """
-    for worker, source in enumerate(sources):
-        if source is not None and source not in kept[worker].snapshots:
+    for number, source in enumerate(sources):
+        if source is not None and source not in kept[number].snapshots:
             holder = next(other for other, own in enumerate(kept) if source in own.snapshots)
             data = stages.call(holder, StageCalls.read_snapshot, source)
-            stages.call(worker, StageCalls.keep_copy, source.name, source.tick, data, keep)
+            stages.call(number, StageCalls.keep_copy, source.name, source.tick, data, keep)

@@ -11,7 +11,7 @@ from common.config.run_file import parse
 from common.config.settings import Config
 from common.messages.snapshot import Kept, Snapshot
 from common.messages.stage_rpc import Stages
-from coordinator.checkpoints.healing import Healing, deliver, heal
+from coordinator.checkpoints.healing import Healing, common_snapshot, deliver, heal
 from coordinator.checkpoints.resume import StartPoint
 from coordinator.checkpoints.store import Position
 from tests.support.settings import settings
@@ -111,3 +111,39 @@ def test_other_clips_begin_at_their_start(config: Config) -> None:
     found = healed(config, [131], [[last(127, 0)], [last(126, 1)]], CHECKPOINT, clips="others")
     assert found is not None
     assert found[0].places is None
+
+
+def in_common(
+    config: Config, ticks: list[int], hosts: list[list[Snapshot]]
+) -> tuple[StartPoint, list[Snapshot]] | None:
+    positions = [position(config, tick) for tick in ticks]
+    return common_snapshot([Kept(found, []) for found in hosts], positions, CHECKPOINT, config, SPLIT, "abc")
+
+
+def test_exactly_all_go_back_to_the_newest_tick_of_which_all_is_there(config: Config) -> None:
+    first = [regular(60, 0), regular(80, 0), regular(100, 0), last(111, 0), regular(100, 1)]
+    second = [regular(60, 1), regular(80, 1), last(112, 1)]
+    found = in_common(config, [20, 40, 60, 80, 120], [first, second])
+    assert found is not None
+    start, sources = found
+    assert sources == [regular(80, 0), regular(80, 1)]
+    assert (start.tick, start.origin, start.places, start.folder) == (80, 0, [(4, 2)], None)
+    assert (start.same_split, start.in_flight, start.optimiser, start.scored) == (True, True, True, False)
+    assert str(start).startswith("resumed from what all processes kept in memory at tick 80, with the activations")
+
+
+def test_exactly_each_replica_goes_back_to_its_own(config: Config) -> None:
+    config = config.model_copy(update={"replicas": 2})
+    host = [regular(80, stage, replica) for stage in range(2) for replica in range(2)]
+    found = in_common(config, [80], [host])
+    assert found is not None
+    assert found[1] == [regular(80, 0, 0), regular(80, 1, 0), regular(80, 0, 1), regular(80, 1, 1)]
+    assert in_common(config, [80], [host[1:]]) is None
+
+
+def test_what_is_older_than_the_checkpoint_or_does_not_fit_is_not_used(config: Config) -> None:
+    host = [regular(tick, stage) for tick in (40, 80) for stage in range(2)]
+    assert in_common(config, [40], [host]) is None
+    other = position(config.model_copy(update={"split": [4, 4]}), 80)
+    assert common_snapshot([Kept(host, [])], [other], CHECKPOINT, config, SPLIT, "abc") is None
+    assert common_snapshot([Kept(host, [])], [position(config, 80)], CHECKPOINT, config, SPLIT, "others") is None

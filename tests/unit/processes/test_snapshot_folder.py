@@ -37,9 +37,9 @@ def test_only_the_newest_snapshot_of_a_process_is_kept(tmp_path: Path) -> None:
 
 def test_several_of_a_process_can_be_kept_and_later_ones_forgotten(tmp_path: Path) -> None:
     folder = SnapshotFolder(tmp_path)
-    for tick in range(10, 60, 10):
-        folder.write("a", tick, write(str(tick)), keep=3)
-    assert folder.all() == [("a", 30), ("a", 40), ("a", 50)]
+    for tick in range(10, 80, 10):
+        folder.write("a", tick, write(str(tick)), keep=5)
+    assert folder.ticks("a") == [30, 40, 50, 60, 70]
     folder.forget_after(40)
     assert folder.ticks("a") == [30, 40]
 

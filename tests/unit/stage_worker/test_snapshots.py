@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -21,16 +21,30 @@ from tests.support.waiting import wait_until
 ROWS = 3
 
 
-def assembly(seed: int, every: int = 2) -> Assembly:
+class Ports:
+    """Those of a single stage, on which nothing is in flight."""
+
+    inputs = gradients_in = outputs = gradients_out = None
+    skips_in = skips_out = skip_gradients_in = skip_gradients_out = ()
+
+    def __init__(self) -> None:
+        self.settled: list[int] = []
+
+    def settle(self, tick: int) -> None:
+        self.settled.append(tick)
+
+
+def assembly(seed: int, every: int = 2, mode: Literal["exact", "heal"] = "heal") -> Assembly:
     """A stage that remembers, with an average of its weights."""
     torch.manual_seed(seed)
     blocks = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), TemporalShift(0.5, 1), nn.Flatten(), nn.Linear(64, 5))
     optimiser = Optimiser(name="Adam", lr=0.05, ema=0.9)
-    recovery = Recovery(mode="heal", snapshot_every=3)
+    recovery = Recovery(mode=mode, snapshot_every=3)
     config = Config(
         stages=1, ticks=99, data=Data(train="."), rule=Rule(every=every), optimiser=optimiser, recovery=recovery
     )
-    return cast(Assembly, SimpleNamespace(stage=Stage(blocks, 0, config), number=0, replicas=None))
+    parts = {"ports": Ports(), "targets": None, "number": 0, "replicas": None}
+    return cast(Assembly, SimpleNamespace(stage=Stage(blocks, 0, config), **parts))
 
 
 def tick(built: Assembly, number: int, update: bool = True) -> None:
@@ -138,3 +152,23 @@ def test_a_host_keeps_what_others_send_until_the_run_ends(tmp_path: Path) -> Non
     other.leave()
     other.keep_copy("stage9-0", 6, own.read(source), keep=1)  # it came too late
     assert not (tmp_path / "other").exists()
+
+
+def test_exact_snapshots_are_of_the_same_ticks_in_all_stages_and_hold_all(tmp_path: Path) -> None:
+    built, other = assembly(1, mode="exact"), assembly(2, mode="exact")
+    snapshots = Snapshots(tmp_path, stage())
+    snapshots.begin(built, 4)
+    ended = []
+    for number in range(4, 40):
+        tick(built, number)
+        ended.append(snapshots.end_with(number))
+        snapshots.ticked(number)
+    assert [number for number, end in zip(range(4, 40), ended, strict=True) if end] == list(range(5, 40, 3))
+    assert cast(Ports, built.ports).settled == list(range(5, 40, 3))
+    snapshots.keep_last(40)  # keeps none, but waits until all are written
+    kept = built.stage.config.snapshots_kept
+    assert kept == 3 + 16 // 3
+    assert snapshots.kept().snapshots == [Snapshot(at, False, 0, 0) for at in range(39 - 3 * (kept - 1), 40, 3)]
+    snapshots.load(other, Snapshot(39, False, 0, 0), 39)
+    tick(other, 39)
+    assert same(built, other)
