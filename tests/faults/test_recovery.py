@@ -199,7 +199,7 @@ def test_snapshots_in_memory_hold_targets(videos: Path, tmp_path: Path) -> None:
 def from_memory(tree: dict[str, Any], tmp_path: Path, who: str, tick: int) -> Path:
     """Kill a process at a tick: the run goes on from memory. Returns its directory."""
     background = Background(write_run_file(tmp_path / "run.toml", tree))
-    background.wait_for_tick(tick)
+    background.wait_for_tick(tick, 120)
     os.kill(background.members()[who], signal.SIGKILL)
     assert background.end(100) == 0, background.output()
     output = " ".join(background.output().split())
