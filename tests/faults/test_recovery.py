@@ -187,7 +187,6 @@ def test_snapshots_in_memory_hold_replicas(videos: Path, tmp_path: Path) -> None
 def test_snapshots_in_memory_hold_targets(videos: Path, tmp_path: Path) -> None:
     changes = {"model": "autoencoder", "task": "autoencode", "recovery__snapshot_every": 20, "checkpoint__every": 10**6}
     tree = slow(videos, **changes)
-    del tree["model_args"], tree["split"]
     run = from_memory(tree, tmp_path, "stage1", 70)
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
