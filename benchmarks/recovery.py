@@ -1,17 +1,18 @@
-"""Measure the seconds from a kill -9 of a process to the next useful tick, in both modes of recovery.
+"""Measure the seconds from a kill -9 of a process to the next useful tick, in all modes of recovery.
 
     python benchmarks/recovery.py [--json] [--learn]
 
-`sideways train` on small generated clips with three stages and a checkpoint every 50 ticks, or with recovery.mode =
-"heal" a snapshot. The coordinator and each stage are killed in turn, three times each. The time runs from the kill to
-the first report of a tick that had not been trained before the kill. So it includes detecting the failure, stopping the
-other processes, restarting, loading the state, and in the exact mode repeating the ticks since the checkpoint.
-`restart` is the part until any stage reports again.
+`sideways train` on small generated clips with three stages and a checkpoint every 50 ticks, or instead ("memory") exact
+snapshots in memory, or with recovery.mode = "heal" those of each stage. The coordinator and each stage are killed in
+turn, three times each. The time runs from the kill to the first report of a tick that had not been trained before the
+kill. So it includes detecting the failure, stopping the other processes, restarting, loading the state, and unless it
+heals repeating the ticks since the checkpoint or snapshot. `restart` is the part until any stage reports again.
 
 With `--learn` the moving digits of `make train` are learnt as well, undisturbed and with a stage killed every 20 s.
 
 With `--json` the last line is {"exact": S, "heal": S, "roles": {"exact": {"coordinator": {"useful": S, "restart": S},
-…}, "heal": {…}}}, where "exact" and "heal" are the medians of the processes' medians, and with `--learn` also
+…}, "memory": {…}, "heal": {…}}, "memory": S}, where "exact", "memory" and "heal" are the medians of the processes'
+medians, and with `--learn` also
 {"learn": {"undisturbed": top-1, "killed": top-1, "kills": number, "lost_ticks": of all kills}}.
 """
 
@@ -36,19 +37,24 @@ sys.path.insert(0, str(ROOT))
 
 ROUNDS = 3
 VICTIMS = ("coordinator", "stage0", "stage1", "stage2")
+MODES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "memory": {"recovery__snapshot_every": 50, "checkpoint__every": 10**6},
+    "heal": {"recovery__mode": "heal", "recovery__snapshot_every": 50},
+}
 EVERY = 20  # seconds between two kills while it learns
 
 Times = dict[str, dict[str, float]]  # by process
 
 
 def main() -> None:
-    """Measure all processes in both modes and print the figures."""
+    """Measure all processes in all modes and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--learn", action="store_true", help="also learn the digits, with kills and without")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="kills of each process")
     arguments = parser.parse_args()
-    roles = {mode: _measure(mode, arguments.rounds) for mode in ("exact", "heal")}
+    roles = {mode: _measure(mode, arguments.rounds) for mode in MODES}
     print("mode   killed         s to next useful tick   of which to first report, s")
     for mode, times in roles.items():
         for process, own in times.items():
@@ -75,7 +81,7 @@ def _measure(mode: str, rounds: int) -> Times:
         folder = Path(name)
         for clip in range(12):
             write_clip(folder / "train" / f"class{clip % 3}" / f"{clip}.mp4", 60, seed=clip)
-        recovery = {"recovery__restarts": 100, "recovery__mode": mode, "recovery__snapshot_every": 50}
+        recovery: dict[str, Any] = {"recovery__restarts": 100, **MODES[mode]}
         run = Background(write_run_file(folder / "run.toml", slow_run(folder, ticks=10**7, **recovery)), "--json")
         run.wait_for_tick(200, 180)
         times: dict[str, list[tuple[float, float]]] = {process: [] for process in VICTIMS}

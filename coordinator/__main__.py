@@ -69,11 +69,9 @@ def train(
 
     program = partial(run_process, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
-    recovery, replicas = config.recovery, config.replicas
-    processes = stage_processes(config)
-    raise SystemExit(
-        launch(config.stages, program, recovery.restarts, deadline, replicas, caller, recovery.heals, processes)
-    )
+    recovery, replicas, processes = config.recovery, config.replicas, stage_processes(config)
+    keeps = recovery.snapshot_ticks > 0
+    raise SystemExit(launch(config.stages, program, recovery.restarts, deadline, replicas, caller, keeps, processes))
 
 
 @app.command()

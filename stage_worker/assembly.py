@@ -10,6 +10,7 @@ from torch import nn
 from common.errors import ConfigError
 from common.messages.stage_calls import Addresses, Plan
 from common.models import activation_shapes, build, part
+from common.models.synced_norm import meet
 from common.models.temporal import memories
 from common.partition.balance import check_split
 from common.processes.membership import Membership
@@ -124,7 +125,9 @@ class Assembly:
         self.ports = self._training_ports()
         self.loop = self._loop(reporter)
         if self.replicas is not None:
-            self.stage.mean = GradientMean(self.replicas, self.stage.parameters, lambda: self.loop.tick)
+            replicas = self.replicas
+            self.stage.mean = GradientMean(replicas, self.stage.parameters, lambda: self.loop.tick)
+            meet(self.stage.blocks, lambda own: replicas.gather(own, self.loop.tick))
 
     def _check_exact(self) -> None:
         """Raise ConfigError if torch's own schedules cannot run here."""

@@ -42,8 +42,11 @@ from stage_worker.edges.ends import Receiver
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
-def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
-    """Copy everything that the ticks from `tick` on depend on to the CPU."""
+def copy_state(built: Assembly, tick: int, whole: bool = False) -> dict[str, Tensor]:
+    """Copy everything that the ticks from `tick` on depend on to the CPU.
+
+    `whole`: also what other replicas have alike.
+    """
     stage, state = built.stage, _own(built)
     for way, port in _edges(built):
         state |= {_edge(way, stage, at - tick): port.waiting(at) for at in port.messages(tick)}
@@ -54,7 +57,7 @@ def copy_state(built: Assembly, tick: int) -> dict[str, Tensor]:
         for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:
                 state |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
-    if built.replicas is not None and built.number:
+    if built.replicas is not None and built.number and not whole:
         state = {name: value for name, value in state.items() if _differs(name, stage)}
     return _copied(state)
 
@@ -188,6 +191,12 @@ def restore(
             _put_in_flight(built, state, tick)
     except Exception as error:
         raise PeerError(f"cannot restore the checkpoint {folder}: {_first_line(error)}") from error
+
+
+def load_whole(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
+    """Load what `copy_state` gave, whole, at `tick`."""
+    _load(built, state, tick)
+    _put_in_flight(built, state, tick)
 
 
 def load_own(built: Assembly, state: dict[str, Tensor], tick: int, memories: bool) -> None:

@@ -11,7 +11,7 @@ those of torch.distributed.pipelining; backpropagation is GPipe with one micro-b
 """
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from stage_worker.edges.torch_p2p import Peer
 from stage_worker.reporting.output_sampler import OutputSampler
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
+
+if TYPE_CHECKING:
+    from stage_worker.snapshots import Snapshots
 
 _LABELS = 3  # tag of the labels' transfers
 _FORWARD, _BACKWARD, _UPDATE, _REPORT = map(int, (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE, Kind.REPORT))
@@ -90,6 +93,7 @@ class ExactLoop:
     Attributes:
         last: may be changed by another thread while it runs.
         sampler: copies an output on request, of the first micro-batch.
+        snapshots: keeps the stage's state in memory; None if none is to be kept.
     """
 
     def __init__(
@@ -112,6 +116,8 @@ class ExactLoop:
         self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
         self.last = self.tick = 0
         self.sampler = OutputSampler()
+
+        self.snapshots: Snapshots | None = None
         self._device = ports.device
         self._held, self._part = (
             Packet((specs[0][0][0], 1), labels=stage.objective.task.form),
@@ -152,6 +158,8 @@ class ExactLoop:
         tick = first
         while tick < self.last:
             self.tick = tick
+            if self.snapshots is not None and self.snapshots.end_with(tick):
+                self.reporter.due = True  # what a run that goes on from the snapshot will not report again
             self.pace.begin(tick)
             self.work.begin_tick(tick)
             try:
@@ -163,6 +171,8 @@ class ExactLoop:
             start = clock()
             self.reporter.ticked(tick, self)
             self.work.add(_REPORT, start)
+            if self.snapshots is not None:
+                self.snapshots.ticked(tick)
             tick += 1
         self._finish_sending(tick)
         self.reporter.flush(tick - 1, self)

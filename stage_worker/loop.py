@@ -35,12 +35,15 @@ _REPORT, _SETTLE = int(Kind.REPORT), int(Kind.SETTLE)
 def run_ticks(loops: Sequence["Loop"], first: int) -> None:
     """Train from tick `first` until `last`. `loops`: of the stages that this worker holds, from the bottom."""
     steps = [loop.stream.over(loop.step) for loop in loops]
+    kept = [loop.stream.over(loop.snapshots.ticked) for loop in loops if loop.snapshots is not None]
     for loop in loops:
         loop.begin()
     tick = first
     while tick < loops[0].last:
         for step in steps:
             step(tick)
+        for keep in kept:  # once all have sent what the others wait for
+            keep(tick)
         tick += 1
     for loop in loops:
         loop.stream.over(loop.end)(tick - 1)
@@ -54,7 +57,7 @@ class Loop:
         last: end of the training; may be changed by another thread while it runs.
         tick: the current tick, or the last one that ran.
         timed: the stage, wrapped to time its work.
-        snapshots: keeps the stage's state in memory; None unless recovery.mode is "heal".
+        snapshots: keeps the stage's state in memory; None if none is to be kept.
     """
 
     def __init__(
@@ -85,14 +88,14 @@ class Loop:
     def step(self, tick: int) -> None:
         """Run one tick of this stage."""
         self.tick = tick
+        if self.snapshots is not None and self.snapshots.end_with(tick):
+            self.reporter.due = True  # what a run that goes on from the snapshot will not report again
         self.pace.begin(tick)
         self.work.begin_tick(tick)
         run_tick(self.timed, self.ports, tick)
         self.work.end_tick()
         self.pace.end(tick)
         self._report(tick)
-        if self.snapshots is not None:
-            self.snapshots.ticked(tick)
 
     def end(self, tick: int) -> None:
         """End a phase, of which `tick` was the last."""

@@ -68,6 +68,12 @@ class ReplicaGroup:
         except RuntimeError as error:
             raise replicas_failed(self._stage, tick, self._deadline.total_seconds(), error) from error
 
+    def gather(self, own: Tensor, tick: int) -> list[Tensor]:
+        """Give the other replicas a tensor, and get those of all, in their order. Raises PeerError as `wait`."""
+        found = own.new_empty(self.count * own.shape[0], *own.shape[1:])
+        self.wait(self.group._allgather_base(found, own), tick)
+        return list(found.split(own.shape[0]))
+
     def share_buffers(self, blocks: nn.Module) -> None:
         """Give every replica the buffers of replica 0, such as a batch normalisation's running statistics."""
         for buffer in blocks.buffers():

@@ -1,6 +1,7 @@
 """Answers the coordinator's calls that concern a single stage. stage_worker/worker.py has the others."""
 
 import gc
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import PeerError
-from common.messages.stage_calls import Addresses, GradientSample, OutputSample, Plan, Snapshot
+from common.messages.snapshot import Kept, Snapshot
+from common.messages.stage_calls import Addresses, GradientSample, OutputSample, Plan
 from common.models import build
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
@@ -29,7 +31,6 @@ from stage_worker.edges.frame_intake import FrameSocket
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.transport import on_gpus
 from stage_worker.evaluation import Evaluation
-from stage_worker.loop import Loop
 from stage_worker.replicas import ReplicaGroup
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.snapshots import Snapshots
@@ -187,33 +188,52 @@ class StageService:
         own = checkpoint.part_of(folder, self.me.of_replica) if in_flight else folder
         checkpoint.restore(self.built, folder, own, tick, same_split, in_flight, optimiser)
 
-    def snapshots(self, folder: Path) -> list[Snapshot]:
+    def snapshots(self, folder: Path) -> Kept:
         """Keep snapshots there, and find those of an earlier attempt."""
-        self._snapshots = Snapshots(folder, self.me.stage, self.me.of_replica, self.me.replicas)
+        self._snapshots = Snapshots(folder, self.me)
         self.reporter.on_lost = self._lose_coordinator
-        return self._snapshots.found()
+        return self._snapshots.kept()
 
-    def heal(self, source: Snapshot | None, tick: int) -> None:
+    def read_snapshot(self, source: Snapshot) -> Tensor:
+        """Read a snapshot on this host."""
+        return self._kept.read(source)
+
+    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> None:
         """Go on at `tick`."""
-        assert self._snapshots is not None, "call snapshots first"
+        self._kept.forget_after(tick)
+        if not sources:
+            return
+        source = sources[self.me.number]
         if source is None:
             self.built.stage.count(tick)
             return
         try:
-            self._snapshots.load(self.built, source, tick)
+            self._kept.load(self.built, source, tick)
         except Exception as error:
             raise PeerError(f"cannot restore the snapshot of tick {source.tick}: {error}") from error
 
+    def keep_copy(self, name: str, tick: int, data: Tensor, keep: int) -> None:
+        """Keep a snapshot of another host's process."""
+        self._kept.keep_copy(name, tick, data, keep)
+
+    def forget_copies(self, name: str) -> None:
+        """Forget the snapshots of another host's process."""
+        self._kept.forget(name)
+
+    @property
+    def _kept(self) -> Snapshots:
+        assert self._snapshots is not None, "call snapshots first"
+        return self._snapshots
+
     def _begin_snapshots(self, first: int) -> None:
         loop = self.built.loop
-        if self._snapshots is not None and isinstance(loop, Loop) and loop.snapshots is None:
+        if self._snapshots is not None and loop.snapshots is None:
             self._snapshots.begin(self.built, first)
             loop.snapshots = self._snapshots
 
     def keep_snapshot(self) -> None:
         """This process ends because it has lost a peer: keep the stage's state."""
         if self._snapshots is not None and self._built is not None:
-            self._built.stage.finish_update()
             self._snapshots.keep_last(self._built.loop.tick + (not self.training))
 
     def disconnect(self) -> None:

@@ -63,16 +63,24 @@ class Report(Section):
     )
 
 
+_HEAL_EVERY = 100  # ticks
+
+
 class Recovery(Section):
     """How a run reacts to a lost process and to divergence."""
 
     mode: Literal["exact", "heal"] = Field(
         "exact",
-        description="when a process is lost, exact: all stages go back to the last checkpoint, as if nothing had "
-        "happened; heal: the others go on with the weights that they have, and only the lost stage goes back, to its "
-        "last snapshot in memory (Sideways only)",
+        description="when a process is lost, exact: all stages go back to the last checkpoint or snapshot, as if "
+        "nothing had happened; heal: the others go on with the weights that they have, and only the lost stage goes "
+        "back, to its last snapshot in memory (Sideways only)",
     )
-    snapshot_every: int = Field(100, ge=1, description="heal: ticks between a stage's snapshots in memory")
+    snapshot_every: int | None = Field(
+        None,
+        ge=1,
+        description="ticks between snapshots of the state in memory, to which exact goes back instead of an older "
+        "checkpoint, and heal's lost stage; default: none with exact, 100 with heal (docs/deploying.md)",
+    )
     restarts: int = Field(5, ge=0, le=1000, description="maximum restarts in any hour after a process was lost")
     divergence: Literal["stop", "rollback"] = Field(
         "stop",
@@ -91,6 +99,11 @@ class Recovery(Section):
     def heals(self) -> bool:
         """Whether the stages that are not lost go on with the weights that they have."""
         return self.mode == "heal"
+
+    @property
+    def snapshot_ticks(self) -> int:
+        """Ticks between snapshots in memory; 0: none."""
+        return self.snapshot_every or (_HEAL_EVERY if self.heals else 0)
 
 
 class Metrics(Section):

@@ -55,6 +55,9 @@ LOSSES: dict[TaskName, tuple[str, ...]] = {  # the default first
 }
 
 
+_REPORTING = 16  # ticks until a report has been read, generously
+
+
 class Config(Section):
     """A run: `stages` stages train `model` on `data` for `task`, for `ticks` ticks or `epochs` epochs."""
 
@@ -79,9 +82,10 @@ class Config(Section):
         [],
         description="names of parts or parameters of the model that are not trained, such as stem, layer1.* or *.bias",
     )
-    norm: Literal["trained", "frozen"] = Field(
+    norm: Literal["trained", "frozen", "sync"] = Field(
         "trained",
-        description="frozen: every BatchNorm keeps the running statistics and affine parameters of the weight file",
+        description="frozen: every BatchNorm keeps the running statistics and affine parameters of the weight file; "
+        "sync: in training its statistics are those of the rows of all replicas",
     )
     loss: str | None = Field(
         None,
@@ -183,6 +187,16 @@ class Config(Section):
     def workers(self) -> int:
         """Number of stage workers."""
         return self.stages * self.replicas
+
+    @property
+    def snapshots_kept(self) -> int:
+        """How many snapshots in memory each stage keeps: of them, all stages always have one of the same tick.
+
+        Besides the one that the slowest stage is writing and the one before, the fastest has those of the ticks that
+        it is ahead, also of the coordinator, which keeps its position once all stages have reported.
+        """
+        ahead = self.ticks_to_top + _REPORTING
+        return 1 if self.recovery.heals else 3 + ahead // max(1, self.recovery.snapshot_ticks)
 
     def at_rate(self, rate: float) -> "Config":
         """A copy with another learning rate."""
@@ -382,6 +396,16 @@ class Config(Section):
             raise ValueError(
                 f'replicas with algorithm = "{self.algorithm}" need stages = 1, which is data-parallel '
                 f'backpropagation: set stages or replicas to 1, or the algorithm to "sideways"'
+            )
+        if self.norm == "sync" and self.replicas == 1:
+            raise ValueError(
+                'norm = "sync" takes the statistics of all replicas, and with one replica a BatchNorm has all rows '
+                'anyway: set replicas to 2 or more, or norm = "trained"'
+            )
+        if self.norm == "sync" and (self.compile or self.graph):
+            raise ValueError(
+                'norm = "sync" exchanges statistics within a pass, which can be neither compiled nor replayed: set '
+                "compile and graph to false"
             )
         if self.replicas > 1 and self.probe.every:
             raise ValueError("probe.every compares the gradients of a single replica: set it or replicas to 0 or 1")

@@ -6,7 +6,7 @@ No tensors of the hot path are sent this way.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from common.config.settings import Config
+from common.messages.snapshot import Kept, Snapshot
 from common.partition.balance import BlockCost
 from common.rule.clip_sums import Scores
 from common.telemetry.spans import Rows
@@ -56,19 +57,6 @@ class Addresses:
     targets: str
     metrics: str = ""
     memory: str = ""
-
-
-@dataclass(frozen=True, order=True)
-class Snapshot:
-    """A stage's state in memory before `tick`, kept by one of its replicas.
-
-    Attributes:
-        last: kept as the stage lost a peer, so it has lost nothing.
-    """
-
-    tick: int
-    last: bool
-    replica: int
 
 
 @dataclass(frozen=True)
@@ -207,13 +195,33 @@ class StageCalls(ABC):
 
     @_handled()
     @abstractmethod
-    def snapshots(self, folder: Path) -> list[Snapshot]:
-        """Keep snapshots in this folder of the stage's host from now on. Returns those of this stage there."""
+    def snapshots(self, folder: Path) -> Kept:
+        """Keep snapshots in this folder of the stage's host from now on. Returns what is there."""
 
     @_handled(extra_time=WRITING)
     @abstractmethod
-    def heal(self, source: Snapshot | None, tick: int) -> None:
-        """Go on at `tick`, with an empty pipeline, from a snapshot; with None from what the stage has now."""
+    def read_snapshot(self, source: Snapshot) -> Tensor:
+        """A snapshot that is on the stage's host, uint8."""
+
+    @_handled(in_rpc_thread=True, extra_time=WRITING)
+    @abstractmethod
+    def keep_copy(self, name: str, tick: int, data: Tensor, keep: int) -> None:
+        """Keep a snapshot of another host's process, uint8, and only the newest `keep` of this name."""
+
+    @_handled(in_rpc_thread=True)
+    @abstractmethod
+    def forget_copies(self, name: str) -> None:
+        """Forget the snapshots of another host's process."""
+
+    @_handled(extra_time=WRITING)
+    @abstractmethod
+    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> None:
+        """Go on at `tick`, and forget snapshots of later ticks.
+
+        Args:
+            sources: what each stage, of all replicas, goes on from, which is on its host; None: from what it has now.
+                Empty: nobody goes on from a snapshot.
+        """
 
     @_handled(together=True)
     @abstractmethod

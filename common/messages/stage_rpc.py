@@ -53,6 +53,13 @@ def _answer(call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dic
         return "error", str(error) if isinstance(error, SidewaysError) else f"{type(error).__name__}: {error}"
 
 
+def start_call(
+    process: int, stages: Sequence[int], call: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
+) -> Any:
+    """Call some stages of a worker, from any process, without waiting. Returns a future for `result_of`."""
+    return rpc.rpc_async(worker_name(process), _answer, args=(call, list(stages), args, kwargs), timeout=timeout)
+
+
 class Stages:
     """The coordinator's handle on all stages, of all replicas. In here they are numbered over all replicas.
 
@@ -67,7 +74,11 @@ class Stages:
         self._processes, self._each = me.processes, me.stages_each
 
     def call(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call one stage of replica 0 and wait for its answer. Raises ConfigError or PeerError."""
+        """Call one stage of replica 0, or any by its number, and wait for its answer.
+
+        Raises:
+            ConfigError, PeerError: it failed.
+        """
         return self._call([stage], call.__name__, args, kwargs)[0]
 
     def call_each(
@@ -87,7 +98,9 @@ class Stages:
     def call_blocking(self, stage: int, call: Callable[[StageCalls], R]) -> R:
         """Call one stage of replica 0 and block until its answer arrives, without `on_wait`. For any thread."""
         name = call.__name__
-        [answer] = _result(self._text(stage), name, self._start([stage], name, (), {}, self._deadline), self._deadline)
+        [answer] = result_of(
+            self._text(stage), name, self._start([stage], name, (), {}, self._deadline), self._deadline
+        )
         return cast(R, answer)
 
     def begin(self, call: Callable[[StageCalls, float], R], seconds: float) -> "Pending[R]":
@@ -146,15 +159,15 @@ class Stages:
         answers: dict[int, list[Any]] = {}
         while pending:  # the first error ends the loop; each call ends by its deadline
             for first in [first for first, future in pending.items() if future.done()]:
-                answers[first] = _result(self._text(first), call, pending.pop(first), timeout)
+                answers[first] = result_of(self._text(first), call, pending.pop(first), timeout)
             self._on_wait()
             time.sleep(_POLL)
         return [answer for first in sorted(answers) for answer in answers[first]]
 
     def _start(self, numbers: Sequence[int], call: str, args: Any, kwargs: Any, timeout: float) -> Any:
         """Call some stages of one process."""
-        to, stages = worker_name(self._process_of(numbers[0])), [number % self.count for number in numbers]
-        return rpc.rpc_async(to, _answer, args=(call, stages, args, kwargs), timeout=timeout)
+        stages = [number % self.count for number in numbers]
+        return start_call(self._process_of(numbers[0]), stages, call, args, kwargs, timeout)
 
 
 @dataclass(frozen=True)
@@ -176,11 +189,11 @@ class Pending(Generic[R]):
 
     def answers(self) -> list[R]:
         """Wait for the answers, replica by replica. Raises ConfigError or PeerError for the first that failed."""
-        answers = (_result(stage, self.call, future, self.seconds) for stage, future in self.futures.items())
+        answers = (result_of(stage, self.call, future, self.seconds) for stage, future in self.futures.items())
         return [answer for own in answers for answer in own]
 
 
-def _result(stage: str, call: str, future: Any, timeout: float) -> list[Any]:
+def result_of(stage: str, call: str, future: Any, timeout: float) -> list[Any]:
     """Wait for a call's values. Raises ConfigError or PeerError with the stage's message."""
     value: Any
     try:

@@ -21,6 +21,7 @@ from common.models.chain import Chain, layered
 from common.models.cutting import cut
 from common.models.freezing import freeze, freeze_norms
 from common.models.published import find_weights
+from common.models.synced_norm import sync_norms
 from common.models.vgg8 import vgg8
 from common.models.weights import load_weights
 
@@ -71,6 +72,8 @@ def _choose_trained(model: nn.Module, config: Config) -> None:
     freeze(model, config.freeze)
     if config.norm == "frozen":
         freeze_norms(model)
+    if config.norm == "sync":
+        sync_norms(model)
     for pattern in config.optimiser.rates:
         matching((name for name, _ in model.named_parameters()), pattern, "optimiser.rates")
 

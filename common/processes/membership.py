@@ -200,6 +200,12 @@ class Membership:
         return [rank for rank in self.worker_ranks if self.members[rank].host == self.own.host]
 
     @property
+    def local_stages(self) -> list[tuple[int, int]]:
+        """The stages on this host, of all replicas, each as its replica and its number there."""
+        workers = [(self.worker_ranks.index(rank) // self.processes, rank) for rank in self._local]
+        return [(replica, stage) for replica, rank in workers for stage in self._held_by(rank)]
+
+    @property
     def stages_on_host(self) -> frozenset[int]:
         """The stages on this host with the same number of visible CUDA devices, including this one."""
         same = (self.own.host, self.own.devices)

@@ -1,6 +1,8 @@
 """Where the processes of a host keep snapshots of their state, in memory that outlives each of them.
 
-    FOLDER/NAME.TICK    the state of the process NAME before TICK, the newest one only
+    FOLDER/NAME.TICK    the state of the process NAME before TICK; the newest ones only
+
+NAME is a process of this host, or one of another host that leaves copies here.
 
 The launcher makes the folder and removes it when the run ends. Under torchrun there is none: the processes make one
 that is named after the run directory, and the last one removes it at the orderly end of the run.
@@ -8,7 +10,7 @@ that is named after the run directory, and the last one removes it at the orderl
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -64,33 +66,52 @@ class SnapshotFolder:
                 'recovery.mode = "exact"'
             )
 
+    def all(self) -> list[tuple[str, int]]:
+        """The name and the tick of every snapshot, sorted."""
+        found = (path.name.rpartition(".") for path in self.path.glob("*.*"))
+        return sorted((name, int(tick)) for name, _, tick in found if tick.isdigit())
+
     def ticks(self, name: str) -> list[int]:
         """The ticks of the snapshots of a process, in order."""
-        return sorted(int(path.suffix[1:]) for path in self.path.glob(f"{name}.*") if path.suffix[1:].isdigit())
+        return [tick for other, tick in self.all() if other == name]
 
     def file(self, name: str, tick: int) -> Path:
         """The file of a snapshot."""
         return self.path / f"{name}.{tick}"
 
-    def write(self, name: str, tick: int, write: Callable[[Path], None]) -> None:
-        """Replace the process's snapshot by what `write` writes to the path that it is given. Raises OSError."""
+    def write(self, name: str, tick: int, write: Callable[[Path], None], keep: int = 1) -> None:
+        """Keep what `write` writes to the path that it is given, and only the process's newest `keep`. Raises OSError.
+
+        The new one is kept even if there are some of later ticks.
+        """
         part = self.path / f"{name}{_PART}"
         try:
             write(part)
             os.replace(part, self.file(name, tick))
         finally:
             part.unlink(missing_ok=True)
-        self.forget(name, besides=tick)
+        others = [other for other in self.ticks(name) if other != tick]
+        for old in others[: max(0, len(others) - keep + 1)]:
+            self.file(name, old).unlink(missing_ok=True)
 
-    def forget(self, name: str, besides: int | None = None) -> None:
-        """Remove a process's snapshots, but for that of the tick `besides`."""
+    def forget(self, name: str) -> None:
+        """Remove a process's snapshots."""
         for tick in self.ticks(name):
-            if tick != besides:
-                self.file(name, tick).unlink(missing_ok=True)
+            self.file(name, tick).unlink(missing_ok=True)
 
-    def leave(self, *names: str) -> None:
-        """The run ends: remove these processes' snapshots, and with the last of all the folder."""
-        for name in names:
-            self.forget(name)
+    def forget_after(self, tick: int) -> None:
+        """Remove all snapshots, of all processes, of later ticks."""
+        for name, other in self.all():
+            if other > tick:
+                self.file(name, other).unlink(missing_ok=True)
+
+    def leave(self, *names: str, here: Collection[str] = ()) -> None:
+        """The run ends: remove these processes' snapshots and all copies, and with the last of all the folder.
+
+        `here`: the other processes of this host; the rest are copies.
+        """
+        for name, _ in self.all():
+            if name in names or name not in here:
+                self.forget(name)
         with suppress(OSError):  # another process still has one
             self.path.rmdir()

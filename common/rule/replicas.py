@@ -5,11 +5,14 @@ stage workers (stage_worker/replicas.py) get the same bits.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from common.models.synced_norm import meet
+from common.rule.lockstep import Lockstep
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.reference import Reference
@@ -49,6 +52,11 @@ class ReplicatedReference:
         self._references = [Reference(stages, frame_shape) for stages in self.replicas]
         for reference, waiting in zip(self._references, self._waiting, strict=True):
             reference.computes = cast(list[Computes], waiting)
+        self._lockstep = Lockstep(len(self.replicas))
+        gathers = [partial(self._lockstep.gather, replica) for replica in range(len(self.replicas))]
+        pairs = [(stage, gather) for stages, gather in zip(self.replicas, gathers, strict=True) for stage in stages]
+        met = [meet(stage.blocks, gather) for stage, gather in pairs]
+        self._meets = any(met)
 
     def tick(self, inputs: Sequence[tuple[Packet, Target | None]]) -> list[Tensor | None]:
         """Run one tick of every stage.
@@ -59,9 +67,9 @@ class ReplicatedReference:
         Returns:
             Each replica's loss, a 0-d tensor; None while its top stage has no input.
         """
-        losses = [
-            reference.tick(packet, target) for reference, (packet, target) in zip(self._references, inputs, strict=True)
-        ]
+        pairs = zip(self._references, inputs, strict=True)
+        ticks = [partial(reference.tick, *own) for reference, own in pairs]
+        losses = self._lockstep.run(ticks) if self._meets else [tick() for tick in ticks]
         for copies, waiting in zip(zip(*self.replicas, strict=True), zip(*self._waiting, strict=True), strict=True):
             if waiting[0].due:
                 update(copies)

@@ -142,6 +142,11 @@ METRICS = (
         "sideways_lost_ticks", "gauge", "", (), "coordinator",
         "Ticks whose updates the lost stages had not kept when the run healed last (recovery.mode); 0 if it has not",
     ),
+    Metric("sideways_replicas", "gauge", "", (), "coordinator", "Copies of every stage (replicas)"),
+    Metric(
+        "sideways_edge_ticks", "gauge", "ticks", _STAGE, "coordinator",
+        "Ticks from sending to using between this stage and the next (network.edge_ticks)",
+    ),
 )  # fmt: skip
 TABLE = {metric.name: metric for metric in METRICS}
 

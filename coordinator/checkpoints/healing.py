@@ -1,67 +1,19 @@
-"""Healing: a run that has lost a process goes on from what each process kept in memory (recovery.mode = "heal").
+"""A run that has lost a process goes on from what each process kept in memory.
 
-Every stage takes the newest of its snapshots; the ticks then go on after the last one that any process had begun, with
+With recovery.mode = "exact" all go back to the newest tick that all have kept, as to a checkpoint. With "heal" every
+stage takes the newest of its snapshots; the ticks then go on after the last one that any process had begun, with
 an empty pipeline. A stage without a snapshot takes the checkpoint.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from common.config.settings import Config
-from common.messages.stage_calls import Snapshot, StageCalls
+from common.messages.snapshot import Kept, Snapshot
+from common.messages.stage_calls import StageCalls
 from common.messages.stage_rpc import Stages
-from common.processes.snapshot_folder import SnapshotFolder, folder_of
 from coordinator.checkpoints.resume import StartPoint
 from coordinator.checkpoints.store import Position
-
-_NAME = "coordinator"
-
-
-class RunSnapshots:
-    """The coordinator's own snapshots: its position."""
-
-    def __init__(self, run: Path, every: int) -> None:
-        """Of a run directory; one is due every `every` ticks. Raises ConfigError if the folder cannot be used."""
-        self._folder, self._every, self._next = SnapshotFolder(folder_of(run)), every, 0
-        self._kept = True
-
-    @property
-    def path(self) -> Path:
-        """The folder, also that of the stages on their hosts."""
-        return self._folder.path
-
-    def due(self, tick: int) -> bool:
-        """Whether a snapshot is due before `tick`."""
-        return tick >= self._next
-
-    def keep(self, position: Position) -> None:
-        """Keep the position. Without memory for it, an older one is kept."""
-        self._next = position.tick + self._every
-        if self._kept:
-            with suppress(OSError):
-                self._folder.write(_NAME, position.tick, lambda path: _write(path, position))
-
-    def refuse(self) -> None:
-        """Let no later attempt heal from the snapshots: the training has diverged."""
-        self._kept = False
-        self._folder.forget(_NAME)
-
-    def newest(self) -> Position | None:
-        """What an earlier attempt kept; None if there is nothing."""
-        for tick in reversed(self._folder.ticks(_NAME)):
-            with suppress(OSError, ValueError):
-                return Position.parse(self._folder.file(_NAME, tick).read_bytes())
-        return None
-
-    def leave(self) -> None:
-        """The run ends: remove the position."""
-        self._folder.leave(_NAME)
-
-
-def _write(path: Path, position: Position) -> None:
-    path.write_text(position.text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -94,19 +46,21 @@ class Healing:
 
 
 def heal(
-    snapshots: RunSnapshots, stages: Stages, start: StartPoint, config: Config, split: list[int], clips: str
+    kept: Sequence[Kept], positions: Sequence[Position], start: StartPoint, config: Config, split: list[int], clips: str
 ) -> tuple[StartPoint, Healing] | None:
     """Find from what the run can go on; None if the coordinator kept nothing, or nothing newer than the checkpoint.
 
     Args:
+        kept: for each stage, of all replicas, what its host has.
+        positions: those that the coordinator kept, from the oldest on.
         start: from the checkpoint.
         clips: fingerprint of the clips.
     """
-    found = stages.call_all(StageCalls.snapshots, snapshots.path)
-    position = snapshots.newest()
-    if position is None or not (position.fits(config, split) and position.same_optimiser(config)):
+    if not positions or not (positions[-1].fits(config, split) and positions[-1].same_optimiser(config)):
         return None
-    sources = [_newest(found[stage :: stages.count], start.tick) for stage in range(stages.count)]
+    position = positions[-1]
+    found = {snapshot for own in kept for snapshot in own.snapshots if snapshot.tick > start.tick}
+    sources = [max((own for own in found if own.stage == stage), default=None) for stage in range(config.stages)]
     tick = max([position.tick, *(source.tick for source in sources if source is not None)])
     if tick <= start.tick:
         return None
@@ -118,7 +72,36 @@ def heal(
     return healed, Healing(tick, sources, start.tick)
 
 
-def _newest(found: Sequence[Sequence[Snapshot]], after: int) -> Snapshot | None:
-    """The newest snapshot of a stage, after tick `after`, that all its replicas can read."""
-    common = set(found[0]).intersection(*found[1:])
-    return max((snapshot for snapshot in common if snapshot.tick > after), default=None)
+def common_snapshot(
+    kept: Sequence[Kept], positions: Sequence[Position], start: StartPoint, config: Config, split: list[int], clips: str
+) -> tuple[StartPoint, list[Snapshot]] | None:
+    """Find the newest tick of which all stages and the coordinator kept all, for the exact mode.
+
+    Args as of `heal`.
+
+    Returns:
+        Where the run starts, and what each stage goes on from; None if there is nothing newer than the checkpoint.
+    """
+    found = {snapshot for own in kept for snapshot in own.snapshots if not snapshot.last}
+    for position in reversed(positions):
+        own = [Snapshot(position.tick, False, *divmod(number, config.stages)) for number in range(config.workers)]
+        fits = position.clips == clips and position.fits(config, split) and position.same_optimiser(config)
+        if position.tick > start.tick and fits and found.issuperset(own):
+            tick, origin, seconds, places = position.tick, position.origin, position.seconds, position.places
+            return StartPoint(tick, origin, seconds, places, None, True, in_flight=True, optimiser=True), own
+    return None
+
+
+def deliver(stages: Stages, kept: Sequence[Kept], sources: Sequence[Snapshot | None], keep: int) -> None:
+    """Bring each stage's snapshot to its host, if it is on another one. Raises PeerError.
+
+    Args:
+        kept: for each stage, of all replicas, what its host has.
+        sources: of the stages, of all replicas.
+        keep: how many snapshots of one name a host keeps.
+    """
+    for number, source in enumerate(sources):
+        if source is not None and source not in kept[number].snapshots:
+            holder = next(other for other, own in enumerate(kept) if source in own.snapshots)
+            data = stages.call(holder, StageCalls.read_snapshot, source)
+            stages.call(number, StageCalls.keep_copy, source.name, source.tick, data, keep)

@@ -19,7 +19,7 @@ class StartPoint:
         origin: the tick at which the pipeline starts, or started, empty.
         seconds: training time before `tick`.
         places: each slot's position in the clips; None to start every slot from its beginning.
-        folder: the checkpoint; None for a new run.
+        folder: the checkpoint; None for a new run, and for one that goes on from snapshots in memory.
         same_split: every stage has the same blocks as in the checkpoint.
         in_flight: the activations and gradients in flight can be restored, so the pipeline need not warm up again.
         optimiser: the optimiser state can be restored.
@@ -38,7 +38,7 @@ class StartPoint:
 
     def __str__(self) -> str:
         how = "with the activations and gradients in flight" if self.in_flight else "and the pipeline warms up again"
-        return f"resumed from {self.folder} at tick {self.tick}, {how}"
+        return f"resumed from {self.folder or 'what all processes kept in memory'} at tick {self.tick}, {how}"
 
 
 def find_checkpoint(
@@ -52,7 +52,7 @@ def find_checkpoint(
         again: this is an automatic restart after a process was lost, not a resume by the user.
 
     Returns:
-        The checkpoint's folder and position. None if there is none and `again`: the training starts from tick 0.
+        The checkpoint's folder and position. None if there is none and `again`.
 
     Raises:
         SidewaysError: the user resumes a run that has no checkpoint, or that has done all its ticks.
@@ -62,7 +62,6 @@ def find_checkpoint(
         warn(f"checkpoint refused: {reason}")
     if folder is None or position is None:
         if again:
-            warn("there is no checkpoint yet: the training starts from the beginning")
             return None
         raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without --resume")
     if position.tick >= planned and not again:

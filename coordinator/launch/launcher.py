@@ -36,7 +36,7 @@ def launch(
     deadline: float = 60.0,
     replicas: int = 1,
     caller: int | None = None,
-    heals: bool = False,
+    snapshots: bool = False,
     processes: int = 0,
 ) -> int:
     """Run `program` in replicas × processes + 1 processes, of which rank 0 is the coordinator.
@@ -51,7 +51,7 @@ def launch(
         deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
         replicas: number of copies of every stage.
         caller: the parent of this process, if the run must not outlive it.
-        heals: the processes keep their state in memory, from which those of the next attempt go on.
+        snapshots: the processes keep their state in memory, from which those of the next attempt go on.
         processes: number of processes that hold the stages of a replica; 0: one for each stage.
 
     Returns:
@@ -62,8 +62,8 @@ def launch(
     become_parent()
     os.environ[LAUNCH] = uuid4().hex
     import_before_fork()
-    budget = Budget(restarts, "what they kept in memory" if heals else "the last checkpoint")
-    with HeldSignals() as held, _snapshots() if heals else nullcontext():
+    budget = Budget(restarts, "what they kept in memory" if snapshots else "the last checkpoint")
+    with HeldSignals() as held, _snapshots() if snapshots else nullcontext():
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
             forget_errors()

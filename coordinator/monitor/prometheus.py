@@ -38,6 +38,9 @@ class RunMetrics(Listener):
         self.registry.add("sideways_restarts", restarts())
         self.registry.set("sideways_recovery_seconds", 0.0)
         self.registry.set("sideways_lost_ticks", 0)
+        self.registry.set("sideways_replicas", config.replicas)
+        for stage, ticks in enumerate(config.edge_ticks or [1] * (config.stages - 1)):
+            self.registry.set("sideways_edge_ticks", ticks, stage=str(stage))
         self.training(False)
 
     def serve(self, address: str, stages: Sequence[str]) -> None:

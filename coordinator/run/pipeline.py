@@ -26,6 +26,7 @@ class Pipeline:
     """All stages of a run.
 
     Attributes:
+        me: this process's membership.
         stages: calls to the stages.
         addresses: those that the stages listen on, replica by replica, once configured.
         on_progress: called with each progress report.
@@ -46,7 +47,7 @@ class Pipeline:
             on_progress: called with each progress report, during calls of this class's methods; may be set later.
             on_signal: called with the number of a signal that a stage received.
         """
-        self._me, self._deadline = me, deadline
+        self.me, self._deadline = me, deadline
         self.on_progress = on_progress
         self._inbox = ReportInbox(me, deadline, lambda report: self.on_progress(report), on_signal)
         me.store.set(REPLICAS, str(me.replicas))
@@ -60,7 +61,7 @@ class Pipeline:
     @property
     def address(self) -> str:
         """The address at which others reach this process."""
-        return self._me.address
+        return self.me.address
 
     @property
     def feeder(self) -> Feeders:
@@ -78,10 +79,10 @@ class Pipeline:
         self._close_feeder()
         self.addresses = self.stages.configure(plan)
         size = plan.config.frame_bytes
-        self._feeder = Feeders([self._feeder_of(replica, size, warn) for replica in range(self._me.replicas)])
+        self._feeder = Feeders([self._feeder_of(replica, size, warn) for replica in range(self.me.replicas)])
 
     def _feeder_of(self, replica: int, size: int, warn: Callable[[str], None]) -> Feeder:
-        me, first = self._me.replica(replica), replica * self._me.stages
+        me, first = self.me.replica(replica), replica * self.me.stages
         addresses = self.addresses[first : first + me.stages]
         return Feeder(me, addresses, size, _TIMEOUT * self._deadline, self.poll, warn)
 

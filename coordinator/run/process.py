@@ -100,11 +100,11 @@ class _Process:
         presence.fail(reason, tick, final, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
 
     def _keep_snapshot(self) -> None:
-        """Another attempt follows: keep the position, if the run heals. Never raises."""
+        """Another attempt follows: keep the position, if it is needed. Never raises."""
         run = self._prepared
         if run is not None and run.snapshots is not None and run.state.tick > run.start.tick:
             with suppress(Exception):
-                run.snapshots.keep(position_of(run))
+                run.snapshots.keep_last(position_of(run))
 
 
 def _print(line: str) -> None:

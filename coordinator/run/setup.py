@@ -2,12 +2,15 @@
 stages, restore a checkpoint.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from common.config.settings import Config
+from common.messages.snapshot import Snapshot
+from common.messages.snapshot_copies import Copies
 from common.messages.stage_calls import Plan, StageCalls
 from common.models import build, named_blocks
 from common.models.published import describe
@@ -17,8 +20,9 @@ from common.processes.caller import tell_directory
 from common.rule.tasks import without_loss
 from common.telemetry.spans import WorkClock
 from coordinator.checkpoints.background_saver import BackgroundSaver
-from coordinator.checkpoints.healing import Healing, RunSnapshots, heal
+from coordinator.checkpoints.healing import Healing, common_snapshot, deliver, heal
 from coordinator.checkpoints.resume import StartPoint, find_checkpoint, start_from
+from coordinator.checkpoints.run_snapshots import RunSnapshots
 from coordinator.checkpoints.store import Checkpoints, Position
 from coordinator.monitor.evaluation_scores import Evaluator, evaluator
 from coordinator.monitor.metrics_file import MetricsFile
@@ -52,7 +56,7 @@ class Prepared:
         stream: the training's frames; `steps` reads it.
         overdue: an evaluation is due before the first tick, because an earlier attempt was lost during it.
         lost_at: time of the last line that an earlier attempt wrote, in seconds since 1970; None if there was none.
-        snapshots: of the coordinator; None unless recovery.mode is "heal".
+        snapshots: of the coordinator in memory; None if none are to be kept.
         healing: how the run goes on after a loss; None if it starts from a checkpoint, or anew.
         video: shows on the page what the stages hold; None if it is not shown.
         probe: compares pseudo-gradients with exact ones; None if probe.every is 0.
@@ -114,6 +118,7 @@ class _Built:
     start: StartPoint
     stream: Stream
     healing: Healing | None
+    sources: Sequence[Snapshot | None]  # snapshots from which the stages go on, of all replicas; empty if they do not
 
 
 def prepare(
@@ -157,8 +162,8 @@ def _accept(setup: _Setup, run_file: str) -> _Accepted:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
-    recovery = config.recovery
-    snapshots = RunSnapshots(directory.path, recovery.snapshot_every) if recovery.heals else None
+    copies = Copies(setup.pipeline.me)
+    snapshots = RunSnapshots(directory.path, config, copies) if config.recovery.snapshot_ticks else None
     return _Accepted(datasets, evaluator, blocks, directory, checkpoints, found, again, snapshots)
 
 
@@ -186,7 +191,9 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
     config = weighted(config, datasets.train)
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
-    start, healing = _heal(setup, accepted, start, config, split)
+    start, healing, sources = _from_memory(setup, accepted, start, config, split)
+    if accepted.again and not start.tick:
+        warn("there is no checkpoint yet: the training starts from the beginning")
     if costs:
         presence.terminal.show_split(costs, split)
     stream = datasets.open_training(start.places, config)  # its processes start while the stages are built
@@ -201,18 +208,30 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
     if costs:
         presence.broadcast.measured(costs, split)
     state = RunState(config, setup.stop, planned, start.tick, start.seconds, start.tick)
-    return _Built(state, start, stream, healing)
+    return _Built(state, start, stream, healing, sources)
 
 
-def _heal(
+def _from_memory(
     setup: _Setup, accepted: _Accepted, start: StartPoint, config: Config, split: list[int]
-) -> tuple[StartPoint, Healing | None]:
-    """Where the run starts if it can heal from what the processes of the last attempt kept; else `start`."""
-    if accepted.snapshots is None:
-        return start, None
-    clips = accepted.datasets.fingerprint
-    found = heal(accepted.snapshots, setup.pipeline.stages, start, config, split, clips)
-    return found if found is not None and accepted.again else (start, None)
+) -> tuple[StartPoint, Healing | None, Sequence[Snapshot | None]]:
+    """Where the run starts, if it can go on from what the processes of the last attempt kept; else `start`.
+
+    Also what each stage, of all replicas, goes on from.
+    """
+    snapshots, stages, healing = accepted.snapshots, setup.pipeline.stages, None
+    if snapshots is None:
+        return start, None, ()
+    kept = stages.call_all(StageCalls.snapshots, snapshots.path)
+    positions = snapshots.positions(kept) if accepted.again else []
+    sources: Sequence[Snapshot | None] = ()
+    found = kept, positions, start, config, split, accepted.datasets.fingerprint
+    if config.recovery.heals and (healed := heal(*found)):
+        start, healing = healed
+        sources = [*healing.sources] * stages.replicas
+    elif not config.recovery.heals and (common := common_snapshot(*found)):
+        start, sources = common
+    deliver(stages, kept, sources, config.snapshots_kept)
+    return start, healing, sources
 
 
 def _split(setup: _Setup, accepted: _Accepted) -> tuple[list[BlockCost], list[int]]:
@@ -234,13 +253,15 @@ def _restore(setup: _Setup, accepted: _Accepted, built: _Built) -> bool:
     """Restore what the run starts from, if anything. Returns whether an evaluation is still due there."""
     start, healing, every, presence = built.start, built.healing, built.state.config.evaluate_every, setup.presence
     evaluated = start.scored or every == 0 or start.tick % every > 0  # or none was due
-    if start.folder is not None:
+    if start.tick:
         accepted.checkpoints.set_aside_after(start.tick)
+    if start.folder is not None:
         folder = start.folder.resolve()
         restored = start.same_split, start.in_flight, start.optimiser
         setup.pipeline.stages.call_all(StageCalls.restore, folder, start.tick, *restored)
-    for stage, source in enumerate(healing.sources if healing else ()):
-        setup.pipeline.stages.call_each(stage, StageCalls.heal, source, start.tick)
+    if accepted.snapshots is not None:
+        accepted.snapshots.forget_after(start.tick)
+        setup.pipeline.stages.call_all(StageCalls.go_on, built.sources, start.tick)
     if setup.resume is not None:
         accepted.directory.truncate_from(start.tick, evaluated)
     if start.tick:

@@ -195,6 +195,8 @@ class Training:
         run.totals.add(report)
         event = ProgressEvent.of(report, run.totals)
         (run.presence.broadcast.replica_progress if report.replica else run.presence.broadcast.progress)(event)
+        if run.snapshots is not None:
+            run.snapshots.reported(report)
         if self._lost_at is not None:
             run.presence.broadcast.restarted(report.tick, restarts(), round(time.time() - self._lost_at, 3))
             if run.healing is not None:

@@ -85,7 +85,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
             recovery.restarts,
             deadline,
             config.replicas,
-            heals=recovery.heals,
+            snapshots=recovery.snapshot_ticks > 0,
             processes=processes,
         )
         if code:

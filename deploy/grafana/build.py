@@ -71,6 +71,7 @@ OVERVIEW = {
         }, stat=True),
         Panel("Checkpoint age", "Progress that a failure would lose now", "s", {BY_RUN: AGE}, stat=True),
         Panel("Restarts", "By the launcher", "short", {BY_RUN: gauge("sideways_restarts_total")}, stat=True),
+        Panel("Replicas", "Copies of every stage", "short", {BY_RUN: gauge("sideways_replicas")}, stat=True),
         Panel("Processes up", "Coordinator and stages that answer scrapes", "short", {
             BY_RUN: f'sum by (run) (up{{job="sideways", {RUN}}})'
         }, stat=True),
@@ -142,6 +143,12 @@ STAGES = {
         Panel("Mismatch", "Frames between a stage's input and its gradient", "short", {
             BY_STAGE: gauge("sideways_mismatch_frames", STAGE)
         }),
+        Panel("Edge ticks", "From sending to using between a stage and the next", "short", {
+            BY_STAGE: gauge("sideways_edge_ticks", STAGE)
+        }),
+        Panel("Tick time by process", "Mean; with replicas the slowest of a stage sets the pace", "s", {
+            BY_PROCESS: f"{rate('sideways_tick_seconds_sum', STAGE)} / {rate('sideways_tick_seconds_count', STAGE)}"
+        }),
         Panel("Gradient norm", "At the last tick of the last report", "short", {
             BY_STAGE: gauge("sideways_gradient_norm", STAGE)
         }),
@@ -194,7 +201,9 @@ SYSTEM = {
         Panel("Restarts and recovery time", "Of the last recovery, in seconds", "short", {
             "{{run}} restarts": gauge("sideways_restarts_total"),
             "{{run}} seconds to recover": gauge("sideways_recovery_seconds"),
-            "{{run}} ticks lost by healing": gauge("sideways_lost_ticks"),
+        }),
+        Panel("Healing", "Ticks whose updates the lost stages had not kept when the run healed last", "short", {
+            BY_RUN: gauge("sideways_lost_ticks")
         }),
     ],
 }  # fmt: skip

@@ -335,6 +335,7 @@ REPLICATED: dict[str, dict[str, object]] = {
     "bfloat16": {"precision": "bfloat16", "optimiser__orthogonal": 0.9},
     "edges": {"network__edge_ticks": 2, "network__wire": "int8"},
     "frozen-norms": {"model_args": {"width": 4, "norm": "batch"}, "norm": "frozen", "optimiser__rates": {"conv1": 0.1}},
+    "synced-norms": {"model_args": {"width": 4, "norm": "batch"}, "norm": "sync", "rule__every": 2},
     "multilabel": {"task": "multilabel", "data__train_labels": SEVERAL, "rule__auxiliary": 0.2},
 }
 

@@ -143,6 +143,75 @@ def recovered(tree: dict[str, Any], straight: Path, tmp_path: Path, fault: Fault
     assert re.search(fault.expected_output(who), output), output
 
 
+def test_with_snapshots_in_memory_the_disk_is_not_needed(videos: Path, straight: Path, tmp_path: Path) -> None:
+    tree = slow(videos, recovery__snapshot_every=20, checkpoint__every=10**6)
+    run = from_memory(tree, tmp_path, "stage1", 100)
+    assert losses_of(run) == losses_of(straight)
+    assert same_model(run, straight)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("who", "changes"),
+    [
+        ("coordinator", {}),
+        ("stage0", {"network__transport": "gloo", "network__wire": "int8"}),
+        ("stage2", {"network__edge_ticks": [3, 2], "recovery__snapshot_every": 2}),
+        ("stage1", {"stages": 2, "algorithm": "1f1b", "micro_batches": 4}),
+        ("stage0", {"stages": 1, "model_args": {"width": 24}}),
+        ("stage1", {"rule__every": 4, "optimiser__ema": 0.9, "evaluate_every": 70}),
+    ],
+)
+def test_snapshots_in_memory_hold_everything(videos: Path, tmp_path: Path, who: str, changes: dict[str, Any]) -> None:
+    tree = slow(videos, **{"recovery__snapshot_every": 20, "checkpoint__every": 10**6, **changes})
+    if "evaluate_every" in tree:
+        tree["data"]["val"] = str(videos / "val")
+    run = from_memory(tree, tmp_path, who, 100)
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    background = Background(write_run_file(undisturbed / "run.toml", tree))
+    assert background.end(100) == 0, background.output()
+    assert losses_of(run) == losses_of(undisturbed / "runs/it")
+    assert same_model(run, undisturbed / "runs/it")
+
+
+@pytest.mark.long
+def test_snapshots_in_memory_hold_replicas(videos: Path, tmp_path: Path) -> None:
+    tree = slow(videos, stages=2, replicas=2, recovery__snapshot_every=20, checkpoint__every=10**6)
+    run = from_memory(tree, tmp_path, "stage3", 70)
+    expected, _ = replicated_run(parse(tree, "test"))
+    assert [losses_of(run, replica) for replica in range(2)] == expected
+
+
+@pytest.mark.long
+def test_snapshots_in_memory_hold_targets(videos: Path, tmp_path: Path) -> None:
+    changes = {"model": "autoencoder", "task": "autoencode", "recovery__snapshot_every": 20, "checkpoint__every": 10**6}
+    tree = slow(videos, **changes)
+    run = from_memory(tree, tmp_path, "stage1", 70)
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    background = Background(write_run_file(undisturbed / "run.toml", tree))
+    assert background.end(100) == 0, background.output()
+    assert losses_of(run) == losses_of(undisturbed / "runs/it")
+
+
+def from_memory(tree: dict[str, Any], tmp_path: Path, who: str, tick: int) -> Path:
+    """Kill a process at a tick: the run goes on from memory. Returns its directory."""
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    background.wait_for_tick(tick, 120)
+    os.kill(background.members()[who], signal.SIGKILL)
+    assert background.end(100) == 0, background.output()
+    output = " ".join(background.output().split())
+    assert "restarting all processes from what they kept in memory (restart 1)" in output
+    found = re.search(r"resumed from what all processes kept in memory at tick (\d+)", output)
+    assert found, output
+    every = tree["recovery"]["snapshot_every"]
+    assert int(found[1]) % every == 0
+    assert int(found[1]) > tick - 2 * every - 10
+    assert "there is no checkpoint yet" not in output
+    return tmp_path / "runs/it"
+
+
 @pytest.mark.long
 def test_a_process_that_is_lost_while_a_restart_is_under_way_is_recovered_from(
     videos: Path, straight: Path, tmp_path: Path

@@ -16,7 +16,8 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
 ) -> None:
     monkeypatch.setenv("SIDEWAYS_RESTARTS", "2")
     monkeypatch.setattr("coordinator.monitor.prometheus.serve", lambda *_: "here:1")
-    config = parse({"ticks": 1, "stages": 2, "data": {"train": ".", "slots": 4}, "metrics": {"port": 1}}, "test")
+    tree = {"ticks": 1, "stages": 2, "data": {"train": ".", "slots": 4}, "metrics": {"port": 1}}
+    config = parse({**tree, "network": {"edge_ticks": 3}}, "test")
     metrics = RunMetrics(config, planned=1000, first=100)
     metrics.serve("here", ["here:2", "there:3"])
     metrics.announce(tmp_path / "it")
@@ -46,6 +47,8 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
         ("sideways_restarts_total", ()): 2,
         ("sideways_recovery_seconds", ()): 4.5,
         ("sideways_lost_ticks", ()): 19,
+        ("sideways_replicas", ()): 1,
+        ("sideways_edge_ticks", (("stage", "0"),)): 3,
     }
     metrics.close("finished", "", 106)
     assert list(tmp_path.iterdir()) == []

@@ -29,10 +29,27 @@ def test_only_the_newest_snapshot_of_a_process_is_kept(tmp_path: Path) -> None:
     assert folder.ticks("stage1-0") == []
     assert SnapshotFolder(tmp_path / "here").ticks("stage10-0") == [3]
     folder.write("stage1-0", 7, write("7"))
-    folder.leave("stage1-0")
+    folder.leave("stage1-0", here={"stage10-0"})
     assert folder.ticks("stage10-0") == [3]  # another process may still be writing
     folder.leave("stage10-0")
     assert not folder.path.exists()
+
+
+def test_several_of_a_process_can_be_kept_and_later_ones_forgotten(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path)
+    for tick in range(10, 80, 10):
+        folder.write("a", tick, write(str(tick)), keep=5)
+    assert folder.ticks("a") == [30, 40, 50, 60, 70]
+    folder.forget_after(40)
+    assert folder.ticks("a") == [30, 40]
+
+
+def test_copies_of_other_hosts_are_removed_by_whoever_leaves(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path / "here")
+    for name in ("own", "beside", "elsewhere"):
+        folder.write(name, 1, write(name))
+    folder.leave("own", here={"own", "beside"})
+    assert folder.all() == [("beside", 1)]
 
 
 def test_a_failed_write_leaves_the_last_snapshot(tmp_path: Path) -> None:

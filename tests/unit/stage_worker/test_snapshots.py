@@ -2,34 +2,49 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import torch
 from torch import nn
 
 from common.config.settings import Config, Data, Optimiser, Recovery, Rule
-from common.messages.stage_calls import Snapshot
+from common.messages.snapshot import Kept, Snapshot
 from common.models.temporal import TemporalShift
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
 from stage_worker.snapshots import Snapshots
+from tests.support.members import stage
 from tests.support.waiting import wait_until
 
 ROWS = 3
 
 
-def assembly(seed: int, every: int = 2) -> Assembly:
+class Ports:
+    """Those of a single stage, on which nothing is in flight."""
+
+    inputs = gradients_in = outputs = gradients_out = None
+    skips_in = skips_out = skip_gradients_in = skip_gradients_out = ()
+
+    def __init__(self) -> None:
+        self.settled: list[int] = []
+
+    def settle(self, tick: int) -> None:
+        self.settled.append(tick)
+
+
+def assembly(seed: int, every: int = 2, mode: Literal["exact", "heal"] = "heal") -> Assembly:
     """A stage that remembers, with an average of its weights."""
     torch.manual_seed(seed)
     blocks = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), TemporalShift(0.5, 1), nn.Flatten(), nn.Linear(64, 5))
     optimiser = Optimiser(name="Adam", lr=0.05, ema=0.9)
-    recovery = Recovery(mode="heal", snapshot_every=3)
+    recovery = Recovery(mode=mode, snapshot_every=3)
     config = Config(
         stages=1, ticks=99, data=Data(train="."), rule=Rule(every=every), optimiser=optimiser, recovery=recovery
     )
-    return cast(Assembly, SimpleNamespace(stage=Stage(blocks, 0, config), number=0, replicas=None))
+    parts = {"ports": Ports(), "targets": None, "number": 0, "replicas": None}
+    return cast(Assembly, SimpleNamespace(stage=Stage(blocks, 0, config), **parts))
 
 
 def tick(built: Assembly, number: int, update: bool = True) -> None:
@@ -53,15 +68,15 @@ def same(one: Assembly, other: Assembly) -> bool:
 
 def test_the_last_snapshot_restores_the_whole_stage(tmp_path: Path) -> None:
     built, other = assembly(1), assembly(2)
-    snapshots = Snapshots(tmp_path, 4, 0, 1)
+    snapshots = Snapshots(tmp_path, stage(4, 5))
     for number in range(5):  # in the middle of two gradients for one update
         tick(built, number)
     snapshots.begin(built, 5)
     snapshots.keep_last(5)
-    found = Snapshots(tmp_path, 4, 0, 1)
-    assert Snapshot(5, True, 0) in found.found()
+    found = Snapshots(tmp_path, stage(4, 5))
+    assert Snapshot(5, True, 0, 4) in found.kept().snapshots
     assert not same(built, other)
-    found.load(other, Snapshot(5, True, 0), 8)
+    found.load(other, Snapshot(5, True, 0, 4), 8)
     assert same(built, other)
     assert other.stage.updater.ticks == 8  # for the learning rate
     assert other.stage.updater.accumulated == 1
@@ -73,37 +88,37 @@ def test_the_last_snapshot_restores_the_whole_stage(tmp_path: Path) -> None:
 def test_a_replica_does_not_take_over_the_memory_of_another(tmp_path: Path) -> None:
     built, other = assembly(1), assembly(2)
     tick(built, 0)
-    snapshots = Snapshots(tmp_path, 0, 1, 2)
+    snapshots = Snapshots(tmp_path, stage(1, 2).arranged(2))
     snapshots.begin(built, 1)
     snapshots.keep_last(1)
     assert built.stage.memories.state()
-    first = Snapshots(tmp_path, 0, 0, 2)
-    assert Snapshot(1, True, 1) in first.found()
-    first.load(other, Snapshot(1, True, 1), 1)
+    first = Snapshots(tmp_path, stage(0, 2).arranged(2))
+    assert Snapshot(1, True, 1, 0) in first.kept().snapshots
+    first.load(other, Snapshot(1, True, 1, 0), 1)
     assert all(torch.equal(value, other.stage.state()[name]) for name, value in built.stage.state().items())
     assert not other.stage.memories.state()
 
 
 def test_a_regular_snapshot_replaces_the_last_one_of_the_attempt_before(tmp_path: Path) -> None:
-    built, snapshots = assembly(1), Snapshots(tmp_path, 0, 0, 1)
+    built, snapshots = assembly(1), Snapshots(tmp_path, stage())
     snapshots.begin(built, 0)
     snapshots.keep_last(7)
-    again = Snapshots(tmp_path, 0, 0, 1)
+    again = Snapshots(tmp_path, stage())
     again.begin(built, 9)
-    wait_until(lambda: again.found() == [Snapshot(9, False, 0)])
+    wait_until(lambda: again.kept() == Kept([Snapshot(9, False, 0, 0)], []))
     for number in (9, 10, 11):
         again.ticked(number)
-    wait_until(lambda: again.found() == [Snapshot(12, False, 0)])
+    wait_until(lambda: again.kept() == Kept([Snapshot(12, False, 0, 0)], []))
 
 
 def test_what_was_not_restored_is_not_kept(tmp_path: Path) -> None:
-    snapshots = Snapshots(tmp_path, 0, 0, 1)
+    snapshots = Snapshots(tmp_path, stage())
     snapshots.keep_last(7)
-    assert snapshots.found() == []
+    assert snapshots.kept() == Kept([], [])
 
 
 def test_without_memory_the_run_goes_on_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    built, snapshots = assembly(1), Snapshots(tmp_path / "gone", 2, 0, 1)
+    built, snapshots = assembly(1), Snapshots(tmp_path / "gone", stage(2, 3))
     (tmp_path / "gone").rmdir()
     snapshots.begin(built, 3)
     wait_until(lambda: "stage 2, tick 3: no snapshot could be kept in" in capsys.readouterr().err)
@@ -118,3 +133,42 @@ def test_an_interrupted_update_is_applied_before_the_state_is_kept() -> None:
     assert same(built, straight)
     built.stage.finish_update()
     assert same(built, straight)
+
+
+def test_a_host_keeps_what_others_send_until_the_run_ends(tmp_path: Path) -> None:
+    own, other = Snapshots(tmp_path / "own", stage(0, 2)), Snapshots(tmp_path / "other", stage(1, 2))
+    built, again = assembly(1), assembly(2)
+    own.begin(built, 3)
+    wait_until(lambda: own.kept().snapshots)
+    source = Snapshot(3, False, 0, 0)
+    other.keep_copy("stage9-0", 3, own.read(source), keep=1)
+    other.keep_copy("coordinator", 3, torch.tensor(list(b"{}"), dtype=torch.uint8), keep=1)
+    assert other.kept() == Kept([Snapshot(3, False, 0, 9)], ["{}"])
+    other.load(again, Snapshot(3, False, 0, 9), 3)
+    assert same(built, again)
+    other.forget_after(2)
+    assert other.kept() == Kept([], [])
+    other.keep_copy("stage9-0", 3, own.read(source), keep=1)
+    other.leave()
+    other.keep_copy("stage9-0", 6, own.read(source), keep=1)  # it came too late
+    assert not (tmp_path / "other").exists()
+
+
+def test_exact_snapshots_are_of_the_same_ticks_in_all_stages_and_hold_all(tmp_path: Path) -> None:
+    built, other = assembly(1, mode="exact"), assembly(2, mode="exact")
+    snapshots = Snapshots(tmp_path, stage())
+    snapshots.begin(built, 4)
+    ended = []
+    for number in range(4, 40):
+        tick(built, number)
+        ended.append(snapshots.end_with(number))
+        snapshots.ticked(number)
+    assert [number for number, end in zip(range(4, 40), ended, strict=True) if end] == list(range(5, 40, 3))
+    assert cast(Ports, built.ports).settled == list(range(5, 40, 3))
+    snapshots.keep_last(40)  # keeps none, but waits until all are written
+    kept = built.stage.config.snapshots_kept
+    assert kept == 3 + 16 // 3
+    assert snapshots.kept().snapshots == [Snapshot(at, False, 0, 0) for at in range(39 - 3 * (kept - 1), 40, 3)]
+    snapshots.load(other, Snapshot(39, False, 0, 0), 39)
+    tick(other, 39)
+    assert same(built, other)
