@@ -57,7 +57,7 @@ def train(
     as_json: Json = False,
     caller: Annotated[int | None, typer.Option(hidden=True, help="process that the run must not outlive")] = None,
 ) -> None:
-    """Train on this machine: a coordinator and one process per stage."""
+    """Train on this machine: a coordinator, one process per stage, and readers."""
     settings = [*(settings or []), *([f"stages={stages}"] if stages is not None else [])]
     run_file = resumed(run_file, resume)
     config = load(run_file, settings)
@@ -69,10 +69,12 @@ def train(
 
     program = partial(run_process, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
-    recovery, replicas = config.recovery, config.replicas
+    recovery, replicas, readers = config.recovery, config.replicas, config.data.readers
     processes = stage_processes(config)
     raise SystemExit(
-        launch(config.stages, program, recovery.restarts, deadline, replicas, caller, recovery.heals, processes)
+        launch(
+            config.stages, program, recovery.restarts, deadline, replicas, caller, recovery.heals, processes, readers
+        )
     )
 
 
@@ -126,7 +128,7 @@ def check(
 @app.command()
 def join(
     run_file: Annotated[Path | None, typer.Argument(help="run file (TOML); the coordinator needs it")] = None,
-    role: Annotated[str, typer.Option(help="coordinator, stage, or auto: rank 0 is the coordinator")] = "auto",
+    role: Annotated[str, typer.Option(help="coordinator, stage, reader, or auto: by rank")] = "auto",
     resume: Resume = None,
     settings: Settings = None,
     as_json: Json = False,
