@@ -80,9 +80,12 @@ class Pipeline:
             plan: of one replica, the same for all.
             warn: called with the reason if frames cannot go through shared memory.
         """
+        self.connect(self.stages.configure(plan), plan.config.frame_bytes, warn)
+
+    def connect(self, addresses: list[Addresses], size: int, warn: Callable[[str], None] = lambda text: None) -> None:
+        """Connect to all stages, replica by replica, to send batches of `size` bytes."""
         self._close_feeder()
-        self.addresses = self.stages.configure(plan)
-        size = plan.config.frame_bytes
+        self.addresses = addresses
         self._feeder = Feeders([self._feeder_of(replica, size, warn) for replica in range(self._me.replicas)])
 
     def _feeder_of(self, replica: int, size: int, warn: Callable[[str], None]) -> Feeder:

@@ -1,6 +1,8 @@
 """Messages between the coordinator and a reader: what is refused."""
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from common.errors import PeerError
 from common.messages.encoding import OtherAttemptError, encode
@@ -24,3 +26,20 @@ def test_messages_of_another_attempt_and_malformed_ones_are_refused() -> None:
             decode_message(encode({"attempt": 3, **fields}), 3)
     with pytest.raises(PeerError, match="16 bytes of places for 2 slots"):
         decode_places(encode_places([(1, 2)]), 2)
+
+
+@given(st.binary() | st.dictionaries(st.text(), st.none() | st.integers(-9, 9) | st.text() | st.binary()).map(encode))
+def test_whatever_arrives_is_a_message_or_refused(data: bytes) -> None:
+    with pytest.raises(PeerError):
+        decode_message(data, 3)
+
+
+@given(
+    st.sampled_from(["frame", "places", "mishaps", "reasons", "data_error", "read_seconds", "attempt"]),
+    st.text(min_size=1) | st.integers(-(2**63), -1) | st.booleans() | st.lists(st.booleans(), min_size=1),
+)
+def test_a_report_with_a_wrong_field_is_refused(name: str, value: object) -> None:
+    assume((name, type(value)) not in (("data_error", str), ("attempt", int)))
+    fields = Fed(attempt=3, frame=1, places=b"").model_dump()
+    with pytest.raises(PeerError, match="another program sending"):
+        decode_message(encode({**fields, name: value}), 3)
