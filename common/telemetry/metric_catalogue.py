@@ -92,7 +92,7 @@ METRICS = (
     Metric("sideways_frames", "counter", "frames", ("phase",), "coordinator", "Frames fed: training, evaluation"),
     Metric(
         "sideways_reader_seconds", "counter", "seconds", ("reader", "work"), "coordinator",
-        "Time of a reader: read, waiting for decoded frames; feed, passing them on or waiting for room",
+        "Time of the coordinator, or of a reader: read, waiting for decoded frames; feed, passing them on",
     ),
     Metric(
         "sideways_dropped_frames", "counter", "frames", (), "coordinator",

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.messages.stage_calls import Addresses
+from common.processes.lifecycle import allow_many_files
 from common.processes.membership import Membership
 from common.telemetry.spans import clock
+from coordinator.launch.host_limits import open_files
 from coordinator.reader.coordinator_line import CoordinatorLine
 from coordinator.reader.messages import Fed, Feed, Quit, ReaderPlan, Signalled, encode_places
 from coordinator.video.cache.place import CachePlace, place_of
@@ -75,6 +77,7 @@ class Reader:
 
     def _begin(self, plan: ReaderPlan) -> None:
         self.close()
+        allow_many_files(open_files(plan.config))
         self._end = plan.first
         self._playing = _Playing(plan, self._me, self._line)
 

@@ -1,6 +1,7 @@
 """Metrics that are read from their source at each scrape by Prometheus."""
 
 from common.telemetry.metric_registry import MetricRegistry
+from common.telemetry.spans import Kind, WorkClock
 from coordinator.checkpoints.background_saver import BackgroundSaver
 from coordinator.run.readers import ReaderHandle, Readers
 from coordinator.video.datasets import Datasets
@@ -8,9 +9,14 @@ from coordinator.video.feeder import Feeders
 
 
 def watch(
-    registry: MetricRegistry, datasets: Datasets, saver: BackgroundSaver, feeder: Feeders, readers: Readers | None
+    registry: MetricRegistry,
+    datasets: Datasets,
+    saver: BackgroundSaver,
+    feeder: Feeders,
+    work: WorkClock,
+    readers: Readers | None,
 ) -> None:
-    """Register the metrics of the data, the checkpoints and the frames sent."""
+    """Register the metrics of the data, the checkpoints and the frames sent. `work`: the coordinator's."""
     watch = registry.watch
     watch("sideways_dropped_frames", lambda: datasets.count("dropped"))
     watch("sideways_reconnects", lambda: datasets.count("reconnects"))
@@ -25,6 +31,8 @@ def watch(
     watch("sideways_checkpoint_size_bytes", lambda: saver.bytes)
     watch("sideways_edge_bytes", lambda: feeder.frame_bytes, stage="coordinator", way="frames")
     watch("sideways_edge_bytes", lambda: feeder.target_bytes, stage="coordinator", way="targets")
+    watch("sideways_reader_seconds", lambda: work.seconds([Kind.READ]), reader="coordinator", work="read")
+    watch("sideways_reader_seconds", lambda: work.seconds([Kind.FEED]), reader="coordinator", work="feed")
     for number, handle in enumerate(readers.handles if readers else ()):
         _watch_reader(registry, f"reader {number}", handle)
 

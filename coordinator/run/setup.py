@@ -275,7 +275,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
     directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
     saver = BackgroundSaver(accepted.checkpoints, pipeline.stages, warn)
     metrics = RunMetrics(config, state.planned, start.tick)
-    metric_sources.watch(metrics.registry, datasets, saver, pipeline.feeder, pipeline.readers)
+    metric_sources.watch(metrics.registry, datasets, saver, pipeline.feeder, work, pipeline.readers)
     metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)

@@ -109,7 +109,7 @@ OVERVIEW = {
         Panel("Batches queued for stage 0", "Near 0: reading the data is slower than the stages", "short", {
             "{{run}} {{queue}}": gauge("sideways_queue_depth")
         }),
-        Panel("Readers", "Time waiting for decoded frames (read), and passing them on (feed)", "percentunit", {
+        Panel("Reading", "Time waiting for decoded frames (read), and passing them on (feed)", "percentunit", {
             "{{run}} {{reader}} {{work}}": rate("sideways_reader_seconds_total")
         }),
         Panel("Dropped frames per second", "From live sources, which do not wait", "short", {
