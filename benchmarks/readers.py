@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from coordinator.run.pipeline import Pipeline
     from coordinator.run.training_feed import TrainingFeed
 
-MODES = ("shared", "zmq")
+MODES = ("zmq", "shared")  # in this order: what is still on its way over ZeroMQ may be dropped
 WARM, END = 30, 1  # ticks; the phase whose only frame ends a replica
 
 
@@ -116,6 +116,7 @@ def _receive(config: "Config") -> None:
         envelope, _ = socket.receive(0)
         phase = envelope.phase
         socket.release(envelope)
+    me.store.set(f"ended/{me.of_replica}", "")
 
 
 def _coordinate(config: "Config", rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -135,7 +136,7 @@ def _coordinate(config: "Config", rounds: int, seconds: float) -> dict[str, list
         ticks = max(WARM, round(seconds / _run(feed, WARM, 2 * WARM) * WARM))
         starts = [2 * WARM + number * ticks for number in range(rounds)]
         found[mode] = [config.data.slots * ticks / _run(feed, start, start + ticks) for start in starts]
-    _end(pipeline, config)
+    _end(pipeline, me, config)
     return found
 
 
@@ -167,15 +168,17 @@ def _run(feed: "TrainingFeed", first: int, last: int) -> float:
     return time.perf_counter() - start
 
 
-def _end(pipeline: "Pipeline", config: "Config") -> None:
+def _end(pipeline: "Pipeline", me: "Membership", config: "Config") -> None:
     """End the replicas and the readers."""
     from coordinator.video.targets import Batch, Step
 
     batch = Batch(config.frame_shape)
     pipeline.push(END, 0, Step(batch, batch, last=True))
+    for replica in range(config.replicas):
+        me.fetch(f"ended/{replica}", "a replica")
     if pipeline.readers is not None:
         pipeline.readers.quit(0)
-    time.sleep(0.5)  # until they have got it
+        time.sleep(0.5)  # until they have got it
 
 
 if __name__ == "__main__":
