@@ -38,19 +38,20 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
-def launch(stages: int, script: str, *arguments: str) -> Any:
+def launch(stages: int, script: str, *arguments: str, readers: int = 0) -> Any:
     """Run benchmarks/`script`.py as a run's coordinator with `--out FILE` and `arguments`. Returns FILE's JSON."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        start(stages, f"benchmarks.{script}", "--out", str(out), *arguments)
+        start(stages, f"benchmarks.{script}", "--out", str(out), *arguments, readers=readers)
         return json.loads(out.read_text())
 
 
-def start(stages: int, module: str, *arguments: str) -> None:
-    """Run the `main` of `module` in `stages` + 1 processes, by the product's launcher. Exits if it fails."""
+def start(stages: int, module: str, *arguments: str, readers: int = 0) -> None:
+    """Run the `main` of `module` in `stages` + 1 + `readers` processes by the product's launcher. Exits if it fails."""
     from common.processes.lifecycle import ALLOCATOR
 
-    code = f"from {module} import main; from coordinator.launch.launcher import launch; exit(launch({stages}, main))"
+    run = f"exit(launch({stages}, main, readers={readers}))"
+    code = f"from {module} import main; from coordinator.launch.launcher import launch; {run}"
     # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
     variables = {**os.environ, **ALLOCATOR, "PYTHONPATH": python_path()}
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=variables)

@@ -35,6 +35,10 @@ class Decoded:
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
         import numpy as np
 
+        from common.rule.label_form import ONE_CLASS
+        from coordinator.video.stream import PlaybackErrors
+
+        self.errors, self.form = PlaybackErrors(), ONE_CLASS
         slots, *frame = shape
         self._pixels = np.random.default_rng(0).integers(0, 256, (slots * CHUNK, *frame), np.uint8)
         self._first, self._played = np.arange(slots) * CHUNK, 0
@@ -47,6 +51,10 @@ class Decoded:
         clips[:], labels[:] = self._first, 0
         self._played += 1
         return True
+
+    def places(self) -> list[tuple[int, int]]:
+        """As those of Slots."""
+        return [(int(first), self._played) for first in self._first]
 
     def close(self) -> None:
         """Do nothing: there are no decoding processes."""

@@ -57,7 +57,7 @@ def train(
     as_json: Json = False,
     caller: Annotated[int | None, typer.Option(hidden=True, help="process that the run must not outlive")] = None,
 ) -> None:
-    """Train on this machine: a coordinator and one process per stage."""
+    """Train on this machine: a coordinator, one process per stage, and readers."""
     settings = [*(settings or []), *([f"stages={stages}"] if stages is not None else [])]
     run_file = resumed(run_file, resume)
     config = load(run_file, settings)
@@ -70,8 +70,10 @@ def train(
     program = partial(run_process, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
     recovery, replicas, processes = config.recovery, config.replicas, stage_processes(config)
-    keeps = recovery.snapshot_ticks > 0
-    raise SystemExit(launch(config.stages, program, recovery.restarts, deadline, replicas, caller, keeps, processes))
+    keeps, readers = recovery.snapshot_ticks > 0, config.data.readers
+    raise SystemExit(
+        launch(config.stages, program, recovery.restarts, deadline, replicas, caller, keeps, processes, readers)
+    )
 
 
 @app.command()
@@ -124,7 +126,7 @@ def check(
 @app.command()
 def join(
     run_file: Annotated[Path | None, typer.Argument(help="run file (TOML); the coordinator needs it")] = None,
-    role: Annotated[str, typer.Option(help="coordinator, stage, or auto: rank 0 is the coordinator")] = "auto",
+    role: Annotated[str, typer.Option(help="coordinator, stage, reader, or auto: by rank")] = "auto",
     resume: Resume = None,
     settings: Settings = None,
     as_json: Json = False,

@@ -1,8 +1,9 @@
 #!/bin/sh
-# One member of a deployed run, with its own torchrun: member coordinator RUN_FILE [OPTIONS…] | member stage
+# One member of a deployed run, with its own torchrun: member coordinator RUN_FILE [OPTIONS…] | member stage | reader
 # Or all processes of a run on one host: member all RUN_FILE [OPTIONS…]
 #
 # WORKERS           number of stage workers: stages × replicas
+# READERS           number of readers: data.readers; default: 0
 # MEETING           host:port of the rendezvous, where the coordinator's torchrun listens
 # SIDEWAYS_LAUNCH   name of the launch: members started again under this name continue its run until that is complete
 # SIDEWAYS_ADDRESS  address at which the others reach this member; default: the host's first address
@@ -14,10 +15,11 @@ role=$1
 shift
 serves=false
 patience=${PATIENCE:-600}
+others=$((WORKERS + ${READERS:-0}))
 export SIDEWAYS_ADDRESS="${SIDEWAYS_ADDRESS:-$(hostname -I | cut -d' ' -f1)}"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart reads the addresses of the previous attempt
 export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"
-if [ "$role" != stage ]; then
+if [ "$role" != stage ] && [ "$role" != reader ]; then
     serves=true
     python -P -m coordinator join "$@" --check  # a wrong setting ends with exit code 2 at once, not after all restarts
     [ -z "${PREPARE:-}" ] || sh -c "$PREPARE"
@@ -30,9 +32,9 @@ else
     done
 fi
 if [ "$role" = all ]; then
-    nodes=1 processes=$((WORKERS + 1))
+    nodes=1 processes=$((others + 1))
 else
-    nodes=$((WORKERS + 1)) processes=1
+    nodes=$((others + 1)) processes=1
     set -- --role "$role" "$@"
 fi
 exec torchrun --nnodes "$nodes" --nproc-per-node "$processes" --local-addr "$SIDEWAYS_ADDRESS" \

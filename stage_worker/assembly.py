@@ -201,7 +201,7 @@ class Assembly:
     def _frame_intake(self) -> FrameIntake | None:
         if not self.stage.is_first:
             return None
-        shares = self._me.on_coordinator_host and self._config.network.transport != "gloo"
+        shares = self._me.on_feeder_host and self._config.network.transport != "gloo"
         network, shape = self._config.network, self._config.frame_shape
         on_gpu = self._device.type == "cuda"
         socket = FrameSocket(

@@ -20,6 +20,7 @@ with atheris.instrument_imports(include=["common", "coordinator", "msgpack", "py
     from common.messages import stage_report as report
     from common.run_registry import records as runstate
     from coordinator.monitor.run_totals import RunTotals, StageTotals, metric_line
+    from coordinator.reader import messages
 
 _RECORDS = (runstate.Command, runstate.Answer, runstate.Owner, runstate.Status)
 
@@ -28,7 +29,7 @@ def one(data: bytes) -> None:
     """Decode one input. The first byte selects the decoder."""
     if not data:
         return
-    reader, data = data[0] % 7, data[1:]
+    reader, data = data[0] % 8, data[1:]
     try:
         if reader == 0:
             envelope = wire.Envelope(data, 3, 1)
@@ -37,6 +38,9 @@ def one(data: bytes) -> None:
             _report(report.decode_report(data, 3, 1))
         elif reader == 2:
             runstate.decode_line(data)
+        elif reader == 7:
+            message = messages.decode_message(data, 1)
+            assert messages.decode_message(messages.encode_message(message), 1) == message
         else:
             record = runstate.decode(_RECORDS[reader - 3], data)
             assert runstate.decode(type(record), record.encode()) == record
@@ -71,6 +75,8 @@ def _seeds(folder: Path) -> None:
     seeds = [b"\0" + frames, *(b"\1" + msgpack.packb(each) for each in reports)]
     seeds += [b"\2" + runstate.encode_line({"kind": "progress", "tick": 3})]
     seeds += [bytes([3 + place]) + each.encode() for place, each in enumerate((command, answer, owner, status))]
+    fed = messages.Fed(attempt=1, frame=3, places=messages.encode_places([(7, 2)]))
+    seeds += [b"\7" + messages.encode_message(each) for each in (fed, messages.Feed(attempt=1, end=3))]
     for number, seed in enumerate(seeds):
         (folder / f"seed-{number}").write_bytes(seed)
 

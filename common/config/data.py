@@ -141,6 +141,13 @@ class Data(Section):
         0.25, description="pixel values are divided by this after subtracting the mean; likewise"
     )
     threads: int = Field(2, ge=1, le=64, description="files decoded at the same time, by up to twice as many processes")
+    readers: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="processes that read the training videos and feed the replicas, in place of the coordinator; each "
+        "feeds as many replicas, with data.threads of its own (docs/scaling.md)",
+    )
     cache: str | None = Field(
         None,
         min_length=1,
@@ -167,6 +174,8 @@ class Data(Section):
             raise ValueError('data.loop needs data.sources, such as sources = ["long.mp4"]')
         if self.live and self.cache:
             raise ValueError("data.cache is for files, which are played again: leave it out with live sources")
+        if self.live and self.readers:
+            raise ValueError("data.readers are for files: live sources are read by the coordinator, so leave it out")
         if self.live and (self.stride > 1 or self.fps or self.window):
             raise ValueError("data.stride, data.fps and data.window are for files: leave them out with live sources")
         return self

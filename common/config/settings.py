@@ -180,7 +180,15 @@ class Config(Section):
     @property
     def of_replica(self) -> "Config":
         """The same for one replica, with its share of the slots. Not to be applied twice."""
-        slots = self.data.slots // self.replicas
+        return self._divided(self.replicas)
+
+    @property
+    def of_reader(self) -> "Config":
+        """The same for one reader, with its share of the slots. Not to be applied twice."""
+        return self._divided(max(1, self.data.readers))
+
+    def _divided(self, parts: int) -> "Config":
+        slots = self.data.slots // parts
         return self.model_copy(update={"data": self.data.model_copy(update={"slots": slots})})
 
     @property
@@ -407,6 +415,13 @@ class Config(Section):
                 'norm = "sync" exchanges statistics within a pass, which can be neither compiled nor replayed: set '
                 "compile and graph to false"
             )
+        if self.data.readers and self.replicas % self.data.readers:
+            raise ValueError(
+                f"data.readers = {self.data.readers} cannot share {self.replicas} replicas: set it to a divisor of "
+                f"replicas, as each reader feeds as many"
+            )
+        if self.data.readers and self.probe.every:
+            raise ValueError("probe.every needs the frames in the coordinator: set it or data.readers to 0")
         if self.replicas > 1 and self.probe.every:
             raise ValueError("probe.every compares the gradients of a single replica: set it or replicas to 0 or 1")
 

@@ -41,6 +41,11 @@ def serve(handler: Handler) -> None:
     _handler = handler
 
 
+def begin_call(process: str, call: str, args: tuple[Any, ...], timeout: float) -> Any:
+    """Call a process by its RPC name, one that has no stages. Returns a future for `result_of`."""
+    return rpc.rpc_async(process, _answer, args=(call, [], args, {}), timeout=timeout)
+
+
 def _answer(call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
     """Run a call in the stage worker. Returns "value" and the results, or "config" or "error" and a message."""
     if _handler is None:
@@ -98,9 +103,8 @@ class Stages:
     def call_blocking(self, stage: int, call: Callable[[StageCalls], R]) -> R:
         """Call one stage of replica 0 and block until its answer arrives, without `on_wait`. For any thread."""
         name = call.__name__
-        [answer] = result_of(
-            self._text(stage), name, self._start([stage], name, (), {}, self._deadline), self._deadline
-        )
+        future = self._start([stage], name, (), {}, self._deadline)
+        [answer] = result_of(self._text(stage), name, future, self._deadline)
         return cast(R, answer)
 
     def begin(self, call: Callable[[StageCalls, float], R], seconds: float) -> "Pending[R]":
@@ -193,17 +197,17 @@ class Pending(Generic[R]):
         return [answer for own in answers for answer in own]
 
 
-def result_of(stage: str, call: str, future: Any, timeout: float) -> list[Any]:
-    """Wait for a call's values. Raises ConfigError or PeerError with the stage's message."""
+def result_of(who: str, call: str, future: Any, timeout: float) -> list[Any]:
+    """Wait for a call's values. Raises ConfigError or PeerError with the other process's message."""
     value: Any
     try:
         kind, value = future.wait()
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise PeerError(
-            f"{stage} did not answer {call} within {timeout:.0f} s or is gone ({reason}): "
+            f"{who} did not answer {call} within {timeout:.0f} s or is gone ({reason}): "
             f"see its own error, or raise network.deadline if it was only slow"
         ) from error
     if kind == "value":
         return list(value)
-    raise (ConfigError if kind == "config" else PeerError)(f"{stage}, {call}: {value}")
+    raise (ConfigError if kind == "config" else PeerError)(f"{who}, {call}: {value}")

@@ -20,9 +20,10 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from common.errors import PeerError, SidewaysError
 from common.processes.addresses import ADDRESS, LOOPBACK, is_loopback, own_address, use_interface_of
+from common.processes.names import reader_text
 from common.processes.zmq_curve import CurveKeys
 
-Role = Literal["coordinator", "stage"]
+Role = Literal["coordinator", "stage", "reader"]
 
 REPLICAS, STAGES = "replicas", "stages"  # keys in the launcher's store: the coordinator says how many there are
 JOIN_DEADLINE = 120.0  # seconds for all processes of the run to join
@@ -111,7 +112,7 @@ class Membership:
 
     @property
     def worker(self) -> int:
-        """This worker's number among those of all replicas; -1 for the coordinator."""
+        """This worker's number among those of all replicas; -1 for any other process."""
         return self.worker_ranks.index(self.rank) if self.own.role == "stage" else -1
 
     @property
@@ -135,7 +136,7 @@ class Membership:
 
     @property
     def held(self) -> range:
-        """The stages that this worker holds; empty for the coordinator."""
+        """The stages that this worker holds; empty for any other process."""
         return self._held_by(self.rank) if self.own.role == "stage" else range(0)
 
     def _held_by(self, rank: int) -> range:
@@ -150,7 +151,7 @@ class Membership:
 
     @property
     def stage(self) -> int:
-        """This worker's stage, or the one of its stages that this concerns; -1 for the coordinator."""
+        """This worker's stage, or the one of its stages that this concerns; -1 for any other process."""
         if self.own_stage is not None:
             return self.own_stage
         return self.held[0] if self.held else -1
@@ -162,7 +163,7 @@ class Membership:
 
     @property
     def number(self) -> int:
-        """This stage's number among those of all replicas; -1 for the coordinator."""
+        """This stage's number among those of all replicas; -1 for any other process."""
         return self.of_replica * self.stages + self.stage if self.held else -1
 
     @property
@@ -175,6 +176,38 @@ class Membership:
         """Id of this attempt: the start time of its coordinator, so it is larger than that of any earlier attempt."""
         return self.coordinator.started
 
+    # ---- what feeds the replicas
+
+    @property
+    def readers(self) -> list[Member]:
+        """The member records of the readers, in the order of their ranks."""
+        return [member for member in self.members if member.role == "reader"]
+
+    @property
+    def reader(self) -> int:
+        """This reader's number; -1 for any other process."""
+        before = sum(member.role == "reader" for member in self.members[: self.rank])
+        return before if self.own.role == "reader" else -1
+
+    def replicas_of(self, reader: int) -> range:
+        """The replicas that a reader feeds: neighbours, the same number for each."""
+        share = self.replicas // len(self.readers)
+        return range(reader * share, (reader + 1) * share)
+
+    @property
+    def feeder(self) -> Member:
+        """The member record of what feeds this replica's training: a reader, or the coordinator if there is none."""
+        return self.readers[self._reader_here] if self.readers else self.coordinator
+
+    @property
+    def feeder_text(self) -> str:
+        """What messages call it."""
+        return reader_text(self._reader_here) if self.readers else "the coordinator"
+
+    @property
+    def _reader_here(self) -> int:
+        return self.of_replica * len(self.readers) // self.replicas
+
     # ---- this host
 
     @property
@@ -184,12 +217,12 @@ class Membership:
 
     @property
     def local_process(self) -> int:
-        """Index of this stage worker among those of its host; -1 for the coordinator."""
+        """Index of this stage worker among those of its host; -1 for any other process."""
         return self._local.index(self.rank) if self.own.role == "stage" else -1
 
     @property
     def local_stage(self) -> int:
-        """Index of this stage among those of its host, of all replicas; -1 for the coordinator."""
+        """Index of this stage among those of its host, of all replicas; -1 for any other process."""
         if not self.held:
             return -1
         before = self._local[: self.local_process]
@@ -224,6 +257,11 @@ class Membership:
     def on_coordinator_host(self) -> bool:
         """Whether the coordinator is on this host."""
         return self.coordinator.host == self.own.host
+
+    @property
+    def on_feeder_host(self) -> bool:
+        """Whether what feeds this replica's training is on this host."""
+        return self.feeder.host == self.own.host
 
     def listen(self, endpoint: "zmq.Socket[bytes]") -> str:
         """Bind to a free port, accepting only members of the run. Returns the endpoint, "tcp://address:port"."""
@@ -273,7 +311,8 @@ def join(role: Role) -> Membership:
     members = tuple(Member(**json.loads(text)) for text in records)
     _check(members)
     me = Membership(rank, members, store, None if is_loopback(address) else curve)
-    curve.allow(member.public_key.encode() for member in (members if role == "coordinator" else [me.coordinator]))
+    others = members if role == "coordinator" else [me.coordinator, *me.readers]
+    curve.allow(member.public_key.encode() for member in others)
     return me
 
 
@@ -286,7 +325,7 @@ def _check(members: tuple[Member, ...]) -> None:
             f"set {ADDRESS} on its host to one that they can reach"
         )
     coordinators = sum(member.role == "coordinator" for member in members)
-    if coordinators != 1 or len(members) < 2:
+    if coordinators != 1 or all(member.role != "stage" for member in members):
         raise SidewaysError(
             f"{len(members)} processes joined, {coordinators} of them as coordinator: a run needs exactly one "
             f"coordinator and at least one stage worker (torchrun --nproc-per-node STAGES+1, docs/deploying.md)"

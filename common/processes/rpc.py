@@ -7,14 +7,15 @@ from torch.distributed import rpc
 
 from common.errors import PeerError
 from common.processes.membership import JOIN_DEADLINE, Membership
-from common.processes.names import worker_name
+from common.processes.names import reader_name, worker_name
 
 COORDINATOR = "coordinator"
 
 
 def start_rpc(me: Membership) -> None:
     """Open the control channel. Every process of the run must call it. Raises PeerError if it cannot be opened."""
-    name = COORDINATOR if me.own.role == "coordinator" else worker_name(me.worker)
+    names = {"coordinator": COORDINATOR, "stage": worker_name(me.worker), "reader": reader_name(me.reader)}
+    name = names[me.own.role]
     # TCP only: the shared-memory transport polls and does not notice a dead peer, and the GPU channels, which these
     # calls do not need, fail to start on some hosts with a GPU
     options = rpc.TensorPipeRpcBackendOptions(

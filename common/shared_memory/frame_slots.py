@@ -1,6 +1,6 @@
-"""Frame batches in memory that the coordinator and stage 0 share when they are on one host.
+"""Frame batches in memory that stage 0 shares with what feeds it, the coordinator or a reader, if that is on its host.
 
-    coordinator  write()    writes the next slot; if none is free, waits for a credit, or returns None
+    feeder       write()    writes the next slot; if none is free, waits for a credit, or returns None
     stage 0      frames(n)  reads slot n in place
                  release()  sends a credit: the oldest slot in use is free
 
@@ -29,7 +29,7 @@ _NAME = "frames"
 
 
 class FrameSlotWriter:
-    """The coordinator's end."""
+    """The feeder's end."""
 
     def __init__(self, listener: str, size: int, deadline: float, timeout: float) -> None:
         """Allocate the slots and pass them to stage 0.
@@ -88,9 +88,22 @@ class FrameSlotReader:
     """
 
     def __init__(
-        self, shape: tuple[int, ...], deadline: float, pinned: bool = False, kind: torch.dtype = torch.uint8
+        self,
+        shape: tuple[int, ...],
+        deadline: float,
+        pinned: bool = False,
+        kind: torch.dtype = torch.uint8,
+        feeder: str = "the coordinator",
     ) -> None:
-        """`shape` and `kind` are those of a batch; `deadline` is in seconds; `pinned`: a GPU reads the slots."""
+        """Listen for the feeder.
+
+        Args:
+            shape, kind: those of a batch.
+            deadline: seconds to wait for the connection.
+            pinned: a GPU reads the slots.
+            feeder: what messages call it.
+        """
+        self._feeder = feeder
         self._listener = FdListener()
         self.name = self._listener.name
         self._shape, self._deadline, self._pinned, self._kind = shape, deadline, pinned, kind
@@ -102,7 +115,7 @@ class FrameSlotReader:
         """The batch in a slot, of the batch's shape and kind, valid until `release`.
 
         Raises:
-            PeerError: there is no such slot, or the coordinator does not connect in time.
+            PeerError: there is no such slot, or the feeder does not connect in time.
         """
         if number >= SLOTS:
             raise PeerError(
@@ -113,12 +126,12 @@ class FrameSlotReader:
         return self._slots[number]
 
     def release(self) -> None:
-        """Let the oldest batch be overwritten. Raises PeerError if the coordinator is gone."""
+        """Let the oldest batch be overwritten. Raises PeerError if the feeder is gone."""
         assert self._credits is not None
         try:
             self._credits.send()
         except OSError as error:
-            raise _exited("the coordinator", error) from error
+            raise _exited(self._feeder, error) from error
 
     def close(self) -> None:
         """Close the listener and the connection."""
@@ -131,7 +144,7 @@ class FrameSlotReader:
         self._slots = []
 
     def _accept(self) -> list[Tensor]:
-        with closing(self._listener.accept("the coordinator", self._deadline)) as connection:
+        with closing(self._listener.accept(self._feeder, self._deadline)) as connection:
             file, credits_fd = connection.receive_files(_NAME, 2)
         self._credits = CreditSocket(socket.socket(fileno=credits_fd), self._deadline)
         shape = SLOTS, *self._shape

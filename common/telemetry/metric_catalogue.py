@@ -57,7 +57,7 @@ METRICS = (
     ),
     Metric(
         "sideways_edge_bytes", "counter", "bytes", ("stage", "way"), "both",
-        "Bytes sent: by a stage forward to the next, backward to the previous; by the coordinator frames, targets",
+        "Bytes sent: by a stage forward to the next, backward to the previous; frames, targets by coordinator, readers",
     ),
     Metric(
         "sideways_gradient_rows", "counter", "", _STAGE, "stage",
@@ -90,6 +90,10 @@ METRICS = (
     Metric("sideways_training", "gauge", "", (), "coordinator", "1 while ticks run, else 0"),
     Metric("sideways_planned_ticks", "gauge", "", (), "coordinator", "Ticks of the whole training"),
     Metric("sideways_frames", "counter", "frames", ("phase",), "coordinator", "Frames fed: training, evaluation"),
+    Metric(
+        "sideways_reader_seconds", "counter", "seconds", ("reader", "work"), "coordinator",
+        "Time of the coordinator, or of a reader: read, waiting for decoded frames; feed, passing them on",
+    ),
     Metric(
         "sideways_dropped_frames", "counter", "frames", (), "coordinator",
         "Frames of live sources dropped because the pipeline was too slow",

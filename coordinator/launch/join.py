@@ -1,4 +1,4 @@
-"""One process of a run: becomes the coordinator or a stage worker."""
+"""One process of a run: becomes the coordinator, a stage worker or a reader."""
 
 import importlib
 import os
@@ -17,7 +17,8 @@ def join(run_file: Path | None, role: str, resume: Path | None, settings: list[s
 
     Args:
         run_file: the coordinator needs it, unless it resumes a run.
-        role: "coordinator", "stage", or "auto": rank 0 is the coordinator.
+        role: "coordinator", "stage", "reader", or "auto": rank 0 is the coordinator, then come the stages, then the
+            readers, if the run file asks for any.
         resume: the run directory to resume.
         settings: overrides, as section.key=value.
         as_json: print the summary as JSON.
@@ -26,18 +27,34 @@ def join(run_file: Path | None, role: str, resume: Path | None, settings: list[s
         ConfigError: a setting or the role is wrong.
     """
     remember_parent()
-    if role not in ("auto", "coordinator", "stage"):
-        raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage")
+    if role not in ("auto", "coordinator", "stage", "reader"):
+        raise ConfigError(f"--role {role} is unknown. Allowed: auto, coordinator, stage, reader")
     quiet_torch()
     has_allocator = ALLOCATOR.keys() <= os.environ.keys()  # not under torchrun
-    if role == "coordinator" or (role == "auto" and os.environ.get("RANK") == "0"):
+    if role == "auto":
+        rank, world = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
+        role = _by_rank(rank, world, run_file, resume, settings)
+    if role == "coordinator":
         if not has_allocator:
             _become("coordinator", *sys.argv[1:])
         _coordinate(resumed(run_file, resume), resume, settings, as_json)
     elif has_allocator:
-        importlib.import_module("stage_worker.__main__").main()  # by name: the packages do not import each other
+        importlib.import_module(f"{_PROGRAMS[role]}.__main__").main()  # by name: packages do not import each other
     else:
-        _become("stage_worker")
+        _become(_PROGRAMS[role])
+
+
+_PROGRAMS = {"stage": "stage_worker", "reader": "coordinator.reader"}
+
+
+def _by_rank(rank: int, world: int, run_file: Path | None, resume: Path | None, settings: list[str] | None) -> str:
+    """The role of a process: a host that has no run file has no readers by rank."""
+    if rank == 0:
+        return "coordinator"
+    file = run_file or (resume and resume / "run.toml")
+    if file is None or not file.is_file():
+        return "stage"
+    return "reader" if rank >= world - load(file, settings).data.readers else "stage"
 
 
 def resumed(run_file: Path | None, resume: Path | None) -> Path:

@@ -38,8 +38,9 @@ def launch(
     caller: int | None = None,
     snapshots: bool = False,
     processes: int = 0,
+    readers: int = 0,
 ) -> int:
-    """Run `program` in replicas × processes + 1 processes, of which rank 0 is the coordinator.
+    """Run `program` in replicas × processes + 1 processes and so many readers. Rank 0 is the coordinator.
 
     When a process is lost, all are restarted and resume from the last checkpoint, or heal. Call it in a process
     without other threads: it is forked.
@@ -53,6 +54,7 @@ def launch(
         caller: the parent of this process, if the run must not outlive it.
         snapshots: the processes keep their state in memory, from which those of the next attempt go on.
         processes: number of processes that hold the stages of a replica; 0: one for each stage.
+        readers: number of readers, which have the last ranks.
 
     Returns:
         The exit code of the run: 0; 1 if a process was lost; else the exit code of the process that failed first, or
@@ -68,7 +70,7 @@ def launch(
             os.environ[RESTARTS] = str(attempt)
             forget_errors()
             children = Children(held, deadline, caller)
-            _attempt(children, program, process_names(stages, replicas, processes))
+            _attempt(children, program, process_names(stages, replicas, processes, readers))
             if children.stopped:
                 return 128 + children.stopped
             if not children.failures:

@@ -5,18 +5,15 @@ from collections.abc import Callable
 from itertools import product
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import PeerError, SidewaysError
 from common.messages.encoding import OtherAttemptError
 from common.messages.stage_report import Done, Failed, Progress, Signalled, decode_report
 from common.processes.membership import Membership
+from common.processes.peer_monitor import PeerMonitor
 
 _MAX_REPORT = 1 << 20  # bytes
 _GRACE = 1.5  # seconds for a lost stage's neighbours to report the reason
-_MOST_TTL = 6_553_500  # ms
-
-_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
 class ReportInbox:
@@ -31,26 +28,20 @@ class ReportInbox:
     ) -> None:
         """Listen for the stages of this attempt.
 
-        Each side considers the other lost after `deadline` seconds without a heartbeat. ZeroMQ's own threads send and
-        answer heartbeats, so a silent peer is stopped or disconnected, not merely busy.
-
         Args:
+            deadline: seconds without a heartbeat after which a stage counts as lost.
             on_progress: called with each progress report.
             on_signal: called with the number of a signal that a stage received.
         """
         self._stages, self._replicas, self._attempt = me.stages, me.replicas, me.attempt
         self._on_progress, self._on_signal = on_progress, on_signal
         self._done: set[tuple[int, int]] = set()  # replica and stage
-        self._failed_handshakes = 0  # connections that were no stage: a disconnect of one is not a lost stage
         self._failure: SidewaysError | None = None
         self._last_report_time = time.monotonic()
         self._leaving = False
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPORT)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, int(250 * deadline))
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * deadline))
-        self._socket.setsockopt(zmq.HEARTBEAT_TTL, min(int(1000 * deadline), _MOST_TTL))
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
+        self._monitor = PeerMonitor(self._socket, deadline)
         self.address = me.listen(self._socket)
 
     def expect_done(self) -> None:
@@ -72,12 +63,16 @@ class ReportInbox:
                 break
         self._check()
 
-    def wait_done(self, deadline: float) -> None:
-        """Wait until every stage has ended the phase. Raises PeerError when none reports for `deadline` seconds."""
+    def wait_done(self, deadline: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until every stage has ended the phase. Raises PeerError when none reports for `deadline` seconds.
+
+        `meanwhile`: called about every 0.1 s; may raise.
+        """
         self._last_report_time = time.monotonic()
         everyone = set(product(range(self._replicas), range(self._stages)))
         while self._done < everyone:
             self.poll(100)
+            meanwhile()
             if time.monotonic() - self._last_report_time > deadline:
                 missing = sorted({stage for _, stage in everyone - self._done})
                 raise PeerError(f"stages {missing} did not end the phase and reported nothing for {deadline:g} s")
@@ -87,9 +82,8 @@ class ReportInbox:
         self._leaving = True
 
     def close(self) -> None:
-        """Stop listening. The monitor is closed first: ZeroMQ's thread would block on one that nobody reads."""
-        self._socket.disable_monitor()
-        self._socket.close(0)
+        """Stop listening."""
+        self._monitor.close()
 
     def _handle(self, message: bytes) -> None:
         try:
@@ -111,14 +105,8 @@ class ReportInbox:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            event = recv_monitor_message(self._monitor)
-            if event["event"] & _REFUSED:
-                self._failed_handshakes += 1
-            elif self._failed_handshakes:
-                self._failed_handshakes -= 1
-            elif not self._leaving:
-                self._await_explanations()
+        if self._monitor.lost() and not self._leaving:
+            self._await_explanations()
 
     def _await_explanations(self) -> None:
         """A stage's connection is lost: wait a moment for it or its neighbours to report the reason."""

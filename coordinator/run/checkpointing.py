@@ -7,9 +7,9 @@ from coordinator.run.setup import Prepared
 _STOP_TIMEOUT = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
 
 
-def position_of(run: Prepared) -> Position:
-    """The present position of a run."""
-    state, places, clips = run.state, run.steps.places(), run.datasets.fingerprint
+def position_of(run: Prepared, wait: bool = True) -> Position:
+    """The present position of a run. Without `wait`, the slots' places may be those of some ticks ago."""
+    state, places, clips = run.state, run.feed.places(wait), run.datasets.fingerprint
     return Position.of(state.config, state.tick, run.start.origin, places, clips, state.seconds)
 
 

@@ -8,6 +8,7 @@ The product, the tests' driver and the benchmarks drive their stages with this c
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from common.messages.stage_calls import Addresses, Plan, StageCalls
 from common.messages.stage_report import Progress
@@ -15,11 +16,11 @@ from common.messages.stage_rpc import Stages
 from common.processes.membership import REPLICAS, STAGES, Membership
 from common.processes.rpc import start_rpc
 from coordinator.monitor.report_inbox import ReportInbox
-from coordinator.video.feeder import Feeder, Feeders
+from coordinator.run.readers import Readers
+from coordinator.video.feeder import WAITS, Feeder, Feeders
 from coordinator.video.targets import Step
 
 TRAINING = 0  # phase; evaluations count from 1
-_TIMEOUT = 1.5  # times the deadline, so that a stage's own wait times out first
 
 
 class Pipeline:
@@ -29,6 +30,7 @@ class Pipeline:
         me: this process's membership.
         stages: calls to the stages.
         addresses: those that the stages listen on, replica by replica, once configured.
+        readers: they feed the training; None if this process does.
         on_progress: called with each progress report.
     """
 
@@ -50,11 +52,14 @@ class Pipeline:
         self.me, self._deadline = me, deadline
         self.on_progress = on_progress
         self._inbox = ReportInbox(me, deadline, lambda report: self.on_progress(report), on_signal)
+        self.readers = Readers(me, WAITS * deadline, on_signal) if me.readers else None
         me.store.set(REPLICAS, str(me.replicas))
         me.store.set(STAGES, str(me.stages))
         me.store.set("reports", self._inbox.address)
         start_rpc(me)
-        self.stages = Stages(me, deadline, self._inbox.poll)
+        self.stages = Stages(me, deadline, self.poll)
+        if self.readers is not None:
+            self.readers.poll_all = self.poll
         self.addresses: list[Addresses] = []
         self._feeder: Feeders | None = None
 
@@ -76,15 +81,20 @@ class Pipeline:
             plan: of one replica, the same for all.
             warn: called with the reason if frames cannot go through shared memory.
         """
+        self.connect(self.stages.configure(plan), plan.config.frame_bytes, warn)
+
+    def connect(self, addresses: list[Addresses], size: int, warn: Callable[[str], None] = lambda text: None) -> None:
+        """Connect to all stages, replica by replica, to send batches of `size` bytes."""
         self._close_feeder()
-        self.addresses = self.stages.configure(plan)
-        size = plan.config.frame_bytes
+        self.addresses = addresses
         self._feeder = Feeders([self._feeder_of(replica, size, warn) for replica in range(self.me.replicas)])
 
     def _feeder_of(self, replica: int, size: int, warn: Callable[[str], None]) -> Feeder:
         me, first = self.me.replica(replica), replica * self.me.stages
         addresses = self.addresses[first : first + me.stages]
-        return Feeder(me, addresses, size, _TIMEOUT * self._deadline, self.poll, warn)
+        if self.readers is not None:  # the memory is a reader's; this process only feeds evaluations
+            addresses = [replace(each, memory="") for each in addresses]
+        return Feeder(me, addresses, size, WAITS * self._deadline, self.poll, warn)
 
     def train(self, first: int, last: int) -> None:
         """Start ticks first … last - 1, each of which needs one `push`."""
@@ -104,21 +114,28 @@ class Pipeline:
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames and process reports. Raises SidewaysError."""
         self.feeder.push(phase, frame, step)
-        self._inbox.poll()
+        self.poll()
 
     def poll(self, milliseconds: int = 0) -> None:
         """Process reports, waiting at most `milliseconds` for the first. Raises SidewaysError."""
         self._inbox.poll(milliseconds)
+        self._poll_readers()
 
     def wait_done(self) -> None:
         """Wait until every stage has ended the phase. Raises PeerError when none reports for too long."""
-        self._inbox.wait_done(_TIMEOUT * self._deadline)
+        self._inbox.wait_done(WAITS * self._deadline, self._poll_readers)
 
     def close(self, code: int = 0) -> None:
         """End every stage worker, with this exit code."""
         self._inbox.leave()
+        if self.readers is not None:
+            self.readers.quit(code)
         self.stages.call_all(StageCalls.quit, code)
         self._close_feeder()
+
+    def _poll_readers(self) -> None:
+        if self.readers is not None:
+            self.readers.poll()
 
     def _close_feeder(self) -> None:
         if self._feeder is not None:

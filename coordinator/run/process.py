@@ -104,7 +104,7 @@ class _Process:
         run = self._prepared
         if run is not None and run.snapshots is not None and run.state.tick > run.start.tick:
             with suppress(Exception):
-                run.snapshots.keep_last(position_of(run))
+                run.snapshots.keep_last(position_of(run, wait=False))
 
 
 def _print(line: str) -> None:
@@ -122,20 +122,26 @@ def _end_agent(code: int) -> None:
 
 
 def _check_stages(config: Config, me: Membership) -> None:
-    """Raise ConfigError unless the stages can be spread over the workers that joined."""
+    """Raise ConfigError unless the stages can be spread over the workers that joined, and the readers are there."""
     joined, replicas, stages = len(me.worker_ranks), config.replicas, config.stages
-    expected = _expected_processes(config, me)
+    expected, readers = _expected_processes(config, me), config.data.readers
+    world = expected * replicas + readers + 1
+    if len(me.readers) != readers:
+        raise ConfigError(
+            f"data.readers = {readers}, but {len(me.readers)} readers and {joined} stage workers joined: start {world} "
+            f"processes, the readers with --role reader or the last ranks, or pass --set data.readers={len(me.readers)}"
+        )
     if joined == expected * replicas:
         return
     each = f" with stages_per_process = {config.stages_per_process}" if config.stages_per_process != "auto" else ""
     if replicas == 1:
         raise ConfigError(
             f"stages = {stages}{each}, but {joined} stage workers joined: "
-            f"start {expected + 1} processes, or pass --set stages={joined}"
+            f"start {world} processes, or pass --set stages={joined}"
         )
     raise ConfigError(
         f"stages = {stages} and replicas = {replicas}{each} need {expected * replicas} stage workers, but {joined} "
-        f"joined: start {expected * replicas + 1} processes, or pass other --set stages=… --set replicas=…"
+        f"joined: start {world} processes, or pass other --set stages=… --set replicas=…"
     )
 
 

@@ -40,12 +40,11 @@ from coordinator.run.presence import Presence
 from coordinator.run.split import choose
 from coordinator.run.state import RunState
 from coordinator.run.stop_request import StopRequest
+from coordinator.run.training_feed import OwnFeed, TrainingFeed
 from coordinator.run_directory import RunDirectory
 from coordinator.trace.recorder import TraceRecorder
 from coordinator.trackers.listener import TrackerListener
 from coordinator.video.datasets import Datasets, Warn
-from coordinator.video.stream import Stream
-from coordinator.video.targets import StepStream
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Prepared:
     """A run that is ready for its first tick.
 
     Attributes:
-        stream: the training's frames; `steps` reads it.
+        feed: feeds the training's frames.
         overdue: an evaluation is due before the first tick, because an earlier attempt was lost during it.
         lost_at: time of the last line that an earlier attempt wrote, in seconds since 1970; None if there was none.
         snapshots: of the coordinator in memory; None if none are to be kept.
@@ -70,8 +69,7 @@ class Prepared:
     datasets: Datasets
     evaluator: Evaluator
     directory: RunDirectory
-    stream: Stream
-    steps: StepStream
+    feed: TrainingFeed
     totals: RunTotals
     metrics: RunMetrics
     saver: BackgroundSaver
@@ -116,7 +114,7 @@ class _Built:
 
     state: RunState
     start: StartPoint
-    stream: Stream
+    feed: TrainingFeed
     healing: Healing | None
     sources: Sequence[Snapshot | None]  # snapshots from which the stages go on, of all replicas; empty if they do not
 
@@ -196,8 +194,9 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
         warn("there is no checkpoint yet: the training starts from the beginning")
     if costs:
         presence.terminal.show_split(costs, split)
-    stream = datasets.open_training(start.places, config)  # its processes start while the stages are built
+    feed = _own_feed(setup, datasets, start, config)  # its processes start while the stages are built
     setup.pipeline.configure(Plan(config.of_replica, classes, tuple(split), planned, start.origin), warn)
+    feed = feed or _readers_feed(setup, datasets, start, config)
     if setup.resume is not None:
         presence.introduce(config, accepted.directory.path, planned)
     if config.report.tensorboard:
@@ -208,7 +207,22 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
     if costs:
         presence.broadcast.measured(costs, split)
     state = RunState(config, setup.stop, planned, start.tick, start.seconds, start.tick)
-    return _Built(state, start, stream, healing, sources)
+    return _Built(state, start, feed, healing, sources)
+
+
+def _own_feed(setup: _Setup, datasets: Datasets, start: StartPoint, config: Config) -> TrainingFeed | None:
+    if setup.pipeline.readers is not None:
+        return None
+    return OwnFeed(datasets.open_training(start.places, config), config, setup.pipeline)
+
+
+def _readers_feed(setup: _Setup, datasets: Datasets, start: StartPoint, config: Config) -> TrainingFeed:
+    readers = setup.pipeline.readers
+    assert readers is not None
+    for handle in readers.handles:
+        datasets.watch(handle.errors)
+    readers.open(config, datasets.train, start.places, start.tick, setup.pipeline.addresses)
+    return readers
 
 
 def _from_memory(
@@ -277,18 +291,19 @@ def _totals(state: RunState, start: StartPoint) -> RunTotals:
 
 def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) -> Prepared:
     """Build the remaining parts of the run, and add the remaining listeners."""
-    state, start, stream = built.state, built.start, built.stream
+    state, start = built.state, built.start
     config, pipeline, presence, datasets = state.config, setup.pipeline, setup.presence, accepted.datasets
     directory, warn, work = accepted.directory, presence.terminal.warn, WorkClock()
     saver = BackgroundSaver(accepted.checkpoints, pipeline.stages, warn)
     metrics = RunMetrics(config, state.planned, start.tick)
-    metric_sources.watch(metrics.registry, datasets, saver, pipeline.feeder)
+    metric_sources.watch(metrics.registry, datasets, saver, pipeline.feeder, work, pipeline.readers)
     metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
     classes, video = len(datasets.train.classes), None
     if presence.page is not None:
-        video = VideoView(config, datasets.train.classes, pipeline.stages) if config.report.page_video else None
+        if config.report.page_video and pipeline.readers is None:  # whose frames do not pass here
+            video = VideoView(config, datasets.train.classes, pipeline.stages)
         presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}", video)
     return Prepared(
         state=state,
@@ -298,8 +313,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
         datasets=datasets,
         evaluator=accepted.evaluator,
         directory=directory,
-        stream=stream,
-        steps=StepStream(stream, config, ends=False),
+        feed=built.feed,
         totals=_totals(state, start),
         metrics=metrics,
         saver=saver,

@@ -27,7 +27,7 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     """
     state, presence = run.state, run.presence
     run.pipeline.close(exit_code(state))
-    run.stream.close()
+    run.feed.close()
     if state.done or not deployed():
         presence.marker.remove()
     summary = summarise(run, started)

@@ -3,6 +3,8 @@
     video files ─► stream ─► steps ─► feeder ──frames──► stage 0 ⇄ … ⇄ stage D-1
                                         └────targets────────────────────┘     all ──reports──► inbox ─► broadcast
 
+With data.readers the upper line up to the stages is in the readers, and this process tells them how far to go.
+
     phases        consume    commands; evaluations and checkpoints that are due
                   produce    a saved model, checkpoints, evaluations, answers
                   wait for   the stages to end a phase (unblocked by their last tick), a checkpoint to be written
@@ -27,7 +29,6 @@ from coordinator.monitor.listener import EvaluationEvent, ProgressEvent
 from coordinator.run.checkpointing import Checkpointing, position_of
 from coordinator.run.divergence import divergence, has_diverged, slower
 from coordinator.run.evaluation_phase import EvaluationPhase
-from coordinator.run.pipeline import TRAINING
 from coordinator.run.setup import Prepared
 from coordinator.run.steerable import SteerableRun
 from coordinator.video.targets import Step
@@ -93,10 +94,9 @@ class Training:
     def _train(self, last: int) -> bool:
         """Run ticks up to `last`. Returns False if there were no frames for any."""
         run, state = self._run, self._state
-        try:
-            run.steps.prime()
-        except DataError as error:
-            state.data_error = error
+        run.feed.prime()
+        if run.feed.error is not None:
+            state.data_error = run.feed.error
             return False
         start, ending = time.monotonic(), False
         run.presence.terminal.begin("training", state.planned)
@@ -114,42 +114,25 @@ class Training:
         return True
 
     def _tick(self, last: int) -> None:
-        """Feed a tick's frames, and poll probe, checkpoint and trace."""
+        """Feed a tick's frames, and poll probe, checkpoint and trace. Raises DataError if there were never any."""
         run, state = self._run, self._state
         run.work.begin_tick(state.tick)
-        step = self._step()
+        start = clock()
+        step = run.feed.read(state.tick)
+        run.work.add(Kind.READ, start)
         self._poll_probe(step, last)
-        if run.video is not None and run.video.wanted:
+        if step is not None and run.video is not None and run.video.wanted:
             run.video.see(state.tick, step)
         start = clock()
-        run.pipeline.push(TRAINING, state.tick, step)
+        run.feed.push(state.tick)
         run.work.add(Kind.FEED, start)
+        state.data_error = state.data_error or run.feed.error
         run.metrics.fed += 1
         state.tick += 1
         if run.snapshots is not None and run.snapshots.due(state.tick):
             run.snapshots.keep(position_of(run))
         run.saver.poll()
         run.tracer.poll(state.tick)
-
-    def _step(self) -> Step:
-        """The next step; after a data error, the last one again for the few ticks until the stages end.
-
-        Raises DataError if there has been no step at all.
-        """
-        run, state = self._run, self._state
-        if state.data_error is None:
-            start = clock()
-            try:
-                step = run.steps.next()
-                run.work.add(Kind.READ, start)
-                if step is not None:
-                    return step
-                state.data_error = DataError(f"tick {state.tick}: the frames have run out")
-            except DataError as error:
-                state.data_error = error
-        if run.steps.last is None:
-            raise state.data_error
-        return run.steps.last
 
     def _end_soon(self, last: int) -> int:
         """Move the last tick close, but to one that no stage can have passed without frames that are still to come."""
@@ -220,9 +203,9 @@ class Training:
 
     # ---- probes and traces
 
-    def _poll_probe(self, step: Step, last: int) -> None:
+    def _poll_probe(self, step: Step | None, last: int) -> None:
         probe = self._run.probe
-        if probe is not None:
+        if probe is not None and step is not None:
             probe.ask_before(self._state.tick, last)
             probe.take(self._state.tick, step)
             self._report_probe()

@@ -87,6 +87,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
             config.replicas,
             snapshots=recovery.snapshot_ticks > 0,
             processes=processes,
+            readers=config.data.readers,
         )
         if code:
             return folder, outcomes, code

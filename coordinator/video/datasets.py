@@ -7,8 +7,9 @@ from os.path import realpath
 from typing import Any
 
 from common.config.settings import Config
+from common.rule.label_form import LabelForm
 from common.rule.schedule import schedule_of
-from coordinator.video.cache.place import place_of
+from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.files.clips import Clip, Clips, collect
 from coordinator.video.files.labels import described
 from coordinator.video.files.play_order import exceed_cache
@@ -72,23 +73,25 @@ class Datasets:
         if config.data.live:
             timeout *= _LIVE_SILENCE  # so that a silent source is reported before stage 0 times out
             return self._opened(Live(config.data, config.seed, timeout, self._on_wait, start, self._is_stopping))
-        return self._opened(self._slots(self.train, True, _mismatch(config), start))
+        slots = training_slots(self.train.clips, self.train.form, config, self._on_wait, start, self._cache)
+        return self._opened(slots)
 
     def open_evaluation(self) -> Stream:
         """Open a stream that plays every validation clip once."""
         assert self.val is not None
-        return self._opened(self._slots(self.val, False, 0, None))
-
-    def _slots(self, clips: Clips, train: bool, mismatch: int, start: Places | None) -> Slots:
-        config = self._config
-        patience, on_wait = config.network.deadline, self._on_wait
-        return Slots(
-            clips.clips, config.data, config.seed, train, mismatch, patience, on_wait, start, self._cache, clips.form
+        config, val = self._config, self.val
+        patience, on_wait, cache = config.network.deadline, self._on_wait, self._cache
+        return self._opened(
+            Slots(val.clips, config.data, config.seed, False, 0, patience, on_wait, None, cache, val.form)
         )
 
+    def watch(self, errors: PlaybackErrors) -> None:
+        """Count these playback errors, too, and pass on their warnings."""
+        errors.warn = self._warn_once
+        self._errors.append(errors)
+
     def _opened(self, stream: Stream) -> Stream:
-        stream.errors.warn = self._warn_once
-        self._errors.append(stream.errors)
+        self.watch(stream.errors)
         return stream
 
     def _warn_once(self, text: str) -> None:
@@ -136,6 +139,20 @@ class Datasets:
     def count(self, kind: str) -> int:
         """How many errors of a kind occurred so far: see `PlaybackErrors.add`."""
         return sum(getattr(errors, kind) for errors in self._errors)
+
+
+def training_slots(
+    clips: list[Clip],
+    form: LabelForm,
+    config: Config,
+    on_wait: Callable[[], None],
+    start: Places | None,
+    cache: CachePlace | None,
+    share: range | None = None,
+) -> Slots:
+    """The training's slots, or a share of them: see `Slots`. Raises DataError."""
+    mismatch, patience = _mismatch(config), config.network.deadline
+    return Slots(clips, config.data, config.seed, True, mismatch, patience, on_wait, start, cache, form, share)
 
 
 def _shared(train: Clips, val: Clips) -> str:

@@ -18,9 +18,11 @@ from common.errors import PeerError
 from common.messages.frame_envelope import SMALLEST_BUFFER, encode_frames
 from common.messages.stage_calls import Addresses
 from common.processes.membership import Membership
+from common.processes.names import worker_text
 from common.shared_memory.frame_slots import FrameSlotWriter
 from coordinator.video.targets import Batch, Step
 
+WAITS = 1.5  # times the deadline, so that a stage's own wait times out first
 _QUEUE = 4  # batches queued on this side
 _RETRY_MS = 200
 _REPORT_WAIT = 2.0  # seconds to wait for the error report of a stage that has disconnected
@@ -53,6 +55,7 @@ class Feeder:
         """
         self.frame_bytes = self.target_bytes = 0
         self._deadline, self._on_wait, self._attempt = deadline, on_wait, me.attempt
+        self._stage_0 = worker_text(me.of_replica * me.stages, me.stages, me.replicas)
         self._frames = _connect(me, addresses[0].frames, 0, batch_bytes)
         self._writer = _share(addresses[0].memory, batch_bytes, deadline, warn)
         self._targets = _connect(me, addresses[-1].targets, -1, batch_bytes) if addresses[-1].targets else None
@@ -63,7 +66,7 @@ class Feeder:
         Raises:
             PeerError: stage 0 or the top stage accepts nothing within the deadline, or stage 0 has exited.
         """
-        error_text = f"stage 0 has accepted no frame since frame {frame - 1}"
+        error_text = f"{self._stage_0} has accepted no frame since frame {frame - 1}"
         slot = None if self._writer is None else self._retry(partial(self._put, self._writer, step.batch), error_text)
         message = self._message(phase, frame, step.last, step.batch, slot)
         self._retry(partial(_send, self._frames, message), error_text)

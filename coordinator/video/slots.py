@@ -44,6 +44,7 @@ class Slots:
         start: Sequence[tuple[int, int]] | None = None,
         cache: CachePlace | None = None,
         form: LabelForm = ONE_CLASS,
+        share: range | None = None,
     ) -> None:
         """Start the decoder processes.
 
@@ -55,24 +56,25 @@ class Slots:
             start: `places` of an earlier stream with the same arguments, to resume from.
             cache: where decoded frames are kept, if anywhere; streams may share it. It changes no frame.
             form: of the clips' labels.
+            share: the slots to play, if not all of them; rows and places are theirs.
 
         Raises:
             DataError: the memory for decoded frames cannot be allocated.
         """
         self.errors, self.form = PlaybackErrors(), form
-        places = list(start or [(slot, 0) for slot in range(data.slots)])
-        assert [entry % data.slots for entry, _ in places] == list(range(data.slots)), "places of other slots"
-        job = Job(clips, data, seed, train, mismatch, cache=cache)
+        job = Job(clips, data, seed, train, mismatch, cache=cache, share=share)
+        places, rows = list(start or [(slot, 0) for slot in job.slots]), len(job.slots)
+        assert [entry % data.slots for entry, _ in places] == list(job.slots), "places of other slots"
         self._pool = DecoderPool(job, places, self._on_message, self.errors, patience, meanwhile)
         self._ring = self._pool.ring
         self._pending: list[deque[Filled | Ended]] = [deque() for _ in places]
-        self._playing: list[Filled | None] = [None] * data.slots
+        self._playing: list[Filled | None] = [None] * rows
         # per slot: the ring's row of its next frame, frames left in its chunk, its entry, the entry's frames so far
-        self._rows = np.full(data.slots, self._ring.black)
-        self._left = np.zeros(data.slots, np.int64)
+        self._rows = np.full(rows, self._ring.black)
+        self._left = np.zeros(rows, np.int64)
         self._clips, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
         self._labels = form.empty(len(self._ring.pixels))  # of the frames in the ring's rows
-        self._alive = np.ones(data.slots, np.int64)  # 0: the slot has run out
+        self._alive = np.ones(rows, np.int64)  # 0: the slot has run out
         first = min(entry for entry, _ in places)
         self._ahead = ShardsAhead(clips, data, job.order(), first, lambda: int(self._clips.max()))
 

@@ -110,6 +110,9 @@ OVERVIEW = {
         Panel("Batches queued for stage 0", "Near 0: reading the data is slower than the stages", "short", {
             "{{run}} {{queue}}": gauge("sideways_queue_depth")
         }),
+        Panel("Reading", "Time waiting for decoded frames (read), and passing them on (feed)", "percentunit", {
+            "{{run}} {{reader}} {{work}}": rate("sideways_reader_seconds_total")
+        }),
         Panel("Dropped frames per second", "From live sources, which do not wait", "short", {
             BY_RUN: rate("sideways_dropped_frames_total")
         }),
@@ -178,8 +181,8 @@ SYSTEM = {
         Panel("Sent by stages", "Activations and gradients", "Bps", {
             f"{BY_STAGE} {{{{way}}}}": rate("sideways_edge_bytes_total", f'{RUN}, way=~"forward|backward"')
         }),
-        Panel("Sent by the coordinator", "Frames and frame-sized targets", "Bps", {
-            "{{run}} {{way}}": rate("sideways_edge_bytes_total", f'{RUN}, way=~"frames|targets"')
+        Panel("Sent by coordinator and readers", "Frames and frame-sized targets", "Bps", {
+            "{{run}} {{stage}} {{way}}": rate("sideways_edge_bytes_total", f'{RUN}, way=~"frames|targets"')
         }),
         Panel("Reconnects to live sources", "Since the process started", "short", {
             BY_RUN: gauge("sideways_reconnects_total")

@@ -1,12 +1,13 @@
-"""Receives frames and targets from the coordinator.
+"""Receives frames and targets from what feeds this replica: the coordinator, or a reader.
 
-They arrive as pixels over ZeroMQ, or in shared memory if the coordinator is on the same host, and are normalised on the
-stage's device. `FrameIntake` feeds stage 0. `TargetIntake` feeds the top stage with frame-sized targets, which arrive
-before the frame that they belong to, by as many ticks as it takes to the top, and wait in the socket's queue.
+They arrive as pixels over ZeroMQ, or in shared memory if the feeder is on the same host, and are normalised on the
+stage's device. With readers an evaluation's come from the coordinator, over ZeroMQ. `FrameIntake` feeds stage 0.
+`TargetIntake` feeds the top stage with frame-sized targets, which arrive before the frame that they belong to, by as
+many ticks as it takes to the top, and wait in the socket's queue.
 
-    consumes   an envelope and raw frames, pushed by the coordinator
+    consumes   an envelope and raw frames, pushed by the feeder
     produces   a packet, or a target tensor, on the stage's device
-    waits for  the coordinator's next batch, at most the deadline
+    waits for  the feeder's next batch, at most the deadline
 """
 
 import warnings
@@ -56,19 +57,19 @@ class FrameSocket:
         pixel_type: str = "uint8",
         labels: LabelForm = ONE_CLASS,
     ) -> None:
-        """Listen for the coordinator.
+        """Listen for the feeder.
 
         Args:
             shape: of a batch, [slots, channels, height, width].
             queue: maximum number of batches in the socket's queue.
             what: name of the receiver, for error messages.
-            shares_memory: whether the coordinator may pass frames in shared memory.
+            shares_memory: whether the feeder may pass frames in shared memory.
             pinned: a GPU reads the shared memory.
             pixel_type: of the frames, uint8 or uint16.
             work, wait: the time spent waiting for a batch is added to `work` as `wait`.
             labels: form of the rows' labels.
         """
-        self._labels = labels
+        self._labels, self._feeder = labels, me.feeder_text
         self._work, self._wait = work or WorkClock(), int(wait)
         self._shape, self._what, self._deadline, self._attempt = tuple(shape), what, network.deadline, me.attempt
         self._type: torch.dtype = getattr(torch, pixel_type)
@@ -81,7 +82,9 @@ class FrameSocket:
         # torch warns that a message's memory is read-only; it is only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         self.address = me.listen(self._socket)
-        self._reader = FrameSlotReader(self._shape, network.deadline, pinned, self._type) if shares_memory else None
+        self._reader: FrameSlotReader | None = None
+        if shares_memory:
+            self._reader = FrameSlotReader(self._shape, network.deadline, pinned, self._type, self._feeder)
         self.memory = self._reader.name if self._reader else ""
 
     def receive(self, tick: int) -> tuple[Envelope, Tensor]:
@@ -90,7 +93,7 @@ class FrameSocket:
         while (received := self._receive()) is None:
             if clock() - start >= self._deadline * 1e9:
                 raise PeerError(
-                    f"{self._what}, tick {tick}: no frames from the coordinator for {self._deadline:g} s: is the "
+                    f"{self._what}, tick {tick}: no frames from {self._feeder} for {self._deadline:g} s: is the "
                     f"video on a slow disk or stream? Raise network.deadline if such waits are expected"
                 )
         self._work.add(self._wait, start)
@@ -106,7 +109,7 @@ class FrameSocket:
         return envelope, torch.frombuffer(payload[0].buffer, dtype=self._type).view(self._shape)
 
     def release(self, envelope: Envelope) -> None:
-        """Let the coordinator reuse the memory of a batch. Raises PeerError if the coordinator is gone."""
+        """Let the feeder reuse the memory of a batch. Raises PeerError if the feeder is gone."""
         if envelope.slot is not None and self._reader is not None:
             try:
                 self._reader.release()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from common.config.run_file import parse
+from tests.support.oracles import losses_of, replicated_run
 from tests.support.processes import environment, free_ports, sideways
 from tests.support.settings import settings, write_run_file
 
@@ -31,6 +33,10 @@ class Members:
             "SIDEWAYS_LAUNCH": "test",
             "SIDEWAYS_ADDRESS": "127.0.0.1",
         }
+
+    def expect(self, workers: int, readers: int) -> None:
+        """Another number of members."""
+        self._own |= {"WORKERS": str(workers), "READERS": str(readers)}
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with open(self.folder / f"{name}.log", "wb") as log:
@@ -114,6 +120,22 @@ def test_a_permanent_error_ends_the_run_and_is_printed_once(videos: Path, tmp_pa
         for process in processes:
             process.kill()
     assert members.logs().count(str(tmp_path / "nothing")) == 1, members.logs()
+
+
+@pytest.mark.long
+def test_readers_are_members_too(videos: Path, tmp_path: Path, members: Members) -> None:
+    tree = settings(videos, stages=1, replicas=2, data__slots=4, data__readers=1, ticks=60, name="it")
+    write_run_file(tmp_path / "run.toml", tree)
+    members.expect(workers=2, readers=1)
+    processes = [members.start("coordinator", "coordinator", "run.toml")]
+    processes += [members.start(name, name.rstrip("01")) for name in ("stage0", "stage1", "reader0")]
+    try:
+        assert [process.wait(150) for process in processes] == [0, 0, 0, 0], members.logs()
+    finally:
+        for process in processes:
+            process.kill()
+    expected, _ = replicated_run(parse(tree, "test"))
+    assert [losses_of(tmp_path / "runs/it", replica) for replica in range(2)] == expected
 
 
 def test_one_member_runs_all_processes_of_a_run(videos: Path, tmp_path: Path, members: Members) -> None:

@@ -1,6 +1,7 @@
 """A coordinator that does many small runs, one after another, with one set of real stage workers.
 
-Started by the launcher, with the arguments CASES.json OUT: rank 0 is this coordinator, the others become stage workers.
+Started by the launcher, with the arguments CASES.json OUT: rank 0 is this coordinator, the others become stage workers,
+the last READERS (environment) of them readers.
 Writes the losses and parameters of each case to OUT. Everything but the command line and the display is the product's
 own code.
 """
@@ -19,14 +20,17 @@ from common.messages.stage_calls import Plan
 from common.processes.lifecycle import exit_now
 from common.processes.membership import join
 from coordinator.run.pipeline import Pipeline
-from coordinator.video.files.clips import collect
+from coordinator.run.training_feed import OwnFeed, TrainingFeed
+from coordinator.video.files.clips import Clips, collect
 from coordinator.video.slots import Slots
-from coordinator.video.targets import StepStream
 
 
 def main() -> None:
-    if os.environ["RANK"] != "0":
-        os.execv(sys.executable, [sys.executable, "-m", os.environ.get("WORKER", "stage_worker")])
+    rank, readers = int(os.environ["RANK"]), int(os.environ.get("READERS", 0))
+    if rank:
+        reads = rank >= int(os.environ["WORLD_SIZE"]) - readers
+        worker = "coordinator.reader" if reads else os.environ.get("WORKER", "stage_worker")
+        os.execv(sys.executable, [sys.executable, "-m", worker])
     cases: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     out = Path(sys.argv[2])
     first = parse(next(iter(cases.values())), "cases")
@@ -49,12 +53,21 @@ def run(config: Config, pipeline: Pipeline) -> None:
     assert config.split is not None
     assert config.ticks is not None
     pipeline.configure(Plan(config.of_replica, len(clips.classes), tuple(config.split), config.ticks))
-    slots = Slots(clips.clips, config.data, config.seed, True, form=clips.form)
-    steps = StepStream(slots, config, ends=False)
+    feed = feed_of(config, pipeline, clips)
+    feed.prime()
     pipeline.train(0, config.ticks)
     for tick in range(config.ticks):
-        step = steps.next()
-        assert step is not None
-        pipeline.push(0, tick, step)
+        feed.read(tick)
+        feed.push(tick)
     pipeline.wait_done()
-    slots.close()
+    assert len(feed.places()) == config.data.slots
+    feed.close()
+
+
+def feed_of(config: Config, pipeline: Pipeline, clips: Clips) -> TrainingFeed:
+    """The readers, if there are any, or else this process."""
+    if pipeline.readers is None:
+        slots = Slots(clips.clips, config.data, config.seed, True, form=clips.form)
+        return OwnFeed(slots, config, pipeline)
+    pipeline.readers.open(config, clips, None, 0, pipeline.addresses)
+    return pipeline.readers

@@ -56,6 +56,17 @@ def test_feed_prints_rates() -> None:
 
 
 @pytest.mark.long
+def test_readers_prints_rates() -> None:
+    options = "--readers", "0", "1", "2", "--replicas", "2", "--slots", "4", "--sizes", "16", "--seconds", "0.1"
+    figures = last_line("readers", *options, "--rounds", "1", timeout=300)
+    assert figures.keys() == {"16"}
+    assert {mode: rates.keys() for mode, rates in figures["16"].items()} == dict.fromkeys(
+        ("shared", "zmq"), {"0": 0, "1": 0, "2": 0}.keys()
+    )
+    assert min(rate for rates in figures["16"].values() for rate in rates.values()) > 0
+
+
+@pytest.mark.long
 def test_gpu_prints_figures_and_agrees_with_the_reference() -> None:
     small = ["--device", "cpu", "--cases", "vgg8_16_b2", "--stages", "2", "--rounds", "1", "--seconds", "0.05"]
     figures = last_line("gpu", *small)["vgg8_16_b2"]["2"]

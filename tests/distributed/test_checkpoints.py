@@ -164,6 +164,21 @@ def test_resumed_replicas_keep_what_each_has_in_flight_and_gathered(videos: Path
 
 
 @pytest.mark.long
+def test_readers_may_be_others_when_a_run_is_resumed_and_change_nothing(videos: Path, tmp_path: Path) -> None:
+    """With evaluations, which the coordinator feeds, and batches that are read ahead."""
+    changes = {"task": "predict", "model": "autoencoder", "ahead": 2, "stages": 2, "replicas": 2, "data__slots": 4}
+    tree = slow_run(videos, **changes, model_args={"width": 4}, data__size=16, data__val=str(videos / "val"))
+    losses, parameters = replicated_run(parse(tree, "test"))
+    tree |= {"ticks": 70, "evaluate_every": 30}
+    run = train(tmp_path, {**tree, "data": {**tree["data"], "readers": 2}})
+    resume(tmp_path, "--set", "ticks=130", "--set", "data.readers=1")
+    resume(tmp_path, "--set", f"ticks={STRAIGHT}", "--set", "data.readers=0")
+    assert [losses_of(run, replica) for replica in range(2)] == losses
+    model = load_file(run / "model.safetensors")
+    assert all(torch.equal(model[name], parameters[name]) for name in parameters)
+
+
+@pytest.mark.long
 def test_replicas_and_stages_may_be_others_when_a_run_is_resumed(videos: Path, tmp_path: Path) -> None:
     tree = slow_run(videos, model_args={"width": 4}, data__size=16, data__slots=4, stages=2, replicas=2, ticks=60)
     run = train(tmp_path, tree)

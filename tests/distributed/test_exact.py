@@ -220,7 +220,8 @@ def distributed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
 def drive(processes: int, trees: dict[str, dict[str, Any]], out: Path, **more: str) -> None:
     """Run the cases with one set of so many workers. `more` are additional environment variables."""
     (out / "cases.json").write_text(json.dumps(trees))
-    launch = f"from coordinator.launch.launcher import launch; exit(launch({processes}, main))"
+    readers = int(more.get("READERS", 0))
+    launch = f"from coordinator.launch.launcher import launch; exit(launch({processes}, main, readers={readers}))"
     code = f"from tests.distributed.driver import main; {launch}"
     command = [sys.executable, "-c", code, str(out / "cases.json"), str(out)]
     variables = {**environment(), **more}
@@ -357,6 +358,19 @@ def test_replicas_equal_the_reference_bit_for_bit(videos: Path, tmp_path: Path, 
         assert json.loads((tmp_path / f"{name}.json").read_text()) == losses, name
         trained = load_file(tmp_path / f"{name}.safetensors")
         assert set(trained) == set(parameters)
+        assert not [key for key in parameters if not torch.equal(trained[key], parameters[key])], name
+
+
+@pytest.mark.parametrize("readers", [pytest.param(1, marks=pytest.mark.long), 2])
+def test_with_readers_it_equals_the_reference_too(videos: Path, tmp_path: Path, readers: int) -> None:
+    common = {"stages": 1, "replicas": 2, "data__slots": 6, "ticks": 60, "data__readers": readers}
+    cases = {name: {**REPLICATED[name], **common} for name in ("predict", "multilabel")}
+    trees = {name: settings(videos, **case) for name, case in cases.items()}
+    drive(2, trees, tmp_path, READERS=str(readers))
+    for name, case in cases.items():
+        losses, parameters = replicated_run(config_of(videos, **case))
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == losses, name
+        trained = load_file(tmp_path / f"{name}.safetensors")
         assert not [key for key in parameters if not torch.equal(trained[key], parameters[key])], name
 
 

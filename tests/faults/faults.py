@@ -2,6 +2,7 @@
 
 import enum
 import os
+import re
 import resource
 import selectors
 import signal
@@ -64,7 +65,7 @@ class Fault(enum.Enum):
 
     def expected_output(self, who: str) -> str:
         """A pattern that the run's output must match."""
-        named = "the coordinator" if who == "coordinator" else who.replace("stage", "stage ")
+        named = "the coordinator" if who == "coordinator" else re.sub("(stage|reader)", r"\1 ", who)
         return {
             Fault.KILLED: rf"{named}.* was killed by SIGKILL|{named}.* (is gone|connection)|the coordinator is gone",
             Fault.STALLED: r"for \d+ s|was killed by SIGKILL",

@@ -18,6 +18,8 @@ import psutil
 
 from tests.support.settings import write_run_file
 
+_MEMBER = re.compile(r"coordinator|(stage|reader)\d+")
+
 
 def sideways(
     *arguments: str | Path, cwd: Path, timeout: float = 120, before: Path | None = None
@@ -74,13 +76,13 @@ class Background:
             time.sleep(0.05)
 
     def members(self) -> dict[str, int]:
-        """The process ids of "coordinator", "stage0" … (by rank) and "redis"."""
+        """The process ids of "coordinator", "stage0" …, "reader0" … (by rank) and "redis"."""
         pids: dict[str, int] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):  # parents come before their children
             with suppress(psutil.Error):  # it may have just ended
                 if "redis-server" in " ".join(child.cmdline()):
                     pids["redis"] = child.pid
-                elif re.fullmatch(r"coordinator|stage\d+", child.name()) and child.status() != psutil.STATUS_ZOMBIE:
+                elif _MEMBER.fullmatch(child.name()) and child.status() != psutil.STATUS_ZOMBIE:
                     pids.setdefault(child.name(), child.pid)
         return pids
 

@@ -54,6 +54,7 @@ class Job:
         mismatch: that of the bottom stage, in frames; clips no longer than it are counted as short.
         undecodable: files of which no frame could be decoded; they are not tried again.
         cache: where decoded frames are kept, if anywhere.
+        share: the slots that are played here; None: all of them.
     """
 
     clips: list[Clip]
@@ -63,6 +64,17 @@ class Job:
     mismatch: int = 0
     undecodable: set[Path] = field(default_factory=set)
     cache: CachePlace | None = None
+    share: range | None = None
+
+    @property
+    def slots(self) -> range:
+        """The slots that are played here, numbered as those of the whole stream."""
+        return range(self.data.slots) if self.share is None else self.share
+
+    @property
+    def of_share(self) -> Data:
+        """The settings with so many slots as are played here."""
+        return self.data.model_copy(update={"slots": len(self.slots)})
 
     def order(self) -> PlayOrder:
         """The order in which the clips are played."""

@@ -45,6 +45,8 @@ _REPLACEMENTS = 10  # per stream; more cannot be explained by a few bad files
 class DecoderPool:
     """The decoder processes of one stream: of n processes, process s mod n decodes for slot s.
 
+    Slots are numbered from 0, also those of a stream that plays only a share of them (`Job.share`).
+
     There are `data.threads` groups of processes, each sharing one decode lock (see `decode_lock.sharing`), but never
     more processes than slots.
     """
@@ -70,7 +72,8 @@ class DecoderPool:
         Raises:
             DataError: the shared memory cannot be allocated.
         """
-        self.ring = SharedRing(job.data)
+        slots = len(job.slots)
+        self.ring = SharedRing(job.of_share)
         self._job, self._on_message, self._errors = job, on_message, errors
         self._limit, self._on_wait = _HANG_FRACTION * timeout, on_wait
         self._places = places.copy()  # after the last chunk received
@@ -78,8 +81,8 @@ class DecoderPool:
         self._suspects: set[Path] = set()
         self._files: dict[int, Path] = {}  # by slot: the file being decoded for it
         share = sharing(job.data)
-        count = min(job.data.threads * share, job.data.slots)
-        self._workers = [_Worker(range(number, job.data.slots, count), number // share) for number in range(count)]
+        count = min(job.data.threads * share, slots)
+        self._workers = [_Worker(range(number, slots, count), number // share) for number in range(count)]
         for worker in self._workers:
             worker.due = [(slot, half) for half in range(HALVES) for slot in worker.slots]
             worker.start(job, self._places, self.ring)

@@ -58,10 +58,9 @@ class DecoderWorker:
         )
         self._room = ring.room(0, 0)
         self._chunks: dict[int, Iterator[Chunk]] = {
-            entry % job.data.slots: player.chunks(
-                entry, done, lambda: self._room, partial(self._begin, entry % job.data.slots)
-            )
+            slot: player.chunks(entry, done, lambda: self._room, partial(self._begin, slot))
             for entry, done in places
+            for slot in [entry % job.data.slots - job.slots.start]
         }
         self._grants: deque[Grant] = deque()
         if job.train and job.data.computes:
@@ -100,7 +99,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     try:
         job, places, number = connection.recv()
-        ring = SharedRing(job.data, int(sys.argv[2]))
+        ring = SharedRing(job.of_share, int(sys.argv[2]))
         DecoderWorker(connection, job, places, ring, DecodeLock(ring.file, number)).run()
     except (EOFError, ConnectionError):
         os._exit(0)  # the coordinator has exited

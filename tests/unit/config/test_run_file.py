@@ -112,6 +112,9 @@ def test_settings_without_effect_are_reported() -> None:
         ({"task": "regress", "data": {"train": ".", "slots": 4, "flip": 0.5}}, "list in data.flip_targets those that"),
         ({"data": {"train": ".", "slots": 4, "flip_targets": [0]}}, 'data.flip_targets is for task = "regress"'),
         ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),
+        ({"replicas": 4, "data": {"train": ".", "readers": 3}}, "data.readers = 3 cannot share 4 replicas"),
+        ({"data": {"train": ".", "readers": 1}, "probe": {"every": 5}}, "needs the frames in the coordinator"),
+        ({"task": "predict", "data": {"sources": ["/dev/video0"], "readers": 1}}, "data.readers are for files"),
     ],
 )
 def test_contradictory_settings_are_an_error(change: dict[str, object], message: str) -> None:

@@ -37,3 +37,5 @@ def test_the_cause_of_a_run_s_end_gives_the_exit_code(ends: list[tuple[int, int,
 def test_a_killed_stage_of_a_replica_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     launcher._report_failures([Exit(4, 100, -signal.SIGKILL, 0.0)], stages=2, replicas=2, processes=2)
     assert "stage 1 of replica 1 (pid 100) was killed by SIGKILL" in capsys.readouterr().err
+    launcher._report_failures([Exit(6, 100, -signal.SIGKILL, 0.0)], stages=2, replicas=2, processes=2)
+    assert "reader 1 (pid 100) was killed by SIGKILL" in capsys.readouterr().err

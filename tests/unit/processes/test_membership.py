@@ -31,7 +31,7 @@ def test_stages_are_numbered_in_the_order_of_their_ranks() -> None:
 def test_stages_are_grouped_by_host() -> None:
     assert [at(rank).local_stage for rank in range(5)] == [0, -1, 0, 1, 2]
     assert [at(rank).local_processes for rank in range(5)] == [3, 3, 1, 3, 3]
-    assert [at(rank).on_coordinator_host for rank in range(5)] == [True, True, False, True, True]
+    assert [at(rank).on_feeder_host for rank in range(5)] == [True, True, False, True, True]
     assert at(0).stages_on_host == {0, 2}, "stage 3 sees other devices"
     assert at(2).stages_on_host == {1}
 
@@ -62,6 +62,18 @@ def test_fewer_workers_than_stages_hold_several_each() -> None:
     assert [me.local_stage for me in (first, second, found[2], found[3].at(1), found[4])] == [0, 1, 0, 3, 4]
     assert found[0].local_processes == 3
     assert found[0].stages_on_host == {0, 1}
+
+
+def test_each_reader_feeds_as_many_neighbouring_replicas() -> None:
+    readers = (Member("reader", "10.0.0.2", "b"), Member("reader", "10.0.0.1", "a"))
+    members = (readers[0], *MEMBERS, readers[1])
+    found = [at(rank, members).arranged(4) for rank in range(7)]
+    assert [me.reader for me in found] == [0, -1, -1, -1, -1, -1, 1]
+    assert [me.worker for me in found] == [-1, 0, -1, 1, 2, 3, -1]
+    assert [found[0].replicas_of(reader) for reader in range(2)] == [range(2), range(2, 4)]
+    workers = [found[rank] for rank in (1, 3, 4, 5)]
+    assert [me.feeder_text for me in workers] == ["reader 0", "reader 0", "reader 1", "reader 1"]
+    assert [me.on_feeder_host for me in workers] == [False, True, True, True]
 
 
 @pytest.mark.parametrize(("devices", "own"), [((2, 1), True), ((1, 1), False), ((2, 0), False)])

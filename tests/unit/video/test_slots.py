@@ -39,6 +39,29 @@ def test_the_order_depends_only_on_the_seed(videos: Path) -> None:
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
 
 
+def test_a_share_of_the_slots_plays_what_it_plays_among_all(videos: Path) -> None:
+    config = config_of(videos, data__slots=6)
+    clips = find(videos / "train", "*", 1).clips
+    whole = Slots(clips, config.data, config.seed, train=True)
+    shares = [Slots(clips, config.data, config.seed, train=True, share=range(n, n + 3)) for n in (0, 3)]
+    batch, parts = Batch(config.frame_shape), [Batch((3, 3, 16, 16)), Batch((3, 3, 16, 16))]
+    for tick in range(120):
+        if tick == 50:  # a share goes on from its places
+            places = shares[1].places()
+            shares[1].close()
+            shares[1] = Slots(clips, config.data, config.seed, train=True, share=range(3, 6), start=places)
+        whole.fill(batch.frames, batch.clips, batch.labels)
+        for number, (share, part) in enumerate(zip(shares, parts, strict=True)):
+            share.fill(part.frames, part.clips, part.labels)
+            expected = batch.share(number, 2)
+            assert np.array_equal(part.frames, expected.frames)
+            assert np.array_equal(part.clips, expected.clips)
+            assert np.array_equal(part.labels, expected.labels)
+        assert whole.places() == [*shares[0].places(), *shares[1].places()]
+    for stream in (whole, *shares):
+        stream.close()
+
+
 def test_slots_play_clips_whole_and_back_to_back(videos: Path) -> None:
     config = config_of(videos)
     assert config.data.train is not None

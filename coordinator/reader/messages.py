@@ -1,0 +1,152 @@
+"""What the coordinator and a reader tell each other. Validated strictly, since a socket is not trusted.
+
+coordinator → reader    Feed       which frames it may feed
+                        Quit       the run is over
+reader → coordinator    Fed        which frames it has fed, and what it met
+                        Failed     it exits, and why
+                        Signalled  its process received a signal that asks the run to stop
+
+What to play is told once, by a call (`ReaderPlan`).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.config.settings import Config
+from common.errors import PeerError
+from common.messages.encoding import OTHER_SENDER, check_attempt, decode, encode
+from common.messages.stage_calls import Addresses
+from common.rule.label_form import LabelForm
+from coordinator.video.files.clips import Clip
+from coordinator.video.stream import Places
+
+READER_LINE = "reader"  # key in the launcher's store of the address at which the coordinator awaits a reader
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class ReaderPlan:
+    """What a reader plays, and for whom.
+
+    Attributes:
+        config: of the whole run.
+        clips: all training clips; they are not probed again.
+        form: of their labels.
+        places: where its slots start; None: at the beginning.
+        addresses: of the stages of its replicas, replica by replica.
+        first: the number of the next frame.
+    """
+
+    config: Config
+    clips: list[Clip]
+    form: LabelForm
+    places: Places | None
+    addresses: list[Addresses]
+    first: int
+
+
+class _Message(BaseModel):
+    """Attributes: attempt, that of the run (Membership.attempt)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    attempt: _Count
+
+
+class Feed(_Message):
+    """Feed all frames before `end`."""
+
+    kind: Literal["feed"] = "feed"
+    end: _Count
+
+
+class Quit(_Message):
+    """Exit with `code`."""
+
+    kind: Literal["quit"] = "quit"
+    code: Annotated[int, Field(ge=0, lt=256)]
+
+
+class Fed(_Message):
+    """All frames before `frame` were fed, and the next one is decoded.
+
+    Attributes:
+        places: int64 [slots, 2], the places of the reader's slots before that frame.
+        frame_bytes, target_bytes: bytes sent so far.
+        read_seconds, feed_seconds: time spent so far waiting for decoded frames, and passing them on.
+        mishaps: clips skipped, broken, damaged and short so far.
+        reasons: of the mishaps since the last message.
+        warnings: for the user, since the last message.
+        data_error: why there are no more frames; the last ones are then fed again.
+    """
+
+    kind: Literal["fed"] = "fed"
+    frame: _Count
+    places: bytes
+    frame_bytes: _Count = 0
+    target_bytes: _Count = 0
+    read_seconds: _Seconds = 0.0
+    feed_seconds: _Seconds = 0.0
+    mishaps: list[_Count] = Field([0, 0, 0, 0], min_length=4, max_length=4)
+    reasons: list[str] = []
+    warnings: list[str] = []
+    data_error: str | None = None
+
+
+class Failed(_Message):
+    """The reader exits with `code`, because of `message`."""
+
+    kind: Literal["failed"] = "failed"
+    message: str
+    code: Annotated[int, Field(gt=0, lt=256)]
+
+
+class Signalled(_Message):
+    """The reader's process received a signal that asks the run to stop."""
+
+    kind: Literal["signal"] = "signal"
+    signal: Annotated[int, Field(gt=0, lt=65)]
+
+
+Message = Feed | Quit | Fed | Failed | Signalled
+
+_ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def encode_message(message: Message) -> bytes:
+    """Encode a message as msgpack."""
+    return encode(message.model_dump())
+
+
+def decode_message(data: bytes, attempt: int) -> Message:
+    """Decode a message.
+
+    Raises:
+        OtherAttemptError: it is from another attempt.
+        PeerError: it is not a valid message.
+    """
+    fields = decode(data)
+    check_attempt(fields, attempt)
+    try:
+        return _ANY.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the message"
+        raise PeerError(f"a reader's message is malformed ({where}: {first['msg']}): {OTHER_SENDER}") from None
+
+
+def encode_places(places: Places) -> bytes:
+    """Encode the places of slots."""
+    return np.array(places, "<i8").tobytes()
+
+
+def decode_places(data: bytes, slots: int) -> Places:
+    """Decode the places of so many slots. Raises PeerError if there are more or fewer."""
+    if len(data) != 16 * slots:
+        raise PeerError(f"a reader's message has {len(data)} bytes of places for {slots} slots: {OTHER_SENDER}")
+    return [(int(entry), int(done)) for entry, done in np.frombuffer(data, "<i8").reshape(slots, 2)]
