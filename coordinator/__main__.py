@@ -33,6 +33,7 @@ from common.processes.lifecycle import (
 from common.run_registry.redis_connection import from_environment
 from coordinator.cli.live import steer
 from coordinator.cli.offline import Json, Settings, tools
+from coordinator.launch.attempt import RunMarker
 from coordinator.launch.host_limits import check_host
 from coordinator.launch.join import join as run_process
 from coordinator.launch.join import resumed
@@ -134,7 +135,7 @@ def join(
 ) -> None:
     """Run one process of a run; started by torchrun, on one machine or several."""
     if only_check:
-        load(resumed(run_file, resume), settings)
+        RunMarker(load(resumed(run_file, resume), settings)).check()
         return
     run_process(run_file, role, resume, settings, as_json)
 

@@ -145,7 +145,8 @@ def create(config: Config, run_file: str) -> Path:
         except FileExistsError:
             if config.name:
                 raise SidewaysError(
-                    f"the run directory {path} already exists: choose another name or remove it"
+                    f"the run directory {path} already exists: go on with it by --resume {path}, or choose another "
+                    f"name (--set name=…)"
                 ) from None
         except OSError as error:
             raise _write_failure(path, error) from error

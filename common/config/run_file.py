@@ -23,7 +23,9 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     tree = _read(path)
     for override in overrides or []:
         apply(override, tree)
-    _measure_again(tree, [override.partition("=")[0].strip() for override in overrides or []])
+    names = [override.partition("=")[0].strip() for override in overrides or []]
+    _replace_length(tree, names)
+    _measure_again(tree, names)
     return parse(tree, str(path))
 
 
@@ -43,6 +45,7 @@ def changed(origin: Path | Config | None, changes: Mapping[str, Any]) -> Config:
     by_name = _by_full_name(changes)
     for key, value in by_name.items():
         _put(tree, key, value, key)
+    _replace_length(tree, by_name)
     _measure_again(tree, by_name)
     return parse(tree, str(origin) if isinstance(origin, Path) else "settings")
 
@@ -84,6 +87,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     _drop_removed(tree)
     return tree
+
+
+def _replace_length(tree: dict[str, Any], overridden: Collection[str]) -> None:
+    """A length in ticks that is overridden replaces one in epochs, and the other way round."""
+    for own, other in (("ticks", "epochs"), ("epochs", "ticks")):
+        if own in overridden and other not in overridden:
+            tree.pop(other, None)
 
 
 def _measure_again(tree: dict[str, Any], overridden: Collection[str]) -> None:

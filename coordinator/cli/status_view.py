@@ -19,7 +19,8 @@ def overview(seen: list[RunInfo]) -> Table:
     """A table of all runs."""
     table = Table(title="Runs")
     for column in ("name", "state", "tick", "ticks", "loss", "accuracy", "started", "host"):
-        table.add_column(column, justify="right" if column in ("tick", "ticks", "loss", "accuracy") else "left")
+        number = column in ("tick", "ticks", "loss", "accuracy")
+        table.add_column(column, justify="right" if number else "left", no_wrap=column == "name")
     for run in seen:
         status = run.status
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.started))

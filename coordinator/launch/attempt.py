@@ -11,10 +11,12 @@ as the marker exists. The marker is then kept if the run is stopped early, for e
 
 import os
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from re import sub
 
-from common.errors import SidewaysError
+from common.config.settings import Config
+from common.errors import ConfigError, SidewaysError
 
 LAUNCH, RESTARTS = "SIDEWAYS_LAUNCH", "SIDEWAYS_RESTARTS"  # set by `sideways train`; LAUNCH also by a deployment
 
@@ -32,16 +34,19 @@ def deployed() -> bool:
 class RunMarker:
     """The file by which a later attempt finds the run directory."""
 
-    def __init__(self, runs: Path) -> None:
-        """`runs`: the folder of run directories."""
-        launch = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID") or "by-hand"
-        self._file = runs / f".launch-{sub('[^A-Za-z0-9._-]', '_', launch)[:100]}"
+    def __init__(self, config: Config) -> None:
+        """`config`: the settings that this attempt was started with."""
+        self._launch = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID") or "by-hand"
+        self._file = config.runs / f".launch-{sub('[^A-Za-z0-9._-]', '_', self._launch)[:100]}"
+        self._settings = sha256(config.model_dump_json(exclude={"runs"}, exclude_defaults=True).encode()).hexdigest()
 
     def write(self, directory: Path) -> None:
         """Record `directory` as the run directory. Raises SidewaysError."""
-        part = self._file.with_name(f"{self._file.name}.part")
+        part, before = self._file.with_name(f"{self._file.name}.part"), self._read()
+        # a later attempt has the settings of the run directory, in which what was measured has been filled in
+        settings = before[1] if before is not None and before[0] == directory.absolute() else self._settings
         try:
-            part.write_text(str(directory.absolute()), encoding="utf-8")
+            part.write_text(f"{directory.absolute()}\n{settings}", encoding="utf-8")
             part.replace(self._file)  # atomic, so that a full disk leaves the old marker intact
         except OSError as error:
             raise SidewaysError(f"cannot write {self._file}: {error.strerror}. Free disk space there") from error
@@ -50,9 +55,23 @@ class RunMarker:
         """The run directory of an earlier attempt of this launch; None if there was none, or it was removed."""
         if not restarts() and not deployed():
             return None
+        found = self._read()
+        return found[0] if found is not None and found[0].is_absolute() and found[0].is_dir() else None
+
+    def check(self) -> None:
+        """Raise ConfigError if a deployment's launch belongs to a run that was started with other settings."""
+        found = self._read() if deployed() and self.find() is not None else None
+        if found is not None and found[1] not in ("", self._settings):
+            raise ConfigError(
+                f"the launch {self._launch} belongs to the run {found[0]}, which was started with other settings: give "
+                f"this one another name ({LAUNCH}), or remove {self._file} to give up that run"
+            )
+
+    def _read(self) -> tuple[Path, str] | None:
+        """The run directory, and the settings that it was started with, as a hash."""
         with suppress(OSError):
-            directory = Path(self._file.read_text(encoding="utf-8"))
-            return directory if directory.is_absolute() and directory.is_dir() else None
+            directory, _, settings = self._file.read_text(encoding="utf-8").partition("\n")
+            return Path(directory), settings
         return None
 
     def remove(self) -> None:

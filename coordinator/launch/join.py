@@ -72,7 +72,9 @@ def _coordinate(run_file: Path, resume: Path | None, settings: list[str] | None,
     from coordinator.run.process import main as coordinate
 
     config = load(run_file, settings)
-    earlier = RunMarker(config.runs).find()
+    marker = RunMarker(config)
+    marker.check()
+    earlier = marker.find()
     if earlier is not None:
         resume = earlier  # its own run file has all settings, and the measured split
         config = load(earlier / "run.toml") if (earlier / "run.toml").is_file() else config

@@ -28,10 +28,10 @@ class Terminal(Listener):
         self._console = _console("stderr")
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
             TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            BarColumn(bar_width=20),
             console=self._console,
             refresh_per_second=3,  # the stages need the cores
         )
@@ -60,17 +60,17 @@ class Terminal(Listener):
     def begin(self, what: str, total: int) -> None:
         """Start the progress bar of a phase of about `total` ticks."""
         self._progress.reset(self._task, description=what, total=total, figures="")
-        self._progress.start()
+        if self._console.is_terminal:
+            self._progress.start()
 
     def progress(self, event: ProgressEvent) -> None:
         """Show the progress of the training."""
         totals = event.totals
-        figures = _figures(totals)
-        self._progress.update(self._task, completed=totals.tick, figures=figures)
+        self._progress.update(self._task, completed=totals.tick, figures=_figures(totals, by_stage=False))
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_plain >= _PLAIN_EVERY:
             self._last_plain = now
-            self.say(f"tick {totals.tick}/{totals.planned}  {figures}")
+            self.say(f"tick {totals.tick}/{totals.planned}  {_figures(totals, by_stage=True)}")
 
     def evaluated(self, event: EvaluationEvent) -> None:
         """Print the scores of an evaluation."""
@@ -124,6 +124,13 @@ class _Stream:
         self._name = name
 
     @property
+    def is_terminal(self) -> bool:
+        """Whether it is one."""
+        with suppress(OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+    @property
     def rich_proxied_file(self) -> "_Stream":
         """While a bar is shown, rich replaces sys.stdout and sys.stderr, and finds the original by this name."""
         return self
@@ -147,13 +154,17 @@ class _Stream:
 
 
 def _console(name: Literal["stdout", "stderr"]) -> Console:
-    return Console(file=cast(IO[str], _Stream(name)), highlight=False)
+    """A console that is a terminal only if the stream is one, whatever FORCE_COLOR says, which notebooks set."""
+    stream = _Stream(name)
+    return Console(file=cast(IO[str], stream), highlight=False, force_terminal=stream.is_terminal)
 
 
-def _figures(totals: RunTotals) -> str:
+def _figures(totals: RunTotals, by_stage: bool) -> str:
+    """One line of figures. `by_stage`: each stage's share of the time that it waits, else that of the busiest."""
     tick_ms = totals.tick_ms
     rate = 1e3 / tick_ms if tick_ms else 0.0
-    waits = "/".join(f"{100 * stage.recent_wait:.0f}" for stage in totals.stages)
+    waited = [100 * stage.recent_wait for stage in totals.stages]
+    waits = "/".join(f"{wait:.0f}" for wait in waited) if by_stage else f"{min(waited):.0f}"
     parts = [f"{rate:.1f} ticks/s", f"{rate * totals.slots:.0f} frames/s"]
     if totals.loss is not None:
         parts.append(f"loss {totals.loss:.4f}")

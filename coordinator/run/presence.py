@@ -41,7 +41,7 @@ class Presence:
         self.terminal = Terminal()
         self.broadcast = Broadcast(self.terminal)
         self.commands = CommandQueue(stop)
-        self.marker = RunMarker(config.runs)
+        self.marker = RunMarker(config)
         self.page: PageState | None = None
         self._redis = from_environment() if config.report.redis else None
         self._page_server = PageServer(config.report, resume) if config.report.page else None

@@ -38,7 +38,12 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     if run.totals.dropped:
         presence.terminal.warn(f"a stage dropped {run.totals.dropped} reports, because the coordinator did not keep up")
     model = run.directory.path / MODEL
-    presence.terminal.result({**summary, "model": model if model.exists() else "none: stopped before the first tick"})
+    rows = {**summary, "model": model if model.exists() else "none: stopped before the first tick"}
+    presence.terminal.result({name: value for name, value in rows.items() if value is not None})
+    if not state.over and not deployed():
+        presence.terminal.say(
+            f"stopped at tick {state.tick} of {state.planned}: go on with sideways train --resume {run.directory.path}"
+        )
     return summary
 
 

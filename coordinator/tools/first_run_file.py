@@ -62,8 +62,9 @@ def suggest(found: FolderSurvey, machine: Machine) -> Suggestion:
     slots = _power_of_two(min(32 if classify else 8, clips))
     epochs = max(1.0, min(100.0, float(round(_TICKS * slots / frames))))
     pixels = resize * round(resize * max(found.width, found.height) / side)
-    # twice, as a clip is counted twice if two processes decode it at the same time, and 16 bits are two bytes
-    mebibytes = 1 + 2 * (1 + found.deep) * frames * channels * pixels // 2**20
+    # more than once, as a clip is counted twice if two processes decode it at the same time, some are larger than the
+    # median, and those of val come on top; 16 bits are two bytes
+    mebibytes = 1 + (3 if found.val is None else 4) * (1 + found.deep) * frames * channels * pixels // 2**20
     return Suggestion(
         size,
         resize,

@@ -219,5 +219,5 @@ def file_system(address: str, data: Data) -> tuple[Any, str]:
 
 def _told(error: Exception) -> str:
     if isinstance(error, ImportError):
-        return f'{error}. pip install "sideways-video[s3]" for s3://, [http] for https://'
+        return f'{error}. pip install -e ".[s3]" for s3://, [http] for https://'
     return f"{type(error).__name__}: {error}"

@@ -133,6 +133,18 @@ def test_a_split_for_another_number_of_stages_is_discarded(tmp_path: Path) -> No
         load(file, ["split=[6]"])
 
 
+def test_an_overridden_length_replaces_the_other(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('epochs = 3\n[data]\ntrain = "."\n')
+    longer = load(file, ["ticks=50"])
+    assert (longer.ticks, longer.epochs) == (50, None)
+    assert changed(file, {"ticks": 50}).epochs is None
+    again = changed(longer, {"epochs": 2})
+    assert (again.ticks, again.epochs) == (None, 2)
+    with pytest.raises(ConfigError, match="either ticks or epochs"):
+        load(file, ["ticks=50", "epochs=2"])
+
+
 def test_changes_from_python(tmp_path: Path) -> None:
     """By name, by section.name, or a section's as a dictionary; None resets a setting that may be left out."""
     file = tmp_path / "run.toml"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import SidewaysError
+from common.config.run_file import parse
+from common.errors import ConfigError, SidewaysError
 from coordinator.launch.attempt import LAUNCH, RESTARTS, RunMarker, deployed, restarts
 
 
@@ -14,26 +15,30 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def marker(runs: Path, **settings: int) -> RunMarker:
+    return RunMarker(parse({"ticks": 1, "runs": str(runs), "data": {"train": "."}, **settings}, "test"))
+
+
 def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "it"
     run.mkdir()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a/b c")
-    RunMarker(tmp_path).write(run)
-    assert RunMarker(tmp_path).find() is None  # the first attempt of another launch with the same name
+    marker(tmp_path).write(run)
+    assert marker(tmp_path).find() is None  # the first attempt of another launch with the same name
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     assert restarts() == 2
-    assert RunMarker(tmp_path).find() == run
+    assert marker(tmp_path).find() == run
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
-    assert RunMarker(tmp_path).find() is None
+    assert marker(tmp_path).find() is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a/b c")
-    RunMarker(tmp_path).remove()
-    assert RunMarker(tmp_path).find() is None
+    marker(tmp_path).remove()
+    assert marker(tmp_path).find() is None
 
 
 def test_on_a_full_disk_the_old_marker_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCH, "demo")
     (tmp_path / "it").mkdir()
-    RunMarker(tmp_path).write(tmp_path / "it")
+    marker(tmp_path).write(tmp_path / "it")
 
     def full(self: Path, *_: object, **__: object) -> None:
         self.touch()
@@ -42,28 +47,45 @@ def test_on_a_full_disk_the_old_marker_survives(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
         with pytest.raises(SidewaysError, match="Free disk space"):
-            RunMarker(tmp_path).write(tmp_path / "other")
-    assert RunMarker(tmp_path).find() == tmp_path / "it"
+            marker(tmp_path).write(tmp_path / "other")
+    assert marker(tmp_path).find() == tmp_path / "it"
 
 
 def test_an_empty_marker_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCH, "demo")
     (tmp_path / ".launch-demo").touch()
-    assert RunMarker(tmp_path).find() is None
+    assert marker(tmp_path).find() is None
 
 
 def test_a_named_launch_continues_its_run_until_it_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restarted container does not know that it was restarted."""
     monkeypatch.setenv(LAUNCH, "demo")
-    assert RunMarker(tmp_path).find() is None
+    assert marker(tmp_path).find() is None
     (tmp_path / "it").mkdir()
-    RunMarker(tmp_path).write(tmp_path / "it")
-    assert RunMarker(tmp_path).find() == tmp_path / "it"
+    marker(tmp_path).write(tmp_path / "it")
+    assert marker(tmp_path).find() == tmp_path / "it"
     assert deployed()
     monkeypatch.setenv(RESTARTS, "0")  # as set by `sideways train`
     assert not deployed()
-    assert RunMarker(tmp_path).find() is None
+    assert marker(tmp_path).find() is None
     monkeypatch.setenv(RESTARTS, "1")
-    assert RunMarker(tmp_path).find() == tmp_path / "it"
+    assert marker(tmp_path).find() == tmp_path / "it"
     (tmp_path / "it").rmdir()
-    assert RunMarker(tmp_path).find() is None
+    assert marker(tmp_path).find() is None
+
+
+def test_a_launch_refuses_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH, "demo")
+    (tmp_path / "it").mkdir()
+    marker(tmp_path).check()
+    marker(tmp_path).write(tmp_path / "it")
+    marker(tmp_path).check()
+    marker(tmp_path, stages=3).write(tmp_path / "it")  # an attempt that goes on, with what was measured filled in
+    marker(tmp_path).check()
+    with pytest.raises(ConfigError, match=f"the launch demo belongs to the run {tmp_path}/it, .* other settings"):
+        marker(tmp_path, stages=2).check()
+    monkeypatch.setenv(RESTARTS, "1")  # `sideways train` restarts its own processes
+    marker(tmp_path, stages=2).check()
+    monkeypatch.delenv(RESTARTS)
+    (tmp_path / ".launch-demo").write_text(str(tmp_path / "it"))  # of an earlier version
+    marker(tmp_path, stages=2).check()

@@ -29,7 +29,7 @@ def test_as_many_stages_as_the_machine_and_the_clips_allow(frames: int, cores: i
 
 def test_settings_follow_the_videos() -> None:
     clips = [30] * 100
-    assert suggest(found(clips), HERE) == Suggestion(64, 72, 3, 32, 8, 1969, 21, True, 119)
+    assert suggest(found(clips), HERE) == Suggestion(64, 72, 3, 32, 8, 1969, 21, True, 178)
     assert suggest(found(clips, task="autoencode"), HERE).slots == 8
     assert suggest(found(clips, grey=True), HERE).channels == 1
     assert suggest(found(clips, width=30, height=20), HERE).size == 16
