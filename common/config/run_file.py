@@ -163,11 +163,17 @@ def _nearest(location: list[str]) -> str:
     section = _section_of(location)
     if section is None:
         return ""
-    names = list(section.model_fields)
-    close = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-    prefix = ".".join([*location[:-1], ""])
-    hint = f"Did you mean {prefix}{close[0]}? " if close else ""
+    names, prefix = list(section.model_fields), ".".join([*location[:-1], ""])
+    own = [f"{prefix}{name}" for name in difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)]
+    elsewhere = [f"{name}.{location[-1]}" for name in Config.model_fields if _has(name, location[-1])]
+    hint = f"Did you mean {' or '.join((elsewhere or own)[:2])}? " if elsewhere or own else ""
     return f"{hint}Allowed here: {', '.join(names)}"
+
+
+def _has(section: str, name: str) -> bool:
+    """Whether a section has a setting of this name."""
+    found = _section_of([section, name])
+    return found is not None and name in found.model_fields
 
 
 def _field_help(location: list[str]) -> str:

@@ -50,6 +50,7 @@ def test_overrides_reach_any_section(tmp_path: Path) -> None:
         ({"data": {}}, ["data.train is missing"]),
         ({"data": {"train": "v", "slots": 4096, "size": 2048}}, ["51539607552 bytes", "network.max_message"]),
         ({"epochs": 3}, ["either ticks or epochs"]),
+        ({"lr": 0.1}, ["unknown setting lr. Did you mean optimiser.lr? Allowed here: "]),
         ({"split": [1, 2]}, ["split = [1, 2]", "4 stages"]),
         ({"network": {"deadline": 5}, "report": {"every": 6}}, ["report.every is longer than network.deadline"]),
         ({"epochs": float("inf"), "ticks": None}, ["epochs = inf", "finite"]),
