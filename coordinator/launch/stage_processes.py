@@ -2,9 +2,8 @@
 
 import os
 
-import torch
-
 from common.config.settings import Config
+from common.processes.lifecycle import quiet_torch
 
 
 def stage_processes(config: Config) -> int:
@@ -23,6 +22,9 @@ def stage_processes(config: Config) -> int:
 
 def count_gpus() -> int:
     """Number of CUDA devices. Asks in a fork: a process that has started CUDA cannot be forked any more."""
+    quiet_torch()
+    import torch
+
     if torch.version.cuda is None:
         return 0
     child = os.fork()
