@@ -5,6 +5,7 @@ PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell python$(version) 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 ARGS ?=
 
 .PHONY: help train test test-long soak fuzz lint docs figures bench gpu bench-learn secrets clean
@@ -15,8 +16,13 @@ help:  ## this list
 $(READY): pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "make: found none of python3.11, python3.12, python3.13: install one, or pass PYTHON=path" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>&- || { echo "make: $(PYTHON) cannot make virtual environments, as it has no ensurepip: on Debian and Ubuntu install pythonVERSION-venv" >&2; exit 1; }
+	@echo "setting up $(VENV), which takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples]'
+	@touch $@
+
+$(DEV): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples,dev]'
 	@touch $@
 
@@ -24,33 +30,33 @@ train: $(READY)  ## train four stage workers on moving handwritten digits; ARGS=
 	@$(BIN)/python examples/make_digits.py data/digits
 	@$(BIN)/sideways train examples/digits.toml $(ARGS)
 
-test: $(READY)  ## every test but the long ones
+test: $(DEV)  ## every test but the long ones
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
-test-long: $(READY)  ## the long ones: more faults and hosts
+test-long: $(DEV)  ## the long ones: more faults and hosts
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-soak: $(READY)  ## half an hour of random faults, then the same ticks undisturbed, must be equal; ARGS='--minutes 5'
+soak: $(DEV)  ## half an hour of random faults, then the same ticks undisturbed, must be equal; ARGS='--minutes 5'
 	$(BIN)/python -m tests.soak $(ARGS)
 
-fuzz: $(READY)  ## an hour of fuzzing whatever reads from a socket; ARGS=-max_total_time=60
+fuzz: $(DEV)  ## an hour of fuzzing whatever reads from a socket; ARGS=-max_total_time=60
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),-max_total_time=3600)
 
-lint: $(READY)  ## style and types
+lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(READY)  ## the documentation as a site in site/, every link checked
+docs: $(DEV)  ## the documentation as a site in site/, every link checked
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
-figures: $(READY)  ## write the figures of benchmarks/results into the tables of README and docs, and draw the schedule
+figures: $(DEV)  ## write the figures of benchmarks/results into the tables of README and docs, and draw the schedule
 	$(BIN)/python -m benchmarks.figures
 	$(BIN)/python docs/draw_schedule.py > docs/schedule.svg
 
-bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
+bench: $(DEV)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/tick.py $(ARGS)
 	$(BIN)/python benchmarks/edges.py $(ARGS)
 	$(BIN)/python benchmarks/scale.py $(ARGS)
@@ -63,10 +69,10 @@ bench: $(READY)  ## benchmarks; ARGS='--json' adds a last line of figures
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 	$(BIN)/python benchmarks/recovery.py $(ARGS)
 
-gpu: $(READY)  ## everything that needs a GPU, in 8 minutes; ARGS=--dry-run: what of it the CPU can do
+gpu: $(DEV)  ## everything that needs a GPU, in 8 minutes; ARGS=--dry-run: what of it the CPU can do
 	$(BIN)/python -m benchmarks.drill $(ARGS)
 
-bench-learn: $(READY)  ## hours: accuracy against frames and seconds, and when Sideways learns; goes on where it stopped
+bench-learn: $(DEV)  ## hours: accuracy against frames and seconds, and when Sideways learns; goes on where it stopped
 	$(BIN)/python benchmarks/learn.py $(ARGS)
 	$(BIN)/python benchmarks/study.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Replicas in one process: several pipelines, whose stages take the mean of their gradients (DESIGN, section 3a).
+"""Replicas in one process: several pipelines, whose stages take the mean of their gradients.
 
 The gradient of a stage is (g_0 + g_1 + … + g_{R-1}) · 1/R, added in the order of the replicas, whatever adds it: so the
 stage workers (stage_worker/replicas.py) get the same bits.

@@ -1,4 +1,4 @@
-"""One tick of one stage: what it receives, computes and sends, in order (DESIGN, section 1; paper, section 3.2).
+"""One tick of one stage: what it receives, computes and sends, in order (docs/rule.md; paper, section 3.2).
 
     x_i(k) = y_{i-1}(k-1)                              receive the newest input
     y_i(k) = H_i(x_i(k); θ_i)                          forward, and send
