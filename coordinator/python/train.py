@@ -47,7 +47,8 @@ def train(
             `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
             run.
         settings: override those of `run`: `stages=2`, sections as dictionaries, `optimiser={"lr": 1e-3}`, or as on the
-            command line, `**{"optimiser.lr": 1e-3}`. `loss` may also be a function of an importable file.
+            command line, `**{"optimiser.lr": 1e-3}`. `loss`, and each of `val_metrics`, may also be a
+            function of an importable file.
 
     Returns:
         Its directory, summary and curves; also if the run was stopped early, such as by `sideways stop`.
@@ -65,6 +66,10 @@ def train(
             settings[f"data.{name}"] = dataset_reference(given, keyword)
     if callable(settings.get("loss")):
         settings["loss"] = reference(settings["loss"], "loss")
+    if isinstance(settings.get("val_metrics"), list | tuple):
+        settings["val_metrics"] = [
+            reference(metric, "val_metrics") if callable(metric) else metric for metric in settings["val_metrics"]
+        ]
     origin = Path(run) if isinstance(run, str) else run
     if origin is None and resume is not None:
         origin = Path(resume) / CONFIG

@@ -1,22 +1,24 @@
-"""Errors of a run, as `sideways.train` raises them."""
+"""What `sideways.train` makes of its arguments; whole runs from Python are in tests/distributed/test_python.py."""
+
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from common.errors import ConfigError, DataError, PeerError, SidewaysError
-from coordinator.python.train import _error
+from coordinator.python import train as module
+from tests.support import models
 
 
-@pytest.mark.parametrize(
-    ("told", "code", "kind", "message"),
-    [
-        ([("DataError", "no videos"), ("", "stage 0: no videos\ntraceback")], 1, DataError, "no videos"),
-        ([("OtherAttemptError", "of another attempt")], 3, PeerError, "of another attempt"),
-        ([("", "unknown setting"), ("", "stage 1 ended")], 2, ConfigError, "unknown setting\nstage 1 ended"),
-        ([], -9, SidewaysError, "the run ended with exit code -9, see its output"),
-    ],
-)
-def test_an_error_is_that_of_the_run(
-    told: list[tuple[str, str]], code: int, kind: type[SidewaysError], message: str
-) -> None:
-    error = _error(told, code)
-    assert (type(error), str(error)) == (kind, message)
+def test_functions_of_files_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callable[..., None]]) -> None:
+        seen.append(tomllib.loads(Path(arguments[0]).read_text()))
+
+    monkeypatch.setattr(module, "_run", run)
+    metrics = ["Accuracy", models.with_dropout]
+    module.train(task="regress", ticks=1, data={"train": ".", "flip": 0}, loss=models.with_dropout, val_metrics=metrics)
+    file = f"{Path(models.__file__)}:with_dropout"
+    assert (seen[0]["loss"], seen[0]["val_metrics"]) == (file, ["Accuracy", file])
