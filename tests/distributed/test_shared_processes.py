@@ -63,6 +63,18 @@ def test_the_stages_of_a_lost_process_heal(videos: Path, tmp_path: Path) -> None
     assert set(healed["lost_ticks"]) == {"0", "1"}
 
 
+@pytest.mark.long
+def test_the_stages_of_a_process_go_on_from_their_snapshots(videos: Path, straight: Path, tmp_path: Path) -> None:
+    run = start(videos, tmp_path, recovery__snapshot_every=10, recovery__restarts=1, checkpoint__every=0)
+    run.wait_for_tick(100)
+    os.kill(run.members()["stage0"], signal.SIGKILL)
+    assert run.end(100) == 0, run.output()
+    folder = tmp_path / "runs" / "it"
+    assert losses_of(folder) == losses_of(straight)
+    assert same_model(folder, straight)
+    assert "from the beginning" not in run.output()
+
+
 @pytest.mark.parametrize(
     ("gpus", "stages", "replicas", "per_process", "processes"),
     [
