@@ -16,6 +16,7 @@ from typing import Any
 from common.config.settings import Config
 from common.partition.balance import by_stage
 from common.rule.schedule import schedule_of
+from common.rule.skips import sources
 from common.run_registry.records import State, finite
 from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
@@ -142,4 +143,5 @@ class PageState(LineListener):
             "frame": None if frame is None else self._origin + frame,
             "gradient": None if gradient is None else self._origin + gradient,
             "mismatch": schedule.mismatch(place),
+            "skips": sources(self._config.skip_pairs, stage),
         }

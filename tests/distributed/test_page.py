@@ -58,6 +58,7 @@ def run(videos: Path, tmp_path: Path) -> Iterator[Background]:
     """A run of four stages that takes days, evaluates regularly and accepts commands."""
     often = {"evaluate_every": 100, "checkpoint__every": 50, "data__val": str(videos / "val"), "report__redis": True}
     slow = {"data__size": 32, "data__slots": 8, "stages": STAGES, "name": "it", "ticks": 10_000_000}
+    slow["skips"] = [[0, 2], [0, 3], [1, 3]]
     tree = settings(videos, **often, **slow, report__losses=False, recovery__restarts=1)
     background = Background(write_run_file(tmp_path / "run.toml", tree))
     yield background
@@ -134,6 +135,8 @@ def compare_stage(browser: webdriver.Chrome, box: str, stage: dict[str, Any], ho
     expected |= {"memory": stage["peak_memory_mib"], "mismatch": holds["mismatch"]}
     assert {name: shown[name] for name, value in expected.items() if not same(shown[name], value)} == {}
     assert shown["blocks"] == " · ".join(holds["blocks"])
+    skips = ", ".join(map(str, holds["skips"]))
+    assert shown["skips"] == (f"also takes the output of stage {skips}" if skips else "")
     program = """const box = document.querySelector(arguments[0]);
     return [box.querySelector(".frame").textContent, box.querySelector(".gradient").textContent,
             ...["compute", "between", "data"].map(part => box.querySelector(`.bar .${part}`).style.width)]"""

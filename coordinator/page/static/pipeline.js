@@ -17,6 +17,7 @@ export function showPipeline(state) {
     put("blocks", stage.blocks.join(" · "), box);
     box.querySelector(".blocks").title = stage.blocks.join(", ");
     put("mismatch", `${stage.mismatch} frames mismatch`, box);
+    put("skips", stage.skips.length ? `also takes the output of stage ${stage.skips.join(", ")}` : "", box);
   });
   for (const stage of state.status.stages) showStage(boxes[stage.stage], stage);
   const rate = state.ticks_per_second;
@@ -88,7 +89,7 @@ function build(count) {
     bar.append(...["compute", "between", "data"].map((name) => element("i", name)));
     const rows = element("dl", "");
     for (const [name, label] of Object.entries(ROWS)) rows.append(element("dt", "", label), figured("dd", name, ""));
-    box.append(head, figured("div", "blocks", "blocks quiet"), slot("frame"), slot("gradient"), bar, rows);
+    box.append(head, figured("div", "blocks", "blocks quiet"), figured("div", "skips", "skips quiet"), slot("frame"), slot("gradient"), bar, rows);
     return box;
   });
   document.querySelector(".pipeline").replaceChildren(...boxes);

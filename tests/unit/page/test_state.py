@@ -40,9 +40,9 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
     pipeline = state.pop("pipeline")
     assert [stage.pop("blocks") for stage in pipeline["stages"]] == [["a"], ["b", "c"], ["d"]]
     assert pipeline == {"tick": 41, "origin": 0, "stages": [
-        {"frame": 41, "gradient": 37, "mismatch": 4},
-        {"frame": 40, "gradient": 38, "mismatch": 2},
-        {"frame": 39, "gradient": 39, "mismatch": 0},
+        {"frame": 41, "gradient": 37, "mismatch": 4, "skips": []},
+        {"frame": 40, "gradient": 38, "mismatch": 2, "skips": []},
+        {"frame": 39, "gradient": 39, "mismatch": 0, "skips": []},
     ]}  # fmt: skip
     assert state == {
         "score": "val_map",
@@ -83,6 +83,12 @@ def test_frames_follow_edge_ticks_that_were_measured_at_the_start(tmp_path: Path
     schedule = Schedule(3, (1, 3))
     assert [stage["frame"] for stage in stages] == [schedule.frame(number, 19) for number in range(3)]
     assert [stage["mismatch"] for stage in stages] == [8, 6, 0]
+
+
+def test_skips_are_named_by_their_sources(tmp_path: Path) -> None:
+    page = PageState(config_of(skips=[[0, 2]]), tmp_path, 100, PageServer(Report(), None), [])
+    page.state("running", "", 20)
+    assert [stage["skips"] for stage in json.loads(page.answer())["pipeline"]["stages"]] == [[], [], [0]]
 
 
 def test_a_later_attempt_serves_the_page_at_the_same_address(tmp_path: Path) -> None:
