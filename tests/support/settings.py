@@ -34,6 +34,8 @@ def settings(videos: Path, **changes: Any) -> dict[str, Any]:
         place[name] = value
     if "train_labels" in tree["data"]:  # files beside the videos
         tree["data"]["train_labels"] = str(videos / tree["data"]["train_labels"])
+    if tree.get("task") == "regress":
+        tree["data"].setdefault("flip_targets", [])
     if tree["model"] in ("vgg8", "autoencoder"):
         tree.setdefault("split", SPLITS[tree["stages"]])
     return tree
