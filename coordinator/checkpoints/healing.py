@@ -59,7 +59,7 @@ def heal(
     if not positions or not (positions[-1].fits(config, split) and positions[-1].same_optimiser(config)):
         return None
     position = positions[-1]
-    found = {snapshot for own in kept for snapshot in own.snapshots if snapshot.tick > start.tick}
+    found = {snapshot for own in kept for snapshot in own.snapshots if snapshot.tick >= start.tick}
     sources = [max((own for own in found if own.stage == stage), default=None) for stage in range(config.stages)]
     tick = max([position.tick, *(source.tick for source in sources if source is not None)])
     if tick <= start.tick:

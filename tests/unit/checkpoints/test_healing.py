@@ -99,6 +99,13 @@ def test_a_stage_without_a_snapshot_takes_the_checkpoint(config: Config) -> None
     assert found[1].lost == {0: 81, 1: 31}
 
 
+def test_a_stage_that_stopped_at_the_checkpoints_tick_has_lost_nothing(config: Config) -> None:
+    found = healed(config, [52], [[regular(50, 0), last(50, 0), last(51, 1)]], CHECKPOINT)
+    assert found is not None
+    assert found[1].sources == [last(50, 0), last(51, 1)]
+    assert found[1].lost == {}
+
+
 def test_nothing_is_healed_without_a_newer_position(config: Config) -> None:
     everything = [[last(127, 0)], [last(126, 1)]]
     assert healed(config, [], everything, CHECKPOINT) is None
