@@ -7,12 +7,11 @@ if __name__ == "__main__":  # until there is state to save, an interrupt ends th
 
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 from common.errors import PeerError, SidewaysError
 from common.messages.stage_rpc import serve
-from common.processes.lifecycle import exit_now, print_error, stop_signals, too_many_files, watch_parent
+from common.processes.lifecycle import exit_now, note_stop_signals, print_error, too_many_files, watch_parent
 from common.processes.membership import REPLICAS, STAGES, join
 from common.processes.rpc import start_rpc
 from stage_worker.edges.peer_errors import lost_connection
@@ -76,11 +75,10 @@ def _describe(error: BaseException) -> str:
 def _pass_on_signals(reporter: Reporter) -> None:
     """Forward stop signals to the coordinator, which stops the run after saving the model. The stage itself goes on."""
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number: int) -> None:
         reporter.stop_signal = number
 
-    for number in stop_signals():
-        signal.signal(number, note)
+    note_stop_signals(note)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ def keeper_of(me: Membership) -> tuple[int, int] | None:
     """
     count = me.stages * me.replicas
     for step in range(1, count + 1):
-        replica, stage = divmod((me.number + step) % count, me.stages)
+        number = (me.number + step) % count
+        replica, stage = divmod(number, me.stages)
         if me.replica(replica).stage_member(stage).host != me.own.host:
-            return replica * me.processes + me.process_of(stage), stage
+            return me.worker_of(number), stage
     return None
 
 

@@ -76,7 +76,7 @@ class Stages:
     def __init__(self, me: Membership, deadline: float, on_wait: Callable[[], None]) -> None:
         """`deadline` of each call, in seconds. `on_wait` runs repeatedly while waiting for answers, and may raise."""
         self.count, self._deadline, self._on_wait, self.replicas = me.stages, deadline, on_wait, me.replicas
-        self._processes, self._each = me.processes, me.stages_each
+        self._worker_of = me.worker_of
 
     def call(self, stage: int, call: Callable[Concatenate[StageCalls, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call one stage of replica 0, or any by its number, and wait for its answer.
@@ -144,13 +144,9 @@ class Stages:
     def _all(self) -> int:
         return self.count * self.replicas
 
-    def _process_of(self, number: int) -> int:
-        replica, stage = divmod(number, self.count)
-        return replica * self._processes + stage // self._each
-
     def _by_process(self, numbers: Sequence[int]) -> list[list[int]]:
         """The same stages, those that one process holds together."""
-        return [list(own) for _, own in groupby(numbers, self._process_of)]
+        return [list(own) for _, own in groupby(numbers, self._worker_of)]
 
     def _text(self, number: int) -> str:
         return worker_text(number, self.count, self.replicas)
@@ -171,7 +167,7 @@ class Stages:
     def _start(self, numbers: Sequence[int], call: str, args: Any, kwargs: Any, timeout: float) -> Any:
         """Call some stages of one process."""
         stages = [number % self.count for number in numbers]
-        return start_call(self._process_of(numbers[0]), stages, call, args, kwargs, timeout)
+        return start_call(self._worker_of(numbers[0]), stages, call, args, kwargs, timeout)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -42,6 +43,12 @@ def shorten_thread_switches() -> None:
     that long for the GIL.
     """
     sys.setswitchinterval(0.0005)
+
+
+def note_stop_signals(note: Callable[[int], None]) -> None:
+    """Call `note` with the number of each signal that asks this process to stop, which then goes on."""
+    for number in stop_signals():
+        signal.signal(number, lambda caught, _: note(caught))
 
 
 def stop_signals() -> list[signal.Signals]:

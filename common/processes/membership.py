@@ -134,6 +134,11 @@ class Membership:
         """The number, in its replica, of the worker that holds a stage."""
         return stage // self.stages_each
 
+    def worker_of(self, number: int) -> int:
+        """The number of the worker that holds a stage, both among those of all replicas."""
+        replica, stage = divmod(number, self.stages)
+        return replica * self.processes + self.process_of(stage)
+
     @property
     def held(self) -> range:
         """The stages that this worker holds; empty for any other process."""

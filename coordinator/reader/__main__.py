@@ -6,16 +6,15 @@ if __name__ == "__main__":  # until the coordinator is there to be told, an inte
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import traceback
-from types import FrameType
 from typing import NoReturn
 
 from common.errors import SidewaysError
 from common.messages.stage_rpc import serve
 from common.processes.lifecycle import (
     exit_now,
+    note_stop_signals,
     print_error,
     shorten_thread_switches,
-    stop_signals,
     too_many_files,
     watch_parent,
 )
@@ -67,11 +66,10 @@ def _fail(error: BaseException, me: Membership, line: CoordinatorLine) -> NoRetu
 def _pass_on_signals(reader: Reader) -> None:
     """Forward stop signals to the coordinator, which ends the run after saving the model. The reader itself goes on."""
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number: int) -> None:
         reader.stop_signal = number
 
-    for number in stop_signals():
-        signal.signal(number, note)
+    note_stop_signals(note)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def test_fewer_workers_than_stages_hold_several_each() -> None:
     assert found[0].stage_ranks == [0, 0, 2]
     assert found[3].stage_ranks == [3, 3, 4]
     assert [found[0].process_of(stage) for stage in range(3)] == [0, 0, 1]
+    assert [found[1].worker_of(number) for number in range(6)] == [0, 0, 1, 2, 2, 3]
     first, second = found[0].at(0), found[0].at(1)
     assert (first.leads, second.leads) == (True, False)
     assert [me.local_stage for me in (first, second, found[2], found[3].at(1), found[4])] == [0, 1, 0, 3, 4]
