@@ -31,10 +31,10 @@ from coordinator.video.datasets import Datasets
 from coordinator.video.targets import Batch, packet_of
 
 CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
-DEPTHS = {"backprop": 1, "D = 4": 4, "D = 8": 8, "D = 16": 16}
+DEPTHS = {"backprop": 1, "D = 2": 2, "D = 4": 4, "D = 8": 8, "D = 16": 16}
 # of blocks, but for D = 16: there a convolution, and its norm with its activation, are a stage each, and so are the
 # head's pooling and its classifier
-SPLITS = {1: [8], 4: [2, 2, 2, 2], 8: [1] * 8, 16: [1, 2] * 7 + [2, 1]}
+SPLITS = {1: [8], 2: [4, 4], 4: [2, 2, 2, 2], 8: [1] * 8, 16: [1, 2] * 7 + [2, 1]}
 EVALUATIONS, QUARTER = 12, 3  # evaluation intervals of a training; the evaluations that end the last three count
 PROBES = 12
 REMEDY = "remedy."  # the prefix of settings that only this benchmark knows
