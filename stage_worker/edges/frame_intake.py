@@ -30,7 +30,7 @@ from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
-from common.shared_memory.frame_slots import FrameSlotReader
+from common.shared_memory.shared_frames import FrameReceiver
 from common.telemetry.spans import Kind, WorkClock, clock
 from stage_worker.device_pace import AHEAD
 
@@ -82,10 +82,10 @@ class FrameSocket:
         # torch warns that a message's memory is read-only; it is only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         self.address = me.listen(self._socket)
-        self._reader: FrameSlotReader | None = None
+        self._shared: FrameReceiver | None = None
         if shares_memory:
-            self._reader = FrameSlotReader(self._shape, network.deadline, pinned, self._type, self._feeder)
-        self.memory = self._reader.name if self._reader else ""
+            self._shared = FrameReceiver(self._shape, network.deadline, pinned, self._type, self._feeder)
+        self.memory = self._shared.name if self._shared else ""
 
     def receive(self, tick: int) -> tuple[Envelope, Tensor]:
         """The next batch, read-only, valid until `release`, and its envelope. Raises PeerError."""
@@ -98,21 +98,21 @@ class FrameSocket:
                 )
         self._work.add(self._wait, start)
         envelope, sizes, payload = received
-        reader = self._reader if envelope.slot is not None else None
-        if sizes[1:] != ([] if reader else [self._size]):
+        place = envelope.place if self._shared else None
+        if sizes[1:] != ([] if place else [self._size]):
             raise PeerError(
                 f"{self._what}, tick {tick}: received message parts of {sizes} bytes, expected an envelope and a frame "
                 f"batch {list(self._shape)} of {self._size} bytes: {OTHER_SENDER}"
             )
-        if reader is not None and envelope.slot is not None:
-            return envelope, reader.frames(envelope.slot)
+        if self._shared is not None and place is not None:
+            return envelope, self._shared.frames(place)
         return envelope, torch.frombuffer(payload[0].buffer, dtype=self._type).view(self._shape)
 
     def release(self, envelope: Envelope) -> None:
         """Let the feeder reuse the memory of a batch. Raises PeerError if the feeder is gone."""
-        if envelope.slot is not None and self._reader is not None:
+        if envelope.place is not None and self._shared is not None:
             try:
-                self._reader.release()
+                self._shared.release()
             except PeerError as error:
                 raise PeerError(f"{self._what}, frame {envelope.frame}: {error}") from error
 
@@ -145,8 +145,8 @@ class FrameSocket:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close(0)
-        if self._reader is not None:
-            self._reader.close()
+        if self._shared is not None:
+            self._shared.close()
 
 
 Raw = tuple[Tensor, NDArray[np.int64]]  # frames as received, and their clips

@@ -55,6 +55,7 @@ class Job:
         undecodable: files of which no frame could be decoded; they are not tried again.
         cache: where decoded frames are kept, if anywhere.
         share: the slots that are played here; None: all of them.
+        in_use: number of batches that are still read when the next one is needed.
     """
 
     clips: list[Clip]
@@ -65,6 +66,7 @@ class Job:
     undecodable: set[Path] = field(default_factory=set)
     cache: CachePlace | None = None
     share: range | None = None
+    in_use: int = 1
 
     @property
     def slots(self) -> range:

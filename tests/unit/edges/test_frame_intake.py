@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.errors import PeerError
-from coordinator.video.targets import Batch, Step
+from coordinator.video.batch import Batch
+from coordinator.video.targets import Step
 from tests.support.frames import feeder_of, frame_socket
 
 SHAPE = (2, 3, 4, 4)

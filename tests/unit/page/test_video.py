@@ -16,7 +16,8 @@ from common.rule.label_form import form_of
 from common.rule.pixels import Normaliser
 from coordinator.page.moment import Taking
 from coordinator.page.video import VideoView
-from coordinator.video.targets import Batch, Step
+from coordinator.video.batch import Batch
+from coordinator.video.targets import Step
 from stage_worker.reporting.output_sampler import OutputSampler
 from tests.support.page import config_of
 
