@@ -21,6 +21,7 @@ def encode_frames(
     labels: np.ndarray[Any, Any],
     place: tuple[int, int] | None = None,
     form: LabelForm = ONE_CLASS,
+    colours: np.ndarray[Any, Any] | None = None,
 ) -> bytes:
     """Encode the envelope of a frame batch; the raw uint8 frames follow as a separate message part.
 
@@ -33,6 +34,7 @@ def encode_frames(
         labels: int64 [slots], or float32 [slots, width].
         place: where the frames lie in shared memory (common/shared_memory/shared_frames.py); then no part follows.
         form: of the labels.
+        colours: float64 [slots, 4], by which the frames are to be jittered (common/rule/colour_jitter.py), if at all.
     """
     envelope = {
         "attempt": attempt,
@@ -42,6 +44,7 @@ def encode_frames(
         "place": place,
         "clips": clips.astype("<i8", copy=False).tobytes(),
         "labels": form.to_bytes(labels),
+        "colours": None if colours is None else colours.astype("<f8", copy=False).tobytes(),
     }
     return msgpack.packb(envelope)
 
@@ -49,7 +52,7 @@ def encode_frames(
 class Envelope:
     """A decoded and validated frame envelope. Attributes as in `encode_frames`."""
 
-    __slots__ = ("attempt", "clips", "frame", "labels", "last", "phase", "place")
+    __slots__ = ("attempt", "clips", "colours", "frame", "labels", "last", "phase", "place")
 
     def __init__(self, data: bytes | memoryview, rows: int, attempt: int, form: LabelForm = ONE_CLASS) -> None:
         """Decode an envelope.
@@ -66,6 +69,8 @@ class Envelope:
             self.place = _place(fields["place"])
             self.clips = np.frombuffer(fields["clips"], dtype="<i8")
             self.labels = form.from_bytes(fields["labels"], rows)
+            colours = fields["colours"]
+            self.colours = None if colours is None else np.frombuffer(colours, "<f8").reshape(rows, 4)
         except (KeyError, TypeError, ValueError) as error:
             raise PeerError(f"a frame's envelope is malformed ({error!r}): {OTHER_SENDER}") from error
         if (

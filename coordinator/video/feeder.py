@@ -89,7 +89,8 @@ class Feeder:
             self._shared.close()
 
     def _message(self, phase: int, frame: int, last: bool, batch: Batch, place: Place | None) -> Sequence[Any]:
-        envelope = encode_frames(self._attempt, phase, frame, last, batch.clips, batch.labels, place, batch.form)
+        rows = batch.clips, batch.labels, place, batch.form, batch.colours
+        envelope = encode_frames(self._attempt, phase, frame, last, *rows)
         return [envelope, batch.frames] if place is None else [envelope]
 
     def _put(self, shared: FrameSender, batch: Batch) -> Place | None:

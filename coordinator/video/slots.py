@@ -72,10 +72,11 @@ class Slots:
         self._ring, self._tick = self._pool.ring, 0
         self._decoded = np.zeros(rows, np.int64)  # by slot: the tick up to which its frames are in the ring
         self._ended: list[Ended | None] = [None] * rows
-        # of the frames in the ring, [ticks, slots]: their entries, the entries' frames before them, their labels
+        # of the frames in the ring, [ticks, slots]: their entries, the entries' frames before them, labels, colours
         self._clips, self._before = (np.zeros((self._ring.ticks, rows), np.int64) for _ in range(2))
         labels = form.empty(self._ring.ticks * rows)
         self._labels = labels.reshape(self._ring.ticks, rows, *labels.shape[1:])
+        self._colours = np.empty((self._ring.ticks, rows, 4)) if train and data.jittered_later else None
         self._entries, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
         self._alive = np.ones(rows, np.bool_)  # False: the slot has run out
         first = min(entry for entry, _ in places)
@@ -102,6 +103,7 @@ class Slots:
         place = self._tick % self._ring.ticks
         batch.memory, batch.frames = self._ring.memory, self._ring.pixels[place]
         batch.clips[:], batch.labels[:] = self._clips[place], self._labels[place]
+        batch.colours = None if self._colours is None else self._colours[place]
         np.copyto(self._entries, self._clips[place], where=alive)
         np.copyto(self._frames_played, self._before[place] + 1, where=alive)
         if not alive.all():
@@ -140,4 +142,6 @@ class Slots:
         frames = slice(first, first + message.frames)
         self._clips[frames, slot], self._labels[frames, slot] = message.clip, message.label
         self._before[frames, slot] = np.arange(message.before, message.before + message.frames)
+        if self._colours is not None:
+            self._colours[frames, slot] = message.colours
         self._decoded[slot] = message.tick + message.frames

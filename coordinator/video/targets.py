@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from common.config.settings import Config
+from common.rule.colour_jitter import ColourJitter
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
 from coordinator.video.batch import Batch
@@ -22,7 +23,10 @@ def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
     packet = Packet(config.frame_shape, labels=batch.form, channels_last=config.channels_last)
     packet.set_header(frame - 1, frame)
     packet.clips[:], packet.labels[:] = batch.clips, batch.labels
-    Normaliser(*config.data.normalisation)(packet.tensor, torch.from_numpy(batch.frames))
+    frames = torch.from_numpy(batch.frames)
+    if batch.colours is not None:
+        frames = ColourJitter(frames.device)(frames, batch.colours)
+    Normaliser(*config.data.normalisation)(packet.tensor, frames)
     return packet
 
 

@@ -1,9 +1,10 @@
 """Receives frames and targets from what feeds this replica: the coordinator, or a reader.
 
-They arrive as pixels over ZeroMQ, or in shared memory if the feeder is on the same host, and are normalised on the
-stage's device. With readers an evaluation's come from the coordinator, over ZeroMQ. `FrameIntake` feeds stage 0.
-`TargetIntake` feeds the top stage with frame-sized targets, which arrive before the frame that they belong to, by as
-many ticks as it takes to the top, and wait in the socket's queue.
+They arrive as pixels over ZeroMQ, or in shared memory if the feeder is on the same host. On the stage's device their
+colours are jittered, if the decoders left that to it, and they are normalised. With readers an evaluation's come from
+the coordinator, over ZeroMQ. `FrameIntake` feeds stage 0. `TargetIntake` feeds the top stage with frame-sized targets,
+which arrive before the frame that they belong to, by as many ticks as it takes to the top, and wait in the socket's
+queue.
 
     consumes   an envelope and raw frames, pushed by the feeder
     produces   a packet, or a target tensor, on the stage's device
@@ -25,6 +26,7 @@ from common.errors import PeerError
 from common.messages.encoding import OTHER_SENDER, OtherAttemptError
 from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
 from common.processes.membership import Membership
+from common.rule.colour_jitter import ColourJitter
 from common.rule.host_values import HostValues
 from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.loss import Target
@@ -160,7 +162,7 @@ class FrameIntake:
         self.phase = 0
         self.socket = socket
         self._packet, self._normalise = packet, normalise
-        self._upload = FrameUpload(packet.tensor.device)
+        self._upload, self._jitter = FrameUpload(packet.tensor.device), ColourJitter(packet.tensor.device)
         # a GPU reads a batch some ticks later than the host hands it over
         self._kept = 0 if packet.tensor.device.type == "cpu" else AHEAD
         self._unreleased: deque[Envelope] = deque()
@@ -171,7 +173,10 @@ class FrameIntake:
         if (envelope.phase, envelope.frame) != (self.phase, tick):
             raise self.socket.lost(tick, envelope, (self.phase, tick))
         packet = self._packet
-        self._normalise(packet.tensor, self._upload(frames))
+        pixels = self._upload(frames)
+        if envelope.colours is not None:
+            pixels = self._jitter(pixels, envelope.colours)
+        self._normalise(packet.tensor, pixels)
         packet.set_header(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
         packet.labels[:] = envelope.labels

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from coordinator.video.decoding.augment import Colours
 from coordinator.video.files.labels import ChunkLabel
 
 
 class Filled(NamedTuple):
     """From `tick` on a slot plays `frames` frames of entry `clip`, which follow the first `before` ones.
 
-    `label`: of all of them, or an array with one for each.
+    `label`: of all of them, or an array with one for each. `colours`: by which the first stage is to jitter them.
     """
 
     slot: int
@@ -19,6 +20,7 @@ class Filled(NamedTuple):
     label: ChunkLabel
     before: int
     frames: int
+    colours: Colours
 
 
 class Ended(NamedTuple):

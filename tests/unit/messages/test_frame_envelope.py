@@ -28,6 +28,18 @@ def test_an_envelope_round_trips(
     assert read == (attempt, phase, frame, last, place)
     assert envelope.clips.tolist() == clips.tolist()
     assert envelope.labels.tolist() == labels.tolist()
+    assert envelope.colours is None
+
+
+def test_colours_round_trip() -> None:
+    ids, colours = np.zeros(2, np.int64), np.array([[0.5, 1.25, 1, 0.1], [1, 1, 1, -0.3]])
+    data = encode_frames(1, 0, 3, False, ids, ids, colours=colours)
+    found = Envelope(data, 2, 1).colours
+    assert found is not None
+    assert np.array_equal(found, colours)
+    wrong = encode_frames(1, 0, 3, False, ids, ids, colours=colours[:1])
+    with pytest.raises(PeerError, match="malformed"):
+        Envelope(wrong, 2, 1)
 
 
 VALUES = st.recursive(
@@ -38,13 +50,25 @@ VALUES = st.recursive(
 
 @pytest.mark.parametrize("place", [1, [1], [1, 2, 3], [-1, 0], [1, -1], [True, 0], [1, 0.0], "10", b"10"])
 def test_an_invalid_place_is_refused(place: object) -> None:
-    fields = {"attempt": 1, "phase": 0, "frame": 2, "last": False, "clips": bytes(8), "labels": bytes(8)}
+    fields = {
+        "attempt": 1,
+        "phase": 0,
+        "frame": 2,
+        "last": False,
+        "clips": bytes(8),
+        "labels": bytes(8),
+        "colours": None,
+    }
     assert Envelope(msgpack.packb(fields | {"place": [1, 96]}), 1, 1).place == (1, 96)
     with pytest.raises(PeerError, match="malformed"):
         Envelope(msgpack.packb(fields | {"place": place}), 1, 1)
 
 
-@given(st.dictionaries(st.sampled_from(["attempt", "phase", "frame", "last", "place", "clips", "labels", "x"]), VALUES))
+@given(
+    st.dictionaries(
+        st.sampled_from(["attempt", "phase", "frame", "last", "place", "clips", "labels", "colours"]), VALUES
+    )
+)
 def test_malformed_envelopes_raise_a_sideways_error(fields: dict[str, object]) -> None:
     with pytest.raises(PeerError):
         Envelope(msgpack.packb(fields), 3, 1)

@@ -9,6 +9,7 @@ import pytest
 from common.errors import DataError
 from common.shared_memory.shared_frames import IN_USE
 from coordinator.video.batch import Batch
+from coordinator.video.decoding.augment import Augment
 from coordinator.video.files.clips import Clip, find
 from coordinator.video.files.play_order import ShuffledOrder
 from coordinator.video.slots import Slots
@@ -82,6 +83,27 @@ def test_batches_stay_as_they_are_while_they_may_be_in_use(videos: Path) -> None
                     slots._pool.receive(slot)
             assert all(np.array_equal(frames, copy) for frames, copy in kept)
     slots.close()
+
+
+def test_colours_left_to_the_first_stage_are_those_that_the_decoders_would_have_taken(videos: Path) -> None:
+    """Also of those drawn after the crop, so that all else is the same."""
+    changes = {"data__brightness": 0.4, "data__saturation": 0.4, "data__scale": (0.3, 0.9)}
+    config = config_of(videos, **changes)
+    clips = find(videos / "train", "*", 1).clips
+    later = config.data.model_copy(update={"jitter": "stages"})
+    assert (config.data.computes, config.data.jittered_later, later.jittered_later) == (True, False, True)
+    streams = [Slots(clips, data, 3, train=True) for data in (config.data, later)]
+    now, after = Batch(config.frame_shape), Batch(config.frame_shape)
+    for _ in range(80):
+        assert streams[0].fill(now)
+        assert streams[1].fill(after)
+        assert now.colours is None
+        assert after.colours is not None
+        for expected, frame, colours in zip(now.frames, after.frames, after.colours, strict=True):
+            jitter = Augment(0, 0, *config.data.shape, config.data.shape, False, *colours)
+            assert np.array_equal(jitter(frame[None])[0], expected)
+    for stream in streams:
+        stream.close()
 
 
 def test_slots_play_clips_whole_and_back_to_back(videos: Path) -> None:
