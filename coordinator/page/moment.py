@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config.settings import Config
+from common.rule.colour_jitter import ColourJitter
 from common.rule.pixels import Normaliser
 from common.rule.schedule import schedule_of
 from common.rule.tasks import without_loss
+from coordinator.video.batch import Batch
 from coordinator.video.targets import Step
 
 _ROWS, _SIDE = 4, 64  # slots that are shown, and pixels of a picture's longer side, at most
@@ -33,12 +36,17 @@ class Taking:
         self.config, self.classes, self.task = config, classes, without_loss(config, len(classes))
         self.rows = min(_ROWS, config.data.slots // config.replicas // config.parts)
         self.every = -(-max(config.data.shape) // _SIDE)
+        self._jitter = ColourJitter(torch.device("cpu"))
         schedule = schedule_of(config)
         self.ticks = [0 if config.exact else schedule.first_input(stage) for stage in range(config.stages)]
 
-    def pictures(self, frames: NDArray[Any]) -> NDArray[Any]:
+    def pictures(self, batch: Batch) -> NDArray[Any]:
         """A copy of what is shown of a frame batch: [rows, channels, height, width], of the same type."""
-        return frames[: self.rows, :, :: self.every, :: self.every].copy()
+        shown = batch.frames[: self.rows, :, :: self.every, :: self.every].copy()
+        if batch.colours is None:
+            return shown
+        jittered: NDArray[Any] = self._jitter(torch.from_numpy(shown), batch.colours[: self.rows]).numpy()
+        return jittered
 
     def pixels(self, rows: Tensor) -> NDArray[Any]:
         """Normalised pictures as uint8."""
@@ -67,12 +75,12 @@ class Moment:
     def copy(self, frame: int, step: Step) -> None:
         """Called with every step, each a frame: copy what belongs to this moment."""
         if frame in self._numbers:
-            self._held[frame] = self._taking.pictures(step.batch.frames)
+            self._held[frame] = self._taking.pictures(step.batch)
         if frame == self.frame:
             self._labels = step.batch.labels[: self._taking.rows].copy()
             if step.target is not step.batch:
                 known = step.target.clips == step.batch.clips
-                pictures = self._taking.pictures(step.target.frames)
+                pictures = self._taking.pictures(step.target)
                 self._targets = [picture if own else None for picture, own in zip(pictures, known, strict=False)]
 
     def complete(self, tick: int) -> bool:

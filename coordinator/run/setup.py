@@ -33,6 +33,7 @@ from coordinator.monitor.val_metrics import metrics_of
 from coordinator.page.video import VideoView
 from coordinator.run import metric_sources
 from coordinator.run.class_weights import weighted
+from coordinator.run.colours import jittering
 from coordinator.run.edge_ticks import measured
 from coordinator.run.gradient_probe import GradientProbe
 from coordinator.run.pipeline import Pipeline
@@ -187,7 +188,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
     planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
     costs, split = _split(setup, accepted)
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
-    config = weighted(config, datasets.train)
+    config = jittering(weighted(config, datasets.train), setup.pipeline.me)
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
     start, healing, sources = _from_memory(setup, accepted, start, config, split)
     if accepted.again and not start.tick:

@@ -88,7 +88,7 @@ class Fault(enum.Enum):
             Fault.TRUNCATED: [[envelope, bytes(rows * frame // 2)]],
             Fault.MISSHAPEN: [[envelope, bytes(rows * frame * 4)]],
             Fault.REPEATED: [[envelope, bytes(rows * frame)]],
-            Fault.POINTED: [[encode_frames(attempt, 0, 3, False, ids, ids, slot=1)]],
+            Fault.POINTED: [[encode_frames(attempt, 0, 3, False, ids, ids, place=(1, 0))]],
             Fault.FLOOD: [[bytes(1 << 26)]],
             Fault.LATE: [[envelope, bytes(size)] for size in (rows, rows * frame)],
         }[self]

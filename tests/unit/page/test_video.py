@@ -16,7 +16,8 @@ from common.rule.label_form import form_of
 from common.rule.pixels import Normaliser
 from coordinator.page.moment import Taking
 from coordinator.page.video import VideoView
-from coordinator.video.targets import Batch, Step
+from coordinator.video.batch import Batch
+from coordinator.video.targets import Step
 from stage_worker.reporting.output_sampler import OutputSampler
 from tests.support.page import config_of
 
@@ -195,10 +196,11 @@ def test_pictures_of_the_top_stage_beside_what_they_should_be(task: str) -> None
 def test_large_frames_are_shown_smaller_and_only_a_few_of_replica_0() -> None:
     data = {"train": ".", "slots": 12, "size": [120, 200], "channels": 1, "bits": 16}
     taking = Taking(config_of(replicas=2, data=data), CLASSES)
-    frames = np.arange(6 * 120 * 200, dtype=np.uint16).reshape(6, 1, 120, 200)
+    batch = Batch((6, 1, 120, 200), "uint16")
+    batch.frames[:] = np.arange(6 * 120 * 200).reshape(batch.frames.shape)
     assert (taking.rows, taking.every) == (4, 4)
-    assert np.array_equal(taking.pictures(frames), frames[:4, :, ::4, ::4])
-    assert not np.shares_memory(taking.pictures(frames), frames)
+    assert np.array_equal(taking.pictures(batch), batch.frames[:4, :, ::4, ::4])
+    assert not np.shares_memory(taking.pictures(batch), batch.frames)
     assert Taking(config_of(algorithm="gpipe", micro_batches=4, data={"train": ".", "slots": 8}), CLASSES).rows == 2
     run = Run(config_of(data=data))
     run.view.answer(-1)
@@ -208,6 +210,14 @@ def test_large_frames_are_shown_smaller_and_only_a_few_of_replica_0() -> None:
     assert (moment["width"], moment["height"]) == (50, 30)
     assert values(moment["stages"][0]["pictures"]) == [{moment["tick"] >> 8}] * 4
     assert [len(base64.b64decode(picture)) for picture in moment["stages"][0]["pictures"]] == [50 * 30] * 4
+
+
+def test_colours_that_the_first_stage_jitters_are_shown_jittered() -> None:
+    batch = Batch((2, 3, 16, 16))
+    batch.frames[:], batch.colours = 100, np.array([[0.5, 1, 1, 0], [2, 1, 1, 0]])
+    taking = Taking(config_of(data={"train": ".", "slots": 2, "size": 16}), CLASSES)
+    assert [set(row.ravel()) for row in taking.pictures(batch)] == [{50}, {200}]
+    assert batch.frames.min() == batch.frames.max() == 100
 
 
 def test_answers_of_other_tasks() -> None:
