@@ -33,8 +33,16 @@ _NAMES = {
     Kind.WAIT_GRADIENT_SENT: "wait: gradient sent",
     Kind.WAIT_FRAMES: "wait: frames",
     Kind.WAIT_TARGETS: "wait: targets",
+    Kind.WAIT_REPLICAS: "wait: replicas",
 }
-_OF_GRADIENT = (Kind.BACKWARD, Kind.UPDATE, Kind.WAIT_GRADIENT, Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT)
+_OF_GRADIENT = (
+    Kind.BACKWARD,
+    Kind.UPDATE,
+    Kind.WAIT_GRADIENT,
+    Kind.SEND_GRADIENT,
+    Kind.WAIT_GRADIENT_SENT,
+    Kind.WAIT_REPLICAS,
+)
 _SHORTEST_WAIT = 1000  # ns; a shorter one would not be visible
 
 
