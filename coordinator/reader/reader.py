@@ -16,12 +16,14 @@ from common.processes.membership import Membership
 from common.telemetry.spans import clock
 from coordinator.launch.host_limits import open_files
 from coordinator.reader.coordinator_line import CoordinatorLine
-from coordinator.reader.messages import Fed, Feed, Quit, ReaderPlan, Signalled, encode_places
+from coordinator.reader.messages import Fed, Feed, Look, Quit, ReaderPlan, Signalled, encode_glimpse, encode_places
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.datasets import training_slots
 from coordinator.video.feeder import WAITS, Feeder, Feeders
+from coordinator.video.glimpse import glimpse
 from coordinator.video.lasting_steps import LastingSteps
 from coordinator.video.slots import Slots
+from coordinator.video.targets import Step
 
 _IDLE_MS = 50
 _TRAINING = 0  # phase
@@ -66,6 +68,8 @@ class Reader:
                 return message.code
             if isinstance(message, Feed):
                 self._end = message.end
+            elif isinstance(message, Look) and self._playing is not None:
+                self._playing.look = message
             elif self._playing is not None and self._playing.frame < self._end:
                 self._playing.feed()
 
@@ -83,11 +87,17 @@ class Reader:
 
 
 class _Playing:
-    """What a reader plays by one plan. Attributes: frame, the number of the next one."""
+    """What a reader plays by one plan.
+
+    Attributes:
+        frame: the number of the next one.
+        look: which frames are to be shown; None for none.
+    """
 
     def __init__(self, plan: ReaderPlan, me: Membership, line: CoordinatorLine) -> None:
         """Start decoding, and report once the next frame is decoded. Raises PeerError or DataError."""
         self.frame, self._line = plan.first, line
+        self.look: Look | None = None
         self._cache: CachePlace | None = place_of(plan.config.data)
         own, rows = plan.config.of_reader, plan.config.of_reader.data.slots
         share = range(me.reader * rows, (me.reader + 1) * rows)
@@ -108,6 +118,8 @@ class _Playing:
         start = clock()
         step = self._steps.next(self.frame)
         read = clock()
+        if self.look is not None and self.frame in self.look.frames:
+            self._show(self.look, step)
         self._feeders.push(_TRAINING, self.frame, step)
         self._read += read - start
         self._fed += clock() - read
@@ -120,6 +132,12 @@ class _Playing:
         self._feeders.close()
         if self._cache is not None:
             self._cache.close()
+
+    def _show(self, look: Look, step: Step) -> None:
+        seen = glimpse(self.frame, step, look.rows, look.every)
+        self._line.send(encode_glimpse(seen, step.batch.form, self._line.attempt))
+        if self.frame == look.frames[-1]:
+            self.look = None
 
     def _report(self) -> None:
         errors, feeders = self._stream.errors, self._feeders

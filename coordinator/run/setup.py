@@ -302,8 +302,8 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
         presence.broadcast.add(listener)
     classes, video = len(datasets.train.classes), None
     if presence.page is not None:
-        if config.report.page_video and pipeline.readers is None:  # whose frames do not pass here
-            video = VideoView(config, datasets.train.classes, pipeline.stages)
+        if config.report.page_video:
+            video = VideoView(config, datasets.train.classes, pipeline.stages, readers=pipeline.readers)
         presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}", video)
     return Prepared(
         state=state,
