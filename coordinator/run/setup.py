@@ -43,6 +43,7 @@ from coordinator.run.state import RunState
 from coordinator.run.stop_request import StopRequest
 from coordinator.run.training_feed import OwnFeed, TrainingFeed
 from coordinator.run_directory import RunDirectory
+from coordinator.trace.reader_spans import ReaderSpans
 from coordinator.trace.recorder import TraceRecorder
 from coordinator.trackers.listener import TrackerListener
 from coordinator.video.datasets import Datasets, Warn
@@ -301,10 +302,11 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
     metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
+    readers = ReaderSpans(len(pipeline.me.readers), config.network.deadline)
     classes, video = len(datasets.train.classes), None
     if presence.page is not None:
-        if config.report.page_video and pipeline.readers is None:  # whose frames do not pass here
-            video = VideoView(config, datasets.train.classes, pipeline.stages)
+        if config.report.page_video:
+            video = VideoView(config, datasets.train.classes, pipeline.stages, readers=pipeline.readers)
         presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}", video)
     return Prepared(
         state=state,
@@ -320,7 +322,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
         saver=saver,
         video=video,
         probe=GradientProbe(config, classes, pipeline.stages, start.origin) if config.probe.every else None,
-        tracer=TraceRecorder(directory.path, config, pipeline.stages, work),
+        tracer=TraceRecorder(directory.path, config, pipeline.stages, work, readers),
         work=work,
         overdue=overdue,
         lost_at=directory.last_write_time if accepted.again else None,

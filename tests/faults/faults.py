@@ -53,6 +53,8 @@ class Fault(enum.Enum):
     def inject(self, run: Background, who: str) -> None:
         """Inject the fault into a process of a run: "coordinator", "stage0", "redis" …"""
         members = run.members()
+        if who == "decoder":
+            members[who] = run.decoder()
         if self is Fault.NAN:
             done = sideways("set", "it", "lr=1e30", cwd=run.folder)
             assert done.returncode == 0, done.stderr
@@ -65,6 +67,8 @@ class Fault(enum.Enum):
 
     def expected_output(self, who: str) -> str:
         """A pattern that the run's output must match."""
+        if who == "decoder":
+            return ""  # it is replaced without a word
         named = "the coordinator" if who == "coordinator" else re.sub("(stage|reader)", r"\1 ", who)
         return {
             Fault.KILLED: rf"{named}.* was killed by SIGKILL|{named}.* (is gone|connection)|the coordinator is gone",

@@ -64,6 +64,7 @@ COVERED_BY = {
     "coordinator/run/training.py": [_TRAIN, _STOPS],
     "coordinator/run/training_feed.py": [_TRAIN, _EXACT],
     "coordinator/tools/compare.py": ["distributed/test_algorithms.py"],
+    "coordinator/trace/reader_spans.py": ["distributed/test_steering.py"],
     "coordinator/trackers/tracker.py": ["unit/trackers/test_listener.py"],
     "coordinator/video/datasets.py": ["unit/video/files/test_dataset_formats.py", "unit/video/test_live.py"],
     "coordinator/video/decoder_pool/messages.py": ["unit/video/decoder_pool/test_pool.py"],
