@@ -42,7 +42,7 @@ from benchmarks.bench import CLASSES, Bench, count, launch, serve, span
 from benchmarks.contenders import Case, Contender, Plain, Workers
 
 if TYPE_CHECKING:
-    from common.partition.balance import Prediction
+    from common.partition.prediction import Prediction
 
 CASES = ("vgg8_64_b8", "vgg8_32_b4", "vgg8_112_b8", "resnet18_112_b8", "vgg8_64_b32", "vgg8_64_b1")
 CORES = len(os.sched_getaffinity(0))
@@ -122,7 +122,8 @@ def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str,
 def _balance(bench: Bench, case: Case) -> "Prediction":
     """The split that the product chooses, with its predicted times."""
     from common.messages.stage_calls import StageCalls
-    from common.partition.balance import balance, predict
+    from common.partition.balance import balance
+    from common.partition.prediction import predict
     from common.partition.rebalance import rebalance
     from coordinator.run.split import timed_at_once
 

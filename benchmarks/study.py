@@ -10,6 +10,8 @@ claim      each contender with its best settings, seeds 1, 2, …
 tricks     remedies from the literature against delayed gradients and correlated frames, one at a time
 strides    only every n-th frame, which makes the video faster; the number of ticks is unchanged
 windows    only windows of a number of frames; the number of ticks is unchanged
+memory     windows of 16 frames and whole clips, without and with memory of earlier frames: D = 4, a rate of 1e-3, an
+           average of the weights
 longer     tune and claim again with three times as many epochs, an average of the weights, and windows
 rival      asynchronous 1F1B with stashed weights (benchmarks/stashing.py), as PipeDream has it with Adam and with
            NAdam, β1 = 0.99 (Ajanthan et al., ICML 2025): tuned with as many trials as the contenders, then their seeds
@@ -62,6 +64,8 @@ WINDOWS: dict[str, Settings] = {
     "16 frames, average of weights 0.99": {"data.window": 16, "optimiser.ema": 0.99},
     "24 frames, average of weights 0.99": {"data.window": 24, "optimiser.ema": 0.99},
 }
+MEMORY: dict[str, Settings] = {"plain": {}, "memory": {"model_args.temporal": "motion"}}
+LENGTHS: dict[str, Settings] = {"16 frames": {"data.window": 16}, "whole clips": {}}
 
 RIVALS: dict[str, Settings] = {
     "stashed weights, Adam": {"optimiser.args.betas": [0.9, 0.999]},
@@ -124,6 +128,13 @@ def windows(seeds: int, epochs: float, best: dict[str, Settings]) -> Iterator[Jo
                 yield Job(row, name, seed, epochs, best[name] | settings)
 
 
+def memory(seeds: int, epochs: float) -> Iterator[Job]:
+    """What windows, each of which begins with an empty memory, cost and bring a model that remembers."""
+    for seed, (row, settings), (length, window) in product(range(1, seeds + 1), MEMORY.items(), LENGTHS.items()):
+        own = {"optimiser.lr": 1e-3, "optimiser.ema": 0.99, **window, **settings}
+        yield Job(f"{row}, {length}", "D = 4", seed, epochs, own, probes=False)
+
+
 def tune_rivals(epochs: float) -> Iterator[Job]:
     """The trials of each rival, with seed 0."""
     for row, name, rate in product(RIVALS, CONTENDERS[1:], RIVAL_RATES):
@@ -160,7 +171,7 @@ def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]
 
 def main() -> None:
     """Run the trainings that are still missing, and print the tables."""
-    names = ["tune", *STUDIES, "longer", "rival"]
+    names = ["tune", *STUDIES, "memory", "longer", "rival"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {' '.join(names)}")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
@@ -181,13 +192,16 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = finished(arguments.out)
     chosen, figures = arguments.studies or names, {}
-    if set(chosen) - {"longer", "rival"}:
+    if set(chosen) - {"memory", "longer", "rival"}:
         tuning = _jobs(tune(arguments.epochs, arguments.rates), arguments)
         figures["tune"] = _study("tune", tuning, done, arguments)
         best = best_of(tuning, done)
         for name in [name for name in STUDIES if name in chosen]:
             jobs = _jobs(STUDIES[name](arguments.seeds, arguments.epochs, best), arguments)
             figures[name] = _study(name, [job for job in jobs if _selected(job, arguments.rows)], done, arguments)
+    if "memory" in chosen:
+        jobs = _jobs(memory(arguments.seeds, arguments.epochs), arguments)
+        figures["memory"] = _study("memory", jobs, done, arguments)
     if "longer" in chosen:
         tuning = _jobs(tune_longer(arguments.epochs), arguments)
         figures["tune longer"] = _study("tune longer", tuning, done, arguments)

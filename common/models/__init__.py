@@ -20,6 +20,7 @@ from common.models.autoencoder import autoencoder
 from common.models.chain import Chain, layered
 from common.models.cutting import cut
 from common.models.freezing import freeze, freeze_norms
+from common.models.movinet import movinet_a0
 from common.models.published import find_weights
 from common.models.synced_norm import sync_norms
 from common.models.vgg8 import vgg8
@@ -36,7 +37,7 @@ _TORCHVISION = (
     imagenet.efficientnet_b0,
     imagenet.vit_b_16,
 )
-_FACTORIES: tuple[Callable[..., nn.Sequential], ...] = (vgg8, autoencoder, *_TORCHVISION)
+_FACTORIES: tuple[Callable[..., nn.Sequential], ...] = (vgg8, autoencoder, movinet_a0, *_TORCHVISION)
 _SHOWN = 4  # obstacles
 ZOO = {factory.__name__: factory for factory in _FACTORIES}
 

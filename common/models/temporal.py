@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.models.temporal_functions import overwrite_channels, replace_channels, weighted_sum
+
 
 @dataclass(frozen=True)
 class TickInfo:
@@ -33,10 +35,12 @@ class TickInfo:
     Attributes:
         tick: number of the frame; consecutive frames have consecutive numbers.
         fresh: bool [rows] on the memory's device, rows in which a clip begins; None if there are none.
+        rows: the numbers of these rows.
     """
 
     tick: int
     fresh: Tensor | None
+    rows: Sequence[int] = ()
 
 
 class Memory(nn.Module, ABC):
@@ -104,10 +108,12 @@ class Memory(nn.Module, ABC):
     def _state_at(self, info: TickInfo, x: Tensor) -> Tensor:
         if self.state is None:
             return self._first(x)
-        if info.fresh is None:
-            return self.state
-        fresh = info.fresh.view(-1, *[1] * (self.state.ndim - 1))
-        return torch.where(fresh, self._first(x), self.state)
+        return self.state if info.fresh is None else self._renewed(self.state, info, x)
+
+    def _renewed(self, state: Tensor, info: TickInfo, x: Tensor) -> Tensor:
+        """The memory, begun anew in the rows in which a clip begins."""
+        assert info.fresh is not None
+        return torch.where(info.fresh.view(-1, *[1] * (state.ndim - 1)), self._first(x), state)
 
 
 class Recent(Memory):
@@ -157,6 +163,13 @@ class Recent(Memory):
         state.data[:, tick % self._length] = self.kept(x).detach()
         return y, state
 
+    def _renewed(self, state: Tensor, info: TickInfo, x: Tensor) -> Tensor:
+        """In place: the other rows stay where they are. No backward pass will read what is overwritten."""
+        kept = self.kept(x).detach()
+        for row in info.rows:
+            state.data[row] = kept[row]
+        return state
+
     def step_uncounted(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """With the earlier inputs in their order, the last one last."""
         kept = self.kept(x)
@@ -184,12 +197,15 @@ class Motion(Recent):
 class TemporalShift(Recent):
     """The first channels come from an earlier input: motion for no parameters, no computation, one direction."""
 
-    def __init__(self, share: float = 0.25, distance: int = 4) -> None:
-        """`share` of the channels, rounded down, come from `distance` ticks ago."""
+    def __init__(self, share: float = 0.25, distance: int = 4, inplace: bool = False) -> None:
+        """`share` of the channels, rounded down, come from `distance` ticks ago.
+
+        `inplace`: in the input itself, which nothing but the activation that computed it may use, and in the gradient.
+        """
         super().__init__(distance)
         if not 0 < share < 1:
             raise ValueError(f"a share of the channels is between 0 and 1, not {share}")
-        self.share, self.distance = share, distance
+        self.share, self.distance, self.inplace = share, distance, inplace
 
     def kept(self, x: Tensor) -> Tensor:
         """The channels that will be shifted."""
@@ -197,8 +213,14 @@ class TemporalShift(Recent):
 
     def combine(self, x: Tensor, past: Callable[[int], Tensor]) -> Tensor:
         """[rows, channels, …] → the same shape."""
-        earlier = past(self.distance)
-        return torch.cat([earlier, x[:, earlier.shape[1] :]], 1)
+        return replace_channels(x, past(self.distance))
+
+    def step(self, x: Tensor, state: Tensor, tick: int) -> tuple[Tensor, Tensor]:
+        """As `Recent.step`; in place, what is kept is written first."""
+        if not self.inplace:
+            return super().step(x, state, tick)
+        state.data[:, tick % self._length] = self.kept(x).detach()
+        return overwrite_channels(x, state[:, (tick - self.distance) % self._length]), state
 
     def extra_repr(self) -> str:
         """For printing."""
@@ -217,11 +239,7 @@ class CausalConv(Recent):
 
     def combine(self, x: Tensor, past: Callable[[int], Tensor]) -> Tensor:
         """[rows, channels, …] → the same shape."""
-        scale = self.weight.view(*self.weight.shape, *[1] * (x.ndim - 2))
-        y = x * scale[0]
-        for ticks in range(1, len(self.weight)):
-            y = y + past(ticks) * scale[ticks]
-        return y
+        return weighted_sum(x, [past(ticks) for ticks in range(1, len(self.weight))], self.weight)
 
 
 class ConvGRU(Memory):
@@ -242,7 +260,7 @@ class ConvGRU(Memory):
         """[rows, channels, height, width] → [rows, hidden, height, width]."""
         update, reset = self.gates(torch.cat([x, state], 1)).sigmoid().chunk(2, 1)
         candidate = self.candidate(torch.cat([x, reset * state], 1)).tanh()
-        y = (1 - update) * state + update * candidate
+        y = torch.lerp(state, candidate, update)
         return y, y
 
 

@@ -29,8 +29,10 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     raise ValueError(f"norm = {norm!r} is unknown. Allowed: 'group', 'batch', 'none'")
 
 
-def memory_before(temporal: Temporal | None, first: bool, channels: int) -> Memory | None:
+def memory_before(temporal: Temporal | None, first: bool, channels: int, inplace: bool = False) -> Memory | None:
     """The memory before a convolution of so many input channels, the first one or another; None for none.
+
+    `inplace`: the input is that of an activation, and nothing else uses it.
 
     Raises:
         ValueError: the kind is unknown.
@@ -38,7 +40,7 @@ def memory_before(temporal: Temporal | None, first: bool, channels: int) -> Memo
     if temporal == "motion":
         return Motion() if first else None
     if temporal == "shift":
-        return None if first else TemporalShift()
+        return None if first else TemporalShift(inplace=inplace)
     if temporal == "conv":
         return None if first else CausalConv(channels)
     if temporal is not None:
@@ -82,7 +84,7 @@ def vgg8(
     incoming = channels
     for number, (multiple, stride) in enumerate(_LAYERS, start=1):
         outgoing = multiple * width
-        memory = memory_before(temporal, number == 1, incoming)
+        memory = memory_before(temporal, number == 1, incoming, inplace=True)
         convolution = nn.Conv2d(incoming, outgoing, 3, stride, padding=1, bias=norm == "none")
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         if isinstance(memory, Motion):

@@ -31,6 +31,7 @@ class BlockCost:
         parameters: number of parameters.
         parameter_kib: size of the parameters.
         saved_kib: what the forward pass saves for the backward pass, without parameters, and what the block remembers.
+        remembered_kib: what the block remembers from tick to tick, of all slots.
     """
 
     name: str
@@ -39,6 +40,7 @@ class BlockCost:
     parameters: int = 0
     parameter_kib: float = 0.0
     saved_kib: float = 0.0
+    remembered_kib: float = 0.0
 
 
 def measure(
@@ -65,8 +67,8 @@ def measure(
         for tick in range(rounds + 1):
             memories.begin(np.zeros(len(x), np.int64), tick, x.device)
             times.append(_time_block(block, x, index > 0, casting))
-        saved = _saved_bytes(block, x, index > 0, casting)
-        saved += memories.nbytes
+        remembered = memories.nbytes
+        saved = _saved_bytes(block, x, index > 0, casting) + remembered
         memories.clear()
         with torch.no_grad(), casting():
             y = block(x.clone())
@@ -79,6 +81,7 @@ def measure(
                 parameters=sum(weight.numel() for weight in weights),
                 parameter_kib=sum(weight.nbytes for weight in weights) / 1024,
                 saved_kib=saved / 1024,
+                remembered_kib=remembered / 1024,
             )
         )
         x = y
@@ -164,67 +167,3 @@ def by_stage(costs: Sequence[Cost], split: Sequence[int]) -> list[Sequence[Cost]
     """Group the blocks' costs by stage."""
     ends = list(accumulate(split))
     return [costs[end - blocks : end] for blocks, end in zip(split, ends, strict=True)]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Predicted time and memory of a split.
-
-    Attributes:
-        stage_ms: forward + backward time of each stage.
-        tick_ms: tick time of the pipeline: that of the slowest stage, or more if stages must share the host's cores.
-        efficiency: sum of all costs / (D × slowest stage), 0 … 1.
-        memory_mib: memory of each stage.
-    """
-
-    split: list[int]
-    stage_ms: list[float]
-    tick_ms: float
-    efficiency: float
-    memory_mib: list[float]
-
-
-def predict(
-    costs: Sequence[BlockCost], split: Sequence[int], input_kib: float, max_concurrent_stages: float, state: float
-) -> Prediction:
-    """Predict time and memory of a split, assuming that transfers are hidden behind compute.
-
-    Args:
-        input_kib: size of a frame batch as float, the input of stage 0.
-        max_concurrent_stages: number of stages that the host can run at the same time; with replicas, its share.
-        state: number of values that the optimiser keeps per parameter (`optimiser_state`).
-    """
-    parts = by_stage(costs, split)
-    times = [sum(cost.milliseconds for cost in part) for part in parts]
-    edges = [input_kib, *(part[-1].activation_kib for part in parts)]
-    memory = [_memory_kib(part, edges[i], edges[i + 1], state) / 1024 for i, part in enumerate(parts)]
-    slowest, total = max(times), sum(times)
-    return Prediction(
-        list(split), times, max(slowest, total / max_concurrent_stages), total / (len(parts) * slowest), memory
-    )
-
-
-def _memory_kib(part: Sequence[BlockCost], input_kib: float, output_kib: float, state: float) -> float:
-    """Memory of parameters, gradients, optimiser state, saved tensors, and two packets each way on both edges."""
-    parameters = sum(cost.parameter_kib for cost in part)
-    return parameters * (2 + state) + sum(cost.saved_kib for cost in part) + 4 * (input_kib + output_kib)
-
-
-def optimiser_state(optimiser: torch.optim.Optimizer | None) -> float:
-    """Number of values that an optimiser keeps per parameter, measured with one step on zero gradients.
-
-    Pass the optimiser of a small, disposable model; None gives 0.
-    """
-    if optimiser is None:
-        return 0.0
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    for weight in weights:
-        weight.grad = torch.zeros_like(weight)
-    optimiser.step()
-    kept = sum(
-        value.numel()
-        for state in optimiser.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor) and value.dim()
-    )
-    return kept / sum(weight.numel() for weight in weights)

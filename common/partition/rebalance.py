@@ -7,8 +7,10 @@ they will run, their blocks' costs are scaled to match, and the split is balance
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ from common.config.settings import Config
 from common.models import part
 from common.partition.balance import balance, by_stage
 from common.partition.stopwatch import seconds
+from common.rule.memories import Memories
 from common.rule.optimiser import build_optimiser
+from common.rule.skips import merge_of, pool_to, sources, targets
 from common.rule.stage import casting, forbid_in_place_on_input
 
 _TRIES = 4  # splits
@@ -56,30 +60,45 @@ def _scaled(costs: Sequence[float], split: Sequence[int], times: Sequence[float]
 def time_stage(config: Config, model: nn.Sequential, split: Sequence[int], stage: int, frames: Tensor) -> float:
     """Time a stage's forward and backward pass and update, in ms: the median over some tenths of a second.
 
-    `model` and `frames` must be as they will run (stopwatch.py). The model is changed, so pass a disposable one.
+    With its memories, and with what it computes for skips. `model` and `frames` must be as they will run
+    (stopwatch.py). The model is changed, so pass a disposable one.
     """
-    x: Tensor = frames
-    times: list[float] = []
-    blocks = part(model, split, stage)
-    forbid_in_place_on_input(blocks)
-    updates = build_optimiser(blocks, config.optimiser, 0)
-    with casting(config, frames.device):
-        with torch.no_grad():
-            for below in range(stage):
-                x = part(model, split, below)(x)
-        start = time.perf_counter()
-        while len(times) <= _PASSES or time.perf_counter() - start < _SECONDS:
-            times.append(_pass(blocks, x.detach().clone().requires_grad_(stage > 0), updates))
+    tensors, times = [frames], list[float]()
+    for number in range(len(split)):
+        with torch.no_grad(), casting(config, frames.device):
+            tensors.append(part(model, split, number)(tensors[-1]))
+    tick = _tick(config, part(model, split, stage), stage, tensors)
+    start = time.perf_counter()
+    while len(times) <= _PASSES or time.perf_counter() - start < _SECONDS:
+        times.append(seconds(partial(tick, len(times)), frames.device))
     return 1e3 * median(times[1:])
 
 
-def _pass(blocks: nn.Module, x: Tensor, updates: torch.optim.Optimizer | None) -> float:
-    def tick() -> None:
-        y = blocks(x)
-        if y.requires_grad:
-            y.backward(torch.ones_like(y))
+def _tick(config: Config, blocks: nn.Sequential, stage: int, tensors: Sequence[Tensor]) -> Callable[[int], None]:
+    """A function that computes tick k of a stage. `tensors`: the frames, and the outputs of all stages."""
+    x, skips = tensors[stage].clone(), config.skip_pairs
+    forbid_in_place_on_input(blocks)
+    merge = merge_of(config, stage, [y.shape for y in tensors[1:]], 0, x.device)
+    skipped = [pool_to(x.shape, tensors[source + 1]).clone() for source in sources(skips, stage)]
+    inputs = [tensors[target].shape for target in targets(skips, stage)]
+    memories, clips = Memories(blocks, config.channels_last), np.zeros(len(x), np.int64)
+    updates = build_optimiser(blocks, config.optimiser, 0)
+    for leaf in [x] * (stage > 0) + skipped:
+        leaf.requires_grad_()
+
+    def tick(k: int) -> None:
+        memories.begin(clips, k, x.device)
+        with casting(config, x.device):
+            y = blocks(x if merge is None else merge(x, skipped))
+        computed = [one for one in (y, *(pool_to(shape, y) for shape in inputs)) if one.requires_grad]
+        if computed:
+            torch.autograd.backward(computed, [torch.ones_like(one) for one in computed])
         if updates is not None:
             updates.step()
             updates.zero_grad(set_to_none=True)
+        if merge is not None:
+            merge.updater.update()
+        for leaf in (x, *skipped):
+            leaf.grad = None
 
-    return seconds(tick, x.device)
+    return tick

@@ -64,18 +64,21 @@ class Memories:
             self._switch(part)
         if self._clips is None:
             self._forget()
-        info = TickInfo(frame, self._fresh(clips, device))
+        info = self._info(clips, frame, device)
         for module in self._modules.values():
             if module.state is not None and module.state.device != device:  # from a checkpoint
                 module.state = module.state.to(device)
             module.begin(info)
         self._clips = clips.copy()
 
-    def _fresh(self, clips: NDArray[np.int64], device: torch.device) -> Tensor | None:
-        if self._clips is None:
-            return None  # an empty memory begins anew in every row by itself
+    def _info(self, clips: NDArray[np.int64], frame: int, device: torch.device) -> TickInfo:
+        if self._clips is None:  # an empty memory begins anew in every row by itself
+            return TickInfo(frame, None)
         fresh = clips != self._clips
-        return self._masks.setdefault(self._part, HostValues()).on(device, fresh) if fresh.any() else None
+        rows = np.flatnonzero(fresh).tolist()
+        if not rows:
+            return TickInfo(frame, None)
+        return TickInfo(frame, self._masks.setdefault(self._part, HostValues()).on(device, fresh), rows)
 
     def _forget(self) -> None:
         self._clips = None

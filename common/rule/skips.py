@@ -53,10 +53,10 @@ class Merge(nn.Module):
     ) -> None:
         """`outputs`: shapes of the outputs of the stages below, at least; `planned`: ticks of the whole training."""
         super().__init__()
-        channels = _channels(outputs[stage - 1])
+        channels = channels_of(outputs[stage - 1])
         self.skips = nn.ParameterDict()
         for source in sources(config.skip_pairs, stage):
-            weight = torch.zeros(channels, _channels(outputs[source]), device=device)
+            weight = torch.zeros(channels, channels_of(outputs[source]), device=device)
             self.skips[f"{source}-{stage}"] = nn.Parameter(weight)  # one by one: from a dict it would sort them by name
         mismatch = schedule_of(config).mismatch(stage)
         self.updater = Updater(self, config.optimiser, config.rule.every, mismatch, planned)
@@ -70,7 +70,7 @@ class Merge(nn.Module):
             skipped: what the sources send, in their order, pooled: [rows, …] each.
         """
         for weight, y in zip(self.skips.values(), skipped, strict=True):
-            x = x + _project(y, weight).to(x.dtype)
+            x = x + project(y, weight).to(x.dtype)
         return x
 
     def leaf(self, number: int, packet: Packet, held: Packet) -> Tensor:
@@ -118,7 +118,8 @@ def merge_of(config: Config, stage: int, outputs: Sequence[Shape], planned: int,
     return Merge(config, stage, outputs, planned, device) if sources(config.skip_pairs, stage) else None
 
 
-def _channels(shape: Shape) -> int:
+def channels_of(shape: Shape) -> int:
+    """Number of channels of maps, or width of tokens, or of vectors."""
     return shape[-1] if len(shape) == 3 else shape[1]
 
 
@@ -127,7 +128,8 @@ def pooled_shape(shape: Shape, output: Shape) -> torch.Size:
     return pool_to(shape, torch.empty(tuple(output), device="meta")).shape
 
 
-def _project(y: Tensor, weight: Tensor) -> Tensor:
+def project(y: Tensor, weight: Tensor) -> Tensor:
+    """P(y), [rows, channels of the input, …], from what a source sends; `weight`: [channels of the input, of y]."""
     return F.conv2d(y, weight[:, :, None, None]) if y.ndim == 4 else F.linear(y, weight)
 
 

@@ -12,20 +12,14 @@ from torch import nn
 
 from common.config.settings import Config, share_of_threads
 from common.errors import ConfigError
-from common.models import build
-from common.partition.balance import (
-    BlockCost,
-    Prediction,
-    balance,
-    by_stage,
-    check_split,
-    max_concurrent_stages,
-    measure,
-    optimiser_state,
-    predict,
-)
+from common.models import activation_shapes, build
+from common.partition.balance import BlockCost, balance, by_stage, check_split, max_concurrent_stages, measure
 from common.partition.model_check import check_model
+from common.partition.prediction import Prediction, optimiser_state, predict, stage_times
+from common.partition.rebalance import rebalance
+from common.partition.skip_costs import SkipCost, SkipTimer, skip_timer
 from common.partition.stopwatch import as_it_runs
+from common.rule.memory_format import with_memory_format
 from common.rule.optimiser import build_optimiser
 from common.rule.stage import casting
 
@@ -119,58 +113,81 @@ def compare(
     """
     check_model(build(config, classes, warn), config, classes)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    timed: dict[tuple[int, int, int], list[BlockCost]] = {}  # by threads, number of blocks or of layers, and rows
     configs = [config.model_copy(update=arrangement._asdict()).of_replica for arrangement in arrangements]
     threads = [share_of_threads(config, own.workers) for own in configs]
-    models = [build(own, classes) for own in configs]
-    keys = [(number, len(model), own.data.slots) for number, model, own in zip(threads, models, configs, strict=True)]
+    timed: dict[tuple[int, int, int], tuple[list[BlockCost], SkipTimer]] = {}
+    costs, predictions = [], []
     before = torch.get_num_threads()
     try:
-        for key, (own, model) in dict(zip(keys, zip(configs, models, strict=True), strict=True)).items():
-            torch.set_num_threads(key[0])
-            frames = as_it_runs(own, model, device, device.type == "cuda")
-            timed[key] = measure(model, frames, partial(casting, config, device))
+        for own, number in zip(configs, threads, strict=True):
+            torch.set_num_threads(number)
+            model = build(own, classes)
+            key = number, len(model), own.data.slots  # number of blocks, or of layers
+            if key not in timed:
+                timed[key] = _timed(own, model, device)
+            costs.append(timed[key][0])
+            predictions.append(_predict(own, *timed[key], max_concurrent_stages(device, number) / own.replicas))
     finally:
         torch.set_num_threads(before)
-    costs = [timed[key] for key in keys]
-    predictions = [
-        _predict(own, cost, max_concurrent_stages(device, number) / own.replicas)
-        for cost, own, number in zip(costs, configs, threads, strict=True)
-    ]
     return Comparison(costs, predictions, list(arrangements), threads, str(device), config.data.slots)
 
 
-def _predict(config: Config, costs: list[BlockCost], max_concurrent_stages: float) -> Prediction:
+def _timed(config: Config, model: nn.Sequential, device: torch.device) -> tuple[list[BlockCost], SkipTimer]:
+    """The costs of a disposable model's blocks, and what times skips between them."""
+    on_gpus, context = device.type == "cuda", partial(casting, config, device)
+    frames = as_it_runs(config, model, device, on_gpus)
+    with context():
+        outputs = activation_shapes(list(model), config.frame_shape)
+    last = with_memory_format(config, model, on_gpus).channels_last
+    return measure(model, frames, context), skip_timer(outputs, device, last, context)
+
+
+def _predict(config: Config, costs: list[BlockCost], time_skips: SkipTimer, max_concurrent_stages: float) -> Prediction:
+    skips = [(source, target) for source, target in config.skip_pairs if target < config.stages]
     fixed = config.split if config.split and len(config.split) == config.stages else None
-    split = fixed or balance([cost.milliseconds for cost in costs], config.stages)
+    split = fixed or _balanced(costs, config.stages, lambda split: time_skips(skips, split))
     check_split(split, len(costs))
     state = optimiser_state(build_optimiser(nn.Linear(64, 64), config.optimiser, 0))
     state += (config.optimiser.ema > 0) + 2 * (config.optimiser.orthogonal > 0)
     input_kib = torch.Size(config.frame_shape).numel() * torch.float32.itemsize / 1024
-    return predict(costs, split, input_kib, max_concurrent_stages, state)
+    return predict(costs, split, input_kib, max_concurrent_stages, state, time_skips(skips, split))
+
+
+def _balanced(
+    costs: Sequence[BlockCost], stages: int, skips_of: Callable[[Sequence[int]], list[SkipCost]]
+) -> list[int]:
+    """The split whose slowest stage is fastest. What skips cost depends on the split, so a few are tried."""
+    times = [cost.milliseconds for cost in costs]
+    return rebalance(times, balance(times, stages), lambda split: stage_times(costs, split, skips_of(split)))
 
 
 def show(comparison: Comparison, console: Console) -> None:
     """Print the table of blocks, then that of the stages or, for several arrangements, one row for each."""
     single = len(comparison.predictions) == 1
-    console.print(_blocks(comparison.costs[0], comparison.predictions[0] if single else None))
+    slots = comparison.slots // comparison.arrangements[0].replicas
+    console.print(_blocks(comparison.costs[0], comparison.predictions[0] if single else None, slots))
     console.print(_stages(comparison) if single else _arrangements(comparison))
+    if single and comparison.predictions[0].skips:
+        console.print(_skips(comparison.predictions[0].skips))
     console.print(
         f"timed on {comparison.device} with {comparison.threads[0]} thread(s) per stage. saved: kept for the backward "
-        "pass; tick: time of the slowest stage, or more if stages share cores; efficiency: sum of the stages' times / "
-        "(stages × the slowest); exchanging gradients between replicas is not in it",
+        "pass, and remembered; tick: time of the slowest stage, or more if stages share cores; efficiency: sum of the "
+        "stages' times / (stages × the slowest). Skips count, exchanging gradients between replicas does not",
         style="dim",
     )
 
 
-def _blocks(costs: Sequence[BlockCost], prediction: Prediction | None) -> Table:
-    table = _table("Blocks, forward + backward", "block", "parameters", "ms", "output KiB", "saved KiB")
+def _blocks(costs: Sequence[BlockCost], prediction: Prediction | None, slots: int) -> Table:
+    remember = any(cost.remembered_kib for cost in costs)
+    columns = "block", "parameters", "ms", "output KiB", "saved KiB", *["remembered KiB a slot"] * remember
+    table = _table("Blocks, forward + backward", *columns)
     if prediction is not None:
         table.add_column("stage", justify="right")
     stages = [stage for stage, blocks in enumerate(prediction.split if prediction else []) for _ in range(blocks)]
     for index, cost in enumerate(costs):
         figures = [f"{cost.parameters:,}", f"{cost.milliseconds:.2f}"]
         figures += [f"{cost.activation_kib:.0f}", f"{cost.saved_kib:.0f}"]
+        figures += [f"{cost.remembered_kib / slots:.1f}"] * remember
         table.add_row(cost.name, *figures, *([str(stages[index])] if stages else []))
     return table
 
@@ -183,6 +200,17 @@ def _stages(comparison: Comparison) -> Table:
         figures = [f"{prediction.stage_ms[stage]:.2f}", f"{prediction.memory_mib[stage]:.1f}"]
         table.add_row(str(stage), _span(part), parameters, *figures)
     table.caption = f"predicted tick {prediction.tick_ms:.2f} ms, efficiency {prediction.efficiency:.2f}"
+    return table
+
+
+def _skips(skips: Sequence[SkipCost]) -> Table:
+    columns = "from", "to", "KiB each way", "pooling ms", "projection ms", "parameters"
+    table = _table("Skips, forward + backward", *columns)
+    for skip in skips:
+        pooling, projection = skip.pooling, skip.projection
+        times = f"{pooling.milliseconds:.2f}", f"{projection.milliseconds:.2f}"
+        sent, parameters = f"{pooling.activation_kib:.0f}", f"{projection.parameters:,}"
+        table.add_row(str(skip.source), str(skip.target), sent, *times, parameters)
     return table
 
 

@@ -57,6 +57,12 @@ OPTIONS: dict[str, dict[str, object]] = {
     "predict": {"task": "predict", "model": "autoencoder", "ahead": 3},
     "motion": {"model_args": {"width": 4, "temporal": "motion"}},
     "shift": {"model_args": {"width": 4, "temporal": "shift"}, "rule__boundary": "mix"},
+    "shift-layers": {  # a stage begins with a memory, and one ends with one
+        "cuts": "layers",
+        "split": [3, 5, 22],
+        "model_args": {"width": 4, "temporal": "shift"},
+    },
+    "movinet": {"model": "movinet_a0", "model_args": {}, "split": [6, 6, 5]},
     "causal": {"model_args": {"width": 4, "temporal": "conv"}, "optimiser__ema": 0.9},
     "auxiliary": {"rule__auxiliary": 0.3, "rule__every": 2, "optimiser__ema": 0.9, "optimiser__clip": 0.5},
     "skip": {"skips": [[0, 2]], "optimiser__ema": 0.9, "rule__auxiliary": 0.2},

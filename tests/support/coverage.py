@@ -22,6 +22,7 @@ COVERED_BY = {
     "common/models/autoencoder.py": ["unit/models/test_models.py"],
     "common/models/chain.py": ["unit/models/test_imagenet.py"],
     "common/models/module_graph.py": ["unit/models/test_cutting.py"],
+    "common/models/temporal_functions.py": ["unit/models/test_temporal.py"],
     "common/models/tracing.py": ["unit/models/test_cutting.py", "unit/models/test_timm_models.py"],
     "common/models/trial.py": ["unit/models/test_cutting.py"],
     "common/models/vgg8.py": ["unit/models/test_models.py"],

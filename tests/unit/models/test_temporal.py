@@ -19,6 +19,10 @@ def shifted() -> Memory:
     return TemporalShift(share=0.5, distance=2)
 
 
+def shifted_in_place() -> Memory:
+    return TemporalShift(share=0.5, distance=2, inplace=True)
+
+
 def causal() -> Memory:
     torch.manual_seed(1)
     block = CausalConv(CHANNELS, length=3)
@@ -35,7 +39,7 @@ def motion() -> Memory:
     return Motion(gaps=(1, 3))
 
 
-BLOCKS = pytest.mark.parametrize("make", [motion, shifted, causal, recurrent])
+BLOCKS = pytest.mark.parametrize("make", [motion, shifted, shifted_in_place, causal, recurrent])
 
 
 def clip(frames: int, seed: int = 0) -> Tensor:
@@ -161,3 +165,63 @@ def test_a_memory_is_not_the_input_buffer() -> None:
         buffer.copy_(frames[tick : tick + 1])
         memories.begin(np.array([0]), tick, CPU)
         assert torch.equal(block(buffer)[0], frames[tick] - frames[0])
+
+
+def test_a_shift_in_place_computes_the_same() -> None:
+    """After a ReLU, which keeps its output for its backward pass. The ring, outputs and gradients are equal."""
+    frames, results = clip(7), []
+    for inplace in (False, True):
+        torch.manual_seed(3)
+        before, after = nn.Conv2d(CHANNELS, CHANNELS, 1), nn.Conv2d(CHANNELS, 2, 1)
+        block = nn.Sequential(before, nn.ReLU(inplace=True), TemporalShift(0.5, 2, inplace), after)
+        memories = Memories(block)
+        outputs = []
+        for tick in range(len(frames)):
+            memories.begin(np.array([tick // 4]), tick, CPU)
+            outputs.append(block(frames[tick : tick + 1]))
+            outputs[-1].square().sum().backward()
+        assert before.weight.grad is not None
+        assert after.weight.grad is not None
+        results.append([*outputs, before.weight.grad, after.weight.grad, *memories.state().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("make", [shifted, causal])
+def test_gradients_are_those_of_torchs_own_operators(make: Make) -> None:
+    block, frames = make(), clip(3).double()
+    block.double()
+    past = [frames[1:2], frames[:1]]  # one and two ticks ago
+    state = torch.stack([frames[:1], frames[1:2], frames[:1]], 1)  # the ring at tick 2
+
+    def plain(x: Tensor) -> Tensor:
+        if isinstance(block, TemporalShift):
+            return torch.cat([past[1][:, :2], x[:, 2:]], 1)
+        assert isinstance(block, CausalConv)
+        return sum(each * own[:, None, None] for each, own in zip([x, *past], block.weight, strict=True))
+
+    if isinstance(block, TemporalShift):
+        state = state[:, :, :2].clone()
+    found = []
+    for compute in (plain, lambda x: block.step(x, state, 2)[0]):
+        x = frames[2:].clone().requires_grad_()
+        block.zero_grad(set_to_none=True)
+        y = compute(x)
+        y.sin().sum().backward()
+        found.append([y, x.grad, *(parameter.grad for parameter in block.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_only_rows_in_which_a_clip_begins_begin_anew() -> None:
+    """In place: the ring stays where it is."""
+    block, frames = Motion((2,)), clip(4)
+    memories = Memories(nn.Sequential(block))
+    places = []
+    for tick, clips in enumerate(([1, 2], [1, 2], [1, 3], [4, 3])):
+        memories.begin(np.array(clips), tick, CPU)
+        found = block(frames[tick].expand(2, -1, -1, -1))
+        assert block.state is not None
+        places.append(block.state.data_ptr())
+    assert len(set(places)) == 1
+    assert torch.equal(found[0, CHANNELS:], torch.zeros_like(frames[0])), "a clip's first frame is all of its past"
+    assert torch.equal(found[1, CHANNELS:], frames[3] - frames[2]), "its past ends with its first frame"

@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.config.settings import Optimiser
 from common.errors import ConfigError
 from common.models.temporal import Motion
 from common.models.vgg8 import vgg8
-from common.partition.balance import BlockCost, balance, check_split, measure, optimiser_state, predict
-from common.rule.optimiser import build_optimiser
+from common.partition.balance import balance, check_split, measure
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), st.integers(1, 9))
@@ -63,32 +61,8 @@ def test_blocks_are_measured_in_the_precision_that_they_run_in() -> None:
 def test_what_a_block_remembers_counts_and_is_forgotten() -> None:
     block = Motion((2,))
     cost = measure(nn.Sequential(block), torch.rand(4, 3, 8, 8), rounds=1)[0]
-    assert cost.saved_kib == 3 * 4 * 3 * 8 * 8 * 4 / 1024  # a ring of three frame batches
+    assert cost.saved_kib == cost.remembered_kib == 3 * 4 * 3 * 8 * 8 * 4 / 1024  # a ring of three frame batches
     assert block.state is None
-
-
-COSTS = [BlockCost("a", 4.0, 8.0, 256, 1.0, 100.0), BlockCost("b", 1.0, 2.0, 512, 2.0, 50.0), BlockCost("c", 3.0, 1.0)]
-
-
-def test_predict_computes_times_and_memory_of_a_split() -> None:
-    promise = predict(COSTS, [1, 2], input_kib=16, max_concurrent_stages=2, state=2)
-    assert promise.stage_ms == [4, 4]
-    assert (promise.tick_ms, promise.efficiency) == (4, 1.0)
-    # parameters, gradients and two optimiser states; kept for backward; two packets per direction on both edges
-    assert promise.memory_mib == [(4 * 1 + 100 + 4 * (16 + 8)) / 1024, (4 * 2 + 50 + 4 * (8 + 1)) / 1024]
-
-
-def test_stages_that_share_cores_are_slower() -> None:
-    promise = predict(COSTS, [1, 1, 1], input_kib=16, max_concurrent_stages=1, state=0)
-    assert promise.tick_ms == 8
-    assert promise.efficiency == pytest.approx(8 / (3 * 4))
-
-
-@pytest.mark.parametrize(("name", "args", "kept"), [("AdamW", {}, 2), ("SGD", {}, 0), ("SGD", {"momentum": 0.9}, 1)])
-def test_optimiser_state_is_measured(name: str, args: dict[str, float], kept: float) -> None:
-    optimiser = build_optimiser(nn.Linear(4, 4), Optimiser(name=name, args=args), 0)
-    assert optimiser_state(optimiser) == kept
-    assert optimiser_state(None) == 0
 
 
 def test_a_forced_split_must_cover_the_model() -> None:

@@ -6,11 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from common.models import part
+from common.models.temporal import memories
 from common.models.vgg8 import vgg8
 from common.partition.balance import balance
 from common.partition.rebalance import rebalance, time_stage
+from common.rule import skips
+from common.rule.skips import project
 from tests.support.settings import config_of
 
 COSTS = st.lists(st.floats(0.01, 100), min_size=2, max_size=9)
@@ -60,3 +64,21 @@ def test_a_stage_is_timed_with_its_update(precision: str) -> None:
         assert time_stage(config, model, [3, 5], stage, frames) > 0
         after = part(model, [3, 5], stage).parameters()
         assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_stage_is_timed_with_its_memories_and_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the three stages remembers, one pools for a skip, and one projects."""
+    split = [1, 3, 4]
+    config = config_of(Path(), stages=3, split=split, skips=[[0, 2]])
+    model, frames, projected = vgg8(3, width=4, temporal="motion"), torch.rand(3, 3, 16, 16), list[Tensor]()
+
+    def counted(y: Tensor, weight: Tensor) -> Tensor:
+        projected.append(y)
+        return project(y, weight)
+
+    monkeypatch.setattr(skips, "project", counted)
+    for stage in range(3):
+        assert time_stage(config, model, split, stage, frames) > 0
+        assert bool(projected) == (stage == 2)
+    assert projected[0].shape == (3, 4, 4, 4), "stage 0's channels at the size of stage 2's input"
+    assert all(memory.state is not None for memory in memories(model).values())

@@ -1,11 +1,17 @@
 """A stage's memories: training and evaluation apart, and in checkpoints."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from common.models.temporal import Motion, TemporalShift
 from common.rule.memories import Memories
+from common.rule.packet import Packet
+from common.rule.reference import Reference, build_stages
+from tests.support.settings import config_of
 
 
 def pipeline() -> tuple[nn.Sequential, Memories]:
@@ -93,3 +99,21 @@ def test_micro_batches_have_the_rows_of_the_batch() -> None:
             saved = {name: value.clone() for name, value in parts.state().items()}
             assert saved["@clips"].tolist() == clips.tolist()
             parts.load(saved, 2)
+
+
+@pytest.mark.parametrize("temporal", ["motion", "shift", "conv"])
+def test_what_is_remembered_does_not_grow_with_the_depth(tmp_path: Path, temporal: str) -> None:
+    """A stage remembers frames of its own blocks, however many stages there are."""
+    found = set()
+    for split in ([8], [4, 4], [2, 2, 2, 2]):
+        config = config_of(
+            tmp_path, stages=len(split), split=split, model_args={"width": 4, "temporal": temporal}, data__size=16
+        )
+        stages = build_stages(config, 3, 100)
+        reference, packet = Reference(stages, config.frame_shape), Packet(config.frame_shape)
+        for tick in range(3 * len(split)):
+            packet.set_header(tick - 1, tick)
+            reference.tick(packet)
+        found.add(sum(stage.memories.nbytes for stage in stages))
+    assert len(found) == 1
+    assert found.pop() > 0

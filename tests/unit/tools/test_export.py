@@ -33,6 +33,7 @@ def test_a_run_and_its_exported_program_predict_the_same(run: Path, videos: Path
     [
         ("autoencoder", "autoencode"),
         ("resnet18", "classify"),
+        pytest.param("movinet_a0", "classify", marks=pytest.mark.long),
         pytest.param("mobilenet_v3_large", "classify", marks=pytest.mark.long),
     ],
 )

@@ -1,5 +1,6 @@
 """`sideways partition`: its arguments and tables."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,23 @@ def test_processes_are_arranged_as_replicas_of_pipelines(tmp_path: Path) -> None
 def test_more_processes_than_stages_may_be_is_an_error() -> None:
     with pytest.raises(ConfigError, match="--processes 257"):
         arrangements(257, 3)
+
+
+def test_skips_and_memory_are_in_the_tables(tmp_path: Path) -> None:
+    config = config_of(tmp_path, stages=4, skips=[[0, 2], [0, 3]], model_args={"temporal": "motion"})
+    two, four = compare(config, 5, [Arrangement(1, 2), Arrangement(1, 4)], print).predictions
+    assert two.skips == [], "two stages have none of them"
+    assert [(skip.source, skip.target) for skip in four.skips] == [(0, 2), (0, 3)]
+    comparison = compare(config, 5, [Arrangement(1, 4)], print)
+    slots, *frame = config.frame_shape
+    remembered = comparison.costs[0][0].remembered_kib / slots
+    assert remembered == 7 * math.prod(frame) * 4 / 1024  # of seven frames
+    blocks = sum(cost.milliseconds for cost in comparison.costs[0])
+    assert sum(comparison.predictions[0].stage_ms) > blocks
+    assert len(comparison.tree()["splits"][0]["skips"]) == 2
+    console = Console(record=True, width=160)
+    show(comparison, console)
+    text = console.export_text()
+    assert f"{remembered:.1f}" in text
+    assert f"{comparison.predictions[0].skips[0].pooling.activation_kib:.0f}" in text
+    assert "projection ms" in text
