@@ -34,13 +34,18 @@ class FrameMemory:
                 os.close(self.file)
             raise
         self.pixels: NDArray[Any] = np.frombuffer(memory, pixel_type).reshape(shape)
+        self._start = _address(self.pixels)
 
     def offset(self, frames: NDArray[Any]) -> int:
         """Where frames that are a view of `pixels` begin, in bytes."""
-        return int(frames.__array_interface__["data"][0] - self.pixels.__array_interface__["data"][0])
+        return _address(frames) - self._start
 
     def close(self) -> None:
         """Close the descriptor, if it is open; the memory is freed with its last mapping."""
         if self.file >= 0:
             os.close(self.file)
             self.file = -1
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])

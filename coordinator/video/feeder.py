@@ -1,8 +1,8 @@
 """Feeds the pipeline: one batch per tick to stage 0, and frame-sized targets to the top stage.
 
 consumes   batches that the slots have decoded ahead
-produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; if stage 0 is on this host, the envelope alone, with
-           the frames in shared memory, where the decoders wrote them if they did
+produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; if stage 0 is on this host, the envelope alone over a
+           Unix socket, with the frames in shared memory, where the decoders wrote them if they did
 waits for  room in the socket's queue, or for stage 0 to release earlier batches; unblocked by stage 0's ticks, so a
            slow pipeline slows decoding down
 """
@@ -61,6 +61,7 @@ class Feeder:
         self._stage_0 = worker_text(me.of_replica * me.stages, me.stages, me.replicas)
         self._frames = _connect(me, addresses[0].frames, 0, batch_bytes)
         self._shared = _share(addresses[0].memory, batch_bytes, deadline, warn)
+        self._sharing: set[int] = set()  # the phases of which stage 0 knows that it shares this memory
         self._targets = _connect(me, addresses[-1].targets, -1, batch_bytes) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
@@ -70,9 +71,11 @@ class Feeder:
             PeerError: stage 0 or the top stage accepts nothing within the deadline, or stage 0 has exited.
         """
         error_text = f"{self._stage_0} has accepted no frame since frame {frame - 1}"
-        place = None if self._shared is None else self._retry(partial(self._put, self._shared, step.batch), error_text)
-        message = self._message(phase, frame, step.last, step.batch, place)
-        self._retry(partial(_send, self._frames, message), error_text)
+        if self._shared is None:
+            message = self._message(phase, frame, step.last, step.batch, None)
+            self._retry(partial(_send, self._frames, message), error_text)
+        else:
+            self._push_shared(self._shared, phase, frame, step, error_text)
         self.frame_bytes += step.batch.frames.nbytes
         if self._targets is not None:
             error_text = f"the top stage has accepted no target since frame {frame - 1}"
@@ -93,13 +96,20 @@ class Feeder:
         envelope = encode_frames(self._attempt, phase, frame, last, *rows)
         return [envelope, batch.frames] if place is None else [envelope]
 
-    def _put(self, shared: FrameSender, batch: Batch) -> Place | None:
-        """Let stage 0 read the frames in shared memory. Returns where they lie; None if too many are in use.
+    def _push_shared(self, shared: FrameSender, phase: int, frame: int, step: Step, error_text: str) -> None:
+        batch = step.batch
+        place = self._retry(partial(self._unless_lost, shared.place, batch.frames, batch.memory), error_text)
+        message = self._message(phase, frame, step.last, batch, place)
+        if phase in self._sharing:
+            self._unless_lost(shared.send, *message)
+        else:
+            self._sharing.add(phase)
+            self._retry(partial(_send, self._frames, message), error_text)
 
-        If stage 0 has exited, gives `on_wait` time to raise the error that it may have reported, then raises PeerError.
-        """
+    def _unless_lost(self, send: Callable[..., _T], *arguments: Any) -> _T:
+        """Call `send`. If stage 0 is gone, give `on_wait` time to raise the error that it may have reported."""
         try:
-            return shared.send(batch.frames, batch.memory)
+            return send(*arguments)
         except PeerError:
             end = time.monotonic() + _REPORT_WAIT
             while time.monotonic() < end:

@@ -1,10 +1,10 @@
 """Receives frames and targets from what feeds this replica: the coordinator, or a reader.
 
-They arrive as pixels over ZeroMQ, or in shared memory if the feeder is on the same host. On the stage's device their
-colours are jittered, if the decoders left that to it, and they are normalised. With readers an evaluation's come from
-the coordinator, over ZeroMQ. `FrameIntake` feeds stage 0. `TargetIntake` feeds the top stage with frame-sized targets,
-which arrive before the frame that they belong to, by as many ticks as it takes to the top, and wait in the socket's
-queue.
+They arrive as pixels over ZeroMQ, or in shared memory if the feeder is on the same host (then only the first envelope
+of a phase comes over ZeroMQ). On the stage's device their colours are jittered, if the decoders left that to it, and
+they are normalised. With readers an evaluation's come from the coordinator, over ZeroMQ. `FrameIntake` feeds stage 0.
+`TargetIntake` feeds the top stage with frame-sized targets, which arrive before the frame that they belong to, by as
+many ticks as it takes to the top, and wait in the socket's queue.
 
     consumes   an envelope and raw frames, pushed by the feeder
     produces   a packet, or a target tensor, on the stage's device
@@ -35,6 +35,9 @@ from common.rule.pixels import Normaliser
 from common.shared_memory.shared_frames import FrameReceiver
 from common.telemetry.spans import Kind, WorkClock, clock
 from stage_worker.device_pace import AHEAD
+
+# an envelope, the sizes in bytes of all parts of its message, and the parts after the envelope
+Received = tuple[Envelope, list[int], list[zmq.Frame]]
 
 
 class FrameSocket:
@@ -86,13 +89,17 @@ class FrameSocket:
         self.address = me.listen(self._socket)
         self._shared: FrameReceiver | None = None
         if shares_memory:
-            self._shared = FrameReceiver(self._shape, network.deadline, pinned, self._type, self._feeder)
+            self._shared = FrameReceiver(
+                self._shape, network.deadline, pinned, self._type, self._feeder, network.max_message
+            )
         self.memory = self._shared.name if self._shared else ""
+        self._sharing: set[int] = set()  # the phases whose frames lie in shared memory
 
-    def receive(self, tick: int) -> tuple[Envelope, Tensor]:
-        """The next batch, read-only, valid until `release`, and its envelope. Raises PeerError."""
+    def receive(self, tick: int, phase: int = 0) -> tuple[Envelope, Tensor]:
+        """The next batch of a phase, read-only, valid until `release`, and its envelope. Raises PeerError."""
         start = clock()
-        while (received := self._receive()) is None:
+        shared = self._shared if phase in self._sharing else None
+        while (received := self._receive() if shared is None else self._receive_shared(shared)) is None:
             if clock() - start >= self._deadline * 1e9:
                 raise PeerError(
                     f"{self._what}, tick {tick}: no frames from {self._feeder} for {self._deadline:g} s: is the "
@@ -107,6 +114,7 @@ class FrameSocket:
                 f"batch {list(self._shape)} of {self._size} bytes: {OTHER_SENDER}"
             )
         if self._shared is not None and place is not None:
+            self._sharing.add(envelope.phase)
             return envelope, self._shared.frames(place)
         return envelope, torch.frombuffer(payload[0].buffer, dtype=self._type).view(self._shape)
 
@@ -118,8 +126,18 @@ class FrameSocket:
             except PeerError as error:
                 raise PeerError(f"{self._what}, frame {envelope.frame}: {error}") from error
 
-    def _receive(self) -> tuple[Envelope, list[int], list[zmq.Frame]] | None:
-        """The next message: its envelope, the sizes of all parts in bytes, and the parts after the envelope.
+    def _receive_shared(self, shared: FrameReceiver) -> Received | None:
+        """The next envelope of frames in shared memory; None if none came within the deadline."""
+        try:
+            message = shared.receive()
+        except BlockingIOError:
+            return None
+        except PeerError as error:
+            raise PeerError(f"{self._what}: {error}") from error
+        return Envelope(message, self._shape[0], self._attempt, self._labels), [len(message)], []
+
+    def _receive(self) -> Received | None:
+        """The next message over ZeroMQ.
 
         None if no message came within the deadline, or one of another attempt's coordinator.
         """
@@ -169,7 +187,7 @@ class FrameIntake:
 
     def receive(self, tick: int) -> Packet:
         """The frame batch of this tick, normalised. Valid until the next receive."""
-        envelope, frames = self.socket.receive(tick)
+        envelope, frames = self.socket.receive(tick, self.phase)
         if (envelope.phase, envelope.frame) != (self.phase, tick):
             raise self.socket.lost(tick, envelope, (self.phase, tick))
         packet = self._packet

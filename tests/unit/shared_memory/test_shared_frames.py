@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from common.errors import PeerError
 from common.messages.frame_envelope import Envelope, encode_frames
+from common.messages.stage_calls import Addresses
 from common.shared_memory.frame_memory import FrameMemory
 from common.shared_memory.shared_frames import IN_USE
 from coordinator.video.batch import Batch
 from coordinator.video.feeder import Feeder, Feeders
 from coordinator.video.targets import Step
-from stage_worker.edges.frame_intake import FrameSocket
+from stage_worker.edges.frame_intake import FrameSocket, Received
+from tests.support import members
 from tests.support.frames import feeder_of, frame_socket
 
 SHAPE = (2, 3, 4, 4)
@@ -73,8 +75,10 @@ def test_a_batch_in_use_is_not_overwritten() -> None:
             push(feeder, IN_USE)
         assert (frames == 0).all()
         stage_0.release(envelope)
+        for frame in range(1, IN_USE // 2):  # credits come a few at a time
+            stage_0.release(take(stage_0, frame))
         push(feeder, IN_USE)
-        for frame in range(1, IN_USE + 1):
+        for frame in range(IN_USE // 2, IN_USE + 1):
             stage_0.release(take(stage_0, frame))
 
 
@@ -156,8 +160,55 @@ def test_a_lost_coordinator_is_reported_at_once() -> None:
         push(feeder, 0)
         envelope = take(stage_0, 0)
         feeder.close()
+        with pytest.raises(PeerError, match="stage 0: the coordinator is gone"):
+            stage_0.receive(1)
+        for _ in range(IN_USE // 2 - 1):
+            stage_0.release(envelope)
         with pytest.raises(PeerError, match="stage 0, frame 0: the coordinator has exited"):
             stage_0.release(envelope)
+
+
+def test_a_silent_feeder_is_reported_after_the_deadline() -> None:
+    with connected(deadline=1.0) as (feeder, stage_0):
+        push(feeder, 0)
+        stage_0.release(take(stage_0, 0))
+        with pytest.raises(PeerError, match="stage 0, tick 1: no frames from the coordinator for 1 s"):
+            stage_0.receive(1)
+
+
+def test_only_the_first_envelope_of_a_phase_comes_over_zeromq() -> None:
+    with connected() as (feeder, stage_0):
+        batch = Batch(SHAPE)
+        for phase in (0, 0, 1, 1, 0, 0, 2):
+            feeder.push(phase, 0, Step(batch, batch, last=False))
+        over_zeromq = list[int]()
+        receive = stage_0._receive
+
+        def noted() -> Received | None:
+            received = receive()
+            assert received is not None
+            over_zeromq.append(received[0].phase)
+            return received
+
+        stage_0._receive = noted  # type: ignore[method-assign]
+        for phase in (0, 0, 1, 1, 0, 0, 2):
+            envelope, _ = stage_0.receive(0, phase)
+            assert envelope.phase == phase
+            stage_0.release(envelope)
+        assert over_zeromq == [0, 1, 2]
+
+
+def test_an_evaluation_may_come_over_zeromq_from_another_process_meanwhile() -> None:
+    """With readers only the training's frames lie in shared memory."""
+    with connected() as (feeder, stage_0):
+        own = Feeder(members.coordinator(attempt=8), [Addresses(stage_0.address, "")], 96, 5.0, lambda: None)
+        batch = Batch(SHAPE)
+        for phase in (0, 0, 1, 1, 0):
+            (own if phase else feeder).push(phase, 0, Step(batch, batch, last=False))
+            envelope, _ = stage_0.receive(0, phase)
+            assert (envelope.phase, envelope.place is None) == (phase, phase == 1)
+            stage_0.release(envelope)
+        own.close()
 
 
 def test_frames_are_sent_where_memory_cannot_be_shared() -> None:
