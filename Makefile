@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
+CONSTRAINTS := constraints.txt
+OLDEST := .venv-oldest
 ARGS ?=
 
-.PHONY: help train test test-long soak fuzz lint docs figures bench gpu bench-learn secrets clean
+.PHONY: help train test test-long test-oldest soak fuzz lint docs figures bench gpu bench-learn secrets clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -18,12 +20,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip' 2>&- || { echo "make: $(PYTHON) cannot make virtual environments, as it has no ensurepip: on Debian and Ubuntu install pythonVERSION-venv" >&2; exit 1; }
 	@echo "setting up $(VENV), which takes some minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch torchvision
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[examples]'
 	@touch $@
 
 $(DEV): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[examples,dev]'
 	@touch $@
 
 train: $(READY)  ## train four stage workers on moving handwritten digits; ARGS='--json --set seed=1' passes options on
@@ -36,11 +38,16 @@ test: $(DEV)  ## every test but the long ones
 test-long: $(DEV)  ## the long ones: more faults and hosts
 	$(BIN)/python -m pytest -m long $(ARGS)
 
+test-oldest:  ## `make test` with the oldest torch that the code runs on, and Python 3.12, in an environment of its own
+	@mkdir -p $(OLDEST)
+	@sed -e 's/^torch==.*/torch==2.11.0/' -e 's/^torchvision==.*/torchvision==0.26.0/' -e '/^setuptools==/d' constraints.txt > $(OLDEST)/constraints.txt
+	$(MAKE) test VENV=$(OLDEST) PYTHON="$$(python3.12 -c 'import sys; print(sys.executable)')" CONSTRAINTS=$(OLDEST)/constraints.txt
+
 soak: $(DEV)  ## half an hour of random faults, then the same ticks undisturbed, must be equal; ARGS='--minutes 5'
 	$(BIN)/python -m tests.soak $(ARGS)
 
 fuzz: $(DEV)  ## an hour of fuzzing whatever reads from a socket; ARGS=-max_total_time=60
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),-max_total_time=3600)
 
 lint: $(DEV)  ## style and types
@@ -49,7 +56,7 @@ lint: $(DEV)  ## style and types
 	$(BIN)/mypy
 
 docs: $(DEV)  ## the documentation as a site in site/, every link checked
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 figures: $(DEV)  ## write the figures of benchmarks/results into the tables of README and docs, and draw the schedule
@@ -86,5 +93,5 @@ secrets:  ## passwords for docker compose, in deploy/secrets; those that are the
 	done
 
 clean:  ## remove the virtual environment, caches and the drawn digits; your runs stay
-	rm -rf $(VENV) data/digits build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) data/digits build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from common.messages.stage_report import Progress
     from common.processes.membership import Membership
     from common.telemetry.spans import Rows
-    from coordinator.video.targets import Batch
+    from coordinator.video.batch import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "benchmarks/models.py"
@@ -122,7 +122,7 @@ class Bench:
     def configure(self, config: "Config") -> None:
         """Rebuild every stage, and draw a frame batch in which every row is a clip of its own."""
         from common.messages.stage_calls import Plan
-        from coordinator.video.targets import Batch
+        from coordinator.video.batch import Batch
 
         assert config.split is not None
         self.batch, self._tick = Batch(config.frame_shape), 0

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.config.settings import Data
+from coordinator.video.batch import Batch
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.files.clips import Clip
 
@@ -59,11 +60,11 @@ class LoaderSlots:
         self._playing: list[tuple[int, int, NDArray[np.uint8], int] | None] = [None] * data.slots
         self._number = 0
 
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
+    def fill(self, batch: Batch) -> bool:
         """Write each slot's next frame, clip number and label. Returns True: the stream does not end."""
         for slot, playing in enumerate(self._playing):
             number, label, clip_frames, index = playing or self._next()
-            frames[slot], clips[slot], labels[slot] = clip_frames[index], number, label
+            batch.frames[slot], batch.clips[slot], batch.labels[slot] = clip_frames[index], number, label
             more = index + 1 < len(clip_frames)
             self._playing[slot] = (number, label, clip_frames, index + 1) if more else None
         return True

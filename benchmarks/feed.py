@@ -2,12 +2,14 @@
 
     python benchmarks/feed.py [--json] [--sizes 112 224] [--slots 32] [--rounds 5]
 
-The coordinator's work in a tick, on frames that are already decoded: it copies every slot's frame from a ring like the
-decoding pool's into a batch, and the product's Feeder passes that on to a FrameSocket in another process. The figures
-are frames per second, medians over the rounds.
+The coordinator's work in a tick, on frames that are already decoded, in a ring like the decoding pool's: the product's
+Feeder passes a batch on to a FrameSocket in another process, which does not look at the pixels. The figures are frames
+per second, medians over the rounds.
 
-shared  frames in shared memory, as on one host
-zmq     frames over ZeroMQ (TCP, loopback), as between hosts, but without CURVE
+shared  the other process reads the ring, as on one host
+copied  the frames are copied into a batch, and from there into memory that the other process reads, as with live
+        sources on one host
+zmq     the batches of the ring over ZeroMQ (TCP, loopback), as between hosts, but without CURVE
 """
 
 import argparse
@@ -23,8 +25,7 @@ from benchmarks.bench import count
 from benchmarks.stream import Product
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from coordinator.video.batch import Batch
 
 CHUNK, SECONDS = 64, 1.0  # frames of a slot in the ring; approximate duration of a round
 
@@ -32,32 +33,37 @@ CHUNK, SECONDS = 64, 1.0  # frames of a slot in the ring; approximate duration o
 class Decoded:
     """Slots whose frames are all decoded: each plays its part of the ring again and again."""
 
-    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int, int], copies: bool = False) -> None:
+        """`copies`: whether batches are copied from the ring."""
         import numpy as np
 
         from common.rule.label_form import ONE_CLASS
+        from common.shared_memory.frame_memory import FrameMemory
         from coordinator.video.stream import PlaybackErrors
 
         self.errors, self.form = PlaybackErrors(), ONE_CLASS
-        slots, *frame = shape
-        self._pixels = np.random.default_rng(0).integers(0, 256, (slots * CHUNK, *frame), np.uint8)
-        self._first, self._played = np.arange(slots) * CHUNK, 0
+        self._memory, self._copies = FrameMemory((CHUNK, *shape), "uint8"), copies
+        self._memory.pixels[:] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self._clips, self._played = np.arange(shape[0]), 0
 
-    def fill(self, frames: "NDArray[np.uint8]", clips: "NDArray[np.int64]", labels: "NDArray[np.int64]") -> bool:
+    def fill(self, batch: "Batch") -> bool:
         """As Slots.fill does."""
-        import numpy as np
-
-        np.take(self._pixels, self._first + self._played % CHUNK, axis=0, out=frames, mode="clip")
-        clips[:], labels[:] = self._first, 0
+        frames = self._memory.pixels[self._played % CHUNK]
+        if self._copies:
+            batch.frames[:] = frames
+        else:
+            batch.memory, batch.frames = self._memory, frames
+        batch.clips[:], batch.labels[:] = self._clips, 0
         self._played += 1
         return True
 
     def places(self) -> list[tuple[int, int]]:
         """As those of Slots."""
-        return [(int(first), self._played) for first in self._first]
+        return [(int(clip), self._played) for clip in self._clips]
 
     def close(self) -> None:
-        """Do nothing: there are no decoding processes."""
+        """Free the ring."""
+        self._memory.close()
 
 
 def main() -> None:
@@ -79,8 +85,12 @@ def main() -> None:
 def rates(size: int, slots: int, rounds: int) -> dict[str, Any]:
     """Frames per second by transport."""
     shape = slots, 3, size, size
-    with Product(Decoded(shape), shape) as shared, Product(Decoded(shape), shape, shares_memory=False) as over_zmq:
-        contenders = {"shared": shared, "zmq": over_zmq}
+    with (
+        Product(Decoded(shape), shape) as shared,
+        Product(Decoded(shape, copies=True), shape) as copied,
+        Product(Decoded(shape), shape, shares_memory=False) as over_zmq,
+    ):
+        contenders = {"shared": shared, "copied": copied, "zmq": over_zmq}
         ticks = {name: max(1, round(SECONDS / product.play(20) * 20)) for name, product in contenders.items()}
         found: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(rounds):

@@ -170,7 +170,8 @@ def _run(feed: "TrainingFeed", first: int, last: int) -> float:
 
 def _end(pipeline: "Pipeline", me: "Membership", config: "Config") -> None:
     """End the replicas and the readers."""
-    from coordinator.video.targets import Batch, Step
+    from coordinator.video.batch import Batch
+    from coordinator.video.targets import Step
 
     batch = Batch(config.frame_shape)
     pipeline.push(END, 0, Step(batch, batch, last=True))

@@ -3,9 +3,9 @@
     python benchmarks/reading_steps.py --json
 
 PyAV alone, a file after the other; 16 clips in turn, 64 frames of each held at a time; converting to RGB; cropping and
-flipping into the ring; copying from the ring into batches. Each is measured with those before it, by turns, in so many
-rounds; the figure is the median of what it adds. Then what keeping the frames in data.cache adds to all before copying,
-in memory and in a folder, and what playing them from memory takes instead.
+flipping into the ring, from which they are played. Each is measured with those before it, by turns, in so many rounds;
+the figure is the median of what it adds. Then what keeping the frames in data.cache adds to all, in memory and in a
+folder, and what playing them from memory takes instead.
 
 Processor time depends less on what else the machine does than frames a second do. That of the kernel's threads which
 write a folder to the disk is not in it.
@@ -74,12 +74,11 @@ def steps(root: Path, folder: Path, count: int, rounds: int) -> dict[str, float]
         "turns": partial(in_turn, clips, reader.decode),
         "conversion": partial(in_turn, clips, reader.convert),
         "cropping": partial(in_turn, clips, reader.crop),
-        "copying": partial(in_turn, clips, reader.copy),
         "memory": partial(in_turn, clips, partial(reader.keep, "memory")),
         "folder": partial(in_turn, clips, partial(reader.keep, "folder")),
         "cached": partial(in_turn, clips, reader.play),
     }
-    before = {"turns": "pyav", "conversion": "turns", "cropping": "conversion", "copying": "cropping"}
+    before = {"turns": "pyav", "conversion": "turns", "cropping": "conversion"}
     before |= {"memory": "cropping", "folder": "cropping"}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):  # the first warms up
@@ -125,8 +124,7 @@ class Reader:
         self._places: dict[str, CachePlace] = {}
         self._caches: dict[str, FrameCache] = {}
         self._held: list[object] = [None] * SLOTS
-        self._ring = np.zeros((SLOTS, CHUNK, data.channels, *data.shape), np.uint8)
-        self._batch = np.zeros((SLOTS, data.channels, *data.shape), np.uint8)
+        self._ring = np.zeros((CHUNK, SLOTS, data.channels, *data.shape), np.uint8)
 
     def empty(self) -> None:
         """Begin with empty caches."""
@@ -184,20 +182,7 @@ class Reader:
 
     def _cropped(self, source: PictureSource, slot: int) -> Turn:
         writer = ClipWriter(partial(draw, data=self._data, random=np.random.default_rng(slot)), source)
-        return lambda slot: writer.write(self._ring[slot])
-
-    def copy(self, clip: Clip, slot: int) -> Turn:
-        """Decode, convert and crop it, and copy chunks of all slots from the ring, a frame of each at a time."""
-        crop = self.crop(clip, slot)
-
-        def turn(slot: int) -> int:
-            if slot == SLOTS - 1:
-                rows = self._ring.reshape(-1, *self._ring.shape[2:])
-                for frame in range(CHUNK):
-                    np.take(rows, np.arange(SLOTS) * CHUNK + frame, axis=0, out=self._batch, mode="clip")
-            return crop(slot)
-
-        return turn
+        return lambda slot: writer.write(self._ring[:, slot])
 
 
 if __name__ == "__main__":

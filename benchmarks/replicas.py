@@ -1,6 +1,6 @@
 """Measure every arrangement of some processes, replicas × stages, against torch's DistributedDataParallel.
 
-    python benchmarks/replicas.py [--json] [--processes 2] [--case vgg8_64_b8] [--rounds 5] [--seconds 1]
+    python benchmarks/replicas.py [--json] [--processes 2 | --table 8] [--case vgg8_64_b8] [--rounds 5] [--seconds 1]
 
 A case is MODEL_SIZE_bB: a model of the zoo, frames of SIZE × SIZE pixels, B slots in all. Every arrangement is a run of
 the product's own workers with frames from memory and the split that the product chooses, each process with one thread.
@@ -8,6 +8,11 @@ In each round it alternates with DistributedDataParallel on the same number of p
 (`ddp` of benchmarks/peers.py). "vs_ddp" is the median over the rounds of the arrangement's frames per second divided by
 ddp's in the same round. The arrangement of one stage is data parallelism too. "predicted" is what `sideways partition
 --processes` says of the frames per second, which leaves out that processes share memory and exchange tensors.
+
+--table 8 is --processes 8, 1 × 8, 2 × 4, 4 × 2 and 8 × 1, with a summary: JSON of {"processes", "cores", "case",
+"ddp_frames_per_second", "rows": as without it, "fastest": {"measured", "predicted"}}, where the rows also have
+"vs_predicted", the measured frames per second divided by the predicted ones. It wants as many cores as processes: on
+fewer all of them share the cores, and the prediction is for those too.
 """
 
 import argparse
@@ -36,12 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--processes", type=count, default=min(CORES, 8), help="number of stage workers")
+    parser.add_argument("--table", type=count, metavar="PROCESSES", help="the same with a summary, for so many")
     parser.add_argument("--case", default="vgg8_64_b8", metavar="MODEL_SIZE_bB", help="default: vgg8_64_b8")
     parser.add_argument("--rounds", type=count, default=5, help="number of rounds")
     parser.add_argument("--seconds", type=span, default=1.0, help="approximate duration of a round")
     parser.add_argument("--replicas", type=count, default=1, help=argparse.SUPPRESS)  # of one run
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # a process of the run, started by the launcher
     arguments = parser.parse_args()
+    arguments.processes = arguments.table or arguments.processes
     case = Case.of(arguments.case)
     if case is None or case.slots % arguments.processes:
         parser.error(f"--case {arguments.case}: expected MODEL_SIZE_bB, with B a multiple of --processes for ddp")
@@ -52,7 +59,7 @@ def main() -> None:
     figures = _figures(arguments, case)
     _print(arguments.case, arguments.processes, figures)
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps(_summary(arguments.case, arguments.processes, figures) if arguments.table else figures))
 
 
 def _figures(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
@@ -74,6 +81,25 @@ def _figures(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
             "split": measured["split"],
         }
     return figures
+
+
+def _summary(case: str, processes: int, figures: dict[str, Any]) -> dict[str, Any]:
+    """The arrangements of a table with what they have in common."""
+
+    def fastest(by: str) -> str:
+        return max(figures, key=lambda name: float(figures[name][by]))
+
+    return {
+        "processes": processes,
+        "cores": CORES,
+        "case": case,
+        "ddp_frames_per_second": median(row["ddp_frames_per_second"] for row in figures.values()),
+        "rows": {
+            name: {**row, "vs_predicted": round(row["frames_per_second"] / row["predicted"], 3)}
+            for name, row in figures.items()
+        },
+        "fastest": {"measured": fastest("frames_per_second"), "predicted": fastest("predicted")},
+    }
 
 
 def _print(case: str, processes: int, figures: dict[str, Any]) -> None:

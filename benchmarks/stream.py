@@ -204,7 +204,7 @@ def _epochs(clips: list["Clip"], data: "Data", frames: int) -> tuple[float, floa
     from coordinator.video.decoder_pool.shared_ring import chunk_of
     from coordinator.video.slots import Slots
 
-    place, epoch, begun = place_of(data), frames // SLOTS, chunk_of(data)
+    place, epoch, begun = place_of(data), frames // SLOTS, chunk_of(data, in_use=9)
     slots = Slots(clips, data, 0, train=True, cache=place)
     with Product(slots, (SLOTS, data.channels, *data.shape)) as stream:
         stream.play(begun)
@@ -275,8 +275,9 @@ class Product:
     def __init__(self, slots: Any, shape: tuple[int, int, int, int], shares_memory: bool = True) -> None:
         """`slots` fills batches of `shape` as Slots does, and is closed at the end."""
         from common.messages.stage_calls import Addresses
+        from coordinator.video.batch import Batch
         from coordinator.video.feeder import Feeder
-        from coordinator.video.targets import Batch, Step
+        from coordinator.video.targets import Step
         from tests.support import members
 
         context = multiprocessing.get_context("spawn")
@@ -306,7 +307,7 @@ class Product:
         self._ours.send(ticks)
         start, batch = time.perf_counter(), self._batch
         for _ in range(ticks):
-            self._slots.fill(batch.frames, batch.clips, batch.labels)
+            self._slots.fill(batch)
             self._feeder.push(0, self._tick, self._step)
             self._tick += 1
         self._ours.recv()

@@ -27,8 +27,9 @@ from common.rule.packet import Packet
 from common.rule.reference import Reference, build_stages
 from common.rule.stage import Stage
 from coordinator.monitor.evaluation_scores import evaluation_of
+from coordinator.video.batch import Batch
 from coordinator.video.datasets import Datasets
-from coordinator.video.targets import Batch, packet_of
+from coordinator.video.targets import packet_of
 
 CLIPS = ROOT.parent / "shared" / "data" / "msr_action3d"
 DEPTHS = {"backprop": 1, "D = 2": 2, "D = 4": 4, "D = 8": 8, "D = 16": 16}
@@ -136,7 +137,7 @@ def run(
     every = max(1, ticks // PROBES)
     try:
         for tick in range(ticks):
-            assert stream.fill(batch.frames, batch.clips, batch.labels)
+            assert stream.fill(batch)
             packet = packet_of(batch, config, tick)
             full = 2 * config.stages <= tick < ticks - 2 * config.stages  # every stage updates at every tick
             if probe and full and tick % every == every // 2:
@@ -159,7 +160,7 @@ def evaluation_frames(config: Config, datasets: Datasets) -> Iterator[Packet]:
     """The frame batches of one pass over the validation clips."""
     stream, tick = datasets.open_evaluation(), 0
     batch = Batch(config.frame_shape)
-    while stream.fill(batch.frames, batch.clips, batch.labels):
+    while stream.fill(batch):
         yield packet_of(batch, config, tick)
         tick += 1
     stream.close()

@@ -61,7 +61,8 @@ def draw(events: list[Event], first: int, ticks: int, picture: Path) -> None:
     _transfers(axes, events, start)
     frames = [e["id"] for e in shown if e["ph"] == "t" and e["pid"] == 2]  # that enter the first stage
     for number, frame in enumerate(frames[1:4:2]):
-        _arrow(axes, [e for e in events if e["ph"] in "stf" and e["id"] == frame], start, ARROWS[number], frame)
+        way = [e for e in events if e["ph"] in "stf" and e["id"] == frame and names[e["pid"]].startswith("stage")]
+        _arrow(axes, way, start, ARROWS[number], frame)
     axes.set_yticks([-pid for pid in names], names.values())
     axes.set_xlim(0, (end - start) / 1e3)
     axes.set_ylim(-len(names) - 0.55, -0.45)
@@ -96,7 +97,7 @@ def _transfers(axes: Axes, events: list[Event], start: float) -> None:
 
 def _arrow(axes: Axes, way: list[Event], start: float, colour: str, frame: str) -> None:
     """Through a frame's forward passes up, and its backward passes down."""
-    stops = [((e["ts"] - start) / 1e3, -e["pid"]) for e in way if e["pid"] > 1]
+    stops = [((e["ts"] - start) / 1e3, -e["pid"]) for e in way]
     for tail, head in pairwise(stops):
         axes.annotate("", head, tail, arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0})
     if stops:

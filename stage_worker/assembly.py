@@ -126,7 +126,7 @@ class Assembly:
         self.loop = self._loop(reporter)
         if self.replicas is not None:
             replicas = self.replicas
-            self.stage.mean = GradientMean(replicas, self.stage.parameters, lambda: self.loop.tick)
+            self.stage.mean = GradientMean(replicas, self.stage.parameters, lambda: self.loop.tick, self.work)
             meet(self.stage.blocks, lambda own: replicas.gather(own, self.loop.tick))
 
     def _check_exact(self) -> None:

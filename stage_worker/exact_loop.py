@@ -24,7 +24,7 @@ from common.errors import PeerError
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
-from common.telemetry.spans import COMPUTE, DATA_WAIT, Kind, WorkClock, clock
+from common.telemetry.spans import DATA_WAIT, Kind, WorkClock, clock
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.links import TensorSpec
 from stage_worker.edges.peer_errors import is_lost_peer
@@ -245,13 +245,13 @@ class ExactLoop:
 
     def times(self) -> Times:
         """Times since `clear`. Both kinds of waiting happen inside torch's schedule and count as receive-wait."""
-        compute, data = self.work.seconds(COMPUTE), self.work.seconds(DATA_WAIT)
+        compute, data = self.work.compute_seconds(), self.work.seconds(DATA_WAIT)
         waited = max(0.0, time.perf_counter() - self._since - compute - data)
         return Times(compute, waited, 0.0, data)
 
     def compute_seconds(self) -> float:
         """Seconds in the stage's passes since `clear`; on a GPU, of their launches."""
-        return self.work.seconds(COMPUTE)
+        return self.work.compute_seconds()
 
     def bytes_sent(self) -> tuple[int, int]:
         """Bytes sent forward and backward since `clear`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from common.rule.stage import Stage
 from common.rule.tick import run_tick
-from common.telemetry.spans import COMPUTE, DATA_WAIT, RECEIVE_WAIT, SEND_WAIT, Kind, WorkClock, clock
+from common.telemetry.spans import DATA_WAIT, RECEIVE_WAIT, SEND_WAIT, Kind, WorkClock, clock
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.reporting.gradient_probe import StageProbe
@@ -131,7 +131,7 @@ class Loop:
 
     def times(self) -> Times:
         """Times since `clear`."""
-        return Times(*map(self.work.seconds, (COMPUTE, RECEIVE_WAIT, SEND_WAIT, DATA_WAIT)))
+        return Times(self.work.compute_seconds(), *map(self.work.seconds, (RECEIVE_WAIT, SEND_WAIT, DATA_WAIT)))
 
     def compute_seconds(self) -> float:
         """Seconds in the stage's passes since `clear`, on the device that computes them. On a GPU it waits for them."""

@@ -22,8 +22,10 @@ from torch._C._distributed_c10d import PrefixStore
 from common.errors import ConfigError
 from common.processes.membership import JOIN_DEADLINE, Membership
 from common.rule.replicas import mean_of
+from common.telemetry.spans import Kind, WorkClock, clock
 from stage_worker.edges.peer_errors import replicas_failed
 
+_WAIT = int(Kind.WAIT_REPLICAS)
 _BUCKET = 4 << 20  # bytes: small enough to leave early, large enough that messages cost little
 
 
@@ -91,9 +93,14 @@ def _check_devices(me: Membership) -> None:
 class GradientMean:
     """Implements `Mean` of common/rule/stage.py over a group of replicas."""
 
-    def __init__(self, group: ReplicaGroup, parameters: Sequence[nn.Parameter], tick: Callable[[], int]) -> None:
-        """Watch the parameters' gradients. `tick` returns the current one, for error messages."""
-        self._tick = tick
+    def __init__(
+        self, group: ReplicaGroup, parameters: Sequence[nn.Parameter], tick: Callable[[], int], work: WorkClock
+    ) -> None:
+        """Watch the parameters' gradients. `tick` returns the current one, for error messages.
+
+        The time that `finish` takes is added to `work`.
+        """
+        self._tick, self._work = tick, work
         self._buckets = [_Bucket(group, own) for own in _in_buckets(parameters)]
         self._sent = 0  # buckets, which leave in their order in every replica
         self._watching = False
@@ -107,6 +114,7 @@ class GradientMean:
 
     def finish(self) -> None:
         """Wait for the other replicas, and replace every gradient by its mean. Raises PeerError."""
+        start = clock()
         for bucket in self._buckets[self._sent :]:
             bucket.send()  # some of its parameters have no gradient
         self._watching, self._sent = False, 0
@@ -115,6 +123,7 @@ class GradientMean:
             bucket.add(tick)
         for bucket in self._buckets:
             bucket.take(tick)
+        self._work.add(_WAIT, start)
 
     def _hook(self, bucket: "_Bucket") -> Callable[[Tensor], None]:
         def ready(parameter: Tensor) -> None:

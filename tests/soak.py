@@ -1,11 +1,13 @@
 """`make soak`: a run with continual faults, compared with an undisturbed one.
 
-python -m tests.soak --minutes 30 [--seed 0] [--every 30 60] [--mode memory]
+python -m tests.soak --minutes 30 [--seed 0] [--every 30 60] [--mode memory] [--replicas]
 
-Every 30 to 60 seconds, a random fault is injected into a random process; after --minutes, the run is stopped. Its
-losses and parameters must equal those of an undisturbed run of as many ticks, bit for bit; a run that heals must have
-learnt as well, and done no tick twice. Its memory must not grow: each process's peak of private memory in the last
-third of the time is compared with that in the first third.
+Every 30 to 60 seconds, a random fault is injected into a random process, and sometimes another one within five seconds,
+while the run recovers; it evaluates and writes checkpoints all the while. With --replicas it has two replicas of two
+stages, each with a reader. After --minutes, the run is stopped. Its losses and parameters must equal those of an
+undisturbed run of as many ticks, bit for bit; a run that heals must have learnt as well, and done no tick twice. Its
+memory must not grow: each process's peak of private memory in the last third of the time is compared with that in the
+first third.
 """
 
 import json
@@ -32,20 +34,32 @@ from tests.support.settings import slow_run, write_run_file
 from tests.support.videos import write_clip
 
 _GROWTH, _SLACK = 1.10, 4.0  # largest growth of a process's memory: a factor, and MiB, as Redis fills its history
-_STAGES, _ENDLESS = 3, 10**8
+_ENDLESS = 10**8
 _LAST, _HIGHER = 500, 0.1  # losses that are compared after healing, and by how much their mean may be higher
+_WORKERS = "stage0", "stage1", "stage2"
+_SOON = 0.25  # share of faults that follow another within 5 seconds
 _TARGETS = {
-    Fault.KILLED: ["coordinator", "stage0", "stage1", "stage2", "redis"],
-    Fault.STALLED: ["coordinator", "stage0", "stage1", "stage2", "redis"],
-    Fault.HELD_UP: ["coordinator", "stage0", "stage1", "stage2", "redis"],
-    Fault.SLOW: ["coordinator", "stage0", "stage1", "stage2"],
+    Fault.KILLED: ["coordinator", *_WORKERS, "redis", "decoder"],
+    Fault.STALLED: ["coordinator", *_WORKERS, "redis", "decoder"],
+    Fault.HELD_UP: ["coordinator", *_WORKERS, "redis", "decoder"],
+    Fault.SLOW: ["coordinator", *_WORKERS],
     Fault.GARBAGE: ["coordinator", "stage0"],
     Fault.TRUNCATED: ["stage0"],
     Fault.MISSHAPEN: ["stage0"],
     Fault.REPEATED: ["stage0"],
     Fault.FLOOD: ["coordinator", "stage0"],
     Fault.LATE: ["stage0"],
-    Fault.FULL_DISK: ["stage0", "stage1", "stage2"],
+    Fault.FULL_DISK: list(_WORKERS),
+    Fault.REDIS_DOWN: ["redis"],
+}
+
+# with readers the coordinator's frames, and what decodes them, are theirs
+_REPLICATED = {
+    Fault.KILLED: ["coordinator", "stage0", "stage1", "stage2", "stage3", "reader0", "reader1", "redis", "decoder"],
+    Fault.STALLED: ["coordinator", "stage1", "stage2", "reader0", "redis", "decoder"],
+    Fault.HELD_UP: ["coordinator", "stage0", "stage3", "reader1", "redis"],
+    Fault.SLOW: ["coordinator", "stage1", "stage2", "reader0"],
+    Fault.FULL_DISK: ["stage0", "stage1"],
     Fault.REDIS_DOWN: ["redis"],
 }
 
@@ -83,6 +97,7 @@ def main(
     seed: Annotated[int, typer.Option(help="seed for the choice of faults")] = 0,
     every: Annotated[tuple[float, float], typer.Option(help="least and most seconds between two faults")] = (30, 60),
     mode: Annotated[str, typer.Option(help="exact, memory (exact, from snapshots) or heal")] = "exact",
+    replicas: Annotated[bool, typer.Option("--replicas", help="two replicas, each with a reader")] = False,
 ) -> None:
     """Exit with code 1 if the results differ or memory has grown."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # an exception, so that the runs are stopped
@@ -90,9 +105,12 @@ def main(
         folder = Path(name)
         for clip in range(30):
             write_clip(folder / "videos" / "train" / f"class{clip % 3}" / f"{clip}.mp4", 60, seed=clip)
+            if clip < 6:
+                write_clip(folder / "videos" / "val" / f"class{clip % 3}" / f"{clip}.mp4", 60, seed=100 + clip)
         memory, start = Memory(), time.monotonic()
-        run = _start(ends, folder, "disturbed", _ENDLESS, mode)
-        injected = _disturb(run, memory, random.Random(seed), start + 60 * minutes, every)
+        run = _start(ends, folder, "disturbed", _tree(folder, _ENDLESS, mode, replicas))
+        targets = _REPLICATED if replicas else _TARGETS
+        injected = _disturb(run, memory, random.Random(seed), start + 60 * minutes, every, targets)
         end = time.monotonic()
         _wait_until_it_trains(run)
         run.send(signal.SIGINT)
@@ -101,7 +119,8 @@ def main(
         losses = losses_of(_run(run))
         say(f"{injected} faults in {(end - start) / 60:.1f} minutes; now {len(losses)} ticks without faults …")
         flat = _print_growth(memory.growth(start, end))
-        straight = _start(ends, folder, "straight", json.loads((_run(run) / "summary.json").read_text())["ticks"], mode)
+        ticks = json.loads((_run(run) / "summary.json").read_text())["ticks"]
+        straight = _start(ends, folder, "straight", _tree(folder, ticks, mode, replicas))
         _check(straight.end(60 + 120 * minutes) == 0, straight, "the undisturbed run failed")
         restarts = sum(line["kind"] == "restart" for line in run.metrics())
         say(f"{injected} faults, {restarts} restarts")
@@ -110,7 +129,8 @@ def main(
 
 
 def _is_equal(run: Background, straight: Background) -> bool:
-    same = losses_of(_run(run)) == losses_of(_run(straight)) and same_model(_run(straight), _run(run))
+    losses = [[losses_of(_run(each), replica) for replica in range(2)] for each in (run, straight)]
+    same = losses[0] == losses[1] and same_model(_run(straight), _run(run))
     say(f"the results are {'equal bit for bit' if same else 'DIFFERENT'}")
     return same
 
@@ -118,7 +138,9 @@ def _is_equal(run: Background, straight: Background) -> bool:
 def _has_healed(run: Background, straight: Background) -> bool:
     lines = run.metrics()
     lost = [sum(line["lost_ticks"].values()) for line in lines if line["kind"] == "heal"]
-    twice = sum(_repeated([line for line in lines if line.get("stage") == stage]) for stage in range(_STAGES))
+    places = {(line.get("replica", 0), line["stage"]) for line in lines if line["kind"] == "progress"}
+    own = [[line for line in lines if (line.get("replica", 0), line.get("stage")) == place] for place in places]
+    twice = sum(map(_repeated, own))
     loss, undisturbed = (fmean(losses_of(_run(each))[-_LAST:]) for each in (run, straight))
     say(
         f"healed {len(lost)} times: {sum(lost)} updates lost, {twice} ticks done twice; "
@@ -133,12 +155,14 @@ def _repeated(reports: list[dict[str, Any]]) -> int:
     return sum(max(0, before["tick"] + 1 - first) for before, first in zip(reports, begun[1:], strict=False))
 
 
-def _tree(folder: Path, ticks: int, mode: str) -> dict[str, Any]:
+def _tree(folder: Path, ticks: int, mode: str, replicas: bool) -> dict[str, Any]:
     """The settings of the run, with enough restarts per hour."""
     return slow_run(
         folder / "videos",
-        stages=_STAGES,
+        **({"stages": 2, "replicas": 2, "data__readers": 2} if replicas else {"stages": len(_WORKERS)}),
         ticks=ticks,
+        evaluate_every=150,
+        data__val=str(folder / "videos" / "val"),
         checkpoint__every=200,
         checkpoint__keep=2,
         network__deadline=15,
@@ -149,30 +173,38 @@ def _tree(folder: Path, ticks: int, mode: str) -> dict[str, Any]:
     )
 
 
-def _start(ends: ExitStack, folder: Path, name: str, ticks: int, mode: str) -> Background:
+def _start(ends: ExitStack, folder: Path, name: str, tree: dict[str, Any]) -> Background:
     """Start a run in its own folder. It is stopped when `ends` is closed."""
     (folder / name).mkdir()
-    run = Background(write_run_file(folder / name / "run.toml", _tree(folder, ticks, mode)))
+    run = Background(write_run_file(folder / name / "run.toml", tree))
     ends.callback(run.process.wait)
     ends.callback(run.process.terminate)
     return run
 
 
-def _disturb(run: Background, memory: Memory, faults: random.Random, end: float, every: tuple[float, float]) -> int:
+def _disturb(
+    run: Background,
+    memory: Memory,
+    faults: random.Random,
+    end: float,
+    every: tuple[float, float],
+    targets: dict[Fault, list[str]],
+) -> int:
     """Inject faults until `end` or the run's end. Returns the number of faults."""
     count, due = 0, time.monotonic() + faults.uniform(*every)
     while time.monotonic() < end and run.process.poll() is None:
         memory.look(run)
         time.sleep(2)
         if time.monotonic() >= due:
-            fault = faults.choice(list(_TARGETS))
-            who = faults.choice(_TARGETS[fault])
+            fault = faults.choice(list(targets))
+            who = faults.choice(targets[fault])
             tick = _tick(run)
             with suppress(psutil.Error, OSError, KeyError, AssertionError):  # the run is just restarting
                 fault.inject(run, who)
                 count += 1
                 say(f"{time.strftime('%H:%M:%S')}  tick {tick}: {fault.name} {who}")
-            due = time.monotonic() + faults.uniform(*every)
+            soon = faults.random() < _SOON
+            due = time.monotonic() + (faults.uniform(1, 5) if soon else faults.uniform(*every))
     return count
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import ROOT, python_path
-from benchmarks.drill.steps import DRY, STEPS, Step
+from benchmarks.drill.steps import DRY, MORE, STEPS, Step
 
 Outcome = dict[str, Any]  # status, and if it ran seconds and figures, and if it failed its output
 
@@ -32,12 +32,12 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="on the CPU and in miniature; skip what needs a GPU")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the report")
     parser.add_argument("--minutes", type=float, help="start no step after this time; default: 8, in a dry run 40")
-    parser.add_argument("--steps", nargs="+", choices=[step.name for step in STEPS], help="only these")
+    parser.add_argument("--steps", nargs="+", choices=[step.name for step in (*STEPS, *MORE)], help="only these")
     arguments = parser.parse_args()
     card = None if arguments.dry_run else _card()
     if card is None and not arguments.dry_run:
         parser.error("this host has no CUDA device: --dry-run runs on the CPU what can run there")
-    chosen = [step for step in STEPS if not arguments.steps or step.name in arguments.steps]
+    chosen = [step for step in (*STEPS, *MORE) if step.name in arguments.steps] if arguments.steps else STEPS
     report: dict[str, Any] = {"device": card or "CPU (dry run)", "steps": {}}
     end = time.monotonic() + 60 * (arguments.minutes or (40.0 if arguments.dry_run else 8.0))
     for step in chosen:

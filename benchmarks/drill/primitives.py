@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import multiprocessing
 
@@ -24,7 +25,7 @@ def main() -> None:
     """Print one line of JSON. Exits with an error where the child reads something else than the parent wrote."""
     properties = torch.cuda.get_device_properties(0)
     found: dict[str, Any] = {"card": properties.name, "gib": round(properties.total_memory / 2**30, 1)}
-    found |= copies() | calls()
+    found |= copies() | calls() | jitter(torch.device("cuda"))
     try:
         found["ipc"] = shared_with_a_child()
     except Exception as error:  # the report says so: edges by CUDA IPC are then not possible here
@@ -58,6 +59,18 @@ def calls() -> dict[str, float]:
         "event_record_us": round(1e6 * _host_seconds(event.record), 2),
         "header_to_host_us": round(1e6 * _host_seconds(lambda: pinned.copy_(head)), 2),
     }
+
+
+def jitter(device: torch.device) -> dict[str, Any]:
+    """How long stage 0 jitters the colours of 32 frames of 224 × 224, and whether the bits are the CPU's."""
+    from common.rule.colour_jitter import ColourJitter
+
+    frames = torch.randint(0, 256, (32, 3, 224, 224), dtype=torch.uint8)
+    there, changes = frames.to(device), np.random.default_rng(0).uniform(-0.4, 0.4, (32, 4))
+    colours = np.array([1, 1, 1, 0]) + changes
+    own = ColourJitter(device)
+    same = torch.equal(own(there, colours).cpu(), ColourJitter(torch.device("cpu"))(frames, colours))
+    return {"jitter_ms": round(1e3 * _seconds(lambda: own(there, colours)), 2), "jitter_equals_the_cpus": same}
 
 
 def shared_with_a_child() -> dict[str, float]:

@@ -102,3 +102,14 @@ STEPS = (
         dry=["--cases", "vgg8_16_b2", *_TINY],
     ),
 )
+
+# they need more time than is left: run only if they are named with --steps
+MORE = (
+    Step(
+        "replicas",  # the machine's cores: four runs, each of 8 workers and 8 processes of DistributedDataParallel
+        ["benchmarks/replicas.py", "--json"],
+        120,
+        ["--table", "8", "--rounds", "3", "--seconds", "0.5"],
+        dry=["--table", "2", "--case", "vgg8_16_b2", "--rounds", "1", "--seconds", "0.05"],
+    ),
+)

@@ -134,6 +134,11 @@ class Data(Section):
     contrast: float = Field(0.0, ge=0, le=1, description="maximum contrast jitter: a random factor in 1 ± this")
     saturation: float = Field(0.0, ge=0, le=1, description="maximum saturation jitter: a random factor in 1 ± this")
     hue: float = Field(0.0, ge=0, le=0.5, description="maximum hue jitter, as a fraction of the colour circle")
+    jitter: Literal["auto", "decoders", "stages"] = Field(
+        "auto",
+        description="what jitters colours: the decoders on the CPU, or the first stage on its device; auto: the stage, "
+        "if all stages have GPUs, frames have 8 bits and the task has labels",
+    )
     mean: float | list[float] | Literal["imagenet"] = Field(
         0.5, description="subtracted from pixel values, which are in 0 … 1: a number, one for each channel, or imagenet"
     )
@@ -252,7 +257,16 @@ class Data(Section):
     @property
     def computes(self) -> bool:
         """Whether augmentation computes new pixel values, rather than only cropping and flipping."""
-        return self.scale is not None or any((self.brightness, self.contrast, self.saturation, self.hue))
+        return self.scale is not None or (self._jitters and not self.jittered_later)
+
+    @property
+    def jittered_later(self) -> bool:
+        """Whether colours are jittered by the first stage. `auto` is replaced before anything is decoded."""
+        return self._jitters and self.jitter == "stages"
+
+    @property
+    def _jitters(self) -> bool:
+        return any((self.brightness, self.contrast, self.saturation, self.hue))
 
     @property
     def live(self) -> bool:

@@ -294,6 +294,11 @@ class Config(Section):
         ]
 
     @property
+    def may_jitter_later(self) -> bool:
+        """Whether the first stage can jitter colours: the top stage gets frames as targets from the decoders."""
+        return self.has_labels and self.data.bits == 8
+
+    @property
     def frame_shape(self) -> tuple[int, int, int, int]:
         """Shape of a frame batch: [slots, channels, height, width]."""
         return self.data.slots, self.data.channels, *self.data.shape
@@ -326,6 +331,10 @@ class Config(Section):
         if self.data.balance and (self.task in ("multilabel", "regress") or self.data.labels_of == "frames"):
             raise ValueError('data.balance needs one class for each clip, so task = "classify" and labels of clips')
         self._check_flip()
+        if self.data.jitter == "stages" and not self.may_jitter_later:
+            raise ValueError(
+                'data.jitter = "stages" needs a task with labels and frames of 8 bits: set it to "auto" or "decoders"'
+            )
         if self.data.live and self.ticks is None:
             raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
         if self.recovery.heals and self.exact:

@@ -19,8 +19,9 @@ def encode_frames(
     last: bool,
     clips: np.ndarray[Any, Any],
     labels: np.ndarray[Any, Any],
-    slot: int | None = None,
+    place: tuple[int, int] | None = None,
     form: LabelForm = ONE_CLASS,
+    colours: np.ndarray[Any, Any] | None = None,
 ) -> bytes:
     """Encode the envelope of a frame batch; the raw uint8 frames follow as a separate message part.
 
@@ -31,17 +32,19 @@ def encode_frames(
         last: whether this is the last batch of the phase.
         clips: int64 [slots].
         labels: int64 [slots], or float32 [slots, width].
-        slot: shared-memory slot that holds the frames (common/shared_memory/frame_slots.py); then no part follows.
+        place: where the frames lie in shared memory (common/shared_memory/shared_frames.py); then no part follows.
         form: of the labels.
+        colours: float64 [slots, 4], by which the frames are to be jittered (common/rule/colour_jitter.py), if at all.
     """
     envelope = {
         "attempt": attempt,
         "phase": phase,
         "frame": frame,
         "last": last,
-        "slot": slot,
+        "place": place,
         "clips": clips.astype("<i8", copy=False).tobytes(),
         "labels": form.to_bytes(labels),
+        "colours": None if colours is None else colours.astype("<f8", copy=False).tobytes(),
     }
     return msgpack.packb(envelope)
 
@@ -49,7 +52,7 @@ def encode_frames(
 class Envelope:
     """A decoded and validated frame envelope. Attributes as in `encode_frames`."""
 
-    __slots__ = ("attempt", "clips", "frame", "labels", "last", "phase", "slot")
+    __slots__ = ("attempt", "clips", "colours", "frame", "labels", "last", "phase", "place")
 
     def __init__(self, data: bytes | memoryview, rows: int, attempt: int, form: LabelForm = ONE_CLASS) -> None:
         """Decode an envelope.
@@ -62,18 +65,27 @@ class Envelope:
         check_attempt(fields, attempt)
         try:
             self.attempt, self.phase = fields["attempt"], fields["phase"]
-            self.frame, self.last, self.slot = fields["frame"], fields["last"], fields["slot"]
+            self.frame, self.last = fields["frame"], fields["last"]
+            self.place = _place(fields["place"])
             self.clips = np.frombuffer(fields["clips"], dtype="<i8")
             self.labels = form.from_bytes(fields["labels"], rows)
+            colours = fields["colours"]
+            self.colours = None if colours is None else np.frombuffer(colours, "<f8").reshape(rows, 4)
         except (KeyError, TypeError, ValueError) as error:
             raise PeerError(f"a frame's envelope is malformed ({error!r}): {OTHER_SENDER}") from error
         if (
             not type(self.attempt) is type(self.phase) is type(self.frame) is int
             or type(self.last) is not bool
-            or not (self.slot is None or (type(self.slot) is int and self.slot >= 0))
             or len(self.clips) != rows
         ):
-            raise PeerError(
-                f"a frame's envelope is malformed: expected {rows} clips and a slot or none, got "
-                f"{len(self.clips)} and {self.slot!r:.20}"
-            )
+            raise PeerError(f"a frame's envelope is malformed: expected {rows} clips, got {len(self.clips)}")
+
+
+def _place(value: object) -> tuple[int, int] | None:
+    """Raises ValueError if it is none."""
+    if value is None:
+        return None
+    match value:
+        case [int(memory), int(offset)] if type(memory) is type(offset) is int and memory >= 0 and offset >= 0:
+            return memory, offset
+    raise ValueError(f"frames cannot lie at {value!r:.20}")

@@ -49,8 +49,8 @@ class Addresses:
     Attributes:
         frames, targets: ZeroMQ endpoints.
         metrics: host:port, for Prometheus.
-        memory: name of the frame slots' listener (common/shared_memory/frame_slots.py), if the coordinator is on the
-            same host.
+        memory: name of the listener for shared frames (common/shared_memory/shared_frames.py), if the coordinator is
+            on the same host.
     """
 
     frames: str

@@ -19,9 +19,9 @@ class CreditSocket:
         self._connection, self._buffer = connection, bytearray(_MOST)
         limit_waits(connection, timeout)
 
-    def send(self) -> None:
-        """Send one credit to the peer. Raises OSError if it is gone."""
-        self._connection.send(b"\0")
+    def send(self, credits: bytes = b"\0") -> None:
+        """Send one credit to the peer, or as many as there are bytes. Raises OSError if it is gone."""
+        self._connection.send(credits)
 
     def receive(self) -> int:
         """Wait for credits. Returns the number received, at least one.

@@ -22,7 +22,7 @@ def shared_memory(name: str, size: int) -> int:
     try:
         return memory_file(name, size)
     except OSError as error:
-        raise _allocation_error(size, error) from error
+        raise allocation_error(size, error) from error
 
 
 def mapped(file: int, size: int) -> mmap.mmap:
@@ -30,10 +30,11 @@ def mapped(file: int, size: int) -> mmap.mmap:
     try:
         return mmap.mmap(file, size)
     except (OSError, ValueError) as error:
-        raise _allocation_error(size, error) from error
+        raise allocation_error(size, error) from error
 
 
-def _allocation_error(size: int, error: Exception) -> PeerError:
+def allocation_error(size: int, error: Exception) -> PeerError:
+    """The error, with a remedy, when `size` bytes cannot be allocated or mapped."""
     return PeerError(
         f"{size / 2**20:.1f} MiB of shared memory cannot be allocated: {error}. Raise the limits (ulimit -f, -v), "
         f'or set network.transport = "gloo"'

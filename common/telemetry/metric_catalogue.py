@@ -45,7 +45,7 @@ METRICS = (
     Metric("sideways_tick_compute_seconds", "histogram", "seconds", _STAGE, "stage", "Time in the model, per tick"),
     Metric(
         "sideways_tick_receive_wait_seconds", "histogram", "seconds", _STAGE, "stage",
-        "Waiting for the neighbours' activations and gradients, per tick",
+        "Waiting for the neighbours' activations and gradients, and for other replicas' gradients, per tick",
     ),
     Metric(
         "sideways_tick_send_wait_seconds", "histogram", "seconds", _STAGE, "stage",

@@ -37,10 +37,11 @@ class Kind(IntEnum):
     REPORT = 13
     READ = 14  # in the coordinator: the next frame batch
     FEED = 15  # in the coordinator: passing it to ZeroMQ, and waiting for room in the queue
+    WAIT_REPLICAS = 16  # within an update: for the gradients of the stage's other replicas
 
 
 COMPUTE = (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE)
-RECEIVE_WAIT = (Kind.WAIT_ACTIVATION, Kind.WAIT_GRADIENT)
+RECEIVE_WAIT = (Kind.WAIT_ACTIVATION, Kind.WAIT_GRADIENT, Kind.WAIT_REPLICAS)
 SEND_WAIT = (Kind.WAIT_ACTIVATION_SENT, Kind.WAIT_GRADIENT_SENT)
 DATA_WAIT = (Kind.WAIT_FRAMES, Kind.WAIT_TARGETS)
 
@@ -128,6 +129,10 @@ class WorkClock:
     def seconds(self, kinds: Iterable[Kind]) -> float:
         """Seconds spent on these kinds of work since `clear`."""
         return sum(self._sums[kind] for kind in kinds) * 1e-9
+
+    def compute_seconds(self) -> float:
+        """Seconds spent computing since `clear`: an update's wait for other replicas is not among them."""
+        return self.seconds(COMPUTE) - self.seconds((Kind.WAIT_REPLICAS,))
 
     def clear(self) -> None:
         """Zero the sums."""

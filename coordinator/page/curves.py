@@ -71,8 +71,9 @@ class MetricHistory:
     def replay(self, metrics: Path) -> None:
         """Add all lines of the metrics.jsonl of an earlier attempt. Raises OSError."""
         with open(metrics, encoding="utf-8") as lines:
-            for line in lines:
-                self.add(json.loads(line))
+            for line in map(json.loads, lines):
+                if not line.get("replica"):  # as while the run trains
+                    self.add(line)
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """The points (tick, value) of each curve, by name; values rounded to 6 significant digits."""

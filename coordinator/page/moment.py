@@ -13,7 +13,7 @@ from common.config.settings import Config
 from common.rule.pixels import Normaliser
 from common.rule.schedule import schedule_of
 from common.rule.tasks import without_loss
-from coordinator.video.targets import Step
+from coordinator.video.glimpse import Glimpse
 
 _ROWS, _SIDE = 4, 64  # slots that are shown, and pixels of a picture's longer side, at most
 _NUMBERS = 3  # of a label, or classes, that are named at most
@@ -36,10 +36,6 @@ class Taking:
         schedule = schedule_of(config)
         self.ticks = [0 if config.exact else schedule.first_input(stage) for stage in range(config.stages)]
 
-    def pictures(self, frames: NDArray[Any]) -> NDArray[Any]:
-        """A copy of what is shown of a frame batch: [rows, channels, height, width], of the same type."""
-        return frames[: self.rows, :, :: self.every, :: self.every].copy()
-
     def pixels(self, rows: Tensor) -> NDArray[Any]:
         """Normalised pictures as uint8."""
         found: NDArray[Any] = Normaliser(*self.config.data.normalisation).to_pixels(rows).numpy()
@@ -52,6 +48,7 @@ class Moment:
     Attributes:
         frame: its number.
         tick: of the moment.
+        numbers: of the frames that the stages hold.
         output: what the top stage gave for that frame, float32 [rows, …]; None until it is known.
     """
 
@@ -59,36 +56,28 @@ class Moment:
         self.frame, self.tick = frame, frame + taking.ticks[-1]
         self.output: Tensor | None = None
         self._taking = taking
-        self._held: dict[int, NDArray[Any]] = {}  # by their numbers
-        self._numbers = [self.tick - ticks for ticks in taking.ticks]
-        self._labels: NDArray[Any] | None = None
-        self._targets: list[NDArray[Any] | None] | None = None
+        self.numbers = [self.tick - ticks for ticks in taking.ticks]
+        self._held: dict[int, Glimpse] = {}  # by their numbers
 
-    def copy(self, frame: int, step: Step) -> None:
-        """Called with every step, each a frame: copy what belongs to this moment."""
-        if frame in self._numbers:
-            self._held[frame] = self._taking.pictures(step.batch.frames)
-        if frame == self.frame:
-            self._labels = step.batch.labels[: self._taking.rows].copy()
-            if step.target is not step.batch:
-                known = step.target.clips == step.batch.clips
-                pictures = self._taking.pictures(step.target.frames)
-                self._targets = [picture if own else None for picture, own in zip(pictures, known, strict=False)]
+    def take(self, seen: Glimpse) -> None:
+        """Add one of its frames."""
+        self._held[seen.frame] = seen
 
-    def complete(self, tick: int) -> bool:
-        """Whether all frames were copied, now that those of `tick` were."""
-        return tick >= self.tick and all(number in self._held for number in self._numbers)
+    @property
+    def complete(self) -> bool:
+        """Whether all its frames were added."""
+        return all(number in self._held for number in self.numbers)
 
     def to_json(self) -> bytes:
         """The body of /api/frames; docs/watching.md describes it."""
         assert self.output is not None
-        height, width = self._held[self.frame].shape[2:]
-        held = {number: [_encoded(picture) for picture in pictures] for number, pictures in self._held.items()}
+        height, width = self._held[self.frame].pictures.shape[2:]
+        held = {number: [_encoded(picture) for picture in seen.pictures] for number, seen in self._held.items()}
         answer = {
             "tick": self.tick,
             "width": width,
             "height": height,
-            "stages": [{"frame": number, "pictures": held[number]} for number in self._numbers],
+            "stages": [{"frame": number, "pictures": held[number]} for number in self.numbers],
             "answers": self._pictured(self.output) if self.output.dim() == 4 else self._named(self.output),
         }
         return json.dumps(answer).encode()
@@ -96,17 +85,17 @@ class Moment:
     def _pictured(self, output: Tensor) -> list[dict[str, Any]]:
         """The top stage's pictures, and those that it should give, if they are not the ones that it holds."""
         given = [{"output": _encoded(picture)} for picture in self._taking.pixels(output)]
-        if self._targets is None:
+        own = self._held[self.frame]
+        if own.targets is None:
             return given
         return [
-            {**row, "target": None if target is None else _encoded(target)}
-            for row, target in zip(given, self._targets, strict=True)
+            {**row, "target": _encoded(target) if known else None}
+            for row, target, known in zip(given, own.targets, own.known, strict=True)
         ]
 
     def _named(self, output: Tensor) -> list[dict[str, Any]]:
         """The class, or the numbers, that the top stage says, with its confidence; and what is true, if it is known."""
-        task, labels = self._taking.task, self._labels
-        assert labels is not None
+        task, labels = self._taking.task, self._held[self.frame].labels
         answers, known = task.answers(output).numpy(), task.form.known(labels)
         return [
             {**self._said(answer), "truth": self._truth(label) if is_known else None}

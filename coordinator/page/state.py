@@ -18,10 +18,11 @@ from common.partition.balance import by_stage
 from common.rule.schedule import schedule_of
 from common.rule.skips import sources
 from common.run_registry.records import State, finite
-from coordinator.monitor.listener import LineListener
+from coordinator.monitor.listener import LineListener, ProgressEvent
 from coordinator.monitor.run_status import RunStatus
 from coordinator.page.curves import MetricHistory
 from coordinator.page.http_app import PageServer
+from coordinator.page.replicas import ReplicaStates
 from coordinator.page.video import VideoView
 from coordinator.run_directory import METRICS
 
@@ -43,6 +44,7 @@ class PageState(LineListener):
         """
         self._config, self._run, self._page_server, self._warnings = config, run, page_server, warnings
         self._status, self._history = RunStatus(config, run, planned), MetricHistory()
+        self._replicas = ReplicaStates(config)
         self._blocks: list[Sequence[str]] = [[] for _ in range(config.stages)]
         self._origin, self._score = 0, "val_top1"
         self._numbers: Callable[[], dict[str, float]] = dict
@@ -81,6 +83,18 @@ class PageState(LineListener):
         with self._lock:
             self._status.line(line, **status)
             self._history.add(line)
+            self._replicas.add(line)
+
+    def replica_progress(self, event: ProgressEvent) -> None:
+        """Store what a stage of another replica is doing."""
+        with self._lock:
+            self._replicas.add(event.line)
+
+    def healed(self, tick: int, lost: dict[int, int]) -> None:
+        """The run went on at `tick`, where some stages had lost updates."""
+        super().healed(tick, lost)
+        with self._lock:
+            self._replicas.healed(tick, lost)
 
     def state(self, state: State, message: str, tick: int) -> None:
         """Store a change of the run's state."""
@@ -107,6 +121,7 @@ class PageState(LineListener):
         self._last_request_time = time.monotonic()
         with self._lock:
             status, history = self._status.status(self._run.name), self._history
+            replicas = self._replicas.rows()
             answer: dict[str, Any] = {"curves": history.curves(), "restarts": list(history.restarts)}
         rate = status.ticks_per_second
         answer |= {
@@ -116,6 +131,8 @@ class PageState(LineListener):
             "ticks_per_second": rate,
             "frames_per_second": rate and rate * self._config.data.slots,
             "pipeline": self._pipeline(status.tick - 1),
+            "replicas": replicas,
+            "readers": self._config.data.readers,
             "numbers": {name: finite(value) for name, value in self._numbers().items()},
             "warnings": list(self._warnings),
             "video": self._video is not None,

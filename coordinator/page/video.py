@@ -1,6 +1,7 @@
 """Takes moments of the pipeline in pictures while somebody looks at the page, a few a second.
 
-consumes   the training's steps, and what the top stage gave for one of them
+consumes   parts of the training's steps, from this process or, with data.readers, from the first reader; and what the
+           top stage gave for one of them
 produces   the answer to /api/frames, in the thread of the request
 waits for  nothing. While nobody looks, it costs a tick the reading of one attribute
 
@@ -11,17 +12,26 @@ later one, the moment is dropped, and the next request is made earlier.
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from common.config.settings import Config
 from common.errors import SidewaysError
 from common.messages.stage_calls import OutputSample, StageCalls
 from common.messages.stage_rpc import Pending, Stages
 from coordinator.page.moment import Moment, Taking
+from coordinator.video.glimpse import Glimpse, glimpse
 from coordinator.video.targets import Step
 
 _WATCHED = 2.0  # seconds since the last request
 _EVERY, _ASK_EVERY = 0.25, 0.03  # seconds from one moment to the next; between two questions to the top stage
 _LEAD, _LONGEST_LEAD = 2, 64  # ticks from the request until its frame is sent
+
+
+class Looks(Protocol):
+    """Copies parts of steps that another process reads."""
+
+    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Glimpse], None]) -> None:
+        """Call `take` with these frames, of which none was read yet, once they are."""
 
 
 class VideoView:
@@ -37,9 +47,16 @@ class VideoView:
         classes: Sequence[str],
         stages: Stages,
         now: Callable[[], float] = time.monotonic,
+        readers: Looks | None = None,
     ) -> None:
-        """`classes`: their names, or those of a label's numbers."""
+        """Begin with nothing.
+
+        Args:
+            classes: their names, or those of a label's numbers.
+            readers: they read the steps; None if this process does.
+        """
         self.wanted = False
+        self._readers = readers
         self._taking, self._stages, self._top, self._now = Taking(config, classes), stages, config.stages - 1, now
         self._patience = config.network.deadline
         self._last_request_time = self._due = self._next = self._began = 0.0
@@ -59,15 +76,15 @@ class VideoView:
 
     # ---- called by the training
 
-    def see(self, tick: int, step: Step) -> None:
-        """Called with every step while `wanted`, before it is sent."""
+    def see(self, tick: int, step: Step | None) -> None:
+        """Called with every step while `wanted`, before it is sent. None: it is read in another process."""
         now = self._now()
         try:
             if self._moment is None:
                 self._begin(tick, now)
             else:
-                self._moment.copy(tick, step)
-                self._ask(self._moment, tick, now)
+                self._copy(self._moment, tick, step)
+                self._ask(self._moment, now)
         except SidewaysError:  # a lost stage is reported elsewhere
             self._moment = None
 
@@ -78,15 +95,21 @@ class VideoView:
             moment, taking = Moment(self._taking, tick + self._lead), self._taking
             call = StageCalls.sample_output
             self._asked = self._stages.begin_one(self._top, call, moment.frame, taking.rows, taking.every)
+            if self._readers is not None:
+                self._readers.look(sorted(set(moment.numbers)), taking.rows, taking.every, moment.take)
             self._moment, self._answer, self._began, self._due = moment, None, now, now + _EVERY
 
-    def _ask(self, moment: Moment, tick: int, now: float) -> None:
+    def _copy(self, moment: Moment, tick: int, step: Step | None) -> None:
+        if step is not None and tick in moment.numbers:
+            moment.take(glimpse(tick, step, self._taking.rows, self._taking.every))
+
+    def _ask(self, moment: Moment, now: float) -> None:
         """Ask the top stage for its output once it can have it, and again until it has."""
         if now - self._began > self._patience:  # the stages have ended a phase early, or are slow
             self._moment = None
         elif self._answer is not None:
             self._take(moment, self._answer, now)
-        elif moment.complete(tick) and self._asked is not None and self._asked.done and now >= self._next:
+        elif moment.complete and self._asked is not None and self._asked.done and now >= self._next:
             self._asked.answers()
             self._answer = self._stages.begin_one(self._top, StageCalls.sampled_output)
 

@@ -1,8 +1,10 @@
 """What the coordinator and a reader tell each other. Validated strictly, since a socket is not trusted.
 
 coordinator → reader    Feed       which frames it may feed
+                        Look       of which frames it is to send a part, to be shown
                         Quit       the run is over
 reader → coordinator    Fed        which frames it has fed, and what it met
+                        Shown      a part of a frame that it has fed
                         Failed     it exits, and why
                         Signalled  its process received a signal that asks the run to stop
 
@@ -21,11 +23,13 @@ from common.messages.encoding import OTHER_SENDER, check_attempt, decode, encode
 from common.messages.stage_calls import Addresses
 from common.rule.label_form import LabelForm
 from coordinator.video.files.clips import Clip
+from coordinator.video.glimpse import Glimpse, Pictures, reduced_shape
 from coordinator.video.stream import Places
 
 READER_LINE = "reader"  # key in the launcher's store of the address at which the coordinator awaits a reader
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+_MOST_SHOWN = 256  # frames: one for each stage
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -65,6 +69,15 @@ class Feed(_Message):
     end: _Count
 
 
+class Look(_Message):
+    """Send a part of these frames, which are not fed yet; `rows` and `every` as in coordinator/video/glimpse.py."""
+
+    kind: Literal["look"] = "look"
+    frames: Annotated[list[_Count], Field(min_length=1, max_length=_MOST_SHOWN)]
+    rows: Annotated[int, Field(gt=0, lt=256)]
+    every: Annotated[int, Field(gt=0, lt=1 << 16)]
+
+
 class Quit(_Message):
     """Exit with `code`."""
 
@@ -98,6 +111,17 @@ class Fed(_Message):
     data_error: str | None = None
 
 
+class Shown(_Message):
+    """A part of a frame, as bytes: see `decode_glimpse`."""
+
+    kind: Literal["shown"] = "shown"
+    frame: _Count
+    pictures: bytes
+    labels: bytes
+    targets: bytes | None
+    known: list[bool]
+
+
 class Failed(_Message):
     """The reader exits with `code`, because of `message`."""
 
@@ -113,7 +137,7 @@ class Signalled(_Message):
     signal: Annotated[int, Field(gt=0, lt=65)]
 
 
-Message = Feed | Quit | Fed | Failed | Signalled
+Message = Feed | Look | Quit | Fed | Shown | Failed | Signalled
 
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
@@ -150,3 +174,33 @@ def decode_places(data: bytes, slots: int) -> Places:
     if len(data) != 16 * slots:
         raise PeerError(f"a reader's message has {len(data)} bytes of places for {slots} slots: {OTHER_SENDER}")
     return [(int(entry), int(done)) for entry, done in np.frombuffer(data, "<i8").reshape(slots, 2)]
+
+
+def encode_glimpse(seen: Glimpse, form: LabelForm, attempt: int) -> Shown:
+    """The message with a part of a frame."""
+    pictures, targets = (None if own is None else _to_bytes(own) for own in (seen.pictures, seen.targets))
+    assert pictures is not None
+    labels = form.to_bytes(seen.labels)
+    return Shown(attempt=attempt, frame=seen.frame, pictures=pictures, labels=labels, targets=targets, known=seen.known)
+
+
+def decode_glimpse(shown: Shown, look: Look, config: Config, form: LabelForm) -> Glimpse:
+    """The part of a frame in a message. Raises PeerError if it is not what `look` asked for."""
+    shape, kind = reduced_shape(config.frame_shape, look.rows, look.every), np.dtype(config.data.pixel_type)
+
+    def pictures(data: bytes) -> Pictures:
+        return np.frombuffer(data, kind.newbyteorder("<")).astype(kind, copy=False).reshape(shape)
+
+    try:
+        labels = form.from_bytes(shown.labels, look.rows)
+        targets = None if shown.targets is None else pictures(shown.targets)
+        seen = Glimpse(shown.frame, pictures(shown.pictures), labels, targets, shown.known)
+    except ValueError as error:
+        raise PeerError(f"a reader's pictures are malformed ({error}): {OTHER_SENDER}") from None
+    if len(seen.known) != look.rows:
+        raise PeerError(f"a reader's pictures are malformed ({len(seen.known)} rows): {OTHER_SENDER}")
+    return seen
+
+
+def _to_bytes(pictures: Pictures) -> bytes:
+    return pictures.astype(pictures.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -1,6 +1,6 @@
 """Reads its slots' share of the training videos, and feeds the replicas that have those slots.
 
-consumes   a plan, once, by a call; then messages that say up to which frame it may feed
+consumes   by calls a plan, once, and requests to record a trace; messages that say up to which frame it may feed
 produces   frames for its replicas' first stages, targets for their top stages; after each frame a message to the
            coordinator: the slots' places, and what was met
 waits for  the decoders, room for frames, the coordinator's next message
@@ -13,17 +13,20 @@ from typing import Any
 from common.messages.stage_calls import Addresses
 from common.processes.lifecycle import allow_many_files
 from common.processes.membership import Membership
-from common.telemetry.spans import clock
+from common.telemetry.spans import Kind, Spans, WorkClock, clock
 from coordinator.launch.host_limits import open_files
 from coordinator.reader.coordinator_line import CoordinatorLine
-from coordinator.reader.messages import Fed, Feed, Quit, ReaderPlan, Signalled, encode_places
+from coordinator.reader.messages import Fed, Feed, Look, Quit, ReaderPlan, Signalled, encode_glimpse, encode_places
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.datasets import training_slots
 from coordinator.video.feeder import WAITS, Feeder, Feeders
+from coordinator.video.glimpse import glimpse
 from coordinator.video.lasting_steps import LastingSteps
 from coordinator.video.slots import Slots
+from coordinator.video.targets import Step
 
 _IDLE_MS = 50
+_SPANS = 2  # of a frame: reading and feeding it
 _TRAINING = 0  # phase
 
 
@@ -40,12 +43,30 @@ class Reader:
         self._plans: queue.SimpleQueue[ReaderPlan] = queue.SimpleQueue()
         self._playing: _Playing | None = None
         self._end = 0  # of the frames that it may feed
+        self._work, self._spans = WorkClock(), Spans(0, 0, 0)
 
     def handle(self, call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """Answer the coordinator's only call, `read`, with a plan; runs in an RPC thread."""
-        assert call == "read", call
-        self._plans.put(*args)
-        return []
+        """Answer the coordinator's calls; runs in an RPC thread.
+
+        read        a plan
+        trace       the first frame to record, and how many
+        trace_rows  what was recorded
+        clock       this host's clock
+        """
+        match call:
+            case "read":
+                self._plans.put(*args)
+            case "trace":
+                first, ticks = args
+                self._spans = Spans(first, ticks, _SPANS)
+                self._work.record(self._spans)
+            case "trace_rows":
+                return [self._spans.rows()]
+            case "clock":
+                return [clock()]
+            case _:
+                raise AssertionError(call)
+        return [None]
 
     def run(self) -> int:
         """Feed frames until the run is over. Returns the exit code.
@@ -66,6 +87,8 @@ class Reader:
                 return message.code
             if isinstance(message, Feed):
                 self._end = message.end
+            elif isinstance(message, Look) and self._playing is not None:
+                self._playing.look = message
             elif self._playing is not None and self._playing.frame < self._end:
                 self._playing.feed()
 
@@ -79,15 +102,22 @@ class Reader:
         self.close()
         allow_many_files(open_files(plan.config))
         self._end = plan.first
-        self._playing = _Playing(plan, self._me, self._line)
+        self._work.clear()
+        self._playing = _Playing(plan, self._me, self._line, self._work)
 
 
 class _Playing:
-    """What a reader plays by one plan. Attributes: frame, the number of the next one."""
+    """What a reader plays by one plan.
 
-    def __init__(self, plan: ReaderPlan, me: Membership, line: CoordinatorLine) -> None:
+    Attributes:
+        frame: the number of the next one.
+        look: which frames are to be shown; None for none.
+    """
+
+    def __init__(self, plan: ReaderPlan, me: Membership, line: CoordinatorLine, work: WorkClock) -> None:
         """Start decoding, and report once the next frame is decoded. Raises PeerError or DataError."""
         self.frame, self._line = plan.first, line
+        self.look: Look | None = None
         self._cache: CachePlace | None = place_of(plan.config.data)
         own, rows = plan.config.of_reader, plan.config.of_reader.data.slots
         share = range(me.reader * rows, (me.reader + 1) * rows)
@@ -97,7 +127,7 @@ class _Playing:
         self._stream.errors.warn = self._warn
         self._warnings: list[str] = []
         self._reasons_sent = 0
-        self._read = self._fed = 0  # ns
+        self._work = work
         self._feeders = _feeders(plan, me, self._warn, line)
         self._steps = LastingSteps(self._stream, own)
         self._steps.prime()
@@ -105,12 +135,16 @@ class _Playing:
 
     def feed(self) -> None:
         """Feed the next frame of every slot, and report it. Raises PeerError."""
+        self._work.begin_tick(self.frame)
         start = clock()
         step = self._steps.next(self.frame)
-        read = clock()
+        self._work.add(Kind.READ, start)
+        if self.look is not None and self.frame in self.look.frames:
+            self._show(self.look, step)
+        start = clock()
         self._feeders.push(_TRAINING, self.frame, step)
-        self._read += read - start
-        self._fed += clock() - read
+        self._work.add(Kind.FEED, start)
+        self._work.end_phase()  # that of a trace ends with its last frame
         self.frame += 1
         self._report()
 
@@ -120,6 +154,12 @@ class _Playing:
         self._feeders.close()
         if self._cache is not None:
             self._cache.close()
+
+    def _show(self, look: Look, step: Step) -> None:
+        seen = glimpse(self.frame, step, look.rows, look.every)
+        self._line.send(encode_glimpse(seen, step.batch.form, self._line.attempt))
+        if self.frame == look.frames[-1]:
+            self.look = None
 
     def _report(self) -> None:
         errors, feeders = self._stream.errors, self._feeders
@@ -132,8 +172,8 @@ class _Playing:
                 places=encode_places(self._steps.places()),
                 frame_bytes=feeders.frame_bytes,
                 target_bytes=feeders.target_bytes,
-                read_seconds=self._read / 1e9,
-                feed_seconds=self._fed / 1e9,
+                read_seconds=self._work.seconds([Kind.READ]),
+                feed_seconds=self._work.seconds([Kind.FEED]),
                 mishaps=[errors.skipped, errors.broken, errors.damaged, errors.short],
                 reasons=reasons,
                 warnings=warnings,

@@ -12,8 +12,9 @@ from common.messages.stage_calls import StageCalls
 from common.rule.clip_sums import Scores, merged
 from coordinator.run.pipeline import TRAINING, Pipeline
 from coordinator.run.state import RunState
+from coordinator.video.batch import Batch
 from coordinator.video.stream import Stream
-from coordinator.video.targets import Batch, Step, StepStream
+from coordinator.video.targets import Step, StepStream
 
 
 class EvaluationPhase:

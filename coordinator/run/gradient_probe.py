@@ -22,7 +22,8 @@ from common.rule.packet import Packet
 from common.rule.reference import exact_gradients
 from common.rule.stage import Stage
 from common.rule.tasks import task_of
-from coordinator.video.targets import Batch, Step, packet_of
+from coordinator.video.batch import Batch
+from coordinator.video.targets import Step, packet_of
 
 Row = dict[str, float | int | None]
 

@@ -7,6 +7,7 @@
 The product, the tests' driver and the benchmarks drive their stages with this class.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from coordinator.video.feeder import WAITS, Feeder, Feeders
 from coordinator.video.targets import Step
 
 TRAINING = 0  # phase; evaluations count from 1
+_POLL_EVERY = 0.005  # seconds between looks for reports while frames are pushed: a look costs as much as a push
 
 
 class Pipeline:
@@ -62,6 +64,7 @@ class Pipeline:
             self.readers.poll_all = self.poll
         self.addresses: list[Addresses] = []
         self._feeder: Feeders | None = None
+        self._next_poll = 0.0
 
     @property
     def address(self) -> str:
@@ -114,10 +117,12 @@ class Pipeline:
     def push(self, phase: int, frame: int, step: Step) -> None:
         """Send a tick's frames and process reports. Raises SidewaysError."""
         self.feeder.push(phase, frame, step)
-        self.poll()
+        if time.monotonic() >= self._next_poll:
+            self.poll()
 
     def poll(self, milliseconds: int = 0) -> None:
         """Process reports, waiting at most `milliseconds` for the first. Raises SidewaysError."""
+        self._next_poll = time.monotonic() + _POLL_EVERY
         self._inbox.poll(milliseconds)
         self._poll_readers()
 

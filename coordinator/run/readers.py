@@ -19,20 +19,25 @@ from common.messages.stage_rpc import begin_call, result_of
 from common.processes.membership import Membership
 from common.processes.names import reader_name, reader_text
 from common.processes.peer_monitor import PeerMonitor
+from common.rule.label_form import LabelForm
 from coordinator.reader.messages import (
     READER_LINE,
     Failed,
     Fed,
     Feed,
+    Look,
     Message,
     Quit,
     ReaderPlan,
+    Shown,
     Signalled,
+    decode_glimpse,
     decode_message,
     decode_places,
     encode_message,
 )
 from coordinator.video.files.clips import Clips
+from coordinator.video.glimpse import Glimpse
 from coordinator.video.stream import Places, PlaybackErrors
 
 _AHEAD = 16  # frames that readers may still have to feed: their messages take time
@@ -116,6 +121,8 @@ class Readers:
         self._slots = self._end = 0
         self._failure: SidewaysError | None = None
         self._leaving = False
+        self._plays: tuple[Config, LabelForm] | None = None
+        self._shown: Callable[[Shown], None] = lambda shown: None
 
     def open(
         self, config: Config, clips: Clips, places: Places | None, first: int, stages: Sequence[Addresses]
@@ -134,6 +141,7 @@ class Readers:
         if self._end:
             self._wait_for(self._end)  # what they report of an earlier run
         self._slots, self._end, self.error = config.of_reader.data.slots, first, None
+        self._plays = config, clips.form
         pending = []
         for number, handle in enumerate(self.handles):
             handle.fed = None
@@ -175,6 +183,20 @@ class Readers:
 
     # ---- what goes on beside the ticks
 
+    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Glimpse], None]) -> None:
+        """Let the first reader, which feeds replica 0, send a part of these frames, and call `take` with each.
+
+        Args:
+            frames: their numbers, in order; none may be fed yet.
+            rows, every: how much of them, as in coordinator/video/glimpse.py.
+            take: is called during later calls of this class's methods.
+        """
+        assert self._plays is not None, "call open first"
+        config, form = self._plays
+        look = Look(attempt=self._me.attempt, frames=frames, rows=rows, every=every)
+        self._shown = lambda shown: take(decode_glimpse(shown, look, config, form))
+        self.handles[0].send(look)
+
     def poll(self) -> None:
         """Process their messages. Raises SidewaysError when one has failed or is lost."""
         for handle in self.handles:
@@ -199,6 +221,8 @@ class Readers:
                 handle.take(message)
                 if message.data_error is not None and self.error is None:
                     self.error = DataError(message.data_error)
+            case Shown():
+                self._shown(message)
             case Failed() if self._failure is None:
                 kind_of = PeerError if message.code == PeerError.code else SidewaysError
                 self._failure = kind_of(message.message)

@@ -33,6 +33,7 @@ from coordinator.monitor.val_metrics import metrics_of
 from coordinator.page.video import VideoView
 from coordinator.run import metric_sources
 from coordinator.run.class_weights import weighted
+from coordinator.run.colours import jittering
 from coordinator.run.edge_ticks import measured
 from coordinator.run.gradient_probe import GradientProbe
 from coordinator.run.pipeline import Pipeline
@@ -42,6 +43,7 @@ from coordinator.run.state import RunState
 from coordinator.run.stop_request import StopRequest
 from coordinator.run.training_feed import OwnFeed, TrainingFeed
 from coordinator.run_directory import RunDirectory
+from coordinator.trace.reader_spans import ReaderSpans
 from coordinator.trace.recorder import TraceRecorder
 from coordinator.trackers.listener import TrackerListener
 from coordinator.video.datasets import Datasets, Warn
@@ -187,7 +189,7 @@ def _build(setup: _Setup, accepted: _Accepted) -> _Built:
     planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
     costs, split = _split(setup, accepted)
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
-    config = weighted(config, datasets.train)
+    config = jittering(weighted(config, datasets.train), setup.pipeline.me)
     start = start_from(*found, config, split, datasets, warn) if found else StartPoint()
     start, healing, sources = _from_memory(setup, accepted, start, config, split)
     if accepted.again and not start.tick:
@@ -300,10 +302,11 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
     metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
     for listener in (MetricsFile(directory, warn), metrics):
         presence.broadcast.add(listener)
+    readers = ReaderSpans(len(pipeline.me.readers), config.network.deadline)
     classes, video = len(datasets.train.classes), None
     if presence.page is not None:
-        if config.report.page_video and pipeline.readers is None:  # whose frames do not pass here
-            video = VideoView(config, datasets.train.classes, pipeline.stages)
+        if config.report.page_video:
+            video = VideoView(config, datasets.train.classes, pipeline.stages, readers=pipeline.readers)
         presence.page.running(config, start.origin, metrics.registry.numbers, f"val_{accepted.evaluator.best}", video)
     return Prepared(
         state=state,
@@ -319,7 +322,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
         saver=saver,
         video=video,
         probe=GradientProbe(config, classes, pipeline.stages, start.origin) if config.probe.every else None,
-        tracer=TraceRecorder(directory.path, config, pipeline.stages, work),
+        tracer=TraceRecorder(directory.path, config, pipeline.stages, work, readers),
         work=work,
         overdue=overdue,
         lost_at=directory.last_write_time if accepted.again else None,

@@ -121,7 +121,7 @@ class Training:
         step = run.feed.read(state.tick)
         run.work.add(Kind.READ, start)
         self._poll_probe(step, last)
-        if step is not None and run.video is not None and run.video.wanted:
+        if run.video is not None and run.video.wanted:
             run.video.see(state.tick, step)
         start = clock()
         run.feed.push(state.tick)

@@ -28,10 +28,10 @@ from coordinator.monitor.evaluation_scores import Evaluation, evaluator
 from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run_directory import CONFIG
 from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
+from coordinator.video.batch import Batch
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.slots import Slots
 from coordinator.video.stream import PlaybackErrors
-from coordinator.video.targets import Batch
 
 CONFUSION = "confusion"  # .png and .csv
 
@@ -96,7 +96,7 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
 
 def _batches(source: Slots, data: Data) -> Iterator[Batch]:
     batch = Batch((data.slots, data.channels, *data.shape), data.pixel_type, source.form)
-    while source.fill(batch.frames, batch.clips, batch.labels):
+    while source.fill(batch):
         yield batch
 
 

@@ -1,16 +1,18 @@
 """Writes a recording as a trace for Perfetto and chrome://tracing: Trace Event Format, gzipped JSON.
 
 process "coordinator"    slices    read, feed
+process "reader n"       slices    read, feed; with data.readers
 process "stage i"        slices    tick, and within it forward, backward, update, sends and waits
                          async     each message sent: from the end of the send until the neighbour has received it
-arrows                             one per frame (with exact gradients, per micro-batch): from the coordinator up
-                                   through the stages' forward passes, then down through their backward passes
+arrows                             one per frame (with exact gradients, per micro-batch): from the coordinator, or the
+                                   first reader, up through the stages' forward passes, then down through their
+                                   backward passes
 """
 
 import gzip
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ import numpy as np
 
 from common.rule.schedule import Schedule
 from common.telemetry.spans import Kind, Rows
+from coordinator.trace.clocks import Clock, at_one_clock
 
 Event = dict[str, Any]
 Key = tuple[int, int, str]  # process, Kind, frame
 
-_COORDINATOR = 0  # processes: the coordinator is 0, stage i is i + 1; in the file they count from 1
+_COORDINATOR = 0  # processes: the coordinator is 0, stage i is i + 1, then come the readers; in the file from 1 on
 _NAMES = {
     Kind.WAIT_ACTIVATION: "wait: activation",
     Kind.WAIT_GRADIENT: "wait: gradient",
@@ -33,33 +36,28 @@ _NAMES = {
     Kind.WAIT_GRADIENT_SENT: "wait: gradient sent",
     Kind.WAIT_FRAMES: "wait: frames",
     Kind.WAIT_TARGETS: "wait: targets",
+    Kind.WAIT_REPLICAS: "wait: replicas",
 }
-_OF_GRADIENT = (Kind.BACKWARD, Kind.UPDATE, Kind.WAIT_GRADIENT, Kind.SEND_GRADIENT, Kind.WAIT_GRADIENT_SENT)
+_OF_GRADIENT = (
+    Kind.BACKWARD,
+    Kind.UPDATE,
+    Kind.WAIT_GRADIENT,
+    Kind.SEND_GRADIENT,
+    Kind.WAIT_GRADIENT_SENT,
+    Kind.WAIT_REPLICAS,
+)
 _SHORTEST_WAIT = 1000  # ns; a shorter one would not be visible
 
 
 @dataclass(frozen=True)
-class Clock:
-    """A stage's clock against the coordinator's, all in ns: at time `at`, it was `offset` ± `uncertainty` ahead."""
-
-    at: int
-    offset: int
-    uncertainty: int
-
-    @property
-    def same(self) -> bool:
-        """Whether it may be the same clock, as on one host: the offset is within the uncertainty."""
-        return abs(self.offset) <= self.uncertainty
-
-
-@dataclass(frozen=True)
 class Recording:
-    """The spans of the coordinator and of each stage, each by its own host's clock.
+    """The spans of the coordinator, of each stage and of each reader, each by its own host's clock.
 
     Attributes:
         first: the first tick to record.
         asked: number of ticks to record.
         clocks: of each stage, before and after the recording.
+        readers, reader_clocks: of the readers likewise.
         edge_ticks: of the edges between neighbours; empty if they take one each.
     """
 
@@ -71,6 +69,8 @@ class Recording:
     stages: list[Rows]
     clocks: list[tuple[Clock, Clock]]
     edge_ticks: tuple[int, ...] = ()
+    readers: Sequence[Rows] = ()
+    reader_clocks: Sequence[tuple[Clock, Clock]] = ()
 
     @property
     def exact(self) -> bool:
@@ -97,41 +97,32 @@ def write(recording: Recording, path: Path) -> None:
 
 def events(recording: Recording) -> Iterator[Event]:
     """The events of the trace, the slices of each process in the order of time."""
-    processes = [
-        recording.coordinator,
-        *(_at_one_clock(*both) for both in zip(recording.stages, recording.clocks, strict=True)),
-    ]
-    yield from _rows(len(recording.stages))
+    others, clocks = [*recording.stages, *recording.readers], [*recording.clocks, *recording.reader_clocks]
+    processes = [recording.coordinator, *map(at_one_clock, others, clocks)]
+    yield from _rows(len(recording.stages), len(recording.readers))
     yield from _ChromeTrace(recording, [_in_order(rows) for rows in processes]).events()
 
 
 def _about(recording: Recording) -> Event:
     clocks = [
         {
-            "stage": stage,
+            kind: number,
             "offset_us": 0 if before.same and after.same else [before.offset / 1e3, after.offset / 1e3],
             "uncertainty_us": max(before.uncertainty, after.uncertainty) / 1e3,
         }
-        for stage, (before, after) in enumerate(recording.clocks)
+        for kind, own in (("stage", recording.clocks), ("reader", recording.reader_clocks))
+        for number, (before, after) in enumerate(own)
     ]
     return {
         "run": recording.run,
         "algorithm": recording.algorithm,
         "stages": len(recording.stages),
+        "readers": len(recording.readers),
         "first_tick": recording.first,
         "ticks": recording.ticks,
         "asked": recording.asked,
         "clocks": clocks,
     }
-
-
-def _at_one_clock(rows: Rows, clocks: tuple[Clock, Clock]) -> Rows:
-    """Convert spans to the coordinator's clock. Assumes that the clocks drift apart linearly."""
-    before, after = clocks
-    if before.same and after.same:
-        return rows
-    offsets = np.interp(rows[:, 2:], [before.at, after.at], [before.offset, after.offset])
-    return np.concatenate([rows[:, :2], rows[:, 2:] - np.rint(offsets).astype(np.int64)], axis=1)
 
 
 def _in_order(rows: Rows) -> Rows:
@@ -141,9 +132,9 @@ def _in_order(rows: Rows) -> Rows:
     return rows[np.lexsort((-rows[:, 3], rows[:, 2]))]
 
 
-def _rows(stages: int) -> Iterator[Event]:
-    for process in range(stages + 1):
-        name = f"stage {process - 1}" if process else "coordinator"
+def _rows(stages: int, readers: int) -> Iterator[Event]:
+    names = ["coordinator", *(f"stage {n}" for n in range(stages)), *(f"reader {n}" for n in range(readers))]
+    for process, name in enumerate(names):
         place = {"ph": "M", "pid": process + 1, "tid": process + 1}
         yield {**place, "name": "process_name", "args": {"name": name}}
         yield {**place, "name": "process_sort_index", "args": {"sort_index": process}}
@@ -155,7 +146,8 @@ class _ChromeTrace:
 
     def __init__(self, recording: Recording, processes: list[Rows]) -> None:
         self._exact, self._processes = recording.exact, processes
-        self._stages = len(processes) - 1
+        self._stages = len(recording.stages)
+        self._feeder = self._stages + 1 if recording.readers else _COORDINATOR  # of the stages that are recorded
         self._schedule = Schedule(self._stages, recording.edge_ticks)
         self._zero = min((int(rows[:, 2].min()) for rows in processes if len(rows)), default=0)
         self._found: dict[Key, tuple[int, int]] = {}  # start, end
@@ -188,7 +180,7 @@ class _ChromeTrace:
         """The frame that a span works on, None if none; for the span of a tick, the frame that the stage holds."""
         if kind in (Kind.SETTLE, Kind.REPORT) or (self._exact and kind == Kind.UPDATE):
             return None
-        if process == _COORDINATOR or self._exact:
+        if process == _COORDINATOR or process > self._stages or self._exact:
             return tick
         stage = process - 1
         of_gradient = kind in _OF_GRADIENT
@@ -223,7 +215,7 @@ class _ChromeTrace:
         down = [(process, Kind.BACKWARD) for process in range(self._stages, 0, -1)]
         frames = dict.fromkeys(frame for _, kind, frame in self._found if kind in (Kind.FORWARD, Kind.BACKWARD))
         for frame in frames:
-            way = [(_COORDINATOR, Kind.FEED, frame.partition(".")[0]), *((*place, frame) for place in up + down)]
+            way = [(self._feeder, Kind.FEED, frame.partition(".")[0]), *((*place, frame) for place in up + down)]
             stops = [(key[0], *self._found[key]) for key in way if key in self._found]
             for number, (process, start, end) in enumerate(stops if len(stops) > 1 else []):
                 phase = "s" if number == 0 else "f" if number == len(stops) - 1 else "t"

@@ -2,8 +2,8 @@
 
 consumes   the request, between two phases; the number of the current tick, every tick
 produces   RUN/trace.json.gz, written by a thread; the answer to the request: where the trace is, or why there is none
-waits for  nothing: the stages record by themselves, and once the last tick's frames are sent, a thread collects the
-           spans from them
+waits for  nothing: the stages and the readers record by themselves, and once the last tick's frames are sent, a
+           thread collects the spans from them
 """
 
 import threading
@@ -17,11 +17,12 @@ from common.errors import SidewaysError
 from common.messages.stage_calls import StageCalls
 from common.messages.stage_rpc import Stages
 from common.run_registry.records import Answer, plain
-from common.telemetry.spans import Spans, WorkClock, clock
-from coordinator.trace.chrome_format import Clock, Recording, write
+from common.telemetry.spans import Spans, WorkClock
+from coordinator.trace.chrome_format import Recording, write
+from coordinator.trace.clocks import Clock, measure
 from coordinator.trace.copy import TRACE
+from coordinator.trace.reader_spans import ReaderSpans
 
-_ROUNDS = 8  # clock readings per measurement
 _EACH = 4  # maximum spans per tick in the coordinator
 
 TraceDone = Callable[[Answer], None]
@@ -32,7 +33,7 @@ class _Request:
     """The recording in progress: ticks first … end - 1.
 
     Attributes:
-        clocks: of each stage, measured before the recording.
+        clocks, reader_clocks: of each stage and each reader, measured before the recording.
         spans: the coordinator's own.
         done: called with the answer.
     """
@@ -40,6 +41,7 @@ class _Request:
     first: int
     ticks: int
     clocks: list[Clock]
+    reader_clocks: list[Clock]
     spans: Spans
     done: TraceDone
 
@@ -54,8 +56,9 @@ class _Request:
 class TraceRecorder:
     """Records traces, one at a time."""
 
-    def __init__(self, run: Path, config: Config, stages: Stages, work: WorkClock) -> None:
+    def __init__(self, run: Path, config: Config, stages: Stages, work: WorkClock, readers: ReaderSpans) -> None:
         """`run`: the run directory; `work`: the coordinator's own WorkClock."""
+        self._readers = readers
         self._run, self._config, self._stages, self._work = run, config, stages, work
         self._now: _Request | None = None
         self._thread: threading.Thread | None = None
@@ -82,8 +85,10 @@ class TraceRecorder:
         if first >= planned:
             raise SidewaysError(f"it has only {planned - tick} ticks left, too few for a trace")
         clocks = [self._clock(stage) for stage in range(self._config.stages)]
+        reader_clocks = self._readers.clocks()
         self._stages.call_all(StageCalls.trace, first, ticks)
-        self._now = _Request(first, ticks, clocks, Spans(first, ticks, _EACH), done)
+        self._readers.record(first, ticks)
+        self._now = _Request(first, ticks, clocks, reader_clocks, Spans(first, ticks, _EACH), done)
         self._work.record(self._now.spans)
         return str(self._now)
 
@@ -129,9 +134,19 @@ class TraceRecorder:
         answers, path = self._stages.begin(StageCalls.trace_rows, timeout).answers(), self._run / TRACE
         stages = answers[: self._config.stages]  # the first replica's, which stand for all
         clocks = [(before, self._clock(stage)) for stage, before in enumerate(now.clocks)]
-        own, name = now.spans.rows(), self._run.name
-        algorithm, edge_ticks = self._config.algorithm, self._config.edge_ticks
-        recording = Recording(name, algorithm, now.first, now.ticks, own, stages, clocks, edge_ticks)
+        readers, reader_clocks = self._readers.rows(), zip(now.reader_clocks, self._readers.clocks(), strict=True)
+        recording = Recording(
+            run=self._run.name,
+            algorithm=self._config.algorithm,
+            first=now.first,
+            asked=now.ticks,
+            coordinator=now.spans.rows(),
+            stages=stages,
+            clocks=clocks,
+            edge_ticks=self._config.edge_ticks,
+            readers=readers,
+            reader_clocks=list(reader_clocks),
+        )
         if not recording.ticks:
             raise SidewaysError(f"the run ended before tick {now.first}, the first to be recorded")
         write(recording, path)
@@ -145,19 +160,3 @@ class TraceRecorder:
 
 def _failed(reason: str) -> Answer:
     return Answer(state="refused", text=plain(f"the trace is lost: {reason}"))
-
-
-def measure(ask: Callable[[], int]) -> Clock:
-    """Measure another process's clock against this one's.
-
-    Takes several readings and keeps the one with the shortest round trip, as half of that bounds its error.
-
-    Args:
-        ask: reads the other clock, in ns.
-    """
-    readings = []
-    for _ in range(_ROUNDS):
-        start, other, end = clock(), ask(), clock()
-        middle = (start + end) // 2
-        readings.append(Clock(middle, other - middle, (end - start + 1) // 2))
-    return min(readings, key=lambda reading: reading.uncertainty)

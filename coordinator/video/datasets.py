@@ -16,6 +16,7 @@ from coordinator.video.files.play_order import exceed_cache
 from coordinator.video.live import Live
 from coordinator.video.slots import Slots
 from coordinator.video.stream import Places, PlaybackErrors, Stream
+from coordinator.video.targets import batches_ahead
 
 Warn = Callable[[str], None]
 _LIVE_SILENCE = 0.75  # fraction of the deadline that live sources may be silent
@@ -82,7 +83,17 @@ class Datasets:
         config, val = self._config, self.val
         patience, on_wait, cache = config.network.deadline, self._on_wait, self._cache
         return self._opened(
-            Slots(val.clips, config.data, config.seed, False, 0, patience, on_wait, None, cache, val.form)
+            Slots(
+                val.clips,
+                config.data,
+                config.seed,
+                False,
+                patience=patience,
+                meanwhile=on_wait,
+                cache=cache,
+                form=val.form,
+                ahead=batches_ahead(config, ends=True),
+            )
         )
 
     def watch(self, errors: PlaybackErrors) -> None:
@@ -152,7 +163,8 @@ def training_slots(
 ) -> Slots:
     """The training's slots, or a share of them: see `Slots`. Raises DataError."""
     mismatch, patience = _mismatch(config), config.network.deadline
-    return Slots(clips, config.data, config.seed, True, mismatch, patience, on_wait, start, cache, form, share)
+    ahead = batches_ahead(config, ends=False)
+    return Slots(clips, config.data, config.seed, True, mismatch, patience, on_wait, start, cache, form, share, ahead)
 
 
 def _shared(train: Clips, val: Clips) -> str:

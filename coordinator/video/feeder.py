@@ -1,16 +1,16 @@
 """Feeds the pipeline: one batch per tick to stage 0, and frame-sized targets to the top stage.
 
 consumes   batches that the slots have decoded ahead
-produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; if stage 0 is on this host, the envelope alone, with
-           the frames in shared memory
-waits for  room in the socket's queue or in shared memory; unblocked by stage 0's ticks, so a slow pipeline slows
-           decoding down
+produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; if stage 0 is on this host, the envelope alone over a
+           Unix socket, with the frames in shared memory, where the decoders wrote them if they did
+waits for  room in the socket's queue, or for stage 0 to release earlier batches; unblocked by stage 0's ticks, so a
+           slow pipeline slows decoding down
 """
 
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq
 
@@ -19,8 +19,11 @@ from common.messages.frame_envelope import SMALLEST_BUFFER, encode_frames
 from common.messages.stage_calls import Addresses
 from common.processes.membership import Membership
 from common.processes.names import worker_text
-from common.shared_memory.frame_slots import FrameSlotWriter
-from coordinator.video.targets import Batch, Step
+from common.shared_memory.shared_frames import FrameSender, Place
+from coordinator.video.batch import Batch
+from coordinator.video.targets import Step
+
+_T = TypeVar("_T")
 
 WAITS = 1.5  # times the deadline, so that a stage's own wait times out first
 _QUEUE = 4  # batches queued on this side
@@ -57,7 +60,8 @@ class Feeder:
         self._deadline, self._on_wait, self._attempt = deadline, on_wait, me.attempt
         self._stage_0 = worker_text(me.of_replica * me.stages, me.stages, me.replicas)
         self._frames = _connect(me, addresses[0].frames, 0, batch_bytes)
-        self._writer = _share(addresses[0].memory, batch_bytes, deadline, warn)
+        self._shared = _share(addresses[0].memory, batch_bytes, deadline, warn)
+        self._sharing: set[int] = set()  # the phases of which stage 0 knows that it shares this memory
         self._targets = _connect(me, addresses[-1].targets, -1, batch_bytes) if addresses[-1].targets else None
 
     def push(self, phase: int, frame: int, step: Step) -> None:
@@ -67,9 +71,11 @@ class Feeder:
             PeerError: stage 0 or the top stage accepts nothing within the deadline, or stage 0 has exited.
         """
         error_text = f"{self._stage_0} has accepted no frame since frame {frame - 1}"
-        slot = None if self._writer is None else self._retry(partial(self._put, self._writer, step.batch), error_text)
-        message = self._message(phase, frame, step.last, step.batch, slot)
-        self._retry(partial(_send, self._frames, message), error_text)
+        if self._shared is None:
+            message = self._message(phase, frame, step.last, step.batch, None)
+            self._retry(partial(_send, self._frames, message), error_text)
+        else:
+            self._push_shared(self._shared, phase, frame, step, error_text)
         self.frame_bytes += step.batch.frames.nbytes
         if self._targets is not None:
             error_text = f"the top stage has accepted no target since frame {frame - 1}"
@@ -82,20 +88,28 @@ class Feeder:
         for socket in (self._frames, self._targets):
             if socket is not None:
                 socket.close(0)
-        if self._writer is not None:
-            self._writer.close()
+        if self._shared is not None:
+            self._shared.close()
 
-    def _message(self, phase: int, frame: int, last: bool, batch: Batch, slot: int | None) -> Sequence[Any]:
-        envelope = encode_frames(self._attempt, phase, frame, last, batch.clips, batch.labels, slot, batch.form)
-        return [envelope, batch.frames] if slot is None else [envelope]
+    def _message(self, phase: int, frame: int, last: bool, batch: Batch, place: Place | None) -> Sequence[Any]:
+        rows = batch.clips, batch.labels, place, batch.form, batch.colours
+        envelope = encode_frames(self._attempt, phase, frame, last, *rows)
+        return [envelope, batch.frames] if place is None else [envelope]
 
-    def _put(self, writer: FrameSlotWriter, batch: Batch) -> int | None:
-        """Write the frames to shared memory and return their slot, or None if none is free.
+    def _push_shared(self, shared: FrameSender, phase: int, frame: int, step: Step, error_text: str) -> None:
+        batch = step.batch
+        place = self._retry(partial(self._unless_lost, shared.place, batch.frames, batch.memory), error_text)
+        message = self._message(phase, frame, step.last, batch, place)
+        if phase in self._sharing:
+            self._unless_lost(shared.send, *message)
+        else:
+            self._sharing.add(phase)
+            self._retry(partial(_send, self._frames, message), error_text)
 
-        If stage 0 has exited, gives `on_wait` time to raise the error that it may have reported, then raises PeerError.
-        """
+    def _unless_lost(self, send: Callable[..., _T], *arguments: Any) -> _T:
+        """Call `send`. If stage 0 is gone, give `on_wait` time to raise the error that it may have reported."""
         try:
-            return writer.write(batch.frames)
+            return send(*arguments)
         except PeerError:
             end = time.monotonic() + _REPORT_WAIT
             while time.monotonic() < end:
@@ -103,7 +117,7 @@ class Feeder:
                 time.sleep(0.02)
             raise
 
-    def _retry(self, attempt: Callable[[], int | None], error_text: str) -> int:
+    def _retry(self, attempt: Callable[[], _T | None], error_text: str) -> _T:
         """Repeat `attempt` until it succeeds. Raises PeerError after the deadline."""
         start = time.monotonic()
         while (result := attempt()) is None:
@@ -144,10 +158,10 @@ class Feeders:
             feeder.close()
 
 
-def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None]) -> FrameSlotWriter | None:
+def _share(listener: str, size: int, deadline: float, warn: Callable[[str], None]) -> FrameSender | None:
     """Shared memory for frames; None if stage 0 offers no listener for it or cannot be reached through it."""
     try:
-        return FrameSlotWriter(listener, size, deadline, _RETRY_MS / 1000) if listener else None
+        return FrameSender(listener, size, deadline, _RETRY_MS / 1000) if listener else None
     except PeerError as error:
         warn(f"frames are sent over TCP, because memory cannot be shared with stage 0: {error}")
         return None

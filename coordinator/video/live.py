@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from common.config.settings import Data
 from common.errors import DataError
 from common.rule.label_form import ONE_CLASS
+from coordinator.video.batch import Batch
 from coordinator.video.decoding.augment import Augment, draw
 from coordinator.video.decoding.media_info import open_media, reason, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
@@ -58,14 +59,13 @@ class Live:
         rounds = 1 + max(clip for clip, _ in start) // data.slots if start else 0
         self._slots = [_Slot(slot, rounds, data, seed) for slot in range(data.slots)]
 
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
+    def fill(self, batch: Batch) -> bool:
         """Write the newest frame of every slot's source.
 
         Rows of a silent source repeat its last frame; before its first frame they are black.
 
         Args:
-            frames: uint8 [slots, channels, height, width].
-            clips, labels: int64 [slots]; labels are 0.
+            batch: its labels become 0.
 
         Returns:
             True: live sources have no end.
@@ -78,8 +78,8 @@ class Live:
             if dropped := source.take():
                 self.errors.add("dropped", times=dropped)
         for row, slot in enumerate(self._slots):
-            frames[row] = slot.play(self._sources[row % len(self._sources)])
-            clips[row], labels[row] = slot.place[0], 0
+            batch.frames[row] = slot.play(self._sources[row % len(self._sources)])
+            batch.clips[row], batch.labels[row] = slot.place[0], 0
         return True
 
     def places(self) -> list[tuple[int, int]]:

@@ -7,18 +7,19 @@ number is the clip id of its rows; with the seed it determines the clip's augmen
 A slot's place is an entry and how many of its frames were handed out. A stream that starts there continues with
 exactly the same frames.
 
-    decoder processes ──frames──► ring ──one copy per tick──► batch        slot s belongs to process s mod n
+    decoder processes ──frames──► ring, which holds a batch per tick        slot s belongs to process s mod n
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.config.settings import Data
 from common.errors import DataError
-from common.rule.label_form import ONE_CLASS, LabelForm, Labels
+from common.rule.label_form import ONE_CLASS, LabelForm
+from common.rule.packet import NO_CLIP
+from common.shared_memory.shared_frames import IN_USE
+from coordinator.video.batch import Batch
 from coordinator.video.cache.place import CachePlace
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.messages import Ended, Filled
@@ -45,6 +46,7 @@ class Slots:
         cache: CachePlace | None = None,
         form: LabelForm = ONE_CLASS,
         share: range | None = None,
+        ahead: int = 1,
     ) -> None:
         """Start the decoder processes.
 
@@ -57,83 +59,89 @@ class Slots:
             cache: where decoded frames are kept, if anywhere; streams may share it. It changes no frame.
             form: of the clips' labels.
             share: the slots to play, if not all of them; rows and places are theirs.
+            ahead: number of batches that are taken before the one that is being sent.
 
         Raises:
             DataError: the memory for decoded frames cannot be allocated.
         """
         self.errors, self.form = PlaybackErrors(), form
-        job = Job(clips, data, seed, train, mismatch, cache=cache, share=share)
+        job = Job(clips, data, seed, train, mismatch, cache=cache, share=share, in_use=IN_USE + ahead)
         places, rows = list(start or [(slot, 0) for slot in job.slots]), len(job.slots)
         assert [entry % data.slots for entry, _ in places] == list(job.slots), "places of other slots"
         self._pool = DecoderPool(job, places, self._on_message, self.errors, patience, meanwhile)
-        self._ring = self._pool.ring
-        self._pending: list[deque[Filled | Ended]] = [deque() for _ in places]
-        self._playing: list[Filled | None] = [None] * rows
-        # per slot: the ring's row of its next frame, frames left in its chunk, its entry, the entry's frames so far
-        self._rows = np.full(rows, self._ring.black)
-        self._left = np.zeros(rows, np.int64)
-        self._clips, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
-        self._labels = form.empty(len(self._ring.pixels))  # of the frames in the ring's rows
-        self._alive = np.ones(rows, np.int64)  # 0: the slot has run out
+        self._ring, self._tick = self._pool.ring, 0
+        self._decoded = np.zeros(rows, np.int64)  # by slot: the tick up to which its frames are in the ring
+        self._ended: list[Ended | None] = [None] * rows
+        # of the frames in the ring, [ticks, slots]: their entries, the entries' frames before them, labels, colours
+        self._clips, self._before = (np.zeros((self._ring.ticks, rows), np.int64) for _ in range(2))
+        labels = form.empty(self._ring.ticks * rows)
+        self._labels = labels.reshape(self._ring.ticks, rows, *labels.shape[1:])
+        self._colours = np.empty((self._ring.ticks, rows, 4)) if train and data.jittered_later else None
+        self._entries, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
+        self._alive = np.ones(rows, np.bool_)  # False: the slot has run out
         first = min(entry for entry, _ in places)
-        self._ahead = ShardsAhead(clips, data, job.order(), first, lambda: int(self._clips.max()))
+        self._ahead = ShardsAhead(clips, data, job.order(), first, lambda: int(self._entries.max()))
 
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: Labels) -> bool:
-        """Write the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
+    def fill(self, batch: Batch) -> bool:
+        """Take the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
 
         Args:
-            frames: uint8 [slots, channels, height, width].
-            clips: int64 [slots].
-            labels: int64 [slots], or float32 [slots, width].
+            batch: its frames become a view of the ring, valid until `IN_USE` + `ahead` more batches were taken.
 
         Returns:
-            False, with nothing written, when every slot has run out.
+            False, with nothing changed, when every slot has run out.
 
         Raises:
             DataError: no clip can be decoded, a decoder is stuck, or decoders keep dying.
         """
-        due = np.flatnonzero(self._left < self._alive)
-        if len(due):
-            for slot in due.tolist():
-                self._next_chunk(slot)
-            self._pool.send()
-        if not self._alive.any():
+        self._pool.let_decode(self._ring.end(self._tick))
+        for slot in np.flatnonzero(self._alive & (self._decoded <= self._tick)).tolist():
+            self._wait_for(slot)
+        alive = self._alive
+        if not alive.any():
             return False
-        np.take(self._ring.pixels, self._rows, axis=0, out=frames, mode="clip")  # the default mode buffers `out`
-        np.copyto(clips, self._clips)
-        np.take(self._labels, self._rows, axis=0, out=labels, mode="clip")
-        clips[self._alive == 0] = -1
-        self._rows += self._alive
-        self._frames_played += self._alive
-        self._left -= self._alive
+        place = self._tick % self._ring.ticks
+        batch.memory, batch.frames = self._ring.memory, self._ring.pixels[place]
+        batch.clips[:], batch.labels[:] = self._clips[place], self._labels[place]
+        batch.colours = None if self._colours is None else self._colours[place]
+        np.copyto(self._entries, self._clips[place], where=alive)
+        np.copyto(self._frames_played, self._before[place] + 1, where=alive)
+        if not alive.all():
+            batch.frames[~alive], batch.clips[~alive] = 0, NO_CLIP
+            batch.labels[~alive] = self.form.empty(1)
+        self._tick += 1
         return True
 
     def places(self) -> Places:
         """Per slot its entry of the play order, and how many of the entry's frames `fill` has handed out."""
-        return list(zip(self._clips.tolist(), self._frames_played.tolist(), strict=True))
+        return list(zip(self._entries.tolist(), self._frames_played.tolist(), strict=True))
 
     def close(self) -> None:
         """Stop decoding."""
         self._ahead.close()
         self._pool.close()
 
-    def _next_chunk(self, slot: int) -> None:
-        """Return the half that was played to the decoder, and start with the other once it is filled."""
-        played = self._playing[slot]
-        if played is not None:
-            self._pool.grant(slot, played.half)
-        while not self._pending[slot]:
-            self._pool.receive(slot)
-        chunk = self._pending[slot].popleft()
-        if isinstance(chunk, Filled):
-            self._playing[slot] = chunk
-            self._rows[slot], self._left[slot] = self._ring.half(slot, chunk.half), chunk.frames
-            self._clips[slot], self._frames_played[slot] = chunk.clip, chunk.before
-            self._labels[self._rows[slot] : self._rows[slot] + chunk.frames] = chunk.label
-        elif chunk.failure:
-            raise DataError(chunk.failure)
-        else:
-            self._rows[slot], self._alive[slot] = self._ring.black, 0
+    def _wait_for(self, slot: int) -> None:
+        """Wait until the slot's frame of this tick is decoded, or the slot has run out. Raises DataError."""
+        while self._decoded[slot] <= self._tick:
+            ended = self._ended[slot]
+            if ended is None:
+                self._pool.receive(slot)
+            elif ended.failure:
+                raise DataError(ended.failure)
+            else:
+                self._alive[slot] = False
+                return
 
     def _on_message(self, message: Filled | Ended) -> None:
-        self._pending[message.slot].append(message)
+        slot = message.slot
+        if isinstance(message, Ended):
+            self._ended[slot] = message
+            return
+        first = message.tick % self._ring.ticks
+        frames = slice(first, first + message.frames)
+        self._clips[frames, slot], self._labels[frames, slot] = message.clip, message.label
+        self._before[frames, slot] = np.arange(message.before, message.before + message.frames)
+        if self._colours is not None:
+            self._colours[frames, slot] = message.colours
+        self._decoded[slot] = message.tick + message.frames

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from common.rule.label_form import LabelForm, Labels
+from common.rule.label_form import LabelForm
+from coordinator.video.batch import Batch
 
 Places = list[tuple[int, int]]  # per slot: the entry (clip id) that it plays, and how many of its frames were played
 
@@ -59,16 +57,14 @@ class Stream(Protocol):
     errors: PlaybackErrors
     form: LabelForm
 
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: Labels) -> bool:
-        """Write the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
+    def fill(self, batch: Batch) -> bool:
+        """Take the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
 
         Args:
-            frames: uint8 [slots, channels, height, width].
-            clips: int64 [slots].
-            labels: of the stream's form.
+            batch: its frames are written, or become a view of memory that the stream will reuse.
 
         Returns:
-            False, with nothing written, when every slot has run out.
+            False, with nothing changed, when every slot has run out.
 
         Raises:
             DataError: nothing can be decoded, or no frame has arrived for too long.

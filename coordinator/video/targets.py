@@ -6,49 +6,16 @@ waits for  the stream
 """
 
 from collections import deque
-from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from common.config.settings import Config
-from common.rule.label_form import ONE_CLASS, LabelForm
-from common.rule.packet import NO_CLIP, Packet
+from common.rule.colour_jitter import ColourJitter
+from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
+from coordinator.video.batch import Batch
 from coordinator.video.stream import Places, Stream
-
-
-class Batch:
-    """One tick's frames; its memory is reused.
-
-    Attributes:
-        frames: uint8 or uint16 [slots, channels, height, width].
-        clips: int64 [slots].
-        labels: int64 [slots], or float32 [slots, width].
-        form: of the labels.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int, int], pixel_type: str = "uint8", form: LabelForm = ONE_CLASS
-    ) -> None:
-        self.frames: NDArray[Any] = np.zeros(shape, pixel_type)
-        self.clips: NDArray[np.int64] = np.full(shape[0], NO_CLIP)
-        self.labels, self.form = form.empty(shape[0]), form
-
-    def share(self, number: int, of: int) -> "Batch":
-        """The rows of one of `of` replicas, in the same memory."""
-        rows = len(self.clips) // of
-        part = copy(self)
-        own = slice(number * rows, (number + 1) * rows)
-        part.frames, part.clips, part.labels = self.frames[own], self.clips[own], self.labels[own]
-        return part
-
-    def copy_from(self, other: "Batch") -> None:
-        """Copy the contents of another batch of the same shape."""
-        self.frames[:], self.clips[:], self.labels[:] = other.frames, other.clips, other.labels
 
 
 def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
@@ -56,7 +23,10 @@ def packet_of(batch: Batch, config: Config, frame: int) -> Packet:
     packet = Packet(config.frame_shape, labels=batch.form, channels_last=config.channels_last)
     packet.set_header(frame - 1, frame)
     packet.clips[:], packet.labels[:] = batch.clips, batch.labels
-    Normaliser(*config.data.normalisation)(packet.tensor, torch.from_numpy(batch.frames))
+    frames = torch.from_numpy(batch.frames)
+    if batch.colours is not None:
+        frames = ColourJitter(frames.device)(frames, batch.colours)
+    Normaliser(*config.data.normalisation)(packet.tensor, frames)
     return packet
 
 
@@ -80,6 +50,16 @@ class Step:
         return Step(batch, batch if self.target is self.batch else self.target.share(number, of), self.last)
 
 
+def batches_ahead(config: Config, ends: bool) -> int:
+    """How many batches are taken from a stream before the one that is being sent. `ends`: as for `StepStream`."""
+    return max(_ahead(config), int(ends))
+
+
+def _ahead(config: Config) -> int:
+    """How many batches a target is ahead of its frames."""
+    return config.ahead if config.task == "predict" else 0
+
+
 class StepStream:
     """Reads steps from a stream, some of their batches ahead.
 
@@ -91,8 +71,7 @@ class StepStream:
     def __init__(self, stream: Stream, config: Config, ends: bool) -> None:
         """`ends`: whether the stream ends (evaluation); then one batch is read ahead, to mark the last step."""
         self._stream, self.form = stream, stream.form
-        self._ahead = config.ahead if config.task == "predict" else 0
-        self._depth = max(self._ahead, int(ends))
+        self._ahead, self._depth = _ahead(config), batches_ahead(config, ends)
         self._spare = [Batch(config.frame_shape, config.data.pixel_type, self.form) for _ in range(self._depth + 2)]
         self._empty = Batch(config.frame_shape, config.data.pixel_type, self.form)
         self._read: deque[tuple[Batch, Places]] = deque()
@@ -129,7 +108,7 @@ class StepStream:
 
     def _fill(self, keep_places: bool) -> None:
         batch, places = self._spare.pop(), self._stream.places() if keep_places else []
-        if self._stream.fill(batch.frames, batch.clips, batch.labels):
+        if self._stream.fill(batch):
             self._read.append((batch, places))
         else:
             self._ended = True

@@ -1,7 +1,8 @@
 """Receives frames and targets from what feeds this replica: the coordinator, or a reader.
 
-They arrive as pixels over ZeroMQ, or in shared memory if the feeder is on the same host, and are normalised on the
-stage's device. With readers an evaluation's come from the coordinator, over ZeroMQ. `FrameIntake` feeds stage 0.
+They arrive as pixels over ZeroMQ, or in shared memory if the feeder is on the same host (then only the first envelope
+of a phase comes over ZeroMQ). On the stage's device their colours are jittered, if the decoders left that to it, and
+they are normalised. With readers an evaluation's come from the coordinator, over ZeroMQ. `FrameIntake` feeds stage 0.
 `TargetIntake` feeds the top stage with frame-sized targets, which arrive before the frame that they belong to, by as
 many ticks as it takes to the top, and wait in the socket's queue.
 
@@ -25,14 +26,18 @@ from common.errors import PeerError
 from common.messages.encoding import OTHER_SENDER, OtherAttemptError
 from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
 from common.processes.membership import Membership
+from common.rule.colour_jitter import ColourJitter
 from common.rule.host_values import HostValues
 from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
-from common.shared_memory.frame_slots import FrameSlotReader
+from common.shared_memory.shared_frames import FrameReceiver
 from common.telemetry.spans import Kind, WorkClock, clock
 from stage_worker.device_pace import AHEAD
+
+# an envelope, the sizes in bytes of all parts of its message, and the parts after the envelope
+Received = tuple[Envelope, list[int], list[zmq.Frame]]
 
 
 class FrameSocket:
@@ -82,15 +87,19 @@ class FrameSocket:
         # torch warns that a message's memory is read-only; it is only read
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         self.address = me.listen(self._socket)
-        self._reader: FrameSlotReader | None = None
+        self._shared: FrameReceiver | None = None
         if shares_memory:
-            self._reader = FrameSlotReader(self._shape, network.deadline, pinned, self._type, self._feeder)
-        self.memory = self._reader.name if self._reader else ""
+            self._shared = FrameReceiver(
+                self._shape, network.deadline, pinned, self._type, self._feeder, network.max_message
+            )
+        self.memory = self._shared.name if self._shared else ""
+        self._sharing: set[int] = set()  # the phases whose frames lie in shared memory
 
-    def receive(self, tick: int) -> tuple[Envelope, Tensor]:
-        """The next batch, read-only, valid until `release`, and its envelope. Raises PeerError."""
+    def receive(self, tick: int, phase: int = 0) -> tuple[Envelope, Tensor]:
+        """The next batch of a phase, read-only, valid until `release`, and its envelope. Raises PeerError."""
         start = clock()
-        while (received := self._receive()) is None:
+        shared = self._shared if phase in self._sharing else None
+        while (received := self._receive() if shared is None else self._receive_shared(shared)) is None:
             if clock() - start >= self._deadline * 1e9:
                 raise PeerError(
                     f"{self._what}, tick {tick}: no frames from {self._feeder} for {self._deadline:g} s: is the "
@@ -98,26 +107,37 @@ class FrameSocket:
                 )
         self._work.add(self._wait, start)
         envelope, sizes, payload = received
-        reader = self._reader if envelope.slot is not None else None
-        if sizes[1:] != ([] if reader else [self._size]):
+        place = envelope.place if self._shared else None
+        if sizes[1:] != ([] if place else [self._size]):
             raise PeerError(
                 f"{self._what}, tick {tick}: received message parts of {sizes} bytes, expected an envelope and a frame "
                 f"batch {list(self._shape)} of {self._size} bytes: {OTHER_SENDER}"
             )
-        if reader is not None and envelope.slot is not None:
-            return envelope, reader.frames(envelope.slot)
+        if self._shared is not None and place is not None:
+            self._sharing.add(envelope.phase)
+            return envelope, self._shared.frames(place)
         return envelope, torch.frombuffer(payload[0].buffer, dtype=self._type).view(self._shape)
 
     def release(self, envelope: Envelope) -> None:
         """Let the feeder reuse the memory of a batch. Raises PeerError if the feeder is gone."""
-        if envelope.slot is not None and self._reader is not None:
+        if envelope.place is not None and self._shared is not None:
             try:
-                self._reader.release()
+                self._shared.release()
             except PeerError as error:
                 raise PeerError(f"{self._what}, frame {envelope.frame}: {error}") from error
 
-    def _receive(self) -> tuple[Envelope, list[int], list[zmq.Frame]] | None:
-        """The next message: its envelope, the sizes of all parts in bytes, and the parts after the envelope.
+    def _receive_shared(self, shared: FrameReceiver) -> Received | None:
+        """The next envelope of frames in shared memory; None if none came within the deadline."""
+        try:
+            message = shared.receive()
+        except BlockingIOError:
+            return None
+        except PeerError as error:
+            raise PeerError(f"{self._what}: {error}") from error
+        return Envelope(message, self._shape[0], self._attempt, self._labels), [len(message)], []
+
+    def _receive(self) -> Received | None:
+        """The next message over ZeroMQ.
 
         None if no message came within the deadline, or one of another attempt's coordinator.
         """
@@ -145,8 +165,8 @@ class FrameSocket:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close(0)
-        if self._reader is not None:
-            self._reader.close()
+        if self._shared is not None:
+            self._shared.close()
 
 
 Raw = tuple[Tensor, NDArray[np.int64]]  # frames as received, and their clips
@@ -160,18 +180,21 @@ class FrameIntake:
         self.phase = 0
         self.socket = socket
         self._packet, self._normalise = packet, normalise
-        self._upload = FrameUpload(packet.tensor.device)
+        self._upload, self._jitter = FrameUpload(packet.tensor.device), ColourJitter(packet.tensor.device)
         # a GPU reads a batch some ticks later than the host hands it over
         self._kept = 0 if packet.tensor.device.type == "cpu" else AHEAD
         self._unreleased: deque[Envelope] = deque()
 
     def receive(self, tick: int) -> Packet:
         """The frame batch of this tick, normalised. Valid until the next receive."""
-        envelope, frames = self.socket.receive(tick)
+        envelope, frames = self.socket.receive(tick, self.phase)
         if (envelope.phase, envelope.frame) != (self.phase, tick):
             raise self.socket.lost(tick, envelope, (self.phase, tick))
         packet = self._packet
-        self._normalise(packet.tensor, self._upload(frames))
+        pixels = self._upload(frames)
+        if envelope.colours is not None:
+            pixels = self._jitter(pixels, envelope.colours)
+        self._normalise(packet.tensor, pixels)
         packet.set_header(tick - 1, envelope.frame, envelope.last)
         packet.clips[:] = envelope.clips
         packet.labels[:] = envelope.labels

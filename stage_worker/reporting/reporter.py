@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _QUEUE = 1000  # reports at most
 _LAST_SNAPSHOT = 20.0  # seconds to keep the state when the coordinator is lost; the launcher kills after 30
+_MOMENT = 0.2  # seconds in which the loss of another host is noticed by all its connections
 _MOST_LOSSES = 4096  # losses in one report, one per tick
 
 
@@ -55,6 +56,8 @@ class Reporter:
         self.metrics: StageMetrics | None = None
         self.on_lost: Callable[[], None] | None = None
         self._dropped = 0
+        elsewhere = me.coordinator.host != me.own.host
+        self._coordinators_host = me.coordinator.address if elsewhere else None
         self._exit_expected = False
         self._disconnected = threading.Event()
         self._context = zmq.Context()  # its own, so that closing it waits only for these messages
@@ -147,7 +150,9 @@ class Reporter:
 
     def flush_and_close(self, linger: float = 2.0) -> None:
         """Close the connection. Reports still queued get `linger` seconds to be sent."""
-        if self._disconnected.is_set():
+        if self._disconnected.wait(_MOMENT if self._watches and self._coordinators_host else 0.0):
+            if self._coordinators_host:
+                self._say_that_the_coordinator_is_gone()
             return  # nobody is there to get them
         self._exit_expected = True
         if self._watches:
@@ -208,9 +213,19 @@ class Reporter:
         if self.on_lost is not None:
             self.on_lost()
             time.sleep(_LAST_SNAPSHOT)
-        if self.verbose:
-            print_error(f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so stages here exit too")
+        self._say_that_the_coordinator_is_gone()
         exit_now(PeerError.code)
+
+    def _say_that_the_coordinator_is_gone(self) -> None:
+        if self._exit_expected or not self.verbose:
+            return
+        text = f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so stages here exit too"
+        if self._coordinators_host:
+            text += (
+                f". If its host, {self._coordinators_host}, is lost for good, start the run again on others with "
+                f"--resume and its directory: it continues from its last checkpoint"
+            )
+        print_error(text)
 
 
 def _zero(loop: ReportedLoop) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
-from common.telemetry.spans import COMPUTE, Kind, WorkClock, clock
+from common.telemetry.spans import Kind, WorkClock, clock
 from stage_worker.reporting.gpu_clock import GpuClock
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.output_sampler import OutputSampler
@@ -84,7 +84,7 @@ class TimedStage:
 
     def compute_seconds(self) -> float:
         """Seconds in the stage's passes since `clear`, which `work` has summed up."""
-        return self._work.seconds(COMPUTE)
+        return self._work.compute_seconds()
 
     def clear(self) -> None:
         """Zero `model_cpu`."""

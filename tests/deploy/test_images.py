@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FILES = [*ROOT.glob("docker-compose*.yml"), *(ROOT / "deploy/k8s").glob("*.yaml")]
+FILES = [*ROOT.glob("docker-compose*.yml"), *(ROOT / "deploy").glob("k8s*/*.yaml")]
 OURS = "sideways:local"  # built from deploy/Dockerfile
 
 

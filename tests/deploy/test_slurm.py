@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.oracles import losses_of, reference_run
+from common.config.run_file import parse
+from tests.support.oracles import losses_of, reference_run, replicated_run
 from tests.support.processes import environment, free_ports
 from tests.support.settings import config_of, settings, write_run_file
 
@@ -168,6 +169,24 @@ def test_a_killed_worker_and_a_requeued_job_do_not_change_the_losses(
     assert f"job {job} is requeued" in log_text()
     assert not list(run.parent.glob(".launch-*"))
     assert latest_losses(run) == reference_run(config_of(videos, **changes))[0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_last_tasks_are_readers(
+    videos: Path, tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = settings(videos, stages=1, replicas=2, data__slots=4, data__readers=2, ticks=60, name="it")
+    write_run_file(tmp_path / "run.toml", tree)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    monkeypatch.setenv("READERS", "2")
+    nodes = ["--nodes", "2", "--ntasks", "5", "--cpus-per-task", "1"]
+    job = slurm("sbatch", "--parsable", *nodes, str(SCRIPT), "run.toml", cwd=tmp_path)
+    log = tmp_path / f"sideways-{job}.log"
+    until(lambda: slurm.state(job) in ("COMPLETED", "FAILED"), 200)
+    assert slurm.state(job) == "COMPLETED", log.read_text()
+    expected, _ = replicated_run(parse(tree, "test"))
+    assert [losses_of(tmp_path / "runs/it", replica) for replica in range(2)] == expected
 
 
 def latest_losses(run: Path) -> list[float]:

@@ -39,6 +39,32 @@ def test_a_ratio_is_the_median_over_rounds_and_above_one_where_sideways_is_faste
     assert Case.of("vgg8_64") is None
 
 
+@pytest.mark.long
+@pytest.mark.timeout(320)
+def test_replicas_prints_a_table_of_arrangements() -> None:
+    small = ["--case", "vgg8_16_b2", "--rounds", "1", "--seconds", "0.05"]
+    found = last_line("replicas", "--table", "2", *small, timeout=300)
+    assert (found["processes"], found["rows"].keys()) == (2, {"2x1": 0, "1x2": 0}.keys())
+    for row in found["rows"].values():
+        assert row["vs_predicted"] == pytest.approx(row["frames_per_second"] / row["predicted"], abs=1e-3)
+    assert found["ddp_frames_per_second"] > 0
+    assert set(found["fastest"].values()) <= found["rows"].keys()
+
+
+def test_a_table_of_arrangements_names_the_fastest() -> None:
+    from benchmarks.replicas import _summary
+
+    rows = {"2x1": (100.0, 120.0), "1x2": (130.0, 110.0)}
+    figures = {
+        name: {"frames_per_second": own, "predicted": predicted, "ddp_frames_per_second": 100.0, "vs_ddp": own / 100}
+        for name, (own, predicted) in rows.items()
+    }
+    found = _summary("vgg8_64_b8", 2, figures)
+    assert found["fastest"] == {"measured": "1x2", "predicted": "2x1"}
+    assert {name: row["vs_predicted"] for name, row in found["rows"].items()} == {"2x1": 0.833, "1x2": 1.182}
+    assert found["ddp_frames_per_second"] == 100.0
+
+
 def test_scale_prints_tick_and_cpu_times() -> None:
     figures = last_line("scale", "--stages", "2", "--sleep", "4", "--ticks", "10", "--rounds", "1")
     assert figures.keys() == {"tick_ms", "cpu_ms", "busy"}

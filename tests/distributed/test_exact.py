@@ -30,6 +30,7 @@ DROPOUT: dict[str, object] = {
     "model_args": {},
     "split": [2, 1, 2],
 }
+JITTER: dict[str, object] = {"data__jitter": "stages", "data__hue": 0.2, "data__contrast": 0.4}
 OPTIONS: dict[str, dict[str, object]] = {
     "dropout": DROPOUT,
     "bfloat16": {"precision": "bfloat16"},
@@ -49,6 +50,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "optimiser__schedule": "cosine",
         "optimiser__args": {"weight_decay": 0.1},
     },
+    "jitter": JITTER,
     "equal-rates": {"optimiser__lr_by_mismatch": False},
     "momentum": {"optimiser__name": "SGD", "optimiser__args": {"momentum": 0.5, "weight_decay": 0.01}},
     "everything-decays": {"optimiser__decay_all": True, "optimiser__args": {"weight_decay": 0.2}},
@@ -370,7 +372,8 @@ def test_replicas_equal_the_reference_bit_for_bit(videos: Path, tmp_path: Path, 
 @pytest.mark.parametrize("readers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_with_readers_it_equals_the_reference_too(videos: Path, tmp_path: Path, readers: int) -> None:
     common = {"stages": 1, "replicas": 2, "data__slots": 6, "ticks": 60, "data__readers": readers}
-    cases = {name: {**REPLICATED[name], **common} for name in ("predict", "multilabel")}
+    own = {"predict": REPLICATED["predict"], "multilabel": REPLICATED["multilabel"], "jitter": JITTER}
+    cases = {name: {**case, **common} for name, case in own.items()}
     trees = {name: settings(videos, **case) for name, case in cases.items()}
     drive(2, trees, tmp_path, READERS=str(readers))
     for name, case in cases.items():

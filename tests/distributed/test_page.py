@@ -205,9 +205,30 @@ def shown_pixels(browser: webdriver.Chrome, shown: dict[str, Any]) -> None:
             assert set(colours[:, 3]) == {255}
 
 
+def shown_replicas(browser: webdriver.Chrome, replicas: int, readers: int) -> None:
+    """Assert that the page shows what each of two stages of each replica is doing, if there are several replicas."""
+    state = browser.execute_script("return window.told")
+    program = """const rows = [...document.querySelectorAll(".replicas tr")];
+    return rows.map(row => [...row.cells].map(cell => cell.innerText))"""
+    shown = browser.execute_script(program)
+    assert len(state["replicas"]) == replicas
+    if replicas == 1:
+        assert shown == []
+        return
+    assert shown[0] == ["", "stage 0", "stage 1"]
+    for replica, (row, cells) in enumerate(zip(shown[1:], state["replicas"], strict=True)):
+        assert row[0].split("\n") == [f"replica {replica}", f"fed by reader {replica * readers // replicas}"]
+        assert [text.split("\n")[0] for text in row[1:]] == [cell["state"] for cell in cells]
+        assert {cell["state"] for cell in cells} <= {"busy", "idle", "slow"}
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("task", ["classify", "autoencode"])
-def test_the_page_shows_the_video(browser: webdriver.Chrome, videos: Path, tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "replicas", "readers"), [("classify", 1, 0), ("autoencode", 1, 0), ("classify", 2, 2)]
+)
+def test_the_page_shows_the_video(
+    browser: webdriver.Chrome, videos: Path, tmp_path: Path, task: str, replicas: int, readers: int
+) -> None:
     """The frames that the stages of a run with frozen weights hold, and what the top stage says of its own."""
     frozen = {"optimiser": {"name": "SGD", "lr": 0.0, "args": {}}, "task": task, "stages": 2, "report__redis": True}
     tree = settings(videos, **frozen, data__size=32, data__slots=8, ticks=100_000, name="it", report__losses=False)
@@ -215,6 +236,7 @@ def test_the_page_shows_the_video(browser: webdriver.Chrome, videos: Path, tmp_p
         tree |= {"model": "autoencoder", "model_args": {"width": 4}}
         del tree["split"]
     config = parse(tree, "test")
+    tree |= {"replicas": replicas, "data": tree["data"] | {"readers": readers}}
     run = Background(write_run_file(tmp_path / "run.toml", tree))
     try:
         browser.get(address_of(run))
@@ -226,6 +248,7 @@ def test_the_page_shows_the_video(browser: webdriver.Chrome, videos: Path, tmp_p
         time.sleep(1)  # for the last moment to be shown
         moments.append(browser.execute_script("return window.seen"))
         shown_pixels(browser, moments[-1])
+        shown_replicas(browser, replicas, readers)
         assert number(figures(browser, ".video")["seen"]) == moments[-1]["tick"]
         assert browser.get_log("browser") == []  # no violation of the content security policy
         run.send(signal.SIGTERM)

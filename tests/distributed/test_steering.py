@@ -69,6 +69,22 @@ def test_a_run_that_is_paused_changed_and_stopped_equals_the_reference(videos: P
     same_as_the_reference(background, videos, paused["tick"], ticks)
 
 
+@pytest.mark.long
+def test_a_trace_of_a_run_with_readers_has_them_too(videos: Path, tmp_path: Path) -> None:
+    background = start(videos, tmp_path, replicas=2, data__readers=2)
+    for _ in range(2):
+        assert "20 ticks from tick" in steer(
+            tmp_path, "trace", "it", "--ticks", "20", "--out", str(tmp_path / "t.json")
+        )
+        trace = traces.read(tmp_path / "t.json")
+        traces.check(trace, trace["otherData"]["first_tick"], 20)
+        assert [trace["otherData"][name] for name in ("stages", "readers")] == [2, 2]
+    names = {event["name"] for event in trace["traceEvents"]}
+    assert "wait: replicas" in names
+    assert "stopped at tick" in steer(tmp_path, "stop", "it")
+    assert background.end(20) == 143
+
+
 def same_as_the_reference(background: Background, videos: Path, changed: int, ticks: int) -> None:
     """Check losses and parameters against a reference whose learning rate is changed at the same tick."""
     from common.rule.reference import Reference

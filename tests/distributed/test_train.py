@@ -19,9 +19,9 @@ from torch import Tensor
 from common.config.run_file import load
 from common.models import build
 from common.rule.pixels import Normaliser
+from coordinator.video.batch import Batch
 from coordinator.video.files.clips import find
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support import traces
 from tests.support.oracles import reference_run
 from tests.support.processes import Background, environment, sideways
@@ -100,7 +100,7 @@ def test_evaluation_equals_the_whole_model_in_one_process(videos: Path, trained:
     slots, batch = Slots(clips.clips, config.data, 0, train=False), Batch(config.frame_shape)
     sums = torch.zeros(len(clips.clips), 3, dtype=torch.float64)
     x = torch.empty(config.frame_shape)
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         Normaliser(*config.data.normalisation)(x, torch.from_numpy(batch.frames))
         with torch.no_grad():
             softmax = model(x).double().softmax(1)

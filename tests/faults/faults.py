@@ -53,6 +53,8 @@ class Fault(enum.Enum):
     def inject(self, run: Background, who: str) -> None:
         """Inject the fault into a process of a run: "coordinator", "stage0", "redis" …"""
         members = run.members()
+        if who == "decoder":
+            members[who] = run.decoder()
         if self is Fault.NAN:
             done = sideways("set", "it", "lr=1e30", cwd=run.folder)
             assert done.returncode == 0, done.stderr
@@ -65,6 +67,8 @@ class Fault(enum.Enum):
 
     def expected_output(self, who: str) -> str:
         """A pattern that the run's output must match."""
+        if who == "decoder":
+            return ""  # it is replaced without a word
         named = "the coordinator" if who == "coordinator" else re.sub("(stage|reader)", r"\1 ", who)
         return {
             Fault.KILLED: rf"{named}.* was killed by SIGKILL|{named}.* (is gone|connection)|the coordinator is gone",
@@ -88,7 +92,7 @@ class Fault(enum.Enum):
             Fault.TRUNCATED: [[envelope, bytes(rows * frame // 2)]],
             Fault.MISSHAPEN: [[envelope, bytes(rows * frame * 4)]],
             Fault.REPEATED: [[envelope, bytes(rows * frame)]],
-            Fault.POINTED: [[encode_frames(attempt, 0, 3, False, ids, ids, slot=1)]],
+            Fault.POINTED: [[encode_frames(attempt, 0, 3, False, ids, ids, place=(1, 0))]],
             Fault.FLOOD: [[bytes(1 << 26)]],
             Fault.LATE: [[envelope, bytes(size)] for size in (rows, rows * frame)],
         }[self]

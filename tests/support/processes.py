@@ -86,6 +86,14 @@ class Background:
                     pids.setdefault(child.name(), child.pid)
         return pids
 
+    def decoder(self) -> int:
+        """The id of a process that decodes videos, for the coordinator or a reader. Raises KeyError if none does."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if "coordinator.video.decoder_pool.worker" in child.cmdline():
+                    return child.pid
+        raise KeyError("decoder")
+
     def send(self, number: signal.Signals) -> None:
         """Signal the launcher."""
         self.process.send_signal(number)

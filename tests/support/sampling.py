@@ -8,11 +8,11 @@ import av
 import numpy as np
 
 from common.config.settings import Data
+from coordinator.video.batch import Batch
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.decoder_pool.shared_ring import chunk_of
 from coordinator.video.files.clips import Clip
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.videos import video_stream
 
 Array = np.ndarray[Any, Any]
@@ -51,14 +51,14 @@ def played(clips: list[Clip], data: Data, ticks: int, **options: Any) -> tuple[l
     )
     frames, ids = [], []
     for _ in range(ticks):
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        assert slots.fill(batch)
         frames.append(batch.frames.copy())
         ids.append(batch.clips.tolist())
     slots.close()
     return frames, ids, slots
 
 
-CHUNK = chunk_of(Data(train=Path(), slots=2, size=16))
+CHUNK = chunk_of(Data(train=Path(), slots=2, size=16), in_use=9)
 
 
 def by_player(job: Job, slot: int, frames: int) -> Array:

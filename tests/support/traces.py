@@ -11,7 +11,8 @@ import numpy as np
 
 from common.rule.schedule import Schedule
 from common.telemetry.spans import Kind, Rows
-from coordinator.trace.chrome_format import Clock, Recording, write
+from coordinator.trace.chrome_format import Recording, write
+from coordinator.trace.clocks import Clock
 
 Event = dict[str, Any]
 WORK = ("tick", "forward", "backward", "update")
@@ -35,18 +36,21 @@ def slices(trace: dict[str, Any]) -> dict[int, list[Event]]:
 def check(trace: dict[str, Any], first: int, ticks: int) -> None:
     """Check the slices, transfers and arrows of a Sideways run in which exactly these ticks were recorded."""
     about, rows = trace["otherData"], slices(trace)
-    stages = about["stages"]
+    stages, readers = about["stages"], about["readers"]
     assert (about["first_tick"], about["ticks"]) == (first, ticks)
     names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
-    assert names == {1: "coordinator", **{stage + 2: f"stage {stage}" for stage in range(stages)}}
+    feeders = {stages + 2 + reader: f"reader {reader}" for reader in range(readers)}
+    assert names == {1: "coordinator", **{stage + 2: f"stage {stage}" for stage in range(stages)}, **feeders}
     for row in rows.values():
         nested(row)
     for stage in range(stages):
         for name in WORK:
             assert [e["args"]["tick"] for e in rows[stage + 2] if e["name"] == name] == [*range(first, first + ticks)]
-    assert [e["args"]["frame"] for e in rows[1] if e["name"] == "feed"] == [*range(first, first + ticks)]
+    for feeder in (1, *feeders):
+        for name in ("read", "feed") if feeder > 1 else ("feed",):
+            assert [e["args"]["frame"] for e in rows[feeder] if e["name"] == name] == [*range(first, first + ticks)]
     transfers(trace, stages, first, ticks)
-    arrows(trace, rows, stages, first, ticks)
+    arrows(trace, rows, stages, first, ticks, min(feeders, default=1))
 
 
 def nested(row: list[Event]) -> None:
@@ -74,7 +78,9 @@ def transfers(trace: dict[str, Any], stages: int, first: int, ticks: int) -> Non
     assert len(begun) == 2 * (stages - 1) * (ticks - 1)
 
 
-def arrows(trace: dict[str, Any], rows: dict[int, list[Event]], stages: int, first: int, ticks: int) -> None:
+def arrows(
+    trace: dict[str, Any], rows: dict[int, list[Event]], stages: int, first: int, ticks: int, feeder: int
+) -> None:
     """Check that each frame's arrow follows its forward passes up and its backward passes down the pipeline."""
     paths = defaultdict(list)
     for event in trace["traceEvents"]:
@@ -85,7 +91,7 @@ def arrows(trace: dict[str, Any], rows: dict[int, list[Event]], stages: int, fir
         assert [event["ph"] for event in path] == ["s", *"t" * (len(path) - 2), "f"]
         assert all(a["ts"] <= b["ts"] for a, b in pairwise(path))
         stops = [stop(rows, event) for event in path]
-        expected = [(1, "feed", int(frame))]
+        expected = [(feeder, "feed", int(frame))]
         expected += [(stage + 2, "forward", int(frame) + schedule.first_input(stage)) for stage in range(stages)]
         expected += [
             (stage + 2, "backward", int(frame) + schedule.first_gradient(stage)) for stage in reversed(range(stages))

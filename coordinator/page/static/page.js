@@ -1,6 +1,7 @@
 // Polls the coordinator for the run's state twice a second, and shows it. The coordinator computes whatever it can.
 import { drawChart } from "./chart.js";
 import { showPipeline } from "./pipeline.js";
+import { showReplicas } from "./replicas.js";
 import { figure, put, whole } from "./text.js";
 import { showVideo } from "./video.js";
 
@@ -38,6 +39,7 @@ function show(told) {
   showState(status.state);
   showNumbers(told);
   showPipeline(told);
+  showReplicas(told);
   showVideo(told);
   const restarts = told.restarts.map((restart) => restart.tick);
   const { loss, accuracy, val_top1: top1, val_mse: error } = told.curves;

@@ -21,7 +21,7 @@ from coordinator.video.cache.entry import StoredFrames
 from coordinator.video.cache.frame_cache import FrameCache
 from coordinator.video.cache.place import CachePlace
 from coordinator.video.decoder_pool.snippets import Span, after, numbers, snippets
-from coordinator.video.decoding.augment import Augment, centre, draw
+from coordinator.video.decoding.augment import UNCHANGED, Augment, Colours, centre, draw
 from coordinator.video.decoding.clip_writer import ClipWriter
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import DecodedPictures, Frames, JoinedPictures, PictureSource
@@ -55,6 +55,7 @@ class Job:
         undecodable: files of which no frame could be decoded; they are not tried again.
         cache: where decoded frames are kept, if anywhere.
         share: the slots that are played here; None: all of them.
+        in_use: number of batches that are still read when the next one is needed.
     """
 
     clips: list[Clip]
@@ -65,6 +66,7 @@ class Job:
     undecodable: set[Path] = field(default_factory=set)
     cache: CachePlace | None = None
     share: range | None = None
+    in_use: int = 1
 
     @property
     def slots(self) -> range:
@@ -92,13 +94,14 @@ class Job:
 class Chunk(NamedTuple):
     """`frames` successive frames of entry `clip` of the play order, after the first `before` ones.
 
-    `label`: of all of them, or an array with one for each.
+    `label`: of all of them, or an array with one for each. `colours`: by which the first stage is to jitter them.
     """
 
     clip: int
     label: ChunkLabel
     before: int
     frames: int
+    colours: Colours = UNCHANGED
 
 
 class ClipPlayer:
@@ -163,7 +166,7 @@ class ClipPlayer:
             label = label_at(clip.label, partial(numbers, spans, played, written))
             if writer.mirrored and self._data.flip_targets:
                 label = mirrored(label, self._data.flip_targets)
-            yield Chunk(number, label, played, written)
+            yield Chunk(number, label, played, written, writer.colours)
             played += written
         if played and damage.count:
             self._report_error("damaged", f"{clip.path}: {damage}")

@@ -2,8 +2,8 @@
 
 When a process dies, its replacement resumes each slot after the last chunk received: no frame is lost or repeated.
 A process that hangs is replaced as well, since it may only have been stopped. A second hang in a row, or one at a
-suspected file, raises DataError, before stage 0 gives up waiting. A process that dies or hangs was decoding the file of
-its oldest outstanding grant. A file at which two processes die is skipped from then on.
+suspected file, raises DataError, before stage 0 gives up waiting. A process that dies or hangs was decoding for that of
+its slots which is least far ahead. A file at which two processes die is skipped from then on.
 """
 
 import os
@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -27,12 +26,13 @@ from coordinator.video.decoder_pool.messages import (
     Ended,
     FileStarted,
     Filled,
-    Grant,
     Heartbeat,
     Message,
     Notice,
+    SlotStart,
+    next_slot,
 )
-from coordinator.video.decoder_pool.shared_ring import HALVES, SharedRing
+from coordinator.video.decoder_pool.shared_ring import SharedRing
 from coordinator.video.stream import Places, PlaybackErrors
 
 _POLL = 0.2  # seconds
@@ -60,11 +60,11 @@ class DecoderPool:
         timeout: float,
         on_wait: Callable[[], None],
     ) -> None:
-        """Allocate the shared ring, start the processes and grant them both halves of every slot.
+        """Allocate the shared ring, start the processes and let them fill it.
 
         Args:
             places: per slot, the play order's entry to start at and how many of its frames to leave out.
-            on_message: called with each `Filled` or `Ended` message, while `receive` or `send` runs.
+            on_message: called with each `Filled` or `Ended` message, while `receive` or `let_decode` runs.
             errors: playback errors are counted here.
             timeout: seconds that the consumer waits for frames; a process counts as hung well before that.
             on_wait: called about every 0.2 s while `receive` waits; may raise.
@@ -73,33 +73,31 @@ class DecoderPool:
             DataError: the shared memory cannot be allocated.
         """
         slots = len(job.slots)
-        self.ring = SharedRing(job.of_share)
+        self.ring = SharedRing(job.of_share, job.in_use)
         self._job, self._on_message, self._errors = job, on_message, errors
         self._limit, self._on_wait = _HANG_FRACTION * timeout, on_wait
-        self._places = places.copy()  # after the last chunk received
+        self._end = self.ring.end(0)  # up to which tick may be decoded
         self._replaced = 0
         self._suspects: set[Path] = set()
         self._files: dict[int, Path] = {}  # by slot: the file being decoded for it
         share = sharing(job.data)
         count = min(job.data.threads * share, slots)
-        self._workers = [_Worker(range(number, slots, count), number // share) for number in range(count)]
+        starts = [SlotStart(slot, 0, *place) for slot, place in enumerate(places)]
+        self._workers = [_Worker(starts[number::count], number // share) for number in range(count)]
         for worker in self._workers:
-            worker.due = [(slot, half) for half in range(HALVES) for slot in worker.slots]
-            worker.start(job, self._places, self.ring)
+            worker.start(job, self.ring, self._end)
 
-    def grant(self, slot: int, half: int) -> None:
-        """Allow the half to be overwritten with the slot's next chunk. Takes effect at the next `send`."""
-        self._workers[slot % len(self._workers)].due.append((slot, half))
-
-    def send(self) -> None:
-        """Send the pending grants. Receives first: a process blocked on a full pipe would not read its grants."""
+    def let_decode(self, end: int) -> None:
+        """Let frames up to tick `end` be decoded, which overwrites those of one turn of the ring earlier."""
+        if end == self._end:
+            return
+        self._end = end
         for worker in self._workers:
-            if worker.due:
-                try:
-                    self._drain(worker)
-                    worker.send()
-                except (EOFError, OSError):
-                    self._replace(worker)
+            try:
+                self._drain(worker)  # a process blocked on a full pipe would not read what is sent to it
+                worker.connection.send(end)
+            except (EOFError, OSError):
+                self._replace(worker)
 
     def receive(self, slot: int) -> None:
         """Receive one message from the slot's process, or replace a process that has died or hangs.
@@ -157,12 +155,11 @@ class DecoderPool:
         elif isinstance(message, Notice):
             self._errors.warn(message.text)
         elif not isinstance(message, Heartbeat):
-            slot, _ = worker.granted.popleft()
-            assert slot == message.slot, "a process fills halves in the order in which they were granted"
+            assert message.slot == next_slot(worker.ticks, self._end), "a process decodes for its slots in turn"
             worker.predecessor_hung = False
+            worker.note(message)
             if isinstance(message, Filled):
-                self._places[slot] = message.clip, message.before + message.frames
-                self._clear_suspect(slot)
+                self._clear_suspect(message.slot)
             self._on_message(message)
 
     def _replace(self, worker: "_Worker") -> None:
@@ -186,9 +183,9 @@ class DecoderPool:
             self._job.undecodable.add(file)
         elif file is not None:
             self._suspects.add(file)
-        for slot in worker.slots:
+        for slot in worker.starts:
             self._files.pop(slot, None)
-        worker.start(self._job, self._places, self.ring)
+        worker.start(self._job, self.ring, self._end)
 
     def _clear_suspect(self, slot: int) -> None:
         """The slot has played some or all of its current file, so that file is no longer a suspect."""
@@ -205,8 +202,9 @@ class DecoderPool:
         return decoding
 
     def _busy_with(self, worker: "_Worker") -> Path | None:
-        """The file that the process is decoding: that of its oldest outstanding grant."""
-        return self._files.get(worker.granted[0][0]) if worker.granted else None
+        """The file that the process is decoding."""
+        slot = next_slot(worker.ticks, self._end)
+        return None if slot is None else self._files.get(slot)
 
     def _drain(self, worker: "_Worker") -> None:
         while worker.connection.poll():
@@ -214,28 +212,38 @@ class DecoderPool:
 
 
 class _Worker:
-    """One process and its grants.
+    """One process and what it is to decode.
 
     Attributes:
+        starts: by slots that have not ended: what follows the last chunk received.
         decode_lock: index of its decode lock, which another process may share.
-        granted: halves that were sent to the process and are still to be filled, in order.
-        due: halves granted but not sent yet.
         predecessor_hung: whether its predecessor hung, and it has filled nothing yet.
         has_reported: whether the process has sent a message.
         last_message_time: time of its last message, or of its start.
     """
 
-    def __init__(self, slots: range, decode_lock: int) -> None:
-        self.slots, self.decode_lock = slots, decode_lock
-        self.granted: deque[Grant] = deque()
-        self.due: list[Grant] = []
+    def __init__(self, starts: list[SlotStart], decode_lock: int) -> None:
+        self.starts, self.decode_lock = {start.slot: start for start in starts}, decode_lock
         self.predecessor_hung = self.has_reported = False
         self.last_message_time = 0.0
         self.connection: Connection
         self.process: subprocess.Popen[bytes]
 
-    def start(self, job: Job, places: Places, ring: SharedRing) -> None:
-        """Start the process at its slots' places, and send it all outstanding grants again."""
+    @property
+    def ticks(self) -> dict[int, int]:
+        """The tick of the next frame, by slots that have not ended."""
+        return {slot: start.tick for slot, start in self.starts.items()}
+
+    def note(self, message: Filled | Ended) -> None:
+        """Note what was received."""
+        if isinstance(message, Ended):
+            del self.starts[message.slot]
+        else:
+            tick, done = message.tick + message.frames, message.before + message.frames
+            self.starts[message.slot] = SlotStart(message.slot, tick, message.clip, done)
+
+    def start(self, job: Job, ring: SharedRing, end: int) -> None:
+        """Start the process where its slots are, and let it decode up to tick `end`."""
         self.has_reported, self.last_message_time = False, time.monotonic()
         self.connection, theirs = Pipe()
         files = theirs.fileno(), ring.file
@@ -244,16 +252,9 @@ class _Worker:
         environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
         theirs.close()
-        self.granted, self.due = deque(), [*self.granted, *self.due]
         with suppress(OSError):  # it has died already: noticed at the next receive
-            self.connection.send((job, [places[slot] for slot in self.slots], self.decode_lock))
-            self.send()
-
-    def send(self) -> None:
-        """Send the grants that are due."""
-        due, self.due = self.due, []
-        self.granted += due
-        self.connection.send(due)
+            self.connection.send((job, list(self.starts.values()), self.decode_lock))
+            self.connection.send(end)
 
     def end(self) -> str:
         """Kill the process if it still runs. Returns how it ended, for an error message."""

@@ -1,73 +1,85 @@
-"""Memory shared by the coordinator and its decoders: a double buffer per slot, each half holding one chunk of frames.
+"""Memory shared by the coordinator, its decoders and, if it is on the same host, stage 0: batches of decoded frames.
 
-    slot 0, half 0 | slot 0, half 1 | slot 1, half 0 | …          one frame per row, [channels, height, width]
+    tick 0: slot 0, slot 1, … | tick 1: slot 0, slot 1, … | …          one frame per row, [channels, height, width]
 
-While one half is played the other is filled. Chunks are long, because a decoder that switches clips finds the CPU
-caches cold, but bounded, so that many slots of large frames do not exhaust memory. The last row stays black, for slots
-that have run out.
+A slot plays one frame a tick, so its k-th frame belongs into the batch of tick k, and a decoder writes it there: a
+tick's batch needs no copying. After the last batch comes the first one again. A decoder writes a chunk of a slot's
+frames at a time. Chunks are long, because a decoder that switches clips finds the CPU caches cold, but bounded, so that
+many slots of large frames do not exhaust memory. Beside the batches in use there is room for two chunks of every slot:
+one is played while the other is decoded.
 """
 
-import mmap
-import os
-from math import prod
+from math import ceil, prod
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from common.config.settings import Data
 from common.errors import DataError
-from common.shared_memory.memfd import memory_file
+from common.shared_memory.frame_memory import FrameMemory
 
-HALVES = 2
 _MOST, _LEAST = 64, 4  # maximum and minimum frames of a chunk
-_MEMORY = 1 << 27  # bytes that the ring may take up, unless even chunks of `_LEAST` frames need more
+_MEMORY = 1 << 27  # bytes for batches that are not in use, unless even chunks of `_LEAST` frames need more
 
 
 class SharedRing:
     """The frames of all slots.
 
     Attributes:
-        pixels: uint8, or uint16 if data.bits = 16, [slots · HALVES · chunk + 1, channels, height, width].
-        chunk: maximum number of frames in a chunk.
-        file: file descriptor by which another process maps the memory.
-        black: index of the row that stays black.
+        memory: of the batches.
+        pixels: its contents, uint8, or uint16 if data.bits = 16, [ticks, slots, channels, height, width].
+        ticks: number of batches.
+        chunk: maximum number of frames in a chunk; divides `ticks`.
     """
 
-    def __init__(self, data: Data, file: int | None = None) -> None:
+    def __init__(self, data: Data, in_use: int, file: int | None = None) -> None:
         """Map new memory, or that of descriptor `file`. Pages take up memory only once they are written.
+
+        Args:
+            in_use: number of batches that are still read when the next one is needed.
 
         Raises:
             DataError: the memory cannot be allocated.
         """
-        self.chunk = chunk_of(data)
-        shape = data.slots * HALVES * self.chunk + 1, data.channels, *data.shape
-        size = prod(shape) * data.bits // 8
+        self.chunk = chunk_of(data, in_use)
+        self.ticks, self._in_use = _ticks(self.chunk, in_use), in_use
+        shape = self.ticks, data.slots, data.channels, *data.shape
         try:
-            self.file = memory_file("sideways-frames", size) if file is None else file
-            memory = mmap.mmap(self.file, size)
-        except OSError as error:
+            self.memory = FrameMemory(shape, data.pixel_type, file)
+        except (OSError, ValueError) as error:
+            size = prod(shape) * data.bits // 8
+            reason = error.strerror if isinstance(error, OSError) else error
             raise DataError(
-                f"{size / 2**20:.0f} MiB of memory for decoded frames cannot be allocated: {error.strerror}. "
+                f"{size / 2**20:.0f} MiB of memory for decoded frames cannot be allocated: {reason}. "
                 f"Lower data.slots or data.size, or raise the limits (ulimit -f, -v)"
             ) from error
-        self.pixels: NDArray[Any] = np.frombuffer(memory, data.pixel_type).reshape(shape)
-        self.black = len(self.pixels) - 1
+        self.pixels = self.memory.pixels
 
-    def half(self, slot: int, half: int) -> int:
-        """Index of the first row of a slot's half (0 or 1)."""
-        return (slot * HALVES + half) * self.chunk
+    @property
+    def file(self) -> int:
+        """File descriptor by which another process maps the memory."""
+        return self.memory.file
 
-    def room(self, slot: int, half: int) -> NDArray[Any]:
-        """The rows of a slot's half: a view [chunk, channels, height, width]."""
-        return self.pixels[self.half(slot, half) : self.half(slot, half) + self.chunk]
+    def end(self, tick: int) -> int:
+        """Up to which tick, exclusive, frames may be decoded when that of `tick` is needed; moves by whole chunks."""
+        return max(0, tick - self._in_use) // self.chunk * self.chunk + self.ticks
+
+    def room(self, slot: int, tick: int, end: int) -> NDArray[Any]:
+        """The rows for a chunk of a slot, from a tick on: a view [n ≤ chunk, channels, height, width]."""
+        place = tick % self.ticks
+        return self.pixels[place : min(place + self.chunk, place + end - tick), slot]
 
     def close(self) -> None:
         """Close the descriptor; the memory is freed with its last mapping."""
-        os.close(self.file)
+        self.memory.close()
 
 
-def chunk_of(data: Data) -> int:
-    """The maximum number of frames in a chunk: 4 to 64, so that the ring stays within 128 MiB where it can."""
-    frame = data.channels * prod(data.shape) * data.bits // 8
-    return max(_LEAST, min(_MOST, _MEMORY // (data.slots * HALVES * frame)))
+def chunk_of(data: Data, in_use: int) -> int:
+    """The maximum number of frames in a chunk: 4 to 64, so that batches not in use stay within 128 MiB if they can."""
+    batch = data.slots * data.channels * prod(data.shape) * data.bits // 8
+    fitting = (chunk for chunk in range(_MOST, _LEAST, -1) if (_ticks(chunk, in_use) - in_use) * batch <= _MEMORY)
+    return next(fitting, _LEAST)
+
+
+def _ticks(chunk: int, in_use: int) -> int:
+    return chunk * (2 + ceil(in_use / chunk))

@@ -4,16 +4,15 @@ A process, not a thread: FFmpeg returns to Python thousands of times a second an
 each time; and a file that crashes FFmpeg kills only this process. It does not import torch, so that it starts quickly,
 unless colours are jittered or crops resized.
 
-consumes   a Job and its slots' places, once; then lists of (slot, half) whose frames may be overwritten
+consumes   a Job and where its slots start, once; then ticks up to which it may decode
 produces   frames in the ring, and messages about them
-waits for  grants from the coordinator, and the decode lock; exits with the coordinator
+waits for  the coordinator to let it decode on, and the decode lock; exits with the coordinator
 """
 
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,28 +26,28 @@ from coordinator.video.decoder_pool.messages import (
     Ended,
     FileStarted,
     Filled,
-    Grant,
     Heartbeat,
     Message,
     Notice,
+    SlotStart,
+    next_slot,
 )
 from coordinator.video.decoder_pool.shared_ring import SharedRing
-from coordinator.video.stream import Places
 
 
 class DecoderWorker:
     """One process's share of a stream."""
 
     def __init__(
-        self, connection: Connection, job: Job, places: Places, ring: SharedRing, decode_lock: DecodeLock
+        self, connection: Connection, job: Job, starts: Sequence[SlotStart], ring: SharedRing, decode_lock: DecodeLock
     ) -> None:
         """Prepare the slots.
 
         Args:
-            places: per slot of this process, the entry to start at and how many of its frames to leave out.
+            starts: of the slots of this process.
             decode_lock: held while anything is decoded.
         """
-        self._connection, self._ring = connection, ring
+        self._connection, self._ring, self._end = connection, ring, 0
         player = ClipPlayer(
             job,
             lambda kind, reason: self._send(ClipError(kind, reason)),
@@ -56,34 +55,37 @@ class DecoderWorker:
             lambda: self._send(Heartbeat()),
             lambda text: self._send(Notice(text)),
         )
-        self._room = ring.room(0, 0)
+        self._room = ring.room(0, 0, 1)
+        self._ticks = {start.slot: start.tick for start in starts}  # of the next frame to be decoded
         self._chunks: dict[int, Iterator[Chunk]] = {
             slot: player.chunks(entry, done, lambda: self._room, partial(self._begin, slot))
-            for entry, done in places
-            for slot in [entry % job.data.slots - job.slots.start]
+            for slot, _, entry, done in starts
         }
-        self._grants: deque[Grant] = deque()
         if job.train and job.data.computes:
             import torch
 
             torch.set_num_threads(1)  # intra-op threads would busy-wait
 
     def run(self) -> NoReturn:
-        """Fill granted halves, in order, until the coordinator closes the connection (EOFError, ConnectionError)."""
+        """Decode what may be decoded, until the coordinator closes the connection (EOFError, ConnectionError)."""
         while True:
-            while not self._grants or self._connection.poll():
-                self._grants.extend(self._connection.recv())
-            slot, half = self._grants.popleft()
-            self._room = self._ring.room(slot, half)
-            self._send(self._fill(slot, half))
+            while (slot := next_slot(self._ticks, self._end)) is None or self._connection.poll():
+                self._end = self._connection.recv()
+            self._send(self._fill(slot))
 
-    def _fill(self, slot: int, half: int) -> Filled | Ended:
-        """Decode the slot's next chunk into the half."""
+    def _fill(self, slot: int) -> Filled | Ended:
+        """Decode the slot's next chunk into the ring."""
+        tick = self._ticks[slot]
+        self._room = self._ring.room(slot, tick, self._end)
+        failure = ""
         try:
-            chunk = next(self._chunks[slot], None)
+            if (chunk := next(self._chunks[slot], None)) is not None:
+                self._ticks[slot] += chunk.frames
+                return Filled(slot, tick, *chunk)
         except DataError as error:
-            return Ended(slot, str(error))
-        return Ended(slot) if chunk is None else Filled(slot, half, *chunk)
+            failure = str(error)
+        del self._ticks[slot]
+        return Ended(slot, failure)
 
     def _begin(self, slot: int, path: Path) -> None:
         self._send(FileStarted(slot, path))
@@ -98,9 +100,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides when to end
     connection = Connection(int(sys.argv[1]))
     try:
-        job, places, number = connection.recv()
-        ring = SharedRing(job.of_share, int(sys.argv[2]))
-        DecoderWorker(connection, job, places, ring, DecodeLock(ring.file, number)).run()
+        job, starts, number = connection.recv()
+        ring = SharedRing(job.of_share, job.in_use, int(sys.argv[2]))
+        DecoderWorker(connection, job, starts, ring, DecodeLock(ring.file, number)).run()
     except (EOFError, ConnectionError):
         os._exit(0)  # the coordinator has exited
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _WORDS = {size: (np.dtype(f">u{size}"), np.dtype(f"<u{size}")) for size in (1, 2, 4, 8)}  # made once: slow to create
 _WIDE = 65535  # the largest pixel of 16 bits
+Colours = tuple[float, float, float, float]  # factors of brightness, contrast, saturation; shift of the hue
+UNCHANGED: Colours = (1.0, 1.0, 1.0, 0.0)
 _TRIES = 10  # as in torchvision's RandomResizedCrop
 
 
@@ -38,6 +40,7 @@ class Augment:
         mirrored: whether it is flipped horizontally.
         brightness, contrast, saturation: factors; 1 changes nothing.
         hue: shift, as in torchvision's `adjust_hue`; 0 changes nothing.
+        later: whether brightness, contrast, saturation and hue are left to the first stage.
     """
 
     top: int
@@ -50,12 +53,17 @@ class Augment:
     contrast: float = 1.0
     saturation: float = 1.0
     hue: float = 0.0
+    later: bool = False
+
+    @property
+    def colours(self) -> Colours:
+        """Factors and shift."""
+        return self.brightness, self.contrast, self.saturation, self.hue
 
     @property
     def plain(self) -> bool:
-        """Whether it only crops and flips, so that no pixel is computed."""
-        factors = (self.brightness, self.contrast, self.saturation, self.hue)
-        return (self.height, self.width) == self.shape and factors == (1, 1, 1, 0)
+        """Whether it only crops and flips here, so that no pixel is computed."""
+        return (self.height, self.width) == self.shape and (self.later or self.colours == UNCHANGED)
 
     def __call__(self, frames: NDArray[Any]) -> NDArray[Any]:
         """[n, channels, height, width] → [n, channels, *shape], contiguous; uint8 or uint16."""
@@ -93,14 +101,18 @@ class Augment:
             frames = frames.float() / _WIDE
         if (self.height, self.width) != self.shape:
             frames = functional.resize(frames, list(self.shape), antialias=True)
+        if not self.later:
+            frames = self._jittered(frames, functional)
+        return (frames * _WIDE).round().to(torch.uint16).numpy() if wide else frames.numpy()
+
+    def _jittered(self, frames: Tensor, functional: Any) -> Tensor:
         if self.brightness != 1:
             frames = functional.adjust_brightness(frames, self.brightness)
         if self.contrast != 1:
             frames = functional.adjust_contrast(frames, self.contrast)
         if self.saturation != 1:
             frames = functional.adjust_saturation(frames, self.saturation)
-        frames = functional.adjust_hue(frames, self.hue) if self.hue else frames
-        return (frames * _WIDE).round().to(torch.uint16).numpy() if wide else frames.numpy()
+        return functional.adjust_hue(frames, self.hue) if self.hue else frames
 
 
 def _copy(pixels: NDArray[Any], out: NDArray[Any]) -> None:
@@ -130,7 +142,8 @@ def draw(shape: Sequence[int], data: Data, random: np.random.Generator) -> Augme
         if (span := getattr(data, name))
     }
     hue = random.uniform(-data.hue, data.hue) if data.hue else 0.0
-    return Augment(top, left, height, width, data.shape, mirrored, **factors, hue=hue)
+    later = data.jittered_later
+    return Augment(top, left, height, width, data.shape, mirrored, **factors, hue=hue, later=later)
 
 
 def middle(frames: NDArray[Any], size: int | tuple[int, int]) -> Augment:

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from coordinator.video.decoding.augment import Augment
+from coordinator.video.decoding.augment import UNCHANGED, Augment, Colours
 from coordinator.video.decoding.pictures import PictureSource
 
 
@@ -21,6 +21,11 @@ class ClipWriter:
     def mirrored(self) -> bool:
         """Whether the frames that were written are flipped."""
         return self._augment is not None and self._augment.mirrored
+
+    @property
+    def colours(self) -> Colours:
+        """By which the first stage is to jitter the frames that were written."""
+        return self._augment.colours if self._augment is not None and self._augment.later else UNCHANGED
 
     def write(self, out: NDArray[Any]) -> int:
         """Write the next frames into `out`, [n, channels, height, width].

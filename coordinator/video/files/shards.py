@@ -121,7 +121,7 @@ def _read_remotely(shard: Shard, data: Data, suffixes: set[str]) -> Contents | N
     """None if only whole files can be read from there."""
     try:
         with opened_remotely(shard, data) as stream:
-            return _read(shard, stream, shard.size, partial(read_part_info, stream), suffixes)
+            return read_members(shard, stream, shard.size, partial(read_part_info, stream), suffixes)
     except Exception:  # fsspec passes on those of many libraries; a download tells what is wrong
         return None
 
@@ -129,7 +129,7 @@ def _read_remotely(shard: Shard, data: Data, suffixes: set[str]) -> Contents | N
 def _read_copy(shard: Shard, data: Data, suffixes: set[str]) -> Contents:
     with opened_shard(shard, data) as file, open(f"/proc/self/fd/{file}", "rb") as stream:
         path = Path(f"/proc/self/fd/{file}")
-        return _read(
+        return read_members(
             shard,
             stream,
             os.fstat(file).st_size,
@@ -153,7 +153,8 @@ def _sample(tree: dict[str, Any]) -> Sample:
     return Sample(**tree, about=about if isinstance(about, str) else MediaInfo(**about))
 
 
-def _read(shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffixes: set[str]) -> Contents:
+def read_members(shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffixes: set[str]) -> Contents:
+    """List the clips of a shard of `size` bytes, which `stream` reads and may be damaged."""
     clips: dict[str, dict[str, tarfile.TarInfo]] = {}
     failure, end = "", 0
     try:
@@ -185,7 +186,7 @@ def _clip(parts: dict[str, tarfile.TarInfo], stream: BinaryIO, probe: Probe, suf
             stream.seek(parts[kind].offset_data)
             try:
                 label = _label(kind, stream.read(min(parts[kind].size, _LONGEST_LABEL)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # the latter from brackets in brackets in …
                 about = f"its .{kind} is no label: {error}"
     return Sample(video.name, video.offset_data, video.size, label, about)
 

@@ -115,6 +115,10 @@ def test_settings_without_effect_are_reported() -> None:
         ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),
         ({"replicas": 4, "data": {"train": ".", "readers": 3}}, "data.readers = 3 cannot share 4 replicas"),
         ({"data": {"train": ".", "readers": 1}, "probe": {"every": 5}}, "needs the frames in the coordinator"),
+        (
+            {"task": "predict", "data": {"train": ".", "jitter": "stages"}},
+            "needs a task with labels and frames of 8 bits",
+        ),
         ({"task": "predict", "data": {"sources": ["/dev/video0"], "readers": 1}}, "data.readers are for files"),
     ],
 )

@@ -5,12 +5,34 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
+from common.config.run_file import parse
 from common.errors import PeerError
-from coordinator.video.targets import Batch, Step
+from common.rule.packet import Packet
+from common.rule.pixels import Normaliser
+from coordinator.video.batch import Batch
+from coordinator.video.targets import Step, packet_of
+from stage_worker.edges.frame_intake import FrameIntake
 from tests.support.frames import feeder_of, frame_socket
 
 SHAPE = (2, 3, 4, 4)
+
+
+def test_colours_are_jittered_as_for_the_reference() -> None:
+    config = parse({"ticks": 1, "data": {"train": ".", "slots": 2, "size": 4}}, "test")
+    batch = Batch(SHAPE)
+    batch.frames[:] = np.random.default_rng(0).integers(0, 256, SHAPE)
+    batch.colours = np.array([[1.2, 0.7, 1.4, 0.2], [0.6, 1.3, 0.5, -0.4]])
+    stage_0 = frame_socket(SHAPE)
+    feeder = feeder_of(stage_0)
+    feeder.push(0, 0, Step(batch, batch, last=False))
+    packet = FrameIntake(stage_0, Packet(SHAPE), Normaliser(*config.data.normalisation)).receive(0)
+    assert torch.equal(packet.tensor, packet_of(batch, config, 0).tensor)
+    batch.colours = None
+    assert not torch.equal(packet.tensor, packet_of(batch, config, 0).tensor)
+    feeder.close()
+    stage_0.close()
 
 
 def step(value: int, shape: tuple[int, int, int, int] = SHAPE) -> Step:

@@ -2,15 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.config.settings import Report
+from common.messages.stage_report import Progress
 from common.rule.schedule import Schedule
+from coordinator.monitor.listener import ProgressEvent
+from coordinator.monitor.run_totals import RunTotals, StageTotals
 from coordinator.page.http_app import ADDRESS, PageServer
 from coordinator.page.state import PageState
 from tests.support.page import Served, config_of, progress
 
+REPORT: dict[str, Any] = {
+    "attempt": 0, "dropped": 0, "tick": 59, "ticks": 2, "seconds": 0.02, "compute_seconds": 0.01,
+    "receive_wait_seconds": 0.001, "send_wait_seconds": 0.0, "data_wait_seconds": 0.0, "rows": 8, "gated": 0,
+    "gradient_norm": None, "rate": 0.1, "peak_memory_bytes": 1, "bytes_forward": 0, "bytes_backward": 0,
+}  # fmt: skip
 NUMBERS = {"sideways_training": 1.0, 'sideways_frames_total{phase="training"}': 12.0, "sideways_loss": float("nan")}
 
 
@@ -55,6 +64,10 @@ def test_the_state_contains_all_reported_figures(served: Served, tmp_path: Path)
             "val_map": [[46, 0.5]],
         },
         "restarts": [{"kind": "restart", "tick": 40, "restarts": 1, "recovery_seconds": 4.5}],
+        "replicas": [[
+            {"state": "busy", "tick": tick, "waits": 0.35, "waits_for": "neighbours"} for tick in (41, 41, 46)
+        ]],
+        "readers": 0,
         "warnings": ["beware", "again"],
         "video": False,
     }  # fmt: skip
@@ -89,6 +102,23 @@ def test_skips_are_named_by_their_sources(tmp_path: Path) -> None:
     page = PageState(config_of(skips=[[0, 2]]), tmp_path, 100, PageServer(Report(), None), [])
     page.state("running", "", 20)
     assert [stage["skips"] for stage in json.loads(page.answer())["pipeline"]["stages"]] == [[], [], [0]]
+
+
+def test_other_replicas_are_shown_but_not_among_the_curves(tmp_path: Path) -> None:
+    lines = [progress(2, 3, loss=0.5), progress(2, 3, loss=9.0) | {"replica": 1}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = config_of(replicas=2)
+    page = PageState(config, tmp_path, 100, PageServer(Report(), None), [])
+    page.resumed(4)
+    report = Progress(**REPORT, stage=1, replica=1)
+    page.replica_progress(ProgressEvent.of(report, RunTotals([StageTotals()], 4)))
+    page.healed(60, {1: 20})
+    state = json.loads(page.answer())
+    assert state["curves"]["loss"] == [[3, 0.5]]
+    assert [[cell["state"] for cell in row] for row in state["replicas"]] == [
+        ["starting"] * 3,
+        ["starting", "healing", "starting"],
+    ]
 
 
 def test_a_later_attempt_serves_the_page_at_the_same_address(tmp_path: Path) -> None:

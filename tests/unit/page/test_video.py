@@ -2,9 +2,9 @@
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from common.rule.label_form import form_of
 from common.rule.pixels import Normaliser
 from coordinator.page.moment import Taking
 from coordinator.page.video import VideoView
-from coordinator.video.targets import Batch, Step
+from coordinator.video.batch import Batch
+from coordinator.video.glimpse import Glimpse, glimpse
+from coordinator.video.targets import Step
 from stage_worker.reporting.output_sampler import OutputSampler
 from tests.support.page import config_of
 
@@ -37,12 +39,32 @@ class Done:
         return [self.value]
 
 
+class Readers:
+    """Another process, which reads the steps and tells what it was asked for three ticks later."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[int], int, int, Callable[[Glimpse], None]]] = []
+        self.told: list[tuple[int, Glimpse, Callable[[Glimpse], None]]] = []
+
+    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Glimpse], None]) -> None:
+        self.asked.append((frames, rows, every, take))
+
+    def read(self, tick: int, step: Step) -> None:
+        for frames, rows, every, take in self.asked:
+            if tick in frames:
+                self.told.append((tick + 3, glimpse(tick, step, rows, every), take))
+        while self.told and self.told[0][0] <= tick:
+            _, seen, take = self.told.pop(0)
+            take(seen)
+
+
 class Run:
     """A run whose frame n is full of the number n: steps, a top stage that gives n too, a clock of 10 ms a tick."""
 
-    def __init__(self, config: Config, output: Tensor | None = None) -> None:
+    def __init__(self, config: Config, output: Tensor | None = None, readers: "Readers | None" = None) -> None:
         self.config, self.tick, self.time, self.calls = config, 0, 100.0, list[str]()
-        self.view = VideoView(config, CLASSES, cast(Stages, self), lambda: self.time)
+        self.readers = readers
+        self.view = VideoView(config, CLASSES, cast(Stages, self), lambda: self.time, readers)
         self.sampler, self.output = OutputSampler(), output
         self.late, self.lost = 0, False
         self.batch = Batch(config.frame_shape, config.data.pixel_type, form_of(config.task, len(CLASSES)))
@@ -67,8 +89,11 @@ class Run:
                 self.target.frames[:] = self.tick % 100 + 1
             self.batch.labels[:] = self.tick % 3
             self.batch.clips[:], self.target.clips[:-1] = 5, 5  # the last row's target is of another clip
+            step = Step(self.batch, self.target, False)
             if self.view.wanted:
-                self.view.see(self.tick, Step(self.batch, self.target, False))
+                self.view.see(self.tick, step if self.readers is None else None)
+            if self.readers is not None:
+                self.readers.read(self.tick, step)
             held = self.tick - Taking(self.config, CLASSES).ticks[-1]
             if held >= self.sampler.due:
                 self.sampler.take(held, self._output(held))
@@ -141,6 +166,24 @@ def test_the_pictures_are_of_the_frames_that_the_stages_hold(changes: dict[str, 
     assert len(seen) > 3
 
 
+@pytest.mark.parametrize("task", ["classify", "predict"])
+def test_frames_that_another_process_reads_are_shown_likewise(task: str) -> None:
+    data = {"train": ".", "slots": 2, "size": 32, "channels": 1}
+    run = Run(config_of(task=task, data=data), readers=Readers())
+    run.view.answer(-1)
+    for _ in range(3):
+        run.run(40)
+        moment = run.moment()
+        assert [stage["frame"] for stage in moment["stages"]] == [moment["tick"] - late for late in range(3)]
+        for stage in moment["stages"]:
+            assert values(stage["pictures"]) == [{stage["frame"]}] * 2
+        frame = moment["tick"] - 2
+        if task == "predict":
+            assert values([moment["answers"][0]["target"]]) == [{frame % 100 + 1}]
+        else:
+            assert moment["answers"][0]["truth"] == CLASSES[frame % 3]
+
+
 def test_a_late_request_shows_nothing_wrong_and_the_next_one_is_made_earlier() -> None:
     run = Run(config_of())
     run.view.answer(-1)
@@ -195,10 +238,7 @@ def test_pictures_of_the_top_stage_beside_what_they_should_be(task: str) -> None
 def test_large_frames_are_shown_smaller_and_only_a_few_of_replica_0() -> None:
     data = {"train": ".", "slots": 12, "size": [120, 200], "channels": 1, "bits": 16}
     taking = Taking(config_of(replicas=2, data=data), CLASSES)
-    frames = np.arange(6 * 120 * 200, dtype=np.uint16).reshape(6, 1, 120, 200)
     assert (taking.rows, taking.every) == (4, 4)
-    assert np.array_equal(taking.pictures(frames), frames[:4, :, ::4, ::4])
-    assert not np.shares_memory(taking.pictures(frames), frames)
     assert Taking(config_of(algorithm="gpipe", micro_batches=4, data={"train": ".", "slots": 8}), CLASSES).rows == 2
     run = Run(config_of(data=data))
     run.view.answer(-1)
@@ -233,6 +273,5 @@ def test_a_row_without_a_label_has_no_truth() -> None:
     run.run(30)
     moment = run.view._shown
     assert moment is not None
-    assert moment._labels is not None
-    moment._labels[1] = -1
+    moment._held[moment.frame].labels[1] = -1
     assert [answer["truth"] is None for answer in run.moment()["answers"]] == [False, True, False, False]

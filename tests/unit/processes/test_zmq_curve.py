@@ -8,7 +8,8 @@ from common.errors import PeerError
 from common.messages.encoding import encode
 from common.processes.zmq_curve import CurveKeys
 from coordinator.monitor.report_inbox import ReportInbox
-from coordinator.video.targets import Batch, Step
+from coordinator.video.batch import Batch
+from coordinator.video.targets import Step
 from tests.support import members
 from tests.support.frames import feeder_of, frame_socket
 

@@ -21,12 +21,14 @@ reporter.stop_signal = 15
 reporter.tell_signal()
 if sys.argv[2] == "announced":
     worker.handle("expect_coordinator_exit", [0], (), {})
+if sys.argv[2] == "elsewhere":
+    reporter._coordinators_host = "10.0.0.1"
 print("ready", flush=True)
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("how", ["announced", "unexpected"])
+@pytest.mark.parametrize("how", ["announced", "unexpected", "elsewhere"])
 def test_a_stage_exits_when_its_coordinator_is_gone(how: str) -> None:
     coordinator: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
     port = coordinator.bind_to_random_port("tcp://127.0.0.1")
@@ -39,3 +41,4 @@ def test_a_stage_exits_when_its_coordinator_is_gone(how: str) -> None:
     _, errors = stage.communicate(timeout=20)  # well before the launcher, which would have to kill it
     assert stage.returncode == 3
     assert ("the coordinator is gone" in errors) == (how != "announced")
+    assert ("If its host, 10.0.0.1, is lost for good" in errors) == (how == "elsewhere")

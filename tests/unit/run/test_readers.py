@@ -3,15 +3,19 @@
 import threading
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 from torch._C._distributed_c10d import HashStore
 
 from common.errors import PeerError, SidewaysError
 from common.processes.membership import Member, Membership
+from common.rule.label_form import ONE_CLASS
 from coordinator.reader.coordinator_line import CoordinatorGoneError, CoordinatorLine
-from coordinator.reader.messages import Failed, Fed, Feed, Quit, Signalled, encode_places
+from coordinator.reader.messages import Failed, Fed, Feed, Look, Quit, Shown, Signalled, encode_glimpse, encode_places
 from coordinator.run import readers as module
 from coordinator.run.readers import Readers
+from coordinator.video.glimpse import Glimpse
+from tests.support.page import config_of
 from tests.support.waiting import wait_until
 
 MEMBERS = (Member("coordinator"), Member("stage"), Member("stage"), Member("reader"), Member("reader"))
@@ -93,6 +97,22 @@ def test_mishaps_warnings_errors_and_signals_are_passed_on(run: Run) -> None:
     assert warnings == ["slow disk"]
     assert str(run.readers.error) == "no more"
     assert run.signals == [15]
+
+
+def test_the_first_reader_is_asked_for_frames_that_are_to_be_shown(run: Run) -> None:
+    config, shown = config_of(replicas=2, data={"train": ".", "slots": 2, "size": 32}), list[Glimpse]()
+    run.readers._plays = config, ONE_CLASS
+    run.readers.look([5, 6], 1, 2, shown.append)
+    assert run.lines[0].receive(1000) == Look(attempt=0, frames=[5, 6], rows=1, every=2)
+    pictures = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(1, 3, 16, 16)
+    seen = Glimpse(5, pictures, np.array([2]), None, [True])
+    run.lines[0].send(encode_glimpse(seen, ONE_CLASS, 0))
+    run.poll_until(lambda: shown)
+    assert (shown[0].frame, shown[0].labels.tolist(), shown[0].targets) == (5, [2], None)
+    assert np.array_equal(shown[0].pictures, pictures)
+    run.lines[0].send(Shown(attempt=0, frame=6, pictures=b"1", labels=bytes(8), targets=None, known=[True]))
+    with pytest.raises(PeerError, match=r"a reader.s pictures are malformed .* is another program sending"):
+        run.poll_until(lambda: False)
 
 
 def test_a_lost_reader_is_named_and_what_it_said_comes_first(run: Run) -> None:

@@ -1,6 +1,7 @@
 """The mean of gradients over replicas, whose groups are threads of this process."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from torch._C._distributed_c10d import HashStore
 from common.errors import PeerError
 from common.processes.membership import Member, Membership
 from common.rule.replicas import mean_of
+from common.telemetry.spans import Kind, WorkClock
 from stage_worker import replicas
 from stage_worker.replicas import GradientMean, ReplicaGroup
 
@@ -63,7 +65,7 @@ def test_every_replica_gets_the_same_mean(monkeypatch: pytest.MonkeyPatch, count
 
     def work(replica: int, group: ReplicaGroup) -> list[Tensor]:
         blocks = models[replica]
-        mean = GradientMean(group, list(blocks.parameters()), lambda: 0)
+        mean = GradientMean(group, list(blocks.parameters()), lambda: 0, WorkClock())
         for _ in range(3):  # the memory is used again
             blocks.zero_grad()
             backward(blocks, 10 + replica)  # not watched: it only accumulates
@@ -87,7 +89,7 @@ def test_every_replica_gets_the_same_mean(monkeypatch: pytest.MonkeyPatch, count
 def test_a_parameter_without_a_gradient_in_one_replica_gets_the_others() -> None:
     def work(replica: int, group: ReplicaGroup) -> list[Tensor | None]:
         first, second, third = (nn.Parameter(torch.ones(3)) for _ in range(3))
-        mean = GradientMean(group, [first, second, third], lambda: 0)
+        mean = GradientMean(group, [first, second, third], lambda: 0, WorkClock())
         mean.begin()
         (first.sum() + (2 * second).sum() * replica if replica else first.sum()).backward()
         mean.finish()
@@ -95,6 +97,22 @@ def test_a_parameter_without_a_gradient_in_one_replica_gets_the_others() -> None
 
     for found in at_once(2, work):
         assert [None if gradient is None else gradient.tolist() for gradient in found] == [[1.0] * 3, [1.0] * 3, None]
+
+
+def test_the_fast_replica_waits_for_the_slow_one_and_not_the_other_way() -> None:
+    def work(replica: int, group: ReplicaGroup) -> float:
+        parameter, clock = nn.Parameter(torch.ones(3)), WorkClock()
+        mean = GradientMean(group, [parameter], lambda: 0, clock)
+        mean.begin()
+        if replica:
+            time.sleep(0.5)
+        parameter.sum().backward()
+        mean.finish()
+        return clock.seconds((Kind.WAIT_REPLICAS,))
+
+    fast, slow = at_once(2, work)
+    assert fast > 0.4
+    assert 0 < slow < 0.3
 
 
 def test_buffers_become_those_of_the_first_replica() -> None:
@@ -113,7 +131,7 @@ def test_a_replica_that_does_not_come_is_reported_with_stage_and_tick() -> None:
 
     def work(replica: int, group: ReplicaGroup) -> None:
         parameter = nn.Parameter(torch.ones(3))
-        mean = GradientMean(group, [parameter], lambda: 7)
+        mean = GradientMean(group, [parameter], lambda: 7, WorkClock())
         if replica:
             present.wait(10)
             return

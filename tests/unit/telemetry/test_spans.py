@@ -58,5 +58,8 @@ def test_sums_grow_until_they_are_cleared() -> None:
         work.add(kind, start - 1_000_000_000)
     took = (clock() - start) * 1e-9
     assert 2 <= work.seconds(COMPUTE) <= 2 + 2 * took
+    work.add(Kind.UPDATE, start - 1_000_000_000)
+    work.add(Kind.WAIT_REPLICAS, start - 500_000_000)  # half of the update
+    assert 2.5 <= work.compute_seconds() <= 2.5 + 4 * took + 1e-3
     work.clear()
     assert work.seconds(Kind) == 0

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from common.rule.schedule import Schedule
 from common.telemetry.spans import Kind
-from coordinator.trace.chrome_format import Clock, Recording
+from coordinator.trace.chrome_format import Recording
+from coordinator.trace.clocks import Clock
 from tests.support.traces import FIRST, SAME, STAGES, TICK, TICKS, check, recording, slices, spans_of, written
 
 
@@ -18,6 +19,26 @@ def test_a_trace_has_every_slice_transfer_and_arrow(tmp_path: Path) -> None:
     assert forward[0] == {"tick": FIRST, "frame": Schedule(STAGES).frame(1, FIRST)}
     assert backward[0] == {"tick": FIRST, "frame": Schedule(STAGES).gradient(0, FIRST)}
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json.gz"]
+
+
+def test_readers_have_rows_and_begin_the_arrows(tmp_path: Path) -> None:
+    """The second reader's clock is ahead; the coordinator only lets them feed."""
+    ahead = 5 * TICK
+    rows = [feeding(Kind.READ, 0, -2500) + feeding(Kind.FEED, 0, 0), feeding(Kind.READ, ahead, 0)]
+    rows[1] += feeding(Kind.FEED, ahead, 3000)
+    clocks = [SAME, (Clock(0, ahead, 50), Clock(FIRST * TICK, ahead, 50))]
+    readers = [spans_of(*own) for own in rows]
+    trace = written(replace(recording(), readers=readers, reader_clocks=clocks), tmp_path)
+    check(trace, FIRST, TICKS)
+    assert [clock.get("reader") for clock in trace["otherData"]["clocks"]] == [None] * STAGES + [0, 1]
+    first, second = (slices(trace)[STAGES + 2 + reader][0]["ts"] for reader in range(2))
+    assert second - first == 2.5  # µs
+
+
+def feeding(kind: Kind, ahead: int, later: int) -> list[tuple[int, int, int, int]]:
+    """A span of 2 µs for every frame, three ticks before stage 0 works on it."""
+    starts = {tick: (tick - 3) * TICK + ahead + later for tick in range(FIRST, FIRST + TICKS)}
+    return [(kind, tick, start, start + 2000) for tick, start in starts.items()]
 
 
 def test_clocks_of_several_hosts_are_aligned(tmp_path: Path) -> None:

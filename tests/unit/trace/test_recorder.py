@@ -1,7 +1,6 @@
 """Recording a trace: request, ticks and answer."""
 
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,15 +11,9 @@ from common.errors import SidewaysError
 from common.messages.stage_calls import StageCalls
 from common.run_registry.records import Answer
 from common.telemetry.spans import Kind, WorkClock, clock
-from coordinator.trace.recorder import TraceRecorder, measure
+from coordinator.trace.reader_spans import ReaderSpans
+from coordinator.trace.recorder import TraceRecorder
 from tests.support.traces import FIRST, STAGES, TICKS, read, slices, stage_rows
-
-
-def test_the_clock_offset_is_measured() -> None:
-    clock = measure(lambda: time.perf_counter_ns() + 5_000_000_000)
-    assert abs(clock.offset - 5_000_000_000) <= clock.uncertainty
-    assert not clock.same
-    assert measure(time.perf_counter_ns).same
 
 
 class Answers(list[Answer]):
@@ -59,7 +52,7 @@ def recorder_of(folder: Path, stages: Stages, work: WorkClock) -> TraceRecorder:
     edges = {"edge_ticks": (), "ticks_to_top": STAGES - 1}
     network = SimpleNamespace(deadline=1.0)
     config = SimpleNamespace(stages=STAGES, algorithm="sideways", network=network, **edges)
-    return TraceRecorder(folder, cast(Any, config), cast(Any, stages), work)
+    return TraceRecorder(folder, cast(Any, config), cast(Any, stages), work, ReaderSpans(0, 1.0))
 
 
 def run_to(tick: int, recorder: TraceRecorder, work: WorkClock) -> None:

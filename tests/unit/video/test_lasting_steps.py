@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from common.errors import DataError
-from common.rule.label_form import ONE_CLASS, Labels
+from common.rule.label_form import ONE_CLASS
+from coordinator.video.batch import Batch
 from coordinator.video.lasting_steps import LastingSteps
 from coordinator.video.stream import Places, PlaybackErrors
 from tests.support.settings import config_of
@@ -21,11 +20,11 @@ class Failing:
     def __init__(self, frames: int) -> None:
         self.errors, self._frames, self._played = PlaybackErrors(), frames, 0
 
-    def fill(self, frames: NDArray[np.uint8], clips: NDArray[np.int64], labels: Labels) -> bool:
+    def fill(self, batch: Batch) -> bool:
         if self._played == self._frames:
             raise DataError("the disk is gone")
         self._played += 1
-        frames[:], clips[:], labels[:] = self._played, 0, 0
+        batch.frames[:], batch.clips[:], batch.labels[:] = self._played, 0, 0
         return True
 
     def places(self) -> Places:

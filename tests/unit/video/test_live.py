@@ -12,10 +12,10 @@ import pytest
 from common.config.run_file import parse
 from common.config.settings import Data
 from common.errors import DataError
+from coordinator.video.batch import Batch
 from coordinator.video.datasets import Datasets
 from coordinator.video.live import Live
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.camera import Camera
 from tests.support.videos import write_clip
 from tests.support.waiting import wait_until
@@ -47,7 +47,7 @@ def playing(
 
 def fill(stream: Live, batch: Batch) -> list[float]:
     """Fill the batch. Returns the mean brightness of each slot's frame."""
-    assert stream.fill(batch.frames, batch.clips, batch.labels)
+    assert stream.fill(batch)
     return [float(row.mean()) for row in batch.frames]
 
 

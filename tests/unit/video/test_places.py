@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from common.config.settings import Data
 from common.errors import DataError
+from coordinator.video.batch import Batch
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.files.clips import Clip, collect
 from coordinator.video.files.play_order import ShuffledOrder
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.sampling import CHUNK, played, write_levels
 from tests.support.videos import write_clip
 
@@ -70,7 +70,7 @@ class Recorder:
     def take(self, ticks: int) -> list[bytes]:
         seen = []
         for _ in range(ticks):
-            assert self._slots.fill(self._batch.frames, self._batch.clips, self._batch.labels)
+            assert self._slots.fill(self._batch)
             batch = self._batch
             seen.append(b"".join(array.tobytes() for array in (batch.frames, batch.clips, batch.labels)))
         return seen
@@ -86,9 +86,9 @@ def test_places_count_only_frames_that_were_handed_out(mixed: list[Clip]) -> Non
     assert slots.places() == [(0, 0), (1, 0)]
     lengths = [clip.frames for number in (0, 1) if (clip := ShuffledOrder(mixed[1:3], 0, True).entry(number))]
     for tick in range(1, CHUNK + 1):
-        slots.fill(batch.frames, batch.clips, batch.labels)
+        slots.fill(batch)
         assert slots.places() == [(0, tick), (1, tick)]
-    slots.fill(batch.frames, batch.clips, batch.labels)
+    slots.fill(batch)
     assert sorted(slots.places()) == sorted((n, CHUNK + 1) if lengths[n] == CHUNK + 1 else (n + 2, 1) for n in (0, 1))
     slots.close()
 
@@ -118,11 +118,11 @@ def test_the_millionth_entry_is_found_without_shuffling_all_epochs(
 def test_a_finished_evaluation_stays_finished(mixed: list[Clip]) -> None:
     data, batch = Data(train=Path(), slots=2, size=16), Batch((2, 3, 16, 16))
     slots = Slots(mixed[:2], data, 0, train=False)
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         pass
     slots.close()
     again = Slots(mixed[:2], data, 0, train=False, start=slots.places())
-    assert not again.fill(batch.frames, batch.clips, batch.labels)
+    assert not again.fill(batch)
     again.close()
     assert slots.places() == [(0, 1), (1, CHUNK)]
 

@@ -9,13 +9,13 @@ import torch
 
 from common.config.settings import Data
 from coordinator.python.frames import clip_of, pixels
+from coordinator.video.batch import Batch
 from coordinator.video.cache.frame_cache import FrameCache
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.decoding.augment import draw
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import collect
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.depth import write_depth
 
 SETTINGS: dict[str, Any] = {"slots": 1, "size": [32, 48], "channels": 1, "bits": 16}
@@ -26,7 +26,7 @@ def played(root: Path, cache: CachePlace | None = None, **changes: Any) -> np.nd
     data = Data(train=root, **{**SETTINGS, **changes})
     slots = Slots(collect(data, "train", labelled=False).clips, data, 0, train=False, cache=cache)
     batch, seen = Batch((1, 1, *data.shape), data.pixel_type), []
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         seen.append(batch.frames[0, 0].copy())
     slots.close()
     return np.array(seen)

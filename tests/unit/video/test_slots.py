@@ -1,15 +1,18 @@
 """Slots: which clips they play, in which order, and what they do with broken ones."""
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import DataError
+from common.shared_memory.shared_frames import IN_USE
+from coordinator.video.batch import Batch
+from coordinator.video.decoding.augment import Augment
 from coordinator.video.files.clips import Clip, find
 from coordinator.video.files.play_order import ShuffledOrder
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.settings import config_of
 from tests.support.videos import frames_of, write_clip
 
@@ -27,7 +30,7 @@ def play(
     slots, batch = Slots(clips.clips, config.data, config.seed, train=True), Batch(config.frame_shape)
     played = []
     for _ in range(ticks):
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        assert slots.fill(batch)
         played.append((batch.frames.copy(), batch.clips.tolist(), batch.labels.tolist()))
     slots.close()
     return played
@@ -50,15 +53,56 @@ def test_a_share_of_the_slots_plays_what_it_plays_among_all(videos: Path) -> Non
             places = shares[1].places()
             shares[1].close()
             shares[1] = Slots(clips, config.data, config.seed, train=True, share=range(3, 6), start=places)
-        whole.fill(batch.frames, batch.clips, batch.labels)
+        whole.fill(batch)
         for number, (share, part) in enumerate(zip(shares, parts, strict=True)):
-            share.fill(part.frames, part.clips, part.labels)
+            share.fill(part)
             expected = batch.share(number, 2)
             assert np.array_equal(part.frames, expected.frames)
             assert np.array_equal(part.clips, expected.clips)
             assert np.array_equal(part.labels, expected.labels)
         assert whole.places() == [*shares[0].places(), *shares[1].places()]
     for stream in (whole, *shares):
+        stream.close()
+
+
+def test_batches_stay_as_they_are_while_they_may_be_in_use(videos: Path) -> None:
+    """Even when the decoders have just decoded all that they may."""
+    config = config_of(videos, data__size=224, data__slots=6, data__channels=1)  # so that chunks are short
+    clips = find(videos / "train", "*", 1).clips
+    slots = Slots(clips, config.data, 0, train=True, ahead=3)
+    kept: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=IN_USE + 3 + 1)
+    end = 0
+    for tick in range(300):
+        batch = Batch(config.frame_shape)
+        assert slots.fill(batch)
+        kept.append((batch.frames, batch.frames.copy()))
+        if end < slots._ring.end(tick):
+            end = slots._ring.end(tick)
+            for slot in range(6):
+                while slots._decoded[slot] < end:
+                    slots._pool.receive(slot)
+            assert all(np.array_equal(frames, copy) for frames, copy in kept)
+    slots.close()
+
+
+def test_colours_left_to_the_first_stage_are_those_that_the_decoders_would_have_taken(videos: Path) -> None:
+    """Also of those drawn after the crop, so that all else is the same."""
+    changes = {"data__brightness": 0.4, "data__saturation": 0.4, "data__scale": (0.3, 0.9)}
+    config = config_of(videos, **changes)
+    clips = find(videos / "train", "*", 1).clips
+    later = config.data.model_copy(update={"jitter": "stages"})
+    assert (config.data.computes, config.data.jittered_later, later.jittered_later) == (True, False, True)
+    streams = [Slots(clips, data, 3, train=True) for data in (config.data, later)]
+    now, after = Batch(config.frame_shape), Batch(config.frame_shape)
+    for _ in range(80):
+        assert streams[0].fill(now)
+        assert streams[1].fill(after)
+        assert now.colours is None
+        assert after.colours is not None
+        for expected, frame, colours in zip(now.frames, after.frames, after.colours, strict=True):
+            jitter = Augment(0, 0, *config.data.shape, config.data.shape, False, *colours)
+            assert np.array_equal(jitter(frame[None])[0], expected)
+    for stream in streams:
         stream.close()
 
 
@@ -86,7 +130,7 @@ def test_crop_and_flip_are_drawn_once_per_clip(tmp_path: Path) -> None:
     slots = Slots([Clip(path, 0, 1)], config.data, 0, train=True)
     batch, places = Batch(config.frame_shape), []
     for tick in range(4 * len(picture)):
-        slots.fill(batch.frames, batch.clips, batch.labels)
+        slots.fill(batch)
         places.append(_place(picture[tick % len(picture)], batch.frames[0]))
     slots.close()
     by_clip = [set(places[n * len(picture) : (n + 1) * len(picture)]) for n in range(4)]
@@ -112,7 +156,7 @@ def test_evaluation_plays_every_frame_once_and_marks_empty_rows(videos: Path) ->
     clips = find(videos / "val", "*", 1).clips
     slots, batch = Slots(clips, config.data, 0, train=False), Batch(config.frame_shape)
     seen: dict[int, int] = {}
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         for row, number in enumerate(batch.clips.tolist()):
             if number < 0:
                 assert batch.labels[row] == -1
@@ -134,7 +178,7 @@ def test_broken_clips_are_skipped_and_counted(tmp_path: Path) -> None:
     clips = [clip_of(bad), clip_of(good), clip_of(bad)]
     slots, batch = Slots(clips, config.data, 0, train=True, mismatch=15), Batch(config.frame_shape)
     for _ in range(60):
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        assert slots.fill(batch)
         assert batch.frames.any()
     slots.close()
     assert slots.errors.skipped >= 4
@@ -149,7 +193,7 @@ def test_a_truncated_clip_is_played_up_to_its_end(tmp_path: Path) -> None:
     config = config_of(tmp_path, data__slots=1)
     slots, batch = Slots([clip_of(path)], config.data, 0, train=False), Batch(config.frame_shape)
     played = 0
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         played += 1
     slots.close()
     assert 50 < played < 300
@@ -161,5 +205,5 @@ def test_when_no_clip_can_be_decoded_an_error_is_raised(tmp_path: Path) -> None:
     config = config_of(tmp_path, data__slots=2)
     slots, batch = Slots([clip_of(bad)] * 5, config.data, 0, train=True), Batch(config.frame_shape)
     with pytest.raises(DataError, match="none of the 1 clips can be decoded"):
-        slots.fill(batch.frames, batch.clips, batch.labels)
+        slots.fill(batch)
     slots.close()

@@ -6,8 +6,9 @@ from common.config.run_file import parse
 from common.config.settings import Config
 from common.errors import DataError
 from common.rule.label_form import ONE_CLASS
+from coordinator.video.batch import Batch
 from coordinator.video.stream import Places, PlaybackErrors
-from coordinator.video.targets import Batch, StepStream
+from coordinator.video.targets import StepStream
 
 
 class Numbers:
@@ -16,12 +17,12 @@ class Numbers:
     def __init__(self, frames: int, first: int = 0) -> None:
         self.read, self.end, self.errors, self.form = first, frames, PlaybackErrors(), ONE_CLASS
 
-    def fill(self, frames, clips, labels) -> bool:  # type: ignore[no-untyped-def]
+    def fill(self, batch: Batch) -> bool:
         if self.read >= self.end:
             return False
-        frames[:] = self.read
-        clips[:] = [0, int(self.read >= 4)]
-        labels[:] = 0
+        batch.frames[:] = self.read
+        batch.clips[:] = [0, int(self.read >= 4)]
+        batch.labels[:] = 0
         self.read += 1
         return True
 

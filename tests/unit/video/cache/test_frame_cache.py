@@ -16,6 +16,7 @@ import pytest
 
 from common.config.settings import Data
 from common.errors import ConfigError
+from coordinator.video.batch import Batch
 from coordinator.video.cache.entry import PAGE, Draft
 from coordinator.video.cache.folder_store import remove_stale_drafts
 from coordinator.video.cache.frame_cache import FrameCache
@@ -25,7 +26,6 @@ from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.decoding import reader
 from coordinator.video.files.clips import Clip, find
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.sampling import AUGMENTED
 from tests.support.videos import spoil, write_clip, write_moving, write_pictures
 
@@ -343,7 +343,7 @@ def ticks(slots: Slots, number: int, kill_at: tuple[int, ...] = ()) -> list[byte
     for tick in range(number):
         if tick in kill_at:
             slots._pool._workers[tick % 2].process.send_signal(signal.SIGKILL)
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        assert slots.fill(batch)
         seen.append(b"".join(array.tobytes() for array in (batch.frames, batch.clips, batch.labels)))
     return seen
 

@@ -11,10 +11,10 @@ import pytest
 
 from common.config.settings import Data
 from common.errors import DataError
+from coordinator.video.batch import Batch
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
 from coordinator.video.files.clips import Clip, find
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.videos import write_clip
 
 DATA = Data(train=Path(), slots=3, size=16, flip=0.5)
@@ -39,7 +39,7 @@ def play(slots: Slots, ticks: int, signal_at: tuple[int, ...] = (), signal_numbe
     for tick in range(ticks):
         if tick in signal_at:
             decoders()[0].send_signal(signal_number)
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        assert slots.fill(batch)
         seen.append(b"".join(array.tobytes() for array in (batch.frames, batch.clips, batch.labels)))
     return seen
 
@@ -83,7 +83,7 @@ def test_processes_that_always_die_are_an_error(videos: Path) -> None:
             for process in decoders():
                 with suppress(psutil.Error):
                     process.kill()
-            slots.fill(batch.frames, batch.clips, batch.labels)
+            slots.fill(batch)
 
     with pytest.raises(DataError, match="ended with signal SIGKILL, after 10 others of this stream"):
         play_on()
@@ -107,7 +107,7 @@ def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
     slots = Slots([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True, patience=4.0)
     batch = Batch((3, 3, 16, 16))
     with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1\.6 s to decode, twice"):
-        slots.fill(batch.frames, batch.clips, batch.labels)
+        slots.fill(batch)
     slots.close()
 
 
@@ -128,7 +128,7 @@ def test_the_hanging_file_is_named_and_not_one_that_waits_for_the_lock(tmp_path:
     if first == "stuck":
         members[0].process.send_signal(signal.SIGSTOP)
     with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1\.6 s to decode, twice"):
-        slots.fill(batch.frames, batch.clips, batch.labels)
+        slots.fill(batch)
     slots.close()
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from common.errors import DataError
 from coordinator.tools.check_data import check, figures, quarantine, settings
+from coordinator.video.batch import Batch
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import read
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.processes import sideways
 from tests.support.videos import count, spoil, write_moving, write_pictures
 
@@ -44,7 +44,7 @@ def test_all_readers_see_the_same_frames_of_a_damaged_file(tmp_path: Path) -> No
     assert survey.damaged[path].startswith("2 of its packets or pictures cannot be decoded")
     assert quarantine([survey], tmp_path / "bad.txt") == 0
     slots, batch, played = Slots(survey.clips.clips, config.data, 0, train=False), Batch(config.frame_shape), 0
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         played += 1
     slots.close()
     assert played == 58

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from common.config.settings import Data
+from coordinator.video.batch import Batch
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import Clip, collect, find
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.sampling import played, write_levels
 from tests.support.videos import write_clip
 
@@ -76,7 +76,7 @@ def test_training_draws_a_window_per_playing_and_evaluation_plays_all_frames(tmp
     assert len(set(starts)) > 4
     assert all(0 <= start <= 53 for start in starts)
     slots, batch, count = Slots(clips, data, 5, train=False), Batch((1, 1, 16, 16)), 0
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         count += 1
     slots.close()
     assert count == 60

@@ -15,13 +15,13 @@ import common.torchvision_import  # noqa: F401  makes torchvision importable
 from common.config.run_file import parse
 from common.config.settings import Data
 from common.errors import ConfigError, DataError
+from coordinator.video.batch import Batch
 from coordinator.video.datasets import Datasets
 from coordinator.video.decoding.media_info import pictures
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import Clip, Clips, collect
 from coordinator.video.files.dataset_formats import guess, listing
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.processes import sideways
 from tests.support.videos import video_stream, write_clip
 
@@ -123,7 +123,7 @@ def test_folders_of_frames(tmp_path: Path, suffix: str) -> None:
     assert [(clip.frames, clip.pictures) for clip in clips.clips] == [(6, 11)]
     assert "it contains 3 frames" in clips.bad[tmp_path / "two"]
     slots, batch, seen = Slots(clips.clips, data, 0, train=False), Batch((1, 3, 20, 20)), []
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         seen.append(float(batch.frames.mean()))
     slots.close()
     assert np.allclose(seen, [10, 30, 50, 70, 90, 110], atol=2)  # by number, not by name; no more than are listed

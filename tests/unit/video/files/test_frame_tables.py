@@ -9,10 +9,10 @@ import pytest
 
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
+from coordinator.video.batch import Batch
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.files.labels import FrameLabels
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.videos import write_clip, write_pictures
 
 FRAMES = 12
@@ -154,7 +154,7 @@ def test_positions_of_mirrored_frames_change_sign(root: Path) -> None:
     seen = set()
     for _ in range(ticks):
         for slots, batch in zip((stream, plain), batches, strict=True):
-            slots.fill(batch.frames, batch.clips, batch.labels)
+            slots.fill(batch)
         ours, theirs = batches
         for row in range(2):
             mirrored = bool(ours.labels[row, 0] < 0)
@@ -171,7 +171,7 @@ def test_positions_of_mirrored_frames_change_sign(root: Path) -> None:
 def played(stream: Slots, ticks: int) -> list[list[list[float]]]:
     batch, seen = Batch((2, 3, 16, 16), form=stream.form), []
     for _ in range(ticks):
-        assert stream.fill(batch.frames, batch.clips, batch.labels)
+        assert stream.fill(batch)
         seen.append(batch.labels.tolist())
     places = stream.places()
     stream.close()

@@ -10,10 +10,10 @@ import pytest
 
 from common.config.settings import Data, TaskName
 from common.errors import DataError
+from coordinator.video.batch import Batch
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.files.labels import FrameLabels
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.shards import add
 from tests.support.videos import write_clip
 
@@ -75,7 +75,7 @@ def test_frames_of_a_segment_have_the_labels_of_the_films_frames(
     assert labels_in(clips) == [[float(frame)] for frame in range(4, 11, step)]
     slots, batch = Slots(clips.clips, data, 0, train=False, form=clips.form), Batch((1, 3, 16, 16), form=clips.form)
     played = []
-    while slots.fill(batch.frames, batch.clips, batch.labels):
+    while slots.fill(batch):
         played.append(batch.labels[0].tolist())
     slots.close()
     assert played == labels_in(clips)

@@ -13,12 +13,12 @@ import pytest
 from common.config.settings import Data
 from common.errors import ConfigError, DataError
 from coordinator.tools.check_data import check
+from coordinator.video.batch import Batch
 from coordinator.video.cache.key import key_of
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, collect
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.settings import config_of
 from tests.support.videos import frames_of, write_clip
 
@@ -94,7 +94,7 @@ def play(clips: list[Clip], data: Data, ticks: int, start: Any = None) -> tuple[
     """What slots play, and their places after that."""
     slots, batch, events = Slots(clips, data, 0, train=True, start=start), Batch((2, 3, 16, 16)), []
     for _ in range(ticks):
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        assert slots.fill(batch)
         events.append((batch.frames.tobytes(), batch.clips.tolist(), batch.labels.tolist()))
     places = slots.places()
     slots.close()

@@ -186,6 +186,7 @@ def test_a_download_that_ends_early_is_tried_again(root: Path, tmp_path: Path, m
         ("0.json", b'{"other": 1}', "it has no label"),
         ("0.json", b'{"label": true}', r"its .json is no label: \"label\" is True, but must be"),
         ("0.json", b"{", "its .json is no label: Expecting"),
+        ("0.json", b"[" * 5000, "its .json is no label: maximum recursion depth"),
         ("0.json", b'{"label": [1]}', r"0.mp4: its label is \[1\], but must be the number or the name of one class"),
     ],
 )

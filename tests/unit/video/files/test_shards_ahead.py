@@ -10,13 +10,13 @@ import pytest
 
 from common.config.settings import Data
 from common.errors import DataError
+from coordinator.video.batch import Batch
 from coordinator.video.files.clips import Clip, collect
 from coordinator.video.files.play_order import ShuffledOrder
 from coordinator.video.files.shard_cache import Shard
 from coordinator.video.files.shards import Member
 from coordinator.video.files.shards_ahead import ShardsAhead
 from coordinator.video.slots import Slots
-from coordinator.video.targets import Batch
 from tests.support.shards import served, write_shards
 from tests.support.videos import write_clip
 from tests.support.waiting import wait_until
@@ -95,7 +95,7 @@ def test_slots_play_before_all_shards_are_there(tmp_path: Path, monkeypatch: pyt
         clips = collect(data, "train").clips
         assert not [path for path in asked if not path.endswith(" in part")]
         slots, batch = Slots(clips, data, 0, train=True), Batch((2, 3, 16, 16))
-        assert slots.fill(batch.frames, batch.clips, batch.labels)
+        assert slots.fill(batch)
         whole = [path for path in asked if not path.endswith(" in part")]
         assert len(set(whole)) < len(files)
         slots.close()
@@ -105,7 +105,7 @@ def test_slots_play_before_all_shards_are_there(tmp_path: Path, monkeypatch: pyt
 def played(data: Data, ticks: int) -> list[bytes]:
     slots, batch, seen = Slots(collect(data, "train").clips, data, 0, train=True), Batch((2, 3, 16, 16)), []
     for _ in range(ticks):
-        slots.fill(batch.frames, batch.clips, batch.labels)
+        slots.fill(batch)
         seen.append(batch.frames.tobytes())
     slots.close()
     return seen
