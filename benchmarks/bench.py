@@ -64,8 +64,8 @@ def serve(out: Path, work: Callable[["Bench"], Any], replicas: int = 1) -> None:
     if os.environ["RANK"] != "0":
         os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
     from common.errors import SidewaysError
+    from common.processes.joining import join
     from common.processes.lifecycle import exit_now, print_error
-    from common.processes.membership import join
 
     try:
         bench = Bench(join("coordinator").arranged(replicas))

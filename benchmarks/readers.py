@@ -102,7 +102,8 @@ def _process(arguments: argparse.Namespace) -> None:
 def _receive(config: "Config") -> None:
     """A replica: receive frames as its stage 0 does, until the last one."""
     from common.config.settings import Network
-    from common.processes.membership import REPLICAS, join
+    from common.processes.joining import join
+    from common.processes.membership import REPLICAS
     from common.processes.rpc import start_rpc
     from stage_worker.edges.frame_intake import FrameSocket
 
@@ -121,7 +122,7 @@ def _receive(config: "Config") -> None:
 
 def _coordinate(config: "Config", rounds: int, seconds: float) -> dict[str, list[float]]:
     """Frames per second in each round, by mode."""
-    from common.processes.membership import join
+    from common.processes.joining import join
     from coordinator.run.pipeline import Pipeline
 
     me = join("coordinator").arranged(config.replicas)

@@ -11,8 +11,9 @@ from typing import NoReturn
 
 from common.errors import PeerError, SidewaysError
 from common.messages.stage_rpc import serve
+from common.processes.joining import join
 from common.processes.lifecycle import exit_now, note_stop_signals, print_error, too_many_files, watch_parent
-from common.processes.membership import REPLICAS, STAGES, join
+from common.processes.membership import REPLICAS, STAGES
 from common.processes.rpc import start_rpc
 from stage_worker.edges.peer_errors import lost_connection
 from stage_worker.gpu_errors import gpu_failure

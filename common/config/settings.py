@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.config.consistency import contradictions
 from common.config.data import IMAGENET_MEAN, IMAGENET_STD, MEMORY, OWN_DATASET, Data, source_of
 from common.config.running import MOST_TRACED, EdgeTicks, Metrics, Network, Recovery, Report, TrackerName
 from common.config.section import Section
+from common.config.tasks import LOSSES, TaskName
 from common.config.training import Checkpoint, Optimiser, Probe, Rule
 
 __all__ = [
@@ -38,23 +40,10 @@ __all__ = [
     "source_of",
 ]
 
-TaskName = Literal["classify", "multilabel", "regress", "autoencode", "predict"]
 Algorithm = Literal["sideways", "backprop", "gpipe", "1f1b"]
 Answer = Literal["mean", "last"] | Annotated[int, Field(ge=1)]
 
 _SHALLOW = 4  # stages up to which gradients are so little delayed that skips are not needed
-
-
-_ERRORS = ("mse", "l1", "huber")
-LOSSES: dict[TaskName, tuple[str, ...]] = {  # the default first
-    "classify": ("cross_entropy",),
-    "multilabel": ("bce",),
-    "regress": _ERRORS,
-    "autoencode": _ERRORS,
-    "predict": _ERRORS,
-}
-
-
 _REPORTING = 16  # ticks until a report has been read, generously
 
 
@@ -257,42 +246,6 @@ class Config(Section):
         plain = self.stages <= _SHALLOW or not self.has_labels or self.exact or self.probe.every > 0
         return [] if plain else [(stage, self.stages - 1) for stage in range(self.stages - 2)]
 
-    def idle(self, planned: int) -> list[str]:
-        """Warnings about settings that have no effect in a training of `planned` ticks."""
-        return [
-            text
-            for text, has_no_effect in (
-                ('ahead has no effect unless task = "predict"', self.ahead > 1 and self.task != "predict"),
-                (
-                    "rule.auxiliary has no effect in a single stage",
-                    self.rule.auxiliary > 0 and self.stages == 1,
-                ),
-                (
-                    'class_weights has no effect unless task = "classify", or with a loss of your own',
-                    self.class_weights and self.loss_name != "cross_entropy",
-                ),
-                ('data.balance has no effect unless task = "classify"', self.data.balance and self.task != "classify"),
-                ("answer has no effect on tasks without labels", self.answer != "mean" and not self.has_labels),
-                (
-                    'label_smoothing has no effect unless task = "classify", or with a loss of your own',
-                    self.label_smoothing and self.loss_name != "cross_entropy",
-                ),
-                (
-                    'norm = "frozen" without weights keeps the statistics that a new BatchNorm begins with',
-                    self.norm == "frozen" and self.weights is None,
-                ),
-                (
-                    "micro_batches has no effect unless the algorithm is gpipe or 1f1b",
-                    self.micro_batches is not None and self.algorithm in ("sideways", "backprop"),
-                ),
-                (
-                    f"optimiser.warmup covers all {planned} ticks: the full learning rate is never reached",
-                    self.optimiser.warmup >= planned,
-                ),
-            )
-            if has_no_effect
-        ]
-
     @property
     def may_jitter_later(self) -> bool:
         """Whether the first stage can jitter colours: the top stage gets frames as targets from the decoders."""
@@ -308,159 +261,11 @@ class Config(Section):
         """Bytes of a frame batch before it is normalised."""
         return math.prod(self.frame_shape) * self.data.bits // 8
 
-    def _check_flip(self) -> None:
-        if self.data.flip_targets and self.task != "regress":
-            raise ValueError('data.flip_targets is for task = "regress": leave it out')
-        if self.task == "regress" and self.data.flip and self.data.flip_targets is None:
-            raise ValueError(
-                f"data.flip = {self.data.flip} mirrors frames, but not their numbers: list in data.flip_targets those "
-                f"that change sign then, such as [0] if the first is x, measured from the middle of the frame, or [] "
-                f"if none does; or set data.flip to 0"
-            )
-
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if (self.ticks is None) == (self.epochs is None):
-            raise ValueError("set the length of the training: either ticks or epochs, not both")
-        if self.split is not None and (len(self.split) != self.stages or min(self.split) < 1):
-            raise ValueError(
-                f"split = {self.split} must have one number of at least 1 for each of the {self.stages} stages"
-            )
-        if self.data.sources and self.has_labels:
-            raise ValueError('data.sources have no labels: set task to "autoencode" or "predict"')
-        if self.data.balance and (self.task in ("multilabel", "regress") or self.data.labels_of == "frames"):
-            raise ValueError('data.balance needs one class for each clip, so task = "classify" and labels of clips')
-        self._check_flip()
-        if self.data.jitter == "stages" and not self.may_jitter_later:
-            raise ValueError(
-                'data.jitter = "stages" needs a task with labels and frames of 8 bits: set it to "auto" or "decoders"'
-            )
-        if self.data.live and self.ticks is None:
-            raise ValueError("data.sources have no end, so epochs cannot be counted: set ticks instead")
-        if self.recovery.heals and self.exact:
-            raise ValueError(
-                f'recovery.mode = "heal" needs algorithm = "sideways": with "{self.algorithm}" all stages must have '
-                f'done the same updates, so set recovery.mode = "exact"'
-            )
-        self._check_loss()
-        self._check_replicas()
-        if (self.data.slots // self.replicas) % self.parts:
-            raise ValueError(
-                f"data.slots = {self.data.slots} cannot be divided into {self.parts} micro-batches: set micro_batches "
-                f"to a divisor of data.slots"
-            )
-        if self.algorithm == "1f1b" and self.parts < self.stages:
-            raise ValueError(
-                f"1f1b needs at least as many micro_batches as stages, but {self.parts} is less than {self.stages}: "
-                f"raise micro_batches"
-            )
-        if self.probe.every and self.exact:
-            raise ValueError(
-                f'probe.every is for algorithm = "sideways": "{self.algorithm}" has exact gradients, so set it to 0'
-            )
-        self._check_skips()
-        self._check_edge_ticks()
-        self._check_processes()
-        if self.rule.auxiliary and self.probe.every:
-            raise ValueError("probe.every compares with backpropagation, which has no auxiliary losses: set it to 0")
-        if self.rule.auxiliary and (not self.has_labels or (self.exact and self.stages > 1)):
-            raise ValueError(
-                'rule.auxiliary is for tasks with labels and algorithm = "sideways": leave it out, or set it to 0'
-            )
-        if self.report.every > self.network.deadline:
-            raise ValueError(
-                "report.every is longer than network.deadline, so stages would seem lost between reports: lower it"
-            )
-        if self.metrics.port and self.metrics.port + self.workers > 65535:
-            raise ValueError(
-                f"metrics.port = {self.metrics.port} leaves no port for each of the {self.workers} stages: "
-                f"set it to {65535 - self.workers} at most"
-            )
-        batch = self.frame_bytes
-        if batch > self.network.max_message:
-            raise ValueError(
-                f"a frame batch of data.slots × data.channels × height × width pixels = {batch} bytes is larger than "
-                f"network.max_message = {self.network.max_message}: reduce the batch or raise the limit"
-            )
+        for problem in contradictions(self):
+            raise ValueError(problem)
         return self
-
-    def _check_loss(self) -> None:
-        known = LOSSES[self.task]
-        if self.loss_name not in known and ".py:" not in self.loss_name:
-            raise ValueError(
-                f'loss = "{self.loss}" is not one of task = "{self.task}": {", ".join(known)}, or '
-                "path/to/file.py:function for your own"
-            )
-        if self.val_metrics and not self.has_labels:
-            raise ValueError(
-                f'val_metrics compare answers with labels, but task = "{self.task}" has none: leave it out'
-            )
-
-    def _check_processes(self) -> None:
-        if self.exact and self.stages_per_process not in ("auto", 1):
-            raise ValueError(
-                f'stages_per_process is for algorithm = "sideways": with "{self.algorithm}" every stage needs a '
-                "process of its own, so leave it out"
-            )
-
-    def _check_replicas(self) -> None:
-        if self.data.slots % self.replicas:
-            raise ValueError(
-                f"data.slots = {self.data.slots} cannot be shared by {self.replicas} replicas: set it to a multiple of "
-                f"replicas"
-            )
-        if self.replicas > 1 and self.exact and self.stages > 1:
-            raise ValueError(
-                f'replicas with algorithm = "{self.algorithm}" need stages = 1, which is data-parallel '
-                f'backpropagation: set stages or replicas to 1, or the algorithm to "sideways"'
-            )
-        if self.norm == "sync" and self.replicas == 1:
-            raise ValueError(
-                'norm = "sync" takes the statistics of all replicas, and with one replica a BatchNorm has all rows '
-                'anyway: set replicas to 2 or more, or norm = "trained"'
-            )
-        if self.norm == "sync" and (self.compile or self.graph):
-            raise ValueError(
-                'norm = "sync" exchanges statistics within a pass, which can be neither compiled nor replayed: set '
-                "compile and graph to false"
-            )
-        if self.data.readers and self.replicas % self.data.readers:
-            raise ValueError(
-                f"data.readers = {self.data.readers} cannot share {self.replicas} replicas: set it to a divisor of "
-                f"replicas, as each reader feeds as many"
-            )
-        if self.data.readers and self.probe.every:
-            raise ValueError("probe.every needs the frames in the coordinator: set it or data.readers to 0")
-        if self.replicas > 1 and self.probe.every:
-            raise ValueError("probe.every compares the gradients of a single replica: set it or replicas to 0 or 1")
-
-    def _check_edge_ticks(self) -> None:
-        ticks = self.network.edge_ticks
-        if isinstance(ticks, list) and len(ticks) != self.stages - 1:
-            raise ValueError(
-                f"network.edge_ticks = {ticks} must have one number for each of the {self.stages - 1} edges between "
-                f"stages: or give one number for all"
-            )
-        if self.exact and self.edge_ticks:
-            raise ValueError(f'network.edge_ticks is for algorithm = "sideways", not "{self.algorithm}": leave it out')
-        if self.exact and self.network.wire != "float32":
-            raise ValueError(f'network.wire is for algorithm = "sideways", not "{self.algorithm}": leave it out')
-
-    def _check_skips(self) -> None:
-        if self.skips == "auto":
-            return
-        if len(set(self.skips)) < len(self.skips):
-            raise ValueError(f"skips = {[list(skip) for skip in self.skips]} names a pair twice: leave one out")
-        for source, target in self.skips:
-            if not 0 <= source <= target - 2 <= self.stages - 3:
-                raise ValueError(
-                    f"skips: [{source}, {target}] must lead from a stage to one at least two further up, and stages "
-                    f"are numbered from 0 to {self.stages - 1}"
-                )
-        if self.skips and self.exact:
-            raise ValueError(f'skips are for algorithm = "sideways", not "{self.algorithm}": leave them out')
-        if self.skips and self.probe.every:
-            raise ValueError("probe.every compares with backpropagation, which has no skips: set it to 0")
 
 
 def share_of_threads(config: Config, processes: int) -> int:

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from common.errors import SidewaysError
 from common.messages.stage_rpc import serve
+from common.processes.joining import join
 from common.processes.lifecycle import (
     exit_now,
     note_stop_signals,
@@ -18,7 +19,7 @@ from common.processes.lifecycle import (
     too_many_files,
     watch_parent,
 )
-from common.processes.membership import REPLICAS, STAGES, Membership, join
+from common.processes.membership import REPLICAS, STAGES, Membership
 from common.processes.names import reader_text
 from common.processes.rpc import start_rpc
 from coordinator.reader.coordinator_line import CoordinatorGoneError, CoordinatorLine

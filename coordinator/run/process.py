@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError, SidewaysError
+from common.processes.joining import join
 from common.processes.lifecycle import (
     allow_many_files,
     exit_now,
@@ -19,7 +20,7 @@ from common.processes.lifecycle import (
     too_many_files,
     watch_parent,
 )
-from common.processes.membership import Membership, join
+from common.processes.membership import Membership
 from coordinator.launch.attempt import deployed
 from coordinator.launch.host_limits import open_files
 from coordinator.run.checkpointing import position_of

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from common.config.consistency import without_effect
 from common.config.settings import Config
 from common.messages.snapshot import Snapshot
 from common.messages.snapshot_copies import Copies
@@ -178,7 +179,7 @@ def _model(config: Config, datasets: Datasets, warn: Warn, checked: bool) -> nn.
     model = build(config, classes, warn)
     if not checked:
         check_model(model, config, classes)
-    for text in config.idle(datasets.planned):
+    for text in without_effect(config, datasets.planned):
         warn(text)
     return model
 

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from common.config.run_file import parse
 from common.config.settings import Config
 from common.messages.stage_calls import Plan
+from common.processes.joining import join
 from common.processes.lifecycle import exit_now
-from common.processes.membership import join
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.training_feed import OwnFeed, TrainingFeed
 from coordinator.video.files.clips import Clips, collect

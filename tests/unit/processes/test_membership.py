@@ -4,8 +4,7 @@ import pytest
 import zmq
 from torch._C._distributed_c10d import HashStore
 
-from common.errors import SidewaysError
-from common.processes.membership import Member, Membership, _check
+from common.processes.membership import Member, Membership
 
 # by rank: two hosts, a coordinator that is not the first process, a stage that sees other devices
 MEMBERS = (
@@ -91,20 +90,6 @@ def test_own_devices_needs_a_device_per_stage_on_every_host(devices: tuple[int, 
 
 def test_all_members_use_the_coordinators_attempt_number() -> None:
     assert {at(rank).attempt for rank in range(5)} == {9}
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ((Member("stage"), Member("stage")), "2 processes joined, 0 of them as coordinator"),
-        ((Member("coordinator"), Member("coordinator"), Member("stage")), "3 processes joined, 2 of them"),
-        ((Member("coordinator"),), "1 processes joined"),
-        ((Member("coordinator", "10.0.0.1"), Member("stage")), "process 1 has the address 127.0.0.1"),
-    ],
-)
-def test_invalid_groups_of_processes_are_refused(members: tuple[Member, ...], message: str) -> None:
-    with pytest.raises(SidewaysError, match=message):
-        _check(members)
 
 
 def test_a_member_can_connect_to_another_members_socket() -> None:
