@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,7 +34,6 @@ def test_a_run_and_its_exported_program_predict_the_same(run: Path, videos: Path
     [
         ("autoencoder", "autoencode"),
         ("resnet18", "classify"),
-        pytest.param("movinet_a0", "classify", marks=pytest.mark.long),
         pytest.param("mobilenet_v3_large", "classify", marks=pytest.mark.long),
     ],
 )
@@ -45,6 +45,19 @@ def test_an_exported_program_accepts_any_number_of_frames(tmp_path: Path, videos
     assert set(program.state_dict) == set(build(config, 3).state_dict())
     frames = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(open_model(tmp_path / "out.pt2")(frames), open_model(run)(frames), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
+def test_a_program_of_blocks_that_remember_takes_a_whole_clip(tmp_path: Path, videos: Path) -> None:
+    """Its outputs are those of the model that plays the clip frame by frame."""
+    config = config_of(videos, model="movinet_a0", model_args={}, data__size=32, stages=1, split=[17])
+    run = saved(tmp_path, config)
+    export(run, tmp_path / "out.pt2")
+    program = torch.export.load(tmp_path / "out.pt2").module()
+    frames = torch.randn(7, 3, 32, 32)
+    played = open_model(run).play((np.array([1]), frame[None]) for frame in frames)
+    expected = torch.cat([y.clone() for y in played])
+    torch.testing.assert_close(program(frames), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_transformer_can_be_exported(tmp_path: Path, videos: Path) -> None:
