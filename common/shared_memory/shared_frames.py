@@ -29,7 +29,7 @@ from common.shared_memory.memfd import allocation_error, mapped
 from common.shared_memory.messages import MessageSocket
 
 IN_USE = 8  # batches that stage 0 was sent and has not released, at most
-_CREDITS = bytes(IN_USE // 2)  # sent at once: a feeder that waits for each would be woken at every tick
+CREDITS = IN_USE // 2  # sent at once: a feeder that waits for each would be woken at every tick
 _ENVELOPES, _MEMORY = "envelopes", "memory"
 
 Place = tuple[int, int]  # the number of the memory, in the order in which they were passed; a batch's offset in bytes
@@ -191,11 +191,11 @@ class FrameReceiver:
         """Let the oldest batch be overwritten. Raises PeerError if the feeder is gone."""
         assert self._messages is not None
         self._released += 1
-        if self._released < len(_CREDITS):
+        if self._released < CREDITS:
             return
         self._released = 0
         try:
-            self._messages.send(_CREDITS)
+            self._messages.send(bytes(CREDITS))
         except OSError as error:
             raise _exited(self._feeder, error) from error
 
