@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from coordinator.run.pipeline import Pipeline
     from coordinator.run.training_feed import TrainingFeed
 
-MODES = ("zmq", "shared")  # in this order: what is still on its way over ZeroMQ may be dropped
+MODES = ("shared", "zmq")  # in this order: a replica notices when the shared memory is closed
 WARM, END = 30, 1  # ticks; the phase whose only frame ends a replica
 
 
@@ -93,15 +94,15 @@ def _process(arguments: argparse.Namespace) -> None:
         from coordinator.reader import __main__ as program
         from coordinator.reader import reader
 
-        own: Any = Decoded(config.of_reader.frame_shape)
-        vars(reader)["training_slots"] = lambda *_: own
+        vars(reader)["training_slots"] = lambda *_: Decoded(config.of_reader.frame_shape)
         program.main()
     exit_now(0)
 
 
 def _receive(config: "Config") -> None:
-    """A replica: receive frames as its stage 0 does, until the last one."""
+    """A replica: receive frames as its stage 0 does, in one mode after the other, until the last one."""
     from common.config.settings import Network
+    from common.errors import PeerError
     from common.processes.joining import join
     from common.processes.membership import REPLICAS
     from common.processes.rpc import start_rpc
@@ -110,13 +111,17 @@ def _receive(config: "Config") -> None:
     me = join("stage")
     me = me.arranged(int(me.fetch(REPLICAS)))
     start_rpc(me)
-    socket = FrameSocket(me, Network(deadline=DEADLINE), config.of_replica.frame_shape, 4, "a replica", True)
-    me.store.set(f"replica/{me.of_replica}", json.dumps([socket.address, socket.memory]))
-    phase = 0
-    while phase != END:
-        envelope, _ = socket.receive(0)
-        phase = envelope.phase
-        socket.release(envelope)
+    network, shape = Network(deadline=DEADLINE), config.of_replica.frame_shape
+    sockets = {mode: FrameSocket(me, network, shape, 4, "a replica", mode == "shared") for mode in MODES}
+    for mode, socket in sockets.items():
+        me.store.set(f"{mode}/{me.of_replica}", json.dumps([socket.address, socket.memory]))
+    for socket in sockets.values():
+        phase = 0
+        with suppress(PeerError):  # what feeds it has closed the shared memory, and goes on over ZeroMQ
+            while phase != END:
+                envelope, _ = socket.receive(0)
+                phase = envelope.phase
+                socket.release(envelope)
     me.store.set(f"ended/{me.of_replica}", "")
 
 
@@ -155,8 +160,8 @@ def _feed(config: "Config", pipeline: "Pipeline") -> "TrainingFeed":
 def _address(me: "Membership", replica: int, mode: str) -> "Addresses":
     from common.messages.stage_calls import Addresses
 
-    frames, memory = json.loads(me.fetch(f"replica/{replica}", "a replica"))
-    return Addresses(frames, "", memory=memory if mode == "shared" else "")
+    frames, memory = json.loads(me.fetch(f"{mode}/{replica}", "a replica"))
+    return Addresses(frames, "", memory=memory)
 
 
 def _run(feed: "TrainingFeed", first: int, last: int) -> float:

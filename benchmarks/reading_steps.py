@@ -5,7 +5,8 @@
 PyAV alone, a file after the other; 16 clips in turn, 64 frames of each held at a time; converting to RGB; cropping and
 flipping into the ring, from which they are played. Each is measured with those before it, by turns, in so many rounds;
 the figure is the median of what it adds. Then what keeping the frames in data.cache adds to all, in memory and in a
-folder, and what playing them from memory takes instead.
+folder, what playing them from memory takes instead, and what nobody can save who keeps them: the kernel's time for
+writing as many bytes to new memory (memfd) or to a new file, with one call a frame.
 
 Processor time depends less on what else the machine does than frames a second do. That of the kernel's threads which
 write a folder to the disk is not in it.
@@ -13,6 +14,7 @@ write a folder to the disk is not in it.
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -31,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.stream import SLOTS, _folders, _setting, decode  # noqa: E402
 from common.config.settings import Data  # noqa: E402
+from common.shared_memory.memfd import memory_file  # noqa: E402
 from coordinator.video.cache.cached_pictures import CachedPictures, RecordedPictures  # noqa: E402
 from coordinator.video.cache.frame_cache import FrameCache  # noqa: E402
 from coordinator.video.cache.place import CachePlace, place_of  # noqa: E402
@@ -77,6 +80,8 @@ def steps(root: Path, folder: Path, count: int, rounds: int) -> dict[str, float]
         "memory": partial(in_turn, clips, partial(reader.keep, "memory")),
         "folder": partial(in_turn, clips, partial(reader.keep, "folder")),
         "cached": partial(in_turn, clips, reader.play),
+        "bare_memory": partial(reader.write, "memory", clips),
+        "bare_folder": partial(reader.write, "folder", clips),
     }
     before = {"turns": "pyav", "conversion": "turns", "cropping": "conversion"}
     before |= {"memory": "cropping", "folder": "cropping"}
@@ -179,6 +184,19 @@ class Reader:
         stored = self._caches["memory"].find(clip)
         assert stored is not None
         return self._cropped(CachedPictures(stored, 0, None), slot)
+
+    def write(self, kind: str, clips: list[Clip]) -> int:
+        """Write as many bytes as are kept, and nothing else. Returns the number of frames."""
+        stored = [found for clip in clips if (found := self._caches["memory"].find(clip))]
+        kept, total = stored[0].frames[0], 0
+        frame = np.random.default_rng(0).bytes(kept[0].nbytes if not kept.strides[0] else kept.nbytes)
+        file = memory_file("bare", 0) if kind == "memory" else os.open(self._folder / "bare", os.O_CREAT | os.O_RDWR)
+        for entry in stored:
+            for _ in entry.frames:
+                os.pwrite(file, frame, total * len(frame))
+                total += 1
+        os.close(file)
+        return total
 
     def _cropped(self, source: PictureSource, slot: int) -> Turn:
         writer = ClipWriter(partial(draw, data=self._data, random=np.random.default_rng(slot)), source)

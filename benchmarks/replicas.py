@@ -93,7 +93,7 @@ def _summary(case: str, processes: int, figures: dict[str, Any]) -> dict[str, An
         "processes": processes,
         "cores": CORES,
         "case": case,
-        "ddp_frames_per_second": median(row["ddp_frames_per_second"] for row in figures.values()),
+        "ddp_frames_per_second": round(median(row["ddp_frames_per_second"] for row in figures.values()), 1),
         "rows": {
             name: {**row, "vs_predicted": round(row["frames_per_second"] / row["predicted"], 3)}
             for name, row in figures.items()

@@ -37,6 +37,7 @@ from coordinator.launch.attempt import RunMarker
 from coordinator.launch.host_limits import check_host
 from coordinator.launch.join import join as run_process
 from coordinator.launch.join import resumed
+from coordinator.launch.model_depth import check_model_depth
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -65,6 +66,7 @@ def train(
     if config.report.redis:
         from_environment()  # report a wrong address before anything starts
     check_host(config)
+    check_model_depth(config)
     from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
     from coordinator.launch.stage_processes import stage_processes
 
@@ -135,7 +137,9 @@ def join(
 ) -> None:
     """Run one process of a run; started by torchrun, on one machine or several."""
     if only_check:
-        RunMarker(load(resumed(run_file, resume), settings)).check()
+        config = load(resumed(run_file, resume), settings)
+        RunMarker(config).check()
+        check_model_depth(config)
         return
     run_process(run_file, role, resume, settings, as_json)
 

@@ -37,7 +37,7 @@ else
     nodes=$((others + 1)) processes=1
     set -- --role "$role" "$@"
 fi
-exec torchrun --nnodes "$nodes" --nproc-per-node "$processes" --local-addr "$SIDEWAYS_ADDRESS" \
-    --max-restarts "${RESTARTS:-100}" --rdzv-backend c10d --rdzv-id "${SIDEWAYS_LAUNCH:-sideways}" \
+exec python -P -m coordinator.launch.agent --nnodes "$nodes" --nproc-per-node "$processes" \
+    --local-addr "$SIDEWAYS_ADDRESS" --max-restarts "${RESTARTS:-100}" --rdzv-backend c10d --rdzv-id "${SIDEWAYS_LAUNCH:-sideways}" \
     --rdzv-endpoint "$MEETING" --rdzv-conf "is_host=$serves,join_timeout=$patience" \
     -m coordinator join "$@"

@@ -39,6 +39,7 @@ _TORCHVISION = (
 )
 _FACTORIES: tuple[Callable[..., nn.Sequential], ...] = (vgg8, autoencoder, movinet_a0, *_TORCHVISION)
 _SHOWN = 4  # obstacles
+_ANY = 10  # classes, of which the number of blocks does not depend
 ZOO = {factory.__name__: factory for factory in _FACTORIES}
 
 
@@ -66,6 +67,20 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
         )
     _choose_trained(model, config)
     return model
+
+
+def count_blocks(config: Config) -> int | None:
+    """The number of blocks, or layers, among which stages can be chosen; None if it takes foreign code to know it.
+
+    Of models of the zoo, whose blocks are counted without computing anything, so that no thread is started.
+
+    Raises:
+        ConfigError: an argument is unknown.
+    """
+    if config.model not in ZOO:
+        return None
+    with torch.device("meta"):
+        return len(_cut(_make(config, _ANY, _ignore), config, _ignore))
 
 
 def _choose_trained(model: nn.Module, config: Config) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import named_blocks
 from common.partition.stopwatch import seconds
@@ -131,8 +132,7 @@ def balance(costs: Sequence[float], stages: int) -> list[int]:
         ConfigError: there are more stages than blocks.
     """
     blocks = len(costs)
-    if stages > blocks:
-        raise ConfigError(f"stages = {stages}, but the model has only {blocks} blocks: use at most {blocks} stages")
+    check_stages(stages, blocks)
     prefix = [0.0]
     for cost in costs:
         prefix.append(prefix[-1] + cost)
@@ -155,6 +155,20 @@ def max_concurrent_stages(device: torch.device, threads: int) -> int:
     if device.type == "cuda":
         return max(1, torch.cuda.device_count())
     return max(1, len(os.sched_getaffinity(0)) // threads)
+
+
+def check_depth(config: Config, blocks: int) -> None:
+    """Raise ConfigError unless so many blocks can be divided among the stages of a run, as its split says."""
+    if config.split is None:
+        check_stages(config.stages, blocks)
+    else:
+        check_split(config.split, blocks)
+
+
+def check_stages(stages: int, blocks: int) -> None:
+    """Raise ConfigError if there are more stages than blocks."""
+    if stages > blocks:
+        raise ConfigError(f"stages = {stages}, but the model has only {blocks} blocks: use at most {blocks} stages")
 
 
 def check_split(split: Sequence[int], blocks: int) -> None:

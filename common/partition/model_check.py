@@ -1,5 +1,7 @@
 """Checks that a model can be split and trained for a task, by running each block forward and backward on zeros."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +18,15 @@ from common.rule.tasks.losses import Loss, own_loss
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
+def _ignore(text: str) -> None:
+    """Discard the message."""
+
+
+def check_model(model: nn.Sequential, config: Config, classes: int, warn: Callable[[str], None] = _ignore) -> None:
     """Check a disposable model.
+
+    Args:
+        warn: called with a message about outputs that are not needed.
 
     Raises:
         ConfigError: a block fails, returns something other than one floating-point tensor, passes no gradient on, or
@@ -34,6 +43,8 @@ def check_model(model: nn.Sequential, config: Config, classes: int) -> None:
     task = without_loss(config, classes)
     if misfit := task.misfit(x.shape, config.frame_shape):
         raise ConfigError(misfit)
+    if surplus := task.surplus(x.shape):
+        warn(surplus)
     if is_reference(config.loss_name):
         _try_loss(own_loss(config.loss_name), task.form, config, x)
 

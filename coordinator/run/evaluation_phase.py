@@ -31,7 +31,6 @@ class EvaluationPhase:
         self._pipeline.evaluate(self._phase)
         complete = self._feed(steps, on_frame)
         self._pipeline.wait_done()
-        stream.close()
         stages = self._pipeline.stages
         return merged(stages.call_each(stages.count - 1, StageCalls.scores)) if complete else None
 

@@ -1,7 +1,6 @@
 """The coordinator's process: joins the other processes, runs the training, ends with an exit code."""
 
 import json
-import os
 import signal
 import time
 import traceback
@@ -21,6 +20,7 @@ from common.processes.lifecycle import (
     watch_parent,
 )
 from common.processes.membership import Membership
+from coordinator.launch.agent import end_agent
 from coordinator.launch.attempt import deployed
 from coordinator.launch.host_limits import open_files
 from coordinator.run.checkpointing import position_of
@@ -119,7 +119,7 @@ def _print(line: str) -> None:
 def _end_agent(code: int) -> None:
     """Under torchrun, prevent a restart that would fail again: only after a lost peer can it succeed."""
     if deployed() and code != PeerError.code:
-        os.kill(os.getppid(), signal.SIGTERM)
+        end_agent(code)
 
 
 def _check_stages(config: Config, me: Membership) -> None:

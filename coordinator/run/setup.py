@@ -15,7 +15,7 @@ from common.messages.snapshot_copies import Copies
 from common.messages.stage_calls import Plan, StageCalls
 from common.models import build, named_blocks
 from common.models.published import describe
-from common.partition.balance import BlockCost, check_split
+from common.partition.balance import BlockCost, check_depth, check_split
 from common.partition.model_check import check_model
 from common.processes.caller import tell_directory
 from common.rule.tasks import without_loss
@@ -177,8 +177,9 @@ def _model(config: Config, datasets: Datasets, warn: Warn, checked: bool) -> nn.
     """The model, checked here unless it already was, so that an error is reported once and not by every stage."""
     classes = len(datasets.train.classes)
     model = build(config, classes, warn)
+    check_depth(config, len(model))
     if not checked:
-        check_model(model, config, classes)
+        check_model(model, config, classes, warn)
     for text in without_effect(config, datasets.planned):
         warn(text)
     return model

@@ -28,6 +28,7 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     state, presence = run.state, run.presence
     run.pipeline.close(exit_code(state))
     run.feed.close()
+    run.datasets.close()
     if state.done or not deployed():
         presence.marker.remove()
     summary = summarise(run, started)

@@ -8,8 +8,10 @@ from statistics import median
 from common.config.settings import Data, TaskName
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
-from coordinator.video.decoding.reader import read
+from coordinator.video.decoding.reader import pixels
+from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, Clips, collect
+from coordinator.video.files.shards import opened_video
 
 _TRAINING, _VALIDATION = ("train", "training"), ("val", "valid", "validation", "test", "testing", "eval")
 _LOOKED_AT, _DECODED = 200, 8  # clips whose metadata, and whose first frames, are looked at
@@ -52,9 +54,7 @@ def survey(folder: Path) -> FolderSurvey:
     if val is not None and (reason := _unusable(val, task, clips)):
         val = None
         notes.append(f"not used for validation: {reason}")
-    found = [
-        info for clip in _some(clips.clips, _LOOKED_AT) if isinstance(info := read_media_info(clip.path), MediaInfo)
-    ]
+    found = [info for clip in _some(clips.clips, _LOOKED_AT) if isinstance(info := _about(clip), MediaInfo)]
     return FolderSurvey(
         train,
         val,
@@ -84,7 +84,7 @@ def _clips(train: Path) -> tuple[TaskName, Clips]:
     """With the folders below as classes if there are several, with mostly more than one clip each; else without."""
     try:
         clips = collect(Data(train=train), "train")
-        if 1 < len(clips.classes) <= len(clips.clips) / 2:
+        if 1 < len(clips.used) <= len(clips.clips) / 2:
             return "classify", clips
     except DataError:
         pass
@@ -105,9 +105,16 @@ def _some(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
     return clips[:: -(-len(clips) // most)]
 
 
+def _about(clip: Clip) -> MediaInfo | str:
+    if clip.member is None:
+        return read_media_info(clip.path)
+    with opened_video(clip.member, Data(train=clip.path)) as path:
+        return read_media_info(path)
+
+
 def _is_grey(clip: Clip) -> bool:
     try:
-        colours = next(read(clip.path, 1, 64, 3, limit=1))[0].astype(int)
+        colours = next(pixels(decode_clip(clip, Data(train=clip.path, size=64), limit=1)))[0].astype(int)
     except (DataError, StopIteration):
         return True  # the run will say so
     return int((colours.max(0) - colours.min(0)).max()) <= _GREY

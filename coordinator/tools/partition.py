@@ -111,7 +111,7 @@ def compare(
     Raises:
         ConfigError: the model does not fit its task, or has fewer blocks than stages.
     """
-    check_model(build(config, classes, warn), config, classes)
+    check_model(build(config, classes, warn), config, classes, warn)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     configs = [config.model_copy(update=arrangement._asdict()).of_replica for arrangement in arrangements]
     threads = [share_of_threads(config, own.workers) for own in configs]

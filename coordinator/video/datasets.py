@@ -53,6 +53,7 @@ class Datasets:
         self._errors: list[PlaybackErrors] = []
         self._warned: set[str] = set()
         self._cache = place_of(config.data)
+        self._evaluation: Slots | None = None  # its processes are kept, as it takes long to start them
         for clips in self._both:
             for text in clips.warnings(_mismatch(config) if clips is self.train else 0):
                 warn(text)
@@ -78,23 +79,31 @@ class Datasets:
         return self._opened(slots)
 
     def open_evaluation(self) -> Stream:
-        """Open a stream that plays every validation clip once."""
+        """A stream that plays every validation clip once. The one before must have ended: its processes go on."""
         assert self.val is not None
+        if self._evaluation is not None:
+            self._evaluation.again()
+            return self._evaluation
         config, val = self._config, self.val
         patience, on_wait, cache = config.network.deadline, self._on_wait, self._cache
-        return self._opened(
-            Slots(
-                val.clips,
-                config.data,
-                config.seed,
-                False,
-                patience=patience,
-                meanwhile=on_wait,
-                cache=cache,
-                form=val.form,
-                ahead=batches_ahead(config, ends=True),
-            )
+        self._evaluation = Slots(
+            val.clips,
+            config.data,
+            config.seed,
+            False,
+            patience=patience,
+            meanwhile=on_wait,
+            cache=cache,
+            form=val.form,
+            ahead=batches_ahead(config, ends=True),
         )
+        return self._opened(self._evaluation)
+
+    def close(self) -> None:
+        """End the processes that are kept for evaluations."""
+        if self._evaluation is not None:
+            self._evaluation.close()
+            self._evaluation = None
 
     def watch(self, errors: PlaybackErrors) -> None:
         """Count these playback errors, too, and pass on their warnings."""

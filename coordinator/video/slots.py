@@ -69,18 +69,29 @@ class Slots:
         places, rows = list(start or [(slot, 0) for slot in job.slots]), len(job.slots)
         assert [entry % data.slots for entry, _ in places] == list(job.slots), "places of other slots"
         self._pool = DecoderPool(job, places, self._on_message, self.errors, patience, meanwhile)
-        self._ring, self._tick = self._pool.ring, 0
-        self._decoded = np.zeros(rows, np.int64)  # by slot: the tick up to which its frames are in the ring
-        self._ended: list[Ended | None] = [None] * rows
+        self._ring, self._tick, self._job = self._pool.ring, 0, job
         # of the frames in the ring, [ticks, slots]: their entries, the entries' frames before them, labels, colours
         self._clips, self._before = (np.zeros((self._ring.ticks, rows), np.int64) for _ in range(2))
         labels = form.empty(self._ring.ticks * rows)
         self._labels = labels.reshape(self._ring.ticks, rows, *labels.shape[1:])
         self._colours = np.empty((self._ring.ticks, rows, 4)) if train and data.jittered_later else None
+        self._begin(places)
+
+    def again(self) -> None:
+        """Play all once more, with the same processes. Every slot must have run out."""
+        places = [(slot, 0) for slot in self._job.slots]
+        self._ahead.close()
+        self._begin(places)
+        self._pool.again(places, self._tick)
+
+    def _begin(self, places: Places) -> None:
+        rows, job = len(places), self._job
+        self._decoded = np.full(rows, self._tick)  # by slot: the tick up to which its frames are in the ring
+        self._ended: list[Ended | None] = [None] * rows
         self._entries, self._frames_played = (np.array(column, np.int64) for column in zip(*places, strict=True))
         self._alive = np.ones(rows, np.bool_)  # False: the slot has run out
         first = min(entry for entry, _ in places)
-        self._ahead = ShardsAhead(clips, data, job.order(), first, lambda: int(self._entries.max()))
+        self._ahead = ShardsAhead(job.clips, job.data, job.order(), first, lambda: int(self._entries.max()))
 
     def fill(self, batch: Batch) -> bool:
         """Take the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.

@@ -115,11 +115,14 @@ def test_a_permanent_error_ends_the_run_and_is_printed_once(videos: Path, tmp_pa
     processes = [members.start("coordinator", "coordinator", "run.toml")]
     processes += [members.start(f"stage{number}", "stage") for number in range(STAGES)]
     try:
-        assert all(process.wait(120) for process in processes), members.logs()
+        assert [process.wait(120) for process in processes] == [1, 1, 1], members.logs()
     finally:
         for process in processes:
             process.kill()
-    assert members.logs().count(str(tmp_path / "nothing")) == 1, members.logs()
+    logs = members.logs()
+    assert logs.count(str(tmp_path / "nothing")) == 1, logs
+    assert logs.count("the coordinator's member cannot be reached, so this one ends: see its log") == STAGES, logs
+    assert "Traceback" not in logs, logs
 
 
 @pytest.mark.long
@@ -147,3 +150,17 @@ def test_one_member_runs_all_processes_of_a_run(videos: Path, tmp_path: Path, me
     finally:
         process.kill()
     assert json.loads((tmp_path / "runs/it/summary.json").read_text())["ticks"] == 60
+
+
+def test_an_invalid_setting_that_only_the_run_notices_ends_with_its_exit_code(
+    videos: Path, tmp_path: Path, members: Members
+) -> None:
+    """As with `sideways train`."""
+    write_run_file(tmp_path / "run.toml", settings(videos, stages=STAGES + 1))
+    process = members.start("all", "all", "run.toml")
+    try:
+        assert process.wait(120) == 2, members.logs()
+    finally:
+        process.kill()
+    assert f"stages = {STAGES + 1}, but {STAGES} stage workers joined" in members.logs()
+    assert "Traceback" not in members.logs()

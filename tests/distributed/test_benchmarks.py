@@ -77,7 +77,7 @@ def test_scale_prints_tick_and_cpu_times() -> None:
 def test_feed_prints_rates() -> None:
     figures = last_line("feed", "--sizes", "16", "--slots", "2", "--rounds", "1")
     assert figures.keys() == {"16"}
-    assert figures["16"].keys() == {"shared", "zmq"}
+    assert figures["16"].keys() == {"shared", "copied", "zmq"}
     assert min(figures["16"].values()) > 0
 
 

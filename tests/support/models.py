@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,6 +61,55 @@ def fail_at(classes: int, stage: int, tick: int, how: str, marker: str = "") -> 
     blocks: list[nn.Module] = [*(block(*each) for each in widths), head]
     blocks[2 * stage] = nn.Sequential(FailAt(stage, tick, how, marker), blocks[2 * stage])
     return nn.Sequential(*blocks)
+
+
+class KillsAnother(nn.Module):
+    """The identity, which kills another process of a run, once, from stage 0 of the second of two two-stage replicas.
+
+    The first replica's stage 0 also runs its blocks to time them.
+
+    `moment`: "training N", when N ticks of the training are done, or "evaluation", in the second tick of one.
+    """
+
+    def __init__(self, who: str, moment: str, marker: str) -> None:
+        super().__init__()
+        kind, _, number = moment.partition(" ")
+        self.who, self.trains, self.at, self.marker = who, kind == "training", int(number or 1), marker
+        self.trained = self.evaluated = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input."""
+        if os.environ.get("RANK") == "3":
+            self._count()
+        return x
+
+    def _count(self) -> None:
+        training = self.training and torch.is_grad_enabled()
+        done = self.trained if training else self.evaluated
+        due = training == self.trains and done == self.at and (training or self.trained > 0)
+        if due and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            process_of(os.getppid(), self.who).kill()
+        self.trained += training
+        self.evaluated += not training and self.trained > 0
+
+
+def process_of(launcher: int, who: str) -> psutil.Process:
+    """A process of a run: "coordinator", "stage0", "reader0", "redis", or "decoder of …"."""
+    parent = who.removeprefix("decoder of ")
+    children = psutil.Process(launcher).children(recursive=True)
+    if who == "redis":
+        return next(child for child in children if "redis-server" in " ".join(child.cmdline()))
+    found = next(child for child in children if child.name() == parent)
+    if parent == who:
+        return found
+    return next(child for child in found.children() if "coordinator.video.decoder_pool.worker" in child.cmdline())
+
+
+def kills_another(classes: int, who: str, moment: str, marker: str) -> nn.Sequential:
+    """Six blocks for the split [3, 3], of which the first kills a process of the run."""
+    blocks = list(fail_at(classes, 1, -1, "raise"))
+    return nn.Sequential(nn.Sequential(KillsAnother(who, moment, marker), blocks[0]), *blocks[1:])
 
 
 def user_model(folder: Path, body: str) -> str:

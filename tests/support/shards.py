@@ -56,6 +56,11 @@ class _Handler(SimpleHTTPRequestHandler):
         self.wfile.write(content[first : last + 1])
         return None
 
+    def send_header(self, keyword: str, value: str) -> None:
+        """Without the size, if the server does not say it."""
+        if keyword != "Content-Length" or self.server.sized:  # type: ignore[attr-defined]
+            super().send_header(keyword, value)
+
     def end_headers(self) -> None:
         """Say whether parts can be asked for."""
         if self.server.parts:  # type: ignore[attr-defined]
@@ -64,11 +69,14 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(folder: Path, parts: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """The address at which a folder's files, or parts of them, are served, and the paths asked for with GET so far."""
+def served(folder: Path, parts: bool = False, sized: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """The address at which a folder's files, or parts of them, are served, and the paths asked for with GET so far.
+
+    `sized`: whether the server says how large they are.
+    """
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder))) as server:
         asked: list[str] = []
-        server.asked, server.parts = asked, parts  # type: ignore[attr-defined]
+        server.asked, server.parts, server.sized = asked, parts, sized  # type: ignore[attr-defined]
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -49,6 +49,16 @@ class Classification(Task):
             f"{list(shape)}: change the model or its model_args"
         )
 
+    def surplus(self, shape: Sequence[int]) -> str:
+        """More logits than classes, as of a published model."""
+        if shape[1] == self._classes:
+            return ""
+        return (
+            f"the model has {shape[1]} outputs for {self._classes} classes: the others stand for no class, and only "
+            f"learn to stay low. Unless that is intended, leave classes out of model_args, or build a model with as "
+            f"many outputs as there are classes"
+        )
+
 
 def _confusion(labels: Tensor, means: Tensor) -> Tensor:
     classes = means.shape[1]

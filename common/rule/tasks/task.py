@@ -63,3 +63,7 @@ class Task(ABC):
 
         `shape` is the output's, `frames` the frame batch's.
         """
+
+    def surplus(self, shape: Sequence[int]) -> str:
+        """What to say about an output of this shape that fits, but has more numbers than are needed; empty if not."""
+        return ""

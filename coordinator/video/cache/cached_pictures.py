@@ -49,9 +49,7 @@ class RecordedPictures:
         if self._key is not None:
             key, self._key = self._key, None
             self._recording = self._cache.begin(key, self._frames * sum(channel.nbytes for channel in pictures[0]))
-        if self._recording is not None:
-            self._recording.write(pictures)
-        return pictures
+        return pictures if self._recording is None else self._recording.write(pictures)
 
     def end(self, whole: bool) -> None:
         """Keep the pictures if they are the `whole` clip, undamaged; else discard them."""

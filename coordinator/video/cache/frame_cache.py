@@ -103,15 +103,16 @@ class Recording:
         self._cache, self._key = cache, key
         self._draft: Draft | None = draft
 
-    def write(self, pictures: Pictures) -> None:
-        """Append pictures."""
+    def write(self, pictures: Pictures) -> Pictures:
+        """Append pictures. Returns them, equal channels as one."""
         if self._draft is None:
-            return
+            return pictures
         try:
-            self._draft.write(pictures)
+            return self._draft.write(pictures)
         except (OSError, NoRoom) as error:
             self._cache.stop_writing(error)
             self.end(whole=False)
+        return pictures
 
     def end(self, whole: bool) -> None:
         """Keep what was written if it is the `whole` clip, undamaged; else discard it."""

@@ -82,10 +82,23 @@ class DecoderPool:
         self._files: dict[int, Path] = {}  # by slot: the file being decoded for it
         share = sharing(job.data)
         count = min(job.data.threads * share, slots)
-        starts = [SlotStart(slot, 0, *place) for slot, place in enumerate(places)]
-        self._workers = [_Worker(starts[number::count], number // share) for number in range(count)]
+        self._workers = [_Worker(number // share) for number in range(count)]
+        self._place(places, 0)
         for worker in self._workers:
             worker.start(job, self.ring, self._end)
+
+    def again(self, places: Places, tick: int) -> None:
+        """Decode from these places and this tick on, with the same processes. Every slot must have ended."""
+        self._place(places, tick)
+        self._replaced = 0
+        for worker in self._workers:
+            with suppress(OSError):  # it has died: noticed at the next receive, and replaced
+                worker.connection.send(list(worker.starts.values()))
+
+    def _place(self, places: Places, tick: int) -> None:
+        starts = [SlotStart(slot, tick, *place) for slot, place in enumerate(places)]
+        for number, worker in enumerate(self._workers):
+            worker.starts = {start.slot: start for start in starts[number :: len(self._workers)]}
 
     def let_decode(self, end: int) -> None:
         """Let frames up to tick `end` be decoded, which overwrites those of one turn of the ring earlier."""
@@ -222,8 +235,9 @@ class _Worker:
         last_message_time: time of its last message, or of its start.
     """
 
-    def __init__(self, starts: list[SlotStart], decode_lock: int) -> None:
-        self.starts, self.decode_lock = {start.slot: start for start in starts}, decode_lock
+    def __init__(self, decode_lock: int) -> None:
+        self.starts: dict[int, SlotStart] = {}
+        self.decode_lock = decode_lock
         self.predecessor_hung = self.has_reported = False
         self.last_message_time = 0.0
         self.connection: Connection

@@ -4,7 +4,7 @@ A process, not a thread: FFmpeg returns to Python thousands of times a second an
 each time; and a file that crashes FFmpeg kills only this process. It does not import torch, so that it starts quickly,
 unless colours are jittered or crops resized.
 
-consumes   a Job and where its slots start, once; then ticks up to which it may decode
+consumes   a Job, once, and where its slots start, anew once all have ended; ticks up to which it may decode
 produces   frames in the ring, and messages about them
 waits for  the coordinator to let it decode on, and the decode lock; exits with the coordinator
 """
@@ -48,7 +48,7 @@ class DecoderWorker:
             decode_lock: held while anything is decoded.
         """
         self._connection, self._ring, self._end = connection, ring, 0
-        player = ClipPlayer(
+        self._player = ClipPlayer(
             job,
             lambda kind, reason: self._send(ClipError(kind, reason)),
             decode_lock,
@@ -56,11 +56,7 @@ class DecoderWorker:
             lambda text: self._send(Notice(text)),
         )
         self._room = ring.room(0, 0, 1)
-        self._ticks = {start.slot: start.tick for start in starts}  # of the next frame to be decoded
-        self._chunks: dict[int, Iterator[Chunk]] = {
-            slot: player.chunks(entry, done, lambda: self._room, partial(self._begin, slot))
-            for slot, _, entry, done in starts
-        }
+        self._start(starts)
         if job.train and job.data.computes:
             import torch
 
@@ -70,8 +66,19 @@ class DecoderWorker:
         """Decode what may be decoded, until the coordinator closes the connection (EOFError, ConnectionError)."""
         while True:
             while (slot := next_slot(self._ticks, self._end)) is None or self._connection.poll():
-                self._end = self._connection.recv()
+                received = self._connection.recv()
+                if isinstance(received, int):
+                    self._end = received
+                else:
+                    self._start(received)
             self._send(self._fill(slot))
+
+    def _start(self, starts: Sequence[SlotStart]) -> None:
+        self._ticks = {start.slot: start.tick for start in starts}  # of the next frame to be decoded
+        self._chunks: dict[int, Iterator[Chunk]] = {
+            slot: self._player.chunks(entry, done, lambda: self._room, partial(self._begin, slot))
+            for slot, _, entry, done in starts
+        }
 
     def _fill(self, slot: int) -> Filled | Ended:
         """Decode the slot's next chunk into the ring."""

@@ -16,7 +16,7 @@ from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_i
 from coordinator.video.files import segments
 from coordinator.video.files.dataset_formats import listing, quarantined
 from coordinator.video.files.label_source import LabelSource, label_source, labels_from_format
-from coordinator.video.files.labels import FrameLabels, Label, Vocabulary
+from coordinator.video.files.labels import FrameLabels, Label, Vocabulary, classes_in
 from coordinator.video.files.listing import Entry
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
@@ -62,6 +62,8 @@ class Clips:
         quarantined: number of files left out because they are in quarantine.
         notes: messages for the user: what else was left out or chosen.
         form: of a row's label.
+        task: what labels are for.
+        part: "train" or "val".
     """
 
     root: Path | str
@@ -71,6 +73,13 @@ class Clips:
     quarantined: int = 0
     notes: list[str] = field(default_factory=list)
     form: LabelForm = ONE_CLASS
+    task: TaskName = "classify"
+    part: str = "train"
+
+    @property
+    def used(self) -> Counter[int]:
+        """The number of clips of each class that has any."""
+        return Counter(number for clip in self.clips for number in classes_in(clip.label, self.task))
 
     @property
     def frames(self) -> int:
@@ -95,16 +104,21 @@ class Clips:
         return notes
 
     def _rare_classes(self) -> list[str]:
-        counts = Counter(clip.label for clip in self.clips if isinstance(clip.label, int))
+        counts = self.used
         if not counts:
             return []
-        single = [name for label, name in enumerate(self.classes) if counts[label] == 1]
-        empty = [name for label, name in enumerate(self.classes) if counts[label] == 0]
+        single = [name for number, name in enumerate(self.classes) if counts[number] == 1]
+        empty = [name for number, name in enumerate(self.classes) if counts[number] == 0]
         notes = []
-        if single:
+        if single and not any(isinstance(clip.label, FrameLabels) for clip in self.clips):
             notes.append(f"only one clip in {self.root} for {_some(single)}: the model can hardly learn such a class")
         if empty:
-            notes.append(f"no readable clip in {self.root} for {_some(empty)}")
+            numbered = self.part == "train" and self.classes == [str(number) for number in range(len(self.classes))]
+            why = (
+                f": numeric labels make every number up to {self.classes[-1]} a class, so if there are fewer, correct "
+                f"the labels or number them anew"
+            )
+            notes.append(f"no readable clip in {self.root} for {_some(empty)}" + (why if numbered else ""))
         return notes
 
 
@@ -161,7 +175,8 @@ def collect(
         total = len(entries) + len(listed.bad)
         raise DataError(f"none of the {total} videos in {root} can be read; {first or 'all are quarantined'}")
     names, quarantine = list(source.vocabulary.names), len(entries) - len(kept)
-    return Clips(root, names, clips, bad, quarantine, listed.notes + source.notes + notes, source.vocabulary.form)
+    notes = listed.notes + source.notes + notes
+    return Clips(root, names, clips, bad, quarantine, notes, source.vocabulary.form, task, part)
 
 
 def _check_flip(data: Data, task: TaskName, vocabulary: Vocabulary) -> None:

@@ -81,6 +81,14 @@ def frames_by_class(labels: Sequence[tuple[Label, int]], classes: int) -> NDArra
     return found
 
 
+def classes_in(label: Label, task: TaskName) -> set[int]:
+    """The numbers of the classes that a clip, or a frame of it, is of."""
+    values = label.values if isinstance(label, FrameLabels) else np.array([label])
+    if task == "multilabel":
+        return set(np.flatnonzero((values > 0.5).any(0)).tolist())
+    return set(np.unique(values[values >= 0]).tolist()) if task == "classify" else set()
+
+
 def described(label: Label) -> Any:
     """A label as JSON, that of frames as a hash."""
     if not isinstance(label, FrameLabels):

@@ -1,8 +1,8 @@
 """Shards on disk: a local file as it is, a remote one as a copy in a folder that processes and runs share.
 
-A copy appears under its name once it is whole. Its draft is locked while it is written, so that a shard is downloaded
-once, and a draft that a killed process has left is written again. The copies not used for longest go first; whoever is
-reading one keeps its open file.
+A copy appears under its name once it is whole. Over HTTP it is asked for as a whole, as not every server sends parts.
+Its draft is locked while it is written, so that a shard is downloaded once, and a draft that a killed process has left
+is written again. The copies not used for longest go first; whoever is reading one keeps its open file.
 """
 
 import fcntl
@@ -24,6 +24,8 @@ Alive = Callable[[], None]
 _PIECE = 1 << 22  # bytes read at a time
 _PAUSES = (1.0, 4.0, 16.0)  # seconds before a download is tried again
 _POLL = 0.1
+_SILENCE = 20.0  # seconds without a byte after which a download is given up; less than a decoder may be silent
+_BLOCK = 512  # bytes: a tar file ends with blocks of zeros
 _ABANDONED = 3600.0  # seconds for which nothing was written to a draft
 
 
@@ -33,7 +35,7 @@ class Shard:
 
     Attributes:
         address: its path, or an address that fsspec knows.
-        size: bytes.
+        size: bytes; 0 if the server does not say.
         version: changes with its content.
     """
 
@@ -89,12 +91,13 @@ def opened_shard(shard: Shard, data: Data, alive: Alive = lambda: None) -> Itera
         os.close(file)
 
 
-def check_size(shard: Shard, data: Data) -> None:
-    """Raise DataError if there is no room for a copy."""
+def check_size(shard: Shard, data: Data, done: int = 0) -> None:
+    """Raise DataError if there is no room for a copy, of which `done` bytes have come."""
     limit = data.shard_cache_size
-    if shard.size > limit:
+    if max(shard.size, done) > limit:
+        size = f"{shard.size}" if shard.size else f"at least {done}"
         raise DataError(
-            f"the shard {shard.address} has {shard.size} bytes, more than data.shard_cache_size = {limit}: raise that"
+            f"the shard {shard.address} has {size} bytes, more than data.shard_cache_size = {limit}: raise that"
         )
 
 
@@ -102,6 +105,11 @@ def folder_of(data: Data) -> Path:
     """The folder of copies."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sideways"
     return data.shard_cache or default
+
+
+def draft_of(shard: Shard, data: Data) -> Path:
+    """The file that its copy is while it is downloaded."""
+    return folder_of(data) / f"{shard.digest}.part"
 
 
 def _open_copy(shard: Shard, data: Data, alive: Alive) -> int:
@@ -120,14 +128,18 @@ def _download(shard: Shard, path: Path, data: Data, alive: Alive) -> None:
     limit = data.shard_cache_size
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".part"), "ab") as draft:
+        with open(draft_of(shard, data), "ab") as draft:
             _lock(draft.fileno(), alive)
             if not _is_still(draft.fileno(), draft.name) or path.exists():  # the process that had the lock wrote it
                 return
             _make_room(path.parent, limit - shard.size, Path(draft.name))
-            _fetch(shard, draft, data, alive)
+            try:
+                _fetch(shard, draft, data, alive)
+            except DataError:
+                draft.truncate(0)
+                raise
             os.replace(draft.name, path)
-            _make_room(path.parent, limit - shard.size, path)  # if others were written meanwhile
+            _make_room(path.parent, limit - path.stat().st_size, path)  # others may have been written meanwhile
     except OSError as error:
         raise DataError(
             f"{shard.address} cannot be kept in {path.parent}: {reason(error)}. Name another folder as data.shard_cache"
@@ -169,10 +181,11 @@ def _fetch(shard: Shard, draft: Any, data: Data, alive: Alive) -> None:
 
 def _copy(shard: Shard, draft: Any, data: Data, alive: Alive) -> str:
     """Copy all bytes. Returns what went wrong with reading them; errors of writing are raised."""
-    done = 0
+    done, last = 0, b""
     try:
         system, path = file_system(shard.address, data)
-        source = system.open(path, "rb", block_size=_PIECE, cache_type="none")  # not 50 MiB at once, as of S3
+        how = {"block_size": 0} if _is_http(shard.address) else {"block_size": _PIECE, "cache_type": "none"}
+        source = system.open(path, "rb", **how)  # as a stream, or not 50 MiB at once, as of S3
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -187,9 +200,13 @@ def _copy(shard: Shard, draft: Any, data: Data, alive: Alive) -> str:
                 break
             draft.write(piece)
             done += len(piece)
+            check_size(shard, data, done)
             alive()
+            last = (last + piece)[-_BLOCK:]
     draft.flush()
-    return f"it ended after {done} of {shard.size} bytes" if shard.size and done != shard.size else ""
+    if shard.size:
+        return f"it ended after {done} of {shard.size} bytes" if done != shard.size else ""
+    return f"it is cut short after {done} bytes: no tar file ends like that" if last != bytes(_BLOCK) else ""
 
 
 def _make_room(folder: Path, size: int, own: Path) -> None:
@@ -213,11 +230,23 @@ def file_system(address: str, data: Data) -> tuple[Any, str]:
     """fsspec's file system of an address, and the path there."""
     import fsspec  # slow to import, and only needed for remote shards
 
-    system, path = fsspec.url_to_fs(address, **data.shard_options)
+    options = data.shard_options
+    if _is_http(address):  # aiohttp gives a download five minutes in all
+        from aiohttp import ClientTimeout
+
+        patience = {"timeout": ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)}
+        options = {**options, "client_kwargs": {**patience, **options.get("client_kwargs", {})}}
+    system, path = fsspec.url_to_fs(address, **options)
     return system, path
 
 
+def _is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
 def _told(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"the server has sent nothing for {_SILENCE:g} s"
     if isinstance(error, ImportError):
         return f'{error}. pip install -e ".[s3]" for s3://, [http] for https://'
     return f"{type(error).__name__}: {error}"

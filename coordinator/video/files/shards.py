@@ -11,18 +11,16 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rich.console import Console
-from rich.progress import track
-
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
+from coordinator.video.files.download_progress import DownloadProgress
 from coordinator.video.files.shard_cache import Alive, Shard, check_size, find_shard, folder_of, opened_shard
 from coordinator.video.files.shard_index import opened_remotely, read_part_info
 
@@ -93,22 +91,24 @@ def expand(address: str) -> list[str]:
 
 def read_shards(addresses: list[str], data: Data, suffixes: set[str]) -> Iterator[Contents]:
     """List the clips of shards, in the shards' order; `suffixes` are those of videos. Raises DataError."""
-    console = Console(stderr=True)
-    shown = console.is_terminal and any("://" in address for address in addresses)  # they may have to be downloaded
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(partial(_contents, data=data, suffixes=suffixes), addresses)
-        yield from track(found, "shards", len(addresses), console=console, transient=True, disable=not shown)
+    with DownloadProgress(addresses, data) as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
+        for contents in pool.map(partial(_contents, data=data, suffixes=suffixes, progress=progress), addresses):
+            progress.listed()
+            yield contents
 
 
-def _contents(address: str, data: Data, suffixes: set[str]) -> Contents:
+def _contents(address: str, data: Data, suffixes: set[str], progress: DownloadProgress) -> Contents:
     shard = find_shard(address, data)
     known = folder_of(data) / f"{shard.digest}.json"
     if shard.remote and (found := _remembered(shard, known)):
         return found
     if shard.remote:
         check_size(shard, data)
-    by_parts = shard.remote and shard.size > _SMALL
-    found = (_read_remotely(shard, data, suffixes) if by_parts else None) or _read_copy(shard, data, suffixes)
+    is_small = not shard.remote or 0 < shard.size <= _SMALL
+    found = None if is_small else _read_remotely(shard, data, suffixes)
+    if found is None:
+        with nullcontext(_ignore) if is_small else progress.download(shard) as alive:
+            found = _read_copy(shard, data, suffixes, alive)
     if shard.remote:
         tree = {"format": _FORMAT, "samples": [asdict(sample) for sample in found.samples], "failure": found.failure}
         with suppress(OSError):  # then it is read again the next time
@@ -126,8 +126,12 @@ def _read_remotely(shard: Shard, data: Data, suffixes: set[str]) -> Contents | N
         return None
 
 
-def _read_copy(shard: Shard, data: Data, suffixes: set[str]) -> Contents:
-    with opened_shard(shard, data) as file, open(f"/proc/self/fd/{file}", "rb") as stream:
+def _ignore() -> None:
+    """Show nothing."""
+
+
+def _read_copy(shard: Shard, data: Data, suffixes: set[str], alive: Alive) -> Contents:
+    with opened_shard(shard, data, alive) as file, open(f"/proc/self/fd/{file}", "rb") as stream:
         path = Path(f"/proc/self/fd/{file}")
         return read_members(
             shard,

@@ -8,13 +8,12 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.models import build, part
+from common.partition.model_check import check_model
 from tests.support.models import user_model
 from tests.support.settings import config_of
 
 
 def checked(tmp_path: Path, body: str, **changes: Any) -> None:
-    from common.partition.model_check import check_model
-
     tree = {"model": user_model(tmp_path, body), "model_args": {}, **changes}
     config = config_of(tmp_path, **tree)
     check_model(build(config, 3), config, 3)
@@ -27,6 +26,16 @@ def test_suitable_models_pass_the_check(tmp_path: Path) -> None:
     checked(tmp_path, f"def build(): return nn.Sequential({FLAT}, nn.ReLU(inplace=True), nn.Linear(8, 3))")
     for name, task in (("vgg8", "classify"), ("autoencoder", "autoencode")):
         checked(tmp_path, "", model=name, task=task, model_args={"width": 4})
+
+
+def test_outputs_that_stand_for_no_class_are_named(tmp_path: Path) -> None:
+    body = "def build(): return nn.Sequential(nn.Flatten(), nn.Linear(768, 5))"
+    config, told = config_of(tmp_path, model=user_model(tmp_path, body), model_args={}), list[str]()
+    check_model(build(config, 3), config, 3, told.append)
+    (text,) = told
+    assert text.startswith("the model has 5 outputs for 3 classes: the others stand for no class")
+    check_model(build(config, 5), config, 5, told.append)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from common.errors import DataError
 from coordinator.tools.folder_survey import survey
 from tests.support.depth import write_depth
+from tests.support.shards import write_shards
 from tests.support.videos import write_at, write_clip
 
 
@@ -61,3 +62,12 @@ def test_a_folder_without_videos_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"there is no folder|no videos"):
         survey(tmp_path / name)
+
+
+def test_numbers_that_are_no_label_are_named(tmp_path: Path) -> None:
+    clips = [(write_clip(tmp_path / f"{number}.mp4", 6, seed=number), label) for number, label in enumerate([0, 3] * 2)]
+    write_shards(tmp_path / "shards", clips, 4)
+    found = survey(tmp_path / "shards")
+    assert (found.task, len(found.classes)) == ("classify", 4)
+    assert "no readable clip" in " ".join(found.notes)
+    assert "for 1, 2: numeric labels make every number up to 3 a class" in " ".join(found.notes)

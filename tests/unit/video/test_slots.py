@@ -207,3 +207,26 @@ def test_when_no_clip_can_be_decoded_an_error_is_raised(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the 1 clips can be decoded"):
         slots.fill(batch)
     slots.close()
+
+
+def test_a_stream_that_has_ended_plays_all_again_with_the_same_processes(videos: Path) -> None:
+    config = config_of(videos, data__slots=4)
+    slots, batch = Slots(find(videos / "train", "*", 1).clips, config.data, 0, train=False), Batch(config.frame_shape)
+
+    def played() -> list[tuple[bytes, list[int], list[int]]]:
+        found = []
+        while slots.fill(batch):
+            found.append((batch.frames.tobytes(), batch.clips.tolist(), batch.labels.tolist()))
+        return found
+
+    first, processes = played(), [worker.process for worker in slots._pool._workers]
+    assert len(first) > 20
+    slots.again()
+    assert slots.places() == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert played() == first
+    assert [worker.process for worker in slots._pool._workers] == processes
+    processes[0].kill()  # while nobody waits for it
+    processes[0].wait()
+    slots.again()
+    assert played() == first
+    slots.close()

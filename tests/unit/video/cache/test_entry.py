@@ -37,7 +37,8 @@ def kept(store: Store, *parts: NDArray[Any]) -> int:
     draft = store.begin(KEY, sum(part.nbytes for part in parts))
     assert draft is not None
     for part in parts:
-        draft.write([list(picture) for picture in part])
+        played = draft.write([list(picture) for picture in part])
+        np.testing.assert_array_equal(np.array(played), part)
     draft.commit()
     found = store.load(KEY)
     assert found is not None
@@ -55,6 +56,13 @@ def test_grey_frames_take_up_a_third(store: Store) -> None:
 def test_a_clip_that_is_grey_only_in_part_is_kept_in_colour(store: Store, first: bool) -> None:
     size = kept(store, frames(3, grey=first), frames(5, grey=not first), frames(2, grey=True))
     assert size == 10 * 3 * HEIGHT * WIDTH
+
+
+def test_grey_frames_are_played_from_the_channel_that_is_kept(store: Store) -> None:
+    draft = store.begin(KEY, 1 << 16)
+    assert draft is not None
+    (played,) = draft.write([list(picture) for picture in frames(1, grey=True)])
+    assert np.shares_memory(played[0], played[2])
 
 
 def test_one_channel_is_kept_as_it_is(store: Store) -> None:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from common.config.settings import TaskName
 from common.errors import DataError
 from coordinator.video.files.clips import Clip, Clips, find
+from coordinator.video.files.labels import FrameLabels, Label
 from tests.support.videos import frames_of, write_clip
 
 
@@ -81,3 +84,28 @@ def test_validation_classes_must_be_known(videos: Path, tmp_path: Path) -> None:
 def test_warnings_name_classes_without_clips(tmp_path: Path) -> None:
     clips = Clips(tmp_path, ["a", "b"], [Clip(tmp_path / "x", 0, 9)] * 2)
     assert any("no readable clip" in text and "b" in text for text in clips.warnings(0))
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("classify", [0, 1, 3]),
+        ("multilabel", [(1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)]),
+        (
+            "classify",
+            [FrameLabels(np.array([0, 5]), np.array([0, 1])), FrameLabels(np.array([0, 3]), np.array([3, -1]))],
+        ),
+    ],
+)
+def test_numbers_that_are_no_label_are_named_as_classes_without_clips(
+    tmp_path: Path, task: TaskName, labels: list[Label]
+) -> None:
+    numbers, clips = ["0", "1", "2", "3"], [Clip(tmp_path / "x", label, 9) for label in labels] * 2
+    (note,) = Clips(tmp_path, numbers, clips, task=task).warnings(0)
+    assert note.startswith(f"no readable clip in {tmp_path} for 2: numeric labels make every number up to 3 a class")
+    (note,) = Clips(tmp_path, numbers, clips, task=task, part="val").warnings(0)
+    assert note == f"no readable clip in {tmp_path} for 2", "the training clips have said why"
+
+
+def test_numbers_to_regress_are_no_classes(tmp_path: Path) -> None:
+    assert Clips(tmp_path, ["0", "1"], [Clip(tmp_path / "x", (0.0, -2.0), 9)], task="regress").warnings(0) == []

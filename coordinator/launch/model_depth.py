@@ -1,0 +1,15 @@
+"""Whether the model has a block for each stage: asked before any process of a run starts."""
+
+from common.config.settings import Config
+from common.processes.lifecycle import quiet_torch
+
+
+def check_model_depth(config: Config) -> None:
+    """Raise ConfigError if a model of the zoo cannot be divided among the stages; the coordinator checks the others."""
+    quiet_torch()
+    from common.models import count_blocks  # torch takes seconds to import
+    from common.partition.balance import check_depth
+
+    blocks = count_blocks(config)
+    if blocks is not None:
+        check_depth(config, blocks)
