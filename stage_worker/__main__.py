@@ -52,7 +52,8 @@ def _fail(error: BaseException, worker: Worker, reporters: Sequence[Reporter]) -
     error = gpu_failure(error, place) or lost_connection(error, place) or error
     known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
     message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or _describe(error)}"
-    print_error(message if known else f"{message}\n{traceback.format_exc()}")
+    if not (reporters[0].run_ends and isinstance(error, PeerError)):
+        print_error(message if known else f"{message}\n{traceback.format_exc()}")
     code = error.code if isinstance(error, SidewaysError) else 1
     reporters[0].fail(message, code)
     if isinstance(error, PeerError):

@@ -102,7 +102,7 @@ class StageService:
 
     def expect_coordinator_exit(self) -> None:
         """Do not report the coordinator's exit."""
-        self.reporter.verbose = False
+        self.reporter.verbose, self.reporter.run_ends = False, True
 
     # ---- the main thread
 

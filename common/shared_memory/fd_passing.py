@@ -17,11 +17,9 @@ from common.errors import PeerError
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
-def limit_waits(connection: socket.socket, seconds: float) -> None:
-    """Set the kernel's receive timeout (then BlockingIOError): one system call, where Python's timeout takes two."""
-    connection.setsockopt(
-        socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    )
+def limit_waits(connection: socket.socket, seconds: float, option: int = socket.SO_RCVTIMEO) -> None:
+    """Set the kernel's timeout (then BlockingIOError): one system call, where Python's timeout takes two."""
+    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
 
 
 class FdConnection:

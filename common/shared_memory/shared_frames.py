@@ -1,7 +1,7 @@
 """Frame batches in memory that stage 0 maps, if what feeds it, the coordinator or a reader, is on its host.
 
     feeder       place()    says where a batch lies; if too many are in use, waits for a credit, or returns None
-                 send()     sends its envelope, with that place in it
+                 put()      takes its envelope, with that place in it; flush() sends it
     stage 0      receive()  takes the envelope
                  frames()   reads the batch in place
                  release()  the oldest batch in use may be overwritten: sends some credits at a time
@@ -83,10 +83,14 @@ class FrameSender:
             self._passed, self._number = memory, self._number + 1
         return self._number, memory.offset(frames)
 
-    def send(self, envelope: bytes) -> None:
-        """Send the envelope of a batch. Raises PeerError if stage 0 is gone."""
+    def put(self, envelope: bytes) -> None:
+        """Give the envelope of a batch to `flush`."""
+        self._messages.put(envelope)
+
+    def flush(self) -> bool | None:
+        """Send it. Returns None if stage 0 does not read; raises PeerError if it is gone."""
         try:
-            self._messages.send_message(envelope)
+            return self._messages.flush() or None
         except OSError as error:
             raise _exited("stage 0", error) from error
 
@@ -184,6 +188,8 @@ class FrameReceiver:
             return self._messages.receive_message()
         except BlockingIOError:
             raise
+        except ConnectionAbortedError as error:
+            raise PeerError(f"{self._feeder}: {error} (network.max_message)") from error
         except OSError as error:
             raise PeerError(f"{self._feeder} is gone ({error})") from error
 

@@ -44,7 +44,9 @@ def _run(file: Path) -> int:
     try:
         torchrun(sys.argv[1:])
     except SignalException as error:
-        return int(file.read_text()) if file.exists() else 128 + error.sigval
+        with suppress(OSError, ValueError):  # there is none, or it could not be written
+            return int(file.read_text())
+        return 128 + int(error.sigval)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         if failure.exitcode > 0:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from common.errors import PeerError
 from common.messages.stage_calls import Addresses, Plan, StageCalls
 from common.messages.stage_report import Progress
 from common.messages.stage_rpc import Stages
@@ -123,7 +124,11 @@ class Pipeline:
     def poll(self, milliseconds: int = 0) -> None:
         """Process reports, waiting at most `milliseconds` for the first. Raises SidewaysError."""
         self._next_poll = time.monotonic() + _POLL_EVERY
-        self._inbox.poll(milliseconds)
+        try:
+            self._inbox.poll(milliseconds)
+        except PeerError:
+            self._poll_readers()  # a stage may have lost a reader, which says itself why it ends
+            raise
         self._poll_readers()
 
     def wait_done(self) -> None:

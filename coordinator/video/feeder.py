@@ -101,7 +101,8 @@ class Feeder:
         place = self._retry(partial(self._unless_lost, shared.place, batch.frames, batch.memory), error_text)
         message = self._message(phase, frame, step.last, batch, place)
         if phase in self._sharing:
-            self._unless_lost(shared.send, *message)
+            shared.put(*message)
+            self._retry(partial(self._unless_lost, shared.flush), error_text)
         else:
             self._sharing.add(phase)
             self._retry(partial(_send, self._frames, message), error_text)

@@ -32,7 +32,7 @@ from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
-from common.shared_memory.shared_frames import FrameReceiver
+from common.shared_memory.shared_frames import FrameReceiver, Place
 from common.telemetry.spans import Kind, WorkClock, clock
 from stage_worker.device_pace import AHEAD
 
@@ -99,7 +99,7 @@ class FrameSocket:
         """The next batch of a phase, read-only, valid until `release`, and its envelope. Raises PeerError."""
         start = clock()
         shared = self._shared if phase in self._sharing else None
-        while (received := self._receive() if shared is None else self._receive_shared(shared)) is None:
+        while (received := self._receive() if shared is None else self._receive_shared(shared, tick)) is None:
             if clock() - start >= self._deadline * 1e9:
                 raise PeerError(
                     f"{self._what}, tick {tick}: no frames from {self._feeder} for {self._deadline:g} s: is the "
@@ -115,7 +115,7 @@ class FrameSocket:
             )
         if self._shared is not None and place is not None:
             self._sharing.add(envelope.phase)
-            return envelope, self._shared.frames(place)
+            return envelope, self._frames_at(place, self._shared, tick)
         return envelope, torch.frombuffer(payload[0].buffer, dtype=self._type).view(self._shape)
 
     def release(self, envelope: Envelope) -> None:
@@ -126,15 +126,21 @@ class FrameSocket:
             except PeerError as error:
                 raise PeerError(f"{self._what}, frame {envelope.frame}: {error}") from error
 
-    def _receive_shared(self, shared: FrameReceiver) -> Received | None:
+    def _receive_shared(self, shared: FrameReceiver, tick: int) -> Received | None:
         """The next envelope of frames in shared memory; None if none came within the deadline."""
         try:
             message = shared.receive()
         except BlockingIOError:
             return None
         except PeerError as error:
-            raise PeerError(f"{self._what}: {error}") from error
+            raise PeerError(f"{self._what}, tick {tick}: {error}") from error
         return Envelope(message, self._shape[0], self._attempt, self._labels), [len(message)], []
+
+    def _frames_at(self, place: Place, shared: FrameReceiver, tick: int) -> Tensor:
+        try:
+            return shared.frames(place)
+        except PeerError as error:
+            raise PeerError(f"{self._what}, tick {tick}: {error}") from error
 
     def _receive(self) -> Received | None:
         """The next message over ZeroMQ.

@@ -43,6 +43,7 @@ class Reporter:
         stop_signal: number of a stop signal that is still to be reported; 0 if there is none.
         metrics: metrics for Prometheus; None without metrics.port.
         verbose: whether to print an error when the coordinator is lost; by default one stage per host does.
+        run_ends: whether the coordinator has said that it exits, and why: then a lost peer is no news.
         on_lost: called when the coordinator is lost, in another thread; the process then has 20 s to end itself.
     """
 
@@ -50,7 +51,7 @@ class Reporter:
         """Connect to the coordinator's endpoint `address`."""
         self.stage, self.every, self.each_loss = me.stage, 0.5, False
         self.verbose, self._attempt, self._replica = me.local_process == 0, me.attempt, me.of_replica
-        self.due = False
+        self.due = self.run_ends = False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
         self.metrics: StageMetrics | None = None
@@ -150,11 +151,11 @@ class Reporter:
 
     def flush_and_close(self, linger: float = 2.0) -> None:
         """Close the connection. Reports still queued get `linger` seconds to be sent."""
+        announced, self._exit_expected = self._exit_expected, True  # from here on this thread ends the process
         if self._disconnected.wait(_MOMENT if self._watches and self._coordinators_host else 0.0):
-            if self._coordinators_host:
+            if self._coordinators_host and not announced:
                 self._say_that_the_coordinator_is_gone()
             return  # nobody is there to get them
-        self._exit_expected = True
         if self._watches:
             self._socket.disable_monitor()
         self._socket.close(int(linger * 1000))
@@ -217,7 +218,7 @@ class Reporter:
         exit_now(PeerError.code)
 
     def _say_that_the_coordinator_is_gone(self) -> None:
-        if self._exit_expected or not self.verbose:
+        if not self.verbose:
             return
         text = f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so stages here exit too"
         if self._coordinators_host:

@@ -91,6 +91,7 @@ class DecoderPool:
         """Decode from these places and this tick on, with the same processes. Every slot must have ended."""
         self._place(places, tick)
         self._replaced = 0
+        self._files.clear()
         for worker in self._workers:
             with suppress(OSError):  # it has died: noticed at the next receive, and replaced
                 worker.connection.send(list(worker.starts.values()))

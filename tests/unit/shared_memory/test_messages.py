@@ -1,6 +1,8 @@
 """Messages over a Unix socket: their bounds, the timeout, and the loss of the other side."""
 
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,7 +18,8 @@ def test_messages_arrive_whole_and_in_order_beside_credits() -> None:
     ours, theirs = ends()
     messages = [b"", b"a", bytes(1000), b"b" * 999]
     for message in messages:
-        ours.send_message(message)
+        ours.put(message)
+        assert ours.flush()
         theirs.send()
     assert [theirs.receive_message() for _ in messages] == messages
     assert ours.receive() == len(messages)
@@ -26,7 +29,8 @@ def test_messages_arrive_whole_and_in_order_beside_credits() -> None:
 
 def test_a_message_that_is_too_large_is_refused_before_it_is_read() -> None:
     ours, theirs = ends()
-    ours.send_message(bytes(1001))
+    ours.put(bytes(1001))
+    ours.flush()
     with pytest.raises(OSError, match="a message of 1001 bytes, at most 1000 are accepted"):
         theirs.receive_message()
     for end in (ours, theirs):
@@ -50,3 +54,19 @@ def test_a_connection_that_ends_within_a_message_is_an_error(sent: bytes) -> Non
     with pytest.raises(ConnectionResetError, match="closed by the other side"):
         end.receive_message()
     end.close()
+
+
+def test_a_message_for_which_there_is_no_room_is_sent_later() -> None:
+    ours, theirs = ends(timeout=0.2, largest=1 << 22)
+    message = bytes(range(256)) * (1 << 14)  # 4 MiB
+    ours.put(message)
+    start = time.monotonic()
+    assert not ours.flush()
+    assert time.monotonic() - start < 5
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(theirs.receive_message)
+        while not ours.flush():
+            pass
+        assert received.result() == message
+    for end in (ours, theirs):
+        end.close()

@@ -10,9 +10,11 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.config.settings import Network
 from common.errors import PeerError
 from common.messages.frame_envelope import Envelope, encode_frames
 from common.messages.stage_calls import Addresses
+from common.rule.label_form import LabelForm
 from common.shared_memory.frame_memory import FrameMemory
 from common.shared_memory.shared_frames import CREDITS, IN_USE
 from coordinator.video.batch import Batch
@@ -161,7 +163,7 @@ def test_a_lost_coordinator_is_reported_at_once() -> None:
         push(feeder, 0)
         envelope = take(stage_0, 0)
         feeder.close()
-        with pytest.raises(PeerError, match="stage 0: the coordinator is gone"):
+        with pytest.raises(PeerError, match="stage 0, tick 1: the coordinator is gone"):
             stage_0.receive(1)
         for _ in range(IN_USE // 2 - 1):
             stage_0.release(envelope)
@@ -175,6 +177,26 @@ def test_a_silent_feeder_is_reported_after_the_deadline() -> None:
         stage_0.release(take(stage_0, 0))
         with pytest.raises(PeerError, match="stage 0, tick 1: no frames from the coordinator for 1 s"):
             stage_0.receive(1)
+
+
+def test_a_stage_that_reads_nothing_is_reported_also_if_envelopes_are_large() -> None:
+    """The kernel has no room for as many of them as there are batches in use."""
+    form, calls = LabelForm(40_000), list[int]()
+    me = members.stage(attempt=8)
+    stage_0 = FrameSocket(me, Network(deadline=5.0), SHAPE, 4, "stage 0", True, labels=form)
+    addresses = [Addresses(stage_0.address, "", memory=stage_0.memory)]
+    feeder = Feeder(members.coordinator(attempt=8), addresses, 96, 1.0, lambda: calls.append(1))
+    batch = Batch(SHAPE, form=form)
+
+    def push_all() -> None:
+        for frame in range(IN_USE):
+            feeder.push(0, frame, Step(batch, batch, last=False))
+
+    with pytest.raises(PeerError, match="stage 0 has accepted no frame since frame"):
+        push_all()
+    assert calls
+    feeder.close()
+    stage_0.close()
 
 
 def test_only_the_first_envelope_of_a_phase_comes_over_zeromq() -> None:
