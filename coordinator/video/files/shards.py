@@ -164,6 +164,8 @@ def read_members(shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffix
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
+                if member.size < 0:
+                    raise ValueError(f"{member.name} has a negative size")
                 end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if member.offset_data + member.size > size:
                     break
@@ -174,6 +176,8 @@ def read_members(shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffix
             failure = "it is cut short"
     except tarfile.TarError as error:
         failure = "it is cut short" if end else f"it is not an uncompressed tar file ({error})"
+    except (ValueError, OverflowError, RecursionError) as error:  # tarfile checks little of what it reads
+        failure = f"it is damaged ({error})"
     if failure:
         failure += f": the {len(clips)} clips before that are played; copy it again" if clips else ": copy it again"
     found = (_clip(parts, stream, probe, suffixes) for parts in clips.values())

@@ -9,6 +9,7 @@ import pytest
 
 MAKEFILE = Path(__file__).parents[3] / "Makefile"
 TOOLS = ("make", "sh", "bash", "echo")
+FROM_MAKE = ("PYTHON", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")  # of the `make test` that runs this
 
 
 def make(folder: Path, *pythons: str, script: str = "", variables: str = "") -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def make(folder: Path, *pythons: str, script: str = "", variables: str = "") -> 
     for name in ("pyproject.toml", "constraints.txt"):
         (folder / name).touch()
     command = ["make", "-f", str(MAKEFILE), ".venv/.ready", *variables.split()]
-    environment = {**{name: value for name, value in os.environ.items() if name != "PYTHON"}, "PATH": str(programs)}
+    environment = {name: value for name, value in os.environ.items() if name not in FROM_MAKE} | {"PATH": str(programs)}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=20)
 
 

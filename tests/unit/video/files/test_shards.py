@@ -1,5 +1,6 @@
 """Shards: their clips are those of the files in them, wherever they are, and are resumed in the middle of a shard."""
 
+import io
 import subprocess
 import sys
 import tarfile
@@ -19,8 +20,8 @@ from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, collect
 from coordinator.video.files.play_order import ShardOrder
-from coordinator.video.files.shard_cache import find_shard, opened_shard
-from coordinator.video.files.shards import expand
+from coordinator.video.files.shard_cache import Shard, find_shard, opened_shard
+from coordinator.video.files.shards import expand, read_members
 from tests.support.processes import environment
 from tests.support.settings import config_of
 from tests.support.shards import add, served, write_shards
@@ -151,6 +152,17 @@ def test_a_shard_that_is_cut_short_is_played_up_to_there_and_named(root: Path, t
     cut(shard, tmp_path / "none.tar", 300)
     with pytest.raises(DataError, match=r"none of the 1 videos.*none.tar: it is not an uncompressed tar file.*copy it"):
         collect(data_of(tmp_path / "none.tar"), "train")
+
+
+def test_a_member_of_a_negative_size_is_reported() -> None:
+    """tarfile itself would go back by as much, or raise ValueError."""
+    good, bad = tarfile.TarInfo("0.mp4"), tarfile.TarInfo("1.mp4")
+    bad.size = -(1 << 40)
+    content = good.tobuf() + bad.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    shard = Shard("a.tar", len(content), "")
+    found = read_members(shard, io.BytesIO(content), len(content), lambda offset, size: "unread", {".mp4"})
+    assert [sample.name for sample in found.samples] == ["0.mp4"]
+    assert found.failure.startswith("it is damaged (1.mp4 has a negative size): the 1 clips before that are played")
 
 
 def test_a_download_that_ends_early_is_tried_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
