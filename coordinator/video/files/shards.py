@@ -121,7 +121,7 @@ def _read_remotely(shard: Shard, data: Data, suffixes: set[str]) -> Contents | N
     """None if only whole files can be read from there."""
     try:
         with opened_remotely(shard, data) as stream:
-            return read_members(shard, stream, shard.size, partial(read_part_info, stream), suffixes)
+            return read_members(shard, stream, shard.size, partial(read_part_info, stream), suffixes, remote=True)
     except Exception:  # fsspec passes on those of many libraries; a download tells what is wrong
         return None
 
@@ -157,8 +157,13 @@ def _sample(tree: dict[str, Any]) -> Sample:
     return Sample(**tree, about=about if isinstance(about, str) else MediaInfo(**about))
 
 
-def read_members(shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffixes: set[str]) -> Contents:
-    """List the clips of a shard of `size` bytes, which `stream` reads and may be damaged."""
+def read_members(
+    shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffixes: set[str], remote: bool = False
+) -> Contents:
+    """List the clips of a shard of `size` bytes, which may be damaged.
+
+    Raises whatever a `remote` stream raises.
+    """
     clips: dict[str, dict[str, tarfile.TarInfo]] = {}
     failure, end = "", 0
     try:
@@ -177,6 +182,8 @@ def read_members(shard: Shard, stream: BinaryIO, size: int, probe: Probe, suffix
     except tarfile.TarError as error:
         failure = "it is cut short" if end else f"it is not an uncompressed tar file ({error})"
     except (ValueError, OverflowError, RecursionError) as error:  # tarfile checks little of what it reads
+        if remote:
+            raise
         failure = f"it is damaged ({error})"
     if failure:
         failure += f": the {len(clips)} clips before that are played; copy it again" if clips else ": copy it again"
