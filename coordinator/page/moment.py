@@ -13,7 +13,7 @@ from common.config.settings import Config
 from common.rule.pixels import Normaliser
 from common.rule.schedule import schedule_of
 from common.rule.tasks import without_loss
-from coordinator.video.glimpse import Glimpse
+from coordinator.video.preview import Preview
 
 _ROWS, _SIDE = 4, 64  # slots that are shown, and pixels of a picture's longer side, at most
 _NUMBERS = 3  # of a label, or classes, that are named at most
@@ -57,9 +57,9 @@ class Moment:
         self.output: Tensor | None = None
         self._taking = taking
         self.numbers = [self.tick - ticks for ticks in taking.ticks]
-        self._held: dict[int, Glimpse] = {}  # by their numbers
+        self._held: dict[int, Preview] = {}  # by their numbers
 
-    def take(self, seen: Glimpse) -> None:
+    def take(self, seen: Preview) -> None:
         """Add one of its frames."""
         self._held[seen.frame] = seen
 

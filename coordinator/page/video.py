@@ -19,7 +19,7 @@ from common.errors import SidewaysError
 from common.messages.stage_calls import OutputSample, StageCalls
 from common.messages.stage_rpc import Pending, Stages
 from coordinator.page.moment import Moment, Taking
-from coordinator.video.glimpse import Glimpse, glimpse
+from coordinator.video.preview import Preview, preview
 from coordinator.video.targets import Step
 
 _WATCHED = 2.0  # seconds since the last request
@@ -30,7 +30,7 @@ _LEAD, _LONGEST_LEAD = 2, 64  # ticks from the request until its frame is sent
 class Looks(Protocol):
     """Copies parts of steps that another process reads."""
 
-    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Glimpse], None]) -> None:
+    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
         """Call `take` with these frames, of which none was read yet, once they are."""
 
 
@@ -101,7 +101,7 @@ class VideoView:
 
     def _copy(self, moment: Moment, tick: int, step: Step | None) -> None:
         if step is not None and tick in moment.numbers:
-            moment.take(glimpse(tick, step, self._taking.rows, self._taking.every))
+            moment.take(preview(tick, step, self._taking.rows, self._taking.every))
 
     def _ask(self, moment: Moment, now: float) -> None:
         """Ask the top stage for its output once it can have it, and again until it has."""

@@ -23,7 +23,7 @@ from common.messages.encoding import OTHER_SENDER, check_attempt, decode, encode
 from common.messages.stage_calls import Addresses
 from common.rule.label_form import LabelForm
 from coordinator.video.files.clips import Clip
-from coordinator.video.glimpse import Glimpse, Pictures, reduced_shape
+from coordinator.video.preview import Pictures, Preview, reduced_shape
 from coordinator.video.stream import Places
 
 READER_LINE = "reader"  # key in the launcher's store of the address at which the coordinator awaits a reader
@@ -70,7 +70,7 @@ class Feed(_Message):
 
 
 class Look(_Message):
-    """Send a part of these frames, which are not fed yet; `rows` and `every` as in coordinator/video/glimpse.py."""
+    """Send a part of these frames, which are not fed yet; `rows` and `every` as in coordinator/video/preview.py."""
 
     kind: Literal["look"] = "look"
     frames: Annotated[list[_Count], Field(min_length=1, max_length=_MOST_SHOWN)]
@@ -112,7 +112,7 @@ class Fed(_Message):
 
 
 class Shown(_Message):
-    """A part of a frame, as bytes: see `decode_glimpse`."""
+    """A part of a frame, as bytes: see `decode_preview`."""
 
     kind: Literal["shown"] = "shown"
     frame: _Count
@@ -176,7 +176,7 @@ def decode_places(data: bytes, slots: int) -> Places:
     return [(int(entry), int(done)) for entry, done in np.frombuffer(data, "<i8").reshape(slots, 2)]
 
 
-def encode_glimpse(seen: Glimpse, form: LabelForm, attempt: int) -> Shown:
+def encode_preview(seen: Preview, form: LabelForm, attempt: int) -> Shown:
     """The message with a part of a frame."""
     pictures, targets = (None if own is None else _to_bytes(own) for own in (seen.pictures, seen.targets))
     assert pictures is not None
@@ -184,7 +184,7 @@ def encode_glimpse(seen: Glimpse, form: LabelForm, attempt: int) -> Shown:
     return Shown(attempt=attempt, frame=seen.frame, pictures=pictures, labels=labels, targets=targets, known=seen.known)
 
 
-def decode_glimpse(shown: Shown, look: Look, config: Config, form: LabelForm) -> Glimpse:
+def decode_preview(shown: Shown, look: Look, config: Config, form: LabelForm) -> Preview:
     """The part of a frame in a message. Raises PeerError if it is not what `look` asked for."""
     shape, kind = reduced_shape(config.frame_shape, look.rows, look.every), np.dtype(config.data.pixel_type)
 
@@ -194,7 +194,7 @@ def decode_glimpse(shown: Shown, look: Look, config: Config, form: LabelForm) ->
     try:
         labels = form.from_bytes(shown.labels, look.rows)
         targets = None if shown.targets is None else pictures(shown.targets)
-        seen = Glimpse(shown.frame, pictures(shown.pictures), labels, targets, shown.known)
+        seen = Preview(shown.frame, pictures(shown.pictures), labels, targets, shown.known)
     except ValueError as error:
         raise PeerError(f"a reader's pictures are malformed ({error}): {OTHER_SENDER}") from None
     if len(seen.known) != look.rows:

@@ -16,12 +16,12 @@ from common.processes.membership import Membership
 from common.telemetry.spans import Kind, Spans, WorkClock, clock
 from coordinator.launch.host_limits import open_files
 from coordinator.reader.coordinator_line import CoordinatorLine
-from coordinator.reader.messages import Fed, Feed, Look, Quit, ReaderPlan, Signalled, encode_glimpse, encode_places
+from coordinator.reader.messages import Fed, Feed, Look, Quit, ReaderPlan, Signalled, encode_places, encode_preview
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.datasets import training_slots
 from coordinator.video.feeder import WAITS, Feeder, Feeders
-from coordinator.video.glimpse import glimpse
 from coordinator.video.lasting_steps import LastingSteps
+from coordinator.video.preview import preview
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Step
 
@@ -156,8 +156,8 @@ class _Playing:
             self._cache.close()
 
     def _show(self, look: Look, step: Step) -> None:
-        seen = glimpse(self.frame, step, look.rows, look.every)
-        self._line.send(encode_glimpse(seen, step.batch.form, self._line.attempt))
+        seen = preview(self.frame, step, look.rows, look.every)
+        self._line.send(encode_preview(seen, step.batch.form, self._line.attempt))
         if self.frame == look.frames[-1]:
             self.look = None
 

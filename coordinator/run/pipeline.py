@@ -23,7 +23,7 @@ from coordinator.video.feeder import WAITS, Feeder, Feeders
 from coordinator.video.targets import Step
 
 TRAINING = 0  # phase; evaluations count from 1
-_POLL_EVERY = 0.005  # seconds between looks for reports while frames are pushed: a look costs as much as a push
+_POLL_EVERY = 0.005  # seconds between polls for reports while frames are pushed: a poll costs as much as a push
 
 
 class Pipeline:

@@ -31,13 +31,13 @@ from coordinator.reader.messages import (
     ReaderPlan,
     Shown,
     Signalled,
-    decode_glimpse,
     decode_message,
     decode_places,
+    decode_preview,
     encode_message,
 )
 from coordinator.video.files.clips import Clips
-from coordinator.video.glimpse import Glimpse
+from coordinator.video.preview import Preview
 from coordinator.video.stream import Places, PlaybackErrors
 
 _AHEAD = 16  # frames that readers may still have to feed: their messages take time
@@ -183,18 +183,18 @@ class Readers:
 
     # ---- what goes on beside the ticks
 
-    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Glimpse], None]) -> None:
+    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
         """Let the first reader, which feeds replica 0, send a part of these frames, and call `take` with each.
 
         Args:
             frames: their numbers, in order; none may be fed yet.
-            rows, every: how much of them, as in coordinator/video/glimpse.py.
+            rows, every: how much of them, as in coordinator/video/preview.py.
             take: is called during later calls of this class's methods.
         """
         assert self._plays is not None, "call open first"
         config, form = self._plays
         look = Look(attempt=self._me.attempt, frames=frames, rows=rows, every=every)
-        self._shown = lambda shown: take(decode_glimpse(shown, look, config, form))
+        self._shown = lambda shown: take(decode_preview(shown, look, config, form))
         self.handles[0].send(look)
 
     def poll(self) -> None:

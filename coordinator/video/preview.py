@@ -16,7 +16,7 @@ _jitter = ColourJitter(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class Preview:
     """A part of a step.
 
     Attributes:
@@ -33,10 +33,10 @@ class Glimpse:
     known: list[bool]
 
 
-def glimpse(frame: int, step: Step, rows: int, every: int) -> Glimpse:
+def preview(frame: int, step: Step, rows: int, every: int) -> Preview:
     """Copy a part of a step: `rows` rows, and every `every`-th row and column of their pixels."""
     batch, target = step.batch, step.target
-    return Glimpse(
+    return Preview(
         frame,
         reduced(batch, rows, every),
         batch.labels[:rows].copy(),

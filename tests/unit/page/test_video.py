@@ -17,7 +17,7 @@ from common.rule.pixels import Normaliser
 from coordinator.page.moment import Taking
 from coordinator.page.video import VideoView
 from coordinator.video.batch import Batch
-from coordinator.video.glimpse import Glimpse, glimpse
+from coordinator.video.preview import Preview, preview
 from coordinator.video.targets import Step
 from stage_worker.reporting.output_sampler import OutputSampler
 from tests.support.page import config_of
@@ -43,16 +43,16 @@ class Readers:
     """Another process, which reads the steps and tells what it was asked for three ticks later."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[list[int], int, int, Callable[[Glimpse], None]]] = []
-        self.told: list[tuple[int, Glimpse, Callable[[Glimpse], None]]] = []
+        self.asked: list[tuple[list[int], int, int, Callable[[Preview], None]]] = []
+        self.told: list[tuple[int, Preview, Callable[[Preview], None]]] = []
 
-    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Glimpse], None]) -> None:
+    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
         self.asked.append((frames, rows, every, take))
 
     def read(self, tick: int, step: Step) -> None:
         for frames, rows, every, take in self.asked:
             if tick in frames:
-                self.told.append((tick + 3, glimpse(tick, step, rows, every), take))
+                self.told.append((tick + 3, preview(tick, step, rows, every), take))
         while self.told and self.told[0][0] <= tick:
             _, seen, take = self.told.pop(0)
             take(seen)

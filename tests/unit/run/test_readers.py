@@ -11,10 +11,10 @@ from common.errors import PeerError, SidewaysError
 from common.processes.membership import Member, Membership
 from common.rule.label_form import ONE_CLASS
 from coordinator.reader.coordinator_line import CoordinatorGoneError, CoordinatorLine
-from coordinator.reader.messages import Failed, Fed, Feed, Look, Quit, Shown, Signalled, encode_glimpse, encode_places
+from coordinator.reader.messages import Failed, Fed, Feed, Look, Quit, Shown, Signalled, encode_places, encode_preview
 from coordinator.run import readers as module
 from coordinator.run.readers import Readers
-from coordinator.video.glimpse import Glimpse
+from coordinator.video.preview import Preview
 from tests.support.page import config_of
 from tests.support.waiting import wait_until
 
@@ -100,13 +100,13 @@ def test_mishaps_warnings_errors_and_signals_are_passed_on(run: Run) -> None:
 
 
 def test_the_first_reader_is_asked_for_frames_that_are_to_be_shown(run: Run) -> None:
-    config, shown = config_of(replicas=2, data={"train": ".", "slots": 2, "size": 32}), list[Glimpse]()
+    config, shown = config_of(replicas=2, data={"train": ".", "slots": 2, "size": 32}), list[Preview]()
     run.readers._plays = config, ONE_CLASS
     run.readers.look([5, 6], 1, 2, shown.append)
     assert run.lines[0].receive(1000) == Look(attempt=0, frames=[5, 6], rows=1, every=2)
     pictures = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(1, 3, 16, 16)
-    seen = Glimpse(5, pictures, np.array([2]), None, [True])
-    run.lines[0].send(encode_glimpse(seen, ONE_CLASS, 0))
+    seen = Preview(5, pictures, np.array([2]), None, [True])
+    run.lines[0].send(encode_preview(seen, ONE_CLASS, 0))
     run.poll_until(lambda: shown)
     assert (shown[0].frame, shown[0].labels.tolist(), shown[0].targets) == (5, [2], None)
     assert np.array_equal(shown[0].pictures, pictures)

@@ -7,9 +7,9 @@ import pytest
 
 from common.errors import PeerError
 from common.rule.label_form import LabelForm
-from coordinator.reader.messages import Look, Shown, decode_glimpse, decode_message, encode_glimpse, encode_message
+from coordinator.reader.messages import Look, Shown, decode_message, decode_preview, encode_message, encode_preview
 from coordinator.video.batch import Batch
-from coordinator.video.glimpse import Glimpse, glimpse, reduced_shape
+from coordinator.video.preview import Preview, preview, reduced_shape
 from coordinator.video.targets import Step
 from tests.support.page import config_of
 
@@ -29,7 +29,7 @@ def step_of(target: bool) -> Step:
 @pytest.mark.parametrize("target", [False, True])
 def test_some_rows_and_pixels_are_copied(target: bool) -> None:
     step = step_of(target)
-    seen = glimpse(4, step, 2, 3)
+    seen = preview(4, step, 2, 3)
     expected = step.batch.frames[:2, :, ::3, ::3].copy()
     step.batch.frames[:] = 0  # the memory is used again
     assert np.array_equal(seen.pictures, expected)
@@ -42,22 +42,22 @@ def test_some_rows_and_pixels_are_copied(target: bool) -> None:
 def test_colours_that_the_first_stage_jitters_are_shown_jittered() -> None:
     batch = Batch((2, 3, 16, 16))
     batch.frames[:], batch.colours = 100, np.array([[0.5, 1, 1, 0], [2, 1, 1, 0]])
-    seen = glimpse(0, Step(batch, batch, last=False), 2, 1)
+    seen = preview(0, Step(batch, batch, last=False), 2, 1)
     assert [set(row.ravel()) for row in seen.pictures] == [{50}, {200}]
     assert batch.frames.min() == batch.frames.max() == 100
 
 
-def received(shown: Shown, **look: Any) -> Glimpse:
+def received(shown: Shown, **look: Any) -> Preview:
     message = decode_message(encode_message(shown), 3)
     assert isinstance(message, Shown)
     config = config_of(data={"train": ".", "slots": 3, "size": [7, 10], "channels": 1, "bits": 16}, task="regress")
-    return decode_glimpse(message, Look(attempt=3, frames=[4], **{"rows": 2, "every": 3, **look}), config, FORM)
+    return decode_preview(message, Look(attempt=3, frames=[4], **{"rows": 2, "every": 3, **look}), config, FORM)
 
 
 def test_a_part_of_a_frame_arrives_as_it_was_sent_or_is_refused() -> None:
     pictures = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 1, 3, 4) * 900
     labels = np.array([[1, 2], [3, 4]], np.float32)
-    shown = encode_glimpse(Glimpse(4, pictures, labels, pictures + 1, [True, False]), FORM, 3)
+    shown = encode_preview(Preview(4, pictures, labels, pictures + 1, [True, False]), FORM, 3)
     found = received(shown)
     assert (found.frame, found.labels.tolist(), found.known) == (4, labels.tolist(), [True, False])
     assert found.targets is not None
