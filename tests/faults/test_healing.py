@@ -75,7 +75,7 @@ def test_a_killed_stage_goes_back_and_the_others_go_on(videos: Path, tmp_path: P
         (Fault.KILLED, "stage2", "gloo"),
         (Fault.STALLED, "stage1", "auto"),
         (Fault.STALLED, "coordinator", "auto"),
-        (Fault.MISSHAPEN, "stage0", "auto"),
+        (Fault.MISSHAPEN, "stage0", "gloo"),
     ],
 )
 def test_whoever_is_lost_the_others_lose_nothing(

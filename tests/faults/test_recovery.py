@@ -29,7 +29,6 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
     ("fault", "who", "tick"),
     [
         (Fault.KILLED, "stage1", 100),
-        pytest.param(Fault.TRUNCATED, "stage0", 70, marks=pytest.mark.long),
         pytest.param(Fault.KILLED, "coordinator", 20, marks=pytest.mark.long),  # before the first checkpoint
         pytest.param(Fault.KILLED, "coordinator", 105, marks=pytest.mark.long),
         pytest.param(Fault.KILLED, "stage0", 101, marks=pytest.mark.long),
@@ -39,11 +38,7 @@ def slow(videos: Path, **changes: Any) -> dict[str, Any]:
         pytest.param(Fault.HELD_UP, "stage1", 80, marks=pytest.mark.long),
         pytest.param(Fault.HELD_UP, "coordinator", 30, marks=pytest.mark.long),
         pytest.param(Fault.SLOW, "stage1", 20, marks=pytest.mark.long),
-        pytest.param(Fault.GARBAGE, "stage0", 60, marks=pytest.mark.long),
         pytest.param(Fault.GARBAGE, "coordinator", 90, marks=pytest.mark.long),
-        pytest.param(Fault.MISSHAPEN, "stage0", 95, marks=pytest.mark.long),
-        pytest.param(Fault.REPEATED, "stage0", 80, marks=pytest.mark.long),
-        pytest.param(Fault.POINTED, "stage0", 70, marks=pytest.mark.long),
         pytest.param(Fault.FLOOD, "coordinator", 60, marks=pytest.mark.long),
         pytest.param(Fault.LATE, "stage0", 50, marks=pytest.mark.long),
         pytest.param(Fault.FULL_DISK, "stage1", 40, marks=pytest.mark.long),
@@ -53,6 +48,26 @@ def test_a_lost_process_is_recovered_from(
     videos: Path, straight: Path, tmp_path: Path, fault: Fault, who: str, tick: int
 ) -> None:
     recovered(slow(videos), straight, tmp_path, fault, who, tick)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [Fault.TRUNCATED, Fault.GARBAGE, Fault.MISSHAPEN, Fault.REPEATED])
+def test_a_wrong_message_to_stage_0_is_recovered_from(
+    videos: Path, straight: Path, tmp_path: Path, fault: Fault
+) -> None:
+    """The undisturbed run has its frames in shared memory."""
+    recovered(slow(videos, network__transport="gloo"), straight, tmp_path, fault, "stage0", 70)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [Fault.TRUNCATED, Fault.GARBAGE, Fault.REPEATED, Fault.POINTED])
+def test_with_frames_in_shared_memory_a_wrong_message_is_found_when_a_phase_begins(
+    videos: Path, straight: Path, tmp_path: Path, fault: Fault
+) -> None:
+    """Only the first frames of a phase are announced over ZeroMQ."""
+    tree = slow(videos, evaluate_every=110)
+    tree["data"]["val"] = str(videos / "val")
+    recovered(tree, straight, tmp_path, fault, "stage0", 70)
 
 
 @pytest.mark.long
