@@ -2,9 +2,10 @@
 
     python -m benchmarks.drill [--dry-run] [--out gpu.json] [--minutes 8] [--steps NAME …]
 
-Each step is a process of its own with a time limit, and prints its figures as a last line of JSON. The report is
-rewritten after every step, so a drill that is cut short still reports what it has. The last line printed is
-{"steps": {NAME: "ok" | "skipped" | "failed: …"}}; the exit status is 1 if a step failed.
+Each step is a process of its own with a time limit, and prints its figures as a last line of JSON; a step that might
+take longer than is left is skipped. The report is rewritten after every step, so a drill that is cut short still
+reports what it has. The last line printed is {"steps": {NAME: "ok" | "skipped" | "failed: …"}}; the exit status is 1 if
+a step failed.
 
 With --dry-run, or where a step needs no GPU, it runs on the CPU; steps that can only run on a GPU are skipped.
 """
@@ -31,13 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drill", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="on the CPU and in miniature; skip what needs a GPU")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the report")
-    parser.add_argument("--minutes", type=float, help="start no step after this time; default: 8, in a dry run 40")
+    parser.add_argument("--minutes", type=float, help="of all steps; default: 8, in a dry run 40")
     parser.add_argument("--steps", nargs="+", choices=[step.name for step in (*STEPS, *MORE)], help="only these")
     arguments = parser.parse_args()
     card = None if arguments.dry_run else _card()
     if card is None and not arguments.dry_run:
         parser.error("this host has no CUDA device: --dry-run runs on the CPU what can run there")
-    chosen = [step for step in (*STEPS, *MORE) if step.name in arguments.steps] if arguments.steps else STEPS
+    every = (*STEPS, *MORE)
+    chosen = [step for step in every if step.name in arguments.steps] if arguments.steps else every
     report: dict[str, Any] = {"device": card or "CPU (dry run)", "steps": {}}
     end = time.monotonic() + 60 * (arguments.minutes or (40.0 if arguments.dry_run else 8.0))
     for step in chosen:
@@ -60,10 +62,11 @@ def _card() -> str | None:
 def _outcome(step: Step, dry: bool, left: float) -> Outcome:
     arguments = step.dry if dry else step.arguments
     if arguments is None:
-        return {"status": "skipped: needs a GPU"}
-    if left <= 0:
-        return {"status": "skipped: out of time"}
-    return _run([*step.script, *arguments], min(DRY * step.seconds if dry else step.seconds, left))
+        return {"status": "skipped: not in a dry run"}
+    limit = DRY * step.seconds if dry else step.seconds
+    if left < limit:
+        return {"status": f"skipped: {left:.0f} s are left, and it may take {limit:.0f}"}
+    return _run([*step.script, *arguments], limit)
 
 
 def _run(command: Sequence[str], limit: float) -> Outcome:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.drill.exact [--device cuda] [--stages 1 2 4] [--cases NAME …]
 
+With every number of stages, both as a process each, which exchange tensors by CUDA IPC, and as streams of one process.
 Without TF32 and with deterministic algorithms, every loss and every parameter is compared after 60 ticks of clips that
 end at different times. Beside that, the distance of the parameters from the reference on the CPU after 20 ticks, over
 the largest of them: what other kernels round otherwise, which must stay small.
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.bench import ROOT, python_path, start
+from benchmarks.drill.together import together
 from common.config.settings import Config
 from common.rule.loss import Target
 from common.rule.packet import Packet
@@ -46,36 +48,41 @@ _UNBOUNDED = ("bfloat16", "graph-schedule", *_WITH_DROPOUT)  # a GPU draws other
 _SPLITS = {1: [5], 2: [2, 3], 4: [1, 1, 1, 2]}  # of the model with dropout
 TICKS, TICKS_FROM_CPU = 60, 20
 _FROM_CPU = 1e-2  # bound for the distance: float32; with bfloat16 it is reported only
-Found = dict[str, dict[str, float]]  # stages → case → distance from the CPU
 
 
 def main() -> None:
-    """Print one line of JSON. Exits with an error at the first difference."""
+    """Print one line of JSON: distances from the CPU. Exits with an error at the first difference."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4], help="D")
     parser.add_argument("--cases", nargs="+", choices=CASES, help="default: all that the device can run")
+    parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)  # of one part, which is given one D
     arguments = parser.parse_args()
-    cases = arguments.cases or [name for name in CASES if arguments.device == "cuda" or name not in _OF_GPUS]
-    with TemporaryDirectory() as folder:
-        found = compare(Path(folder), torch.device(arguments.device), arguments.stages, cases)
-    print(json.dumps({"distance_from_cpu": found}))
+    device = arguments.device
+    cases = arguments.cases or [name for name in CASES if device == "cuda" or name not in _OF_GPUS]
+    if arguments.processes:
+        print(json.dumps(compare(torch.device(device), arguments.stages[0], arguments.processes, cases)))
+        return
+    parts = [(stages, processes) for stages in arguments.stages for processes in sorted({1, stages})]
+    how = ["--device", device, "--cases", *cases]
+    words = [[*how, "--stages", str(stages), "--processes", str(processes)] for stages, processes in parts]
+    found = together("benchmarks.drill.exact", words)
+    named = zip(parts, found, strict=True)
+    print(json.dumps({"distance_from_cpu": {f"{stages} in {processes}": own for (stages, processes), own in named}}))
 
 
-def compare(folder: Path, device: torch.device, depths: list[int], cases: list[str]) -> Found:
-    """Run the cases with every number of stages. Raises SystemExit naming what differs from the reference."""
+def compare(device: torch.device, stages: int, processes: int, cases: list[str]) -> dict[str, float]:
+    """Run the cases. Returns each one's distance from the CPU; raises SystemExit naming what differs."""
     _repeatable()
-    write_clips(folder)
-    found: Found = {}
-    for stages in depths:
-        trees = {name: _tree(folder, stages, name, device) for name in cases}
-        out = folder / str(stages)
-        out.mkdir()
-        _drive(stages, trees, out)
-        for name, tree in trees.items():
-            _check_equal(out / name, reference_run(config_from(folder, tree), device), f"{stages} stages, {name}")
-        found[str(stages)] = {name: _distance_from_cpu(folder, trees[name], device, name) for name in cases}
-    return found
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_clips(folder)
+        trees = {case: _tree(folder, stages, case, device) for case in cases}
+        _drive(processes, trees, folder)
+        for case, tree in trees.items():
+            reference = reference_run(config_from(folder, tree), device)
+            _check_equal(folder / case, reference, f"{stages} stages in {processes} processes, {case}")
+        return {case: _distance_from_cpu(folder, trees[case], device, case) for case in cases}
 
 
 def write_clips(folder: Path) -> None:
@@ -101,10 +108,10 @@ def config_from(folder: Path, tree: dict[str, Any], **changes: Any) -> Config:
     return parse({**tree, **changes}, "drill")
 
 
-def _drive(stages: int, trees: dict[str, dict[str, Any]], out: Path) -> None:
+def _drive(processes: int, trees: dict[str, dict[str, Any]], out: Path) -> None:
     """Put the product's own processes through the cases. They write losses and parameters to `out`."""
     (out / "cases.json").write_text(json.dumps(trees))
-    start(stages, "tests.distributed.driver", str(out / "cases.json"), str(out))
+    start(processes, "tests.distributed.driver", str(out / "cases.json"), str(out))
 
 
 def reference_run(config: Config, device: torch.device) -> tuple[list[float], dict[str, Tensor]]:

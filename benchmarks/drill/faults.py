@@ -2,8 +2,8 @@
 
     python -m benchmarks.drill.faults [--device cuda] [--faults kill-stage0 …]
 
-One run is disturbed by one fault after another, each after it has trained again, and is then stopped; as many ticks
-undisturbed must give the same losses and parameters, bit for bit. The GPU's memory must be free again at the end.
+For each fault a run is disturbed and stopped once it has trained again; as many ticks undisturbed must give the same
+losses and parameters, bit for bit. All faults are tried at the same time. At the end the GPU's memory must be free.
 """
 
 import argparse
@@ -13,19 +13,27 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.bench import python_path
+from benchmarks.drill.together import together
 from tests.support.oracles import losses_of, same_model
 from tests.support.processes import Background
 from tests.support.settings import slow_run, write_run_file
 from tests.support.videos import write_clip
 
-_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
-FAULTS = ("kill-coordinator", "kill-stage0", "kill-stage1", "kill-stage2", "stop-stage1")
+_STAGES = 3
+# the signal, who gets it, and how many stages a process has: with several they are streams of one GPU
+FAULTS: dict[str, tuple[signal.Signals, str, int]] = {
+    "kill-coordinator": (signal.SIGKILL, "coordinator", 1),
+    "kill-stage0": (signal.SIGKILL, "stage0", 1),
+    "kill-stage1": (signal.SIGKILL, "stage1", 1),
+    "kill-stage2": (signal.SIGKILL, "stage2", 1),
+    "stop-stage1": (signal.SIGSTOP, "stage1", 1),
+    "kill-all-stages": (signal.SIGKILL, "stage0", _STAGES),
+}
 _DEADLINE = 5.0  # seconds: network.deadline, after which a stopped process is noticed
 _RECOVERY = 60.0
 _LEFT = 64 * 2**20  # bytes of GPU memory that others may take or free meanwhile
@@ -35,27 +43,31 @@ def main() -> None:
     """Print one line of JSON: seconds of each recovery. Exits with an error where a run differs or does not recover."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--only", choices=FAULTS, help=argparse.SUPPRESS)  # a part
     arguments = parser.parse_args()
     os.environ.update(CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONPATH=python_path())
+    if arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(_recovery(Path(folder), arguments.device, arguments.only)))
+        return
     before = _free()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for clip in range(12):
-            write_clip(folder / "train" / f"class{clip % 3}" / f"{clip}.mp4", 60, seed=clip)
-        seconds = _compare(folder, arguments.device, arguments.faults)
+    parts = [["--device", arguments.device, "--only", fault] for fault in arguments.faults]
+    seconds = together("benchmarks.drill.faults", parts)
     left = before - _free()
     if left > _LEFT:
         raise SystemExit(f"{left / 2**20:.0f} MiB of GPU memory are still held after all processes have ended")
-    print(json.dumps({"recovery_seconds": seconds, "bytes_left": left}))
+    print(json.dumps({"recovery_seconds": dict(zip(arguments.faults, seconds, strict=True)), "bytes_left": left}))
 
 
-def _compare(folder: Path, device: str, faults: Sequence[str]) -> dict[str, float]:
-    """Seconds of each recovery, once the disturbed run was found equal."""
-    disturbed = _start(folder, "disturbed", device, 10**7)
+def _recovery(folder: Path, device: str, fault: str) -> float:
+    """Seconds of the recovery, once the disturbed run was found equal."""
+    for clip in range(12):
+        write_clip(folder / "train" / f"class{clip % 3}" / f"{clip}.mp4", 60, seed=clip)
+    disturbed = _start(folder, "disturbed", device, 10**7, fault)
     try:
         disturbed.wait_for_tick(100, 120)
-        seconds = {fault: _inject(disturbed, fault) for fault in faults}
+        seconds = _inject(disturbed, fault)
         disturbed.send(signal.SIGINT)
         code = disturbed.end(_RECOVERY)
     finally:
@@ -63,7 +75,8 @@ def _compare(folder: Path, device: str, faults: Sequence[str]) -> dict[str, floa
     if code != 128 + signal.SIGINT:
         sys.exit(f"{disturbed.output()}\nthe run ended with exit status {code} after Ctrl-C")
     first = disturbed.folder / "runs" / "it"
-    straight = _start(folder, "straight", device, json.loads((first / "summary.json").read_text())["ticks"])
+    ticks = json.loads((first / "summary.json").read_text())["ticks"]
+    straight = _start(folder, "straight", device, ticks, fault)
     try:
         code = straight.end(300)
     finally:
@@ -76,9 +89,10 @@ def _compare(folder: Path, device: str, faults: Sequence[str]) -> dict[str, floa
     return seconds
 
 
-def _start(folder: Path, name: str, device: str, ticks: int) -> Background:
+def _start(folder: Path, name: str, device: str, ticks: int, fault: str) -> Background:
     (folder / name).mkdir()
     changes = {"device": device, "deterministic": True, "network__deadline": _DEADLINE, "recovery__restarts": 100}
+    changes |= {"stages": _STAGES, "stages_per_process": FAULTS[fault][2]}
     tree = slow_run(folder, ticks=ticks, **changes)
     return Background(write_run_file(folder / name / "run.toml", tree), "--json")
 
@@ -91,9 +105,9 @@ def _end(run: Background) -> None:
 
 def _inject(run: Background, fault: str) -> float:
     """Seconds from the fault to the first tick that had not been trained before."""
-    how, who = fault.split("-")
+    number, who, _ = FAULTS[fault]
     reached = max(line["tick"] for line in run.metrics()[-50:])
-    os.kill(run.members()[who], _SIGNALS[how])
+    os.kill(run.members()[who], number)
     start = time.monotonic()
     run.wait_for_tick(reached + 50, _RECOVERY)
     return round(time.monotonic() - start, 2)

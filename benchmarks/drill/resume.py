@@ -8,6 +8,7 @@ Losses, evaluations and parameters are compared, bit for bit. The run's maps are
 import argparse
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,8 +33,9 @@ def main() -> None:
         folder = Path(name)
         write_clips(folder)
         (folder / "train").rename(folder / "videos")
-        straight = _train(folder, "straight", arguments.device, _TICKS)
-        halves = _train(folder, "halves", arguments.device, _HALF)
+        with ThreadPoolExecutor() as pool:
+            both = [("straight", _TICKS), ("halves", _HALF)]
+            straight, halves = pool.map(lambda run: _train(folder, run[0], arguments.device, run[1]), both)
         _command(halves.parent.parent, "--resume", "runs/it", "--set", f"ticks={_TICKS}")
         evaluations = [_evaluations(run) for run in (straight, halves)]
         if losses_of(straight) != losses_of(halves) or not same_model(straight, halves):

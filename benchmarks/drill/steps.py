@@ -13,7 +13,7 @@ class Step:
     Attributes:
         script: what Python runs.
         arguments: of it, on a GPU.
-        dry: arguments for a dry run on the CPU; None if the step needs a GPU.
+        dry: arguments for a dry run on the CPU; None if it is not part of it, as it needs a GPU or many cores.
         seconds: its time limit on a GPU; a dry run may take `DRY` times as long.
     """
 
@@ -30,6 +30,7 @@ def _module(name: str) -> list[str]:
 
 _TINY = ["--stages", "2", "--rounds", "1", "--seconds", "0.05"]
 _QUICK = ["--stages", "4", "--rounds", "3", "--seconds", "0.3"]
+_ON_CORES = ["--cases", "vgg8_64_b8", "--rounds", "1", "--seconds", "0.3"]
 _BACKPROPAGATION = ["backprop", "backprop graph", "backprop compiled"]
 _RIVALS = ["benchmarks/gpu.py", "--json"]
 _ON_A_CPU = ["--device", "cpu", "--cases", "vgg8_16_b2"]
@@ -46,24 +47,18 @@ _CASES = [
 ]
 
 STEPS = (
-    # what only a GPU shows comes first; the limits add up to 8 minutes
+    # what only a GPU shows: the limits add up to less than 8 minutes
     Step("smoke", _module("smoke"), 20, dry=[]),
     Step("primitives", _module("primitives"), 15),
     Step(
         "exact",
         _module("exact"),
-        45,
-        ["--stages", "4", "--cases", *_CASES],
+        90,
+        ["--stages", "1", "2", "4", "--cases", *_CASES],
         dry=["--device", "cpu", "--stages", "2", "--cases", "classify", "dropout", "channels-last"],
     ),
-    Step("resume", _module("resume"), 50, dry=["--device", "cpu"]),
-    Step(
-        "faults",
-        _module("faults"),
-        65,
-        ["--faults", "kill-coordinator", "kill-stage1", "stop-stage1"],
-        dry=["--device", "cpu", "--faults", "kill-stage0"],
-    ),
+    Step("resume", _module("resume"), 40, dry=["--device", "cpu"]),
+    Step("faults", _module("faults"), 80, dry=["--device", "cpu", "--faults", "kill-stage0", "kill-all-stages"]),
     Step(
         "rivals_b1",  # TF32, as in the next one; with graphs and without
         _RIVALS,
@@ -80,12 +75,6 @@ STEPS = (
         dry=[*_ON_A_CPU, "--arithmetic", "bfloat16", "--unchecked", "--only", "backprop", "partime", *_TINY],
     ),
     Step("rivals_50", _RIVALS, 35, ["--cases", "resnet50_224_b32", "--unchecked", *_QUICK]),
-    Step(
-        "rivals_compiled",
-        _RIVALS,
-        55,
-        ["--cases", "resnet18_112_b8", "--unchecked", "--only", *_BACKPROPAGATION, *_QUICK],
-    ),
     Step("profile", _module("profile"), 20, dry=["--device", "cpu", "--case", "vgg8_16_b2", "--ticks", "4"]),
     Step(
         "memory",
@@ -94,17 +83,26 @@ STEPS = (
         ["--stages", "2", "4"],
         dry=["--device", "cpu", "--ticks", "40", "--stages", "1", "2"],
     ),
+)
+
+# what is also worth having: run while there is time
+MORE = (
     Step(
         "peers",  # the machine's cores
         ["benchmarks/peers.py", "--json"],
         20,
-        ["--stages", "8", "--cases", "vgg8_64_b8", "--rounds", "1", "--seconds", "0.3"],
+        ["--stages", "8", *_ON_CORES],
         dry=["--cases", "vgg8_16_b2", *_TINY],
     ),
-)
-
-# they need more time than is left: run only if they are named with --steps
-MORE = (
+    Step(
+        "rivals_compiled",
+        _RIVALS,
+        55,
+        ["--cases", "resnet18_112_b8", "--unchecked", "--only", *_BACKPROPAGATION, *_QUICK],
+    ),
+    Step("peers_4", ["benchmarks/peers.py", "--json"], 20, ["--stages", "4", *_ON_CORES]),
+    Step("peers_2", ["benchmarks/peers.py", "--json"], 20, ["--stages", "2", *_ON_CORES]),
+    Step("stream", ["benchmarks/stream.py", "--json"], 60, ["--threads", "1", "4", "7"], dry=["--threads", "1"]),
     Step(
         "replicas",  # the machine's cores: four runs, each of 8 workers and 8 processes of DistributedDataParallel
         ["benchmarks/replicas.py", "--json"],
