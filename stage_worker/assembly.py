@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -33,14 +33,11 @@ from stage_worker.edges.links import TensorSpec, links_of
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.transport import on_gpus
-from stage_worker.loop import Loop
+from stage_worker.loop import Loop, TickLoop
 from stage_worker.replicas import GradientMean, ReplicaGroup
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.stage_stream import StageStream
-
-if TYPE_CHECKING:
-    from stage_worker.exact_loop import ExactLoop
 
 _End = TypeVar("_End", Receiver, Sender)
 _FRAMES_QUEUED = 4  # batches queued in stage 0's socket at most
@@ -147,7 +144,7 @@ class Assembly:
         with casting(config, self._device):
             return activation_shapes(parts, config.frame_shape, without_computing=self._device.type == "cuda")
 
-    def _loop(self, reporter: Reporter) -> "Loop | ExactLoop":
+    def _loop(self, reporter: Reporter) -> TickLoop:
         """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
         if not self._config.exact or self._me.stages == 1:
             return Loop(self.stage, self.ports, reporter, self.work, self.probe, self.pace, self.stream)
@@ -155,7 +152,9 @@ class Assembly:
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
         specs = self._input_spec, self._output_spec
-        return ExactLoop(self.stage, self.ports, reporter, self.work, self.groups, specs, self._remembering, self.pace)
+        return ExactLoop(
+            self.stage, self.ports, reporter, self.work, self.groups, specs, self._remembering, self.pace, self.stream
+        )
 
     @property
     def addresses(self) -> Addresses:

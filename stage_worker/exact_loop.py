@@ -11,7 +11,7 @@ those of torch.distributed.pipelining; backpropagation is GPipe with one micro-b
 """
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,15 +31,14 @@ from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import Peer
+from stage_worker.loop import TickLoop
 from stage_worker.reporting.output_sampler import OutputSampler
 from stage_worker.reporting.reported_loop import Times
 from stage_worker.reporting.reporter import Reporter
-
-if TYPE_CHECKING:
-    from stage_worker.snapshots import Snapshots
+from stage_worker.stage_stream import StageStream
 
 _LABELS = 3  # tag of the labels' transfers
-_FORWARD, _BACKWARD, _UPDATE, _REPORT = map(int, (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE, Kind.REPORT))
+_FORWARD, _BACKWARD, _UPDATE = map(int, (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE))
 
 
 class _Blocks(nn.Module):
@@ -87,14 +86,8 @@ class _TimedPipelineStage(PipelineStage):
         return r
 
 
-class ExactLoop:
-    """Runs steps first … last - 1.
-
-    Attributes:
-        last: may be changed by another thread while it runs.
-        sampler: copies an output on request, of the first micro-batch.
-        snapshots: keeps the stage's state in memory; None if none is to be kept.
-    """
+class ExactLoop(TickLoop):
+    """The steps of one stage. `sampler` copies outputs of the first micro-batch."""
 
     def __init__(
         self,
@@ -106,6 +99,7 @@ class ExactLoop:
         specs: tuple[TensorSpec, TensorSpec],
         remembering: set[int],
         pace: DevicePace,
+        stream: StageStream,
     ) -> None:
         """Build the loop.
 
@@ -113,16 +107,11 @@ class ExactLoop:
             specs: shape and dtype of the input and output of a whole batch.
             remembering: the stages with blocks that have a memory. They need the frames' clips.
         """
-        self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
-        self.last = self.tick = 0
+        super().__init__(stage, ports, reporter, work, pace, stream)
         self.sampler = OutputSampler()
-
-        self.snapshots: Snapshots | None = None
         self._device = ports.device
-        self._held, self._part = (
-            Packet((specs[0][0][0], 1), labels=stage.objective.task.form),
-            0,
-        )  # only its header is used
+        self._held = Packet((specs[0][0][0], 1), labels=stage.objective.task.form)  # only its header is used
+        self._part = 0
         self._blocks = _Blocks(stage, self._held.clips)
         self._parts, self._deadline = stage.config.parts, stage.config.network.deadline
         self.pipe = self._pipeline(groups.pipeline, *specs)
@@ -152,31 +141,16 @@ class ExactLoop:
         pipe.work = self.work
         return pipe
 
-    def run(self, first: int) -> None:
-        """Train from step `first` until `self.last`."""
-        self.reporter.begin(self)
-        tick = first
-        while tick < self.last:
-            self.tick = tick
-            if self.snapshots is not None and self.snapshots.end_with(tick):
-                self.reporter.due = True  # what a run that goes on from the snapshot will not report again
-            self.pace.begin(tick)
-            self.work.begin_tick(tick)
-            try:
-                self._step(tick)
-            except RuntimeError as error:
-                raise self._explain(tick, error) from error
-            self.work.end_tick()
-            self.pace.end(tick)
-            start = clock()
-            self.reporter.ticked(tick, self)
-            self.work.add(_REPORT, start)
-            if self.snapshots is not None:
-                self.snapshots.ticked(tick)
-            tick += 1
+    def compute(self, tick: int) -> None:
+        """Run one step. Raises PeerError if a neighbour is gone."""
+        try:
+            self._step(tick)
+        except RuntimeError as error:
+            raise self._explain(tick, error) from error
+
+    def settle(self, tick: int) -> None:
+        """Finish sending labels."""
         self._finish_sending(tick)
-        self.reporter.flush(tick - 1, self)
-        self.work.end_phase()
 
     def _step(self, k: int) -> None:
         stage = self.stage
@@ -194,7 +168,7 @@ class ExactLoop:
         else:
             self._schedule.step(return_outputs=False)
         stage.rows += len(self._held.clips)
-        if self.reporter.due or k == self.last - 1:
+        if self.update_is_reported():
             self.reporter.gradient_norm = stage.updater.gradient_norm()
         start = clock()
         stage.update()

@@ -11,6 +11,7 @@ d are the ticks of the edge between the two: one, unless the link is slow (netwo
 common/rule/tick.py defines the order within a tick. Only the packets on the edges are kept between ticks.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.output_sampler import OutputSampler
-from stage_worker.reporting.reported_loop import Times
+from stage_worker.reporting.reported_loop import ReportedLoop, Times
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.reporting.timed_stage import timed
 from stage_worker.stage_stream import StageStream
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _REPORT, _SETTLE = int(Kind.REPORT), int(Kind.SETTLE)
 
 
-def run_ticks(loops: Sequence["Loop"], first: int) -> None:
+def run_ticks(loops: Sequence["TickLoop"], first: int) -> None:
     """Train from tick `first` until `last`. `loops`: of the stages that this worker holds, from the bottom."""
     steps = [loop.stream.over(loop.step) for loop in loops]
     kept = [loop.stream.over(loop.snapshots.ticked) for loop in loops if loop.snapshots is not None]
@@ -50,15 +51,17 @@ def run_ticks(loops: Sequence["Loop"], first: int) -> None:
         loop.stream.end()
 
 
-class Loop:
-    """The ticks of one stage.
+class TickLoop(ReportedLoop, ABC):
+    """The ticks of one stage, whatever it computes in them.
 
     Attributes:
         last: end of the training; may be changed by another thread while it runs.
         tick: the current tick, or the last one that ran.
-        timed: the stage, wrapped to time its work.
         snapshots: keeps the stage's state in memory; None if none is to be kept.
+        sampler: copies an output on request.
     """
+
+    sampler: OutputSampler
 
     def __init__(
         self,
@@ -66,19 +69,13 @@ class Loop:
         ports: EdgePorts,
         reporter: Reporter,
         work: WorkClock,
-        probe: StageProbe,
         pace: DevicePace,
         stream: StageStream,
     ) -> None:
         self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
         self.stream = stream
-        self.timed = timed(stage, work, probe, self._before_update, ports.device)
         self.last = self.tick = 0
         self.snapshots: Snapshots | None = None
-
-    def run(self, first: int) -> None:
-        """Train this stage alone from tick `first` until `last`."""
-        run_ticks([self], first)
 
     def begin(self) -> None:
         """Begin a phase."""
@@ -92,34 +89,68 @@ class Loop:
             self.reporter.due = True  # what a run that goes on from the snapshot will not report again
         self.pace.begin(tick)
         self.work.begin_tick(tick)
-        run_tick(self.timed, self.ports, tick)
+        self.compute(tick)
         self.work.end_tick()
         self.pace.end(tick)
         self._report(tick)
 
     def end(self, tick: int) -> None:
         """End a phase, of which `tick` was the last."""
-        self._settle(tick)
+        self.settle(tick)
         self.reporter.flush(tick, self)
         self.work.end_phase()
 
-    @property
-    def sampler(self) -> OutputSampler:
-        """Copies an output on request."""
-        return self.timed.sampler
+    @abstractmethod
+    def compute(self, tick: int) -> None:
+        """Receive, compute and send what belongs to this tick."""
+
+    @abstractmethod
+    def settle(self, tick: int) -> None:
+        """Finish what is still being sent; `tick` was the last."""
+
+    def update_is_reported(self) -> bool:
+        """Whether this tick's update is one whose gradient is reported."""
+        return self.reporter.due or self.tick == self.last - 1
 
     def _report(self, tick: int) -> None:
         start = clock()
         self.reporter.ticked(tick, self)
         self.work.add(_REPORT, start)
 
-    def _settle(self, tick: int) -> None:
+
+class Loop(TickLoop):
+    """The ticks of one stage by the Sideways rule.
+
+    Attributes:
+        timed: the stage, wrapped to time its work.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        ports: EdgePorts,
+        reporter: Reporter,
+        work: WorkClock,
+        probe: StageProbe,
+        pace: DevicePace,
+        stream: StageStream,
+    ) -> None:
+        super().__init__(stage, ports, reporter, work, pace, stream)
+        self.timed = timed(stage, work, probe, self._before_update, ports.device)
+        self.sampler = self.timed.sampler
+
+    def compute(self, tick: int) -> None:
+        """Run one tick of the rule."""
+        run_tick(self.timed, self.ports, tick)
+
+    def settle(self, tick: int) -> None:
+        """Receive and keep what is still in flight."""
         start = clock()
         self.ports.settle(tick)
         self.work.add(_SETTLE, start)
 
     def _before_update(self) -> None:
-        if self.reporter.due or self.tick == self.last - 1:
+        if self.update_is_reported():
             self.reporter.gradient_norm = self.stage.updater.gradient_norm()
 
     # ---- statistics for the reports

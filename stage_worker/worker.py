@@ -31,7 +31,7 @@ from stage_worker.edges.connect import LocalEdges
 from stage_worker.edges.link_delay import measure_delays
 from stage_worker.edges.neighbours import connect_edges
 from stage_worker.edges.process_groups import Groups
-from stage_worker.loop import Loop, run_ticks
+from stage_worker.loop import run_ticks
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.service import StageService
 
@@ -148,11 +148,7 @@ class Worker:
         """Run the ticks from `first`."""
         for stage in self.held:
             stage.begin_training(first)
-        loops = [stage.built.loop for stage in self.held]
-        if len(loops) == 1:
-            loops[0].run(first)
-        else:
-            run_ticks([loop for loop in loops if isinstance(loop, Loop)], first)
+        run_ticks([stage.built.loop for stage in self.held], first)
         for stage in self.held:
             stage.end_training()
 

@@ -22,7 +22,7 @@ from common.telemetry.spans import COMPUTE, RECEIVE_WAIT, Kind, WorkClock
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.ports import EdgePorts
-from stage_worker.loop import Loop
+from stage_worker.loop import Loop, run_ticks
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.stage_stream import StageStream
@@ -133,7 +133,7 @@ class Workers:
     def _work(self, i: int, first: int, last: int) -> None:
         try:
             self.loops[i].last = last
-            self.loops[i].run(first)
+            run_ticks([self.loops[i]], first)
         except BaseException as error:
             self.errors[i] = error
             for edge in (*self.up, *self.down):
@@ -277,5 +277,5 @@ def test_a_running_training_can_be_ended_at_a_tick() -> None:
 
     report.ticked = ticked  # type: ignore[method-assign]
     loop.last = TICKS
-    loop.run(0)
+    run_ticks([loop], 0)
     assert report.flushed == [6]
