@@ -112,7 +112,7 @@ def config_of(job: Job) -> Config:
         "optimiser": {"schedule": "cosine", "warmup": 50, "final": 0.02},
     }
     for name, value in job.settings.items():
-        if not name.startswith(REMEDY):
+        if value is not None and not name.startswith(REMEDY):
             apply(f"{name}={json.dumps(value)}", tree)
     return parse(tree, "a study")
 

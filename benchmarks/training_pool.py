@@ -22,15 +22,25 @@ def finished(folder: Path) -> dict[str, Record]:
 
 
 def train_all(jobs: Sequence[Job], done: dict[str, Record], workers: int, folder: Path) -> None:
-    """Run the jobs, each in a fresh process, so that none inherits another's threads or memory; add them to `done`."""
+    """Run the jobs, each in a fresh process, so that none inherits another's threads or memory; add them to `done`.
+
+    The first error ends it, once the trainings under way are done.
+    """
     with ProcessPoolExecutor(workers, get_context("spawn"), _watch_parent, max_tasks_per_child=1) as pool:
-        for number, future in enumerate(as_completed([pool.submit(train, job) for job in jobs]), start=1):
-            record = future.result()
-            done[record["key"]] = record
-            with (folder / "runs.jsonl").open("a") as lines:
-                lines.write(json.dumps(record) + "\n")
-            result = f"{record['row']}, {record['contender']}, seed {record['seed']}: {record['score']:.3f}"
-            print(f"--- {number} of {len(jobs)}: {result} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
+        try:
+            for number, future in enumerate(as_completed([pool.submit(train, job) for job in jobs]), start=1):
+                _keep(future.result(), done, folder, f"{number} of {len(jobs)}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _keep(record: Record, done: dict[str, Record], folder: Path, which: str) -> None:
+    done[record["key"]] = record
+    with (folder / "runs.jsonl").open("a") as lines:
+        lines.write(json.dumps(record) + "\n")
+    result = f"{record['row']}, {record['contender']}, seed {record['seed']}: {record['score']:.3f}"
+    print(f"--- {which}: {result} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
 def _watch_parent() -> None:
