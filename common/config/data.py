@@ -242,7 +242,7 @@ class Data(Section):
 
     @property
     def short_side(self) -> int | tuple[int, int]:
-        """Length of a frame's short side before the crop, in pixels; if `size` is no square, the height and width of
+        """Length of a frame's short side before the crop, in pixels; if `size` is not a square, the height and width of
         the rectangle that frames are resized to cover: `size`, or larger by `resize`.
         """
         height, width = self.shape

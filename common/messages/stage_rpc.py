@@ -66,7 +66,7 @@ def start_call(
 
 
 class Stages:
-    """The coordinator's handle on all stages, of all replicas. In here they are numbered over all replicas.
+    """The coordinator's handle on all stages, of all replicas. Here stages are numbered across replicas.
 
     Attributes:
         count: number of stages of a replica.

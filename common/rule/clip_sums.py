@@ -22,13 +22,13 @@ _PICTURES = 8  # rows
 class Scores:
     """Result of an evaluation: for each of n clips the sum over its frames of their answers or mean squared error.
 
+    With labels of frames, n are the labelled frames instead, and `clips` the clip of each.
+
     Attributes:
         clips: int64 [n].
         labels: int64 [n], or float32 [n, width].
         frames: number of frames of each clip that count, int64 [n].
         sums: float64 [n, classes or numbers], or [n, 1] for the mean squared error; float32 of labelled frames.
-
-    With labels of frames, n are the labelled frames instead, and `clips` the clip of each.
         pictures: targets and outputs of a few rows, normalised, float [2, rows, channels, height, width]; None for
             tasks with labels.
     """

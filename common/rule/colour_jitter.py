@@ -1,8 +1,9 @@
 """Colour jitter of a batch on a stage's device, each row with factors of its own.
 
-It gives what torchvision.transforms.v2.functional gives, with which decoders jitter colours on the CPU, but for single
-levels of a pixel, and the same bits on every device: one operation at a time, each correctly rounded by IEEE 754, and
-sums of whole numbers. torchvision takes one factor for a whole batch; by rows it would be a thousand kernels a tick.
+It gives the results of torchvision.transforms.v2.functional, with which decoders jitter colours on the CPU, except that
+a pixel may differ by a level or two; and the same bits on every device: one operation at a time, each correctly rounded
+by IEEE 754, and sums of whole numbers. torchvision takes one factor for a whole batch; by rows it would be a thousand
+kernels a tick.
 """
 
 from typing import Any

@@ -1,11 +1,11 @@
 """A stage that records its passes and replays them (graph), after it has seen that the replay equals them.
 
     ticks      2                 2                                    from then on
-    the tick   runs as ever      runs as ever, and a replay is compared    is a replay
+    the tick   runs normally     runs normally, and a replay is compared   is a replay
 
 Before the replay that is compared, everything that the tick has changed is set back. If any value of it differs (the
 output, the input's gradient, the parameters, their buffers, the optimiser's state), or if recording fails, the stage
-goes on as ever, with what the tick itself has computed. Two ticks are compared, since the first replay has the numbers
+goes on normally, with what the tick itself has computed. Two ticks are compared, since the first replay has the numbers
 that were recorded: what should change with the tick but was recorded as a number shows in the second.
 """
 
@@ -43,7 +43,7 @@ class GraphedStage(Stage):
     """A stage whose ticks are replays where that is possible. It computes what `Stage` does, bit for bit."""
 
     def __init__(self, *arguments: Any, recorder: Recorder, **options: Any) -> None:
-        """As `Stage`, which see; `recorder` records its passes."""
+        """Arguments as for `Stage`; `recorder` records its passes."""
         super().__init__(*arguments, **options)
         self._recorder = recorder
         self._given_up = False
@@ -153,7 +153,7 @@ class GraphedStage(Stage):
             self.updater.replay = self._passes.update
 
     def _difference(self, tick: _Tick, after: list[Tensor]) -> str:
-        """Replay a tick that has run. Returns what of it differs; empty if all is the same, bit for bit."""
+        """Replay a tick that has run. Returns which part differs; empty if all is the same, bit for bit."""
         assert tick.g is not None
         self._set(tick.before)
         if self._passes is None:

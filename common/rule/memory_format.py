@@ -53,7 +53,7 @@ def arrange(blocks: nn.Module) -> None:
 
 
 def arranged(x: Tensor, channels_last: bool) -> Tensor:
-    """A tensor in the format of the run; itself if it is, or is no map."""
+    """A tensor in the format of the run; itself if it is, or is not a map."""
     return x.contiguous(memory_format=torch.channels_last) if channels_last and x.ndim == _MAP else x
 
 

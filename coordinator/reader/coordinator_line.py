@@ -56,4 +56,4 @@ class CoordinatorLine:
 
 
 class CoordinatorGoneError(PeerError):
-    """Nobody is left to be told."""
+    """The coordinator has exited, so no error can be reported."""

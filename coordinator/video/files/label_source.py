@@ -1,6 +1,6 @@
 """Where the labels of a data set's clips come from: its own format, or tables beside it.
 
-Which, is set by data.labels_of:
+data.labels_of says which:
 
     data.labels_of = "clips"     a table with a column `path`, or the labels in the list or folders
     data.labels_of = "frames"    a table with a column `path`; a folder with a table for each clip; tables beside clips;

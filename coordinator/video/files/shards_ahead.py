@@ -59,7 +59,10 @@ class ShardsAhead:
                 number += 1
 
     def _fetch(self, shard: Shard) -> None:
-        with suppress(DataError), opened_shard(shard, self._data, self._alive):  # who plays the clip reports it
+        with (
+            suppress(DataError),
+            opened_shard(shard, self._data, self._alive),
+        ):  # the decoder that plays the clip reports it
             pass
 
     def _alive(self) -> None:
