@@ -38,19 +38,19 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
-def launch(stages: int, script: str, *arguments: str, readers: int = 0) -> Any:
+def launch(workers: int, script: str, *arguments: str, readers: int = 0) -> Any:
     """Run benchmarks/`script`.py as a run's coordinator with `--out FILE` and `arguments`. Returns FILE's JSON."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        start(stages, f"benchmarks.{script}", "--out", str(out), *arguments, readers=readers)
+        start(workers, f"benchmarks.{script}", "--out", str(out), *arguments, readers=readers)
         return json.loads(out.read_text())
 
 
-def start(stages: int, module: str, *arguments: str, readers: int = 0) -> None:
-    """Run the `main` of `module` in `stages` + 1 + `readers` processes by the product's launcher. Exits if it fails."""
+def start(workers: int, module: str, *arguments: str, readers: int = 0) -> None:
+    """Run `module`.main in `workers` + 1 + `readers` processes by the product's launcher. Exits if it fails."""
     from common.processes.lifecycle import ALLOCATOR
 
-    run = f"exit(launch({stages}, main, readers={readers}))"
+    run = f"exit(launch({workers}, main, readers={readers}))"
     code = f"from {module} import main; from coordinator.launch.launcher import launch; {run}"
     # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
     variables = {**os.environ, **ALLOCATOR, "PYTHONPATH": python_path()}
@@ -59,8 +59,11 @@ def start(stages: int, module: str, *arguments: str, readers: int = 0) -> None:
         raise SystemExit(done.returncode)
 
 
-def serve(out: Path, work: Callable[["Bench"], Any], replicas: int = 1) -> None:
-    """One process of a run: rank 0 writes the result of `work` to `out` as JSON, the others become stage workers."""
+def serve(out: Path, work: Callable[["Bench"], Any], replicas: int = 1, stages: int = 0) -> None:
+    """One process of a run: rank 0 writes the result of `work` to `out` as JSON, the others become stage workers.
+
+    `stages` of a replica; 0: one a worker.
+    """
     if os.environ["RANK"] != "0":
         os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
     from common.errors import SidewaysError
@@ -68,7 +71,7 @@ def serve(out: Path, work: Callable[["Bench"], Any], replicas: int = 1) -> None:
     from common.processes.lifecycle import exit_now, print_error
 
     try:
-        bench = Bench(join("coordinator").arranged(replicas))
+        bench = Bench(join("coordinator").arranged(replicas, stages))
         out.write_text(json.dumps(work(bench)))
         bench.close()
     except SidewaysError as error:

@@ -8,17 +8,18 @@ A case is MODEL_SIZE_bB as in peers.py. For each number of stages D, these conte
 backprop         forward, backward and update in one process
 streams          a tick of D stages in one process, each on its own stream (benchmarks/streams.py)
 partime          PARTIME's scheme: a step of D stages on streams that join, without a gate (benchmarks/partime.py)
-workers          the product: D stages on the same GPU, in as few processes as it chooses
+workers          the product: D stages on the same GPU, in as many processes as it chooses: one
 backprop graph   backprop's step as one CUDA graph
 streams graph    streams' tick as one CUDA graph whose branches are the stages
 partime graph    PARTIME's step as one CUDA graph, as it is meant to run
-workers graph    the product with graph = true, measured after the others
+workers graph    the product with graph = true, measured after the others; "replaying" says for each stage whether its
+                 ticks are replays, or it went on without
 backprop compiled    backprop with torch.compile, which takes a minute: only if --only names it
 
 All read the same frames from the host at every tick, and use the same optimiser and the split that the product chooses.
 Stage worker 0 receives its frames from another process, and waits for their copy to the GPU. The figures are frames per
-second, and medians over the rounds of the ratios within a round. Processes that share a GPU take turns on it, unless
-NVIDIA's MPS is running. --arithmetic: convolutions and matrix products in TF32, in float32, or autocast to bfloat16.
+second, and medians over the rounds of the ratios within a round. --arithmetic: convolutions and matrix products in
+TF32, in float32, or autocast to bfloat16.
 
 First, unless --unchecked, the streams are compared with the one-process reference after some ticks in which clips end:
 the largest difference between parameters divided by the largest parameter, in float32 without TF32, with deterministic
@@ -78,7 +79,8 @@ def main() -> None:
     options = {name: getattr(arguments, name) for name in ("rounds", "seconds", "device", "arithmetic")}
     if arguments.out:
         more = {"only": arguments.only, "checked": not arguments.unchecked}
-        serve(arguments.out, partial(_measure, name=arguments.cases[0], **more, **options))
+        work = partial(_measure, name=arguments.cases[0], **more, **options)
+        serve(arguments.out, work, stages=arguments.stages[0])
         return
     _check(parser, arguments)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by deterministic matrix products
@@ -88,7 +90,9 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for name in arguments.cases:
         for stages in arguments.stages:
-            result = launch(stages, "gpu", "--cases", name, *words)
+            result = launch(
+                _processes(stages, options["device"]), "gpu", "--cases", name, "--stages", str(stages), *words
+            )
             figures.setdefault(name, {})[str(stages)] = case_figures = _figures(result)
             _print(f"{name}, {stages} stages", result, case_figures)
     if arguments.json:
@@ -96,17 +100,23 @@ def main() -> None:
 
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    import torch
-
     from benchmarks.contenders import Case
+    from coordinator.launch.stage_processes import count_gpus
 
     for name in arguments.cases:
         if Case.of(name) is None:
             parser.error(f"--cases {name}: expected MODEL_SIZE_bB, such as {CASES[0]}")
     if min(arguments.stages) < 2:
         parser.error("--stages 1 is backpropagation, which is always measured: give 2 or more")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    if arguments.device == "cuda" and not count_gpus():
         parser.error("--device cuda: this host has no CUDA device; omit the option or give cpu")
+
+
+def _processes(stages: int, device: str) -> int:
+    """In how many processes the product would run the stages."""
+    from coordinator.launch.stage_processes import stage_processes
+
+    return stage_processes(config_of("vgg8", [1] * stages, 1, 32, device=device))
 
 
 # ---- in the coordinator
@@ -125,6 +135,7 @@ def _measure(
     import torch
 
     from benchmarks.contenders import Case
+    from common.messages.stage_calls import StageCalls
 
     torch.set_num_threads(1)  # as in the workers
     target = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -137,11 +148,13 @@ def _measure(
     contenders = {kind: _in_process(_form(config, kind), target, kind) for kind in chosen if "workers" not in kind}
     if "workers" in chosen:
         contenders["workers"] = _workers(bench, config)
-    rates = _rates(contenders, config, rounds, seconds)
+    rates, replaying = _rates(contenders, config, rounds, seconds), []
     if "workers graph" in chosen:  # the workers are built anew, which is too slow for each round
         graphs = _workers(bench, config.model_copy(update={"graph": True}))
         rates |= _rates({"workers graph": graphs}, config, rounds, seconds)
-    return {"device": _name(target), "split": config.split, "rates": rates, "differences": differences}
+        replaying = bench.stages.call_all(StageCalls.replays_graphs)
+    result = {"device": _name(target), "split": config.split, "rates": rates, "differences": differences}
+    return {**result, "replaying": replaying}
 
 
 def _rates(
@@ -172,7 +185,9 @@ def _use(arithmetic: str, config: "Config") -> "Config":
 
 def _config(bench: Bench, case: "Case", device: "torch.device") -> "Config":
     """The settings of a case, with the split that the product chooses on this device."""
-    one_each = config_of(case.model, [1] * bench.count, case.slots, case.size, device=device.type)
+    # all contenders have maps in one order: streams and PARTIME's scheme know no other
+    how = {"device": device.type, "memory_format": "contiguous"}
+    one_each = config_of(case.model, [1] * bench.count, case.slots, case.size, **how)
     return one_each.model_copy(update={"split": bench.choose(one_each)})
 
 
@@ -356,7 +371,8 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
         | {f"vs {base}": round(median(a / b for a, b in zip(own, rates[base], strict=True)), 3) for base in bases}
         for kind, own in rates.items()
     }
-    return {"device": result["device"], "contenders": rows, "differences": result["differences"]}
+    named = {name: result[name] for name in ("device", "differences", "replaying")}
+    return {"contenders": rows, **named}
 
 
 def _print(title: str, result: dict[str, Any], figures: dict[str, Any]) -> None:
@@ -364,6 +380,8 @@ def _print(title: str, result: dict[str, Any], figures: dict[str, Any]) -> None:
     for kind, row in figures["contenders"].items():
         ratios = "   ".join(f"{value:.2f} × {name[3:]}" for name, value in row.items() if name.startswith("vs "))
         print(f"{kind:<17} {row['frames_per_second']:>9.1f} frames/s   {ratios}")
+    if not all(figures["replaying"]):
+        print(f"workers graph: not all stages replay their ticks: {figures['replaying']}")
     for kind, by_device in figures["differences"].items():
         differences = ", ".join(f"{value:.1g} ({device})" for device, value in by_device.items())
         print(f"{kind}: largest relative difference from the reference's parameters: {differences}")

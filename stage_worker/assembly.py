@@ -1,5 +1,6 @@
 """The parts of a stage worker for one run: blocks, device, edges to the neighbours, frame and target intakes."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -84,8 +85,6 @@ class Assembly:
         self._schedule = Schedule(me.stages, config.edge_ticks)
         self._device = use_device(config, me)
         self._check_exact()
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
         model = build(config, plan.classes)
         config = self._config = with_memory_format(config, model, on_gpus(config, me))
         check_split(plan.split, len(model))
@@ -110,7 +109,7 @@ class Assembly:
             self.edges = Edges(config, me, self._links, self._device, self.work, self._labels, local)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.probe = StageProbe()
-        self.pace = DevicePace(self._device)
+        self.pace = DevicePace(self._device, me.stage, 1.25 * config.network.deadline)
         self.stream = StageStream(self._device, alone=len(me.held) == 1)
 
     def complete(self, reporter: Reporter) -> None:
@@ -140,7 +139,7 @@ class Assembly:
         """Shape and dtype of the output of each of `parts`."""
         config = self._config
         if config.precision != "float32":  # which layers output bfloat16 depends on the device
-            parts = [part.to(self._device) for part in parts]
+            parts = [copy.deepcopy(part).to(self._device) for part in parts]
         with casting(config, self._device):
             return activation_shapes(parts, config.frame_shape, without_computing=self._device.type == "cuda")
 

@@ -1,6 +1,7 @@
 """CUDA graphs of a stage's passes, where the settings ask for them."""
 
 import warnings
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -17,7 +18,12 @@ class CudaGraphs:
         """`device`: the current one."""
         self._default = torch.cuda.default_generators[device.index]
         self._own = torch.Generator(device)
-        self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+        self.renew()
+
+    def renew(self) -> None:
+        """Take another pool of memory: torch refuses one whose graphs are gone."""
+        self._pool = torch.cuda.graph_pool_handle()
 
     def seed(self, seed: int) -> None:
         """Set the generator of the replays: a replay begins with what is set on the host then."""
@@ -32,6 +38,10 @@ class CudaGraphs:
         try:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 work()
+        except BaseException:
+            with suppress(Exception):  # else the allocator would go on as if a capture were under way
+                torch._C._cuda_endAllocateToPool(self._default.device.index, self._pool)
+            raise
         finally:
             torch.cuda.set_stream(here)  # a capture that fails leaves its own as the current one
             self._default.graphsafe_set_state(before)

@@ -18,6 +18,7 @@ def use_device(config: Config, me: Membership) -> torch.device:
     torch.set_num_threads(share_of_threads(config, me.local_processes))
     device = _device(config, me)
     if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and streams belong to the current one
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = config.tf32
         # it times the kernels, so two runs may choose differently, and a run and its reference

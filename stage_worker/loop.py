@@ -79,8 +79,8 @@ class TickLoop(ReportedLoop, ABC):
 
     def begin(self) -> None:
         """Begin a phase."""
-        self.stream.begin()
         self.reporter.begin(self)
+        self.stream.begin()
 
     def step(self, tick: int) -> None:
         """Run one tick of this stage."""

@@ -179,6 +179,10 @@ class StageService:
         """The last evaluation's sums."""
         return self._sums.scores()
 
+    def replays_graphs(self) -> bool:
+        """Whether ticks are replays by now."""
+        return self.built.stage.updater.replay is not None
+
     def set_rate(self, rate: float) -> None:
         """Change the learning rate."""
         self.built.stage.set_rate(rate)

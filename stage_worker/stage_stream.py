@@ -41,5 +41,5 @@ class StageStream:
 
     def end(self) -> None:
         """End a phase: wait until the device has done everything."""
-        if self._stream is not None:
+        if self._device.type != "cpu":
             self._module.synchronize(self._device)

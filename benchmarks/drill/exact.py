@@ -93,7 +93,9 @@ def write_clips(folder: Path) -> None:
 
 
 def _tree(folder: Path, stages: int, name: str, device: torch.device) -> dict[str, Any]:
-    tree = settings(folder, stages=stages, ticks=TICKS, device=device.type, deterministic=True, **CASES[name])
+    tree = settings(
+        folder, stages=stages, ticks=TICKS, device=device.type, deterministic=True, tf32=False, **CASES[name]
+    )
     if name in _WITH_DROPOUT:
         tree["split"] = _SPLITS[stages]
     # with Adam, which divides by it, a gradient of rounding errors would count as much as any other
@@ -154,6 +156,8 @@ def _repeatable() -> None:
     os.environ.update(WORKER="benchmarks.drill.strict_worker")
     os.environ.update(NVIDIA_TF32_OVERRIDE="0", CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONPATH=python_path())
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 

@@ -49,7 +49,7 @@ _CASES = [
 STEPS = (
     # what only a GPU shows: the limits add up to less than 8 minutes
     Step("smoke", _module("smoke"), 20, dry=[]),
-    Step("primitives", _module("primitives"), 15),
+    Step("primitives", _module("primitives"), 30),
     Step(
         "exact",
         _module("exact"),

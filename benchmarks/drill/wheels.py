@@ -7,7 +7,7 @@ Here, with network, for the machine's version of Python:
 There, from the repository's root:
 
     python3 -m pip install --no-index --no-deps --target site wheels/*.whl
-    PYTHONPATH=site python3 -m benchmarks.drill
+    PYTHONPATH=$PWD/site python3 -m benchmarks.drill
 """
 
 import argparse

@@ -178,6 +178,11 @@ class StageCalls(ABC):
 
     @_handled()
     @abstractmethod
+    def replays_graphs(self) -> bool:
+        """Whether this stage's ticks are replays of graphs by now (graph)."""
+
+    @_handled()
+    @abstractmethod
     def set_rate(self, rate: float) -> None:
         """Change optimiser.lr, effective from the next tick."""
 

@@ -24,13 +24,19 @@ def as_it_runs(config: Config, model: nn.Sequential, device: torch.device, on_gp
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that some work takes, on a GPU between two of its events."""
     if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) * 1e-3
+        with torch.cuda.device(device):
+            return _seconds_on_gpu(work)
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
+
+
+def _seconds_on_gpu(work: Callable[[], object]) -> float:
+    """On the current device."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e-3

@@ -73,8 +73,10 @@ class GraphedStage(Stage):
             return super().forward(x, skipped)
         self.updater.drop_gradients()
         before, kept = [value.clone() for value in self._changing()], x.tensor.clone()
-        y = super().forward(x, skipped)
-        self._tick = _Tick(before, self._seed_of(x.frame), kept, y.detach().clone())
+        # Without its graph: the caller still has y when the passes are captured, and as long as a graph lives, so do
+        # autograd's nodes for the parameters, whose stream is this tick's. A capture must not wait for that stream.
+        y = super().forward(x, skipped).detach()
+        self._tick = _Tick(before, self._seed_of(x.frame), kept, y.clone())
         return y
 
     def backward(self, held: Packet, gradient: Packet, skipped: Sequence[Packet] = ()) -> Tensor | None:
@@ -137,14 +139,15 @@ class GraphedStage(Stage):
         try:
             problem = self._difference(tick, after)
         except Exception as error:  # whatever torch, its libraries or the user's blocks raise
-            problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+            problem = _cause(error)
         if problem:
             self._set(after)
             self._given_up, self._passes = True, None
             self.updater.drop_gradients()
             warnings.warn(
                 f"stage {self.index}: its ticks cannot be replayed as graphs ({problem}): it goes on without, which is "
-                "slower. Set graph = false to begin so",
+                "slower. Kernels that sum in any order differ from replay to replay: try deterministic = true, or set "
+                "graph = false to begin so",
                 stacklevel=2,
             )
         elif self._updates >= _UNTRIED + _COMPARED:
@@ -174,3 +177,10 @@ class GraphedStage(Stage):
     def _set(self, values: list[Tensor]) -> None:
         with torch.no_grad():
             torch._foreach_copy_(self._changing(), values)
+
+
+def _cause(error: BaseException) -> str:
+    """What was raised first: a capture that is ended by an error raises another one."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"

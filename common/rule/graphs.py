@@ -22,6 +22,10 @@ class Recorder(Protocol):
         cannot be recorded, such as waiting for the device.
         """
 
+    def renew(self) -> None:
+        """Begin a new series: the recordings that follow share no memory with those before, which are not replayed any
+        more."""
+
     def seed(self, seed: int) -> None:
         """Set the generator from which the replays draw random numbers."""
 

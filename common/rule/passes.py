@@ -36,6 +36,7 @@ class Passes:
             is_first: no gradient of the input is needed.
         """
         self._updater, self._recorder = updater, recorder
+        recorder.renew()
         self._x = torch.zeros_like(x).requires_grad_(not is_first)
         self._g = torch.zeros_like(g)
         self._x_memory = self._x.detach()
@@ -55,8 +56,9 @@ class Passes:
         found = torch.autograd.grad(y, inputs, self._g, allow_unused=True)
         if self._x.requires_grad:
             self._r, *found = found  # type: ignore[assignment]
+        taken = {tensor.data_ptr() for tensor in (self._g, self._r) if tensor is not None}
         self._gradients = [
-            own if own is None or own.stride() == parameter.stride() else torch.empty_like(parameter).copy_(own)
+            None if own is None else _as_gradient(own, parameter, taken)
             for own, parameter in zip(found, parameters, strict=True)
         ]
         self.attach()
@@ -82,3 +84,16 @@ class Passes:
     def update(self) -> None:
         """Update the parameters. Call `backward` first."""
         self._update()
+
+
+def _as_gradient(found: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
+    """What .grad may be: with the parameter's strides, and not in memory that is `taken`, as it is scaled in place.
+
+    autograd.grad may return one tensor for two inputs, or the gradient of the output itself.
+    """
+    if found.stride() != parameter.stride():
+        found = torch.empty_like(parameter).copy_(found)
+    elif found.data_ptr() in taken:
+        found = found.clone()
+    taken.add(found.data_ptr())
+    return found

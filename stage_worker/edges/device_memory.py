@@ -30,6 +30,7 @@ from stage_worker.edges.links import EdgeEnd
 from stage_worker.edges.shared_memory import SharedIncoming, SharedOutgoing, by_receiver, slots_of
 
 _LARGEST_DESCRIPTION = 1 << 16  # bytes
+_ALIGNMENT = 512  # bytes: that of torch's allocator on GPUs
 
 
 class Event(Protocol):
@@ -136,7 +137,7 @@ def offer_edge(connection: FdConnection, end: EdgeEnd, device: torch.device, ipc
     Raises:
         PeerError: the neighbour is gone.
     """
-    memory = torch.zeros(_sizes(end), dtype=end.spec[1], device=device)
+    memory = torch.zeros(_shape(end), dtype=end.spec[1], device=device)
     try:
         events = [ipc.create_event() for _ in memory]
         described = ipc.describe_memory(memory)
@@ -151,7 +152,7 @@ def offer_edge(connection: FdConnection, end: EdgeEnd, device: torch.device, ipc
         ours, theirs = socket.socketpair()
         with theirs:
             connection.send_files(end.name, [headers, theirs.fileno()])
-        return DeviceOutgoing(_packets(headers, end, list(memory)), ours, end, [event for event, _ in events])
+        return DeviceOutgoing(_packets(headers, end, _slots(memory, end)), ours, end, [event for event, _ in events])
     finally:
         os.close(headers)
 
@@ -170,7 +171,7 @@ def accept_edge(
     Raises:
         PeerError: the neighbour does not answer.
     """
-    sizes, dtype = _sizes(end), end.spec[1]
+    shape, dtype = _shape(end), end.spec[1]
     offer = _receive_description(connection, _description(end.name))
     if "error" in offer:
         return str(offer["error"])
@@ -178,7 +179,7 @@ def accept_edge(
     credits_socket = socket.socket(fileno=theirs)
     try:
         try:
-            slots = list(ipc.open_memory(offer["memory"], sizes, dtype))
+            slots = _slots(ipc.open_memory(offer["memory"], shape, dtype), end)
             written = [ipc.open_event(event) for event in offer["written"]]
             read = [ipc.create_event() for _ in slots]
         except RuntimeError as error:
@@ -187,7 +188,7 @@ def accept_edge(
             credits_socket.close()
             return reason
         _send_description(connection, _answer(end.name), {"read": [event for _, event in read]})
-        own = slots if copy_to is None else list(torch.zeros(sizes, dtype=dtype, device=copy_to))
+        own = slots if copy_to is None else _slots(torch.zeros(shape, dtype=dtype, device=copy_to), end)
         packets = by_receiver(_packets(headers, end, own), end.ticks)
         events = by_receiver(written, end.ticks), by_receiver([event for event, _ in read], end.ticks)
         sources = None if copy_to is None else by_receiver(slots, end.ticks)
@@ -196,9 +197,20 @@ def accept_edge(
         os.close(headers)
 
 
-def _sizes(end: EdgeEnd) -> tuple[int, ...]:
-    """Of the tensors of all slots, as they lie in memory."""
-    return slots_of(end.ticks), *sizes_in_memory(end.spec[0], end.channels_last)
+def _shape(end: EdgeEnd) -> tuple[int, int]:
+    """Of the memory of all slots: their number, and the elements from one to the next.
+
+    Every slot is aligned as a tensor of its own would be: kernels, and so the last bits, are chosen by alignment.
+    """
+    shape, dtype = end.spec
+    aligned = _ALIGNMENT // dtype.itemsize
+    return slots_of(end.ticks), -(-shape.numel() // aligned) * aligned
+
+
+def _slots(memory: Tensor, end: EdgeEnd) -> list[Tensor]:
+    """The slots' tensors, as they lie in memory."""
+    sizes = sizes_in_memory(end.spec[0], end.channels_last)
+    return [slot[: end.spec[0].numel()].view(sizes) for slot in memory]
 
 
 def _pitch(end: EdgeEnd) -> int:

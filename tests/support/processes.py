@@ -37,7 +37,8 @@ def sideways(
 def environment() -> dict[str, str]:
     """The environment variables for a run that a test starts in any working directory."""
     root = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": root, "COLUMNS": "140"}
+    paths = [root, *(os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "140"}
 
 
 class Background:

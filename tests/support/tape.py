@@ -51,6 +51,9 @@ class Tape:
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
+    def renew(self) -> None:
+        """It has no memory to share."""
+
     def seed(self, seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 

@@ -16,7 +16,9 @@ from common.rule.graphed_stage import GraphedStage
 from common.rule.graphs import Work, obstacle
 from common.rule.host_values import HostValues
 from common.rule.loss import Target
+from common.rule.optimiser import Updater
 from common.rule.packet import Packet
+from common.rule.passes import Passes
 from common.rule.reference import Reference, build_stages, stages_from
 from common.rule.stage import Stage
 from tests.support.settings import config_of
@@ -224,6 +226,60 @@ def test_a_replay_that_differs_in_any_pass_is_not_used(tmp_path: Path, number: i
     plain = Pipeline(build_stages(settings, 3, TICKS)).run(TICKS)
     assert same(plain, own)
     assert not any(stage.replays for stage in own.stages if isinstance(stage, GraphedStage))
+
+
+def test_when_passes_are_recorded_no_graph_of_the_tick_is_left(tmp_path: Path) -> None:
+    """As long as one is, a capture meets autograd's nodes of another stream, and fails."""
+    [stage] = graphed(config(tmp_path, stages=1))
+    pipeline, returned = Pipeline([stage]), []
+    forward = stage.forward
+
+    def noted(*arguments: Any) -> Tensor:
+        returned.append(forward(*arguments))
+        return returned[-1]
+
+    stage.forward = noted  # type: ignore[method-assign, assignment]
+    pipeline.run(5)
+    assert [y.requires_grad for y in returned] == [True, True, False, False, False]
+
+
+def test_the_cause_of_a_failed_recording_is_told(tmp_path: Path) -> None:
+    """torch.cuda.graph raises another error when it ends a capture that has failed."""
+
+    class Failing(Tape):
+        def record(self, work: Work) -> Work:
+            try:
+                raise ValueError("the block reads a file\nat its end")
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    own = Pipeline(graphed(config(tmp_path, stages=1), Failing))
+    with pytest.warns(UserWarning, match=r"\(ValueError: the block reads a file\)"):
+        own.run(5)
+
+
+class Sum(nn.Module):
+    """Whose parameters' gradients autograd returns as one tensor, which is the output's gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.ones(2, 3)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.a + self.b
+
+
+def test_gradients_do_not_share_memory(tmp_path: Path) -> None:
+    """Clipping scales each in place."""
+    blocks = Sum()
+    updater = Updater(blocks, config(tmp_path).optimiser, 1, 0, TICKS, captured=True)
+    passes = Passes(blocks, updater, Tape(), torch.zeros(2, 3), torch.zeros(2, 3), is_first=False)
+    passes.forward(torch.ones(2, 3), 0)
+    r = passes.backward(torch.full((2, 3), 2.0))
+    assert r is not None
+    tensors = [r, blocks.a.grad, blocks.b.grad]
+    assert all(tensor is not None and torch.equal(tensor, torch.full((2, 3), 2.0)) for tensor in tensors)
+    assert len({tensor.data_ptr() for tensor in tensors if tensor is not None}) == 3
 
 
 def test_a_restored_stage_records_anew(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.support import members
 def test_exact_pipelines_on_shared_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     data = {"train": ".", "slots": 4}
     config = parse(
         {"ticks": 1, "stages": 4, "algorithm": "1f1b", "threads": torch.get_num_threads(), "data": data}, "test"

@@ -120,7 +120,7 @@ class Workers:
                 ),
                 gradients_out=_sender(self.down[i - 1], work) if i else None,
             )
-            pace, stream = DevicePace(torch.device("cpu")), StageStream(torch.device("cpu"), alone=True)
+            pace, stream = DevicePace(torch.device("cpu"), i, 20.0), StageStream(torch.device("cpu"), alone=True)
             self.loops.append(Loop(stage, ports, cast(Reporter, self.reports[i]), work, StageProbe(), pace, stream))
 
     def run(self, first: int, last: int) -> None:
