@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.models import activation_shapes, build, part
+from common.models import build, part
+from common.models.shapes import activation_shapes
 from common.rule.optimiser import build_optimiser
 from common.rule.pixels import Normaliser
 from common.rule.schedule import schedule_of

@@ -114,7 +114,8 @@ def _compute_alone(connection: Connection, settings: str, index: int) -> None:
     import torch
 
     from common.config.settings import Config
-    from common.models import activation_shapes, build, part
+    from common.models import build, part
+    from common.models.shapes import activation_shapes
     from common.rule.packet import Packet
     from common.rule.stage import Stage
 

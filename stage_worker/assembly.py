@@ -10,7 +10,8 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.messages.stage_calls import Addresses, Plan
-from common.models import activation_shapes, build, part
+from common.models import build, part
+from common.models.shapes import TensorSpec, activation_shapes
 from common.models.synced_norm import meet
 from common.models.temporal import memories
 from common.partition.balance import check_split
@@ -30,7 +31,7 @@ from stage_worker.device_pace import DevicePace
 from stage_worker.edges.connect import Edges, LocalEdges
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetIntake
-from stage_worker.edges.links import TensorSpec, links_of
+from stage_worker.edges.links import links_of
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.transport import on_gpus

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from common.errors import PeerError
+from common.models.shapes import TensorSpec
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 from common.telemetry.spans import DATA_WAIT, Kind, WorkClock, clock
 from stage_worker.device_pace import DevicePace
-from stage_worker.edges.links import TensorSpec
 from stage_worker.edges.peer_errors import is_lost_peer
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups

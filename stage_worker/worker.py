@@ -20,7 +20,8 @@ from torch import Tensor
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError
 from common.messages.stage_calls import Addresses, Plan, handling
-from common.models import activation_shapes, build, part
+from common.models import build, part
+from common.models.shapes import activation_shapes
 from common.processes.membership import Membership
 from common.rule.packet import packet_bytes
 from common.rule.tasks import without_loss

@@ -20,7 +20,8 @@ from common.partition.balance import balance, by_stage
 from common.partition.stopwatch import seconds
 from common.rule.memories import Memories
 from common.rule.optimiser import build_optimiser
-from common.rule.skips import merge_of, pool_to, sources, targets
+from common.rule.pooling import pool_to
+from common.rule.skips import merge_of, sources, targets
 from common.rule.stage import casting, forbid_in_place_on_input
 
 _TRIES = 4  # splits

@@ -8,9 +8,11 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from common.models.shapes import TensorSpec
 from common.partition.balance import BlockCost, Casting, measure
 from common.rule.memory_format import arranged
-from common.rule.skips import Skip, channels_of, pool_to, project
+from common.rule.pooling import channels_of, pool_to
+from common.rule.skips import Skip, project
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,6 @@ class SkipCost:
     projection: BlockCost
 
 
-Spec = tuple[torch.Size, torch.dtype]
 SkipTimer = Callable[[Sequence[Skip], Sequence[int]], list[SkipCost]]  # of the skips of a split
 
 
@@ -52,7 +53,7 @@ class _Projection(nn.Module):
 
 
 def skip_timer(
-    outputs: Sequence[Spec],
+    outputs: Sequence[TensorSpec],
     device: torch.device,
     channels_last: bool = False,
     casting: Casting = nullcontext,
@@ -67,7 +68,7 @@ def skip_timer(
     """
 
     @cache
-    def timed(source: Spec, target: Spec) -> tuple[BlockCost, BlockCost]:
+    def timed(source: TensorSpec, target: TensorSpec) -> tuple[BlockCost, BlockCost]:
         y, x = (torch.rand(shape, device=device).to(dtype) for shape, dtype in (source, target))
         # the first block of a model would get no gradient of its input
         projection = _Projection(arranged(x, channels_last), channels_of(y.shape))

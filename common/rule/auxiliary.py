@@ -17,7 +17,10 @@ from common.config.settings import Config
 from common.rule.loss import RowLoss
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
+from common.rule.pooling import channels_of, pool_to
 from common.rule.tasks import task_of
+
+_VECTORS = 0, 0  # a shape of as many dimensions
 
 
 class Auxiliary:
@@ -44,7 +47,7 @@ class Auxiliary:
 
     def loss(self, y: Tensor, held: Packet, weight: float) -> Tensor:
         """w(k) · loss_i, a 0-d tensor, for the output y, [rows, …], of the frames in `held`."""
-        logits = F.linear(pooled(y), self.classifier.weight, self.classifier.bias)
+        logits = F.linear(pool_to(_VECTORS, y.float()), self.classifier.weight, self.classifier.bias)
         return weight * self._loss(logits, held).mean
 
     def update(self, tick: int) -> None:
@@ -66,14 +69,6 @@ class Auxiliary:
         self.updater.counters = state["counters"]
 
 
-def pooled(y: Tensor) -> Tensor:
-    """The mean over a map's positions, or over tokens, in float32: [rows, channels, …] or [rows, tokens, channels]."""
-    y = y.float()
-    if y.ndim == 3:
-        return y.mean(1)
-    return y.flatten(2).mean(2) if y.ndim > 2 else y
-
-
 def auxiliary_of(
     config: Config,
     stage: int,
@@ -85,5 +80,4 @@ def auxiliary_of(
     """The auxiliary loss of a stage whose output has this shape; None for the top stage, or if the run has none."""
     if not config.rule.auxiliary or stage == config.stages - 1:
         return None
-    features = output[-1] if len(output) == 3 else output[1]
-    return Auxiliary(config, features, classes, planned, device)
+    return Auxiliary(config, channels_of(output), classes, planned, device)

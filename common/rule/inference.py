@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.models import activation_shapes
+from common.models.shapes import activation_shapes
 from common.rule.packet import NO_CLIP, Packet
 from common.rule.reference import MemoryPorts, memory_ports
 from common.rule.stage import Stage, casting

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from common.config.settings import Config
-from common.models import activation_shapes, build, part
+from common.models import build, part
+from common.models.shapes import TensorSpec, activation_shapes
 from common.rule.loss import Target
 from common.rule.memory_format import with_memory_format
 from common.rule.packet import Packet
+from common.rule.pooling import pooled_shape
 from common.rule.schedule import Schedule, schedule_of
-from common.rule.skips import pooled_shape, sources, targets
+from common.rule.skips import sources, targets
 from common.rule.stage import Stage, casting, make_stage
 from common.rule.tick import Computes, run_tick
-from common.rule.wire import MakePacket, Spec, Wire, decoder_of, encoder_of, wire_spec
+from common.rule.wire import MakePacket, Wire, decoder_of, encoder_of, wire_spec
 
 _CPU = torch.device("cpu")
 
@@ -116,7 +118,7 @@ class Reference:
 class _Way:
     """The packets that pass an edge in one direction: what is sent at tick k is used `ticks` ticks later."""
 
-    def __init__(self, spec: Spec, ticks: int, wire: Wire, packet: MakePacket) -> None:
+    def __init__(self, spec: TensorSpec, ticks: int, wire: Wire, packet: MakePacket) -> None:
         self._packets, self._ticks = [packet(*wire_spec(wire, spec)) for _ in range(ticks + 1)], ticks
         self._encoder, self._decoder = encoder_of(wire, spec, packet), decoder_of(wire, spec, packet)
 
@@ -204,7 +206,7 @@ class MemoryPorts:
 
 def memory_ports(
     stages: Sequence[Stage],
-    outputs: Sequence[Spec],
+    outputs: Sequence[TensorSpec],
     wire: Wire,
     packet: MakePacket = Packet,
 ) -> list[MemoryPorts]:

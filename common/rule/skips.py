@@ -23,10 +23,10 @@ from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
+from common.rule.pooling import Shape, channels_of, pool_to
 from common.rule.schedule import schedule_of
 
 SKIPS = "skips."  # the prefix of their weights' names in the whole model
-Shape = Sequence[int]
 Skip = tuple[int, int]  # from, to
 
 
@@ -118,27 +118,6 @@ def merge_of(config: Config, stage: int, outputs: Sequence[Shape], planned: int,
     return Merge(config, stage, outputs, planned, device) if sources(config.skip_pairs, stage) else None
 
 
-def channels_of(shape: Shape) -> int:
-    """Number of channels of maps, or width of tokens, or of vectors."""
-    return shape[-1] if len(shape) == 3 else shape[1]
-
-
-def pooled_shape(shape: Shape, output: Shape) -> torch.Size:
-    """The shape of such an output, pooled to an input of shape `shape`."""
-    return pool_to(shape, torch.empty(tuple(output), device="meta")).shape
-
-
 def project(y: Tensor, weight: Tensor) -> Tensor:
     """P(y), [rows, channels of the input, …], from what a source sends; `weight`: [channels of the input, of y]."""
     return F.conv2d(y, weight[:, :, None, None]) if y.ndim == 4 else F.linear(y, weight)
-
-
-def pool_to(shape: Shape, y: Tensor) -> Tensor:
-    """An output, [rows, …], at the positions of an input of this shape: maps and tokens are pooled."""
-    if len(shape) == 2:
-        return y if y.ndim == 2 else y.flatten(2).mean(2) if y.ndim == 4 else y.mean(1)
-    if len(shape) == 3:
-        tokens = y.flatten(2) if y.ndim == 4 else y.mT if y.ndim == 3 else y.unsqueeze(2)
-        return F.adaptive_avg_pool1d(tokens, shape[1]).mT
-    maps = y if y.ndim == 4 else (y.mean(1) if y.ndim == 3 else y)[:, :, None, None]
-    return maps if maps.shape[2:] == tuple(shape[2:]) else F.adaptive_avg_pool2d(maps, (shape[2], shape[3]))

@@ -27,8 +27,9 @@ from common.rule.memories import Memories
 from common.rule.memory_format import arrange, arranged
 from common.rule.optimiser import Updater
 from common.rule.packet import Packet
+from common.rule.pooling import pool_to
 from common.rule.schedule import schedule_of
-from common.rule.skips import Merge, merge_of, pool_to, targets
+from common.rule.skips import Merge, merge_of, targets
 from common.rule.tasks import task_of
 
 

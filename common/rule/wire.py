@@ -25,12 +25,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.models.shapes import TensorSpec
 from common.rule.gate import gate
 from common.rule.host_values import HostValues
 from common.rule.packet import Packet
 
 Wire = Literal["float32", "bfloat16", "int8"]
-Spec = tuple[torch.Size, torch.dtype]
 MakePacket = Callable[[torch.Size, torch.dtype], Packet]
 
 _LARGEST = 127  # of an int8 value
@@ -38,7 +38,7 @@ _SMALLEST_SCALE = 1e-30
 _CHANNEL = 16  # values that a channel must have for a scale of its own, which takes the bytes of 4
 
 
-def wire_spec(wire: Wire, spec: Spec) -> Spec:
+def wire_spec(wire: Wire, spec: TensorSpec) -> TensorSpec:
     """Shape and dtype of what passes for tensors of a shape and dtype."""
     shape, dtype = spec
     if wire == "bfloat16":
@@ -70,12 +70,12 @@ class Decoder:
         return packet
 
 
-def encoder_of(wire: Wire, spec: Spec, make: MakePacket) -> Encoder:
+def encoder_of(wire: Wire, spec: TensorSpec, make: MakePacket) -> Encoder:
     """The sending end for tensors of this spec. `make` creates a packet on the stage's device."""
     return _Int8Encoder(spec, make) if wire == "int8" else Encoder()
 
 
-def decoder_of(wire: Wire, spec: Spec, make: MakePacket) -> Decoder:
+def decoder_of(wire: Wire, spec: TensorSpec, make: MakePacket) -> Decoder:
     """The receiving end for tensors of this spec. `make` creates a packet on the stage's device."""
     if wire_spec(wire, spec) == spec:
         return Decoder()
@@ -83,7 +83,7 @@ def decoder_of(wire: Wire, spec: Spec, make: MakePacket) -> Decoder:
 
 
 class _Converter(Decoder):
-    def __init__(self, spec: Spec, make: MakePacket) -> None:
+    def __init__(self, spec: TensorSpec, make: MakePacket) -> None:
         self._own = make(*spec)
 
     def unpack(self, packet: Packet) -> Packet:
@@ -96,7 +96,7 @@ class _Converter(Decoder):
 
 
 class _Int8Decoder(_Converter):
-    def __init__(self, spec: Spec, make: MakePacket) -> None:
+    def __init__(self, spec: TensorSpec, make: MakePacket) -> None:
         super().__init__(spec, make)
         own = self._own.tensor
         fits = own.dtype == torch.float32 and own.is_contiguous()
@@ -114,7 +114,7 @@ class _Int8Encoder(Encoder):
 
     residual: Packet
 
-    def __init__(self, spec: Spec, make: MakePacket) -> None:
+    def __init__(self, spec: TensorSpec, make: MakePacket) -> None:
         shape, _ = spec
         # in the order of the wire, whatever that of maps in memory
         self.residual = make(torch.Size((shape[0], shape[1:].numel())), torch.float32)

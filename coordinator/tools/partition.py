@@ -12,7 +12,8 @@ from torch import nn
 
 from common.config.settings import Config, share_of_threads
 from common.errors import ConfigError
-from common.models import activation_shapes, build
+from common.models import build
+from common.models.shapes import activation_shapes
 from common.partition.balance import BlockCost, balance, by_stage, check_split, max_concurrent_stages, measure
 from common.partition.model_check import check_model
 from common.partition.prediction import Prediction, optimiser_state, predict, stage_times

@@ -8,6 +8,7 @@ import torch
 from common.config.running import Network
 from common.config.settings import Config
 from common.errors import ConfigError
+from common.models.shapes import TensorSpec
 from common.processes.membership import Membership
 from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import Packet, StagedPacket
@@ -15,7 +16,7 @@ from common.rule.wire import Wire, decoder_of, encoder_of, wire_spec
 from common.shared_memory.fd_passing import FdConnection
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.edges.ends import Incoming, Outgoing, Receiver, Sender
-from stage_worker.edges.links import EdgeEnd, EdgeKey, EdgeKind, Links, TensorSpec
+from stage_worker.edges.links import EdgeEnd, EdgeKey, EdgeKind, Links
 from stage_worker.edges.local import LocalEdge, LocalIncoming, LocalOutgoing
 from stage_worker.edges.mapped_edges import MappedEdges
 from stage_worker.edges.process_groups import Groups

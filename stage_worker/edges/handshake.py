@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import PeerError
-from stage_worker.edges.links import Links, TensorSpec
+from common.models.shapes import TensorSpec
+from stage_worker.edges.links import Links
 from stage_worker.edges.torch_p2p import Peer, tag_of
 
 _TAG = 2

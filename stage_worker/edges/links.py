@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
+from common.models.shapes import TensorSpec
 from common.rule.label_form import ONE_CLASS, LabelForm
+from common.rule.pooling import pooled_shape
 from common.rule.schedule import Schedule
-from common.rule.skips import pooled_shape, sources, targets
+from common.rule.skips import sources, targets
 
-TensorSpec = tuple[torch.Size, torch.dtype]
 EdgeKind = Literal["forward", "backward", "evaluation"]  # evaluation's own: training packets may be in flight
 EdgeKey = tuple[EdgeKind, int]  # an edge in one direction, with the stage at its other end
 

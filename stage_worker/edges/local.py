@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import torch
 
+from common.models.shapes import TensorSpec
 from common.rule.label_form import LabelForm
 from common.rule.packet import Packet
 from stage_worker.edges.device_memory import Event
-from stage_worker.edges.links import TensorSpec
 
 
 class LocalEdge:

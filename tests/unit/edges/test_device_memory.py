@@ -11,6 +11,7 @@ from multiprocessing.queues import SimpleQueue
 import pytest
 import torch
 
+from common.models.shapes import TensorSpec
 from common.rule.packet import Packet
 from common.shared_memory.fd_passing import FdConnection
 from common.telemetry.spans import Kind, WorkClock
@@ -18,7 +19,7 @@ from stage_worker.edges import device_memory
 from stage_worker.edges.cuda_ipc import CudaIpc
 from stage_worker.edges.device_memory import DeviceIncoming, DeviceOutgoing, Ipc
 from stage_worker.edges.ends import Receiver, Sender
-from stage_worker.edges.links import EdgeEnd, TensorSpec
+from stage_worker.edges.links import EdgeEnd
 from stage_worker.edges.shared_memory import slots_of
 from tests.support.fake_ipc import DelayedIpc, HostIpc
 

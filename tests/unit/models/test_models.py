@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
-from common.models import activation_shapes, build, part
+from common.models import build, part
+from common.models.shapes import activation_shapes
 from tests.support.models import user_model
 from tests.support.settings import config_of
 

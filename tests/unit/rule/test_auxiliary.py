@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config.settings import Config, Data, Optimiser, Rule
-from common.rule.auxiliary import Auxiliary, auxiliary_of, pooled
+from common.rule.auxiliary import Auxiliary, auxiliary_of
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 
@@ -97,9 +97,9 @@ def test_the_top_stage_has_none_and_tokens_are_pooled() -> None:
     assert tokens is not None
     assert flat is not None
     assert [head.classifier.in_features for head in (tokens, flat)] == [5, 6]
-    assert pooled(torch.ones(ROWS, 7, 5)).shape == (ROWS, 5)
-    assert pooled(torch.ones(ROWS, 5, 2, 2)).shape == (ROWS, 5)
-    assert pooled(torch.ones(ROWS, 6, dtype=torch.bfloat16)).dtype == torch.float32
+    held = Packet((ROWS, 1))
+    for auxiliary, y in ((tokens, torch.ones(ROWS, 7, 5)), (flat, torch.ones(ROWS, 6, dtype=torch.bfloat16))):
+        assert auxiliary.loss(y, held, 1.0).dtype == torch.float32
 
 
 @pytest.mark.parametrize("optimiser", [SGD, Optimiser()], ids=["SGD", "AdamW"])

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from common.config.settings import Config, Data, Optimiser
 from common.errors import ConfigError
 from common.rule.packet import Packet
+from common.rule.pooling import pool_to, pooled_shape
 from common.rule.reference import Reference
-from common.rule.skips import Merge, pool_to, pooled_shape, sources, targets
+from common.rule.skips import Merge, sources, targets
 from common.rule.stage import make_stage
 
 CPU = torch.device("cpu")
