@@ -77,6 +77,16 @@ def _labels(run: "Config") -> Problems:
             f"that change sign then, such as [0] if the first is x, measured from the middle of the frame, or [] "
             f"if none does; or set data.flip to 0"
         )
+    if run.task == "predict" and run.data.snippets > 1:
+        yield (
+            'data.snippets play parts of a clip that do not follow each other, and task = "predict" would predict a '
+            "frame of another part: leave it out"
+        )
+    if run.task == "predict" and run.data.window is not None and run.data.window <= run.ahead:
+        yield (
+            f"data.window = {run.data.window} ends before the frame that is {run.ahead} ahead (ahead), so there would "
+            f"be nothing to predict: make it longer"
+        )
     if run.data.jitter == "stages" and not run.may_jitter_later:
         yield 'data.jitter = "stages" needs a task with labels and frames of 8 bits: set it to "auto" or "decoders"'
 

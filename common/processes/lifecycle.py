@@ -16,6 +16,7 @@ from common.processes.caller import tell_error
 from common.processes.snapshot_folder import remove_folder
 
 _POLL = 0.5  # seconds
+_PATIENCE = 2.0  # seconds for a last message
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
 PATH_ERRORS = "surrogateescape"  # for reading and writing file names, which need not be UTF-8
 TEMPORARY = "SIDEWAYS_TEMPORARY"  # environment: a folder that the launcher removes when it exits
@@ -125,8 +126,9 @@ def watch_parent(who: str) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL)
-        print_error(f"{who}: the launcher (pid {parent}) is gone, so this process exits too; restart the run")
         remove_folder()
+        threading.Timer(_PATIENCE, os._exit, (1,)).start()  # stderr may be a pipe that nobody reads
+        print_error(f"{who}: the launcher (pid {parent}) is gone, so this process exits too; restart the run")
         exit_now(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()

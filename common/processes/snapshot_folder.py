@@ -4,10 +4,12 @@
 
 NAME is a process of this host, or one of another host that leaves copies here.
 
-The launcher makes the folder and removes it when the run ends. Under torchrun there is none: the processes make one
-that is named after the run directory, and the last one removes it at the orderly end of the run.
+The launcher makes the folder and removes it when the run ends. If all processes of a run were killed, the next launcher
+removes it: a lock, which the launcher and its forks hold, tells that nobody is left. Under torchrun there is none: the
+processes make one that is named after the run directory, and the last one removes it at the orderly end of the run.
 """
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Collection
@@ -21,11 +23,19 @@ from common.errors import ConfigError
 SNAPSHOTS = "SIDEWAYS_SNAPSHOTS"  # environment: the launcher's folder
 _MEMORY = Path("/dev/shm")  # noqa: S108  # the kernel's file system in memory
 _PART = ".part"
+_LOCK = "lock"
 
 
 def make_folder() -> Path:
-    """Make a folder that nobody else can read, and set it in the environment."""
+    """Make a folder that nobody else can read, and set it in the environment. Removes those of which nobody is left."""
+    for old in _place().glob("sideways-*"):
+        with suppress(OSError), open(old / _LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix="sideways-", dir=_place()))
+    lock = os.open(folder / f"{_LOCK}{_PART}", os.O_CREAT | os.O_WRONLY, 0o600)  # open as long as this process lives
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(folder / f"{_LOCK}{_PART}", folder / _LOCK)  # nobody finds it before it is locked
     os.environ[SNAPSHOTS] = str(folder)
     return folder
 
@@ -113,5 +123,7 @@ class SnapshotFolder:
         for name, _ in self.all():
             if name in names or name not in here:
                 self.forget(name)
+        for name in names:  # of a process that was killed while it wrote
+            (self.path / f"{name}{_PART}").unlink(missing_ok=True)
         with suppress(OSError):  # another process still has one
             self.path.rmdir()

@@ -67,9 +67,14 @@ class RowLoss:
         count = int(np.count_nonzero(known))
         if not count:
             return RowsWithTarget(y[:0].sum(), y[:0], values[:0])
-        chosen = self._chosen.setdefault(count, HostValues()).on(y.device, np.flatnonzero(known))
+        chosen = self._selected(y.device, np.flatnonzero(known), rows)
         y, values = y[chosen], values[chosen]
         return RowsWithTarget(self._task.loss(y, values) * (count / len(known)), y, values)
+
+    def _selected(self, device: torch.device, index: NDArray[np.int64], rows: slice) -> Tensor:
+        if rows is EVERY_ROW:
+            return self._chosen.setdefault(len(index), HostValues()).on(device, index)
+        return torch.from_numpy(index).to(device)  # as the labels below
 
     def _labels(self, device: torch.device, held: Packet, rows: slice) -> Tensor:
         if held.label_tensor.device == device:

@@ -247,7 +247,7 @@ class TargetIntake:
         expected = self.phase, held.frame
         raw = self.early.pop(expected, None)
         while raw is None:
-            key, received = self._receive(tick, expected)
+            key, received = self._receive(tick, self.phase, held.frame, held.frame)
             if key == expected:
                 raw = received
             else:
@@ -259,12 +259,13 @@ class TargetIntake:
     def gather(self, first: int, end: int, tick: int) -> None:
         """Receive the targets of training frames first … end - 1, all of which have been sent, into `early`."""
         while any((0, frame) not in self.early for frame in range(first, end)):
-            key, received = self._receive(tick, (0, end - 1))
+            key, received = self._receive(tick, 0, first, end - 1)
             self.early[key] = received
 
-    def _receive(self, tick: int, expected: tuple[int, int]) -> tuple[tuple[int, int], Raw]:
+    def _receive(self, tick: int, phase: int, first: int, last: int) -> tuple[tuple[int, int], Raw]:
+        """The next target; one of this phase must be of the frames `first` … `last`, and not have come before."""
         envelope, frames = self.socket.receive(tick)
         key = envelope.phase, envelope.frame
-        if key[0] == expected[0] and key[1] > expected[1]:
-            raise self.socket.lost(tick, envelope, expected)
+        if key in self.early or (key[0] == phase and not first <= key[1] <= last):
+            raise self.socket.lost(tick, envelope, (phase, last))
         return key, (frames, envelope.clips)

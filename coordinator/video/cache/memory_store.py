@@ -16,11 +16,14 @@ fewer of them would still be there when they are played again than if the first 
 
 import fcntl
 import os
+import struct
+import weakref
 
 from coordinator.video.cache.entry import PAGE, Draft, Header, NoRoom, StoredFrames, read_header
 
 _REGIONS, _REGION = 1 << 26, 1 << 36  # their number, and bytes of each
 _COUNT = 0, 8  # offset and length of the count
+_FLOCK = struct.Struct("hhqqi0q")  # type, whence, start, length, pid
 
 
 class MemoryStore:
@@ -29,6 +32,8 @@ class MemoryStore:
     def __init__(self, file: int, limit: int) -> None:
         """`file`: its descriptor; `limit`: bytes that it may take up."""
         self._file, self._limit = file, limit
+        self._locks = os.open(f"/proc/self/fd/{file}", os.O_RDWR)  # locks belong to it, not to what is inherited
+        weakref.finalize(self, os.close, self._locks)
 
     def load(self, key: bytes) -> StoredFrames | None:
         """The key's entry, if there is one."""
@@ -38,24 +43,24 @@ class MemoryStore:
 
     def begin(self, key: bytes, size: int) -> Draft | None:
         """Begin an entry of about `size` bytes. None if it can never fit, or its place is taken. Raises NoRoom."""
-        if size > min(self._limit, _REGION // 2) or not _locked(self._file, key):
+        if size > min(self._limit, _REGION // 2) or not self._lock(key):
             return None
         if read_header(self._file, _base(key)):
-            _unlock(self._file, key)
+            self.unlock(key)
             return None
-        if not self._reserve(size + 2 * PAGE):  # the header, and the rest of the last page
-            _unlock(self._file, key)
+        if not self.reserve(size + 2 * PAGE):  # the header, and the rest of the last page
+            self.unlock(key)
             raise NoRoom
-        return _MemoryDraft(key, self._file, _base(key), size, self._reserve)
+        return _MemoryDraft(self, key, self._file, size)
 
     def reject(self, key: bytes) -> None:
         """Never return the key's entry again, nor let it be written again, as others may be reading it."""
         _reject(self._file, key)
 
-    def _reserve(self, size: int) -> bool:
+    def reserve(self, size: int) -> bool:
         """Whether `size` more bytes may be written."""
         start, length = _COUNT
-        fcntl.lockf(self._file, fcntl.LOCK_EX, length, start)  # held for microseconds, and released if its holder dies
+        _set_lock(self._locks, fcntl.F_WRLCK, start, length, fcntl.F_OFD_SETLKW)  # held for microseconds
         try:
             count = int.from_bytes(os.pread(self._file, length, start), "little") + size
             if count > self._limit:
@@ -63,37 +68,48 @@ class MemoryStore:
             os.pwrite(self._file, count.to_bytes(length, "little"), start)
             return True
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, length, start)
+            _set_lock(self._locks, fcntl.F_UNLCK, start, length)
+
+    def _lock(self, key: bytes) -> bool:
+        """Lock the place of a key's entry until `unlock`, or the process's end. False if another process has it."""
+        try:
+            _set_lock(self._locks, fcntl.F_WRLCK, _base(key), 1)
+        except OSError:
+            return False
+        return True
+
+    def unlock(self, key: bytes) -> None:
+        """Let other processes have it."""
+        _set_lock(self._locks, fcntl.F_UNLCK, _base(key), 1)
 
 
 class _MemoryDraft(Draft):
+    def __init__(self, store: MemoryStore, key: bytes, file: int, reserved: int) -> None:
+        super().__init__(key, file, _base(key), reserved, store.reserve)
+        self._store = store
+
     def commit(self) -> None:
         """Make it an entry, and give back what it has reserved and not used."""
         super().commit()
         self._reserve(-self._room)
-        _unlock(self._file, self._key)
+        self._store.unlock(self._key)
 
     def discard(self) -> None:
         """What was written remains in memory, so the clip is not written again."""
         _reject(self._file, self._key)
-        _unlock(self._file, self._key)
+        self._store.unlock(self._key)
 
 
 def _reject(file: int, key: bytes) -> None:
     os.pwrite(file, Header(key, (0, 0, 0, 0), 0, 0).packed(), _base(key))
 
 
-def _locked(file: int, key: bytes) -> bool:
-    """Lock the place of a key's entry, until it is unlocked or the process ends. False if another process has it."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _base(key))
-    except OSError:
-        return False
-    return True
+def _set_lock(file: int, kind: int, start: int, length: int, command: int = fcntl.F_OFD_SETLK) -> None:
+    """Lock or unlock a range for this open file. Raises OSError if another has it.
 
-
-def _unlock(file: int, key: bytes) -> None:
-    fcntl.lockf(file, fcntl.LOCK_UN, 1, _base(key))
+    POSIX's other locks (lockf) all end as soon as the process closes any descriptor of the file, as unmapping does.
+    """
+    fcntl.fcntl(file, command, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
 
 def _base(key: bytes) -> int:

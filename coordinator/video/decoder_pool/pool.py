@@ -7,6 +7,7 @@ its slots which is least far ahead. A file at which two processes die is skipped
 """
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from common.errors import DataError
 from common.processes.lifecycle import ALLOCATOR
+from common.shared_memory.memfd import memory_file
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock, sharing
 from coordinator.video.decoder_pool.messages import (
@@ -261,14 +263,19 @@ class _Worker:
         """Start the process where its slots are, and let it decode up to tick `end`."""
         self.has_reported, self.last_message_time = False, time.monotonic()
         self.connection, theirs = Pipe()
-        files = theirs.fileno(), ring.file
-        command = [sys.executable, "-P", "-m", "coordinator.video.decoder_pool.worker", *map(str, files)]
+        work = memory_file("sideways-job", 0)  # the connection would only take it as fast as the process reads
+        with open(work, "wb", closefd=False) as stream:
+            pickle.dump((job, list(self.starts.values()), self.decode_lock), stream)
+        os.lseek(work, 0, os.SEEK_SET)
+        files = theirs.fileno(), ring.file, work
+        arguments = map(str, (*files, os.getpid()))
+        command = [sys.executable, "-P", "-m", "coordinator.video.decoder_pool.worker", *arguments]
         passed = files + (job.cache.inherited if job.cache else ())
         environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
         theirs.close()
+        os.close(work)
         with suppress(OSError):  # it has died already: noticed at the next receive
-            self.connection.send((job, list(self.starts.values()), self.decode_lock))
             self.connection.send(end)
 
     def end(self) -> str:

@@ -10,6 +10,7 @@ waits for  the coordinator to let it decode on, and the decode lock; exits with 
 """
 
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import DataError
+from common.processes.parent_death import die_with_parent
 from coordinator.video.decoder_pool.clip_player import Chunk, ClipPlayer, Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
 from coordinator.video.decoder_pool.messages import (
@@ -102,14 +104,16 @@ class DecoderWorker:
 
 
 def main() -> None:
-    """`python -P -m coordinator.video.decoder_pool.worker CONNECTION MEMORY`, two file descriptors."""
+    """`python -P -m coordinator.video.decoder_pool.worker CONNECTION MEMORY JOB PARENT`: three files, and a pid."""
+    connection, memory, work, parent = map(int, sys.argv[1:])
+    die_with_parent(parent)  # it may hang in a read when the coordinator is killed
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides when to end
-    connection = Connection(int(sys.argv[1]))
+    with open(work, "rb") as stream:
+        job, starts, number = pickle.load(stream)  # noqa: S301  # the coordinator wrote it
     try:
-        job, starts, number = connection.recv()
-        ring = SharedRing(job.of_share, job.in_use, int(sys.argv[2]))
-        DecoderWorker(connection, job, starts, ring, DecodeLock(ring.file, number)).run()
+        ring = SharedRing(job.of_share, job.in_use, memory)
+        DecoderWorker(Connection(connection), job, starts, ring, DecodeLock(ring.file, number)).run()
     except (EOFError, ConnectionError):
         os._exit(0)  # the coordinator has exited
 

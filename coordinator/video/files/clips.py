@@ -161,11 +161,12 @@ def collect(
     entries = [entry for entry in listed.entries if fnmatch(entry.name, include)]
     if not entries and not listed.bad:
         raise DataError(_nothing(root, include, labelled, listed.notes))
-    if labels_from_format(data, part, task == "classify") or not labelled:
+    if not entries or labels_from_format(data, part, task == "classify") or not labelled:
         source: LabelSource = _Classes(root, entries, classes or (listed.classes if labelled else None))
     else:
         source = label_source(data, part, entries, task, classes, listed.classes)
-    _check_flip(data, task, source.vocabulary)
+    if entries:
+        _check_flip(data, task, source.vocabulary)
     left_out = quarantined(data.quarantine)
     kept = [entry for entry in entries if abspath(entry.path) not in left_out]
     clips, bad, notes = _probe_all(kept, source, data)

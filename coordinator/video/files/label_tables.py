@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common.errors import DataError
 from coordinator.video.files.labels import Vocabulary
-from coordinator.video.files.listing import lines_of
+from coordinator.video.files.listing import MOST_CLASSES, is_count, lines_of, short
 
 PATH, FRAME, SPAN, SECONDS = ("path",), ("frame",), ("start", "end"), ("start_seconds", "end_seconds")
 NONE = "-"  # none of the classes
@@ -119,6 +119,11 @@ def vocabulary_of(task: str, columns: Sequence[str], labels: Sequence[Values]) -
         where = labels[0].where if labels else "the labels"
         raise DataError(f"{where}: no clip or frame has a label: fill in the column {', '.join(columns)}")
     if all(name.isdecimal() for name in found):
+        if large := [name for name in found if not is_count(name) or int(name) >= MOST_CLASSES]:
+            raise DataError(
+                f"{labels[0].where}: the label {short(large[0])} is too large: numeric labels are 0, 1, … up to "
+                f"{MOST_CLASSES - 1}"
+            )
         return [str(number) for number in range(max(map(int, found)) + 1)]
     return sorted(found)
 
@@ -137,7 +142,7 @@ def _classes(task: str, label: Values) -> list[str]:
     if label.missing:
         return []
     names = (label.texts[0],) if task == "classify" else split_values(label.texts[0])
-    return [str(int(name)) if name.isdecimal() else name for name in names if name and name != NONE]
+    return [str(int(name)) if is_count(name) else name for name in names if name and name != NONE]
 
 
 def typed(label: Values, columns: Sequence[str], vocabulary: Vocabulary) -> int | tuple[float, ...]:

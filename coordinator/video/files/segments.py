@@ -49,9 +49,9 @@ def read_segments(lines: Iterable[tuple[int, str]], file: Path, data: Data, labe
 
 def _line(number: int, line: str, where: str, data: Data, labelled: bool) -> Line:
     words = line.rsplit(None, 3)
-    if len(words) < 4 or not (_TIME.fullmatch(words[1]) and _TIME.fullmatch(words[2])):
+    if not labelled and not (len(words) == 4 and _TIME.fullmatch(words[1]) and _TIME.fullmatch(words[2])):
         words = [*line.rsplit(None, 2), "video"]
-    if len(words) < 4 or (labelled and len(line.split()) < 4):
+    if len(words) < 4:
         raise DataError(f"{where}: {line!r} is not `{FORM}`")
     path, start, end, label = words
     segment = Segment(_time(start, where, data), _time(end, where, data))

@@ -29,15 +29,29 @@ def opened_remotely(shard: Shard, data: Data) -> Iterator[BinaryIO]:
 
 
 def read_part_info(stream: BinaryIO, offset: int, size: int) -> MediaInfo | str:
-    """Metadata of the video of `size` bytes at an offset, or the reason why it cannot be played."""
-    return read_stream_info(_Part(stream, offset, size)) if size else "the file is empty"
+    """Metadata of the video of `size` bytes at an offset, or the reason why it cannot be played.
+
+    Raises the error of the stream if it cannot be read, which FFmpeg takes for damage.
+    """
+    if not size:
+        return "the file is empty"
+    part = _Part(stream, offset, size)
+    found = read_stream_info(part)
+    if part.error is not None:
+        raise part.error
+    return found
 
 
 class _Part(io.RawIOBase):
-    """A part of a file as a file."""
+    """A part of a file as a file.
+
+    Attributes:
+        error: of the last read; None if it went well.
+    """
 
     def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
         self._stream, self._offset, self._size, self._place = stream, offset, size, 0
+        self.error: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -54,8 +68,12 @@ class _Part(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        self._stream.seek(self._offset + self._place)
-        piece = self._stream.read(max(0, min(len(buffer), self._size - self._place)))
+        try:
+            self._stream.seek(self._offset + self._place)
+            piece = self._stream.read(max(0, min(len(buffer), self._size - self._place)))
+        except Exception as error:
+            self.error = error
+            raise
         buffer[: len(piece)] = piece
         self._place += len(piece)
         return len(piece)

@@ -20,6 +20,11 @@ from common.errors import ConfigError
         ({"norm": "sync", "replicas": 2, "compile": True}, "set compile and graph to false"),
         ({"optimiser": {"steps": [0.7, 0.2]}}, "must be increasing fractions"),
         ({"data": {"sources": ["/dev/video0"], "slots": 4}}, "data.sources have no labels"),
+        (
+            {"task": "predict", "data": {"train": ".", "snippets": 2, "window": 4}},
+            "would predict a frame of another part",
+        ),
+        ({"task": "predict", "ahead": 4, "data": {"train": ".", "window": 4}}, "ends before the frame that is 4 ahead"),
         ({"task": "regress", "data": {"train": ".", "slots": 4, "flip": 0.5}}, "list in data.flip_targets those that"),
         ({"data": {"train": ".", "slots": 4, "flip_targets": [0]}}, 'data.flip_targets is for task = "regress"'),
         ({"data": {"sources": ["a"]}, "task": "predict", "ticks": None, "epochs": 1}, "set ticks instead"),

@@ -13,7 +13,7 @@ from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
 from coordinator.video.batch import Batch
 from coordinator.video.targets import Step, packet_of
-from stage_worker.edges.frame_intake import FrameIntake
+from stage_worker.edges.frame_intake import FrameIntake, TargetIntake
 from tests.support.frames import feeder_of, frame_socket
 
 SHAPE = (2, 3, 4, 4)
@@ -58,6 +58,22 @@ def test_frames_of_an_earlier_attempt_are_ignored() -> None:
     for each in (late, feeder):
         each.close()
     stage_0.close()
+
+
+def test_a_target_that_comes_twice_is_refused() -> None:
+    socket = frame_socket(SHAPE)
+    feeder, held = feeder_of(socket), Packet(SHAPE)
+    targets = TargetIntake(socket, torch.empty(SHAPE), Normaliser([0.0] * 3, [1.0] * 3))
+    feeder.push(0, 4, step(1))
+    held.set_header(4, 4)
+    targets.target(5, held)
+    feeder.push(0, 4, step(1))
+    held.set_header(5, 5)
+    with pytest.raises(PeerError, match=r"tick 6: received frame 4 of phase 0, expected frame 5 of phase 0"):
+        targets.target(6, held)
+    assert not targets.early
+    feeder.close()
+    socket.close()
 
 
 def test_another_shape_is_refused_with_both_sizes() -> None:

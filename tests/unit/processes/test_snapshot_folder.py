@@ -1,5 +1,7 @@
 """The folder in memory where the processes of a run keep their state."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +88,23 @@ def test_the_launchers_folder_comes_before_that_of_the_run(monkeypatch: pytest.M
     assert made.parent == tmp_path
     remove_folder()
     assert not made.exists()
+
+
+def test_a_launcher_removes_the_folders_of_which_nobody_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(snapshot_folder, "_MEMORY", tmp_path)
+    monkeypatch.setenv(SNAPSHOTS, "")
+    code = (
+        "import pathlib, sys; from common.processes import snapshot_folder; "
+        "snapshot_folder._MEMORY = pathlib.Path(sys.argv[1]); print(snapshot_folder.make_folder())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    left = Path(done.stdout.strip())
+    (left / "stage0.7").write_bytes(b"state")
+    (tmp_path / "sideways-other").mkdir()  # no lock: not a launcher's
+    own, other = make_folder(), make_folder()
+    assert not left.exists()
+    assert own.exists()
+    assert other.exists()
+    assert (tmp_path / "sideways-other").exists()

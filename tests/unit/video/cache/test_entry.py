@@ -14,7 +14,7 @@ from common.config.settings import Data
 from coordinator.video.cache.entry import NoRoom, Store
 from coordinator.video.cache.place import place_of
 
-KEY, HEIGHT, WIDTH = b"k" * 32, 16, 24
+KEY, OTHER, HEIGHT, WIDTH = b"k" * 32, b"o" * 32, 16, 24
 
 
 @pytest.fixture(params=["memory", "folder"])
@@ -97,6 +97,15 @@ def test_of_two_processes_that_decode_a_clip_one_keeps_it() -> None:
         done = subprocess.run(command, pass_fds=[place.file], capture_output=True, text=True, check=True)
         return done.stdout.strip() == "True"
 
+    assert refused()
+    small = store.begin(OTHER, 4000)
+    assert small is not None
+    small.write([list(picture) for picture in frames(2, grey=True)])
+    small.commit()
+    del small
+    kept = store.load(OTHER)
+    assert kept is not None
+    del kept  # unmapping closes a descriptor of the file, with which other kinds of locks end
     assert refused()
     draft.discard()
     place.close()

@@ -90,6 +90,26 @@ def test_processes_that_always_die_are_an_error(videos: Path) -> None:
     slots.close()
 
 
+def test_a_process_that_does_not_begin_is_not_waited_for_before_others_are_looked_at(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is to decode may be more than a connection holds."""
+    idle = tmp_path / "idle"
+    idle.write_text("#!/bin/sh\nexec sleep 30\n")
+    idle.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(idle))
+    clips, waits = find(videos / "train", "*", 1).clips, []
+
+    def give_up() -> None:
+        waits.append(1)
+        raise DataError("given up")
+
+    slots = Slots(clips * 4000, DATA, 0, train=True, meanwhile=give_up)
+    with pytest.raises(DataError, match="given up"):
+        slots.fill(Batch((3, 3, 16, 16)))
+    slots.close()
+
+
 def test_a_stopped_process_is_replaced_and_no_frame_is_lost(videos: Path) -> None:
     clips = find(videos / "train", "*", 1).clips
     undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True, patience=3.0)

@@ -42,6 +42,12 @@ def test_each_task_has_its_tables(tmp_path: Path) -> None:
         ("regress", "path,x,y\n\na,1,nan\n", "line 3: y is nan, which is no number to learn"),
         ("multilabel", "path,x,y\na,1,0.5\n", "line 2: y is 0.5, but must be 1 if the class applies, else 0"),
         ("classify", "path,x,y\na,1,0\n", "needs one column with the class, but the labels have x, y"),
+        (
+            "classify",
+            "path,label\na,1700000000\n",
+            "the label 1700000000 is too large: numeric labels are 0, 1, … up to",
+        ),
+        ("classify", f"path,label\na,{'9' * 5000}\n", "the label 9+… is too large"),
         ("classify", "path,label\na,\n", "line 2: no clip or frame has a label"),
         ("classify", 'path,label\na,"b\n', "is not a valid CSV file"),
     ],

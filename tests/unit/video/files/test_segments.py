@@ -113,6 +113,7 @@ def test_segments_beyond_the_end_are_cut_or_left_out_with_a_note(films: Path) ->
         ("film.mp4 2 2 a", "frames", "line 2: the segment from 2 to 2 is empty"),
         ("film.mp4 1.5 2 a", "frames", "'1.5' is not a number of frames"),
         ("film.mp4 1 2", "seconds", "'film.mp4 1 2' is not `path start end label`"),
+        ("my film.mp4 1 5", "seconds", "'film.mp4' is not seconds, such as"),
         ("film.mp4 1 two a", "seconds", "'two' is not seconds, such as"),
         ("film.mp4 1 2 -1", "seconds", "-1 is not a label"),
         ("../film.mp4 1 2 a", "seconds", "is outside of"),

@@ -8,6 +8,7 @@ import pytest
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.files.clips import collect
+from coordinator.video.files.shard_index import _Part
 from tests.support.shards import served, write_shards
 from tests.support.videos import write_clip
 
@@ -52,6 +53,24 @@ def test_where_parts_cannot_be_read_shards_are_downloaded(root: Path, tmp_path: 
         assert len(collect(data_of(f"{address}/000.tar", tmp_path), "train").clips) == 3
         assert asked[-1] == "/000.tar"
     assert len(list(tmp_path.glob("*.tar"))) == 1
+
+
+def test_a_connection_that_fails_once_is_no_damage(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg would tell it as such, and it would be remembered."""
+    reads, read = [0], _Part.readinto
+
+    def failing(part: _Part, buffer: Any) -> int:
+        reads[0] += 1
+        if reads[0] == 3:
+            monkeypatch.setattr(part, "_stream", None)  # any error of any library
+        return read(part, buffer)
+
+    monkeypatch.setattr(_Part, "readinto", failing)
+    with served(root, parts=True) as (address, _):
+        found = collect(data_of(f"{address}/000.tar", tmp_path), "train")
+    assert len(found.clips) == 3
+    assert not found.bad
+    assert reads[0] >= 3
 
 
 def test_a_remote_shard_that_is_cut_short_is_named(root: Path, tmp_path: Path) -> None:

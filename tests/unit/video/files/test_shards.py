@@ -152,6 +152,9 @@ def test_a_shard_that_is_cut_short_is_played_up_to_there_and_named(root: Path, t
     cut(shard, tmp_path / "none.tar", 300)
     with pytest.raises(DataError, match=r"none of the 1 videos.*none.tar: it is not an uncompressed tar file.*copy it"):
         collect(data_of(tmp_path / "none.tar"), "train")
+    for task in ("regress", "multilabel"):
+        with pytest.raises(DataError, match=r"none of the 1 videos.*none.tar: it is not an uncompressed tar file"):
+            collect(data_of(tmp_path / "none.tar"), "train", task=task)
 
 
 def test_a_member_of_a_negative_size_is_reported() -> None:
