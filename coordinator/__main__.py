@@ -35,9 +35,8 @@ from coordinator.cli.live import steer
 from coordinator.cli.offline import Json, Settings, tools
 from coordinator.launch.attempt import RunMarker
 from coordinator.launch.host_limits import check_host
-from coordinator.launch.join import join as run_process
-from coordinator.launch.join import resumed
 from coordinator.launch.model_depth import check_model_depth
+from coordinator.launch.role import resumed, run_role
 
 app = typer.Typer(
     help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -70,7 +69,7 @@ def train(
     from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
     from coordinator.launch.stage_processes import stage_processes
 
-    program = partial(run_process, run_file, "auto", resume, settings, as_json)
+    program = partial(run_role, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
     recovery, replicas, processes = config.recovery, config.replicas, stage_processes(config)
     keeps, readers = recovery.snapshot_ticks > 0, config.data.readers
@@ -141,7 +140,7 @@ def join(
         RunMarker(config).check()
         check_model_depth(config)
         return
-    run_process(run_file, role, resume, settings, as_json)
+    run_role(run_file, role, resume, settings, as_json)
 
 
 def main() -> None:

@@ -38,7 +38,6 @@ from stage_worker.snapshots import Snapshots
 if TYPE_CHECKING:
     from stage_worker.reporting.prometheus import StageMetrics
 
-_IDLE_POLL = 0.25  # seconds between checks for a stop signal while idle
 _SPANS = 24  # per tick at most, plus two per micro-batch
 _SPANS_OF_SKIP = 6  # waiting, sending, and waiting within it, in both directions
 

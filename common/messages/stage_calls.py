@@ -1,15 +1,14 @@
 """The calls that the coordinator makes to the stages. common/messages/stage_rpc.py transports them.
 
-`StageCalls` is the single interface: a stage worker implements it, and the coordinator refers to its methods
-(`stages.call_all(StageCalls.train, first)`), so both sides are type-checked against the same signatures.
-No tensors of the hot path are sent this way.
+`StageCalls` is the single interface. The coordinator refers to its methods (`stages.call_all(StageCalls.train, first)`)
+and so its calls are type-checked; a test compares the signatures of those that answer them. No tensors of the hot path
+are sent this way.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -128,21 +127,18 @@ def handling(name: str) -> Handling:
     return found
 
 
-class StageCalls(ABC):
-    """The calls that a stage worker answers."""
+class StageCalls(Protocol):
+    """The calls that a stage worker answers, of all its stages together (`Worker`) or of one (`StageService`)."""
 
     @_handled(extra_time=BUILDING)
-    @abstractmethod
     def measure(self, config: Config, classes: int) -> list[BlockCost]:
         """Time every block of the model, with the threads and the device that training will use (stage 0)."""
 
     @_handled(extra_time=BUILDING)
-    @abstractmethod
     def time_split(self, config: Config, classes: int, split: list[int]) -> float | None:
         """Time this stage of a split, in ms, while the others time theirs; None if some would share a core or GPU."""
 
     @_handled(together=True, extra_time=2 * BUILDING)
-    @abstractmethod
     def link_delay(self, config: Config, classes: int, split: list[int], tick: float) -> float:
         """Measure the one-way time of packets to the stage above, in seconds; 0 for the top stage and on one host.
 
@@ -152,42 +148,34 @@ class StageCalls(ABC):
         """
 
     @_handled(together=True, extra_time=BUILDING)
-    @abstractmethod
     def configure(self, plan: Plan) -> Addresses:
         """Build the stage and its edges. Neighbours agree on the shapes and dtypes of the tensors between them."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def stop_at(self, last: int) -> None:
         """End the training before tick `last`, which must be after the current tick of every stage."""
 
     @_handled(together=True, returns_early=True)
-    @abstractmethod
     def train(self, first: int) -> None:
         """Run the ticks from `first` to the end set by `stop_at`, then report that the phase is done."""
 
     @_handled(together=True, returns_early=True)
-    @abstractmethod
     def evaluate(self, phase: int) -> None:
         """Run all frames of an evaluation phase with frozen weights, then report that the phase is done."""
 
     @_handled()
-    @abstractmethod
     def scores(self) -> Scores:
         """The result of the last evaluation (top stage)."""
 
     @_handled()
-    @abstractmethod
     def replays_graphs(self) -> bool:
         """Whether this stage's ticks are replays of graphs by now (graph)."""
 
     @_handled()
-    @abstractmethod
     def set_rate(self, rate: float) -> None:
         """Change optimiser.lr, effective from the next tick."""
 
     @_handled(extra_time=WRITING)
-    @abstractmethod
     def restore(self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
         """Restore the stage from a checkpoint.
 
@@ -199,27 +187,22 @@ class StageCalls(ABC):
         """
 
     @_handled()
-    @abstractmethod
     def snapshots(self, folder: Path) -> Kept:
         """Keep snapshots in this folder of the stage's host from now on. Returns what is there."""
 
     @_handled(extra_time=WRITING)
-    @abstractmethod
     def read_snapshot(self, source: Snapshot) -> Tensor:
         """A snapshot that is on the stage's host, uint8."""
 
     @_handled(in_rpc_thread=True, extra_time=WRITING)
-    @abstractmethod
     def keep_copy(self, name: str, tick: int, data: Tensor, keep: int) -> None:
         """Keep a snapshot of another host's process, uint8, and only the newest `keep` of this name."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def forget_copies(self, name: str) -> None:
         """Forget the snapshots of another host's process."""
 
     @_handled(extra_time=WRITING)
-    @abstractmethod
     def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> None:
         """Go on at `tick`, and forget snapshots of later ticks.
 
@@ -229,32 +212,26 @@ class StageCalls(ABC):
         """
 
     @_handled(together=True)
-    @abstractmethod
     def checkpoint(self, folder: Path, tick: int) -> None:
         """Copy the state before `tick`, and start writing it in the background."""
 
     @_handled(together=True, in_rpc_thread=True)
-    @abstractmethod
     def checkpoint_written(self, seconds: float) -> None:
         """Wait until the checkpoint is on disk, at most `seconds`."""
 
     @_handled()
-    @abstractmethod
     def export(self) -> dict[str, Tensor]:
         """Parameters and buffers of this stage's blocks, on the CPU, under the whole model's names."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def probe(self, frame: int) -> None:
         """Measure the pseudo-gradient of `frame`, which has not been sent yet."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def probe_result(self, seconds: float) -> GradientSample | None:
         """Wait for the result of the probe, at most `seconds`; None if there is none by then or the training ended."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def sample_output(self, frame: int, rows: int, every: int) -> None:
         """Copy the first `rows` rows of the output for `frame`, or for the next one if it has passed (top stage).
 
@@ -262,31 +239,25 @@ class StageCalls(ABC):
         """
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def sampled_output(self) -> OutputSample | None:
         """What `sample_output` has asked for; None until the stage has computed it."""
 
     @_handled()
-    @abstractmethod
     def trace(self, first: int, ticks: int) -> None:
         """Record the spans of ticks first … first + ticks - 1."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def trace_rows(self, seconds: float) -> Rows:
         """Wait for the last recorded tick, at most `seconds`, and return the spans, int64 [spans, 4]."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def clock(self) -> int:
         """This host's clock, in ns."""
 
     @_handled(in_rpc_thread=True)
-    @abstractmethod
     def expect_coordinator_exit(self) -> None:
         """Do not report that the coordinator has exited: it reports itself why the run ends."""
 
     @_handled(together=True)
-    @abstractmethod
     def quit(self, code: int) -> None:
         """Exit this process with an exit code."""

@@ -17,8 +17,8 @@ from common.config.run_file import load
 from common.config.settings import Algorithm, Config
 from common.errors import ConfigError, SidewaysError
 from common.rule.tasks import without_loss
-from coordinator.launch.join import join
 from coordinator.launch.launcher import launch
+from coordinator.launch.role import run_role
 from coordinator.launch.stage_processes import stage_processes
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")
@@ -76,7 +76,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         overrides = [*_overrides(settings, name), f"runs={folder}", f'name="{name}"']
         if split is not None:
             overrides.append(f"split={split}")
-        program = partial(join, run_file, "auto", None, overrides, False)
+        program = partial(run_role, run_file, "auto", None, overrides, False)
         deadline = 1.5 * config.network.deadline
         recovery, processes = config.recovery, stage_processes(config)
         code = launch(

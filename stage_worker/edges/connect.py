@@ -20,7 +20,7 @@ from stage_worker.edges.links import EdgeEnd, EdgeKey, EdgeKind, Links
 from stage_worker.edges.local import LocalEdge, LocalIncoming, LocalOutgoing
 from stage_worker.edges.mapped_edges import MappedEdges
 from stage_worker.edges.process_groups import Groups
-from stage_worker.edges.torch_p2p import Channel, DevicePeer, P2PIncoming, P2POutgoing, Peer, tag_of
+from stage_worker.edges.torch_p2p import Channel, P2PIncoming, P2POutgoing, Peer, tag_of
 from stage_worker.edges.transfer_watchdog import TransferWatchdog
 from stage_worker.edges.transport import Place, Transport, choose, on_cpu, uses_nccl
 
@@ -233,7 +233,7 @@ class Edges:
         if self._transports[neighbour] != "nccl":
             return Channel(host)
         group = self._groups.nccl[int(kind == "backward")]
-        return Channel(host, DevicePeer(group, stage, neighbour, deadline, self._watchdog, tag, rank))
+        return Channel(host, Peer(group, stage, neighbour, deadline, tag, rank, self._watchdog))
 
     def _packets(self, kind: EdgeKind, neighbour: int, count: int) -> list[Packet]:
         shape, dtype = self._spec(kind, neighbour)

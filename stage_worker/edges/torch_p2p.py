@@ -39,11 +39,18 @@ class Peer:
         deadline: float,
         tag: int = 0,
         rank: int | None = None,
+        watchdog: TransferWatchdog | None = None,
     ) -> None:
-        """`deadline` of each wait, in seconds; `tag` separates kinds of messages in one group.
+        """Describe it.
 
-        `rank`: of the process that holds the neighbour; None: the neighbour's number.
+        Args:
+            deadline: of each wait, in seconds.
+            tag: separates kinds of messages in one group.
+            rank: of the process that holds the neighbour; None: the neighbour's number.
+            watchdog: for tensors on a GPU: a wait returns at once, the current stream waits in its place, and the
+                watchdog ends the process if a transfer is not done `deadline` seconds after it was waited for.
         """
+        self._watch = watchdog.watch(f"stage {stage}", neighbour, deadline) if watchdog else None
         self.group, self.stage, self.neighbour, self.tag = group, stage, neighbour, tag
         self._rank = neighbour if rank is None else rank
         self.deadline = timedelta(seconds=deadline)
@@ -65,7 +72,11 @@ class Peer:
     def wait(self, work: dist.Work, tick: int, doing: str) -> None:
         """Wait for a transfer. Raises PeerError naming both stages and the tick."""
         try:
-            work.wait(self.deadline)
+            if self._watch is None:
+                work.wait(self.deadline)
+            else:
+                self._watch.add(work, tick, doing)
+                work.wait()
         except RuntimeError as error:
             raise self.failure(tick, doing, error) from error
 
@@ -73,32 +84,6 @@ class Peer:
         """The error for a failed transfer."""
         place = f"stage {self.stage}, tick {tick}, {doing}"
         return transfer_failed(place, self.neighbour, self.deadline.total_seconds(), error)
-
-
-class DevicePeer(Peer):
-    """The same for tensors on a GPU. A wait returns at once, and the current stream waits in its place."""
-
-    def __init__(
-        self,
-        group: dist.ProcessGroup,
-        stage: int,
-        neighbour: int,
-        deadline: float,
-        watchdog: TransferWatchdog,
-        tag: int = 0,
-        rank: int | None = None,
-    ) -> None:
-        """`watchdog` ends the process if a transfer is not done `deadline` seconds after it was waited for."""
-        super().__init__(group, stage, neighbour, deadline, tag, rank)
-        self._watch = watchdog.watch(f"stage {stage}", neighbour, deadline)
-
-    def wait(self, work: dist.Work, tick: int, doing: str) -> None:
-        """Let the current stream wait for a transfer. Raises PeerError if it is already known to have failed."""
-        self._watch.add(work, tick, doing)
-        try:
-            work.wait()
-        except RuntimeError as error:
-            raise self.failure(tick, doing, error) from error
 
 
 class Channel:
@@ -189,6 +174,3 @@ class P2PIncoming:
         """Wait for the message for `tick`, the next one. Call `post` first."""
         assert self._pending
         self._channel.wait(self._pending.popleft(), tick, "receiving from")
-
-    def close(self) -> None:
-        """Do nothing: the group outlives the edge."""

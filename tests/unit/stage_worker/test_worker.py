@@ -14,7 +14,7 @@ from stage_worker.service import StageService
 from stage_worker.worker import Worker
 from tests.support import members
 
-CALLS = [name for name, _ in inspect.getmembers(StageCalls, inspect.isfunction)]
+CALLS = [name for name, _ in inspect.getmembers(StageCalls, inspect.isfunction) if not name.startswith("_")]
 
 
 class Silent:

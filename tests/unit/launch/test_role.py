@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from coordinator.launch import join as module
-from coordinator.launch.join import join, resumed
+from coordinator.launch import role as module
+from coordinator.launch.role import resumed, run_role
 
 
 def test_a_resumed_run_has_its_own_run_file(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_resumed_run_has_its_own_run_file(tmp_path: Path) -> None:
 def test_an_unknown_role_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "remember_parent", lambda: None)
     with pytest.raises(ConfigError, match="--role driver is unknown"):
-        join(None, "driver", None, None, False)
+        run_role(None, "driver", None, None, False)
 
 
 def test_the_last_ranks_are_readers_if_the_run_file_asks_for_any(tmp_path: Path) -> None:

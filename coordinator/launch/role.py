@@ -1,4 +1,4 @@
-"""One process of a run: becomes the coordinator, a stage worker or a reader."""
+"""One process of a run: it runs the coordinator, a stage worker or a reader."""
 
 import importlib
 import os
@@ -12,7 +12,7 @@ from common.processes.lifecycle import ALLOCATOR, quiet_torch, remember_parent
 from coordinator.launch.attempt import RunMarker
 
 
-def join(run_file: Path | None, role: str, resume: Path | None, settings: list[str] | None, as_json: bool) -> None:
+def run_role(run_file: Path | None, role: str, resume: Path | None, settings: list[str] | None, as_json: bool) -> None:
     """Run this process's part of a run. The launcher, or torchrun, has set the rank in the environment.
 
     Args:
