@@ -106,7 +106,7 @@ def _receive(config: "Config") -> None:
     from common.processes.joining import join
     from common.processes.membership import REPLICAS
     from common.processes.rpc import start_rpc
-    from stage_worker.edges.frame_intake import FrameSocket
+    from stage_worker.edges.frame_socket import FrameSocket
 
     me = join("stage")
     me = me.arranged(int(me.fetch(REPLICAS)))

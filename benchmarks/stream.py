@@ -317,7 +317,7 @@ class Product:
 def _take(connection: Connection, shape: tuple[int, ...], shares_memory: bool) -> None:
     """The stage's side: receives a requested number of batches and answers when it has them."""
     from common.config.settings import Network
-    from stage_worker.edges.frame_intake import FrameSocket
+    from stage_worker.edges.frame_socket import FrameSocket
     from tests.support import members
 
     network = Network(deadline=DEADLINE)

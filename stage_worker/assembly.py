@@ -30,10 +30,12 @@ from stage_worker.device import use_device
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.connect import Edges, LocalEdges
 from stage_worker.edges.ends import Receiver, Sender
-from stage_worker.edges.frame_intake import FrameIntake, FrameSocket, TargetIntake
+from stage_worker.edges.frame_intake import FrameIntake
+from stage_worker.edges.frame_socket import FrameSocket
 from stage_worker.edges.links import links_of
 from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
+from stage_worker.edges.target_intake import TargetIntake
 from stage_worker.edges.transport import on_gpus
 from stage_worker.loop import Loop, TickLoop
 from stage_worker.replicas import GradientMean, ReplicaGroup

@@ -27,7 +27,7 @@ from stage_worker import checkpoint
 from stage_worker.assembly import Assembly
 from stage_worker.device import use_device
 from stage_worker.edges.connect import LocalEdges
-from stage_worker.edges.frame_intake import FrameSocket
+from stage_worker.edges.frame_socket import FrameSocket
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.transport import on_gpus
 from stage_worker.evaluation import Evaluation

@@ -9,7 +9,8 @@ from torch import Tensor
 from common.rule.loss import Target
 from common.rule.packet import NO_CLIP, Packet
 from stage_worker.edges.ends import Receiver, Sender
-from stage_worker.edges.frame_intake import FrameIntake, TargetIntake
+from stage_worker.edges.frame_intake import FrameIntake
+from stage_worker.edges.target_intake import TargetIntake
 
 _ENDED = NO_CLIP - 1  # the clip of no row
 

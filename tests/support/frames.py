@@ -6,7 +6,7 @@ from common.config.settings import Network
 from common.messages.stage_calls import Addresses
 from common.processes.zmq_curve import CurveKeys
 from coordinator.video.feeder import Feeder
-from stage_worker.edges.frame_intake import FrameSocket
+from stage_worker.edges.frame_socket import FrameSocket
 from tests.support import members
 
 

@@ -13,7 +13,8 @@ from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
 from coordinator.video.batch import Batch
 from coordinator.video.targets import Step, packet_of
-from stage_worker.edges.frame_intake import FrameIntake, TargetIntake
+from stage_worker.edges.frame_intake import FrameIntake
+from stage_worker.edges.target_intake import TargetIntake
 from tests.support.frames import feeder_of, frame_socket
 
 SHAPE = (2, 3, 4, 4)

@@ -20,7 +20,7 @@ from common.shared_memory.shared_frames import CREDITS, IN_USE
 from coordinator.video.batch import Batch
 from coordinator.video.feeder import Feeder, Feeders
 from coordinator.video.targets import Step
-from stage_worker.edges.frame_intake import FrameSocket, Received
+from stage_worker.edges.frame_socket import FrameSocket, Received
 from tests.support import members
 from tests.support.frames import feeder_of, frame_socket
 
