@@ -23,3 +23,13 @@ class PeerError(SidewaysError):
     """Another process died, stalled or sent an invalid message. The run may continue from a checkpoint."""
 
     code = 3
+
+
+_LONGEST = 300  # characters
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, shortened, to be quoted in another message; its type's name if it has none."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from common.checkpoint_reader import Reader
-from common.errors import PeerError
+from common.errors import PeerError, first_line
 from common.rule.packet import Packet
 from common.rule.skips import SKIPS
 from common.rule.stage import Stage
@@ -155,14 +155,14 @@ class CheckpointWriter:
         try:
             save(state, storage_writer=FileSystemWriter(folder), process_group=group, no_dist=group is None)
         except BaseException as error:  # reported by `wait`: a failed checkpoint does not end the training
-            self._error = _first_line(error)
+            self._error = _cause_of(error)
 
 
-def _first_line(error: BaseException) -> str:
+def _cause_of(error: BaseException) -> str:
     """The first line of the cause: torch joins the tracebacks of all stages into one long text."""
     failures = getattr(error, "failures", None)  # CheckpointException
     cause = next(iter(failures.values()))[0] if failures else error
-    line = str(cause).splitlines()[0] if str(cause) else ""
+    line = first_line(cause)
     hint = "a write failed, so the disk is probably full: " if "inline_container" in line else ""
     return f"{hint}{type(cause).__name__}: {line}"
 
@@ -190,7 +190,7 @@ def restore(
         if in_flight:
             _put_in_flight(built, state, tick)
     except Exception as error:
-        raise PeerError(f"cannot restore the checkpoint {folder}: {_first_line(error)}") from error
+        raise PeerError(f"cannot restore the checkpoint {folder}: {_cause_of(error)}") from error
 
 
 def load_whole(built: Assembly, state: dict[str, Tensor], tick: int) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from common.errors import PeerError
+from common.errors import PeerError, first_line
 from common.models.shapes import TensorSpec
 from common.rule.loss import Target
 from common.rule.packet import Packet
@@ -204,7 +204,7 @@ class ExactLoop(TickLoop):
     def _explain(self, tick: int, error: RuntimeError) -> Exception:
         if isinstance(error, PeerError) or not is_lost_peer(error):
             return error
-        cause = str(error).splitlines()[0][:120]
+        cause = first_line(error)
         return PeerError(
             f"stage {self.stage.index}, tick {tick}, exchanging micro-batches: a neighbour died, or there was no "
             f"progress for {self._deadline:g} s ({cause}). See the other stages' errors, then restart the run"

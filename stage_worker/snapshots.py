@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from common.errors import first_line
 from common.messages.snapshot import COORDINATOR, Kept, Snapshot
 from common.messages.snapshot_copies import Copies
 from common.processes.lifecycle import print_error
@@ -149,7 +150,7 @@ class Snapshots:
         try:
             self._folder.write(own.name, own.tick, lambda path: save_file(state, path), self._kept)
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             print_error(
                 f"warning: stage {own.stage}, tick {own.tick}: no snapshot could be kept in {self._folder.path} "
                 f"({reason}); if a process is lost, this stage goes on from an older one: free memory there"

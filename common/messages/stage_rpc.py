@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 from torch import Tensor
 from torch.distributed import rpc
 
-from common.errors import ConfigError, PeerError, SidewaysError
+from common.errors import ConfigError, PeerError, SidewaysError, first_line
 from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, StageCalls, handling
 from common.processes.membership import Membership
 from common.processes.names import worker_name, worker_text
@@ -199,7 +199,7 @@ def result_of(who: str, call: str, future: Any, timeout: float) -> list[Any]:
     try:
         kind, value = future.wait()
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PeerError(
             f"{who} did not answer {call} within {timeout:.0f} s or is gone ({reason}): "
             f"see its own error, or raise network.deadline if it was only slow"

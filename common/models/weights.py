@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from common.errors import ConfigError
+from common.errors import ConfigError, first_line
 from common.rule.skips import SKIPS
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the weights
@@ -91,7 +91,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(
             f"weights = {str(path)!r} cannot be read: {reason}. It must be a .safetensors file, or names and tensors "
             f"saved by torch.save"

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import zmq
 from torch._C._distributed_c10d import Store
 
-from common.errors import PeerError
+from common.errors import PeerError, first_line
 from common.processes.addresses import LOOPBACK
 from common.processes.names import reader_text
 from common.processes.zmq_curve import CurveKeys
@@ -290,5 +290,5 @@ def fetch(store: Store, key: str, whose: str) -> str:
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(
             f"{whose} was not ready within {JOIN_DEADLINE:.0f} s, or the launcher's store is gone "
-            f"({str(error).splitlines()[0]}): see the other processes' errors, and check that every agent is running"
+            f"({first_line(error)}): see the other processes' errors, and check that every agent is running"
         ) from error

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import first_line
 from common.rule.graphs import Recorder
 from common.rule.loss import EVERY_ROW, Target
 from common.rule.packet import Packet
@@ -183,4 +184,4 @@ def _cause(error: BaseException) -> str:
     """What was raised first: a capture that is ended by an error raises another one."""
     while error.__context__ is not None:
         error = error.__context__
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.settings import Config
-from common.errors import ConfigError
+from common.errors import ConfigError, first_line
 from common.rule.auxiliary import Auxiliary, auxiliary_of
 from common.rule.compiled import compiled, nothing
 from common.rule.gate import gate
@@ -187,7 +187,7 @@ class Stage:
             if y.requires_grad:
                 y.sum().backward()
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise ConfigError(f"compile: stage {self.index} cannot be compiled here ({reason})") from error
         self.blocks.load_state_dict(before)
         self.updater.drop_gradients()

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from common.errors import PeerError
+from common.errors import PeerError, first_line
 from common.messages.encoding import decode, encode
 from common.rule.memory_format import from_memory, sizes_in_memory
 from common.rule.packet import Packet, header_bytes
@@ -142,7 +142,7 @@ def offer_edge(connection: FdConnection, end: EdgeEnd, device: torch.device, ipc
         events = [ipc.create_event() for _ in memory]
         described = ipc.describe_memory(memory)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         _send_description(connection, _description(end.name), {"error": reason})
         return reason
     headers = shared_memory(f"sideways-{end.name}", len(memory) * _pitch(end))
@@ -183,7 +183,7 @@ def accept_edge(
             written = [ipc.open_event(event) for event in offer["written"]]
             read = [ipc.create_event() for _ in slots]
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             _send_description(connection, _answer(end.name), {"error": reason})
             credits_socket.close()
             return reason

@@ -4,7 +4,7 @@ import re
 
 from torch.distributed import DistError
 
-from common.errors import PeerError
+from common.errors import PeerError, first_line
 
 # messages of gloo and NCCL, for which torch raises a plain RuntimeError
 _STUCK = re.compile(r"timed out|timing out|timeout", re.IGNORECASE)
@@ -17,10 +17,9 @@ def stuck(place: str, neighbour: int, seconds: float) -> PeerError:
     return _error(place, neighbour, problem)
 
 
-def broken(place: str, neighbour: int, reason: object) -> PeerError:
+def broken(place: str, neighbour: int, reason: Exception) -> PeerError:
     """The connection was lost. `place` as for `stuck`; the first line of `reason` is quoted."""
-    cause = str(reason).splitlines()[0][:120]
-    return _error(place, neighbour, f"the connection broke, so it has probably died ({cause})")
+    return _error(place, neighbour, f"the connection broke, so it has probably died ({first_line(reason)})")
 
 
 def transfer_failed(place: str, neighbour: int, seconds: float, error: RuntimeError) -> PeerError:
@@ -35,7 +34,7 @@ def replicas_failed(stage: int, tick: int, seconds: float, error: RuntimeError) 
     problem = f"no progress for {seconds:g} s" if _STUCK.search(str(error)) else "a connection broke"
     return PeerError(
         f"stage {stage}, tick {tick}, taking the mean of the gradients with its replicas: {problem}, so one has "
-        f"probably died or is stuck ({str(error).splitlines()[0][:120]}). See the errors of the others, then restart "
+        f"probably died or is stuck ({first_line(error)}). See the errors of the others, then restart "
         f"the run"
     )
 
@@ -49,9 +48,9 @@ def lost_connection(error: BaseException, place: str) -> PeerError | None:
     """The error for a connection of torch that was lost as the processes met; None for any other error."""
     if not isinstance(error, DistError):
         return None
-    reason = str(error).splitlines()[0][:120]
     return PeerError(
-        f"{place}: a connection to another process of the run was lost ({reason}). See the errors of the others"
+        f"{place}: a connection to another process of the run was lost ({first_line(error)}). "
+        "See the errors of the others"
     )
 
 
