@@ -106,6 +106,8 @@ def test_a_regular_snapshot_replaces_the_last_one_of_the_attempt_before(tmp_path
     again = Snapshots(tmp_path, stage())
     again.begin(built, 9)
     wait_until(lambda: again.kept() == Kept([Snapshot(9, False, 0, 0)], []))
+    assert again._writing is not None
+    again._writing.join()  # while it writes, none is kept
     for number in (9, 10, 11):
         again.ticked(number)
     wait_until(lambda: again.kept() == Kept([Snapshot(12, False, 0, 0)], []))
