@@ -6,34 +6,30 @@ Failed     the stage exits, and why
 Signalled  the process received a signal that asks the run to stop
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from common.errors import PeerError
-from common.messages.encoding import OTHER_SENDER, check_attempt, decode, encode
+from common.messages import strict
+from common.messages.encoding import OTHER_SENDER, encode
+from common.messages.strict import Count, Seconds, StrictMessage, decoded
 
-_Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 _Ticks = Annotated[int, Field(gt=0, lt=1 << 31)]
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Report(BaseModel):
+class _Report(StrictMessage):
     """Fields of every report.
 
     Attributes:
-        attempt: attempt of the run (Membership.attempt).
         stage: the sender's stage.
         replica: the sender's replica.
         dropped: number of reports dropped so far because the queue was full.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    attempt: _Count
-    stage: _Count
-    replica: _Count = 0
-    dropped: _Count
+    stage: Count
+    replica: Count = 0
+    dropped: Count
 
 
 class Progress(_Report):
@@ -56,24 +52,24 @@ class Progress(_Report):
     """
 
     kind: Literal["progress"] = "progress"
-    tick: _Count
+    tick: Count
     ticks: _Ticks
-    seconds: _Seconds
+    seconds: Seconds
     compute_seconds: float
     receive_wait_seconds: float
     send_wait_seconds: float
     data_wait_seconds: float
     outside_cpu_seconds: float | None = None
-    rows: _Count
-    gated: _Count
+    rows: Count
+    gated: Count
     gradient_norm: float | None
     rate: float | None
-    peak_memory_bytes: _Count
-    bytes_forward: _Count
-    bytes_backward: _Count
+    peak_memory_bytes: Count
+    bytes_forward: Count
+    bytes_backward: Count
     loss: float | None = None
     counted: Annotated[int, Field(gt=0, lt=1 << 62)] | None = None
-    correct: _Seconds | None = None
+    correct: Seconds | None = None
     losses: list[float] | None = None
 
     @model_validator(mode="after")
@@ -99,19 +95,12 @@ class Done(_Report):
     kind: Literal["done"] = "done"
 
 
-class Failed(_Report):
+class Failed(strict.Failed, _Report):
     """The stage exits with `code`, because of `message`."""
 
-    kind: Literal["failed"] = "failed"
-    message: str
-    code: Annotated[int, Field(gt=0, lt=256)]
 
-
-class Signalled(_Report):
+class Signalled(strict.Signalled, _Report):
     """The stage's process received a signal that asks the run to stop."""
-
-    kind: Literal["signal"] = "signal"
-    signal: Annotated[int, Field(gt=0, lt=65)]
 
 
 Report = Progress | Done | Failed | Signalled
@@ -131,18 +120,7 @@ def decode_report(message: bytes, stages: int, attempt: int, replicas: int = 1) 
         OtherAttemptError: it is from another attempt.
         PeerError: it is not a valid report.
     """
-    fields = decode(message)
-    check_attempt(fields, attempt)
-    return _validated(fields, stages, replicas)
-
-
-def _validated(fields: dict[str, Any], stages: int, replicas: int) -> Report:
-    try:
-        report = _ANY.validate_python(fields)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the message"
-        raise PeerError(f"a report is malformed ({where}: {first['msg']}): {OTHER_SENDER}") from None
+    report = decoded(_ANY, message, attempt, "a report")
     if report.stage >= stages:
         raise PeerError(f"received a report of stage {report.stage}, but there are {stages} stages: {OTHER_SENDER}")
     if report.replica >= replicas:

@@ -27,10 +27,10 @@ _EVERY, _ASK_EVERY = 0.25, 0.03  # seconds from one moment to the next; between 
 _LEAD, _LONGEST_LEAD = 2, 64  # ticks from the request until its frame is sent
 
 
-class Looks(Protocol):
+class PreviewSource(Protocol):
     """Copies parts of steps that another process reads."""
 
-    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
+    def request_previews(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
         """Call `take` with these frames, of which none was read yet, once they are."""
 
 
@@ -47,7 +47,7 @@ class VideoView:
         classes: Sequence[str],
         stages: Stages,
         now: Callable[[], float] = time.monotonic,
-        readers: Looks | None = None,
+        readers: PreviewSource | None = None,
     ) -> None:
         """Begin with nothing.
 
@@ -96,7 +96,7 @@ class VideoView:
             call = StageCalls.sample_output
             self._asked = self._stages.begin_one(self._top, call, moment.frame, taking.rows, taking.every)
             if self._readers is not None:
-                self._readers.look(sorted(set(moment.numbers)), taking.rows, taking.every, moment.take)
+                self._readers.request_previews(sorted(set(moment.numbers)), taking.rows, taking.every, moment.take)
             self._moment, self._answer, self._began, self._due = moment, None, now, now + _EVERY
 
     def _copy(self, moment: Moment, tick: int, step: Step | None) -> None:

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from common.errors import SidewaysError
 from common.messages.stage_rpc import serve
+from common.messages.strict import Failed
 from common.processes.joining import join
 from common.processes.lifecycle import (
     exit_now,
@@ -23,7 +24,6 @@ from common.processes.membership import REPLICAS, STAGES, Membership
 from common.processes.names import reader_text
 from common.processes.rpc import start_rpc
 from coordinator.reader.coordinator_line import CoordinatorGoneError, CoordinatorLine
-from coordinator.reader.messages import Failed
 from coordinator.reader.reader import Reader
 
 

@@ -1,12 +1,12 @@
 """What the coordinator and a reader tell each other. Validated strictly, since a socket is not trusted.
 
-coordinator → reader    Feed       which frames it may feed
-                        Look       of which frames it is to send a part, to be shown
-                        Quit       the run is over
-reader → coordinator    Fed        which frames it has fed, and what it met
-                        Shown      a part of a frame that it has fed
-                        Failed     it exits, and why
-                        Signalled  its process received a signal that asks the run to stop
+coordinator → reader    Feed            which frames it may feed
+                        PreviewRequest  of which frames it is to send a part, to be shown
+                        Quit            the run is over
+reader → coordinator    Fed             which frames it has fed, and what it met
+                        PreviewReply    a part of a frame that it has fed
+                        Failed          it exits, and why
+                        Signalled       its process received a signal that asks the run to stop
 
 What to play is told once, by a call (`ReaderPlan`).
 """
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from common.config.settings import Config
 from common.errors import PeerError
-from common.messages.encoding import OTHER_SENDER, check_attempt, decode, encode
+from common.messages.encoding import OTHER_SENDER, encode
 from common.messages.stage_calls import Addresses
+from common.messages.strict import Count, Failed, Seconds, Signalled, StrictMessage, decoded
 from common.rule.label_form import LabelForm
 from coordinator.video.files.clips import Clip
 from coordinator.video.preview import Pictures, Preview, reduced_shape
@@ -28,9 +29,7 @@ from coordinator.video.stream import Places
 
 READER_LINE = "reader"  # key in the launcher's store of the address at which the coordinator awaits a reader
 
-_Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 _MOST_SHOWN = 256  # frames: one for each stage
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -54,38 +53,30 @@ class ReaderPlan:
     first: int
 
 
-class _Message(BaseModel):
-    """Attributes: attempt, that of the run (Membership.attempt)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    attempt: _Count
-
-
-class Feed(_Message):
+class Feed(StrictMessage):
     """Feed all frames before `end`."""
 
     kind: Literal["feed"] = "feed"
-    end: _Count
+    end: Count
 
 
-class Look(_Message):
+class PreviewRequest(StrictMessage):
     """Send a part of these frames, which are not fed yet; `rows` and `every` as in coordinator/video/preview.py."""
 
-    kind: Literal["look"] = "look"
-    frames: Annotated[list[_Count], Field(min_length=1, max_length=_MOST_SHOWN)]
+    kind: Literal["preview_request"] = "preview_request"
+    frames: Annotated[list[Count], Field(min_length=1, max_length=_MOST_SHOWN)]
     rows: Annotated[int, Field(gt=0, lt=256)]
     every: Annotated[int, Field(gt=0, lt=1 << 16)]
 
 
-class Quit(_Message):
+class Quit(StrictMessage):
     """Exit with `code`."""
 
     kind: Literal["quit"] = "quit"
     code: Annotated[int, Field(ge=0, lt=256)]
 
 
-class Fed(_Message):
+class Fed(StrictMessage):
     """All frames before `frame` were fed, and the next one is decoded.
 
     Attributes:
@@ -99,45 +90,30 @@ class Fed(_Message):
     """
 
     kind: Literal["fed"] = "fed"
-    frame: _Count
+    frame: Count
     places: bytes
-    frame_bytes: _Count = 0
-    target_bytes: _Count = 0
-    read_seconds: _Seconds = 0.0
-    feed_seconds: _Seconds = 0.0
-    mishaps: list[_Count] = Field([0, 0, 0, 0], min_length=4, max_length=4)
-    reasons: list[str] = []
-    warnings: list[str] = []
+    frame_bytes: Count = 0
+    target_bytes: Count = 0
+    read_seconds: Seconds = 0.0
+    feed_seconds: Seconds = 0.0
+    mishaps: list[Count] = Field([0, 0, 0, 0], min_length=4, max_length=4)
+    reasons: list[str] = Field([])
+    warnings: list[str] = Field([])
     data_error: str | None = None
 
 
-class Shown(_Message):
+class PreviewReply(StrictMessage):
     """A part of a frame, as bytes: see `decode_preview`."""
 
-    kind: Literal["shown"] = "shown"
-    frame: _Count
+    kind: Literal["preview_reply"] = "preview_reply"
+    frame: Count
     pictures: bytes
     labels: bytes
     targets: bytes | None
     known: list[bool]
 
 
-class Failed(_Message):
-    """The reader exits with `code`, because of `message`."""
-
-    kind: Literal["failed"] = "failed"
-    message: str
-    code: Annotated[int, Field(gt=0, lt=256)]
-
-
-class Signalled(_Message):
-    """The reader's process received a signal that asks the run to stop."""
-
-    kind: Literal["signal"] = "signal"
-    signal: Annotated[int, Field(gt=0, lt=65)]
-
-
-Message = Feed | Look | Quit | Fed | Shown | Failed | Signalled
+Message = Feed | PreviewRequest | Quit | Fed | PreviewReply | Failed | Signalled
 
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
@@ -154,14 +130,7 @@ def decode_message(data: bytes, attempt: int) -> Message:
         OtherAttemptError: it is from another attempt.
         PeerError: it is not a valid message.
     """
-    fields = decode(data)
-    check_attempt(fields, attempt)
-    try:
-        return _ANY.validate_python(fields)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the message"
-        raise PeerError(f"a reader's message is malformed ({where}: {first['msg']}): {OTHER_SENDER}") from None
+    return decoded(_ANY, data, attempt, "a reader's message")
 
 
 def encode_places(places: Places) -> bytes:
@@ -176,28 +145,30 @@ def decode_places(data: bytes, slots: int) -> Places:
     return [(int(entry), int(done)) for entry, done in np.frombuffer(data, "<i8").reshape(slots, 2)]
 
 
-def encode_preview(seen: Preview, form: LabelForm, attempt: int) -> Shown:
+def encode_preview(seen: Preview, form: LabelForm, attempt: int) -> PreviewReply:
     """The message with a part of a frame."""
     pictures, targets = (None if own is None else _to_bytes(own) for own in (seen.pictures, seen.targets))
     assert pictures is not None
     labels = form.to_bytes(seen.labels)
-    return Shown(attempt=attempt, frame=seen.frame, pictures=pictures, labels=labels, targets=targets, known=seen.known)
+    return PreviewReply(
+        attempt=attempt, frame=seen.frame, pictures=pictures, labels=labels, targets=targets, known=seen.known
+    )
 
 
-def decode_preview(shown: Shown, look: Look, config: Config, form: LabelForm) -> Preview:
-    """The part of a frame in a message. Raises PeerError if it is not what `look` asked for."""
-    shape, kind = reduced_shape(config.frame_shape, look.rows, look.every), np.dtype(config.data.pixel_type)
+def decode_preview(shown: PreviewReply, asked: PreviewRequest, config: Config, form: LabelForm) -> Preview:
+    """The part of a frame in a message. Raises PeerError if it is not what `asked` asked for."""
+    shape, kind = reduced_shape(config.frame_shape, asked.rows, asked.every), np.dtype(config.data.pixel_type)
 
     def pictures(data: bytes) -> Pictures:
         return np.frombuffer(data, kind.newbyteorder("<")).astype(kind, copy=False).reshape(shape)
 
     try:
-        labels = form.from_bytes(shown.labels, look.rows)
+        labels = form.from_bytes(shown.labels, asked.rows)
         targets = None if shown.targets is None else pictures(shown.targets)
         seen = Preview(shown.frame, pictures(shown.pictures), labels, targets, shown.known)
     except ValueError as error:
         raise PeerError(f"a reader's pictures are malformed ({error}): {OTHER_SENDER}") from None
-    if len(seen.known) != look.rows:
+    if len(seen.known) != asked.rows:
         raise PeerError(f"a reader's pictures are malformed ({len(seen.known)} rows): {OTHER_SENDER}")
     return seen
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.messages.stage_calls import Addresses
+from common.messages.strict import Signalled
 from common.processes.lifecycle import allow_many_files
 from common.processes.membership import Membership
 from common.telemetry.spans import Kind, Spans, WorkClock, clock
 from coordinator.launch.host_limits import open_files
 from coordinator.reader.coordinator_line import CoordinatorLine
-from coordinator.reader.messages import Fed, Feed, Look, Quit, ReaderPlan, Signalled, encode_places, encode_preview
+from coordinator.reader.messages import Fed, Feed, PreviewRequest, Quit, ReaderPlan, encode_places, encode_preview
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.datasets import training_slots
 from coordinator.video.feeder import WAITS, Feeder, Feeders
@@ -87,8 +88,8 @@ class Reader:
                 return message.code
             if isinstance(message, Feed):
                 self._end = message.end
-            elif isinstance(message, Look) and self._playing is not None:
-                self._playing.look = message
+            elif isinstance(message, PreviewRequest) and self._playing is not None:
+                self._playing.preview = message
             elif self._playing is not None and self._playing.frame < self._end:
                 self._playing.feed()
 
@@ -111,13 +112,13 @@ class _Playing:
 
     Attributes:
         frame: the number of the next one.
-        look: which frames are to be shown; None for none.
+        preview: which frames are to be shown; None for none.
     """
 
     def __init__(self, plan: ReaderPlan, me: Membership, line: CoordinatorLine, work: WorkClock) -> None:
         """Start decoding, and report once the next frame is decoded. Raises PeerError or DataError."""
         self.frame, self._line = plan.first, line
-        self.look: Look | None = None
+        self.preview: PreviewRequest | None = None
         self._cache: CachePlace | None = place_of(plan.config.data)
         own, rows = plan.config.of_reader, plan.config.of_reader.data.slots
         share = range(me.reader * rows, (me.reader + 1) * rows)
@@ -139,8 +140,8 @@ class _Playing:
         start = clock()
         step = self._steps.next(self.frame)
         self._work.add(Kind.READ, start)
-        if self.look is not None and self.frame in self.look.frames:
-            self._show(self.look, step)
+        if self.preview is not None and self.frame in self.preview.frames:
+            self._show(self.preview, step)
         start = clock()
         self._feeders.push(_TRAINING, self.frame, step)
         self._work.add(Kind.FEED, start)
@@ -155,11 +156,11 @@ class _Playing:
         if self._cache is not None:
             self._cache.close()
 
-    def _show(self, look: Look, step: Step) -> None:
-        seen = preview(self.frame, step, look.rows, look.every)
+    def _show(self, asked: PreviewRequest, step: Step) -> None:
+        seen = preview(self.frame, step, asked.rows, asked.every)
         self._line.send(encode_preview(seen, step.batch.form, self._line.attempt))
-        if self.frame == look.frames[-1]:
-            self.look = None
+        if self.frame == asked.frames[-1]:
+            self.preview = None
 
     def _report(self) -> None:
         errors, feeders = self._stream.errors, self._feeders

@@ -16,21 +16,20 @@ from common.errors import DataError, PeerError, SidewaysError
 from common.messages.encoding import OtherAttemptError
 from common.messages.stage_calls import Addresses
 from common.messages.stage_rpc import begin_call, result_of
+from common.messages.strict import Failed, Signalled
 from common.processes.membership import Membership
 from common.processes.names import reader_name, reader_text
 from common.processes.peer_monitor import PeerMonitor
 from common.rule.label_form import LabelForm
 from coordinator.reader.messages import (
     READER_LINE,
-    Failed,
     Fed,
     Feed,
-    Look,
     Message,
+    PreviewReply,
+    PreviewRequest,
     Quit,
     ReaderPlan,
-    Shown,
-    Signalled,
     decode_message,
     decode_places,
     decode_preview,
@@ -122,7 +121,7 @@ class Readers:
         self._failure: SidewaysError | None = None
         self._leaving = False
         self._plays: tuple[Config, LabelForm] | None = None
-        self._shown: Callable[[Shown], None] = lambda shown: None
+        self._shown: Callable[[PreviewReply], None] = lambda shown: None
 
     def open(
         self, config: Config, clips: Clips, places: Places | None, first: int, stages: Sequence[Addresses]
@@ -183,7 +182,7 @@ class Readers:
 
     # ---- what goes on beside the ticks
 
-    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
+    def request_previews(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
         """Let the first reader, which feeds replica 0, send a part of these frames, and call `take` with each.
 
         Args:
@@ -193,9 +192,9 @@ class Readers:
         """
         assert self._plays is not None, "call open first"
         config, form = self._plays
-        look = Look(attempt=self._me.attempt, frames=frames, rows=rows, every=every)
-        self._shown = lambda shown: take(decode_preview(shown, look, config, form))
-        self.handles[0].send(look)
+        asked = PreviewRequest(attempt=self._me.attempt, frames=frames, rows=rows, every=every)
+        self._shown = lambda shown: take(decode_preview(shown, asked, config, form))
+        self.handles[0].send(asked)
 
     def poll(self) -> None:
         """Process their messages. Raises SidewaysError when one has failed or is lost."""
@@ -221,7 +220,7 @@ class Readers:
                 handle.take(message)
                 if message.data_error is not None and self.error is None:
                     self.error = DataError(message.data_error)
-            case Shown():
+            case PreviewReply():
                 self._shown(message)
             case Failed() if self._failure is None:
                 kind_of = PeerError if message.code == PeerError.code else SidewaysError

@@ -20,6 +20,7 @@ COVERED_BY = {
     "coordinator/launch/agent.py": ["deploy/test_member.py"],
     "coordinator/launch/stage_processes.py": ["distributed/test_shared_processes.py"],
     "common/messages/stage_calls.py": ["unit/stage_worker/test_worker.py"],
+    "common/messages/strict.py": ["unit/messages/test_stage_report.py", "unit/reader/test_messages.py"],
     "common/messages/stage_rpc.py": [_EXACT, _RECOVERY],
     "common/models/__init__.py": ["unit/models/test_models.py"],
     "common/models/autoencoder.py": ["unit/models/test_models.py"],

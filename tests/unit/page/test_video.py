@@ -46,7 +46,7 @@ class Readers:
         self.asked: list[tuple[list[int], int, int, Callable[[Preview], None]]] = []
         self.told: list[tuple[int, Preview, Callable[[Preview], None]]] = []
 
-    def look(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
+    def request_previews(self, frames: list[int], rows: int, every: int, take: Callable[[Preview], None]) -> None:
         self.asked.append((frames, rows, every, take))
 
     def read(self, tick: int, step: Step) -> None:

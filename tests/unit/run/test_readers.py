@@ -8,10 +8,11 @@ import pytest
 from torch._C._distributed_c10d import HashStore
 
 from common.errors import PeerError, SidewaysError
+from common.messages.strict import Failed, Signalled
 from common.processes.membership import Member, Membership
 from common.rule.label_form import ONE_CLASS
 from coordinator.reader.coordinator_line import CoordinatorGoneError, CoordinatorLine
-from coordinator.reader.messages import Failed, Fed, Feed, Look, Quit, Shown, Signalled, encode_places, encode_preview
+from coordinator.reader.messages import Fed, Feed, PreviewReply, PreviewRequest, Quit, encode_places, encode_preview
 from coordinator.run import readers as module
 from coordinator.run.readers import Readers
 from coordinator.video.preview import Preview
@@ -102,15 +103,15 @@ def test_mishaps_warnings_errors_and_signals_are_passed_on(run: Run) -> None:
 def test_the_first_reader_is_asked_for_frames_that_are_to_be_shown(run: Run) -> None:
     config, shown = config_of(replicas=2, data={"train": ".", "slots": 2, "size": 32}), list[Preview]()
     run.readers._plays = config, ONE_CLASS
-    run.readers.look([5, 6], 1, 2, shown.append)
-    assert run.lines[0].receive(1000) == Look(attempt=0, frames=[5, 6], rows=1, every=2)
+    run.readers.request_previews([5, 6], 1, 2, shown.append)
+    assert run.lines[0].receive(1000) == PreviewRequest(attempt=0, frames=[5, 6], rows=1, every=2)
     pictures = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(1, 3, 16, 16)
     seen = Preview(5, pictures, np.array([2]), None, [True])
     run.lines[0].send(encode_preview(seen, ONE_CLASS, 0))
     run.poll_until(lambda: shown)
     assert (shown[0].frame, shown[0].labels.tolist(), shown[0].targets) == (5, [2], None)
     assert np.array_equal(shown[0].pictures, pictures)
-    run.lines[0].send(Shown(attempt=0, frame=6, pictures=b"1", labels=bytes(8), targets=None, known=[True]))
+    run.lines[0].send(PreviewReply(attempt=0, frame=6, pictures=b"1", labels=bytes(8), targets=None, known=[True]))
     with pytest.raises(PeerError, match=r"a reader.s pictures are malformed .* is another program sending"):
         run.poll_until(lambda: False)
 

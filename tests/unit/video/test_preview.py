@@ -7,7 +7,14 @@ import pytest
 
 from common.errors import PeerError
 from common.rule.label_form import LabelForm
-from coordinator.reader.messages import Look, Shown, decode_message, decode_preview, encode_message, encode_preview
+from coordinator.reader.messages import (
+    PreviewReply,
+    PreviewRequest,
+    decode_message,
+    decode_preview,
+    encode_message,
+    encode_preview,
+)
 from coordinator.video.batch import Batch
 from coordinator.video.preview import Preview, preview, reduced_shape
 from coordinator.video.targets import Step
@@ -47,11 +54,12 @@ def test_colours_that_the_first_stage_jitters_are_shown_jittered() -> None:
     assert batch.frames.min() == batch.frames.max() == 100
 
 
-def received(shown: Shown, **look: Any) -> Preview:
+def received(shown: PreviewReply, **asked: Any) -> Preview:
     message = decode_message(encode_message(shown), 3)
-    assert isinstance(message, Shown)
+    assert isinstance(message, PreviewReply)
     config = config_of(data={"train": ".", "slots": 3, "size": [7, 10], "channels": 1, "bits": 16}, task="regress")
-    return decode_preview(message, Look(attempt=3, frames=[4], **{"rows": 2, "every": 3, **look}), config, FORM)
+    request = PreviewRequest(attempt=3, frames=[4], **{"rows": 2, "every": 3, **asked})
+    return decode_preview(message, request, config, FORM)
 
 
 def test_a_part_of_a_frame_arrives_as_it_was_sent_or_is_refused() -> None:
