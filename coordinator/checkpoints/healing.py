@@ -32,9 +32,10 @@ class Healing:
 
     @property
     def lost(self) -> dict[int, int]:
-        """For each stage that was lost, how many ticks ago its snapshot was taken: it has lost their updates."""
+        """For each stage that goes back, how many ticks ago its snapshot was taken: it has lost their updates."""
         ticks = {stage: source.tick if source else self.checkpoint for stage, source in enumerate(self.sources)}
-        return {stage: self.tick - tick for stage, tick in ticks.items() if not self._is_last(stage)}
+        gone = {stage: self.tick - tick for stage, tick in ticks.items() if not self._is_last(stage)}
+        return {stage: count for stage, count in gone.items() if count}
 
     def _is_last(self, stage: int) -> bool:
         source = self.sources[stage]

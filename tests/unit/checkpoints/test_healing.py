@@ -66,6 +66,13 @@ def test_after_the_loss_of_the_coordinator_no_update_is_lost(config: Config) -> 
     assert str(found[1]) == "healed: the training goes on at tick 127; no stage lost any update"
 
 
+def test_a_snapshot_of_the_tick_with_which_the_run_goes_on_has_lost_nothing(config: Config) -> None:
+    """A stage that loses a peer where a phase ends may have kept one just before."""
+    found = healed(config, [121], [[last(149, 0)], [regular(150, 1), last(149, 1)]], CHECKPOINT)
+    assert found is not None
+    assert (found[0].tick, found[1].lost) == (150, {})
+
+
 def test_a_lost_replica_takes_the_state_of_a_living_one(config: Config) -> None:
     host = [regular(100, 0, 0), last(126, 0, 0), regular(100, 0, 1), last(127, 1, 0), last(128, 1, 1)]
     found = healed(config, [131], [host], CHECKPOINT)
