@@ -30,6 +30,7 @@ def source_of(text: str | Path) -> Path | str:
 
 
 Source = Annotated[str | Path, AfterValidator(source_of)]
+Format = Literal["auto", "folders", "list", "table", "segments", "frames", "ucf101", "hmdb51", "kinetics", "shards"]
 
 
 OWN_DATASET = re.compile(r".+\.py:[^\W\d]\w*")  # data.train: path/to/file.py:name
@@ -49,9 +50,7 @@ class Data(Section):
     )
     train_include: str = Field("*", description="glob pattern that a training clip's path below the root must match")
     val_include: str = Field("*", description="glob pattern that a validation clip's path below the root must match")
-    format: Literal["auto", "folders", "list", "segments", "frames", "ucf101", "hmdb51", "kinetics", "shards"] = Field(
-        "auto", description="format of train and val (docs/data.md); auto: detected"
-    )
+    format: Format = Field("auto", description="format of train and val (docs/data.md); auto: detected")
     videos: Path | None = Field(
         None, description="folder that listed paths are relative to and must lie in; default: the list's folder"
     )

@@ -85,6 +85,11 @@ COVERED_BY = {
     "coordinator/video/decoding/pictures.py": ["unit/video/decoding/test_reader.py", "unit/video/test_slots.py"],
     "coordinator/video/decoding/array_frames.py": ["unit/video/files/test_own_dataset.py"],
     "coordinator/video/decoding/memory_file.py": ["unit/video/files/test_own_dataset.py"],
+    "coordinator/video/files/clip_tables.py": ["unit/video/files/test_dataset_formats.py"],
+    "coordinator/video/files/csv_rows.py": [
+        "unit/video/files/test_dataset_formats.py",
+        "unit/video/files/test_label_tables.py",
+    ],
     "coordinator/video/files/clip_frames.py": ["unit/video/files/test_own_dataset.py"],
     "coordinator/video/files/listing.py": ["unit/video/files/test_dataset_formats.py"],
     "coordinator/video/files/official_splits.py": ["unit/video/files/test_dataset_formats.py"],

@@ -3,6 +3,7 @@
 folders     root/<class>/<clip>.mp4                          labels are the folder names
 list        lines of `path label`                            labels are numbers or names
 segments    lines of `path start end label`                  parts of long videos, in seconds or frames
+table       a CSV file with columns path, label             also start, end for segments; found by its header
 frames      lines of `folder total_frames label`             frames as jpg or png files in the folder
 ucf101      trainlist01.txt, testlist01.txt, classInd.txt    unmodified
 hmdb51      <class>_test_split1.txt                          unmodified: 1 is training, 2 testing, 0 unused
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from common.config.settings import Data, TaskName
 from common.errors import DataError
+from coordinator.video.files.clip_tables import list_table, looks_like_table
 from coordinator.video.files.listing import (
     Entry,
     Listing,
@@ -64,6 +66,8 @@ def _listed(kind: str, source: Path, videos: Path, data: Data, part: str, labell
         return list_hmdb51(source, videos, data.fold, part)
     if kind == "kinetics":
         return list_kinetics(source, videos, part, labelled)
+    if kind == "table":
+        return list_table(source, videos, data, part, labelled, classes)
     if kind == "segments":
         return list_segments(source, videos, data, labelled, classes)
     read = _list if kind == "list" else _frames
@@ -80,20 +84,26 @@ def guess(source: Path | str, videos: Path | None = None) -> str:
         if (source / "classInd.txt").is_file():
             return "ucf101"
         return "hmdb51" if any(not hidden(file.name) for file in source.glob("*_test_split[0-9]*.txt")) else "folders"
-    if source.suffix.lower() == ".csv":
-        return "kinetics"
+    if source.suffix.lower() in (".csv", ".tsv"):
+        return "table" if looks_like_table(_first_line(source)) else "kinetics"
     if source.suffix.lower() != ".txt":
         return "folders"
     if re.fullmatch(r"(train|test)list\d+\.txt", source.name) and (source.parent / "classInd.txt").is_file():
         return "ucf101"
-    line = next((line for _, line in lines_of(source)), "")
+    line = _first_line(source)
     if line.endswith(".tar"):
         return "shards"
+    if looks_like_table(line):
+        return "table"
     if looks_like_segments(line, videos or source.parent, SUFFIXES):
         return "segments"
     words = line.rsplit(None, 2)
     is_frames = len(words) > 1 and words[1].isdecimal() and os.path.isdir((videos or source.parent) / words[0])
     return "frames" if is_frames else "list"
+
+
+def _first_line(file: Path) -> str:
+    return next((line for _, line in lines_of(file)), "")
 
 
 def quarantined(file: Path | None) -> set[str]:
@@ -110,13 +120,18 @@ def _list(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
             path, label = line if os.path.isfile(videos / line) else path, "video"
         elif not label:
             raise DataError(
-                f'{file}, line {number}: {short(line)!r} is not `path label`; without labels set task = "autoencode"'
+                f"{file}, line {number}: {short(line)!r} is not `path label`: commas divide columns in a .csv file "
+                'with a header, `path,label`; without labels set task = "autoencode"'
             )
+        where = f"{file}, line {number}"
         if classes:
-            check_label(label, file, number)
+            check_label(label, where)
         if not entries and Path(path).suffix.lower() not in SUFFIXES and not os.path.exists(videos / path):
-            raise DataError(f"{file}, line {number}: {short(line)!r} is not a video: if it is a header, remove it")
-        entries.append(Entry(path, videos / path, label, where=f"{file}, line {number}"))
+            raise DataError(
+                f"{where}: {short(line)!r} is not a video: if it is a header, remove it; if commas divide the columns, "
+                'begin with the header `path,label`, in a .csv file with data.format = "auto"'
+            )
+        entries.append(Entry(path, videos / path, label, where=where))
     return numbered(entries, file, "path label", classes)
 
 
@@ -129,8 +144,8 @@ def _frames(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
         if len(words) != 3 or not is_count(words[1]) or int(words[1]) < 1:
             raise DataError(f"{file}, line {number}: {short(line)!r} is not `folder total_frames label`")
         folder, total, label = words
+        where = f"{file}, line {number}"
         if classes:
-            check_label(label, file, number)
-        label, where = label if labelled else "video", f"{file}, line {number}"
-        entries.append(Entry(folder, videos / folder, label, int(total), where))
+            check_label(label, where)
+        entries.append(Entry(folder, videos / folder, label if labelled else "video", int(total), where))
     return numbered(entries, file, "folder total_frames label", classes)

@@ -9,15 +9,15 @@
 A row whose values are empty has no label.
 """
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import DataError
+from coordinator.video.files.csv_rows import read_rows
 from coordinator.video.files.labels import Vocabulary
-from coordinator.video.files.listing import MOST_CLASSES, is_count, lines_of, short
+from coordinator.video.files.listing import MOST_CLASSES, is_count, short
 
 PATH, FRAME, SPAN, SECONDS = ("path",), ("frame",), ("start", "end"), ("start_seconds", "end_seconds")
 NONE = "-"  # none of the classes
@@ -68,32 +68,22 @@ def read_table(file: Path, of_frames: bool, with_path: bool) -> Table:
     Raises:
         DataError: it cannot be read, or its header or a row is not as above.
     """
-    lines = list(lines_of(file))
-    if not lines:
-        raise DataError(f"{file} is empty: it needs a header, such as {_example(of_frames, with_path)}")
-    numbers = [number for number, _ in lines]
-    try:
-        header, *rows = csv.reader([line for _, line in lines], skipinitialspace=True, strict=True)
-    except csv.Error as error:
-        raise DataError(f"{file} is not a valid CSV file: {error}. Is a quotation mark left open?") from error
-    names = tuple(name.strip() for name in header)
+    header, names, rows = read_rows(file, _example(of_frames, with_path))
     place = next((each for each in (FRAME, SPAN, SECONDS) if set(each) <= set(names)), ()) if of_frames else ()
     columns = tuple(name for name in names if name not in (*place, *PATH))
     if (of_frames and not place) or (with_path != (PATH[0] in names)) or not columns or len(set(names)) < len(names):
         raise DataError(
-            f"{file}, line {numbers[0]}: the header {', '.join(names)} does not fit: expected different names such as "
+            f"{header}: the header {', '.join(names)} does not fit: expected different names such as "
             f"{_example(of_frames, with_path)}"
         )
-    found = []
-    for number, cells in zip(numbers[1:], rows, strict=False):
-        if len(cells) != len(names):
-            raise DataError(
-                f"{file}, line {number}: {len(cells)} values, but the header has {len(names)} columns: give every "
-                "column a value, an empty one if there is no label"
-            )
-        row = dict(zip(names, (cell.strip() for cell in cells), strict=True))
-        values = Values(f"{file}, line {number}", tuple(row[name] for name in columns))
-        found.append(Row(row.get(*PATH, ""), tuple(row[name] for name in place), values))
+    found = [
+        Row(
+            row.get(*PATH, ""),
+            tuple(row[name] for name in place),
+            Values(where, tuple(row[name] for name in columns)),
+        )
+        for where, row in rows
+    ]
     return Table(file, place, columns, found)
 
 

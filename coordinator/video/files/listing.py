@@ -75,11 +75,11 @@ def stay_inside(entry: Entry, source: Path, videos: Path) -> None:
         )
 
 
-def check_label(label: str, file: Path, number: int) -> None:
+def check_label(label: str, where: str) -> None:
     """Raise DataError for a number below 0."""
     if re.fullmatch(r"-\d+", label):
         raise DataError(
-            f"{file}, line {number}: {label} is not a label: classes are 0, 1, … or names. Remove unlabelled clips, or "
+            f"{where}: {label} is not a label: classes are 0, 1, … or names. Remove unlabelled clips, or "
             f'set task = "autoencode"'
         )
 

@@ -58,7 +58,8 @@ def list_kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listin
     if missing := needed - set(rows[0] if rows else ()):
         raise DataError(
             f"{file}, line 1: {short(lines[0])!r} is not the header of a Kinetics list, or no row follows: it lacks "
-            f'the columns {", ".join(sorted(missing))}. For lines of `path label` set data.format = "list"'
+            f"the columns {', '.join(sorted(missing))}. A list of your own begins with `path,label`; for lines of "
+            '`path label`, without a header, set data.format = "list"'
         )
     splits = {row.get("split") for row in rows}
     if len(splits) > 1:  # one file for all splits: rows marked train are training, the others validation

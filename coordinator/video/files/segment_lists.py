@@ -11,8 +11,8 @@ def list_segments(file: Path, videos: Path, data: Data, labelled: bool, classes:
     """Lines of `path start end label`. Raises DataError."""
     entries = []
     for line in read_segments(lines_of(file), file, data, labelled):
-        if classes:
-            check_label(line.label, file, line.number)
         where = f"{file}, line {line.number}"
+        if classes:
+            check_label(line.label, where)
         entries.append(Entry(line.path, videos / line.path, line.label, where=where, segment=line.segment))
     return numbered(entries, file, FORM, classes)

@@ -54,10 +54,15 @@ def _line(number: int, line: str, where: str, data: Data, labelled: bool) -> Lin
     if len(words) < 4:
         raise DataError(f"{where}: {line!r} is not `{FORM}`")
     path, start, end, label = words
+    return Line(number, path, segment_of(start, end, where, data), label if labelled else "video")
+
+
+def segment_of(start: str, end: str, where: str, data: Data) -> Segment:
+    """The segment between two times as text. Raises DataError."""
     segment = Segment(_time(start, where, data), _time(end, where, data))
     if segment.end <= segment.start:
         raise DataError(f"{where}: the segment from {start} to {end} is empty: its end must be larger than its start")
-    return Line(number, path, segment, label if labelled else "video")
+    return segment
 
 
 def _time(text: str, where: str, data: Data) -> float:

@@ -237,7 +237,55 @@ def test_kinetics_in_one_file_or_without_labels(tmp_path: Path, video: Path) -> 
 def test_the_format_is_detected_from_the_files(ucf: Path) -> None:
     assert guess(ucf / "splits") == guess(ucf / "splits" / "trainlist01.txt") == "ucf101"
     assert guess(ucf / "videos") == "folders"
-    assert guess(ucf / "x.csv") == "kinetics"
+    for name, line, kind in (("x.csv", "label,youtube_id", "kinetics"), ("y.csv", "path,label", "table")):
+        (ucf / name).write_text(line)
+        assert guess(ucf / name) == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'path,label\nv/ü b.avi,geh weg\n"v/c, d.avi",run\n',
+        '\ufeff,Nr;label;path\n1;geh weg;v/ü b.avi\n2;run;"v/c, d.avi"\n',  # as a German spreadsheet writes it
+    ],
+)
+def test_a_table_with_a_header(tmp_path: Path, video: Path, text: str) -> None:
+    put(video, tmp_path / "v" / "ü b.avi", tmp_path / "v" / "c, d.avi")
+    (tmp_path / "train.csv").write_text(text)
+    clips = collect(Data(train=tmp_path / "train.csv"), "train")
+    assert entries(clips) == [("ü b.avi", "geh weg"), ("c, d.avi", "run")]
+    assert entries(collect(Data(train=tmp_path / "train.csv"), "train", labelled=False))[0] == ("ü b.avi", "video")
+
+
+def test_a_table_of_segments_and_of_both_parts(tmp_path: Path, video: Path) -> None:
+    put(video, tmp_path / "a.avi")
+    (tmp_path / "all.csv").write_text("path,start,end,label,split\na.avi,0,3,1,train\na.avi,3,5,0,test\n")
+    data = Data(train=tmp_path / "all.csv", val=tmp_path / "all.csv", segment_unit="frames")
+    train = collect(data, "train")
+    assert [(clip.first, clip.frames) for clip in train.clips] == [(0, 3)]
+    assert [(clip.first, clip.frames) for clip in collect(data, "val", classes=train.classes).clips] == [(3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,class\na.avi,x\n", "the header path,class lacks label: name the columns path,label"),
+        ("path,start,label\na.avi,0,x\n", "lacks end"),
+        ("path,label\n,x\n", "line 2: the path is empty"),
+        ("path,label\na.avi,\n", "line 2: a.avi has no label"),
+        ("path,label\na.avi,-1\n", "line 2: -1 is not a label"),
+        ("path,label\na.avi\n", "line 2: 1 values, but the header has 2 columns"),
+        ('path,label\n"a.avi,x\n', "quotation mark left open"),
+        ("path,label\n", "is empty"),
+        ("path,label\n../a.avi,x\n", r"outside of .*: set data\.videos"),
+        ("a.avi,x\n", "A list of your own begins with `path,label`"),
+    ],
+)
+def test_a_wrong_table_is_an_error(tmp_path: Path, video: Path, text: str, message: str) -> None:
+    put(video, tmp_path / "a.avi")
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        collect(Data(train=tmp_path / "train.csv"), "train")
 
 
 def test_quarantined_files_are_skipped(tmp_path: Path, video: Path) -> None:
