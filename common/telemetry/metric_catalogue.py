@@ -73,10 +73,14 @@ METRICS = (
         "sideways_mismatch_frames", "gauge", "frames", _STAGE, "stage",
         "Frames between the input that the stage holds and the one its gradient belongs to",
     ),
-    Metric("sideways_loss", "gauge", "", _STAGE, "stage", "Mean loss of the last report's ticks; top stage only"),
+    Metric(
+        "sideways_loss", "gauge", "", _STAGE, "stage",
+        "Mean loss of the last report's ticks, on the frames being learnt; top stage only",
+    ),
     Metric(
         "sideways_accuracy_ratio", "gauge", "ratio", _STAGE, "stage",
-        "Share of the last report's training rows that were classified correctly; top stage only",
+        "Share of the last report's training rows that were classified correctly; top stage only. Too "
+        "high, as the frame before was just learnt: compare runs by sideways_validation_figure",
     ),
     Metric(
         "sideways_peak_memory_bytes", "gauge", "bytes", _STAGE, "stage",
@@ -121,7 +125,7 @@ METRICS = (
     ),
     Metric(
         "sideways_validation_figure", "gauge", "", ("figure",), "coordinator",
-        "Figures of the last evaluation, such as val_top1",
+        "Figures of the last evaluation, such as val_top1, val_loss",
     ),
     Metric(
         "sideways_checkpoint_timestamp_seconds", "gauge", "seconds", (), "coordinator",

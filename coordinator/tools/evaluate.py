@@ -165,6 +165,7 @@ def show(evaluation: Evaluation, data: Data, trained: TrainedModel, console: Con
         usual = f"{views}, pixels in normalised units, averaged over a clip's frames, then {evaluation.clips} clips"
     more = {
         "mean_class": "accuracy of each class averaged over the classes that have clips",
+        "loss": "cross entropy of a clip's answer",
         "map": "average precision of each class averaged over the classes that occur",
         "accuracy": "share of right decisions on single classes at a score of 0.5",
         "r2": "averaged over the numbers",

@@ -33,7 +33,7 @@ def test_eval_equals_the_trainings_own_evaluation(trained: tuple[Path, dict[str,
     done = sideways("eval", run, "--json", cwd=run.parent.parent)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
-    assert set(figures) == {"top1", "top5", "mean_class", "clips"}
+    assert set(figures) == {"top1", "top5", "mean_class", "loss", "clips"}
     assert (figures["top1"], figures["top5"]) == (summary["val_top1"], summary["val_top5"])
     assert "one centre crop of 32 × 32" in " ".join(done.stdout.replace("│", " ").split())
     rows = list(csv.reader((run / "confusion.csv").read_text().splitlines()))

@@ -1,4 +1,4 @@
-"""One class for each clip or frame: cross entropy; top-1, top-5, mean over classes of their accuracies."""
+"""One class for each clip or frame: cross entropy; top-1, top-5, mean over classes of their accuracies, loss."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,8 @@ class Classification(Task):
     """`task = "classify"`."""
 
     name: TaskName = "classify"
-    names = ("top1", "top5", "mean_class")
+    names = ("top1", "top5", "mean_class", "loss")
+    smaller = ("loss",)
     has_classes = True
 
     def __init__(self, classes: int, loss: Loss) -> None:
@@ -30,7 +31,10 @@ class Classification(Task):
         return y.double().softmax(1)
 
     def figures(self, scores: Scores) -> Figures:
-        """Top-1, top-5, and the accuracy of each class averaged over the classes that have clips."""
+        """Top-1, top-5, the accuracy of each class averaged over the classes that have clips, and the cross entropy.
+
+        The cross entropy is of a clip's answer, so it does without class weights and label smoothing.
+        """
         means = scores.means
 
         def top(k: int) -> float:
@@ -38,7 +42,13 @@ class Classification(Task):
             return float((best == scores.labels[:, None]).any(1).double().mean())
 
         confusion = _confusion(scores.labels, means)
-        return Figures({"top1": top(1), "top5": top(5), "mean_class": _mean_class(confusion)}, confusion)
+        values = {
+            "top1": top(1),
+            "top5": top(5),
+            "mean_class": _mean_class(confusion),
+            "loss": _loss(means, scores.labels),
+        }
+        return Figures(values, confusion)
 
     def misfit(self, shape: Sequence[int], frames: Sequence[int]) -> str:
         """The output must be logits [slots, classes]."""
@@ -64,6 +74,12 @@ def _confusion(labels: Tensor, means: Tensor) -> Tensor:
     classes = means.shape[1]
     predicted = means.topk(1).indices[:, 0]  # breaks ties as top-1 does
     return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def _loss(means: Tensor, labels: Tensor) -> float:
+    """The mean over clips of -log of the score of the class."""
+    right = means[torch.arange(len(labels)), labels]
+    return float(-right.clamp_min(torch.finfo(right.dtype).tiny).double().log().mean())
 
 
 def _mean_class(confusion: Tensor) -> float:

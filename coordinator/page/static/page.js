@@ -7,7 +7,7 @@ import { showVideo } from "./video.js";
 
 const EVERY = 500, TIMEOUT = 5000; // ms
 const OVER = { finished: "The run has finished", stopped: "The run was stopped", failed: "The run failed" };
-const SHOWN = ["val_top1", "val_mse"]; // figures of evaluations in the charts of the training
+const SHOWN = ["val_top1", "val_mse", "val_loss"]; // figures of evaluations in the charts of the training
 let last = null, lastTime = null;
 
 async function ask() {
@@ -42,13 +42,14 @@ function show(told) {
   showReplicas(told);
   showVideo(told);
   const restarts = told.restarts.map((restart) => restart.tick);
-  const { loss, accuracy, val_top1: top1, val_mse: error } = told.curves;
+  const { loss, accuracy, val_top1: top1, val_mse, val_loss } = told.curves;
+  const error = val_loss ?? val_mse;
   drawChart("loss", loss, error, restarts, status.planned);
   drawChart("accuracy", accuracy, top1, restarts, status.planned);
   const scores = SHOWN.includes(told.score) ? [] : told.curves[told.score] ?? []; // those of charts of their own
   put("score_title", scoreName(told.score));
   drawChart("score", [], scores, restarts, status.planned);
-  const there = { accuracy: accuracy.length + top1.length, val_top1: top1.length, val_mse: error.length, score: scores.length, restarts: restarts.length };
+  const there = { accuracy: accuracy.length + top1.length, val_top1: top1.length, val_loss: error.length, score: scores.length, restarts: restarts.length };
   for (const part of document.querySelectorAll("[data-for]")) part.hidden = !there[part.dataset.for];
   list("restarts", told.restarts.map((r) => `restart ${r.restarts}: resumed at tick ${whole(r.tick)}, ${figure(r.recovery_seconds, 3)} s after its last report`));
   list("warnings", told.warnings);

@@ -1,5 +1,7 @@
 """The scores of an evaluation, computed from its sums."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,13 @@ def test_top1_and_top5_over_clips() -> None:
 def test_top5_with_fewer_than_five_classes() -> None:
     scores = Scores(torch.arange(2), torch.tensor([0, 1]), torch.ones(2, dtype=torch.int64), torch.eye(2).double())
     assert evaluation_of(scores, CLASSIFY).figures["top5"] == 1.0
+
+
+def test_the_loss_is_the_cross_entropy_of_the_mean_answer() -> None:
+    sums = torch.tensor([[1.5, 0.5], [0.0, 3.0]]).double()
+    evaluation = evaluation_of(Scores(torch.arange(2), torch.tensor([0, 0]), torch.tensor([2, 3]), sums), CLASSIFY)
+    tiny = torch.finfo(torch.float64).tiny  # a score of 0 has a finite loss
+    assert evaluation.figures["loss"] == pytest.approx(-(math.log(0.75) + math.log(tiny)) / 2)
 
 
 def test_scores_without_clips() -> None:

@@ -30,10 +30,12 @@ def test_the_evaluation_is_the_mean_over_frames_of_each_clip(run: Path, videos: 
     evaluation = evaluation_of(scores, trained.task)
     assert evaluation.clips == 6
     right = [int(mean.argmax()) == clip.label for mean, clip in zip(expected, clips.clips, strict=True)]
+    scored = [float(mean[label]) for mean, label in zip(expected, scores.labels.tolist(), strict=True)]
     assert assess.figures(evaluation) == {
         "top1": pytest.approx(np.mean(right)),
         "top5": 1.0,
         "mean_class": pytest.approx(np.mean(right)),  # all classes have two clips
+        "loss": pytest.approx(-np.mean(np.log(scored)), rel=1e-4),
         "clips": 6,
     }
     table, picture = assess.write_confusion(evaluation, CLASSES, tmp_path / "new")
