@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 from common.models.chain import Block, Chain
 from common.models.module_graph import ModuleGraph, Part
-from common.models.trial import unchanged
+from common.models.trial import about_time_axis, unchanged
 
 _ROWS = 2  # of the example: BatchNorm needs more than one
 
@@ -120,7 +120,7 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
         try:
             y = model(x.clone())
         except Exception as error:  # the user's code may raise anything
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}{about_time_axis(model)}"
             raise ConfigError(f"it fails on frames {list(x.shape)}: {reason}") from error
     if not isinstance(y, Tensor):
         raise ConfigError(f"in {'training' if model.training else 'evaluation'} it returns {type(y).__name__}")

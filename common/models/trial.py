@@ -39,6 +39,19 @@ def numbers(root: nn.Module, graph: fx.Graph, frames: Tensor) -> tuple[Values, s
     return fixed, rows
 
 
+def about_time_axis(model: nn.Module) -> str:
+    """What to add to the error of a model that fails on frames: that it has layers over clips; empty if it has none."""
+    layers = {type(each).__name__ for each in model.modules() if type(each).__module__.startswith("torch.nn.")}
+    found = sorted(name for name in layers if name.endswith("3d"))
+    if not found:
+        return ""
+    return (
+        f". A block is given one frame of each slot, [slots, channels, height, width], without an axis of time, so "
+        f"{', '.join(found)} cannot be used: take 2D layers, and sideways.CausalConv, Motion, TemporalShift or ConvGRU "
+        "to see earlier frames (docs/models.md)"
+    )
+
+
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps the values that are numbers."""
 

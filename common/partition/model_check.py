@@ -9,6 +9,7 @@ from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import named_blocks
 from common.models.temporal import memories
+from common.models.trial import about_time_axis
 from common.models.user_code import is_reference, no_exit
 from common.rule.label_form import LabelForm
 from common.rule.stage import forbid_in_place_on_input
@@ -60,12 +61,15 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"block {name} fails on an input {list(x.shape)}: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"block {name} fails on an input {list(x.shape)}: {type(error).__name__}: {error}{about_time_axis(block)}"
+        ) from error
     if not isinstance(y, Tensor) or y.dtype not in _FLOATS:
         raise ConfigError(f"block {name} returns {_kind(y)}: between blocks there must be one floating-point tensor")
     if y.dim() == 0 or y.shape[0] != x.shape[0]:
         raise ConfigError(
-            f"block {name} turns {list(x.shape)} into {list(y.shape)}: it must keep the first dimension (slots)"
+            f"block {name} turns {list(x.shape)} into {list(y.shape)}: it must keep the first dimension "
+            f"(slots){about_time_axis(block)}"
         )
     if not is_first and leaf.grad is None:
         raise ConfigError(f"block {name} passes no gradient to its input, so the blocks before it cannot learn")

@@ -110,6 +110,10 @@ def test_a_users_model_that_is_not_sequential_can_be_a_chain(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        (
+            "def build(): return nn.Conv3d(4, 4, 1)",
+            "Conv3d, which cannot be cut into blocks: .* so Conv3d cannot be used: take 2D layers",
+        ),
         ("def build(): return nn.Linear(2, 2)", "Linear, which cannot be cut into blocks: it fails on frames"),
         ("def build(): return nn.Sequential()", "must return a model with weights"),
         ("def build(): return 5", "returned int: it must return a model"),

@@ -41,6 +41,11 @@ def test_outputs_that_stand_for_no_class_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
+        (
+            "nn.Conv3d(4, 4, 1)",
+            r"block 0 fails on .* one frame of each slot, .* so Conv3d cannot be used: take 2D layers",
+        ),
+        ("nn.Conv3d(3, 4, 1)", r"must keep the first dimension \(slots\)\. A block is given one frame .* Conv3d"),
         (f"{FLAT}, nn.Linear(9, 3)", r"block 2 fails on an input \[3, 8\]: RuntimeError"),
         (f"{FLAT}, nn.Linear(8, 2)", r"needs logits \[3, 3 classes\], but the model's output is \[3, 2\]"),
         ("nn.Conv2d(3, 3, 1)", r"needs logits .* is \[3, 3, 16, 16\]"),
