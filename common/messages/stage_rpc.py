@@ -17,6 +17,7 @@ from common.errors import ConfigError, PeerError, SidewaysError, first_line
 from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, StageCalls, handling
 from common.processes.membership import Membership
 from common.processes.names import worker_name, worker_text
+from common.user_errors import told
 
 _POLL = 0.005  # seconds
 _MARGIN = 5.0  # seconds that an answer may take to arrive
@@ -55,7 +56,7 @@ def _answer(call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dic
     except ConfigError as error:
         return "config", str(error)
     except Exception as error:
-        return "error", str(error) if isinstance(error, SidewaysError) else f"{type(error).__name__}: {error}"
+        return "error", str(error) if isinstance(error, SidewaysError) else told(error)
 
 
 def start_call(

@@ -15,6 +15,7 @@ from common.rule.label_form import LabelForm
 from common.rule.stage import forbid_in_place_on_input
 from common.rule.tasks import without_loss
 from common.rule.tasks.losses import Loss, own_loss
+from common.user_errors import told
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -62,7 +63,7 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
         raise
     except Exception as error:
         raise ConfigError(
-            f"block {name} fails on an input {list(x.shape)}: {type(error).__name__}: {error}{about_time_axis(block)}"
+            f"block {name} fails on an input {list(x.shape)}: {told(error)}{about_time_axis(block)}"
         ) from error
     if not isinstance(y, Tensor) or y.dtype not in _FLOATS:
         raise ConfigError(f"block {name} returns {_kind(y)}: between blocks there must be one floating-point tensor")
@@ -91,7 +92,7 @@ def _try_loss(own: Loss, form: LabelForm, config: Config, y: Tensor) -> None:
     except Exception as error:
         raise ConfigError(
             f"loss = {config.loss_name!r} fails on outputs {list(y.shape)} and targets {list(target.shape)} "
-            f"({target.dtype}): {type(error).__name__}: {error}"
+            f"({target.dtype}): {told(error)}"
         ) from error
     if y.grad is None:
         raise ConfigError(f"loss = {config.loss_name!r} passes no gradient to the outputs: compute it with torch alone")

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
+from common.user_errors import told
 from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, read_array_info
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
 from coordinator.video.decoding.memory_file import opened_bytes
@@ -158,4 +159,4 @@ def _about(item: Any, dataset: OwnDataset, data: Data) -> Path | MediaInfo | str
     except NotFrames as error:
         return str(error)
     except (Exception, SystemExit) as error:  # of the user's code
-        return dataset.told(error)
+        return told(error)

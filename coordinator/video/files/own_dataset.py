@@ -6,8 +6,6 @@ iterable     iter(dataset)                 the same items each time it is iterat
 Each process that reads it imports the file and makes a dataset of its own, so nothing of it is copied or shared.
 """
 
-import os
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +14,7 @@ from threading import RLock
 from typing import Any
 
 from common.errors import ConfigError, DataError, SidewaysError
+from common.user_errors import told
 
 _MOST = 1 << 20  # items of an iterable; with more it is taken for endless
 _opening = RLock()
@@ -70,7 +69,7 @@ class OwnDataset:
         try:
             return len(self._dataset)
         except Exception as error:
-            raise ConfigError(f"len({self._reference}) fails: {self.told(error)}") from error
+            raise ConfigError(f"len({self._reference}) fails: {told(error)}") from error
 
     def __getitem__(self, number: int) -> Any:
         """An item.
@@ -84,7 +83,7 @@ class OwnDataset:
             except SidewaysError:
                 raise
             except (Exception, SystemExit) as error:
-                raise DataError(f"{self._reference}[{number}]: {self.told(error)}") from error
+                raise DataError(f"{self._reference}[{number}]: {told(error)}") from error
 
     def optional(self, name: str) -> Any:
         """An attribute that the dataset may have; else None."""
@@ -105,17 +104,10 @@ class OwnDataset:
         try:
             values = list(values)
         except Exception as error:
-            raise ConfigError(f"{self._reference}.{name} is no list: {self.told(error)}") from error
+            raise ConfigError(f"{self._reference}.{name} is no list: {told(error)}") from error
         if len(values) != len(self):
             raise ConfigError(f"{self._reference} has {len(self)} items, but {len(values)} {name}: give each item one")
         return values
-
-    def told(self, error: BaseException) -> str:
-        """An exception of the user's code, and where in the user's file it was raised."""
-        file = os.path.realpath(self._reference.rpartition(":")[0])
-        calls = [call for call in traceback.extract_tb(error.__traceback__) if os.path.realpath(call.filename) == file]
-        where = f" ({os.path.basename(file)}, line {calls[-1].lineno})" if calls else ""
-        return f"{type(error).__name__}: {error}{where}"
 
     def _reached(self, number: int) -> Any:
         """The item of an iterable dataset: iterates on from the nearest place before it, or from the beginning."""
@@ -163,6 +155,6 @@ def _built(reference: str, setting: str) -> Any:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{setting} = {reference!r} cannot be called: {type(error).__name__}: {error}. It must take no arguments, "
+            f"{setting} = {reference!r} cannot be called: {told(error)}. It must take no arguments, "
             f"and return a dataset"
         ) from error

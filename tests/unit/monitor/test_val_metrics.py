@@ -92,7 +92,7 @@ def test_an_unknown_metric_is_an_error(own: str, setting: Any, message: str) -> 
 
 def test_a_metric_that_fails_costs_only_its_figure(own: str) -> None:
     found = evaluator(CLASSIFY, metrics_of([f"{own}:breaks"], CLASSIFY, 3)).evaluate(scores_of(CLASSIFY))
-    assert list(found.problems) == ["val_metrics: breaks fails: ValueError: oops"]
+    assert list(found.problems) == ["val_metrics: breaks fails: ValueError: oops (mine.py, line 9)"]
     assert "top1" in found.figures
 
 
