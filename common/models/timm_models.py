@@ -9,7 +9,7 @@ from torch import nn
 from common.errors import ConfigError
 
 PREFIX = "timm:"
-_MISSING = 'model = "timm:…" needs the package timm: pip install -e ".[timm]"'
+_MISSING = 'model = "timm:…" needs the package timm: pip install "sideways-video[timm]"'
 
 
 def factory(name: str) -> Callable[..., nn.Module]:

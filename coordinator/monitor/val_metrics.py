@@ -119,7 +119,7 @@ def _class_of(name: str) -> Callable[..., Any]:
     except ImportError as error:
         raise ConfigError(
             f"val_metrics names {name}, but torchmetrics cannot be imported ({error}): install it with "
-            "`pip install -e '.[metrics]'`, or give path/to/file.py:function"
+            "`pip install 'sideways-video[metrics]'`, or give path/to/file.py:function"
         ) from error
     for module in modules:
         found: Any = getattr(module, name, None)

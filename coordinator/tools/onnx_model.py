@@ -85,7 +85,7 @@ class OnnxModel(nn.Module):
         """Raises ConfigError if onnxruntime is not installed, SidewaysError if it cannot read the file."""
         super().__init__()
         if find_spec("onnxruntime") is None:
-            raise ConfigError(f'to open {file}, install onnxruntime: pip install -e ".[onnx]"')
+            raise ConfigError(f'to open {file}, install onnxruntime: pip install "sideways-video[onnx]"')
         import onnxruntime
 
         try:

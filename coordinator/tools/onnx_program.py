@@ -91,7 +91,7 @@ def write(trained: TrainedModel, out: Path) -> None:
         SidewaysError: torch.onnx cannot convert the model, or the program's outputs are not the model's.
     """
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
-        raise ConfigError(f'to export to ONNX, install {", ".join(missing)}: pip install -e ".[onnx]"')
+        raise ConfigError(f'to export to ONNX, install {", ".join(missing)}: pip install "sideways-video[onnx]"')
     import common.torchvision_import  # noqa: F401  # torch.onnx imports torchvision, which must be imported like this
 
     streams = bool(trained.memories) and not trained.stages

@@ -74,7 +74,7 @@ def check_importable(names: Sequence[TrackerName]) -> None:
         except ImportError as error:
             raise ConfigError(
                 f'report.trackers names "{name}", which cannot be imported ({error}): install it with '
-                f"`pip install -e '.[{name}]'`, or leave it out"
+                f"`pip install 'sideways-video[{name}]'`, or leave it out"
             ) from error
 
 

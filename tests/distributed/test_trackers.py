@@ -56,5 +56,5 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_the_start(videos: Pa
     run_file = write_run_file(tmp_path / "run.toml", settings(videos, report__trackers=["mlflow"]))
     done = sideways("train", run_file, cwd=tmp_path, before=tmp_path / "hide")
     assert done.returncode == 2, done.stderr
-    assert "pip install -e '.[mlflow]'" in done.stderr
+    assert "pip install 'sideways-video[mlflow]'" in done.stderr
     assert not (tmp_path / "runs").exists()

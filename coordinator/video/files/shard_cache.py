@@ -248,5 +248,5 @@ def _told(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"the server has sent nothing for {_SILENCE:g} s"
     if isinstance(error, ImportError):
-        return f'{error}. pip install -e ".[s3]" for s3://, [http] for https://'
+        return f'{error}. pip install "sideways-video[s3]" for s3://, [http] for https://'
     return f"{type(error).__name__}: {error}"

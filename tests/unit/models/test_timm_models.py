@@ -113,7 +113,7 @@ def test_what_timm_does_not_have_is_an_error(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError, match=r"model_args = {'depth': 3}: TypeError"):
         built(tmp_path, "test_resnet", model_args={"depth": 3})
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r'needs the package timm: pip install -e ".\[timm\]"'):
+    with pytest.raises(ConfigError, match=r'needs the package timm: pip install "sideways-video\[timm\]"'):
         built(tmp_path, "test_resnet")
 
 

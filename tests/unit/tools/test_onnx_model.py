@@ -96,7 +96,7 @@ def test_what_is_no_program_is_refused(summing: Path, tmp_path: Path, monkeypatc
     with pytest.raises(SidewaysError, match=r"half.onnx is not a program that onnxruntime can load"):
         open_model(tmp_path / "half.onnx")
     monkeypatch.setattr("coordinator.tools.onnx_model.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'install onnxruntime: pip install -e ".\[onnx\]"'):
+    with pytest.raises(ConfigError, match=r'install onnxruntime: pip install "sideways-video\[onnx\]"'):
         open_model(summing)
 
 

@@ -188,5 +188,5 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(tmp_path: Path, 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.tools.onnx_program.find_spec", lambda name: None if name == "onnx" else 1)
-    with pytest.raises(ConfigError, match=r'install onnx: pip install -e ".\[onnx\]"'):
+    with pytest.raises(ConfigError, match=r'install onnx: pip install "sideways-video\[onnx\]"'):
         export(saved(tmp_path, small(tmp_path)), tmp_path / "out.onnx")

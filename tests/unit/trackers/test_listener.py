@@ -123,5 +123,5 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_run(
 
 def test_a_tracker_that_is_not_installed_is_an_error_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tracker.KINDS, "mlflow", tracker.Kind("nothing", ("no_such_module", "It"), ""))
-    with pytest.raises(ConfigError, match=r"pip install -e '.\[mlflow\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'sideways-video\[mlflow\]'"):
         tracker.check_importable(["mlflow"])
