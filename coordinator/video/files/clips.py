@@ -21,7 +21,7 @@ from coordinator.video.files.listing import Entry
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.shards import Member
-from coordinator.video.files.video_folders import SUFFIXES
+from coordinator.video.files.video_folders import SUFFIXES, too_high
 
 _NOTES = 5  # files whose notes are reported one by one
 
@@ -193,11 +193,15 @@ class _Classes:
     """The classes of a data set's own format."""
 
     def __init__(self, root: Path | str, entries: Sequence[Entry], classes: Sequence[str] | None) -> None:
-        self.notes: list[str] = []
         found = {entry.label for entry in entries}
-        self.vocabulary = Vocabulary("classify", list(classes or sorted(found)))
-        if unknown := sorted(found - set(self.vocabulary.names)):
-            raise DataError(f"{root} has classes that the training folder lacks: {_some(unknown)}")
+        names = list(classes or sorted(found))
+        self.vocabulary, question = Vocabulary("classify", names), too_high(names)
+        self.notes = [f"the classes in {root} are named {_some(names)}: {question}"] if question else []
+        if unknown := sorted(found - set(names)):
+            raise DataError(
+                f"{root} has classes that the training clips lack: {_some(unknown)}. Those have "
+                f"{_some(names)}: {question or 'name the classes alike in both'}"
+            )
 
     def label(self, entry: Entry, info: MediaInfo) -> Label:
         """The class of a clip."""

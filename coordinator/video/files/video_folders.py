@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import DataError
@@ -13,6 +14,7 @@ _SUFFIXES = (
     ".y4m"
 )
 SUFFIXES = set(_SUFFIXES.split())
+TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test", "testing", "eval")
 _SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
 
 
@@ -57,6 +59,14 @@ def below(root: Path) -> tuple[list[Path], Counter[str]]:
 def hidden(name: str) -> bool:
     """Whether a file or folder is hidden or of the system, judging by its name: .Trash-1000, ._clip.mp4, __MACOSX."""
     return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def too_high(classes: Collection[str]) -> str:
+    """A question, if classes are named like the parts of a data set; else empty."""
+    training = [name for name in classes if name.lower() in TRAINING]
+    if not training or not all(name.lower() in (*TRAINING, *VALIDATION) for name in classes):
+        return ""
+    return f"is data.train one folder too high? Set it to the folder {training[0]} in there"
 
 
 def _others(root: Path, others: "Counter[str]") -> list[str]:

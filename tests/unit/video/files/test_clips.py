@@ -77,7 +77,7 @@ def test_an_unusable_folder_is_an_error(tmp_path: Path, case: str) -> None:
 
 def test_validation_classes_must_be_known(videos: Path, tmp_path: Path) -> None:
     write_clip(tmp_path / "dog" / "x.mp4", 3)
-    with pytest.raises(DataError, match="classes that the training folder lacks: dog"):
+    with pytest.raises(DataError, match="classes that the training clips lack: dog"):
         find(tmp_path, "*", 1, classes=["ant", "bee", "cat"])
 
 

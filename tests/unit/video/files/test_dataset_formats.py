@@ -385,6 +385,19 @@ def test_every_type_that_pyav_reads_is_accepted(tmp_path: Path, suffix: str) -> 
     assert sum(len(chunk) for chunk in read(path, 1, 32, 3)) == 9
 
 
+def test_a_training_folder_one_too_high_is_asked_about(tmp_path: Path, video: Path) -> None:
+    put(video, *[tmp_path / part / name / "1.avi" for part in ("train", "val") for name in ("left", "right")])
+    clips = collect(Data(train=tmp_path), "train")
+    question = "is data.train one folder too high? Set it to the folder train in there"
+    assert clips.notes == [f"the classes in {tmp_path} are named train, val: {question}"]
+    with pytest.raises(DataError) as raised:
+        collect(Data(train=tmp_path, val=tmp_path / "val"), "val", classes=clips.classes)
+    assert str(raised.value).endswith(f"lack: left, right. Those have train, val: {question}")
+    put(video, tmp_path / "val" / "up" / "1.avi")
+    with pytest.raises(DataError, match=r"lack: up. Those have left, right: name the classes alike"):
+        collect(Data(train=tmp_path / "train", val=tmp_path / "val"), "val", classes=["left", "right"])
+
+
 def test_files_of_other_kinds_are_counted(tmp_path: Path, video: Path) -> None:
     put(video, tmp_path / "a" / "1.avi", tmp_path / "a" / "2.avi", tmp_path / "loose.avi")
     put(video, tmp_path / "b" / "1.braw", tmp_path / "b" / "2.braw", tmp_path / "a" / "notes.txt", tmp_path / "README")
