@@ -156,7 +156,9 @@ def _frames_that_count(answer: Answer) -> str:
 
 def show(evaluation: Evaluation, data: Data, trained: TrainedModel, console: Console) -> None:
     """Print each metric with its value and its evaluation protocol."""
-    views = f"one centre crop of {' × '.join(map(str, data.shape))} pixels, all frames at stride {data.stride}"
+    which = f"{data.snippets} windows of {data.window} frames," if data.snippets > 1 else "all frames"
+    which += f" at {data.fps:g} frames a second" if data.fps else f" at stride {data.stride}"
+    views = f"one centre crop of {' × '.join(map(str, data.shape))} pixels, {which}"
     said = {"classify": "softmax", "multilabel": "sigmoid"}.get(trained.task.name, "outputs")
     usual = f"{views}, {said} {_frames_that_count(trained.answer)}, {evaluation.clips} clips"
     if data.labels_of == "frames":

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import textwrap
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,6 +19,7 @@ _TICKS = 2000  # of a first training: enough to see whether it learns
 _PER_STAGE = 4  # frames of most clips for each stage above the bottom one, twice what a gradient takes to get there
 _MEMORY = 12  # frames of most clips from which seeing motion is worthwhile
 _WIDTH = 110  # columns of comments
+_SIDE = re.compile(r"(?<![A-Za-z])(left|right|LEFT|RIGHT)(?![a-z])|(Left|Right)(?![a-z])")  # turn_left, TurnLeft
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def text_of(found: FolderSurvey, chosen: Suggestion, machine: Machine, memory_mi
         _line("resize", chosen.resize, "short side before the crop"),
         _line("channels", chosen.channels, "grey" if found.grey else "RGB"),
         *([_line("bits", 16, "the frames have more than 8")] if found.deep else []),
-        *(["flip = 0.5  # half of the clips are mirrored; 0 if left and right matter"] if classify else []),
+        *([_flip(found.classes)] if classify else []),
         "# window = 16  # play a random part of each clip; good if their lengths differ much",
         *_cache(chosen),
         "",
@@ -182,6 +185,13 @@ def _temporal(chosen: Suggestion, classify: bool) -> list[str]:
     return ['# temporal = "motion"  # memory, to see motion: for clips of at least 12 frames'] if classify else []
 
 
+def _flip(classes: Sequence[str]) -> str:
+    sided = next((name for name in classes if _SIDE.search(name)), None)
+    if sided is None:
+        return _line("flip", 0.5, "half of the clips are mirrored; 0 if left and right matter")
+    return _line("flip", 0, f"not mirrored, as left and right matter: a class is named {_plain(sided)}")
+
+
 def _cache(chosen: Suggestion) -> list[str]:
     if not chosen.cache_size:
         return ['# cache = "cache"  # a folder for decoded frames, so that later epochs need no decoding']
@@ -201,8 +211,11 @@ def _line(name: str, value: object, comment: str = "") -> str:
 
 
 def _comment(text: str) -> list[str]:
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return textwrap.wrap(plain, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    return textwrap.wrap(_plain(text), _WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _power_of_two(most: int) -> int:

@@ -1,15 +1,18 @@
 """Evaluating a trained model."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from common.config.settings import Data
 from common.errors import ConfigError, DataError
-from coordinator.monitor.evaluation_scores import evaluation_of
+from coordinator.monitor.evaluation_scores import Evaluation, evaluation_of
 from coordinator.tools import evaluate as assess
 from coordinator.tools.trained_model import open_model
 from coordinator.video.decoding.augment import middle
@@ -43,6 +46,20 @@ def test_the_evaluation_is_the_mean_over_frames_of_each_clip(run: Path, videos: 
     assert header[1:] == [row[0] for row in rows] == CLASSES
     assert sum(int(row[1 + i]) for i, row in enumerate(rows)) == sum(right)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "protocol"),
+    [
+        ({"stride": 2}, "all frames at stride 2"),
+        ({"fps": 12.5}, "all frames at 12.5 frames a second"),
+        ({"snippets": 3, "window": 8}, "3 windows of 8 frames, at stride 1"),
+    ],
+)
+def test_the_frames_that_were_played_are_said(run: Path, data: dict[str, Any], protocol: str) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    assess.show(Evaluation(1, 1, {"top1": 1.0}), Data(train=run, **data), open_model(run), console)
+    assert f"pixels, {protocol}, softmax" in " ".join(console.export_text().replace("│", " ").split())
 
 
 def test_other_clips_can_be_evaluated_by_a_pattern(run: Path, videos: Path, tmp_path: Path) -> None:

@@ -55,6 +55,22 @@ def test_the_file_is_valid(fields: dict[str, Any]) -> None:
     assert (config.data.train, config.data.val, config.data.slots) == (videos.train, videos.val, chosen.slots)
 
 
+@pytest.mark.parametrize(
+    ("classes", "flip"),
+    [
+        (["left", "right"], 0),
+        (["jump", "turn_Right"], 0),
+        (["TurnLeft", "jump"], 0),
+        (["bright", "cleft", "Leftover"], 0.5),
+    ],
+)
+def test_clips_are_not_mirrored_where_left_and_right_matter(classes: list[str], flip: float) -> None:
+    videos = found([30] * 100, classes=classes)
+    text = text_of(videos, suggest(videos, HERE), HERE)
+    assert settings_of(text).data.flip == flip
+    assert ("not mirrored, as left and right matter: a class is named" in text) == (flip == 0)
+
+
 def test_it_is_written_once(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.toml"
     done = CliRunner().invoke(tools, ["init", str(videos), "--out", str(out)])
