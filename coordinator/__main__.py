@@ -35,7 +35,7 @@ from coordinator.cli.live import steer
 from coordinator.cli.offline import Json, Settings, tools
 from coordinator.launch.attempt import RunMarker
 from coordinator.launch.host_limits import check_host
-from coordinator.launch.model_depth import check_model_depth
+from coordinator.launch.model_depth import check_with_torch
 from coordinator.launch.role import resumed, run_role
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ def train(
     if config.report.redis:
         from_environment()  # report a wrong address before anything starts
     check_host(config)
-    check_model_depth(config)
+    check_with_torch(config)
     from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
     from coordinator.launch.stage_processes import stage_processes
 
@@ -138,7 +138,7 @@ def join(
     if only_check:
         config = load(resumed(run_file, resume), settings)
         RunMarker(config).check()
-        check_model_depth(config)
+        check_with_torch(config)
         return
     run_role(run_file, role, resume, settings, as_json)
 

@@ -1,15 +1,27 @@
 """The settings of the network, of reports, of recovery and of metrics."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.config.section import Section
 
 TrackerName = Literal["wandb", "mlflow"]
 MOST_EDGE_TICKS = 256
 EdgeTicks = Annotated[int, Field(ge=1, le=MOST_EDGE_TICKS)]
+
+
+def _as_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", value):
+        raise ValueError(
+            f"name = {value!r} is no name of a run: letters without accents, digits, - _ and . only, and no . first"
+        )
+    return value
+
+
+RunName = Annotated[str, AfterValidator(_as_name)]
 
 
 class Network(Section):

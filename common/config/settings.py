@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from common.config.consistency import contradictions
 from common.config.data import IMAGENET_MEAN, IMAGENET_STD, MEMORY, OWN_DATASET, Data, source_of
-from common.config.running import MOST_TRACED, EdgeTicks, Metrics, Network, Recovery, Report, TrackerName
+from common.config.running import MOST_TRACED, EdgeTicks, Metrics, Network, Recovery, Report, RunName, TrackerName
 from common.config.section import Section
 from common.config.tasks import LOSSES, TaskName
 from common.config.training import Checkpoint, Optimiser, Probe, Rule
@@ -143,11 +143,7 @@ class Config(Section):
     )
     seed: int = Field(0, ge=0, lt=1 << 31, description="random seed of initial weights, clip order and augmentation")
     runs: Path = Field(Path("runs"), description="folder in which run directories are created")
-    name: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
-        description="name of the run directory; default: run file and time",
-    )
+    name: RunName | None = Field(None, description="name of the run directory; default: run file and time")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of a stage; 0: an equal share of the cores")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if the host has it, else the CPU")
     deterministic: bool = Field(

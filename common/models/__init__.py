@@ -143,12 +143,13 @@ def _cut(model: nn.Sequential, config: Config, warn: Callable[[str], None]) -> n
     too_few = config.stages > len(model)
     if config.cuts == "blocks" or (config.cuts == "auto" and not too_few):
         return model
-    if config.cuts == "auto":
+    layers = layered(model, [name for name, _ in named_blocks(model)])
+    if config.cuts == "auto" and config.stages <= len(layers):  # else they are too few, which is an error
         warn(
             f"{config.stages} stages, but the model has {len(model)} blocks: stages also begin inside blocks, at their "
             'layers (cuts = "layers")'
         )
-    return layered(model, [name for name, _ in named_blocks(model)])
+    return layers
 
 
 def named_blocks(model: nn.Sequential) -> list[tuple[str, nn.Module]]:

@@ -1,5 +1,6 @@
 """θ ← optimiser(θ, Δθ): a stage's optimiser, learning rate schedule, clipping, means of weights and gradients."""
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -30,13 +31,7 @@ def build_optimiser(
     Raises:
         ConfigError: the class is unknown or unusable, or its arguments are invalid.
     """
-    kind = getattr(torch.optim, settings.name, None)
-    usable = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and settings.name not in _UNUSABLE
-    if kind is None or not usable:
-        known = sorted(name for name in dir(torch.optim) if name[0].isupper() and name not in _UNUSABLE)
-        raise ConfigError(
-            f"optimiser.name = {settings.name!r} is not a usable class of torch.optim. Allowed: {', '.join(known)}"
-        )
+    kind = optimiser_class(settings.name)
     given = settings.args
     alternatives = {"fused", "foreach", "capturable", "differentiable"} & set(given)
     fused = {"fused": True} if settings.name in _FUSED and not alternatives else {}
@@ -54,12 +49,26 @@ def build_optimiser(
         raise ConfigError(f"optimiser.args do not fit torch.optim.{settings.name}: {error}") from error
 
 
+def optimiser_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """The class of torch.optim with this name. Raises ConfigError if there is none, or it is unusable."""
+    kind = getattr(torch.optim, name, None)
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name not in _UNUSABLE:
+        return kind
+    known = sorted(name for name in dir(torch.optim) if name[0].isupper() and name not in _UNUSABLE)
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    hint = f"Did you mean {by_lower[near[0]]}? " if near else ""
+    raise ConfigError(
+        f"optimiser.name = {name!r} is not a usable class of torch.optim. {hint}Allowed: {', '.join(known)}"
+    )
+
+
 def _rate(settings: Optimiser, rate: float, mismatch: int) -> float:
     """The learning rate of a stage, given that of the run."""
     return rate / (1 + mismatch) if settings.lr_by_mismatch else rate
 
 
-def _decay(kind: type, arguments: dict[str, Any]) -> float:
+def _decay(kind: Callable[..., object], arguments: dict[str, Any]) -> float:
     """The weight decay that the optimiser would apply."""
     default = inspect.signature(kind).parameters.get("weight_decay")
     return arguments.get("weight_decay", default.default if default is not None else 0.0)

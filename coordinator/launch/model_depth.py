@@ -1,7 +1,15 @@
-"""Whether the model has a block for each stage: asked before any process of a run starts."""
+"""What it takes torch to know of the settings: asked before any process of a run starts."""
 
 from common.config.settings import Config
 from common.processes.lifecycle import quiet_torch
+
+
+def check_with_torch(config: Config) -> None:
+    """Raise ConfigError if the optimiser is unknown, or as `check_model_depth`."""
+    check_model_depth(config)
+    from common.rule.optimiser import optimiser_class
+
+    optimiser_class(config.optimiser.name)
 
 
 def check_model_depth(config: Config) -> None:

@@ -248,10 +248,10 @@ def _contents(run: Path) -> dict[str, bytes]:
 
 def test_a_run_that_fails_before_its_first_tick_leaves_no_directory(videos: Path, tmp_path: Path) -> None:
     small = {"model_args": {"width": 4}, "data__size": 16, "stages": 2, "ticks": 20, "report__redis": True}
-    run_file = write_run_file(tmp_path / "run.toml", slow_run(videos, **small, optimiser__name="Adamant"))
+    run_file = write_run_file(tmp_path / "run.toml", slow_run(videos, **small, optimiser__args={"beta": 1}))
     done = sideways("train", run_file, cwd=tmp_path)
     assert done.returncode == 2
-    assert "not a usable class of torch.optim" in done.stderr
+    assert "optimiser.args do not fit torch.optim.AdamW" in done.stderr
     assert list((tmp_path / "runs").iterdir()) == []
 
 

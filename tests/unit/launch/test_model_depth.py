@@ -1,4 +1,4 @@
-"""Too many stages for a model are noticed before any process starts."""
+"""Too many stages for a model, and an unknown optimiser, are noticed before any process starts."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.models import build, count_blocks
-from coordinator.launch.model_depth import check_model_depth
+from coordinator.launch.model_depth import check_model_depth, check_with_torch
 from tests.support.models import user_model
 from tests.support.settings import config_of
 
@@ -31,6 +31,21 @@ def test_what_the_model_cannot_be_divided_into_is_refused(tmp_path: Path) -> Non
         check(stages=2, split=[3, 3])
     with pytest.raises(ConfigError, match=r"cannot be built with model_args = \{'wdith': 4\}"):
         check(stages=2, model_args={"wdith": 4})
+
+
+def test_an_unknown_optimiser_is_refused(tmp_path: Path) -> None:
+    check_with_torch(config_of(tmp_path))
+    with pytest.raises(ConfigError, match=r"Did you mean AdamW\?"):
+        check_with_torch(config_of(tmp_path, optimiser__name="Adamw"))
+
+
+def test_stages_that_are_too_many_for_the_layers_are_not_said_to_begin_there(tmp_path: Path) -> None:
+    body = "def build(): return nn.Sequential(nn.Flatten(), nn.Linear(768, 3), nn.ReLU())"
+    config, told = config_of(tmp_path, model=user_model(tmp_path, body), model_args={}), list[str]()
+    build(config.model_copy(update={"stages": 5}), 3, told.append)
+    build(config.model_copy(update={"stages": 9, "model": "vgg8"}), 3, told.append)
+    assert len(told) == 1
+    assert told[0].startswith("9 stages, but the model has 8 blocks: stages also begin inside blocks")
 
 
 def test_foreign_models_are_left_to_the_coordinator(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ def test_without_parameters_there_is_no_optimiser() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Optimiser(name="Adamant"), "is not a usable class of torch.optim. Allowed: ASGD"),
-        (Optimiser(name="Optimizer2"), "is not a usable class of torch.optim"),
+        (Optimiser(name="adam"), "'adam' is not a usable class of torch.optim. Did you mean Adam\\? Allowed: ASGD"),
+        (Optimiser(name="Optimizer"), "is not a usable class of torch.optim. Allowed: ASGD"),
         (Optimiser(args={"beta": 1}), "optimiser.args do not fit torch.optim.AdamW"),
         (Optimiser(args={"betas": [2.0, 0.9]}), "optimiser.args do not fit torch.optim.AdamW"),
     ],

@@ -347,9 +347,9 @@ def test_a_list_cannot_name_files_outside_its_folder(tmp_path: Path, path: str) 
     assert listing(data.model_copy(update={"videos": Path("/")}), "train", True).entries
 
 
-@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", "", "mein lauf"])
 def test_a_runs_name_must_be_a_folder_name(name: str) -> None:
-    with pytest.raises(ConfigError, match="name"):
+    with pytest.raises(ConfigError, match="is no name of a run: letters without accents, digits"):
         parse({"name": name}, "test")
 
 
