@@ -24,7 +24,9 @@ Json = Annotated[bool, typer.Option("--json", help="print the results as JSON, i
 
 @tools.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="folder of videos, with a folder for each class if they have labels")],
+    folder: Annotated[
+        Path, typer.Argument(help="folder of videos, with a folder for each class if they have labels, or a list")
+    ],
     out: Annotated[Path, typer.Option(help="run file to write")] = Path("run.toml"),
 ) -> None:
     """Look at a folder of videos and write a run file for them, with comments. An existing file is kept."""

@@ -88,9 +88,7 @@ def text_of(found: FolderSurvey, chosen: Suggestion, machine: Machine, memory_mi
         *_comment(f"Written by `sideways init`, which found {description(found)}. Every setting: docs/settings.md"),
         *[line for note in found.notes for line in _comment(f"Note: {note}")],
         "",
-        _line(
-            "task", found.task, "a folder for each class" if classify else "no labels: learn to reproduce the frames"
-        ),
+        _line("task", found.task, "each clip has a class" if classify else "no labels: learn to reproduce the frames"),
         _line("model", "vgg8" if classify else "autoencoder", 'or another of docs/models.md, or "mine.py:build"'),
         *_comment(_why_stages(machine)),
         _line("stages", chosen.stages),

@@ -1,4 +1,4 @@
-"""What a folder of videos holds: its parts, classes, lengths and sizes. Metadata, and a few decoded frames."""
+"""What a folder or list of videos holds: its parts, classes, lengths and sizes. Metadata, and a few decoded frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ class FolderSurvey:
     """What was found.
 
     Attributes:
-        train, val: folders of clips; val is None if there is none of its own.
-        task: "classify" if the folders below are classes of several clips, else "autoencode".
+        train, val: folders of clips, or a list; val is None if there is none of its own.
+        task: "classify" if there are classes of several clips, as folders below or in the list, else "autoencode".
         lengths: frames of each clip that can be read.
         width, height: medians, in pixels.
         rate: median, in frames per second.
@@ -47,7 +47,7 @@ class FolderSurvey:
 
 
 def survey(folder: Path) -> FolderSurvey:
-    """Look at a folder. Raises DataError if it holds no video that can be read."""
+    """Look at a folder or list. Raises DataError if it holds no video that can be read."""
     train, val = _parts(folder)
     task, clips = _clips(train)
     notes = clips.warnings(mismatch=0)
@@ -71,9 +71,11 @@ def survey(folder: Path) -> FolderSurvey:
 
 
 def _parts(folder: Path) -> tuple[Path, Path | None]:
-    """The folders of the training and of the validation clips."""
+    """The training and the validation clips: folders, or a list of training clips."""
+    if folder.is_file():
+        return folder, None
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
+        raise DataError(f"there is no folder or list {folder}")
     below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
     train = next((below[name] for name in TRAINING if name in below), None)
     val = next((below[name] for name in VALIDATION if name in below), None)
@@ -81,14 +83,18 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
 
 
 def _clips(train: Path) -> tuple[TaskName, Clips]:
-    """With the folders below as classes if there are several, with mostly more than one clip each; else without."""
+    """With classes if there are several, with mostly more than one clip each; else without."""
+    notes = []
     try:
         clips = collect(Data(train=train), "train")
         if 1 < len(clips.used) <= len(clips.clips) / 2:
             return "classify", clips
-    except DataError:
-        pass
-    return "autoencode", collect(Data(train=train), "train", labelled=False)
+    except DataError as error:
+        if train.is_file():
+            notes.append(f"no classes are read from the list: {error}")
+    clips = collect(Data(train=train), "train", labelled=False)
+    clips.notes += notes
+    return "autoencode", clips
 
 
 def _unusable(val: Path, task: TaskName, train: Clips) -> str:

@@ -1,12 +1,13 @@
 """Lists of clips in CSV files, with a header: path,label, or path,start,end,label for parts of long videos."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.files.csv_rows import header_of, read_rows
-from coordinator.video.files.listing import Entry, Listing, check_label, numbered
+from coordinator.video.files.listing import Entry, Listing, check_label, is_utf8, numbered
 from coordinator.video.files.segments import segment_of
 
 _FORM = "path,label"
@@ -14,8 +15,7 @@ _FORM = "path,label"
 
 def looks_like_table(line: str) -> bool:
     """Whether a file's first line is the header of such a list."""
-    names = header_of(line)
-    return "path" in names and len(names) > 1
+    return "path" in header_of(line)
 
 
 def list_table(file: Path, videos: Path, data: Data, part: str, labelled: bool, classes: bool) -> Listing:
@@ -42,5 +42,7 @@ def _entry(where: str, row: Mapping[str, str], videos: Path, data: Data, labelle
     path, label = row["path"], row["label"] if labelled else "video"
     if not path:
         raise DataError(f"{where}: the path is empty: fill it in, or remove the line")
+    if not is_utf8(label) or not (is_utf8(path) or os.path.exists(videos / path)):  # names of files may be no UTF-8
+        raise DataError(f"{where}: this is not UTF-8 text: save the file as UTF-8, in a spreadsheet as CSV UTF-8")
     segment = segment_of(row["start"], row["end"], where, data) if "start" in row else None
     return Entry(path, videos / path, label, where=where, segment=segment)

@@ -113,6 +113,8 @@ def quarantined(file: Path | None) -> set[str]:
 
 def _list(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
     entries: list[Entry] = []
+    if looks_like_table(_first_line(file)):
+        raise DataError(f'{file} has the header of a table: set data.format = "table", or leave it out')
     for number, line in lines_of(file):
         *before, last = line.rsplit(None, 1)
         path, label = (before[0], last) if before else (line, "")
@@ -128,8 +130,8 @@ def _list(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:
             check_label(label, where)
         if not entries and Path(path).suffix.lower() not in SUFFIXES and not os.path.exists(videos / path):
             raise DataError(
-                f"{where}: {short(line)!r} is not a video: if it is a header, remove it; if commas divide the columns, "
-                'begin with the header `path,label`, in a .csv file with data.format = "auto"'
+                f"{where}: {short(line)!r} is not a video: if it is a header, remove it; if commas divide the "
+                'columns, begin with the header `path,label` and set data.format = "table"'
             )
         entries.append(Entry(path, videos / path, label, where=where))
     return numbered(entries, file, "path label", classes)

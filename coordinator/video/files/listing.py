@@ -114,6 +114,11 @@ def is_count(text: str) -> bool:
     return text.isdecimal() and len(text) <= _LONGEST_NUMBER
 
 
+def is_utf8(text: str) -> bool:
+    """Whether text that was read as `lines_of` does holds no bytes that are not UTF-8."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
 def short(text: str) -> str:
     """Truncate a line for an error message."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -26,6 +26,19 @@ def test_a_folder_of_classes_alone(videos: Path) -> None:
     assert (found.train, found.val, found.task) == (videos / "train", None, "classify")
 
 
+def test_a_list(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "v").symlink_to(videos)
+    file, rows = tmp_path / "clips.csv", [f"v/train/{name}/1.mp4,{name}" for name in ("ant", "bee")]
+    rows += [f"v/train/{name}/2.mp4,{name}" for name in ("ant", "bee")]
+    file.write_text("\n".join(["path,label", *rows]))
+    found = survey(file)
+    assert (found.train, found.val, found.task, list(found.classes)) == (file, None, "classify", ["ant", "bee"])
+    file.write_text("\n".join(["path,class", *rows]))
+    found = survey(file)
+    assert (found.task, len(found.lengths)) == ("autoencode", 4)
+    assert "no classes are read from the list" in found.notes[-1]
+
+
 @pytest.mark.parametrize("names", [["a.mp4", "b.mp4"], ["one/a.mp4", "two/b.mp4"], ["one/a.mp4", "one/b.mp4"]])
 def test_clips_without_labels(tmp_path: Path, names: list[str]) -> None:
     for number, name in enumerate(names):

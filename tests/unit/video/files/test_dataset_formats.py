@@ -255,6 +255,8 @@ def test_a_table_with_a_header(tmp_path: Path, video: Path, text: str) -> None:
     clips = collect(Data(train=tmp_path / "train.csv"), "train")
     assert entries(clips) == [("ü b.avi", "geh weg"), ("c, d.avi", "run")]
     assert entries(collect(Data(train=tmp_path / "train.csv"), "train", labelled=False))[0] == ("ü b.avi", "video")
+    (tmp_path / "train.csv").write_text("path\nv/ü b.avi\n")
+    assert entries(collect(Data(train=tmp_path / "train.csv"), "train", labelled=False)) == [("ü b.avi", "video")]
 
 
 def test_a_table_of_segments_and_of_both_parts(tmp_path: Path, video: Path) -> None:
@@ -278,14 +280,22 @@ def test_a_table_of_segments_and_of_both_parts(tmp_path: Path, video: Path) -> N
         ('path,label\n"a.avi,x\n', "quotation mark left open"),
         ("path,label\n", "is empty"),
         ("path,label\n../a.avi,x\n", r"outside of .*: set data\.videos"),
+        ("path,label\na.avi,r\udcfcck\n", "line 2: this is not UTF-8 text: save the file as UTF-8"),
+        ("path,label\n\udcfc.avi,x\n", "line 2: this is not UTF-8 text"),
         ("a.avi,x\n", "A list of your own begins with `path,label`"),
     ],
 )
 def test_a_wrong_table_is_an_error(tmp_path: Path, video: Path, text: str, message: str) -> None:
     put(video, tmp_path / "a.avi")
-    (tmp_path / "train.csv").write_text(text)
+    (tmp_path / "train.csv").write_bytes(os.fsencode(text))
     with pytest.raises(DataError, match=message):
         collect(Data(train=tmp_path / "train.csv"), "train")
+
+
+def test_a_table_is_no_list_of_lines(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("path,label\na.avi,x\n")
+    with pytest.raises(DataError, match=r'has the header of a table: set data\.format = "table"'):
+        collect(Data(train=tmp_path / "train.csv", format="list"), "train")
 
 
 def test_quarantined_files_are_skipped(tmp_path: Path, video: Path) -> None:
