@@ -116,7 +116,11 @@ def is_count(text: str) -> bool:
 
 def is_utf8(text: str) -> bool:
     """Whether text that was read as `lines_of` does holds no bytes that are not UTF-8."""
-    return not any("\udc80" <= letter <= "\udcff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def short(text: str) -> str:
