@@ -68,7 +68,10 @@ def train(
     check_model_depth(config)
     from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
     from coordinator.launch.stage_processes import stage_processes
+    from coordinator.run_names import refuse_taken
 
+    if resume is None:
+        refuse_taken(config)
     program = partial(run_role, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
     recovery, replicas, processes = config.recovery, config.replicas, stage_processes(config)

@@ -32,13 +32,13 @@ class RunDirectory:
         """Open and lock a directory made by `create`, now or by an earlier attempt. Raises SidewaysError."""
         self.path = path
         self.write_error: str | None = None
-        self._lock = _lock(path)
+        self._lock = lock(path)
         metrics = path / METRICS
         self.last_write_time = metrics.stat().st_mtime if metrics.is_file() else None
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
     def close(self) -> None:
         """Close metrics.jsonl and release the lock."""
@@ -59,7 +59,7 @@ class RunDirectory:
             self._write(METRICS, "".join(kept))
             self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
     def save_config(self, config: Config) -> None:
         """Write every setting, including defaults and the measured split, so that the file reproduces this run."""
@@ -95,7 +95,7 @@ class RunDirectory:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
             os.replace(part, self.path / MODEL)
         except Exception as error:  # safetensors wraps OSError in its own exception class
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json. Raises SidewaysError."""
@@ -107,7 +107,7 @@ class RunDirectory:
             part.write_text(text, encoding="utf-8")
             os.replace(part, self.path / name)
         except OSError as error:
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
 
 def _json(line: dict[str, Any]) -> str:
@@ -131,29 +131,7 @@ def _is_before(line: str, tick: int, evaluated: bool) -> bool:
         return False  # truncated: the process was killed while writing it
 
 
-def create(config: Config, run_file: str) -> Path:
-    """Make a new run directory, named by `config.name` or, without one, after `run_file` and the time.
-
-    Raises SidewaysError if the name is taken or the directory cannot be made.
-    """
-    name = config.name or f"{Path(run_file).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for attempt in range(100):
-        path = config.runs / (name if attempt == 0 else f"{name}-{attempt}")
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            if config.name:
-                raise SidewaysError(
-                    f"the run directory {path} already exists: go on with it by --resume {path}, or choose another "
-                    f"name (--set name=…)"
-                ) from None
-        except OSError as error:
-            raise _write_failure(path, error) from error
-    raise SidewaysError(f"{config.runs} has 100 runs named {name} already: choose another name")
-
-
-def _lock(path: Path) -> IO[str]:
+def lock(path: Path) -> IO[str]:
     """Lock the directory against other processes until the returned file is closed. Raises SidewaysError."""
     try:
         file = open(path / LOCK, "w", encoding="utf-8")  # noqa: SIM115
@@ -161,9 +139,9 @@ def _lock(path: Path) -> IO[str]:
     except BlockingIOError:
         raise SidewaysError(f"another process is training in {path}: stop it first, or wait until it ends") from None
     except OSError as error:
-        raise _write_failure(path, error) from error
+        raise write_failure(path, error) from error
     return file
 
 
-def _write_failure(path: Path, error: Exception) -> SidewaysError:
+def write_failure(path: Path, error: Exception) -> SidewaysError:
     return SidewaysError(f"cannot write to {path}: {error}. Free disk space there, or set runs to another folder")
