@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from common.errors import ConfigError, PeerError, SidewaysError
 from common.models.user_code import end_import
 from common.processes.caller import told_directory, told_errors
 from coordinator.python.follower import Event, Follower
+from coordinator.python.overwriting import overwriting
 from coordinator.python.reference import dataset_reference, reference
 from coordinator.python.result import Result, read_result
 from coordinator.python.run_process import RunProcess
 from coordinator.run_directory import CONFIG
+from coordinator.run_names import is_taken
 
 
 def train(
@@ -28,6 +31,7 @@ def train(
     dataset: object = None,
     validation: object = None,
     resume: str | Path | None = None,
+    overwrite: bool = False,
     callbacks: Sequence[Callable[[Event], object]] = (),
     **settings: Any,
 ) -> Result:
@@ -43,6 +47,7 @@ def train(
         dataset, validation: instead of data.train and data.val, a map-style or iterable torch Dataset at the top level
             of an importable file, or a function or class there that makes one; or a string, as in a run file.
         resume: run directory to resume, from its newest checkpoint.
+        overwrite: an earlier run of this `name` is replaced: its directory is removed once the new run has trained.
         callbacks: each is called in this thread with each event of the run, a line of metrics.jsonl as a dictionary;
             `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
             run.
@@ -56,7 +61,7 @@ def train(
     Raises:
         ConfigError: a setting is unknown or invalid, or the model cannot be imported or does not fit.
         DataError: the videos cannot be used.
-        SidewaysError: the run failed, with its own message.
+        SidewaysError: the run failed, with its own message, or the name is taken.
     """
     end_import()  # the processes of a run import this script for its model: no run within a run
     if model is not None:
@@ -71,13 +76,33 @@ def train(
             reference(metric, "val_metrics") if callable(metric) else metric for metric in settings["val_metrics"]
         ]
     origin = Path(run) if isinstance(run, str) else run
-    if origin is None and resume is not None:
-        origin = Path(resume) / CONFIG
+    if resume is not None:
+        _check_resumed(Path(resume), overwrite)
+        origin = origin or Path(resume) / CONFIG
     config = changed(origin, settings)
-    with tempfile.TemporaryDirectory(prefix="sideways-", ignore_cleanup_errors=True) as folder:
+    directory = config.runs / config.name if config.name and resume is None else None
+    if directory is not None and not overwrite:
+        _refuse_taken(directory)
+    replaced = overwriting(directory) if directory is not None and overwrite else nullcontext()
+    with replaced, tempfile.TemporaryDirectory(prefix="sideways-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / (origin.name if isinstance(origin, Path) else CONFIG)  # runs are named after it
         file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
         return _run([str(file), *(["--resume", str(resume)] if resume is not None else [])], Path(folder), callbacks)
+
+
+def _check_resumed(directory: Path, overwrite: bool) -> None:
+    if overwrite:
+        raise ConfigError("pass resume or overwrite, not both: a resumed run goes on in its own directory")
+    if not (directory / CONFIG).is_file():
+        raise ConfigError(f"resume={str(directory)!r}: there is no {CONFIG} in it; pass a run directory")
+
+
+def _refuse_taken(directory: Path) -> None:
+    if is_taken(directory):
+        raise SidewaysError(
+            f"the run directory {directory} already exists: go on with it by resume={str(directory)!r}, replace it by "
+            "overwrite=True, or choose another name"
+        )
 
 
 def _run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callable[[Event], object]]) -> Result:

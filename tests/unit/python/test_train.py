@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common.errors import ConfigError, SidewaysError
 from coordinator.python import train as module
 from tests.support import models
 
@@ -22,3 +23,20 @@ def test_functions_of_files_become_settings(monkeypatch: pytest.MonkeyPatch) -> 
     module.train(task="regress", ticks=1, data={"train": ".", "flip": 0}, loss=models.with_dropout, val_metrics=metrics)
     file = f"{Path(models.__file__)}:with_dropout"
     assert (seen[0]["loss"], seen[0]["val_metrics"]) == (file, ["Accuracy", file])
+
+
+def test_a_taken_name_is_refused_at_once_in_the_words_of_python(tmp_path: Path) -> None:
+    (tmp_path / "it").mkdir()
+    with pytest.raises(SidewaysError, match=r"by resume='.*/it', replace it by overwrite=True, or choose"):
+        module.train(ticks=1, data={"train": ".", "flip": 0}, runs=tmp_path, name="it")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({}, "there is no run.toml in it"), ({"overwrite": True}, "pass resume or overwrite, not both")],
+)
+def test_what_cannot_be_resumed_is_refused_in_the_words_of_python(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        module.train(resume=tmp_path, **arguments)
