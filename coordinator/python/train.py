@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from common.config.settings import Config
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.models.user_code import end_import
 from common.processes.caller import told_directory, told_errors
-from coordinator.python.follower import Event, Follower
+from coordinator.python.follower import Event, Follower, Stop
 from coordinator.python.overwriting import overwriting
 from coordinator.python.reference import dataset_reference, reference
 from coordinator.python.result import Result, read_result
@@ -30,7 +30,7 @@ def train(
     model: str | Callable[..., Any] | None = None,
     dataset: object = None,
     validation: object = None,
-    resume: str | Path | None = None,
+    resume: str | Path | Result | None = None,
     overwrite: bool = False,
     callbacks: Sequence[Callable[[Event], object]] = (),
     **settings: Any,
@@ -46,17 +46,17 @@ def train(
             nn.Sequential of blocks.
         dataset, validation: instead of data.train and data.val, a map-style or iterable torch Dataset at the top level
             of an importable file, or a function or class there that makes one; or a string, as in a run file.
-        resume: run directory to resume, from its newest checkpoint.
+        resume: run directory, or its Result, to resume from its newest checkpoint.
         overwrite: an earlier run of this `name` is replaced: its directory is removed once the new run has trained.
         callbacks: each is called in this thread with each event of the run, a line of metrics.jsonl as a dictionary;
-            `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
-            run.
+            `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". `raise sideways.Stop` ends
+            the training; another exception stops it, too, and is passed on.
         settings: override those of `run`: `stages=2`, sections as dictionaries, `optimiser={"lr": 1e-3}`, or as on the
             command line, `**{"optimiser.lr": 1e-3}`. `loss`, and each of `val_metrics`, may also be a
             function of an importable file.
 
     Returns:
-        Its directory, summary and curves; also if the run was stopped early, such as by `sideways stop`.
+        Its directory, summary and curves; also if the run was stopped early, by Stop or by `sideways stop`.
 
     Raises:
         ConfigError: a setting is unknown or invalid, or the model cannot be imported or does not fit.
@@ -76,6 +76,7 @@ def train(
             reference(metric, "val_metrics") if callable(metric) else metric for metric in settings["val_metrics"]
         ]
     origin = Path(run) if isinstance(run, str) else run
+    resume = resume.directory if isinstance(resume, Result) else resume
     if resume is not None:
         _check_resumed(Path(resume), overwrite)
         origin = origin or Path(resume) / CONFIG
@@ -106,18 +107,20 @@ def _refuse_taken(directory: Path) -> None:
 
 
 def _run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callable[[Event], object]]) -> Result:
-    follower = Follower(callbacks)
+    follower, process = Follower(callbacks), RunProcess(arguments, folder)
 
     def follow() -> None:
         if (directory := told_directory(folder)) is not None:
             follower.follow(directory)
 
     try:
-        code = RunProcess(arguments, folder).wait(follow)
-        follow()
+        with suppress(Stop):
+            process.wait(follow)
+            follow()
     finally:
         follower.close()
-    directory, stopped = told_directory(folder), code > 128
+    code, directory = process.code, told_directory(folder)
+    stopped = code > 128
     if directory is None or not (code == 0 or stopped):
         raise _error(told_errors(folder), code)
     try:

@@ -145,6 +145,20 @@ def test_an_exception_stops_the_run_in_order(how: str, kind: str, videos: Path, 
 
 
 @pytest.mark.long
+def test_a_callback_stops_the_run_and_its_result_is_resumed(videos: Path, tmp_path: Path) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        if event["tick"] > 30:
+            raise sideways.Stop
+
+    file = write_run_file(tmp_path / "run.toml", slow_run(videos, runs=str(tmp_path / "runs"), ticks=100_000))
+    result = sideways.train(file, callbacks=[stop])
+    ticks = result.summary["ticks"]
+    assert 30 < ticks < 100_000
+    assert result.model().classes == ["ant", "bee", "cat"]
+    assert sideways.train(resume=result, ticks=ticks + 9).summary["ticks"] == ticks + 9
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_if_the_program_dies_the_run_stops_in_order(number: signal.Signals, videos: Path, tmp_path: Path) -> None:
     how = f"os.kill(os.getpid(), {int(number)})"

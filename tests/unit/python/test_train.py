@@ -1,5 +1,6 @@
 """What `sideways.train` makes of its arguments; whole runs from Python are in tests/distributed/test_python.py."""
 
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import sideways
 from common.errors import ConfigError, SidewaysError
 from coordinator.python import train as module
 from tests.support import models
@@ -40,3 +42,33 @@ def test_what_cannot_be_resumed_is_refused_in_the_words_of_python(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         module.train(resume=tmp_path, **arguments)
+
+
+class _Ended:
+    """A run that has trained, and ends in order when it is stopped."""
+
+    code = 0
+
+    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+        run = Path(tomllib.loads(Path(arguments[0]).read_text())["runs"]) / "it"
+        run.mkdir()
+        (run / "metrics.jsonl").write_text('{"kind": "progress", "stage": 0, "tick": 7, "time": 9e9, "loss": 1.5}\n')
+        (run / "summary.json").write_text('{"ticks": 8}')
+        (folder / "directory").write_text(json.dumps(str(run)) + "\n")
+
+    def wait(self, meanwhile: Callable[[], None]) -> None:
+        try:
+            meanwhile()
+        except BaseException:
+            self.code = 130
+            raise
+
+
+def test_a_callback_stops_the_training_and_the_result_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        raise sideways.Stop
+
+    monkeypatch.setattr(module, "RunProcess", _Ended)
+    result = sideways.train(ticks=9, data={"train": ".", "flip": 0}, runs=str(tmp_path), callbacks=[stop])
+    assert (result.directory, result.summary) == (tmp_path / "it", {"ticks": 8})
+    assert result.curves["loss"].tolist() == [[7, 1.5]]
