@@ -4,18 +4,21 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import IO, Any
 
 import tomli_w
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import SidewaysError
 
-CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json", ".lock"
+CONFIG, METRICS, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "summary.json", ".lock"
+MODEL, BEST = "model.safetensors", "best.safetensors"  # the newest, and that of the best evaluation
 
 _OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps", "labels_of"}  # of data
 
@@ -73,8 +76,13 @@ class RunDirectory:
         except OSError as error:
             self.write_error = str(error)
 
-    def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> None:
-        """Write the whole model's tensors, with the settings needed to use it as metadata. Raises SidewaysError."""
+    def save_model(
+        self, tensors: dict[str, Tensor], config: Config, classes: list[str], tick: int | None = None
+    ) -> None:
+        """Write the whole model's tensors, with the settings needed to use it as metadata. Raises SidewaysError.
+
+        `tick`: the number of ticks that it was trained for.
+        """
         about = {
             "format": "pt",
             "model": config.model,
@@ -86,6 +94,8 @@ class RunDirectory:
             "val_metrics": json.dumps(config.val_metrics),
             "data": config.data.model_dump_json(include=_OF_THE_MODEL),
         }
+        if tick is not None:
+            about["tick"] = str(tick)
         if config.skip_pairs:  # they connect stages, so the model is only whole with its split
             pipeline = config.model_dump(include={"stages", "split", "cuts"})
             edges = {"skips": config.skip_pairs, "network": {"edge_ticks": list(config.edge_ticks) or 1}}
@@ -95,6 +105,19 @@ class RunDirectory:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
             os.replace(part, self.path / MODEL)
         except Exception as error:  # safetensors wraps OSError in its own exception class
+            raise write_failure(self.path, error) from error
+
+    def keep_best_model(self) -> None:
+        """Keep the saved model as the best one, without a copy where links are possible. Raises SidewaysError."""
+        part = self.path / f"{BEST}.part"
+        try:
+            part.unlink(missing_ok=True)
+            try:
+                os.link(self.path / MODEL, part)  # the next model replaces the file, and does not write to it
+            except OSError:
+                shutil.copyfile(self.path / MODEL, part)
+            os.replace(part, self.path / BEST)
+        except OSError as error:
             raise write_failure(self.path, error) from error
 
     def save_summary(self, summary: dict[str, Any]) -> None:
@@ -108,6 +131,27 @@ class RunDirectory:
             os.replace(part, self.path / name)
         except OSError as error:
             raise write_failure(self.path, error) from error
+
+
+def model_of(run: Path, best: bool) -> Path:
+    """The file of a run directory's newest model, or of its best one. Raises SidewaysError if there is none."""
+    file = run / (BEST if best else MODEL)
+    if file.is_file():
+        return file
+    if best and (run / MODEL).is_file():
+        raise SidewaysError(
+            f"{file} does not exist: a run keeps its best model if it evaluates clips (data.val, evaluate_every)"
+        )
+    raise SidewaysError(f"{file} does not exist: pass a run directory that has saved its model, such as runs/digits-…")
+
+
+def saved_tick(model: Path) -> int | None:
+    """The tick of a saved model; None if there is none, or it is not known."""
+    try:
+        with safe_open(model, framework="pt") as opened:
+            return int((opened.metadata() or {})["tick"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 def _json(line: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from common.config.settings import Answer
 from common.errors import ConfigError, DataError
 from common.rule.clip_sums import frames_replaced
 from coordinator.python.frames import clip_of, pixels
+from coordinator.run_directory import model_of
 from coordinator.tools.predict import clip_scores, refuse_other_tasks
 from coordinator.tools.trained_model import Stream, TrainedModel, open_model, refuse_whole_clips
 from coordinator.video.decoding.augment import middle
@@ -23,17 +24,18 @@ Frames = NDArray[Any] | Tensor
 _CHUNK = 16  # frames
 
 
-def load(path: str | Path) -> "Model":
+def load(path: str | Path, best: bool = False) -> "Model":
     """Load a trained model, on the CPU and in evaluation mode.
 
     Args:
         path: run directory, or a .safetensors, .pt2 or .onnx file written by `sideways export`.
+        best: of a run directory, the model of its best evaluation (the setting checkpoint.best), not the newest.
 
     Raises:
-        SidewaysError: there is no such file, or it is damaged.
+        SidewaysError: there is no such file, or it is damaged; or the run has kept no best model.
         ConfigError: the file has another suffix, or the model's own file is missing or does not fit.
     """
-    return Model(open_model(Path(path)))
+    return Model(open_model(model_of(Path(path), best) if best else Path(path)))
 
 
 class Model(nn.Module):

@@ -34,9 +34,9 @@ class Result:
     summary: dict[str, Any]
     curves: dict[str, NDArray[np.float64]] = field(repr=False)
 
-    def model(self) -> Model:
-        """The trained model: `sideways.load(result.directory)`."""
-        return load(self.directory)
+    def model(self, best: bool = False) -> Model:
+        """The trained model, or that of the best evaluation: `sideways.load(result.directory, best)`."""
+        return load(self.directory, best)
 
 
 def result(run: str | Path) -> Result:

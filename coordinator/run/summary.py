@@ -62,6 +62,8 @@ def summarise(run: Prepared, started: float) -> dict[str, Any]:
         "frames_per_second": round(frames / max(state.seconds - run.start.seconds, 1e-9), 2),
         **{f"val_{name}": _finite(evaluation.figures.get(name)) for name in names},
         "val_tick": state.evaluated_tick,
+        "val_best": run.best.value,
+        "val_best_tick": run.best.tick,
         "seconds": round(time.monotonic() - started, 2),
         "train_seconds": round(state.seconds, 2),
         "slowest_stage_ms": round(totals.slowest_stage_ms, 3),

@@ -167,6 +167,7 @@ class Training:
         classes = run.datasets.train.classes
         event = EvaluationEvent(state.tick, state.seconds, found, figures, pictures, classes)
         run.presence.broadcast.evaluated(event)
+        run.best.evaluated(state.tick, found)
         if found.score is not None:
             self._checkpointing.finish()
             run.saver.record_score(state.tick, found.score)

@@ -65,7 +65,7 @@ def test_a_script_trains_a_model_that_it_defines_itself(videos: Path, tmp_path: 
     assert summary == json.loads((Path(directory) / "summary.json").read_text())
     lines = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
     assert events == lines
-    assert curves["val_top1"] == [[30, summary["val_top1"]]]
+    assert curves["val_top1"] == [[30, summary["val_top1"]]] == [[summary["val_best_tick"], summary["val_best"]]]
     assert np.array(curves["loss"]).shape[1] == 2
     assert {name for name, _ in top} == {"ant", "bee", "cat"}
     assert theirs == str(tmp_path / "common/__init__.py")
