@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from common.models.temporal import Motion as Motion
     from common.models.temporal import Recent as Recent
     from common.models.temporal import TemporalShift as TemporalShift
+    from common.version import __version__ as __version__
     from coordinator.python.follower import Stop as Stop
     from coordinator.python.model import Model as Model
     from coordinator.python.model import Prediction as Prediction
@@ -43,6 +44,7 @@ _MODULES = {
     "common.errors": ("ConfigError", "DataError", "PeerError", "SidewaysError"),
     "common.models.chain": ("Block", "Chain"),
     "common.models.temporal": ("CausalConv", "ConvGRU", "Memory", "Motion", "Recent", "TemporalShift"),
+    "common.version": ("__version__",),
     "coordinator.python.follower": ("Stop",),
     "coordinator.python.model": ("Model", "Prediction", "load"),
     "coordinator.python.result": ("Result", "result"),

@@ -186,6 +186,12 @@ class Prediction:
                 self._add(row)
                 yield row
 
+    def __repr__(self) -> str:
+        if self._live is not None:
+            return f"Prediction(live, {self._count} frames so far)"
+        best = ", ".join(f"{name} {value:.3f}" for name, value in self.top(3))
+        return f"Prediction({best}{', …' if len(self.classes) > 3 else ''}; frames: {self._count})"
+
     @property
     def scores(self) -> Tensor:
         """Of all frames, float64 [frames, classes]. Raises ConfigError for a live source, which has no end."""

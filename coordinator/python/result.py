@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _OF_THE_TOP_STAGE = ("loss", "accuracy", "learning_rate")
 _NO_SCORES = ("kind", "time", "tick", "train_seconds")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a run left.
 
@@ -32,7 +32,12 @@ class Result:
 
     directory: Path
     summary: dict[str, Any]
-    curves: dict[str, NDArray[np.float64]] = field(repr=False)
+    curves: dict[str, NDArray[np.float64]]
+
+    def __repr__(self) -> str:
+        figures = {name: value for name, value in self.summary.items() if name == "ticks" or name.startswith("val_")}
+        told = [f"{name} = {value:.5g}" for name, value in figures.items() if isinstance(value, int | float)]
+        return f"Result({', '.join([repr(str(self.directory)), *told])}; curves: {', '.join(self.curves) or 'none'})"
 
     def model(self, best: bool = False) -> Model:
         """The trained model, or that of the best evaluation: `sideways.load(result.directory, best)`."""

@@ -68,6 +68,10 @@ def test_step_by_step_a_stream_gives_what_predict_gives_for_the_clip(kind: str, 
     assert model.delay == (3 if kind == "skips" else 0)
     clip = model.predict(str(videos / CLIP))
     assert clip.scores.shape == (len(frames), 3)
+    best, score = clip.top(1)[0]
+    told = repr(clip)
+    assert told.startswith(f"Prediction({best} {score:.3f}, ")
+    assert told.endswith(f"; frames: {len(frames)})")
     assert torch.equal(model.predict(frames).scores, clip.scores)
     assert len(model.predict(frames[0]).scores) == 1
     half = stepped(model, frames[:9])  # another clip before

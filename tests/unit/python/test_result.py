@@ -26,6 +26,8 @@ def test_curves_are_the_top_stages_and_the_evaluations(tmp_path: Path) -> None:
     assert set(result.curves) == {"loss", "accuracy", "learning_rate", "val_top1"}
     np.testing.assert_array_equal(result.curves["loss"], [[3, 1.5], [7, np.nan]])
     np.testing.assert_array_equal(result.curves["val_top1"], [[5, 0.25]])
+    told = f"Result('{tmp_path}', ticks = 8; curves: learning_rate, loss, accuracy, val_top1)"
+    assert sorted(repr(result)) == sorted(told)
 
 
 def test_a_run_that_is_not_over_has_a_result_without_a_summary(tmp_path: Path) -> None:
