@@ -44,6 +44,21 @@ def test_what_cannot_be_resumed_is_refused_in_the_words_of_python(
         module.train(resume=tmp_path, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("run", "given", "message"),
+    [
+        ({"stages": 2}, {}, r"settings by keyword: train\(stages=2\)"),
+        (None, {"stages": 2}, r'no data to train on: pass data={"train": "folder of videos"} or dataset=…'),
+        (None, {"data": "videos/train"}, r'data = .videos/train. is no section of settings: pass data={"train": '),
+        (None, {"data": {"train": "."}, "ticks": 1, "stage": 2}, r"unknown setting stage. Did you mean stages\?$"),
+    ],
+)
+def test_wrong_arguments_are_told_with_the_remedy(run: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        module.train(run, **given)
+    assert error.value.__cause__ is None
+
+
 class _Ended:
     """A run that has trained, and ends in order when it is stopped."""
 
@@ -69,6 +84,6 @@ def test_a_callback_stops_the_training_and_the_result_is_kept(monkeypatch: pytes
         raise sideways.Stop
 
     monkeypatch.setattr(module, "RunProcess", _Ended)
-    result = sideways.train(ticks=9, data={"train": ".", "flip": 0}, runs=str(tmp_path), callbacks=[stop])
+    result = sideways.train(ticks=9, data={"train": ".", "flip": 0}, runs=str(tmp_path), callbacks=stop)
     assert (result.directory, result.summary) == (tmp_path / "it", {"ticks": 8})
     assert result.curves["loss"].tolist() == [[7, 1.5]]
