@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.config.settings import Answer
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, SidewaysError
 from common.rule.clip_sums import frames_replaced
 from coordinator.python.frames import clip_of, pixels
 from coordinator.run_directory import model_of
@@ -97,8 +97,11 @@ class Model(nn.Module):
         refuse_whole_clips(self._trained)
         if isinstance(source, str | Path) and _is_live(source):
             return Prediction(self.classes, self._trained.answer, live=lambda: self._live_scores(str(source)))
-        with self._stream.aside() if self._stream is not None else nullcontext():
-            scores = [row for chunk in self._scores(source) for row in chunk]
+        try:
+            with self._stream.aside() if self._stream is not None else nullcontext():
+                scores = [row for chunk in self._scores(source) for row in chunk]
+        except SidewaysError as error:
+            raise error from None  # the reader's own reason is in its text
         return Prediction(self.classes, self._trained.answer, scores)
 
     def step(self, frame: Frames) -> Tensor | None:

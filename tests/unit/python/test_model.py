@@ -119,8 +119,11 @@ def test_what_cannot_be_predicted_is_refused(videos: Path, tmp_path: Path) -> No
     model = sideways.load(saved(tmp_path, config))
     with pytest.raises(sideways.DataError, match=r"shape \[0, 16, 16, 3\]"):
         model.predict(np.zeros((0, 16, 16, 3), np.uint8))
-    with pytest.raises(sideways.DataError, match=r"missing.mp4"):
-        model.predict("missing.mp4")
+    (tmp_path / "corrupt.mp4").write_bytes(bytes(1000))
+    for name, reason in (("missing.mp4", "No such file"), ("corrupt.mp4", "Invalid data")):
+        with pytest.raises(sideways.DataError, match=f"{name}: {reason}") as error:
+            model.predict(tmp_path / name)
+        assert error.value.__cause__ is None
     with pytest.raises(sideways.DataError, match=r"step takes one frame at a time, not 2"):
         model.step(np.zeros((2, 16, 16, 3), np.uint8))
     export(tmp_path / "run", tmp_path / "out.pt2")
