@@ -45,6 +45,9 @@ class Model(nn.Module):
         module: the plain model, with the tensors' names of the run.
         classes: names of the classes, or of a label's numbers.
         task: "classify", "multilabel", "regress", "autoencode" or "predict".
+        fps: frames a second of the clips that it was trained on; None: every frame of the files, or every `stride`-th.
+            `predict` plays a file or a live source so; arrays and `step` play every frame that they are given.
+        stride: as `data.stride`; 1 with `fps`.
         delay: how many steps later `step` returns a frame's output; not 0 only with skips.
     """
 
@@ -52,6 +55,7 @@ class Model(nn.Module):
         super().__init__()
         self.module, self.classes, self.task = trained.module, trained.classes, trained.task.name
         self.delay, self._trained = trained.delay, trained
+        self.fps, self.stride = trained.data.fps, trained.data.stride
         self._stream: Stream | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,19 +87,20 @@ class Model(nn.Module):
 
         Args:
             source: a video file or a folder of frames, played at the model's stride or rate; frames as for `transform`,
-                all played; or a live source, such as rtsp://… or /dev/video0, always its newest frame.
+                all played, so sample them at the model's `fps` or `stride`; or a live source, such as rtsp://… or
+                /dev/video0, always its newest frame.
 
         Returns:
             The scores. Those of a live source come as they are iterated over, without end: it is open until the loop
             ends. Meanwhile, `step` must not be used.
 
         Raises:
-            ConfigError: the model's outputs are frames.
+            ConfigError: the model's outputs are frames, or the source is live and the model a program of whole clips.
             DataError: the source cannot be read.
         """
         refuse_other_tasks(self._trained)
-        refuse_whole_clips(self._trained)
         if isinstance(source, str | Path) and _is_live(source):
+            refuse_whole_clips(self._trained)
             return Prediction(self.classes, self._trained.answer, live=lambda: self._live_scores(str(source)))
         try:
             with self._stream.aside() if self._stream is not None else nullcontext():
@@ -108,7 +113,7 @@ class Model(nn.Module):
         """Continue a stream with its next frame, which sees what the model remembers of those before.
 
         Args:
-            frame: one frame, as for `transform`.
+            frame: one frame, as for `transform`, at the model's `fps` or `stride`.
 
         Returns:
             Scores of the classes, or numbers, float64 [classes], else a frame, float32 [channels, height, width].

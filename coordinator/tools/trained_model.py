@@ -95,6 +95,9 @@ class TrainedModel:
 
     def in_order(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Normalised consecutive frames of one clip, in chunks → the module's outputs for them, in other chunks."""
+        if WHOLE_CLIPS in self.about:
+            clip = list(chunks)
+            return map(self.run, [torch.cat(clip)] if clip else [])
         if not self.memories and not self.stages:
             return map(self.run, chunks)
         return self.play((_ONE_CLIP, frame[None]) for chunk in chunks for frame in chunk)
@@ -208,7 +211,7 @@ def open_model(path: Path) -> TrainedModel:
 
 
 def refuse_whole_clips(trained: TrainedModel) -> None:
-    """Raise ConfigError for a program that takes whole clips, where frames are played one at a time."""
+    """Raise ConfigError for a program that takes whole clips, where frames come one at a time, or of several clips."""
     if WHOLE_CLIPS in trained.about:
         raise ConfigError(
             f"{trained.path} takes the frames of a whole clip at once, as its model remembers earlier frames or has "
