@@ -31,6 +31,7 @@ from common.processes.lifecycle import (
     too_many_files,
 )
 from common.run_registry.redis_connection import from_environment
+from common.version import __version__
 from coordinator.cli.live import steer
 from coordinator.cli.offline import Json, Settings, tools
 from coordinator.launch.attempt import RunMarker
@@ -38,12 +39,26 @@ from coordinator.launch.host_limits import check_host
 from coordinator.launch.model_depth import check_with_torch
 from coordinator.launch.role import resumed, run_role
 
-app = typer.Typer(
-    help="Sideways: depth-parallel training of video models.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 app.add_typer(tools)
 app.add_typer(steer)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sideways {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Sideways: depth-parallel training of video models."""
+
 
 RunFile = Annotated[Path, typer.Argument(help="run file (TOML), see examples/")]
 Resume = Annotated[Path | None, typer.Option(help="resume this run directory, from its newest checkpoint")]
@@ -68,7 +83,10 @@ def train(
     check_with_torch(config)
     from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
     from coordinator.launch.stage_processes import stage_processes
+    from coordinator.run_names import refuse_taken
 
+    if resume is None:
+        refuse_taken(config)
     program = partial(run_role, run_file, "auto", resume, settings, as_json)
     deadline = 1.5 * config.network.deadline
     recovery, replicas, processes = config.recovery, config.replicas, stage_processes(config)

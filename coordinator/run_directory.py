@@ -4,18 +4,21 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import IO, Any
 
 import tomli_w
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import SidewaysError
 
-CONFIG, METRICS, MODEL, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "model.safetensors", "summary.json", ".lock"
+CONFIG, METRICS, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "summary.json", ".lock"
+MODEL, BEST = "model.safetensors", "best.safetensors"  # the newest, and that of the best evaluation
 
 _OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps", "labels_of"}  # of data
 
@@ -32,13 +35,13 @@ class RunDirectory:
         """Open and lock a directory made by `create`, now or by an earlier attempt. Raises SidewaysError."""
         self.path = path
         self.write_error: str | None = None
-        self._lock = _lock(path)
+        self._lock = lock(path)
         metrics = path / METRICS
         self.last_write_time = metrics.stat().st_mtime if metrics.is_file() else None
         try:
             self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
     def close(self) -> None:
         """Close metrics.jsonl and release the lock."""
@@ -59,7 +62,7 @@ class RunDirectory:
             self._write(METRICS, "".join(kept))
             self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
     def save_config(self, config: Config) -> None:
         """Write every setting, including defaults and the measured split, so that the file reproduces this run."""
@@ -73,8 +76,13 @@ class RunDirectory:
         except OSError as error:
             self.write_error = str(error)
 
-    def save_model(self, tensors: dict[str, Tensor], config: Config, classes: list[str]) -> None:
-        """Write the whole model's tensors, with the settings needed to use it as metadata. Raises SidewaysError."""
+    def save_model(
+        self, tensors: dict[str, Tensor], config: Config, classes: list[str], tick: int | None = None
+    ) -> None:
+        """Write the whole model's tensors, with the settings needed to use it as metadata. Raises SidewaysError.
+
+        `tick`: the number of ticks that it was trained for.
+        """
         about = {
             "format": "pt",
             "model": config.model,
@@ -86,6 +94,8 @@ class RunDirectory:
             "val_metrics": json.dumps(config.val_metrics),
             "data": config.data.model_dump_json(include=_OF_THE_MODEL),
         }
+        if tick is not None:
+            about["tick"] = str(tick)
         if config.skip_pairs:  # they connect stages, so the model is only whole with its split
             pipeline = config.model_dump(include={"stages", "split", "cuts"})
             edges = {"skips": config.skip_pairs, "network": {"edge_ticks": list(config.edge_ticks) or 1}}
@@ -95,7 +105,20 @@ class RunDirectory:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
             os.replace(part, self.path / MODEL)
         except Exception as error:  # safetensors wraps OSError in its own exception class
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
+
+    def keep_best_model(self) -> None:
+        """Keep the saved model as the best one, without a copy where links are possible. Raises SidewaysError."""
+        part = self.path / f"{BEST}.part"
+        try:
+            part.unlink(missing_ok=True)
+            try:
+                os.link(self.path / MODEL, part)  # the next model replaces the file, and does not write to it
+            except OSError:
+                shutil.copyfile(self.path / MODEL, part)
+            os.replace(part, self.path / BEST)
+        except OSError as error:
+            raise write_failure(self.path, error) from error
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json. Raises SidewaysError."""
@@ -107,7 +130,28 @@ class RunDirectory:
             part.write_text(text, encoding="utf-8")
             os.replace(part, self.path / name)
         except OSError as error:
-            raise _write_failure(self.path, error) from error
+            raise write_failure(self.path, error) from error
+
+
+def model_of(run: Path, best: bool) -> Path:
+    """The file of a run directory's newest model, or of its best one. Raises SidewaysError if there is none."""
+    file = run / (BEST if best else MODEL)
+    if file.is_file():
+        return file
+    if best and (run / MODEL).is_file():
+        raise SidewaysError(
+            f"{file} does not exist: a run keeps its best model if it evaluates clips (data.val, evaluate_every)"
+        )
+    raise SidewaysError(f"{file} does not exist: pass a run directory that has saved its model, such as runs/digits-…")
+
+
+def saved_tick(model: Path) -> int | None:
+    """The tick of a saved model; None if there is none, or it is not known."""
+    try:
+        with safe_open(model, framework="pt") as opened:
+            return int((opened.metadata() or {})["tick"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 def _json(line: dict[str, Any]) -> str:
@@ -131,29 +175,7 @@ def _is_before(line: str, tick: int, evaluated: bool) -> bool:
         return False  # truncated: the process was killed while writing it
 
 
-def create(config: Config, run_file: str) -> Path:
-    """Make a new run directory, named by `config.name` or, without one, after `run_file` and the time.
-
-    Raises SidewaysError if the name is taken or the directory cannot be made.
-    """
-    name = config.name or f"{Path(run_file).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for attempt in range(100):
-        path = config.runs / (name if attempt == 0 else f"{name}-{attempt}")
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            if config.name:
-                raise SidewaysError(
-                    f"the run directory {path} already exists: go on with it by --resume {path}, or choose another "
-                    f"name (--set name=…)"
-                ) from None
-        except OSError as error:
-            raise _write_failure(path, error) from error
-    raise SidewaysError(f"{config.runs} has 100 runs named {name} already: choose another name")
-
-
-def _lock(path: Path) -> IO[str]:
+def lock(path: Path) -> IO[str]:
     """Lock the directory against other processes until the returned file is closed. Raises SidewaysError."""
     try:
         file = open(path / LOCK, "w", encoding="utf-8")  # noqa: SIM115
@@ -161,9 +183,9 @@ def _lock(path: Path) -> IO[str]:
     except BlockingIOError:
         raise SidewaysError(f"another process is training in {path}: stop it first, or wait until it ends") from None
     except OSError as error:
-        raise _write_failure(path, error) from error
+        raise write_failure(path, error) from error
     return file
 
 
-def _write_failure(path: Path, error: Exception) -> SidewaysError:
+def write_failure(path: Path, error: Exception) -> SidewaysError:
     return SidewaysError(f"cannot write to {path}: {error}. Free disk space there, or set runs to another folder")

@@ -1,6 +1,7 @@
 """Depth-parallel training of video models, from Python: docs/python.md.
 
     result = sideways.train("run.toml", stages=2)       trains, in processes of its own
+    result = sideways.result("runs/NAME")               that of any run
     model = sideways.load(result.directory)             an nn.Module that knows its classes and its frames
     model.predict("clip.mp4").top()                     classifies a clip; model.step(frame) a live stream
 
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from common.models.temporal import Motion as Motion
     from common.models.temporal import Recent as Recent
     from common.models.temporal import TemporalShift as TemporalShift
+    from common.version import __version__ as __version__
+    from coordinator.python.follower import Stop as Stop
     from coordinator.python.model import Model as Model
     from coordinator.python.model import Prediction as Prediction
     from coordinator.python.model import load as load
     from coordinator.python.result import Result as Result
+    from coordinator.python.result import result as result
     from coordinator.python.train import train as train
 
 _MODULES = {
@@ -40,8 +44,10 @@ _MODULES = {
     "common.errors": ("ConfigError", "DataError", "PeerError", "SidewaysError"),
     "common.models.chain": ("Block", "Chain"),
     "common.models.temporal": ("CausalConv", "ConvGRU", "Memory", "Motion", "Recent", "TemporalShift"),
+    "common.version": ("__version__",),
+    "coordinator.python.follower": ("Stop",),
     "coordinator.python.model": ("Model", "Prediction", "load"),
-    "coordinator.python.result": ("Result",),
+    "coordinator.python.result": ("Result", "result"),
     "coordinator.python.train": ("train",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8, as TOML requires") from error
     except tomllib.TOMLDecodeError as error:
@@ -120,7 +120,7 @@ def parse(tree: dict[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{origin}: {_explain(dict(problem))}" for problem in error.errors())) from error
+        raise ConfigError("\n".join(f"{origin}: {_explain(dict(problem))}" for problem in error.errors())) from None
 
 
 def apply(override: str, tree: dict[str, Any]) -> None:
@@ -166,8 +166,9 @@ def _nearest(location: list[str]) -> str:
     names, prefix = list(section.model_fields), ".".join([*location[:-1], ""])
     own = [f"{prefix}{name}" for name in difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)]
     elsewhere = [f"{name}.{location[-1]}" for name in Config.model_fields if _has(name, location[-1])]
-    hint = f"Did you mean {' or '.join((elsewhere or own)[:2])}? " if elsewhere or own else ""
-    return f"{hint}Allowed here: {', '.join(names)}"
+    if found := (elsewhere or own)[:2]:
+        return f"Did you mean {' or '.join(found)}?"
+    return f"Allowed here: {', '.join(names)}"
 
 
 def _has(section: str, name: str) -> bool:

@@ -20,6 +20,16 @@ def has_caller() -> bool:
     return CALLER in os.environ
 
 
+def wording(command_line: str, python: str) -> str:
+    """Which of two texts fits how the user started this run: by the command line, or from Python."""
+    return python if has_caller() else command_line
+
+
+def how_to_resume(directory: Path) -> str:
+    """The call that goes on with a run."""
+    return wording(f"sideways train --resume {directory}", f"sideways.train(resume={str(directory)!r})")
+
+
 def tell_directory(path: Path) -> None:
     """Tell the run directory."""
     _append(_DIRECTORY, str(path.absolute()))

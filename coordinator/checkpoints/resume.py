@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.config.settings import Config
 from common.errors import SidewaysError
+from common.processes.caller import wording
 from coordinator.checkpoints.store import Checkpoints, Position
 from coordinator.video.datasets import Datasets, Warn
 from coordinator.video.stream import Places
@@ -63,10 +64,12 @@ def find_checkpoint(
     if folder is None or position is None:
         if again:
             return None
-        raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without --resume")
+        keyword = wording("--resume", "resume=")
+        raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without {keyword}")
     if position.tick >= planned and not again:
         done = f"{checkpoints.run} has completed {position.tick} of {planned} ticks"
-        raise SidewaysError(f"{done}: to train further, raise ticks or epochs with --set")
+        how = wording("with --set", "as in sideways.train(resume=…, epochs=…)")
+        raise SidewaysError(f"{done}: to train further, raise ticks or epochs {how}")
     return folder, position
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 tools = typer.Typer()
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="override: section.key=value; may be repeated")]
+Best = Annotated[bool, typer.Option("--best", help="the run's model of the best evaluation, not the newest")]
 Json = Annotated[bool, typer.Option("--json", help="print the results as JSON, in one last line of output")]
 
 
@@ -138,11 +139,12 @@ def export(
     kind: Annotated[
         Literal["safetensors", "pt2", "onnx"] | None, typer.Option("--format", help="default: the file's suffix")
     ] = None,
+    best: Best = False,
 ) -> None:
     """Write the whole model to a file: its parameters, or a program, by torch.export or for ONNX runtimes."""
     from coordinator.tools.export import export as write
 
-    print(f"{out}: {write(run, out, kind)} tensors")
+    print(f"{out}: {write(run, out, kind, best)} tensors")
 
 
 @tools.command()
@@ -204,13 +206,15 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="folder for confusion.csv and confusion.png; default: the run's")
     ] = None,
+    best: Best = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on clips: the figures of its task, such as top-1, top-5, and confusions."""
+    from coordinator.run_directory import model_of
     from coordinator.tools import evaluate as assess
     from coordinator.tools.trained_model import open_model
 
-    trained = open_model(run)
+    trained = open_model(model_of(run, best) if best else run)
     settings = assess.data_for(trained, run, data, include, labels)
     clips = assess.find_clips(trained, settings)
     scores, errors = assess.score(trained, clips, settings)

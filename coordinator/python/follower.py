@@ -12,6 +12,10 @@ from coordinator.run_directory import METRICS
 Event = dict[str, Any]
 
 
+class Stop(Exception):
+    """Raised by a callback: the training ends in order, its model is saved, and `train` returns its Result."""
+
+
 class Follower:
     """Calls each callback with each line that is written from now on, as a dictionary."""
 

@@ -48,15 +48,34 @@ def clip_of(frames: NDArray[Any] | Tensor) -> NDArray[Any]:
     Raises:
         DataError: they are no such frames.
     """
-    found = np.asarray(frames)
-    found = found[..., None] if found.ndim == 2 else found
+    given = np.asarray(frames.detach().cpu() if isinstance(frames, Tensor) else frames)
+    found = given[..., None] if given.ndim == 2 else given
     found = found[None] if found.ndim == 3 else found
     if found.ndim != 4 or (found.shape[3], found.dtype.name) not in _FORMATS or 0 in found.shape:
         raise DataError(
-            f"frames of shape {list(np.shape(frames))} and type {found.dtype}: pass uint8 pixels, "
+            f"frames of shape {list(given.shape)} and type {given.dtype}: pass uint8 pixels, "
             "[n, height, width, channels] with 3 channels (RGB) or 1 (grey), or uint16 pixels with 1"
+            f"{_remedy(given, isinstance(frames, Tensor))}"
         )
     return found
+
+
+def _remedy(given: NDArray[Any], is_tensor: bool) -> str:
+    """How to make frames of an array of another form that is common; empty if it is none."""
+    if given.ndim == 0:
+        return ""
+    if given.dtype.kind in "USO":
+        return ". Of several files, pass one at a time: [model.predict(file) for file in files]"
+    shape, steps, cast = given.shape, list[str](), "to(torch.uint8)" if is_tensor else 'astype("uint8")'
+    if len(shape) > 2 and shape[-3] in (1, 3) and shape[-1] not in (1, 3):
+        steps.append(f"{'torch.movedim' if is_tensor else 'np.moveaxis'}(frames, {len(shape) - 3}, -1)")
+    elif len(shape) == 3 and shape[-1] not in (1, 3):
+        steps.append("frames[..., None]")
+    if given.dtype.kind == "f":
+        steps.append(f"(frames * 255).{cast} if they are from 0 to 1")
+    elif given.dtype.name not in ("uint8", "uint16"):
+        steps.append(f"frames.{cast}")
+    return f". Here: {', and '.join(steps)}" if steps else ""
 
 
 def _resized(frame: NDArray[Any], short_side: int | tuple[int, int], channels: int, bits: int) -> NDArray[Any]:

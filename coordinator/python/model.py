@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.config.settings import Answer
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, SidewaysError
 from common.rule.clip_sums import frames_replaced
 from coordinator.python.frames import clip_of, pixels
+from coordinator.run_directory import model_of
 from coordinator.tools.predict import clip_scores, refuse_other_tasks
 from coordinator.tools.trained_model import Stream, TrainedModel, open_model, refuse_whole_clips
 from coordinator.video.decoding.augment import middle
@@ -23,17 +24,18 @@ Frames = NDArray[Any] | Tensor
 _CHUNK = 16  # frames
 
 
-def load(path: str | Path) -> "Model":
+def load(path: str | Path, best: bool = False) -> "Model":
     """Load a trained model, on the CPU and in evaluation mode.
 
     Args:
         path: run directory, or a .safetensors, .pt2 or .onnx file written by `sideways export`.
+        best: of a run directory, the model of its best evaluation (the setting checkpoint.best), not the newest.
 
     Raises:
-        SidewaysError: there is no such file, or it is damaged.
+        SidewaysError: there is no such file, or it is damaged; or the run has kept no best model.
         ConfigError: the file has another suffix, or the model's own file is missing or does not fit.
     """
-    return Model(open_model(Path(path)))
+    return Model(open_model(model_of(Path(path), best) if best else Path(path)))
 
 
 class Model(nn.Module):
@@ -43,6 +45,9 @@ class Model(nn.Module):
         module: the plain model, with the tensors' names of the run.
         classes: names of the classes, or of a label's numbers.
         task: "classify", "multilabel", "regress", "autoencode" or "predict".
+        fps: frames a second of the clips that it was trained on; None: every frame of the files, or every `stride`-th.
+            `predict` plays a file or a live source so; arrays and `step` play every frame that they are given.
+        stride: as `data.stride`; 1 with `fps`.
         delay: how many steps later `step` returns a frame's output; not 0 only with skips.
     """
 
@@ -50,6 +55,7 @@ class Model(nn.Module):
         super().__init__()
         self.module, self.classes, self.task = trained.module, trained.classes, trained.task.name
         self.delay, self._trained = trained.delay, trained
+        self.fps, self.stride = trained.data.fps, trained.data.stride
         self._stream: Stream | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,29 +87,33 @@ class Model(nn.Module):
 
         Args:
             source: a video file or a folder of frames, played at the model's stride or rate; frames as for `transform`,
-                all played; or a live source, such as rtsp://… or /dev/video0, always its newest frame.
+                all played, so sample them at the model's `fps` or `stride`; or a live source, such as rtsp://… or
+                /dev/video0, always its newest frame.
 
         Returns:
             The scores. Those of a live source come as they are iterated over, without end: it is open until the loop
             ends. Meanwhile, `step` must not be used.
 
         Raises:
-            ConfigError: the model's outputs are frames.
+            ConfigError: the model's outputs are frames, or the source is live and the model a program of whole clips.
             DataError: the source cannot be read.
         """
         refuse_other_tasks(self._trained)
-        refuse_whole_clips(self._trained)
         if isinstance(source, str | Path) and _is_live(source):
+            refuse_whole_clips(self._trained)
             return Prediction(self.classes, self._trained.answer, live=lambda: self._live_scores(str(source)))
-        with self._stream.aside() if self._stream is not None else nullcontext():
-            scores = [row for chunk in self._scores(source) for row in chunk]
+        try:
+            with self._stream.aside() if self._stream is not None else nullcontext():
+                scores = [row for chunk in self._scores(source) for row in chunk]
+        except SidewaysError as error:
+            raise error from None  # the reader's own reason is in its text
         return Prediction(self.classes, self._trained.answer, scores)
 
     def step(self, frame: Frames) -> Tensor | None:
         """Continue a stream with its next frame, which sees what the model remembers of those before.
 
         Args:
-            frame: one frame, as for `transform`.
+            frame: one frame, as for `transform`, at the model's `fps` or `stride`.
 
         Returns:
             Scores of the classes, or numbers, float64 [classes], else a frame, float32 [channels, height, width].
@@ -183,6 +193,12 @@ class Prediction:
             for row in scores:
                 self._add(row)
                 yield row
+
+    def __repr__(self) -> str:
+        if self._live is not None:
+            return f"Prediction(live, {self._count} frames so far)"
+        best = ", ".join(f"{name} {value:.3f}" for name, value in self.top(3))
+        return f"Prediction({best}{', …' if len(self.classes) > 3 else ''}; frames: {self._count})"
 
     @property
     def scores(self) -> Tensor:

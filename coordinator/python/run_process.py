@@ -44,8 +44,13 @@ class RunProcess:
         for relay in self._relays:
             relay.start()
 
-    def wait(self, meanwhile: Callable[[], None]) -> int:
-        """Wait until the run has ended. Returns the exit code. An exception, also of `meanwhile`, stops the run."""
+    @property
+    def code(self) -> int:
+        """The exit code, once it has ended."""
+        return self._process.returncode
+
+    def wait(self, meanwhile: Callable[[], None]) -> None:
+        """Wait until the run has ended. An exception, also of `meanwhile`, stops the run."""
         try:
             while self._process.poll() is None:
                 meanwhile()
@@ -57,7 +62,6 @@ class RunProcess:
         finally:
             for relay in self._relays:
                 relay.join(_DRAIN)
-        return self._process.returncode
 
     def _stop(self) -> None:
         """As after Ctrl-C: the run ends in order and saves its model. A second Ctrl-C kills it."""

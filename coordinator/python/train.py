@@ -1,7 +1,8 @@
 """`sideways.train`: a run from a script or a notebook."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from common.config.settings import Config
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.models.user_code import end_import
 from common.processes.caller import told_directory, told_errors
-from coordinator.python.follower import Event, Follower
+from coordinator.python.follower import Event, Follower, Stop
+from coordinator.python.overwriting import overwriting
 from coordinator.python.reference import dataset_reference, reference
 from coordinator.python.result import Result, read_result
 from coordinator.python.run_process import RunProcess
 from coordinator.run_directory import CONFIG
+from coordinator.run_names import is_taken
+
+Callback = Callable[[Event], object]
 
 
 def train(
@@ -27,8 +32,9 @@ def train(
     model: str | Callable[..., Any] | None = None,
     dataset: object = None,
     validation: object = None,
-    resume: str | Path | None = None,
-    callbacks: Sequence[Callable[[Event], object]] = (),
+    resume: str | Path | Result | None = None,
+    overwrite: bool = False,
+    callbacks: Callback | Sequence[Callback] = (),
     **settings: Any,
 ) -> Result:
     """Train on this machine, in a coordinator process and one process per stage, and wait until the training ends.
@@ -42,57 +48,103 @@ def train(
             nn.Sequential of blocks.
         dataset, validation: instead of data.train and data.val, a map-style or iterable torch Dataset at the top level
             of an importable file, or a function or class there that makes one; or a string, as in a run file.
-        resume: run directory to resume, from its newest checkpoint.
-        callbacks: each is called in this thread with each event of the run, a line of metrics.jsonl as a dictionary;
-            `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal". An exception stops the
-            run.
+        resume: run directory, or its Result, to resume from its newest checkpoint.
+        overwrite: an earlier run of this `name` is replaced: its directory is removed once the new run has trained.
+        callbacks: one or several; each is called in this thread with each event of the run, a line of metrics.jsonl as
+            a dictionary; `event["kind"]` is "progress", "evaluation", "probe", "set", "restart" or "heal".
+            `raise sideways.Stop` ends the training; another exception stops it, too, and is passed on.
         settings: override those of `run`: `stages=2`, sections as dictionaries, `optimiser={"lr": 1e-3}`, or as on the
             command line, `**{"optimiser.lr": 1e-3}`. `loss`, and each of `val_metrics`, may also be a
             function of an importable file.
 
     Returns:
-        Its directory, summary and curves; also if the run was stopped early, such as by `sideways stop`.
+        Its directory, summary and curves; also if the run was stopped early, by Stop or by `sideways stop`.
 
     Raises:
         ConfigError: a setting is unknown or invalid, or the model cannot be imported or does not fit.
         DataError: the videos cannot be used.
-        SidewaysError: the run failed, with its own message.
+        SidewaysError: the run failed, with its own message, or the name is taken.
     """
     end_import()  # the processes of a run import this script for its model: no run within a run
-    if model is not None:
-        settings["model"] = model if isinstance(model, str) else reference(model)
-    for keyword, name, given in (("dataset", "train", dataset), ("validation", "val", validation)):
-        if given is not None:
-            settings[f"data.{name}"] = dataset_reference(given, keyword)
-    if callable(settings.get("loss")):
-        settings["loss"] = reference(settings["loss"], "loss")
-    if isinstance(settings.get("val_metrics"), list | tuple):
-        settings["val_metrics"] = [
-            reference(metric, "val_metrics") if callable(metric) else metric for metric in settings["val_metrics"]
-        ]
+    if not isinstance(run, str | Path | Config | None):
+        raise ConfigError(
+            "pass a run file or a sideways.Config, and settings by keyword: train(stages=2) or train(**yours)"
+        )
+    settings |= _imported(model, dataset, validation, settings)
     origin = Path(run) if isinstance(run, str) else run
-    if origin is None and resume is not None:
-        origin = Path(resume) / CONFIG
+    resume = resume.directory if isinstance(resume, Result) else resume
+    if resume is not None:
+        _check_resumed(Path(resume), overwrite)
+        origin = origin or Path(resume) / CONFIG
+    _check_data(origin is not None, settings)
     config = changed(origin, settings)
-    with tempfile.TemporaryDirectory(prefix="sideways-", ignore_cleanup_errors=True) as folder:
+    directory = config.runs / config.name if config.name and resume is None else None
+    if directory is not None and not overwrite:
+        _refuse_taken(directory)
+    replaced = overwriting(directory) if directory is not None and overwrite else nullcontext()
+    with replaced, tempfile.TemporaryDirectory(prefix="sideways-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / (origin.name if isinstance(origin, Path) else CONFIG)  # runs are named after it
         file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-        return _run([str(file), *(["--resume", str(resume)] if resume is not None else [])], Path(folder), callbacks)
+        arguments = [str(file), *(["--resume", str(resume)] if resume is not None else [])]
+        return _run(arguments, Path(folder), [callbacks] if callable(callbacks) else callbacks)
 
 
-def _run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callable[[Event], object]]) -> Result:
-    follower = Follower(callbacks)
+def _imported(
+    model: str | Callable[..., Any] | None, dataset: object, validation: object, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings that name what the processes of the run import."""
+    found: dict[str, Any] = {}
+    if model is not None:
+        found["model"] = model if isinstance(model, str) else reference(model)
+    for keyword, name, given in (("dataset", "train", dataset), ("validation", "val", validation)):
+        if given is not None:
+            found[f"data.{name}"] = dataset_reference(given, keyword)
+    if callable(loss := settings.get("loss")):
+        found["loss"] = reference(loss, "loss")
+    if isinstance(metrics := settings.get("val_metrics"), list | tuple):
+        found["val_metrics"] = [reference(each, "val_metrics") if callable(each) else each for each in metrics]
+    return found
+
+
+def _check_data(has_origin: bool, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError if there are no data at all, or not as a section."""
+    remedy = 'pass data={"train": "folder of videos"} or dataset=…'
+    if not isinstance(data := settings.get("data", {}), Mapping):
+        raise ConfigError(f"data = {str(data)!r} is no section of settings: {remedy}")
+    if not has_origin and not any(name.partition(".")[0] == "data" for name in settings):
+        raise ConfigError(f"there are no data to train on: {remedy}")
+
+
+def _check_resumed(directory: Path, overwrite: bool) -> None:
+    if overwrite:
+        raise ConfigError("pass resume or overwrite, not both: a resumed run goes on in its own directory")
+    if not (directory / CONFIG).is_file():
+        raise ConfigError(f"resume={str(directory)!r}: there is no {CONFIG} in it; pass a run directory")
+
+
+def _refuse_taken(directory: Path) -> None:
+    if is_taken(directory):
+        raise SidewaysError(
+            f"the run directory {directory} already exists: go on with it by resume={str(directory)!r}, replace it by "
+            "overwrite=True, or choose another name"
+        )
+
+
+def _run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> Result:
+    follower, process = Follower(callbacks), RunProcess(arguments, folder)
 
     def follow() -> None:
         if (directory := told_directory(folder)) is not None:
             follower.follow(directory)
 
     try:
-        code = RunProcess(arguments, folder).wait(follow)
-        follow()
+        with suppress(Stop):
+            process.wait(follow)
+            follow()
     finally:
         follower.close()
-    directory, stopped = told_directory(folder), code > 128
+    code, directory = process.code, told_directory(folder)
+    stopped = code > 128
     if directory is None or not (code == 0 or stopped):
         raise _error(told_errors(folder), code)
     try:

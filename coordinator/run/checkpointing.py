@@ -33,7 +33,8 @@ class Checkpointing:
     def save_model(self) -> None:
         """Write the whole model. Raises SidewaysError."""
         run, state = self._run, self._state
-        run.directory.save_model(run.pipeline.stages.export(), state.config, run.datasets.train.classes)
+        tensors, classes = run.pipeline.stages.export(), run.datasets.train.classes
+        run.directory.save_model(tensors, state.config, classes, state.tick)
         state.saved_tick = state.tick
 
     def save(self, worth_waiting: bool) -> None:

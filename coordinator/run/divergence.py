@@ -5,6 +5,7 @@ import math
 from common.config.settings import Config, Recovery
 from common.errors import PeerError, SidewaysError
 from common.messages.stage_report import Progress
+from common.processes.caller import wording
 
 
 def has_diverged(report: Progress, recovery: Recovery) -> bool:
@@ -24,6 +25,7 @@ def divergence(report: Progress, config: Config) -> SidewaysError:
     if config.recovery.divergence == "rollback":
         return PeerError(f"{diverged}: rolling back, with optimiser.lr = {config.optimiser.lr:.4g}")
     return SidewaysError(
-        f"{diverged}: try a smaller optimiser.lr, with --resume to continue from the last checkpoint, or set "
+        f"{diverged}: try a smaller optimiser.lr, with {wording('--resume', 'resume=')} to continue from the last "
+        f"checkpoint, or set "
         f'recovery.divergence = "rollback" to do that automatically'
     )

@@ -17,7 +17,8 @@ from coordinator.registry.embedded_redis import EmbeddedRedis
 from coordinator.registry.redis_publisher import RedisPublisher
 from coordinator.run.commands import CommandQueue
 from coordinator.run.stop_request import StopRequest
-from coordinator.run_directory import create
+from coordinator.run_directory import LOCK
+from coordinator.run_names import create
 from coordinator.trackers.tracker import check_importable
 
 _MOST_TEXT = 1000  # characters of an answer
@@ -48,9 +49,11 @@ class Presence:
         self._created: Path | None = None
 
     def create_directory(self, run_file: str) -> Path:
-        """Create the run directory; `fail` removes it before the first tick. Raises SidewaysError."""
-        self._created = create(self._config, run_file)
-        return self._created
+        """Create the run directory; if it is new, `fail` removes it before the first tick. Raises SidewaysError."""
+        path = create(self._config, run_file)
+        if not (path / LOCK).exists():
+            self._created = path
+        return path
 
     def introduce(self, config: Config, directory: Path, planned: int) -> None:
         """Open the page and publish the run in Redis. `planned`: ticks of the whole training."""

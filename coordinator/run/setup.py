@@ -33,6 +33,7 @@ from coordinator.monitor.tensorboard import EventFiles
 from coordinator.monitor.val_metrics import metrics_of
 from coordinator.page.video import VideoView
 from coordinator.run import metric_sources
+from coordinator.run.best_model import BestModel
 from coordinator.run.class_weights import weighted
 from coordinator.run.colours import jittering
 from coordinator.run.edge_ticks import measured
@@ -72,6 +73,7 @@ class Prepared:
     datasets: Datasets
     evaluator: Evaluator
     directory: RunDirectory
+    best: BestModel
     feed: TrainingFeed
     totals: RunTotals
     metrics: RunMetrics
@@ -318,6 +320,7 @@ def _assemble(setup: _Setup, accepted: _Accepted, built: _Built, overdue: bool) 
         datasets=datasets,
         evaluator=accepted.evaluator,
         directory=directory,
+        best=BestModel(directory, accepted.evaluator, warn),
         feed=built.feed,
         totals=_totals(state, start),
         metrics=metrics,

@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+from common.processes.caller import how_to_resume
 from common.rule.tasks import without_loss
 from common.run_registry.records import State
 from coordinator.launch.attempt import deployed, restarts
@@ -43,7 +44,7 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     presence.terminal.result({name: value for name, value in rows.items() if value is not None})
     if not state.over and not deployed():
         presence.terminal.say(
-            f"stopped at tick {state.tick} of {state.planned}: go on with sideways train --resume {run.directory.path}"
+            f"stopped at tick {state.tick} of {state.planned}: go on with {how_to_resume(run.directory.path)}"
         )
     return summary
 
@@ -62,6 +63,8 @@ def summarise(run: Prepared, started: float) -> dict[str, Any]:
         "frames_per_second": round(frames / max(state.seconds - run.start.seconds, 1e-9), 2),
         **{f"val_{name}": _finite(evaluation.figures.get(name)) for name in names},
         "val_tick": state.evaluated_tick,
+        "val_best": run.best.value,
+        "val_best_tick": run.best.tick,
         "seconds": round(time.monotonic() - started, 2),
         "train_seconds": round(state.seconds, 2),
         "slowest_stage_ms": round(totals.slowest_stage_ms, 3),

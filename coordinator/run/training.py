@@ -21,6 +21,7 @@ import time
 
 from common.errors import DataError, SidewaysError
 from common.messages.stage_report import Progress
+from common.processes.caller import how_to_resume
 from common.rule.pixels import Normaliser
 from common.run_registry.records import Answer
 from common.telemetry.spans import Kind, clock
@@ -65,7 +66,7 @@ class Training:
                 raise
             raise DataError(
                 f"{error}. The model of tick {state.saved_tick} is saved: when the data are available again, continue "
-                f"with `sideways train --resume {self._run.directory.path}`"
+                f"with `{how_to_resume(self._run.directory.path)}`"
             ) from error
 
     def _phases(self) -> None:
@@ -167,6 +168,7 @@ class Training:
         classes = run.datasets.train.classes
         event = EvaluationEvent(state.tick, state.seconds, found, figures, pictures, classes)
         run.presence.broadcast.evaluated(event)
+        run.best.evaluated(state.tick, found)
         if found.score is not None:
             self._checkpointing.finish()
             run.saver.record_score(state.tick, found.score)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError, SidewaysError
 from common.models.temporal import whole_clips
-from coordinator.run_directory import MODEL
+from coordinator.run_directory import model_of
 from coordinator.tools import onnx_program
 from coordinator.tools.trained_model import ABOUT, WHOLE_CLIPS, TrainedModel, open_model, read_tensors
 
@@ -21,10 +21,11 @@ _TRACED = 2
 _TOLERANCE = 1e-4  # relative to the largest output
 
 
-def export(run: Path, out: Path, kind: Format | None = None) -> int:
+def export(run: Path, out: Path, kind: Format | None = None, best: bool = False) -> int:
     """Write the model of the run directory `run` to `out`, atomically.
 
     Args:
+        best: that of the best evaluation, not the newest.
         kind: of the file; by default its suffix.
 
     Returns:
@@ -35,11 +36,7 @@ def export(run: Path, out: Path, kind: Format | None = None) -> int:
             `out` cannot be written.
         ConfigError: `out` has another suffix, the Python file that defines the model is missing, or a package is.
     """
-    model = run / MODEL
-    if not model.is_file():
-        raise SidewaysError(
-            f"{model} does not exist: pass a run directory that has saved its model, such as runs/digits-…"
-        )
+    model = model_of(run, best)
     tensors, _ = read_tensors(model)
     suffix = f".{kind}" if kind else out.suffix
     if suffix.removeprefix(".") not in get_args(Format):
@@ -49,7 +46,7 @@ def export(run: Path, out: Path, kind: Format | None = None) -> int:
         )
     part = out.with_name(f".{out.name}.part{suffix}")
     try:
-        _write(run, part)
+        _write(model, part)
         os.replace(part, out)
     except OSError as error:
         raise SidewaysError(f"cannot write {out}: {error.strerror}") from error
@@ -58,13 +55,13 @@ def export(run: Path, out: Path, kind: Format | None = None) -> int:
     return len(tensors)
 
 
-def _write(run: Path, file: Path) -> None:
+def _write(model: Path, file: Path) -> None:
     if file.suffix == ".safetensors":
-        shutil.copyfile(run / MODEL, file)
+        shutil.copyfile(model, file)
     elif file.suffix == ".pt2":
-        _write_program(open_model(run), file)
+        _write_program(open_model(model), file)
     else:
-        onnx_program.write(open_model(run), file)
+        onnx_program.write(open_model(model), file)
 
 
 def _write_program(trained: TrainedModel, out: Path) -> None:

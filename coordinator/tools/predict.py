@@ -20,7 +20,7 @@ from torch import Tensor
 from common.errors import ConfigError, DataError, SidewaysError
 from common.processes.lifecycle import PATH_ERRORS
 from common.rule.clip_sums import frames_replaced
-from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
+from coordinator.tools.trained_model import TrainedModel
 from coordinator.video.decoding.augment import middle
 from coordinator.video.decoding.media_info import kinds, matching, pictures
 from coordinator.video.decoding.packets import Damage
@@ -149,7 +149,6 @@ def clip_scores(
         ConfigError, DataError: as `predict_clips`, also for a video without frames.
     """
     refuse_other_tasks(trained)
-    refuse_whole_clips(trained)
     files = _frames(video, frame_files)
     data = trained.data
     fps = None if files else data.fps  # frame files have no timestamps

@@ -95,6 +95,9 @@ class TrainedModel:
 
     def in_order(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Normalised consecutive frames of one clip, in chunks → the module's outputs for them, in other chunks."""
+        if WHOLE_CLIPS in self.about:
+            clip = list(chunks)
+            return map(self.run, [torch.cat(clip)] if clip else [])
         if not self.memories and not self.stages:
             return map(self.run, chunks)
         return self.play((_ONE_CLIP, frame[None]) for chunk in chunks for frame in chunk)
@@ -208,7 +211,7 @@ def open_model(path: Path) -> TrainedModel:
 
 
 def refuse_whole_clips(trained: TrainedModel) -> None:
-    """Raise ConfigError for a program that takes whole clips, where frames are played one at a time."""
+    """Raise ConfigError for a program that takes whole clips, where frames come one at a time, or of several clips."""
     if WHOLE_CLIPS in trained.about:
         raise ConfigError(
             f"{trained.path} takes the frames of a whole clip at once, as its model remembers earlier frames or has "
@@ -222,7 +225,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise SidewaysError(f"{file} is damaged ({error}): export or train again") from error
+        raise SidewaysError(f"{file} is damaged ({error}): export or train again") from None
 
 
 def _read_program(file: Path) -> tuple[nn.Module, dict[str, str]]:
@@ -231,7 +234,7 @@ def _read_program(file: Path) -> tuple[nn.Module, dict[str, str]]:
         program = torch.export.load(file, extra_files=found)
         return program.module(), dict(json.loads(found[ABOUT] or "{}"))
     except Exception as error:  # errors of zip, JSON or torch: all mean that it cannot be loaded
-        raise SidewaysError(f"{file} is not a program that torch {torch.__version__} can load ({error})") from error
+        raise SidewaysError(f"{file} is not a program that torch {torch.__version__} can load ({error})") from None
 
 
 def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> tuple[nn.Module, Sequence[Stage]]:
@@ -246,7 +249,7 @@ def _rebuild(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> t
         raise ConfigError(
             f"{file} does not fit model = {config.model!r} with model_args = {config.model_args}: has the model's file "
             f"been changed since? {error}"
-        ) from error
+        ) from None
     return model.eval(), ()
 
 
@@ -277,4 +280,4 @@ def _config(file: Path, about: dict[str, str]) -> Config:
             raise ValueError("its classes are not a list")
         return parse({**tree, "ticks": 1, "data": data}, str(file))
     except (ValueError, TypeError, ConfigError) as error:
-        raise SidewaysError(f"{file} has metadata that this version does not know: {error}") from error
+        raise SidewaysError(f"{file} has metadata that this version does not know: {error}") from None

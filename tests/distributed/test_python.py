@@ -65,7 +65,7 @@ def test_a_script_trains_a_model_that_it_defines_itself(videos: Path, tmp_path: 
     assert summary == json.loads((Path(directory) / "summary.json").read_text())
     lines = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
     assert events == lines
-    assert curves["val_top1"] == [[30, summary["val_top1"]]]
+    assert curves["val_top1"] == [[30, summary["val_top1"]]] == [[summary["val_best_tick"], summary["val_best"]]]
     assert np.array(curves["loss"]).shape[1] == 2
     assert {name for name, _ in top} == {"ant", "bee", "cat"}
     assert theirs == str(tmp_path / "common/__init__.py")
@@ -142,6 +142,20 @@ def test_an_exception_stops_the_run_in_order(how: str, kind: str, videos: Path, 
     assert (process.returncode, out.splitlines()[-1]) == (0, "stopped"), err
     assert (tmp_path / "runs/it/model.safetensors").is_file()
     assert 30 < json.loads((tmp_path / "runs/it/summary.json").read_text())["ticks"] < 100_000
+
+
+@pytest.mark.long
+def test_a_callback_stops_the_run_and_its_result_is_resumed(videos: Path, tmp_path: Path) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        if event["tick"] > 30:
+            raise sideways.Stop
+
+    file = write_run_file(tmp_path / "run.toml", slow_run(videos, runs=str(tmp_path / "runs"), ticks=100_000))
+    result = sideways.train(file, callbacks=[stop])
+    ticks = result.summary["ticks"]
+    assert 30 < ticks < 100_000
+    assert result.model().classes == ["ant", "bee", "cat"]
+    assert sideways.train(resume=result, ticks=ticks + 9).summary["ticks"] == ticks + 9
 
 
 @pytest.mark.long

@@ -5,9 +5,23 @@ from pathlib import Path
 import pytest
 
 from common.errors import SidewaysError
+from common.processes.caller import CALLER, how_to_resume
 from coordinator.checkpoints.resume import find_checkpoint
 from coordinator.checkpoints.store import Checkpoints
 from tests.support.checkpoints import SHAPES, keep, position
+
+
+def test_a_run_that_python_started_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(CALLER, str(tmp_path))
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(SidewaysError, match=r"start a new run, without resume=$"):
+        find_checkpoint(checkpoints, SHAPES, 9, False, print)
+    keep(checkpoints, position(9))
+    with pytest.raises(SidewaysError, match=r"raise ticks or epochs as in sideways.train\(resume=…, epochs=…\)$"):
+        find_checkpoint(checkpoints, SHAPES, 9, False, print)
+    assert how_to_resume(Path("runs/it")) == "sideways.train(resume='runs/it')"
+    monkeypatch.delenv(CALLER)
+    assert how_to_resume(Path("runs/it")) == "sideways train --resume runs/it"
 
 
 def test_without_checkpoints_a_resume_is_refused_and_a_restart_begins_again(tmp_path: Path) -> None:

@@ -43,14 +43,15 @@ def test_overrides_reach_any_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stagse": 3}, ["unknown setting stagse", "Did you mean stages?", "Allowed here"]),
-        ({"data": {"train": "v", "slot": 3}}, ["unknown setting data.slot", "Did you mean data.slots?", "stride"]),
+        ({"stagse": 3}, ["unknown setting stagse", "Did you mean stages?"]),
+        ({"data": {"train": "v", "slot": 3}}, ["unknown setting data.slot", "Did you mean data.slots?"]),
         ({"rule": {"boundary": "gates"}}, ["rule.boundary = 'gates'", "'gate' | 'mix'"]),
         ({"stages": 0}, ["stages = 0", "greater than or equal to 1"]),
         ({"data": {}}, ["data.train is missing"]),
         ({"data": {"train": "v", "slots": 4096, "size": 2048}}, ["51539607552 bytes", "network.max_message"]),
         ({"epochs": 3}, ["either ticks or epochs"]),
-        ({"lr": 0.1}, ["unknown setting lr. Did you mean optimiser.lr? Allowed here: "]),
+        ({"lr": 0.1}, ["unknown setting lr. Did you mean optimiser.lr?"]),
+        ({"xyzzy": 1}, ["unknown setting xyzzy. Allowed here: task, "]),
         ({"split": [1, 2]}, ["split = [1, 2]", "4 stages"]),
         ({"network": {"deadline": 5}, "report": {"every": 6}}, ["report.every is longer than network.deadline"]),
         ({"epochs": float("inf"), "ticks": None}, ["epochs = inf", "finite"]),
@@ -61,6 +62,7 @@ def test_a_wrong_setting_names_the_key_and_what_is_allowed(change: dict[str, obj
     with pytest.raises(ConfigError) as error:
         parse({**MINIMAL, **change}, "run.toml")
     assert all(part in str(error.value) for part in ["run.toml", *message]), str(error.value)
+    assert ("Did you mean" in str(error.value)) + ("Allowed here" in str(error.value)) <= 1
 
 
 @pytest.mark.parametrize("override", ["stages", "=3", "stages.x=1"])

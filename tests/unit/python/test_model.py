@@ -68,6 +68,10 @@ def test_step_by_step_a_stream_gives_what_predict_gives_for_the_clip(kind: str, 
     assert model.delay == (3 if kind == "skips" else 0)
     clip = model.predict(str(videos / CLIP))
     assert clip.scores.shape == (len(frames), 3)
+    best, score = clip.top(1)[0]
+    told = repr(clip)
+    assert told.startswith(f"Prediction({best} {score:.3f}, ")
+    assert told.endswith(f"; frames: {len(frames)})")
     assert torch.equal(model.predict(frames).scores, clip.scores)
     assert len(model.predict(frames[0]).scores) == 1
     half = stepped(model, frames[:9])  # another clip before
@@ -115,14 +119,34 @@ def test_what_cannot_be_predicted_is_refused(videos: Path, tmp_path: Path) -> No
     model = sideways.load(saved(tmp_path, config))
     with pytest.raises(sideways.DataError, match=r"shape \[0, 16, 16, 3\]"):
         model.predict(np.zeros((0, 16, 16, 3), np.uint8))
-    with pytest.raises(sideways.DataError, match=r"missing.mp4"):
-        model.predict("missing.mp4")
+    (tmp_path / "corrupt.mp4").write_bytes(bytes(1000))
+    for name, reason in (("missing.mp4", "No such file"), ("corrupt.mp4", "Invalid data")):
+        with pytest.raises(sideways.DataError, match=f"{name}: {reason}") as error:
+            model.predict(tmp_path / name)
+        assert error.value.__cause__ is None
     with pytest.raises(sideways.DataError, match=r"step takes one frame at a time, not 2"):
         model.step(np.zeros((2, 16, 16, 3), np.uint8))
-    export(tmp_path / "run", tmp_path / "out.pt2")
-    program = sideways.load(tmp_path / "out.pt2")
+
+
+def test_a_program_of_blocks_that_remember_plays_whole_clips_and_no_streams(videos: Path, tmp_path: Path) -> None:
+    config = config_of(videos, model_args={"width": 4, "temporal": "motion"}, answer=2)
+    run, frames = saved(tmp_path, config), frames_of(config, videos / CLIP)
+    export(run, tmp_path / "out.pt2")
+    program, model = sideways.load(tmp_path / "out.pt2"), sideways.load(run)
+    for source in (videos / CLIP, frames, frames[:1]):
+        found, expected = program.predict(source), model.predict(source)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.answer, expected.answer, rtol=1e-5, atol=1e-6)
     with pytest.raises(sideways.ConfigError, match="takes the frames of a whole clip at once"):
-        program.step(np.zeros((16, 16, 3), np.uint8))
+        program.step(frames[0])
+    with pytest.raises(sideways.ConfigError, match="takes the frames of a whole clip at once"):
+        program.predict("rtsp://127.0.0.1/nothing")
+
+
+def test_the_model_tells_how_fast_its_clips_were_played(videos: Path, tmp_path: Path) -> None:
+    for name, given, expected in (("data__fps", 12.5, (12.5, 1)), ("data__stride", 2, (None, 2))):
+        model = sideways.load(saved(tmp_path / name, config_of(videos, **{name: given})))
+        assert (model.fps, model.stride) == expected
 
 
 def test_a_live_source_is_predicted_as_it_comes(videos: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from coordinator.python.result import read_result
+from common.errors import SidewaysError
+from coordinator.python.result import read_result, result
 
 LINES = [
     {"time": 1, "kind": "progress", "stage": 0, "tick": 4, "learning_rate": 0.1},
@@ -24,3 +26,16 @@ def test_curves_are_the_top_stages_and_the_evaluations(tmp_path: Path) -> None:
     assert set(result.curves) == {"loss", "accuracy", "learning_rate", "val_top1"}
     np.testing.assert_array_equal(result.curves["loss"], [[3, 1.5], [7, np.nan]])
     np.testing.assert_array_equal(result.curves["val_top1"], [[5, 0.25]])
+    told = f"Result('{tmp_path}', ticks = 8; curves: learning_rate, loss, accuracy, val_top1)"
+    assert sorted(repr(result)) == sorted(told)
+
+
+def test_a_run_that_is_not_over_has_a_result_without_a_summary(tmp_path: Path) -> None:
+    with pytest.raises(SidewaysError, match="is no run directory"):
+        result(tmp_path)
+    (tmp_path / "run.toml").touch()
+    assert result(str(tmp_path)).curves == {}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(LINES[1]) + '\n{"time": 2, "ki')
+    found = result(tmp_path)
+    assert (found.directory, found.summary) == (tmp_path, {})
+    np.testing.assert_array_equal(found.curves["loss"], [[3, 1.5]])
