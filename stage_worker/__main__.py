@@ -14,7 +14,7 @@ from common.processes.joining import join
 from common.processes.lifecycle import exit_now, note_stop_signals, print_error, too_many_files, watch_parent
 from common.processes.membership import REPLICAS, STAGES
 from common.processes.rpc import start_rpc
-from common.user_errors import told, traceback_of
+from common.processes.user_errors import describe_error, traceback_of
 from stage_worker.edges.peer_errors import lost_connection
 from stage_worker.gpu_errors import gpu_failure
 from stage_worker.reporting.reporter import Reporter
@@ -51,7 +51,7 @@ def _fail(error: BaseException, worker: Worker, reporters: Sequence[Reporter]) -
     place = worker.place
     error = gpu_failure(error, place) or lost_connection(error, place) or error
     known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
-    message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or told(error)}"
+    message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or describe_error(error)}"
     if not (reporters[0].run_ends and isinstance(error, PeerError)):
         print_error(message if known else f"{message}\n{traceback_of(error)}")
     code = error.code if isinstance(error, SidewaysError) else 1
@@ -67,7 +67,7 @@ def _keep_snapshots(worker: Worker) -> None:
     try:
         worker.keep_snapshots()
     except Exception as error:  # a GPU may be lost with the peer
-        print_error(f"warning: {worker.place}: the state could not be kept in memory ({told(error)})")
+        print_error(f"warning: {worker.place}: the state could not be kept in memory ({describe_error(error)})")
 
 
 def _pass_on_signals(reporter: Reporter) -> None:

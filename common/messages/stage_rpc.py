@@ -17,7 +17,7 @@ from common.errors import ConfigError, PeerError, SidewaysError, first_line
 from common.messages.stage_calls import BUILDING, COMPILING, Addresses, Plan, StageCalls, handling
 from common.processes.membership import Membership
 from common.processes.names import worker_name, worker_text
-from common.user_errors import told
+from common.processes.user_errors import describe_error
 
 _POLL = 0.005  # seconds
 _MARGIN = 5.0  # seconds that an answer may take to arrive
@@ -56,7 +56,7 @@ def _answer(call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dic
     except ConfigError as error:
         return "config", str(error)
     except Exception as error:
-        return "error", str(error) if isinstance(error, SidewaysError) else told(error)
+        return "error", str(error) if isinstance(error, SidewaysError) else describe_error(error)
 
 
 def start_call(

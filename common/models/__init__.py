@@ -25,7 +25,7 @@ from common.models.published import find_weights
 from common.models.synced_norm import sync_norms
 from common.models.vgg8 import vgg8
 from common.models.weights import load_weights
-from common.user_errors import told
+from common.processes.user_errors import describe_error
 
 _TORCHVISION = (
     imagenet.resnet18,
@@ -110,7 +110,7 @@ def _make(config: Config, classes: int, warn: Callable[[str], None]) -> nn.Seque
         except Exception as error:
             raise ConfigError(
                 f"model = {config.model!r} cannot be built with model_args = {config.model_args}: "
-                f"{told(error)}. "
+                f"{describe_error(error)}. "
                 f"Its parameters: {', '.join(accepted)}"
             ) from error
     if isinstance(model, nn.Sequential) and len(model) > 0:

@@ -14,7 +14,7 @@ from common.errors import ConfigError
 from common.models.chain import Block, Chain
 from common.models.module_graph import ModuleGraph, Part
 from common.models.trial import about_time_axis, unchanged
-from common.user_errors import told
+from common.processes.user_errors import describe_error
 
 _ROWS = 2  # of the example: BatchNorm needs more than one
 
@@ -121,7 +121,7 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
         try:
             y = model(x.clone())
         except Exception as error:  # the user's code may raise anything
-            reason = f"{told(error)}{about_time_axis(model)}"
+            reason = f"{describe_error(error)}{about_time_axis(model)}"
             raise ConfigError(f"it fails on frames {list(x.shape)}: {reason}") from error
     if not isinstance(y, Tensor):
         raise ConfigError(f"in {'training' if model.training else 'evaluation'} it returns {type(y).__name__}")

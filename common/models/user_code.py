@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from common.errors import ConfigError
-from common.user_errors import told
+from common.processes.user_errors import describe_error
 from sideways.import_scope import NAMES, is_installed, scope_of
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def load_object(name: str, setting: str) -> Any:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{setting} = {name!r}: {path} does not load: {told(error)}") from error
+        raise ConfigError(f"{setting} = {name!r}: {path} does not load: {describe_error(error)}") from error
     if not hasattr(module, attribute):
         raise _lacks(name, setting)
     return getattr(module, attribute)

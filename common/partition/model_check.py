@@ -11,11 +11,11 @@ from common.models import named_blocks
 from common.models.temporal import memories
 from common.models.trial import about_time_axis
 from common.models.user_code import is_reference, no_exit
+from common.processes.user_errors import describe_error
 from common.rule.label_form import LabelForm
 from common.rule.stage import forbid_in_place_on_input
 from common.rule.tasks import without_loss
 from common.rule.tasks.losses import Loss, own_loss
-from common.user_errors import told
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -63,7 +63,7 @@ def _try(name: str, block: nn.Module, x: Tensor, is_first: bool) -> Tensor:
         raise
     except Exception as error:
         raise ConfigError(
-            f"block {name} fails on an input {list(x.shape)}: {told(error)}{about_time_axis(block)}"
+            f"block {name} fails on an input {list(x.shape)}: {describe_error(error)}{about_time_axis(block)}"
         ) from error
     if not isinstance(y, Tensor) or y.dtype not in _FLOATS:
         raise ConfigError(f"block {name} returns {_kind(y)}: between blocks there must be one floating-point tensor")
@@ -92,7 +92,7 @@ def _try_loss(own: Loss, form: LabelForm, config: Config, y: Tensor) -> None:
     except Exception as error:
         raise ConfigError(
             f"loss = {config.loss_name!r} fails on outputs {list(y.shape)} and targets {list(target.shape)} "
-            f"({target.dtype}): {told(error)}"
+            f"({target.dtype}): {describe_error(error)}"
         ) from error
     if y.grad is None:
         raise ConfigError(f"loss = {config.loss_name!r} passes no gradient to the outputs: compute it with torch alone")

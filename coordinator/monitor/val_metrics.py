@@ -15,9 +15,9 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from common.models.user_code import is_reference, load_attribute, no_exit
+from common.processes.user_errors import describe_error
 from common.rule.clip_sums import Scores
 from common.rule.tasks.task import Task
-from common.user_errors import told
 
 _MOST = 20  # figures of one metric
 _KINDS = {"classify": "multiclass", "multilabel": "multilabel"}  # torchmetrics' names of the tasks
@@ -52,7 +52,7 @@ class Metric:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"val_metrics: {self.name} fails: {told(error)}") from error
+            raise ConfigError(f"val_metrics: {self.name} fails: {describe_error(error)}") from error
 
 
 def _plain(name: object) -> str:

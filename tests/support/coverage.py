@@ -17,7 +17,6 @@ COVERED_BY = {
     "common/config/section.py": ["unit/config/test_run_file.py"],
     "common/config/training.py": ["unit/config/test_run_file.py"],
     "common/errors.py": [_STOPS],
-    "common/user_errors.py": ["unit/test_user_errors.py"],
     "coordinator/launch/agent.py": ["deploy/test_member.py"],
     "coordinator/launch/stage_processes.py": ["distributed/test_shared_processes.py"],
     "common/messages/stage_calls.py": ["unit/stage_worker/test_worker.py"],

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.config.settings import Data
 from common.errors import DataError, SidewaysError
-from common.user_errors import told
+from common.processes.user_errors import describe_error
 from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, decode_array
 from coordinator.video.decoding.memory_file import opened_bytes
 from coordinator.video.decoding.packets import Damage
@@ -67,4 +67,4 @@ def _decode_item(item: Item, fps: float | None, options: dict[str, Any]) -> Fram
     except NotFrames as error:
         raise DataError(f"{item}: {error}") from error
     except (Exception, SystemExit) as error:  # of the user's code
-        raise DataError(f"{item}: {told(error)}") from error
+        raise DataError(f"{item}: {describe_error(error)}") from error

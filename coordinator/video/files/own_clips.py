@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
-from common.user_errors import told
+from common.processes.user_errors import describe_error
 from coordinator.video.decoding.array_frames import NO_TIMES, NotFrames, read_array_info
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
 from coordinator.video.decoding.memory_file import opened_bytes
@@ -159,4 +159,4 @@ def _about(item: Any, dataset: OwnDataset, data: Data) -> Path | MediaInfo | str
     except NotFrames as error:
         return str(error)
     except (Exception, SystemExit) as error:  # of the user's code
-        return told(error)
+        return describe_error(error)

@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any
 
 from common.errors import ConfigError, DataError, SidewaysError
-from common.user_errors import told
+from common.processes.user_errors import describe_error
 
 _MOST = 1 << 20  # items of an iterable; with more it is taken for endless
 _opening = RLock()
@@ -69,7 +69,7 @@ class OwnDataset:
         try:
             return len(self._dataset)
         except Exception as error:
-            raise ConfigError(f"len({self._reference}) fails: {told(error)}") from error
+            raise ConfigError(f"len({self._reference}) fails: {describe_error(error)}") from error
 
     def __getitem__(self, number: int) -> Any:
         """An item.
@@ -83,7 +83,7 @@ class OwnDataset:
             except SidewaysError:
                 raise
             except (Exception, SystemExit) as error:
-                raise DataError(f"{self._reference}[{number}]: {told(error)}") from error
+                raise DataError(f"{self._reference}[{number}]: {describe_error(error)}") from error
 
     def optional(self, name: str) -> Any:
         """An attribute that the dataset may have; else None."""
@@ -104,7 +104,7 @@ class OwnDataset:
         try:
             values = list(values)
         except Exception as error:
-            raise ConfigError(f"{self._reference}.{name} is no list: {told(error)}") from error
+            raise ConfigError(f"{self._reference}.{name} is no list: {describe_error(error)}") from error
         if len(values) != len(self):
             raise ConfigError(f"{self._reference} has {len(self)} items, but {len(values)} {name}: give each item one")
         return values
@@ -155,6 +155,6 @@ def _built(reference: str, setting: str) -> Any:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{setting} = {reference!r} cannot be called: {told(error)}. It must take no arguments, "
+            f"{setting} = {reference!r} cannot be called: {describe_error(error)}. It must take no arguments, "
             f"and return a dataset"
         ) from error

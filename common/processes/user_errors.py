@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sideways.import_scope import NAMES, is_installed
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_ROOT = str(Path(__file__).resolve().parents[2])
 _FOREIGN = tuple(
     os.path.join(folder, "")
     for folder in (
@@ -17,7 +17,7 @@ _FOREIGN = tuple(
 )
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception of the user's code, and where in the user's files it was raised."""
     calls = _calls(error)
     where = f" ({os.path.basename(calls[-1].filename)}, line {calls[-1].lineno})" if calls else ""

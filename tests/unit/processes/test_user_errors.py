@@ -11,7 +11,7 @@ from common.errors import ConfigError
 from common.models import build
 from common.models.user_code import load_attribute
 from common.partition.model_check import check_model
-from common.user_errors import told, traceback_of
+from common.processes.user_errors import describe_error, traceback_of
 from tests.support.settings import config_of
 
 MINE = """\
@@ -80,5 +80,5 @@ def test_an_error_of_ours_has_the_whole_traceback() -> None:
         load_attribute("gone.py:build", "model")
     error = raised.value
     error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ else None  # without this test's own call
-    assert told(error) == f"ConfigError: {error}"
+    assert describe_error(error) == f"ConfigError: {error}"
     assert "common/models/user_code.py" in traceback_of(error)
