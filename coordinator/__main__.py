@@ -91,9 +91,9 @@ def train(
     deadline = 1.5 * config.network.deadline
     recovery, replicas, processes = config.recovery, config.replicas, stage_processes(config)
     keeps, readers = recovery.snapshot_ticks > 0, config.data.readers
-    raise SystemExit(
-        launch(config.stages, program, recovery.restarts, deadline, replicas, caller, keeps, processes, readers)
-    )
+    code = launch(config.stages, program, recovery.restarts, deadline, replicas, caller, keeps, processes, readers)
+    RunMarker(config).remove()  # of a run that was ended before it could
+    raise SystemExit(code)
 
 
 @app.command()

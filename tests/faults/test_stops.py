@@ -79,6 +79,19 @@ def test_a_stop_during_startup_ends_all_processes(videos: Path, tmp_path: Path, 
 
 
 @pytest.mark.long
+def test_a_run_stopped_before_its_first_tick_leaves_its_name_free(videos: Path, tmp_path: Path) -> None:
+    file = write_run_file(tmp_path / "run.toml", settings(videos, stages=2, ticks=20, name="it"))
+    background = Background(file)
+    wait_until((tmp_path / "runs/it/.lock").is_file)
+    background.send(signal.SIGINT)
+    assert background.end(20) in (130, -2)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"it"}
+    assert not (tmp_path / "runs/it/model.safetensors").exists()
+    assert Background(file).end(60) == 0
+    assert (tmp_path / "runs/it/model.safetensors").is_file()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["coordinator", "stage0"])
 def test_kill_9_of_a_process_ends_all_of_them_within_10_seconds(videos: Path, tmp_path: Path, who: str) -> None:
     background = start(videos, tmp_path)
