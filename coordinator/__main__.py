@@ -22,6 +22,7 @@ from typing import Annotated
 
 import typer
 
+from common import __version__
 from common.config.run_file import load
 from common.errors import SidewaysError
 from common.processes.lifecycle import (
@@ -31,7 +32,6 @@ from common.processes.lifecycle import (
     too_many_files,
 )
 from common.run_registry.redis_connection import from_environment
-from common.version import __version__
 from coordinator.cli.live import steer
 from coordinator.cli.offline import Json, Settings, tools
 from coordinator.launch.attempt import RunMarker

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sideways.import_scope import ours
 
 if TYPE_CHECKING:
+    from common import __version__ as __version__
     from common.config.settings import Config as Config
     from common.errors import ConfigError as ConfigError
     from common.errors import DataError as DataError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from common.models.temporal import Motion as Motion
     from common.models.temporal import Recent as Recent
     from common.models.temporal import TemporalShift as TemporalShift
-    from common.version import __version__ as __version__
     from coordinator.python.follower import Stop as Stop
     from coordinator.python.model import Model as Model
     from coordinator.python.model import Prediction as Prediction
@@ -44,7 +44,7 @@ _MODULES = {
     "common.errors": ("ConfigError", "DataError", "PeerError", "SidewaysError"),
     "common.models.chain": ("Block", "Chain"),
     "common.models.temporal": ("CausalConv", "ConvGRU", "Memory", "Motion", "Recent", "TemporalShift"),
-    "common.version": ("__version__",),
+    "common": ("__version__",),
     "coordinator.python.follower": ("Stop",),
     "coordinator.python.model": ("Model", "Prediction", "load"),
     "coordinator.python.result": ("Result", "result"),
