@@ -12,7 +12,7 @@ from common.errors import ConfigError
 from common.messages.stage_calls import Addresses, Plan
 from common.models import build, part
 from common.models.shapes import TensorSpec, activation_shapes
-from common.models.synced_norm import meet
+from common.models.synced_norm import set_gather
 from common.models.temporal import memories
 from common.partition.balance import check_split
 from common.processes.membership import Membership
@@ -126,7 +126,7 @@ class Assembly:
         if self.replicas is not None:
             replicas = self.replicas
             self.stage.mean = GradientMean(replicas, self.stage.parameters, lambda: self.loop.tick, self.work)
-            meet(self.stage.blocks, lambda own: replicas.gather(own, self.loop.tick))
+            set_gather(self.stage.blocks, lambda own: replicas.gather(own, self.loop.tick))
 
     def _check_exact(self) -> None:
         """Raise ConfigError if torch's own schedules cannot run here."""

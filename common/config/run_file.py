@@ -85,7 +85,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8, as TOML requires") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    _drop_removed(tree)
     return tree
 
 
@@ -106,13 +105,6 @@ def _measure_again(tree: dict[str, Any], overridden: Collection[str]) -> None:
     ticks = network.get("edge_ticks") if isinstance(network, dict) else None
     if isinstance(ticks, list) and len(ticks) + 1 != stages and "network.edge_ticks" not in overridden:
         tree["network"]["edge_ticks"] = "auto"
-
-
-def _drop_removed(tree: dict[str, Any]) -> None:
-    """Delete obsolete settings whose value is now fixed: the run file of an older run may still contain them."""
-    network = tree.get("network")
-    if isinstance(network, dict) and network.get("overlap") is True:
-        del network["overlap"]
 
 
 def parse(tree: dict[str, Any], origin: str) -> Config:

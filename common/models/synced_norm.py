@@ -22,7 +22,7 @@ class SyncedNorm(_BatchNorm):
     """A BatchNorm whose statistics in training are those of all replicas, which have as many rows each.
 
     Attributes:
-        gather: where the replicas meet; until it is set, the statistics are those of the own rows.
+        gather: of the replicas' statistics; until it is set, the statistics are those of the own rows.
     """
 
     gather: Gather | None = None
@@ -119,8 +119,8 @@ def sync_norms(model: nn.Module) -> None:
         module.__class__ = SyncedNorm
 
 
-def meet(blocks: nn.Module, gather: Gather) -> bool:
-    """Let the synced norms of a stage meet those of its other replicas. Returns whether there are any."""
+def set_gather(blocks: nn.Module, gather: Gather) -> bool:
+    """Let the synced norms of a stage gather the statistics of its other replicas. Returns whether there are any."""
     synced = [module for module in blocks.modules() if isinstance(module, SyncedNorm)]
     for module in synced:
         module.gather = gather

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from common.models.synced_norm import meet
+from common.models.synced_norm import set_gather
 from common.rule.lockstep import Lockstep
 from common.rule.loss import Target
 from common.rule.packet import Packet
@@ -55,8 +55,8 @@ class ReplicatedReference:
         self._lockstep = Lockstep(len(self.replicas))
         gathers = [partial(self._lockstep.gather, replica) for replica in range(len(self.replicas))]
         pairs = [(stage, gather) for stages, gather in zip(self.replicas, gathers, strict=True) for stage in stages]
-        met = [meet(stage.blocks, gather) for stage, gather in pairs]
-        self._meets = any(met)
+        synced = [set_gather(stage.blocks, gather) for stage, gather in pairs]
+        self._synced = any(synced)
 
     def tick(self, inputs: Sequence[tuple[Packet, Target | None]]) -> list[Tensor | None]:
         """Run one tick of every stage.
@@ -69,7 +69,7 @@ class ReplicatedReference:
         """
         pairs = zip(self._references, inputs, strict=True)
         ticks = [partial(reference.tick, *own) for reference, own in pairs]
-        losses = self._lockstep.run(ticks) if self._meets else [tick() for tick in ticks]
+        losses = self._lockstep.run(ticks) if self._synced else [tick() for tick in ticks]
         for copies, waiting in zip(zip(*self.replicas, strict=True), zip(*self._waiting, strict=True), strict=True):
             if waiting[0].due:
                 update(copies)

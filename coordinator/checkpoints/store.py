@@ -44,7 +44,7 @@ class Position:
         clips: fingerprint of the clips that `places` refers to.
         seconds: training time so far.
         score: of an evaluation at this tick, larger is better; None without one.
-        figure: that the score is of, with - before it if smaller is better; empty in older checkpoints.
+        figure: that the score is of, with - before it if smaller is better; empty without one.
         files: size in bytes and SHA-256 of each other file of the checkpoint, by name.
         format: version of this record.
     """

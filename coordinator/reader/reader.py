@@ -20,8 +20,8 @@ from coordinator.reader.coordinator_line import CoordinatorLine
 from coordinator.reader.messages import Fed, Feed, PreviewRequest, Quit, ReaderPlan, encode_places, encode_preview
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.datasets import training_slots
+from coordinator.video.endless_steps import EndlessSteps
 from coordinator.video.feeder import WAITS, Feeder, Feeders
-from coordinator.video.lasting_steps import LastingSteps
 from coordinator.video.preview import preview
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Step
@@ -130,7 +130,7 @@ class _Playing:
         self._reasons_sent = 0
         self._work = work
         self._feeders = _feeders(plan, me, self._warn, line)
-        self._steps = LastingSteps(self._stream, own)
+        self._steps = EndlessSteps(self._stream, own)
         self._steps.prime()
         self._report()
 

@@ -5,7 +5,7 @@ from typing import Protocol
 from common.config.settings import Config
 from common.errors import DataError
 from coordinator.run.pipeline import TRAINING, Pipeline
-from coordinator.video.lasting_steps import LastingSteps
+from coordinator.video.endless_steps import EndlessSteps
 from coordinator.video.stream import Places, Stream
 from coordinator.video.targets import Step
 
@@ -36,7 +36,7 @@ class OwnFeed:
     """Frames that this process reads and feeds. A `TrainingFeed`."""
 
     def __init__(self, stream: Stream, config: Config, pipeline: Pipeline) -> None:
-        self._stream, self._steps, self._pipeline = stream, LastingSteps(stream, config), pipeline
+        self._stream, self._steps, self._pipeline = stream, EndlessSteps(stream, config), pipeline
         self._step: Step | None = None
 
     @property

@@ -21,15 +21,6 @@ def test_the_defaults() -> None:
     assert config.optimiser.name == "AdamW"
 
 
-def test_a_removed_setting_is_ignored_if_it_has_the_only_remaining_value(tmp_path: Path) -> None:
-    """So runs of earlier versions can be resumed."""
-    file = tmp_path / "run.toml"
-    file.write_text('ticks = 1\n[data]\ntrain = "."\n[network]\noverlap = true\n')
-    assert load(file).network.deadline == 60
-    with pytest.raises(ConfigError, match=r"unknown setting network\.overlap"):
-        load(file, ["network.overlap=false"])
-
-
 def test_overrides_reach_any_section(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(tomli_w.dumps(MINIMAL))

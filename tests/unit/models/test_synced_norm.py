@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
-from common.models.synced_norm import SyncedNorm, meet, sync_norms
+from common.models.synced_norm import SyncedNorm, set_gather, sync_norms
 from common.rule.lockstep import Lockstep
 
 ROWS, SHAPE = 3, (4, 5, 6)
@@ -42,7 +42,7 @@ def test_it_is_a_batchnorm_over_the_rows_of_all_replicas(replicas: int, momentum
     lockstep = Lockstep(replicas)
     for replica, copy in enumerate(copies):
         sync_norms(copy)
-        meet(copy, partial(lockstep.gather, replica))
+        set_gather(copy, partial(lockstep.gather, replica))
     for step in range(3):
         x = torch.randn(replicas * ROWS, *SHAPE, generator=torch.Generator().manual_seed(step)) * 3 + 1
         parts = x.split(ROWS)
@@ -70,7 +70,7 @@ def test_alone_it_is_a_plain_batchnorm() -> None:
 def test_a_sixteen_bit_input_is_normalised_in_float32() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4))
     sync_norms(model)
-    meet(model, lambda own: [own])
+    set_gather(model, lambda own: [own])
     with torch.autocast("cpu", torch.bfloat16):
         y = model(torch.full((8, 4), 3.0, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16

@@ -9,7 +9,7 @@ from coordinator.video.stream import Places, Stream
 from coordinator.video.targets import Step, StepStream
 
 
-class LastingSteps:
+class EndlessSteps:
     """Reads steps from a stream. Attributes: error, why there are no more; None if there are."""
 
     def __init__(self, stream: Stream, config: Config) -> None:

@@ -7,7 +7,7 @@ import pytest
 from common.errors import DataError
 from common.rule.label_form import ONE_CLASS
 from coordinator.video.batch import Batch
-from coordinator.video.lasting_steps import LastingSteps
+from coordinator.video.endless_steps import EndlessSteps
 from coordinator.video.stream import Places, PlaybackErrors
 from tests.support.settings import config_of
 
@@ -34,7 +34,7 @@ class Failing:
 
 
 def test_after_an_error_the_last_step_comes_again() -> None:
-    steps = LastingSteps(Failing(2), config_of(Path(), data__slots=1))
+    steps = EndlessSteps(Failing(2), config_of(Path(), data__slots=1))
     steps.prime()
     assert [int(steps.next(tick).batch.frames.max()) for tick in range(2)] == [1, 2]
     assert steps.error is None
@@ -44,7 +44,7 @@ def test_after_an_error_the_last_step_comes_again() -> None:
 
 
 def test_without_a_single_frame_there_is_no_step() -> None:
-    steps = LastingSteps(Failing(0), config_of(Path(), data__slots=1))
+    steps = EndlessSteps(Failing(0), config_of(Path(), data__slots=1))
     steps.prime()
     assert str(steps.error) == "the disk is gone"
     with pytest.raises(DataError, match="the disk is gone"):
