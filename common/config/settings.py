@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from common.config.consistency import contradictions
 from common.config.data import IMAGENET_MEAN, IMAGENET_STD, MEMORY, OWN_DATASET, Data, source_of
-from common.config.running import MOST_TRACED, EdgeTicks, Metrics, Network, Recovery, Report, RunName, TrackerName
+from common.config.running import MOST_TRACED, Metrics, Network, Recovery, Report, RunName, TrackerName
 from common.config.section import Section
 from common.config.tasks import LOSSES, TaskName
 from common.config.training import Checkpoint, Optimiser, Probe, Rule
@@ -17,20 +17,16 @@ from common.config.training import Checkpoint, Optimiser, Probe, Rule
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "LOSSES",
     "MEMORY",
     "MOST_TRACED",
     "OWN_DATASET",
     "Algorithm",
     "Answer",
-    "Checkpoint",
     "Config",
     "Data",
-    "EdgeTicks",
     "Metrics",
     "Network",
     "Optimiser",
-    "Probe",
     "Recovery",
     "Report",
     "Rule",

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from pydantic.alias_generators import to_snake
 from torch import Tensor
 
 from common.errors import ConfigError
@@ -109,7 +110,7 @@ def _of_torchmetrics(name: str, arguments: dict[str, Any], task: Task, classes: 
         made.reset()
         return made(answers, labels.long() if task.has_classes else labels)
 
-    return Metric(_snake(name), getattr(made, "higher_is_better", None) is False, compute)
+    return Metric(to_snake(name), getattr(made, "higher_is_better", None) is False, compute)
 
 
 def _class_of(name: str) -> Callable[..., Any]:
@@ -129,8 +130,3 @@ def _class_of(name: str) -> Callable[..., Any]:
         f"val_metrics: torchmetrics has no class {name}: see its documentation, such as MulticlassF1Score, "
         "MultilabelAUROC, SpearmanCorrCoef; or give path/to/file.py:function"
     )
-
-
-def _snake(name: str) -> str:
-    """MulticlassF1Score → multiclass_f1_score."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -26,8 +26,7 @@ from coordinator.video.decoder_pool.messages import Ended, Filled
 from coordinator.video.decoder_pool.pool import DecoderPool
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.shards_ahead import ShardsAhead
-from coordinator.video.stream import Places
-from coordinator.video.stream import PlaybackErrors as PlaybackErrors
+from coordinator.video.stream import Places, PlaybackErrors
 
 
 class Slots:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _QUEUE = 1000  # reports at most
 _LAST_SNAPSHOT = 20.0  # seconds to keep the state when the coordinator is lost; the launcher kills after 30
+_LINGER_MS = 2000
 _MOMENT = 0.2  # seconds in which the loss of another host is noticed by all its connections
 _MOST_LOSSES = 4096  # losses in one report, one per tick
 
@@ -149,8 +150,8 @@ class Reporter:
         """Wait at most `seconds` for the coordinator to disconnect, so that it gets the answers to its last calls."""
         self._disconnected.wait(seconds)
 
-    def flush_and_close(self, linger: float = 2.0) -> None:
-        """Close the connection. Reports still queued get `linger` seconds to be sent."""
+    def flush_and_close(self) -> None:
+        """Close the connection. Reports still queued get two seconds to be sent."""
         announced, self._exit_expected = self._exit_expected, True  # from here on this thread ends the process
         if self._disconnected.wait(_MOMENT if self._watches and self._coordinators_host else 0.0):
             if self._coordinators_host and not announced:
@@ -158,7 +159,7 @@ class Reporter:
             return  # nobody is there to get them
         if self._watches:
             self._socket.disable_monitor()
-        self._socket.close(int(linger * 1000))
+        self._socket.close(_LINGER_MS)
         self._context.term()
 
     def _progress(self, tick: int, loop: ReportedLoop) -> Progress:
