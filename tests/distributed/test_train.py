@@ -120,7 +120,9 @@ def test_the_resolved_configuration_reproduces_the_run(
     run, _ = trained
     resolved = tomllib.loads((run / "run.toml").read_text())
     assert resolved["split"] == [2, 3, 3]
-    assert load(run / "run.toml").model_copy(update={"name": "it"}) == load(run.parent.parent / "run.toml")
+    given = load(run.parent.parent / "run.toml")
+    found = given.model_copy(update={"data": given.data.model_copy(update={"jitter": "decoders"})})  # without a GPU
+    assert load(run / "run.toml").model_copy(update={"name": "it"}) == found
     done = sideways("train", run / "run.toml", "--set", "name=again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert same_model(run, tmp_path / "runs" / "again")
