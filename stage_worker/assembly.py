@@ -148,15 +148,13 @@ class Assembly:
 
     def _loop(self, reporter: Reporter) -> TickLoop:
         """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
+        own = self.stage, self.ports, reporter, self.work, self.pace, self.stream
         if not self._config.exact or self._me.stages == 1:
-            return Loop(self.stage, self.ports, reporter, self.work, self.probe, self.pace, self.stream)
+            return Loop(*own, self.probe)
         assert self.groups is not None
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 
-        specs = self._input_spec, self._output_spec
-        return ExactLoop(
-            self.stage, self.ports, reporter, self.work, self.groups, specs, self._remembering, self.pace, self.stream
-        )
+        return ExactLoop(*own, self.groups, (self._input_spec, self._output_spec), self._remembering)
 
     @property
     def addresses(self) -> Addresses:

@@ -11,6 +11,7 @@ those of torch.distributed.pipelining; backpropagation is GPipe with one micro-b
 """
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,12 @@ from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
 from common.telemetry.spans import DATA_WAIT, Kind, WorkClock, clock
-from stage_worker.device_pace import DevicePace
 from stage_worker.edges.peer_errors import is_lost_peer
-from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import Peer
 from stage_worker.loop import TickLoop
 from stage_worker.reporting.output_sampler import OutputSampler
 from stage_worker.reporting.reported_loop import Times
-from stage_worker.reporting.reporter import Reporter
-from stage_worker.stage_stream import StageStream
 
 _LABELS = 3  # tag of the labels' transfers
 _FORWARD, _BACKWARD, _UPDATE = map(int, (Kind.FORWARD, Kind.BACKWARD, Kind.UPDATE))
@@ -86,30 +83,23 @@ class _TimedPipelineStage(PipelineStage):
         return r
 
 
+@dataclass(eq=False)
 class ExactLoop(TickLoop):
-    """The steps of one stage. `sampler` copies outputs of the first micro-batch."""
+    """The steps of one stage. `sampler` copies outputs of the first micro-batch.
 
-    def __init__(
-        self,
-        stage: Stage,
-        ports: EdgePorts,
-        reporter: Reporter,
-        work: WorkClock,
-        groups: Groups,
-        specs: tuple[TensorSpec, TensorSpec],
-        remembering: set[int],
-        pace: DevicePace,
-        stream: StageStream,
-    ) -> None:
-        """Build the loop.
+    Attributes:
+        specs: shape and dtype of the input and output of a whole batch.
+        remembering: the stages with blocks that have a memory. They need the frames' clips.
+    """
 
-        Args:
-            specs: shape and dtype of the input and output of a whole batch.
-            remembering: the stages with blocks that have a memory. They need the frames' clips.
-        """
-        super().__init__(stage, ports, reporter, work, pace, stream)
+    groups: Groups
+    specs: tuple[TensorSpec, TensorSpec]
+    remembering: set[int]
+
+    def __post_init__(self) -> None:
+        stage, groups, specs = self.stage, self.groups, self.specs
         self.sampler = OutputSampler()
-        self._device = ports.device
+        self._device = self.ports.device
         self._held = Packet((specs[0][0][0], 1), labels=stage.objective.task.form)  # only its header is used
         self._part = 0
         self._blocks = _Blocks(stage, self._held.clips)
@@ -118,7 +108,7 @@ class ExactLoop(TickLoop):
         kind = Schedule1F1B if stage.config.algorithm == "1f1b" else ScheduleGPipe
         self._schedule = kind(self.pipe, self._parts, self._loss, scale_grads=False)
         self._target: Target | None = None
-        need_headers = (remembering | {stage.config.stages - 1}) - {0}
+        need_headers = (self.remembering | {stage.config.stages - 1}) - {0}
         self._needs_header = stage.index in need_headers
         others = sorted(need_headers) if stage.is_first else [0]
         self._peers = [Peer(groups.forward, stage.index, other, 1.25 * self._deadline, _LABELS) for other in others]

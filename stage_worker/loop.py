@@ -13,6 +13,7 @@ common/rule/tick.py defines the order within a tick. Only the packets on the edg
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from common.rule.stage import Stage
@@ -51,6 +52,7 @@ def run_ticks(loops: Sequence["TickLoop"], first: int) -> None:
         loop.stream.end()
 
 
+@dataclass(eq=False)
 class TickLoop(ReportedLoop, ABC):
     """The ticks of one stage, whatever it computes in them.
 
@@ -61,21 +63,16 @@ class TickLoop(ReportedLoop, ABC):
         sampler: copies an output on request.
     """
 
-    sampler: OutputSampler
-
-    def __init__(
-        self,
-        stage: Stage,
-        ports: EdgePorts,
-        reporter: Reporter,
-        work: WorkClock,
-        pace: DevicePace,
-        stream: StageStream,
-    ) -> None:
-        self.stage, self.ports, self.reporter, self.work, self.pace = stage, ports, reporter, work, pace
-        self.stream = stream
-        self.last = self.tick = 0
-        self.snapshots: Snapshots | None = None
+    stage: Stage
+    ports: EdgePorts
+    reporter: Reporter
+    work: WorkClock
+    pace: DevicePace
+    stream: StageStream
+    last: int = field(default=0, init=False)
+    tick: int = field(default=0, init=False)
+    snapshots: "Snapshots | None" = field(default=None, init=False)
+    sampler: OutputSampler = field(init=False)
 
     def begin(self) -> None:
         """Begin a phase."""
@@ -118,6 +115,7 @@ class TickLoop(ReportedLoop, ABC):
         self.work.add(_REPORT, start)
 
 
+@dataclass(eq=False)
 class Loop(TickLoop):
     """The ticks of one stage by the Sideways rule.
 
@@ -125,18 +123,10 @@ class Loop(TickLoop):
         timed: the stage, wrapped to time its work.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        ports: EdgePorts,
-        reporter: Reporter,
-        work: WorkClock,
-        probe: StageProbe,
-        pace: DevicePace,
-        stream: StageStream,
-    ) -> None:
-        super().__init__(stage, ports, reporter, work, pace, stream)
-        self.timed = timed(stage, work, probe, self._before_update, ports.device)
+    probe: StageProbe
+
+    def __post_init__(self) -> None:
+        self.timed = timed(self.stage, self.work, self.probe, self._before_update, self.ports.device)
         self.sampler = self.timed.sampler
 
     def compute(self, tick: int) -> None:

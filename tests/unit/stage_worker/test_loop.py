@@ -121,7 +121,7 @@ class Workers:
                 gradients_out=_sender(self.down[i - 1], work) if i else None,
             )
             pace, stream = DevicePace(torch.device("cpu"), i, 20.0), StageStream(torch.device("cpu"), alone=True)
-            self.loops.append(Loop(stage, ports, cast(Reporter, self.reports[i]), work, StageProbe(), pace, stream))
+            self.loops.append(Loop(stage, ports, cast(Reporter, self.reports[i]), work, pace, stream, StageProbe()))
 
     def run(self, first: int, last: int) -> None:
         threads = [threading.Thread(target=self._work, args=(i, first, last)) for i in range(len(self.loops))]
