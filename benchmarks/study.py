@@ -16,6 +16,9 @@ longer     tune and claim again with three times as many epochs, an average of t
 rival      asynchronous 1F1B with stashed weights (benchmarks/stashing.py), as PipeDream has it with Adam and with
            NAdam, β1 = 0.99 (Ajanthan et al., ICML 2025): tuned with as many trials as the contenders, then their seeds
 
+deep       remedies for deep pipelines that nobody is known to have tried with Sideways, D = 8 and 16 with an average of
+           the weights and windows of 16 frames: for each the best of as many rates, seed 0, then seeds 1, 2, …
+
 Strides and windows also report the mean cosine and norm ratio between pseudo-gradients and backpropagation's gradients,
 over all stages but the top, and the change from one frame to the next, ‖x(k) - x(k-1)‖ / ‖x(k)‖.
 
@@ -71,6 +74,21 @@ RIVALS: dict[str, Settings] = {
     "stashed weights, Adam": {"optimiser.args.betas": [0.9, 0.999]},
     "stashed weights, NAdam 0.99": {"optimiser.name": "NAdam", "optimiser.args.betas": [0.99, 0.999]},
 }
+DEEP: dict[str, Settings] = {
+    "as it is": {},
+    "NAdam, β1 = 0.99": {"optimiser.name": "NAdam", "optimiser.args.betas": [0.99, 0.999]},
+    "NAdam, β1 from 0.9 in the top stage to 0.99 in stage 0": {
+        "optimiser.name": "NAdam",
+        "optimiser.args.betas": [0.9, 0.999],
+        f"{REMEDY}momentum_by_delay": 0.99,
+    },
+    "Muon, momentum 0.95": {f"{REMEDY}muon": 0.95},
+    "Muon without momentum": {f"{REMEDY}muon": 0.0},
+    "outputs change by a twentieth at most": {f"{REMEDY}bounded": 0.05},
+    "a quarter of the slots replays earlier clips": {f"{REMEDY}replay": 0.25},
+    "rates that level out": {f"{REMEDY}levelling": 1.0},
+}
+DEEP_RATES = (1e-3, 4e-3)
 RIVAL_RATES = (1.25e-4, 2.5e-4, 5e-4, *RATES, 1.6e-2)
 
 Figures = dict[str, dict[str, dict[str, float]]]  # by row, contender and name
@@ -142,14 +160,23 @@ def tune_rivals(epochs: float) -> Iterator[Job]:
         yield Job(row, name, 0, epochs, settings, probes=False)
 
 
-def rival(seeds: int, epochs: float, tuned: Sequence[Job], done: dict[str, Record]) -> Iterator[Job]:
-    """Each rival with its best settings, with other seeds than in tuning."""
-    for seed, row in product(range(1, seeds + 1), RIVALS):
+def tuned_rows(seeds: int, epochs: float, tuned: Sequence[Job], done: dict[str, Record]) -> Iterator[Job]:
+    """Each row of trials with its best settings, with other seeds than in tuning."""
+    for seed, row in product(range(1, seeds + 1), dict.fromkeys(job.row for job in tuned)):
         for name, settings in best_of([job for job in tuned if job.row == row], done).items():
             yield Job(row, name, seed, epochs, settings, probes=False)
 
 
+def tune_deep(epochs: float) -> Iterator[Job]:
+    """The trials of each remedy, with seed 0."""
+    for (row, settings), name, rate in product(DEEP.items(), ("D = 8", "D = 16"), DEEP_RATES):
+        own: Settings = {"optimiser.lr": rate, "optimiser.ema": 0.99, "data.window": 16, **settings}
+        cuts: Settings = {"cuts": "layers"} if name == "D = 16" else {}
+        yield Job(row, name, 0, epochs, own | cuts, probes=False)
+
+
 STUDIES = {study.__name__: study for study in (claim, tricks, strides, windows)}  # that use the result of `tune`
+TUNED = {"rival": tune_rivals, "deep": tune_deep}  # each row of which is tuned by itself
 
 
 def describe(settings: Settings) -> str:
@@ -171,7 +198,7 @@ def best_of(jobs: Sequence[Job], done: dict[str, Record]) -> dict[str, Settings]
 
 def main() -> None:
     """Run the trainings that are still missing, and print the tables."""
-    names = ["tune", *STUDIES, "memory", "longer", "rival"]
+    names = ["tune", *STUDIES, "memory", "longer", *TUNED]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {' '.join(names)}")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
@@ -192,7 +219,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = finished(arguments.out)
     chosen, figures = arguments.studies or names, {}
-    if set(chosen) - {"memory", "longer", "rival"}:
+    if set(chosen) - {"memory", "longer", *TUNED}:
         tuning = _jobs(tune(arguments.epochs, arguments.rates), arguments)
         figures["tune"] = _study("tune", tuning, done, arguments)
         best = best_of(tuning, done)
@@ -207,11 +234,11 @@ def main() -> None:
         figures["tune longer"] = _study("tune longer", tuning, done, arguments)
         jobs = _jobs(claim(arguments.seeds, arguments.epochs * LONGER, best_of(tuning, done)), arguments)
         figures["longer"] = _study("longer", jobs, done, arguments)
-    if "rival" in chosen:
-        tuning = _jobs(tune_rivals(arguments.epochs), arguments)
+    for name in [name for name in TUNED if name in chosen]:
+        tuning = [job for job in _jobs(TUNED[name](arguments.epochs), arguments) if _selected(job, arguments.rows)]
         train_all([job for job in tuning if job.key not in done], done, arguments.jobs, arguments.out)
-        jobs = _jobs(rival(arguments.seeds, arguments.epochs, tuning, done), arguments)
-        figures["rival"] = _study("rival", jobs, done, arguments)
+        jobs = _jobs(tuned_rows(arguments.seeds, arguments.epochs, tuning, done), arguments)
+        figures[name] = _study(name, jobs, done, arguments)
     if arguments.json:
         print(json.dumps(figures))
 

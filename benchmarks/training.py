@@ -19,6 +19,7 @@ from benchmarks.bench import ROOT
 from benchmarks.probing import Probe
 from benchmarks.remedies import apply as remedy
 from benchmarks.remedies import stashed_bytes
+from benchmarks.replay import Replay
 from common.config.run_file import apply, parse
 from common.config.settings import Config
 from common.rule.clip_sums import ClipSums
@@ -130,14 +131,17 @@ def run(
 ) -> Iterator[tuple[int, list[Stage]]]:
     """Train the reference. Yields the tick and the stages after every tick."""
     stages = build_stages(config, len(datasets.train.classes), ticks)
-    staggered = remedies.pop("staggered", False)
-    remedy(stages, remedies)
+    staggered, share = remedies.pop("staggered", False), remedies.pop("replay", 0.0)
+    replay = Replay(config.data.slots, share, config.seed) if share else None
+    remedy(stages, remedies, ticks)
     reference = Reference(stages, config.frame_shape)
     batch, stream = Batch(config.frame_shape), datasets.open_training(places_of(config) if staggered else None, config)
     every = max(1, ticks // PROBES)
     try:
         for tick in range(ticks):
             assert stream.fill(batch)
+            if replay is not None:
+                replay.fill(batch)
             packet = packet_of(batch, config, tick)
             full = 2 * config.stages <= tick < ticks - 2 * config.stages  # every stage updates at every tick
             if probe and full and tick % every == every // 2:
