@@ -80,8 +80,7 @@ class Memory:
         with suppress(psutil.Error):
             for who, pid in {**run.members(), "launcher": run.process.pid}.items():
                 with suppress(psutil.Error):
-                    own = sum(part.anonymous for part in psutil.Process(pid).memory_maps())
-                    self._seen[who].append((time.monotonic(), own / 2**20))
+                    self._seen[who].append((time.monotonic(), _own(pid)))
 
     def growth(self, start: float, end: float) -> dict[str, tuple[float, float]]:
         """The peaks in the first and in the last third of the time, by process."""
@@ -93,6 +92,13 @@ class Memory:
             if first and last:
                 peaks[who] = max(first), max(last)
         return peaks
+
+
+def _own(pid: int) -> float:
+    parts = psutil.Process(pid).memory_maps()
+    shared = "/memfd:", "/dev/shm/", "/dev/zero"
+    own = (part.private_clean + part.private_dirty for part in parts if not part.path.startswith(shared))
+    return float(sum(own)) / 2**20
 
 
 def main(
