@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import CLASSES, Bench, count, launch, serve, span, tick_ms
+from benchmarks.bench import CLASSES, Bench, count, run_script, serve, span, tick_ms
 from benchmarks.contenders import Case
 from benchmarks.rivals import Rival
 
@@ -71,7 +71,7 @@ def _figures(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
     for arrangement, rate in zip(found, predicted.rates, strict=True):
         options = ["--case", arguments.case, "--processes", str(arguments.processes)]
         options += ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
-        measured = launch(arguments.processes, "replicas", "--replicas", str(arrangement.replicas), *options)
+        measured = run_script(arguments.processes, "replicas", "--replicas", str(arrangement.replicas), *options)
         pairs = zip(measured["rates"], measured["ddp"], strict=True)
         figures[f"{arrangement.replicas}x{arrangement.stages}"] = {
             "frames_per_second": round(median(measured["rates"]), 1),

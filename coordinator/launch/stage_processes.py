@@ -3,7 +3,13 @@
 import os
 
 from common.config.settings import Config
+from common.processes.layout import Layout
 from common.processes.lifecycle import quiet_torch
+
+
+def layout_of(config: Config) -> Layout:
+    """The processes that the settings ask for."""
+    return Layout(config.stages, config.replicas, stage_processes(config), config.data.readers)
 
 
 def stage_processes(config: Config) -> int:
