@@ -26,7 +26,8 @@ from coordinator.launch.host_limits import open_files
 from coordinator.run.checkpointing import position_of
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.presence import Presence
-from coordinator.run.setup import Prepared, prepare
+from coordinator.run.setup.prepare import prepare
+from coordinator.run.setup.prepared import Prepared
 from coordinator.run.stop_request import StopRequest
 from coordinator.run.summary import exit_code, finish
 from coordinator.run.training import Training
