@@ -20,9 +20,11 @@ from common.rule.graphed_stage import GraphedStage
 from common.rule.memory_format import arranged, with_memory_format
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
+from common.rule.precision import casting
 from common.rule.schedule import Schedule
 from common.rule.skips import targets
-from common.rule.stage import Stage, casting, make_stage
+from common.rule.stage import Stage
+from common.rule.stage_factory import make_stage
 from common.rule.tasks import without_loss
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.cuda_graphs import recorder_of

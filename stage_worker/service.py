@@ -21,7 +21,7 @@ from common.partition.stopwatch import as_it_runs
 from common.processes.membership import Membership
 from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
-from common.rule.stage import casting
+from common.rule.precision import casting
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint
 from stage_worker.assembly import Assembly
