@@ -19,7 +19,7 @@ from uuid import uuid4
 from common.config.settings import Config
 from common.errors import PeerError
 from common.processes.addresses import LOOPBACK
-from common.processes.caller import forget_errors
+from common.processes.caller import clear_errors
 from common.processes.layout import Layout
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
 from common.processes.snapshot_folder import make_folder, remove_folder
@@ -75,7 +75,7 @@ def launch(program: Callable[[], None], layout: Layout, supervision: Supervision
     with HeldSignals() as held, _snapshots() if keeps else nullcontext():
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
-            forget_errors()
+            clear_errors()
             children = Children(held, supervision.deadline, supervision.caller)
             _attempt(children, program, layout.names)
             if children.stopped:

@@ -12,7 +12,7 @@ from common.models import build, named_blocks
 from common.models.published import describe
 from common.partition.balance import check_depth
 from common.partition.model_check import check_model
-from common.processes.caller import tell_directory
+from common.processes.caller import write_directory
 from common.rule.tasks import without_loss
 from coordinator.checkpoints.resume import find_checkpoint
 from coordinator.checkpoints.run_snapshots import RunSnapshots
@@ -63,7 +63,7 @@ def check(setup: Setup, run_file: str) -> Checked:
         for line in describe(config):
             presence.terminal.say(line)
     directory = RunDirectory(resume or presence.create_directory(run_file))
-    tell_directory(directory.path)
+    write_directory(directory.path)
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
         presence.introduce(config, directory.path, datasets.planned)
