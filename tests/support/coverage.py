@@ -55,7 +55,7 @@ COVERED_BY = {
     "coordinator/monitor/metrics_file.py": [_TRAIN],
     "coordinator/monitor/run_status.py": ["unit/page/test_state.py", "unit/registry/test_redis_publisher.py"],
     "coordinator/monitor/terminal.py": ["faults/test_terminal.py", _TRAIN],
-    "coordinator/page/moment.py": ["unit/page/test_video.py"],
+    "coordinator/page/pipeline_preview.py": ["unit/page/test_video.py"],
     "coordinator/python/run_process.py": [_PYTHON],
     "coordinator/reader/__main__.py": ["faults/test_readers.py"],
     "coordinator/reader/coordinator_line.py": ["unit/run/test_readers.py"],
