@@ -22,7 +22,7 @@ from stage_worker.edges.mapped_edges import MappedEdges
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import Channel, P2PIncoming, P2POutgoing, Peer, tag_of
 from stage_worker.edges.transfer_watchdog import TransferWatchdog
-from stage_worker.edges.transport import Place, Transport, choose, on_cpu, uses_nccl
+from stage_worker.edges.transport import Placement, Transport, choose, on_cpu, uses_nccl
 
 LocalEdges = dict[tuple[EdgeKind, int, int], LocalEdge]  # by kind, source and target
 
@@ -158,8 +158,8 @@ class Edges:
 
     def _choose(self, neighbour: int) -> Transport:
         edge = min(self.me.stage, neighbour), max(self.me.stage, neighbour)
-        own = Place(True, self._gpus[self.me.stage])
-        other = Place(neighbour in self.me.stages_on_host, self._gpus[neighbour])
+        own = Placement(True, self._gpus[self.me.stage])
+        other = Placement(neighbour in self.me.stages_on_host, self._gpus[neighbour])
         transport = choose(self._config, edge, own, other, self._nccl)
         if transport == "nccl" and edge[1] > edge[0] + 1 and self.me.stages_each > 1:
             raise ConfigError(
