@@ -1,4 +1,4 @@
-"""Modules without a unit test of their name, and the tests that cover them. Checked by tests/unit/test_house.py."""
+"""Modules without a unit test of their name, and the tests that cover them. Checked by tests/unit/test_structure.py."""
 
 _TRAIN = "distributed/test_train.py"
 _STOPS = "faults/test_stops.py"
