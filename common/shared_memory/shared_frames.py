@@ -32,9 +32,8 @@ IN_USE = 8  # batches that stage 0 was sent and has not released, at most
 CREDITS = IN_USE // 2  # sent at once: a feeder that waits for each would be woken at every tick
 _ENVELOPES, _MEMORY = "envelopes", "memory"
 
-BatchLocation = tuple[
-    int, int
-]  # the number of the memory, in the order in which they were passed; a batch's offset in bytes
+BatchLocation = tuple[int, int]
+"""The number of the memory, in the order in which they were passed; the batch's offset in it, in bytes."""
 
 
 class FrameSender:

@@ -17,6 +17,7 @@ COVERED_BY = {
     "common/config/section.py": ["unit/config/test_run_file.py"],
     "common/config/training.py": ["unit/config/test_run_file.py"],
     "common/errors.py": [_STOPS],
+    "coordinator/cli/console.py": [_STEERING, "distributed/test_tools.py"],
     "coordinator/launch/agent.py": ["deploy/test_member.py"],
     "coordinator/launch/stage_processes.py": ["distributed/test_shared_processes.py"],
     "common/messages/stage_calls.py": ["unit/stage_worker/test_worker.py"],
