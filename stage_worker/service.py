@@ -260,7 +260,9 @@ class StageService:
     def trace(self, first: int, ticks: int) -> None:
         """Record the spans of future ticks."""
         config = self.built.stage.config
-        self._spans = Spans(first, ticks, _SPANS + 2 * config.parts + _SPANS_OF_SKIP * len(config.skip_pairs))
+        self._spans = Spans(
+            first, ticks, _SPANS + 2 * config.micro_batch_count + _SPANS_OF_SKIP * len(config.skip_pairs)
+        )
         self.built.work.record(self._spans)
 
     def leave(self) -> None:

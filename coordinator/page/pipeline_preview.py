@@ -31,10 +31,10 @@ class PreviewSettings:
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """`classes`: their names, or those of a label's numbers."""
         self.config, self.classes, self.task = config, classes, without_loss(config, len(classes))
-        self.rows = min(_ROWS, config.data.slots // config.replicas // config.parts)
+        self.rows = min(_ROWS, config.data.slots // config.replicas // config.micro_batch_count)
         self.every = -(-max(config.data.shape) // _SIDE)
         schedule = schedule_of(config)
-        self.ticks = [0 if config.exact else schedule.first_input(stage) for stage in range(config.stages)]
+        self.ticks = [0 if config.exact_gradients else schedule.first_input(stage) for stage in range(config.stages)]
 
     def pixels(self, rows: Tensor) -> NDArray[Any]:
         """Normalised pictures as uint8."""

@@ -154,6 +154,6 @@ def _expected_processes(config: Config, me: Membership) -> int:
         return -(-stages // each)
     processes = len(me.worker_ranks) // config.replicas
     on_gpus = config.device != "cpu" and all(me.members[rank].devices for rank in me.worker_ranks)
-    if on_gpus and not config.exact and 0 < processes < stages:
+    if on_gpus and not config.exact_gradients and 0 < processes < stages:
         return -(-stages // -(-stages // processes))
     return stages

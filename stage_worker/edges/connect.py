@@ -171,7 +171,7 @@ class Edges:
     def _form_groups(self) -> None:
         """Form the process groups that any stage needs. All stages must take part in the same order."""
         assert self._groups is not None
-        if self._config.exact:
+        if self._config.exact_gradients:
             self._groups.form_pipeline("nccl" if self._device.type == "cuda" else "gloo")
             if self._nccl:  # evaluations have edges of their own
                 self._groups.form_nccl()
@@ -208,7 +208,9 @@ class Edges:
             ("evaluation", forward),
         ]
         for kind, partners in kinds:
-            used = kind == "evaluation" or not self._config.exact  # torch's schedules have connections of their own
+            used = (
+                kind == "evaluation" or not self._config.exact_gradients
+            )  # torch's schedules have connections of their own
             for partner in partners if used else ():
                 if self._transports.get(partner) in _MAPPED:
                     yield kind, partner
