@@ -1,7 +1,7 @@
 """Shared by the benchmarks: a run of the product's own processes, fed from memory as fast as it accepts frames.
 
-`launch` starts a benchmark script as the coordinator, next to the stage workers. In the coordinator, `serve` passes a
-Bench to the script: configure the stages, run ticks on one constant frame batch, read what the stages report.
+`run_script` starts a benchmark script as the coordinator, next to the stage workers. In the coordinator, `serve` passes
+a Bench to the script: configure the stages, run ticks on one constant frame batch, read what the stages report.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
-def launch(workers: int, script: str, *arguments: str, readers: int = 0) -> Any:
+def run_script(workers: int, script: str, *arguments: str, readers: int = 0) -> Any:
     """Run benchmarks/`script`.py as a run's coordinator with `--out FILE` and `arguments`. Returns FILE's JSON."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
@@ -50,8 +50,11 @@ def start(workers: int, module: str, *arguments: str, readers: int = 0) -> None:
     """Run `module`.main in `workers` + 1 + `readers` processes by the product's launcher. Exits if it fails."""
     from common.processes.lifecycle import ALLOCATOR
 
-    run = f"exit(launch({workers}, main, readers={readers}))"
-    code = f"from {module} import main; from coordinator.launch.launcher import launch; {run}"
+    code = (
+        f"from {module} import main; from common.processes.layout import Layout; "
+        f"from coordinator.launch.launcher import Supervision, launch; "
+        f"exit(launch(main, Layout({workers}, readers={readers}), Supervision()))"
+    )
     # both sides of a comparison use the same allocator: processes that the coordinator starts inherit it
     variables = {**os.environ, **ALLOCATOR, "PYTHONPATH": python_path()}
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=variables)

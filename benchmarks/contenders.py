@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.bench import Bench, config_of, tick_ms
-from benchmarks.rivals import Rival
+from benchmarks.plain_torch import PlainTorch
 from common.rule.schedule import Schedule
 from common.telemetry.spans import Kind, Rows
 
@@ -144,24 +144,24 @@ class Plain:
 
     def __init__(self, case: Case, kind: str, processes: int, threads: int, copies: bool = False) -> None:
         self._case, self._form = case, (processes, threads, copies)
-        self._rival = Rival(case.config([1]), *self._form)
+        self._torch = PlainTorch(case.config([1]), *self._form)
         self.result = Result(kind, 0, case.slots * (processes if copies else 1))
 
     def run(self, steps: int) -> float:
         """See Contender.run."""
-        self._rival.run(1)
-        return self._rival.run(steps)
+        self._torch.run(1)
+        return self._torch.run(steps)
 
     def count(self, folder: Path) -> None:
         """See Contender.count."""
-        rival = Rival(self._case.config([1], counting=folder), *self._form)
-        rival.run(1)
-        rival.close()
+        plain = PlainTorch(self._case.config([1], counting=folder), *self._form)
+        plain.run(1)
+        plain.close()
         self.result.kept = _read(folder)
 
     def close(self) -> None:
         """Stop its processes."""
-        self._rival.close()
+        self._torch.close()
 
 
 def _ends(rows: Rows, kind: Kind) -> dict[int, int]:

@@ -81,7 +81,7 @@ def main() -> None:
         with network(STAGES, link.delay, link.loss, link.rate) as hosts:
             for contender in arguments.contenders:
                 options = {**settings, "slots": link.slots, "contender": contender}
-                result = _launch(hosts.names, options)
+                result = _run_on(hosts.names, options)
                 figures[contender][name] = round(result["ratio"], 3)
                 edges = edges or str(figures["edge_ticks"].setdefault(name, result["edge_ticks"]))
                 for column in _SIMULATED.get(contender, ()):
@@ -119,7 +119,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _launch(hosts: Sequence[str], options: dict[str, Any]) -> Any:
+def _run_on(hosts: Sequence[str], options: dict[str, Any]) -> Any:
     """Run this script as a run's coordinator and stages on these hosts. Returns what `_measure` returned."""
     from common.processes.lifecycle import ALLOCATOR
     from tests.faults.network import address, ip

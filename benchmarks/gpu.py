@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import CLASSES, Bench, config_of, count, draw, launch, serve, span, tick_ms
+from benchmarks.bench import CLASSES, Bench, config_of, count, draw, run_script, serve, span, tick_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for name in arguments.cases:
         for stages in arguments.stages:
-            result = launch(
+            result = run_script(
                 _processes(stages, options["device"]), "gpu", "--cases", name, "--stages", str(stages), *words
             )
             figures.setdefault(name, {})[str(stages)] = case_figures = _figures(result)

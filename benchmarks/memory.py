@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import Bench, config_of, count, launch, serve
+from benchmarks.bench import Bench, config_of, count, run_script, serve
 
 ROWS, SIZE = 8, 32
 STAGES = (2, 4, 8)
@@ -33,7 +33,7 @@ def main() -> None:
     if arguments.out:
         serve(arguments.out, _measure)
         return
-    results = [(stages, launch(stages, "memory")) for stages in arguments.stages]
+    results = [(stages, run_script(stages, "memory")) for stages in arguments.stages]
     mib = [(stages, {name: round(kept / 2**20, 2) for name, kept in result.items()}) for stages, result in results]
     figures = {name: {str(stages): row[name] for stages, row in mib} for name in ALGORITHMS}
     print("most MiB kept by stage 0         " + "".join(f"D = {stages:<6}" for stages in arguments.stages))

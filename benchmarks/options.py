@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import Bench, config_of, count, launch, serve, span, tick_ms
+from benchmarks.bench import Bench, config_of, count, run_script, serve, span, tick_ms
 
 if TYPE_CHECKING:
     from common.config.settings import Config
@@ -64,7 +64,7 @@ def main() -> None:
     words = [
         [f"--{name}", *map(str, value if isinstance(value, list) else [value])] for name, value in settings.items()
     ]
-    rates = launch(arguments.stages, "options", *(word for row in words for word in row))
+    rates = run_script(arguments.stages, "options", *(word for row in words for word in row))
     figures = {
         name: round(median(rate / plain for rate, plain in zip(own, rates[PLAIN], strict=True)), 3)
         for name, own in rates.items()

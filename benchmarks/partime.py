@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from common.models import build, part
 from common.models.shapes import activation_shapes
+from common.rule.in_place import forbid_in_place_on_input
 from common.rule.optimiser import build_optimiser
 from common.rule.pixels import Normaliser
+from common.rule.precision import casting
 from common.rule.schedule import schedule_of
-from common.rule.stage import casting, forbid_in_place_on_input
 
 if TYPE_CHECKING:
     from common.config.settings import Config

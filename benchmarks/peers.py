@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import CLASSES, Bench, count, launch, serve, span
+from benchmarks.bench import CLASSES, Bench, count, run_script, serve, span
 from benchmarks.contenders import Case, Contender, Plain, Workers
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def main() -> None:
     options = ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
     figures = {}
     for name in arguments.cases:
-        result = launch(arguments.stages, "peers", "--cases", name, *options)
+        result = run_script(arguments.stages, "peers", "--cases", name, *options)
         figures[name] = _figures(result)
         _print(name, result, figures[name], arguments.stages)
     if arguments.json:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import DEADLINE, config_of, count, launch, span
+from benchmarks.bench import DEADLINE, config_of, count, run_script, span
 from benchmarks.feed import Decoded
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def _rates(arguments: argparse.Namespace, size: int) -> dict[str, dict[str, int]
     words = {name: getattr(arguments, name) for name in ("replicas", "slots", "rounds", "seconds")} | {"sizes": size}
     options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     found = {
-        n: launch(arguments.replicas, "readers", *options, "--readers", str(n), readers=n) for n in arguments.readers
+        n: run_script(arguments.replicas, "readers", *options, "--readers", str(n), readers=n)
+        for n in arguments.readers
     }
     return {mode: {str(n): round(median(rates[mode])) for n, rates in found.items()} for mode in MODES}
 

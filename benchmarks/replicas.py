@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import CLASSES, Bench, count, launch, serve, span, tick_ms
+from benchmarks.bench import CLASSES, Bench, count, run_script, serve, span, tick_ms
 from benchmarks.contenders import Case
-from benchmarks.rivals import Rival
+from benchmarks.plain_torch import PlainTorch
 
 if TYPE_CHECKING:
     from common.config.settings import Config
@@ -71,7 +71,7 @@ def _figures(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
     for arrangement, rate in zip(found, predicted.rates, strict=True):
         options = ["--case", arguments.case, "--processes", str(arguments.processes)]
         options += ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
-        measured = launch(arguments.processes, "replicas", "--replicas", str(arrangement.replicas), *options)
+        measured = run_script(arguments.processes, "replicas", "--replicas", str(arrangement.replicas), *options)
         pairs = zip(measured["rates"], measured["ddp"], strict=True)
         figures[f"{arrangement.replicas}x{arrangement.stages}"] = {
             "frames_per_second": round(median(measured["rates"]), 1),
@@ -116,7 +116,7 @@ def _print(case: str, processes: int, figures: dict[str, Any]) -> None:
 def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str, Any]:
     """Frames per second in each round, of the arrangement and of ddp."""
     config = _config(bench, case)
-    ddp = Rival(case.config([1]), config.workers, 1)
+    ddp = PlainTorch(case.config([1]), config.workers, 1)
     warm = 2 * config.stages + 2  # ticks
     bench.configure(config)
     bench.run(warm)
@@ -137,7 +137,7 @@ def _config(bench: Bench, case: Case) -> "Config":
     return one_each.model_copy(update={"split": bench.choose(one_each)})
 
 
-def _seconds(ddp: Rival, steps: int) -> float:
+def _seconds(ddp: PlainTorch, steps: int) -> float:
     ddp.run(1)
     return ddp.run(steps)
 

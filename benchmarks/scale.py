@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import Bench, config_of, count, cpu_ms, launch, serve, span, tick_ms
+from benchmarks.bench import Bench, config_of, count, cpu_ms, run_script, serve, span, tick_ms
 
 SLOTS, SIZE = 8, 8
 
@@ -43,7 +43,7 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {"tick_ms": {}, "cpu_ms": {}, "busy": {}}
     print(f"stages   tick ms (sleep {arguments.sleep:g})   CPU ms outside the model   cores busy")
     for stages in arguments.stages:
-        result = launch(stages, "scale", *options)
+        result = run_script(stages, "scale", *options)
         for name, row in figures.items():
             row[str(stages)] = round(result[name], 3)
         print(f"{stages:>6} {result['tick_ms']:>19.2f} {result['cpu_ms']:>26.2f} {result['busy']:>11.0f} %", flush=True)

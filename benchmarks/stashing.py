@@ -1,4 +1,4 @@
-"""The nearest rival, for the reference: asynchronous 1F1B with stashed weights (PipeDream, SOSP 2019).
+"""The nearest other method, for the reference: asynchronous 1F1B with stashed weights (PipeDream, SOSP 2019).
 
 Each stage keeps the input of every frame whose gradient is still to come, and the weights that it had then. When the
 gradient comes, it computes that frame once more with those weights: its gradient is backpropagation's, at weights that

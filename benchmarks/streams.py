@@ -20,8 +20,9 @@ from common.config.settings import Rule
 from common.models import build, part
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
+from common.rule.precision import casting
 from common.rule.reference import Reference
-from common.rule.stage import Stage, casting
+from common.rule.stage import Stage
 
 if TYPE_CHECKING:
     from common.config.settings import Config

@@ -13,7 +13,7 @@ windows    only windows of a number of frames; the number of ticks is unchanged
 memory     windows of 16 frames and whole clips, without and with memory of earlier frames: D = 4, a rate of 1e-3, an
            average of the weights
 longer     tune and claim again with three times as many epochs, an average of the weights, and windows
-rival      asynchronous 1F1B with stashed weights (benchmarks/stashing.py), as PipeDream has it with Adam and with
+stashing   asynchronous 1F1B with stashed weights (benchmarks/stashing.py), as PipeDream has it with Adam and with
            NAdam, β1 = 0.99 (Ajanthan et al., ICML 2025): tuned with as many trials as the contenders, then their seeds
 
 deep       remedies for deep pipelines that nobody is known to have tried with Sideways, D = 8 and 16 with an average of
@@ -70,7 +70,7 @@ WINDOWS: dict[str, Settings] = {
 MEMORY: dict[str, Settings] = {"plain": {}, "memory": {"model_args.temporal": "motion"}}
 LENGTHS: dict[str, Settings] = {"16 frames": {"data.window": 16}, "whole clips": {}}
 
-RIVALS: dict[str, Settings] = {
+STASHING: dict[str, Settings] = {
     "stashed weights, Adam": {"optimiser.args.betas": [0.9, 0.999]},
     "stashed weights, NAdam 0.99": {"optimiser.name": "NAdam", "optimiser.args.betas": [0.99, 0.999]},
 }
@@ -89,7 +89,7 @@ DEEP: dict[str, Settings] = {
     "rates that level out": {f"{REMEDY}levelling": 1.0},
 }
 DEEP_RATES = (1e-3, 4e-3)
-RIVAL_RATES = (1.25e-4, 2.5e-4, 5e-4, *RATES, 1.6e-2)
+STASHING_RATES = (1.25e-4, 2.5e-4, 5e-4, *RATES, 1.6e-2)
 
 Figures = dict[str, dict[str, dict[str, float]]]  # by row, contender and name
 
@@ -153,10 +153,10 @@ def memory(seeds: int, epochs: float) -> Iterator[Job]:
         yield Job(f"{row}, {length}", "D = 4", seed, epochs, own, probes=False)
 
 
-def tune_rivals(epochs: float) -> Iterator[Job]:
-    """The trials of each rival, with seed 0."""
-    for row, name, rate in product(RIVALS, CONTENDERS[1:], RIVAL_RATES):
-        settings = {"optimiser.lr": rate, f"{REMEDY}stashed": True, **EQUAL, **RIVALS[row]}
+def tune_stashing(epochs: float) -> Iterator[Job]:
+    """The trials of asynchronous 1F1B with stashed weights, with seed 0."""
+    for row, name, rate in product(STASHING, CONTENDERS[1:], STASHING_RATES):
+        settings = {"optimiser.lr": rate, f"{REMEDY}stashed": True, **EQUAL, **STASHING[row]}
         yield Job(row, name, 0, epochs, settings, probes=False)
 
 
@@ -176,7 +176,7 @@ def tune_deep(epochs: float) -> Iterator[Job]:
 
 
 STUDIES = {study.__name__: study for study in (claim, tricks, strides, windows)}  # that use the result of `tune`
-TUNED = {"rival": tune_rivals, "deep": tune_deep}  # each row of which is tuned by itself
+TUNED = {"stashing": tune_stashing, "deep": tune_deep}  # each row of which is tuned by itself
 
 
 def describe(settings: Settings) -> str:

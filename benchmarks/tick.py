@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bench import Bench, config_of, count, cpu_ms, launch, serve, tick_ms
+from benchmarks.bench import Bench, config_of, count, cpu_ms, run_script, serve, tick_ms
 
 SLOTS, SIZE = 8, 32
 ROUND_TICKS = 20
@@ -47,7 +47,7 @@ def main() -> None:
         serve(arguments.out, partial(_measure, rounds=arguments.rounds, ticks=arguments.ticks))
         return
     options = ["--rounds", str(arguments.rounds), "--ticks", str(arguments.ticks)]
-    results = {stages: launch(stages, "tick", *options) for stages in sorted({2, *arguments.stages})}
+    results = {stages: run_script(stages, "tick", *options) for stages in sorted({2, *arguments.stages})}
     figures: dict[str, Any] = {
         f"tick_over_slowest_{name}": round(results[2]["ratios"][name]["ratio"], 4) for name in SPLITS
     }

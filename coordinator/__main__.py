@@ -81,17 +81,17 @@ def train(
         from_environment()  # report a wrong address before anything starts
     check_host(config)
     check_with_torch(config)
-    from coordinator.launch.launcher import launch  # torch takes seconds to import: report wrong settings first
-    from coordinator.launch.stage_processes import stage_processes
+    from coordinator.launch.launcher import (
+        Supervision,
+        launch,
+    )  # torch takes seconds to import: report wrong settings first
+    from coordinator.launch.stage_processes import layout_of
     from coordinator.run_names import refuse_taken
 
     if resume is None:
         refuse_taken(config)
     program = partial(run_role, run_file, "auto", resume, settings, as_json)
-    deadline = 1.5 * config.network.deadline
-    recovery, replicas, processes = config.recovery, config.replicas, stage_processes(config)
-    keeps, readers = recovery.snapshot_ticks > 0, config.data.readers
-    code = launch(config.stages, program, recovery.restarts, deadline, replicas, caller, keeps, processes, readers)
+    code = launch(program, layout_of(config), Supervision.of(config, caller))
     RunMarker(config).remove()  # of a run that was ended before it could
     raise SystemExit(code)
 

@@ -20,9 +20,11 @@ from common.rule.graphed_stage import GraphedStage
 from common.rule.memory_format import arranged, with_memory_format
 from common.rule.packet import Packet
 from common.rule.pixels import Normaliser
+from common.rule.precision import casting
 from common.rule.schedule import Schedule
 from common.rule.skips import targets
-from common.rule.stage import Stage, casting, make_stage
+from common.rule.stage import Stage
+from common.rule.stage_factory import make_stage
 from common.rule.tasks import without_loss
 from common.telemetry.spans import Kind, WorkClock
 from stage_worker.cuda_graphs import recorder_of
@@ -120,7 +122,7 @@ class Assembly:
         config = self._config
         if config.compile:
             rows, *rest = self._input_spec[0]
-            self.stage.warm_up([rows // config.parts, *rest], self._input_spec[1], self._device)
+            self.stage.warm_up([rows // config.micro_batch_count, *rest], self._input_spec[1], self._device)
         self.ports = self._training_ports()
         self.loop = self._loop(reporter)
         if self.replicas is not None:
@@ -130,7 +132,7 @@ class Assembly:
 
     def _check_exact(self) -> None:
         """Raise ConfigError if torch's own schedules cannot run here."""
-        if not self._config.exact or self._me.stages == 1 or self._device.type == "cpu":
+        if not self._config.exact_gradients or self._me.stages == 1 or self._device.type == "cpu":
             return
         if not self._me.own_devices or self._config.network.transport == "gloo":
             raise ConfigError(
@@ -149,7 +151,7 @@ class Assembly:
     def _loop(self, reporter: Reporter) -> TickLoop:
         """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
         own = self.stage, self.ports, reporter, self.work, self.pace, self.stream
-        if not self._config.exact or self._me.stages == 1:
+        if not self._config.exact_gradients or self._me.stages == 1:
             return Loop(*own, self.probe)
         assert self.groups is not None
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
@@ -238,7 +240,9 @@ class Assembly:
     def _training_ports(self) -> EdgePorts:
         edges, links, origin, schedule = self.edges, self._links, self.origin, self._schedule
         ports = EdgePorts(self._device, self.frames, self.targets)
-        if self._config.exact or edges is None:  # torch's schedules have connections of their own, a single stage none
+        if (
+            self._config.exact_gradients or edges is None
+        ):  # torch's schedules have connections of their own, a single stage none
             return ports
         inputs, skips_in = _parted(
             [edges.receiver("forward", s, origin + schedule.first_input(s) + links.ticks[s]) for s in links.below]

@@ -52,7 +52,7 @@ def copy_state(built: Assembly, tick: int, whole: bool = False) -> dict[str, Ten
         state |= {_edge(way, stage, at - tick): port.waiting(at) for at in port.messages(tick)}
     state |= {_residual(way, stage): residual.to_bytes() for way, residual in _residuals(built)}
     if built.targets is not None:
-        held = tick if stage.config.exact else tick - stage.config.ticks_to_top
+        held = tick if stage.config.exact_gradients else tick - stage.config.ticks_to_top
         built.targets.gather(max(built.origin, held), tick, tick)
         for (phase, frame), (frames, clips) in built.targets.early.items():
             if phase == 0:
@@ -222,7 +222,9 @@ def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
 
 def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     stage = built.stage
-    stage.memories.load(_below(_memory(stage), state), stage.config.parts if stage.config.exact else 1)
+    stage.memories.load(
+        _below(_memory(stage), state), stage.config.micro_batch_count if stage.config.exact_gradients else 1
+    )
     for way, port in _edges(built):
         for at in port.messages(tick):
             port.put(at, state[_edge(way, stage, at - tick)])

@@ -103,7 +103,7 @@ class ExactLoop(TickLoop):
         self._held = Packet((specs[0][0][0], 1), labels=stage.objective.task.form)  # only its header is used
         self._part = 0
         self._blocks = _Blocks(stage, self._held.clips)
-        self._parts, self._deadline = stage.config.parts, stage.config.network.deadline
+        self._parts, self._deadline = stage.config.micro_batch_count, stage.config.network.deadline
         self.pipe = self._pipeline(groups.pipeline, *specs)
         kind = Schedule1F1B if stage.config.algorithm == "1f1b" else ScheduleGPipe
         self._schedule = kind(self.pipe, self._parts, self._loss, scale_grads=False)

@@ -21,7 +21,7 @@ from common.partition.stopwatch import as_it_runs
 from common.processes.membership import Membership
 from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
-from common.rule.stage import casting
+from common.rule.precision import casting
 from common.telemetry.spans import Rows, Spans, clock
 from stage_worker import checkpoint
 from stage_worker.assembly import Assembly
@@ -260,7 +260,9 @@ class StageService:
     def trace(self, first: int, ticks: int) -> None:
         """Record the spans of future ticks."""
         config = self.built.stage.config
-        self._spans = Spans(first, ticks, _SPANS + 2 * config.parts + _SPANS_OF_SKIP * len(config.skip_pairs))
+        self._spans = Spans(
+            first, ticks, _SPANS + 2 * config.micro_batch_count + _SPANS_OF_SKIP * len(config.skip_pairs)
+        )
         self.built.work.record(self._spans)
 
     def leave(self) -> None:

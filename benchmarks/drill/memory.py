@@ -11,7 +11,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from benchmarks.bench import Bench, config_of, count, launch, serve
+from benchmarks.bench import Bench, config_of, count, run_script, serve
 
 ROWS, SIZE = 32, 64
 _SLACK = 1.02  # the caching allocator rounds
@@ -29,7 +29,7 @@ def main() -> None:
         serve(arguments.out, partial(_measure, ticks=arguments.ticks, device=arguments.device))
         return
     words = ["--ticks", str(arguments.ticks), "--device", arguments.device]
-    found = {stages: launch(stages, "drill.memory", *words) for stages in arguments.stages}
+    found = {stages: run_script(stages, "drill.memory", *words) for stages in arguments.stages}
     _check(found, arguments.device)
     print(json.dumps({str(stages): [round(size / 2**20, 1) for size in peaks[0]] for stages, peaks in found.items()}))
 

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a stage worker loads this file as a user's model
 
-from benchmarks.bench import Bench, config_of, count, launch, serve
+from benchmarks.bench import Bench, config_of, count, run_script, serve
 from benchmarks.contenders import Case
 from benchmarks.models import _of_zoo
 
@@ -43,7 +43,7 @@ def main() -> None:
         serve(arguments.out, partial(_measure, arguments=arguments))
         return
     words = [f"--{name}={getattr(arguments, name)}" for name in ("device", "case", "stages", "ticks")]
-    print(json.dumps(launch(arguments.stages, "drill.profile", *words)))
+    print(json.dumps(run_script(arguments.stages, "drill.profile", *words)))
 
 
 def _measure(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:

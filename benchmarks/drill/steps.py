@@ -32,7 +32,7 @@ _TINY = ["--stages", "2", "--rounds", "1", "--seconds", "0.05"]
 _QUICK = ["--stages", "4", "--rounds", "3", "--seconds", "0.3"]
 _ON_CORES = ["--cases", "vgg8_64_b8", "--rounds", "1", "--seconds", "0.3"]
 _BACKPROPAGATION = ["backprop", "backprop graph", "backprop compiled"]
-_RIVALS = ["benchmarks/gpu.py", "--json"]
+_THROUGHPUT = ["benchmarks/gpu.py", "--json"]
 _ON_A_CPU = ["--device", "cpu", "--cases", "vgg8_16_b2"]
 _CASES = [
     "classify",
@@ -60,21 +60,21 @@ STEPS = (
     Step("resume", _module("resume"), 40, dry=["--device", "cpu"]),
     Step("faults", _module("faults"), 80, dry=["--device", "cpu", "--faults", "kill-stage0", "kill-all-stages"]),
     Step(
-        "rivals_b1",  # TF32, as in the next one; with graphs and without
-        _RIVALS,
+        "throughput_b1",  # TF32, as in the next one; with graphs and without
+        _THROUGHPUT,
         35,
         ["--cases", "resnet18_112_b1", *_QUICK],
         dry=[*_ON_A_CPU, *_TINY],
     ),
-    Step("rivals", _RIVALS, 60, ["--cases", "resnet18_112_b8", "resnet18_112_b32", "--unchecked", *_QUICK]),
+    Step("throughput", _THROUGHPUT, 60, ["--cases", "resnet18_112_b8", "resnet18_112_b32", "--unchecked", *_QUICK]),
     Step(
-        "rivals_bfloat16",
-        _RIVALS,
+        "throughput_bfloat16",
+        _THROUGHPUT,
         30,
         ["--cases", "resnet18_112_b32", "--arithmetic", "bfloat16", "--unchecked", *_QUICK],
         dry=[*_ON_A_CPU, "--arithmetic", "bfloat16", "--unchecked", "--only", "backprop", "partime", *_TINY],
     ),
-    Step("rivals_50", _RIVALS, 35, ["--cases", "resnet50_224_b32", "--unchecked", *_QUICK]),
+    Step("throughput_50", _THROUGHPUT, 35, ["--cases", "resnet50_224_b32", "--unchecked", *_QUICK]),
     Step("profile", _module("profile"), 20, dry=["--device", "cpu", "--case", "vgg8_16_b2", "--ticks", "4"]),
     Step(
         "memory",
@@ -95,8 +95,8 @@ MORE = (
         dry=["--cases", "vgg8_16_b2", *_TINY],
     ),
     Step(
-        "rivals_compiled",
-        _RIVALS,
+        "throughput_compiled",
+        _THROUGHPUT,
         55,
         ["--cases", "resnet18_112_b8", "--unchecked", "--only", *_BACKPROPAGATION, *_QUICK],
     ),

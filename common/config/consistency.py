@@ -102,7 +102,7 @@ def _loss(run: "Config") -> Problems:
         yield f'val_metrics compare answers with labels, but task = "{run.task}" has none: leave it out'
     if run.rule.auxiliary and run.probe.every:
         yield "probe.every compares with backpropagation, which has no auxiliary losses: set it to 0"
-    if run.rule.auxiliary and (not run.has_labels or (run.exact and run.stages > 1)):
+    if run.rule.auxiliary and (not run.has_labels or (run.exact_gradients and run.stages > 1)):
         yield 'rule.auxiliary is for tasks with labels and algorithm = "sideways": leave it out, or set it to 0'
 
 
@@ -112,7 +112,7 @@ def _replicas(run: "Config") -> Problems:
             f"data.slots = {run.data.slots} cannot be shared by {run.replicas} replicas: set it to a multiple of "
             f"replicas"
         )
-    if run.replicas > 1 and run.exact and run.stages > 1:
+    if run.replicas > 1 and run.exact_gradients and run.stages > 1:
         yield (
             f'replicas with algorithm = "{run.algorithm}" need stages = 1, which is data-parallel '
             f'backpropagation: set stages or replicas to 1, or the algorithm to "sideways"'
@@ -146,17 +146,17 @@ def _readers(run: "Config") -> Problems:
 
 def _exact(run: "Config") -> Problems:
     """What the algorithms with exact gradients need, and what they cannot do."""
-    if (run.data.slots // run.replicas) % run.parts:
+    if (run.data.slots // run.replicas) % run.micro_batch_count:
         yield (
-            f"data.slots = {run.data.slots} cannot be divided into {run.parts} micro-batches: set micro_batches "
+            f"data.slots = {run.data.slots} cannot be divided into {run.micro_batch_count} micro-batches: set micro_batches "
             f"to a divisor of data.slots"
         )
-    if run.algorithm == "1f1b" and run.parts < run.stages:
+    if run.algorithm == "1f1b" and run.micro_batch_count < run.stages:
         yield (
-            f"1f1b needs at least as many micro_batches as stages, but {run.parts} is less than {run.stages}: "
+            f"1f1b needs at least as many micro_batches as stages, but {run.micro_batch_count} is less than {run.stages}: "
             f"raise micro_batches"
         )
-    if not run.exact:
+    if not run.exact_gradients:
         return
     if run.recovery.heals:
         yield (

@@ -202,7 +202,7 @@ class Config(Section):
         return self.loss or LOSSES[self.task][0]
 
     @property
-    def exact(self) -> bool:
+    def exact_gradients(self) -> bool:
         """Whether gradients are backpropagation's: no mismatch between a stage's input and its gradient."""
         return self.algorithm != "sideways"
 
@@ -212,7 +212,7 @@ class Config(Section):
         return self.memory_format == "channels_last"
 
     @property
-    def parts(self) -> int:
+    def micro_batch_count(self) -> int:
         """Number of micro-batches of a batch (gpipe and 1f1b); 1 for sideways and backprop."""
         return 1 if self.algorithm in ("sideways", "backprop") else self.micro_batches or self.stages
 
@@ -235,7 +235,7 @@ class Config(Section):
         """The skips between stages, [(from, to), …]."""
         if self.skips != "auto":
             return self.skips
-        plain = self.stages <= _SHALLOW or not self.has_labels or self.exact or self.probe.every > 0
+        plain = self.stages <= _SHALLOW or not self.has_labels or self.exact_gradients or self.probe.every > 0
         return [] if plain else [(stage, self.stages - 1) for stage in range(self.stages - 2)]
 
     @property

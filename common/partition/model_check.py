@@ -12,8 +12,8 @@ from common.models.temporal import memories
 from common.models.trial import about_time_axis
 from common.models.user_code import is_reference, no_exit
 from common.processes.user_errors import describe_error
+from common.rule.in_place import forbid_in_place_on_input
 from common.rule.label_form import LabelForm
-from common.rule.stage import forbid_in_place_on_input
 from common.rule.tasks import without_loss
 from common.rule.tasks.losses import Loss, own_loss
 

@@ -18,11 +18,12 @@ from common.config.settings import Config
 from common.models import part
 from common.partition.balance import balance, by_stage
 from common.partition.stopwatch import seconds
+from common.rule.in_place import forbid_in_place_on_input
 from common.rule.memories import Memories
 from common.rule.optimiser import build_optimiser
 from common.rule.pooling import pool_to
+from common.rule.precision import casting
 from common.rule.skips import merge_of, sources, targets
-from common.rule.stage import casting, forbid_in_place_on_input
 
 _TRIES = 4  # splits
 _SECONDS, _PASSES = 0.4, 4  # at least, per timing; longer than the stages' start times may differ

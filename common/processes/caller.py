@@ -30,28 +30,28 @@ def how_to_resume(directory: Path) -> str:
     return wording(f"sideways train --resume {directory}", f"sideways.train(resume={str(directory)!r})")
 
 
-def tell_directory(path: Path) -> None:
-    """Tell the run directory."""
+def write_directory(path: Path) -> None:
+    """Write the run directory, for the caller."""
     _append(_DIRECTORY, str(path.absolute()))
 
 
-def tell_error(kind: str, message: str) -> None:
-    """Tell an error: the name of its class, or an empty string, and its message."""
+def write_error(kind: str, message: str) -> None:
+    """Write an error, for the caller: the name of its class, or an empty string, and its message."""
     _append(_ERRORS, [kind, message])
 
 
-def forget_errors() -> None:
-    """Another attempt begins."""
+def clear_errors() -> None:
+    """Another attempt begins, so the errors of the last one do not count."""
     if has_caller():
         (Path(os.environ[CALLER]) / _ERRORS).unlink(missing_ok=True)
 
 
-def told_directory(folder: Path) -> Path | None:
+def read_directory(folder: Path) -> Path | None:
     """The run directory; None while there is none."""
     return next((Path(path) for path in _read(folder, _DIRECTORY)), None)
 
 
-def told_errors(folder: Path) -> list[tuple[str, str]]:
+def read_errors(folder: Path) -> list[tuple[str, str]]:
     """The errors of the last attempt, in order."""
     return [(kind, message) for kind, message in _read(folder, _ERRORS)]
 

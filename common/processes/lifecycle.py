@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from common.errors import SidewaysError
-from common.processes.caller import tell_error
+from common.processes.caller import write_error
 from common.processes.snapshot_folder import remove_folder
 
 _POLL = 0.5  # seconds
@@ -78,7 +78,7 @@ def flush_output() -> None:
 
 def print_error(message: str | SidewaysError) -> None:
     """Print a message for the user to stderr, and tell it to the caller of `sideways.train`."""
-    tell_error(type(message).__name__ if isinstance(message, SidewaysError) else "", str(message))
+    write_error(type(message).__name__ if isinstance(message, SidewaysError) else "", str(message))
     with suppress(OSError, ValueError):  # stderr may be closed
         print(f"sideways: {message}", file=sys.stderr, flush=True)
 

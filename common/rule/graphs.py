@@ -51,7 +51,7 @@ def _unusable(config: Config) -> str:
 def obstacle(config: Config, blocks: nn.Module, replicas: int) -> str:
     """What of a run's settings cannot be replayed; empty if nothing is known before it is tried."""
     found = {
-        f'algorithm = "{config.algorithm}"': config.exact and config.stages > 1,
+        f'algorithm = "{config.algorithm}"': config.exact_gradients and config.stages > 1,
         "compile": config.compile,
         _unusable(config): _unusable(config),
         "optimiser.orthogonal": config.optimiser.orthogonal,

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from common.models.shapes import activation_shapes
 from common.rule.packet import NO_CLIP, Packet
+from common.rule.precision import casting
 from common.rule.reference import MemoryPorts, memory_ports
-from common.rule.stage import Stage, casting
+from common.rule.stage import Stage
 
 
 class Inference:

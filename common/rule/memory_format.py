@@ -26,7 +26,7 @@ def with_memory_format(config: Config, model: nn.Module, on_gpus: bool) -> Confi
     Raises:
         ConfigError: torch's own schedules exchange contiguous maps alone.
     """
-    apart = config.exact and config.stages > 1
+    apart = config.exact_gradients and config.stages > 1
     if config.memory_format == "channels_last" and apart:
         raise ConfigError(
             f'memory_format = "channels_last" with algorithm = "{config.algorithm}" needs stages = 1, as torch\'s '

@@ -18,9 +18,11 @@ from common.rule.loss import Target
 from common.rule.memory_format import with_memory_format
 from common.rule.packet import Packet
 from common.rule.pooling import pooled_shape
+from common.rule.precision import casting
 from common.rule.schedule import Schedule, schedule_of
 from common.rule.skips import sources, targets
-from common.rule.stage import Stage, casting, make_stage
+from common.rule.stage import Stage
+from common.rule.stage_factory import make_stage
 from common.rule.tick import Computes, run_tick
 from common.rule.wire import MakePacket, Wire, decoder_of, encoder_of, wire_spec
 

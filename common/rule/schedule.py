@@ -96,4 +96,4 @@ class Schedule:
 
 def schedule_of(config: Config) -> Schedule:
     """The schedule of a run. With exact gradients each stage has the frame and its gradient at the same tick."""
-    return Schedule(1) if config.exact else Schedule(config.stages, config.edge_ticks)
+    return Schedule(1) if config.exact_gradients else Schedule(config.stages, config.edge_ticks)

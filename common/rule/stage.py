@@ -8,8 +8,7 @@ At tick k a stage computes with its newest input x(k) and its newest gradient g(
 It keeps one input, one output and one gradient, whatever the pipeline's depth. The next tick overwrites them.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -17,26 +16,19 @@ from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.errors import ConfigError, first_line
-from common.rule.auxiliary import Auxiliary, auxiliary_of
+from common.rule.auxiliary import Auxiliary
 from common.rule.compiled import compiled, nothing
 from common.rule.gate import gate
-from common.rule.graphs import graph_wanted
 from common.rule.host_values import HostValues
+from common.rule.in_place import forbid_in_place_on_input
 from common.rule.loss import EVERY_ROW, Objective, Target
-from common.rule.memories import Memories
-from common.rule.memory_format import arrange, arranged
-from common.rule.optimiser import Updater
+from common.rule.memory_format import arranged
 from common.rule.packet import Packet
 from common.rule.pooling import pool_to
-from common.rule.schedule import schedule_of
-from common.rule.skips import Merge, merge_of, targets
+from common.rule.precision import casting
+from common.rule.skips import Merge
+from common.rule.stage_parts import StageParts
 from common.rule.tasks import task_of
-
-
-def casting(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context with bfloat16 autocast, if the precision asks for it."""
-    enabled = config.precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
 
 
 class Mean(Protocol):
@@ -49,15 +41,12 @@ class Mean(Protocol):
         """Replace every gradient by its mean over the replicas."""
 
 
-class Stage:
+class Stage(StageParts):
     """One stage: forward, gate, backward, update.
 
     Attributes:
         loss: last loss of the top stage, a 0-d tensor (mean over the rows); None in other stages.
-        memories: of the blocks that remember.
-        auxiliary: the stage's auxiliary loss; None if it has none.
-        merge: of its input with what skips bring; None if no skip leads to it.
-        skip_gradients: what the last backward pass computed for the sources of these skips, in their order.
+        skip_gradients: what the last backward pass computed for the sources of skips to this stage, in their order.
         skip_outputs: the last output, pooled for the targets of the skips from this stage, in their order.
         mean: takes the mean of the gradients over the stage's replicas; None if it has none.
         gated, rows: gradient rows dropped at a clip boundary, and received, since last zeroed.
@@ -75,27 +64,16 @@ class Stage:
         replica: int = 0,
         classes: int = 1,
     ) -> None:
-        """Build a stage.
+        """Build a stage. The other arguments as for `StageParts`.
 
         Args:
-            blocks: this stage's part of the model.
-            index: number of the stage, 0 at the input.
-            planned: ticks of the whole training.
-            auxiliary: loss on the output, whose gradient is added to the delayed one.
-            merge: what the skips to this stage need.
             skip_targets: shapes of the inputs of the stages to which skips lead from this one.
             replica: number of this copy of the stage.
             classes: number of classes, or of the labels' numbers.
         """
-        if config.channels_last:
-            arrange(blocks)
-        self.blocks, self.index, self.config = blocks, index, config
+        super().__init__(blocks, index, config, planned, auxiliary, merge)
         self.is_first, self.is_top = index == 0, index == config.stages - 1
-        mismatch = 0 if config.exact else schedule_of(config).mismatch(index)
-        captured = graph_wanted(config, blocks)
-        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned, captured)
         self.objective = Objective(task_of(config, classes))
-        self.auxiliary, self.merge = auxiliary, merge
         self.mean: Mean | None = None
         self._replica = (replica,) if replica else ()
         self.skip_gradients: list[Tensor] = []
@@ -116,7 +94,6 @@ class Stage:
             self._begin_step = torch.compiler.cudagraph_mark_step_begin
             self.updater.keep_gradients()
         forbid_in_place_on_input(blocks)
-        self.memories = Memories(blocks, config.channels_last)
 
     def forward(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y(k), [rows, …], from x(k), [rows, …], and keep the graph until `backward`.
@@ -245,12 +222,6 @@ class Stage:
             self.merge.updater.update()
         self.updater.update()
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """All that the updates change, in the order of the forward pass."""
-        parts = [part.updater for part in (self.merge, self, self.auxiliary) if part is not None]
-        return [parameter for updater in parts for parameter in updater.parameters]
-
     def finish_update(self) -> None:
         """Apply a gradient whose tick was interrupted before its update; with replicas, drop it."""
         if self._unapplied and self.mean is None:
@@ -265,13 +236,6 @@ class Stage:
         if self.mean is not None and self.updater.due:
             self.mean.begin()
 
-    def set_rate(self, rate: float) -> None:
-        """Change the base learning rate (optimiser.lr)."""
-        self.updater.set_rate(rate)
-        for part in (self.auxiliary, self.merge):
-            if part is not None:
-                part.updater.set_rate(rate)
-
     def infer(self, x: Packet, skipped: Sequence[Packet] = ()) -> Tensor:
         """Compute y from x with frozen weights and no graph. Call `evaluating` first."""
         if self.memories:
@@ -284,55 +248,6 @@ class Stage:
             self._pool(y)
             return y
 
-    def evaluating(self, on: bool) -> None:
-        """Switch evaluation mode on or off: dropout, batch norms, averaged weights if there are any, own memories."""
-        self.blocks.train(not on)
-        self.memories.set_aside() if on else self.memories.put_back()
-        self.swap_average()
-
-    def swap_average(self) -> None:
-        """Swap the weights with their average, if there is one. Call before using the average and again after it."""
-        self.updater.swap_average()
-        if self.merge is not None:
-            self.merge.updater.swap_average()
-
-    def weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers by their names in the whole model; those of skips are `skips.SOURCE-STAGE`."""
-        return {**self.blocks.state_dict(), **(self.merge.state_dict() if self.merge is not None else {})}
-
-    # ---- checkpoints
-
-    def state(self) -> dict[str, Tensor]:
-        """The weights, as `model.NAME`, and the rest of what the updates depend on, but for the auxiliary loss."""
-        own = {f"model.{name}": value for name, value in self.weights().items()}
-        return {**own, **self.updater.state(), **(self.merge.updater.state() if self.merge is not None else {})}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave. A skip that it does not have starts anew."""
-        self.blocks.load_state_dict({name: state[f"model.{name}"] for name in self.blocks.state_dict()})
-        self.updater.load(state)
-        if self.merge is not None:
-            known = self.merge.state_dict()
-            self.merge.load_state_dict({name: state.get(f"model.{name}", value) for name, value in known.items()})
-            self.merge.updater.load(state)
-
-    def count(self, ticks: int) -> None:
-        """Set the counters to `ticks` ticks, done earlier with another number of stages."""
-        for part in (self, self.auxiliary, self.merge):
-            if part is not None:
-                part.updater.count(ticks)
-
-    @property
-    def counters(self) -> Tensor:
-        """Of the updates, int64 [3]."""
-        return self.updater.counters
-
-    @counters.setter
-    def counters(self, values: Tensor) -> None:
-        self.updater.counters = values
-        if self.merge is not None:  # updated at the same ticks
-            self.merge.updater.counters = values
-
     def _drop_graph(self) -> Tensor | None:
         """Free this tick's graph, so that it does not outlive the tick. Returns the input's gradient."""
         assert self._input is not None
@@ -343,46 +258,3 @@ class Stage:
         self.skip_outputs = []
         self._input = self._output = None
         return gradient
-
-
-def make_stage(
-    blocks: nn.Sequential,
-    index: int,
-    config: Config,
-    outputs: Sequence[tuple[torch.Size, torch.dtype]],
-    classes: int,
-    planned: int,
-    device: torch.device,
-    replica: int = 0,
-    kind: Callable[..., Stage] = Stage,
-) -> Stage:
-    """A stage of a run, with its auxiliary loss and the merge of its skips.
-
-    Args:
-        blocks: this stage's part of the model, on `device`.
-        outputs: shapes and dtypes of the outputs of the stages from 0 to this one, or to the last one below a target of
-            its skips.
-        planned: ticks of the whole training.
-        replica: number of this copy of the stage.
-        kind: what creates it; default: `Stage`.
-    """
-    shapes = [shape for shape, _ in outputs]
-    auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
-    merge = merge_of(config, index, shapes, planned, device)
-    skip_targets = [shapes[target - 1] for target in targets(config.skip_pairs, index)]
-    return kind(blocks, index, config, planned, auxiliary, merge, skip_targets, replica, classes)
-
-
-def forbid_in_place_on_input(blocks: nn.Module) -> None:
-    """Make layers out-of-place that could write to the input, such as ReLU(inplace=True).
-
-    The input is a leaf in a receive buffer. Before the first layer with parameters, a layer's input may be that tensor
-    or share memory with it.
-    """
-    for module in blocks.modules():
-        if list(module.children()):
-            continue
-        if list(module.parameters()):
-            return
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]

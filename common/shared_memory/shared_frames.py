@@ -32,7 +32,8 @@ IN_USE = 8  # batches that stage 0 was sent and has not released, at most
 CREDITS = IN_USE // 2  # sent at once: a feeder that waits for each would be woken at every tick
 _ENVELOPES, _MEMORY = "envelopes", "memory"
 
-Place = tuple[int, int]  # the number of the memory, in the order in which they were passed; a batch's offset in bytes
+BatchLocation = tuple[int, int]
+"""The number of the memory, in the order in which they were passed; the batch's offset in it, in bytes."""
 
 
 class FrameSender:
@@ -64,7 +65,7 @@ class FrameSender:
         self._passed: FrameMemory | None = None  # the last one
         self._number = 0  # of memories passed
 
-    def place(self, frames: NDArray[Any], memory: FrameMemory | None) -> Place | None:
+    def place(self, frames: NDArray[Any], memory: FrameMemory | None) -> BatchLocation | None:
         """Let stage 0 read a batch, which is copied unless it lies in `memory`.
 
         Returns:
@@ -150,10 +151,10 @@ class FrameReceiver:
         self._messages: MessageSocket | None = None
         self._memory = torch.empty(0, dtype=kind)  # the one that was passed last
         self._number, self._registered = 0, False
-        self._views: dict[Place, Tensor] = {}  # in it, as the same places come again and again
+        self._views: dict[BatchLocation, Tensor] = {}  # in it, as the same places come again and again
         self._released = 0  # batches for which no credit was sent yet
 
-    def frames(self, place: Place) -> Tensor:
+    def frames(self, place: BatchLocation) -> Tensor:
         """The batch that lies there, of the batch's shape and kind, valid until `release`.
 
         Raises:

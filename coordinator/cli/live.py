@@ -12,10 +12,9 @@ import typer
 from common.config.settings import MOST_TRACED
 from common.errors import ConfigError, SidewaysError
 from coordinator.cli.completion import run_names
+from coordinator.cli.console import console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from common.run_registry.records import Answer, Command, Owner
     from coordinator.registry.run_finder import RunAccess, RunInfo
 
@@ -41,7 +40,7 @@ def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([_tree(run) for run in seen]))
     elif seen:
-        _console().print(overview(seen))
+        console().print(overview(seen))
     else:
         print(f"no runs found, neither in {folder}/ nor in Redis")
 
@@ -56,7 +55,7 @@ def status(run: Run, runs: Runs = _HERE, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(_tree(seen)))
     else:
-        _console().print(view(seen))
+        console().print(view(seen))
 
 
 @steer.command()
@@ -66,7 +65,7 @@ def top(run: Run, runs: Runs = _HERE) -> None:
     from coordinator.registry.run_finder import get_run
 
     with suppress(KeyboardInterrupt):
-        watch(lambda: get_run(run, runs), _console())
+        watch(lambda: get_run(run, runs), console())
 
 
 @steer.command()
@@ -181,9 +180,3 @@ def _await(found: "RunAccess", command: "Command", wait: float) -> "Answer":
 
 def _tree(seen: "RunInfo") -> dict[str, Any]:
     return {**seen.status.model_dump(mode="json"), "state": seen.state}
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False)

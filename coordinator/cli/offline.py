@@ -4,7 +4,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,9 +12,7 @@ from common.config.run_file import apply, load, parse
 from common.config.settings import Config
 from common.errors import ConfigError, DataError
 from common.rule.schedule import Schedule, schedule_of
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from coordinator.cli.console import console
 
 tools = typer.Typer()
 
@@ -69,7 +67,7 @@ def partition(
         counts = stage_counts(stages) if stages else [config.stages]
         found = [Arrangement(config.replicas, count) for count in counts]
     comparison = compare(config, classes or _classes(config), found, lambda text: typer.echo(text, err=True))
-    show(comparison, _console())
+    show(comparison, console())
     _print_json(as_json, comparison.tree())
 
 
@@ -103,7 +101,7 @@ def ticks(
         from coordinator.cli import simulation
 
         links, pace = simulation.run(simulate, config)
-        simulation.show(links, pace, _console())
+        simulation.show(links, pace, console())
         _print_json(as_json, simulation.tree(links, pace))
         return
     if config.network.edge_ticks == "auto":
@@ -181,7 +179,7 @@ def predict(
 
     assert video is not None
     seen = predict_clips(open_model(model), video, table, frame_files)
-    show(seen, _console())
+    show(seen, console())
     _print_json(as_json, tree(seen, video))
 
 
@@ -223,7 +221,7 @@ def evaluate(
     evaluation = assess.evaluate(trained, scores)
     if evaluation.clips == 0:
         raise DataError(f"no clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
-    assess.show(evaluation, settings, trained, _console())
+    assess.show(evaluation, settings, trained, console())
     if evaluation.confusion is not None:
         for path in assess.write_confusion(evaluation, trained.classes, out or _folder(run)):
             print(path)
@@ -243,12 +241,6 @@ def _classes(config: Config) -> int:
         return len(collect(config.data, "train", task=config.task).classes)
     except DataError as error:
         raise ConfigError(f"the number of classes is unknown: {error}. Without videos, pass --classes") from error
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False)
 
 
 def _print_json(as_json: bool, figures: dict[str, Any]) -> None:

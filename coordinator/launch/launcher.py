@@ -12,14 +12,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import count
 from uuid import uuid4
 
+from common.config.settings import Config
 from common.errors import PeerError
 from common.processes.addresses import LOOPBACK
-from common.processes.caller import forget_errors
+from common.processes.caller import clear_errors
+from common.processes.layout import Layout
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
-from common.processes.names import process_names, process_text
 from common.processes.snapshot_folder import make_folder, remove_folder
 from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
@@ -29,53 +31,58 @@ from coordinator.launch.held_signals import HeldSignals
 _HOUR = 3600.0  # seconds
 
 
-def launch(
-    stages: int,
-    program: Callable[[], None],
-    restarts: int = 0,
-    deadline: float = 60.0,
-    replicas: int = 1,
-    caller: int | None = None,
-    snapshots: bool = False,
-    processes: int = 0,
-    readers: int = 0,
-) -> int:
-    """Run `program` in replicas × processes + 1 processes and so many readers. Rank 0 is the coordinator.
+@dataclass(frozen=True)
+class Supervision:
+    """How the launcher supervises the processes of a run.
+
+    Attributes:
+        restarts: maximum number of restarts in any hour.
+        deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
+        snapshots: the processes keep their state in memory, from which those of the next attempt go on.
+        caller: the parent of this process, if the run must not outlive it.
+    """
+
+    restarts: int = 0
+    deadline: float = 60.0
+    snapshots: bool = False
+    caller: int | None = None
+
+    @classmethod
+    def of(cls, config: Config, caller: int | None = None) -> "Supervision":
+        """As the settings ask for it."""
+        recovery = config.recovery
+        return cls(recovery.restarts, 1.5 * config.network.deadline, recovery.snapshot_ticks > 0, caller)
+
+
+def launch(program: Callable[[], None], layout: Layout, supervision: Supervision) -> int:
+    """Run `program` in every process of a run.
 
     When a process is lost, all are restarted and resume from the last checkpoint, or heal. Call it in a process
     without other threads: it is forked.
 
     Args:
-        stages: number of stages of a replica.
         program: the same for each process; it finds its rank in the environment, as under torchrun.
-        restarts: maximum number of restarts in any hour.
-        deadline: seconds after which a process that is stopped (SIGSTOP) counts as lost, and is killed.
-        replicas: number of copies of every stage.
-        caller: the parent of this process, if the run must not outlive it.
-        snapshots: the processes keep their state in memory, from which those of the next attempt go on.
-        processes: number of processes that hold the stages of a replica; 0: one for each stage.
-        readers: number of readers, which have the last ranks.
 
     Returns:
         The exit code of the run: 0; 1 if a process was lost; else the exit code of the process that failed first, or
         128 + the number of the signal that stopped the run.
     """
-    processes = processes or stages
     become_parent()
     os.environ[LAUNCH] = uuid4().hex
     import_before_fork()
-    budget = Budget(restarts, "what they kept in memory" if snapshots else "the last checkpoint")
-    with HeldSignals() as held, _snapshots() if snapshots else nullcontext():
+    keeps = supervision.snapshots
+    budget = Budget(supervision.restarts, "what they kept in memory" if keeps else "the last checkpoint")
+    with HeldSignals() as held, _snapshots() if keeps else nullcontext():
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
-            forget_errors()
-            children = Children(held, deadline, caller)
-            _attempt(children, program, process_names(stages, replicas, processes, readers))
+            clear_errors()
+            children = Children(held, supervision.deadline, supervision.caller)
+            _attempt(children, program, layout.names)
             if children.stopped:
                 return 128 + children.stopped
             if not children.failures:
                 return 0
-            code = _report_failures(children.failures, stages, replicas, processes)
+            code = _report_failures(children.failures, layout)
             if not (_is_recoverable(children.failures) and budget.take(attempt)):
                 return code
     raise AssertionError("unreachable")
@@ -138,11 +145,11 @@ def _is_recoverable(failures: Sequence[Exit]) -> bool:
     return all(failure.code < 0 or failure.code == PeerError.code for failure in failures)
 
 
-def _report_failures(failures: Sequence[Exit], stages: int, replicas: int, processes: int) -> int:
+def _report_failures(failures: Sequence[Exit], layout: Layout) -> int:
     """Report which process ended the run, unless it has reported its own error. Returns the run's exit code."""
     first = min(failures, key=lambda failure: _blame_order(failure, failures))
-    who = "the coordinator" if first.rank == 0 else process_text(first.rank - 1, stages, replicas, processes)
     if first.code < 0:
+        who = layout.text(first.rank)
         print_error(
             f"{who} (pid {first.pid}) was killed by {signal.Signals(-first.code).name}, so all processes ended; "
             f"if nobody killed it on purpose, give it more memory"

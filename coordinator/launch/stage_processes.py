@@ -3,7 +3,13 @@
 import os
 
 from common.config.settings import Config
+from common.processes.layout import Layout
 from common.processes.lifecycle import quiet_torch
+
+
+def layout_of(config: Config) -> Layout:
+    """The processes that the settings ask for."""
+    return Layout(config.stages, config.replicas, stage_processes(config), config.data.readers)
 
 
 def stage_processes(config: Config) -> int:
@@ -13,7 +19,7 @@ def stage_processes(config: Config) -> int:
     """
     if config.stages_per_process != "auto":
         return -(-config.stages // config.stages_per_process)
-    gpus = count_gpus() if config.device != "cpu" and not config.exact else 0
+    gpus = count_gpus() if config.device != "cpu" and not config.exact_gradients else 0
     if not gpus or config.workers <= gpus:
         return config.stages
     each = -(-config.stages // max(1, gpus // config.replicas))

@@ -153,7 +153,7 @@ class PageState(LineListener):
 
     def _stage(self, stage: int, tick: int) -> dict[str, Any]:
         # with exact gradients a frame and its gradient pass all stages within one tick, as in a one-stage pipeline
-        place, schedule = 0 if self._config.exact else stage, schedule_of(self._config)
+        place, schedule = 0 if self._config.exact_gradients else stage, schedule_of(self._config)
         frame, gradient = schedule.frame(place, tick - self._origin), schedule.gradient(place, tick - self._origin)
         return {
             "blocks": self._blocks[stage],

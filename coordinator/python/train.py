@@ -13,7 +13,7 @@ from common.config.run_file import changed
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.models.user_code import end_import
-from common.processes.caller import told_directory, told_errors
+from common.processes.caller import read_directory, read_errors
 from coordinator.python.follower import Event, Follower, Stop
 from coordinator.python.overwriting import overwriting
 from coordinator.python.reference import dataset_reference, reference
@@ -134,7 +134,7 @@ def _run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callback]) 
     follower, process = Follower(callbacks), RunProcess(arguments, folder)
 
     def follow() -> None:
-        if (directory := told_directory(folder)) is not None:
+        if (directory := read_directory(folder)) is not None:
             follower.follow(directory)
 
     try:
@@ -143,10 +143,10 @@ def _run(arguments: Sequence[str], folder: Path, callbacks: Sequence[Callback]) 
             follow()
     finally:
         follower.close()
-    code, directory = process.code, told_directory(folder)
+    code, directory = process.code, read_directory(folder)
     stopped = code > 128
     if directory is None or not (code == 0 or stopped):
-        raise _error(told_errors(folder), code)
+        raise _error(read_errors(folder), code)
     try:
         return read_result(directory)
     except OSError:  # stopped too early

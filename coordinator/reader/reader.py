@@ -22,7 +22,7 @@ from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.datasets import training_slots
 from coordinator.video.endless_steps import EndlessSteps
 from coordinator.video.feeder import WAITS, Feeder, Feeders
-from coordinator.video.preview import preview
+from coordinator.video.preview import preview_of
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Step
 
@@ -157,7 +157,7 @@ class _Playing:
             self._cache.close()
 
     def _show(self, asked: PreviewRequest, step: Step) -> None:
-        seen = preview(self.frame, step, asked.rows, asked.every)
+        seen = preview_of(self.frame, step, asked.rows, asked.every)
         self._line.send(encode_preview(seen, step.batch.form, self._line.attempt))
         if self.frame == asked.frames[-1]:
             self.preview = None

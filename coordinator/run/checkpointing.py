@@ -2,7 +2,7 @@
 
 from common.messages.stage_calls import WRITING
 from coordinator.checkpoints.store import Position
-from coordinator.run.setup import Prepared
+from coordinator.run.setup.prepared import Prepared
 
 _STOP_TIMEOUT = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30
 

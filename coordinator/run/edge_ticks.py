@@ -23,7 +23,7 @@ def measured(config: Config, classes: int, split: Sequence[int], costs: Sequence
     if config.network.edge_ticks != "auto":
         return config
     ticks: int | list[int] = 1
-    if config.stages > 1 and not config.exact:
+    if config.stages > 1 and not config.exact_gradients:
         tick = max(sum(cost.milliseconds for cost in part) for part in by_stage(costs, split)) / 1e3
         delays = stages.call_all(StageCalls.link_delay, config.of_replica, classes, list(split), tick)
         longest = [max(delays[stage :: config.stages]) for stage in range(config.stages - 1)]  # of all replicas

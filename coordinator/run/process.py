@@ -26,7 +26,8 @@ from coordinator.launch.host_limits import open_files
 from coordinator.run.checkpointing import position_of
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.presence import Presence
-from coordinator.run.setup import Prepared, prepare
+from coordinator.run.setup.prepare import prepare
+from coordinator.run.setup.prepared import Prepared
 from coordinator.run.stop_request import StopRequest
 from coordinator.run.summary import exit_code, finish
 from coordinator.run.training import Training
@@ -153,6 +154,6 @@ def _expected_processes(config: Config, me: Membership) -> int:
         return -(-stages // each)
     processes = len(me.worker_ranks) // config.replicas
     on_gpus = config.device != "cpu" and all(me.members[rank].devices for rank in me.worker_ranks)
-    if on_gpus and not config.exact and 0 < processes < stages:
+    if on_gpus and not config.exact_gradients and 0 < processes < stages:
         return -(-stages // -(-stages // processes))
     return stages

@@ -3,7 +3,7 @@
 from common.errors import SidewaysError
 from common.messages.stage_calls import StageCalls
 from coordinator.run.checkpointing import Checkpointing
-from coordinator.run.setup import Prepared
+from coordinator.run.setup.prepared import Prepared
 from coordinator.trace.recorder import TraceDone
 
 _IDLE_MS = 100

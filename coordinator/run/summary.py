@@ -9,7 +9,7 @@ from common.rule.tasks import without_loss
 from common.run_registry.records import State
 from coordinator.launch.attempt import deployed, restarts
 from coordinator.monitor.evaluation_scores import Evaluation
-from coordinator.run.setup import Prepared
+from coordinator.run.setup.prepared import Prepared
 from coordinator.run.state import RunState
 from coordinator.run_directory import MODEL
 

@@ -30,7 +30,7 @@ from coordinator.monitor.listener import EvaluationEvent, ProgressEvent
 from coordinator.run.checkpointing import Checkpointing, position_of
 from coordinator.run.divergence import divergence, has_diverged, slower
 from coordinator.run.evaluation_phase import EvaluationPhase
-from coordinator.run.setup import Prepared
+from coordinator.run.setup.prepared import Prepared
 from coordinator.run.steerable import SteerableRun
 from coordinator.video.targets import Step
 

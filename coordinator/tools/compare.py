@@ -17,9 +17,9 @@ from common.config.run_file import load
 from common.config.settings import Algorithm, Config
 from common.errors import ConfigError, SidewaysError
 from common.rule.tasks import without_loss
-from coordinator.launch.launcher import launch
+from coordinator.launch.launcher import Supervision, launch
 from coordinator.launch.role import run_role
-from coordinator.launch.stage_processes import stage_processes
+from coordinator.launch.stage_processes import layout_of
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")
 
@@ -77,18 +77,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         if split is not None:
             overrides.append(f"split={split}")
         program = partial(run_role, run_file, "auto", None, overrides, False)
-        deadline = 1.5 * config.network.deadline
-        recovery, processes = config.recovery, stage_processes(config)
-        code = launch(
-            config.stages,
-            program,
-            recovery.restarts,
-            deadline,
-            config.replicas,
-            snapshots=recovery.snapshot_ticks > 0,
-            processes=processes,
-            readers=config.data.readers,
-        )
+        code = launch(program, layout_of(config), Supervision.of(config))
         if code:
             return folder, outcomes, code
         outcomes.append(outcome_of(folder / name, config))

@@ -22,7 +22,7 @@ from common.partition.skip_costs import SkipCost, SkipTimer, skip_timer
 from common.partition.stopwatch import as_it_runs
 from common.rule.memory_format import with_memory_format
 from common.rule.optimiser import build_optimiser
-from common.rule.stage import casting
+from common.rule.precision import casting
 
 _MOST_STAGES = 256
 

@@ -191,5 +191,5 @@ def _segment(clip: Clip) -> list[int]:
 
 def _mismatch(config: Config) -> int:
     """A clip must be longer than so many frames for any of its gradients to reach the bottom stage."""
-    gated = config.rule.boundary == "gate" and not config.exact
+    gated = config.rule.boundary == "gate" and not config.exact_gradients
     return schedule_of(config).mismatch(0) if gated else 0

@@ -19,7 +19,7 @@ from common.messages.frame_envelope import SMALLEST_BUFFER, encode_frames
 from common.messages.stage_calls import Addresses
 from common.processes.membership import Membership
 from common.processes.names import worker_text
-from common.shared_memory.shared_frames import FrameSender, Place
+from common.shared_memory.shared_frames import BatchLocation, FrameSender
 from coordinator.video.batch import Batch
 from coordinator.video.targets import Step
 
@@ -91,7 +91,7 @@ class Feeder:
         if self._shared is not None:
             self._shared.close()
 
-    def _message(self, phase: int, frame: int, last: bool, batch: Batch, place: Place | None) -> Sequence[Any]:
+    def _message(self, phase: int, frame: int, last: bool, batch: Batch, place: BatchLocation | None) -> Sequence[Any]:
         rows = batch.clips, batch.labels, place, batch.form, batch.colours
         envelope = encode_frames(self._attempt, phase, frame, last, *rows)
         return [envelope, batch.frames] if place is None else [envelope]

@@ -33,7 +33,7 @@ class Preview:
     known: list[bool]
 
 
-def preview(frame: int, step: Step, rows: int, every: int) -> Preview:
+def preview_of(frame: int, step: Step, rows: int, every: int) -> Preview:
     """Copy a part of a step: `rows` rows, and every `every`-th row and column of their pixels."""
     batch, target = step.batch, step.target
     return Preview(

@@ -22,7 +22,7 @@ from stage_worker.edges.mapped_edges import MappedEdges
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.torch_p2p import Channel, P2PIncoming, P2POutgoing, Peer, tag_of
 from stage_worker.edges.transfer_watchdog import TransferWatchdog
-from stage_worker.edges.transport import Place, Transport, choose, on_cpu, uses_nccl
+from stage_worker.edges.transport import Placement, Transport, choose, on_cpu, uses_nccl
 
 LocalEdges = dict[tuple[EdgeKind, int, int], LocalEdge]  # by kind, source and target
 
@@ -158,8 +158,8 @@ class Edges:
 
     def _choose(self, neighbour: int) -> Transport:
         edge = min(self.me.stage, neighbour), max(self.me.stage, neighbour)
-        own = Place(True, self._gpus[self.me.stage])
-        other = Place(neighbour in self.me.stages_on_host, self._gpus[neighbour])
+        own = Placement(True, self._gpus[self.me.stage])
+        other = Placement(neighbour in self.me.stages_on_host, self._gpus[neighbour])
         transport = choose(self._config, edge, own, other, self._nccl)
         if transport == "nccl" and edge[1] > edge[0] + 1 and self.me.stages_each > 1:
             raise ConfigError(
@@ -171,7 +171,7 @@ class Edges:
     def _form_groups(self) -> None:
         """Form the process groups that any stage needs. All stages must take part in the same order."""
         assert self._groups is not None
-        if self._config.exact:
+        if self._config.exact_gradients:
             self._groups.form_pipeline("nccl" if self._device.type == "cuda" else "gloo")
             if self._nccl:  # evaluations have edges of their own
                 self._groups.form_nccl()
@@ -208,7 +208,9 @@ class Edges:
             ("evaluation", forward),
         ]
         for kind, partners in kinds:
-            used = kind == "evaluation" or not self._config.exact  # torch's schedules have connections of their own
+            used = (
+                kind == "evaluation" or not self._config.exact_gradients
+            )  # torch's schedules have connections of their own
             for partner in partners if used else ():
                 if self._transports.get(partner) in _MAPPED:
                     yield kind, partner

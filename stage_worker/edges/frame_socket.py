@@ -17,7 +17,7 @@ from common.messages.encoding import OTHER_SENDER, OtherAttemptError
 from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
 from common.processes.membership import Membership
 from common.rule.label_form import ONE_CLASS, LabelForm
-from common.shared_memory.shared_frames import FrameReceiver, Place
+from common.shared_memory.shared_frames import BatchLocation, FrameReceiver
 from common.telemetry.spans import Kind, WorkClock, clock
 
 # an envelope, the sizes in bytes of all parts of its message, and the parts after the envelope
@@ -120,7 +120,7 @@ class FrameSocket:
             raise PeerError(f"{self._what}, tick {tick}: {error}") from error
         return Envelope(message, self._shape[0], self._attempt, self._labels), [len(message)], []
 
-    def _frames_at(self, place: Place, shared: FrameReceiver, tick: int) -> Tensor:
+    def _frames_at(self, place: BatchLocation, shared: FrameReceiver, tick: int) -> Tensor:
         try:
             return shared.frames(place)
         except PeerError as error:

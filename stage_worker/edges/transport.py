@@ -14,7 +14,7 @@ Transport = Literal["shared", "device", "nccl", "gloo"]
 gloo: from host memory, where a GPU's tensors are staged."""
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Where a stage computes.
 
     Attributes:
@@ -51,7 +51,7 @@ def uses_nccl(config: Config, me: Membership) -> bool:
     return transport == "nccl" or (transport == "auto" and len(me.stages_on_host) < me.stages)
 
 
-def choose(config: Config, edge: tuple[int, int], own: Place, other: Place, nccl: bool) -> Transport:
+def choose(config: Config, edge: tuple[int, int], own: Placement, other: Placement, nccl: bool) -> Transport:
     """The transport of an edge.
 
     Args:

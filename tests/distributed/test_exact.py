@@ -229,8 +229,11 @@ def drive(processes: int, trees: dict[str, dict[str, Any]], out: Path, **more: s
     """Run the cases with one set of so many workers. `more` are additional environment variables."""
     (out / "cases.json").write_text(json.dumps(trees))
     readers = int(more.get("READERS", 0))
-    launch = f"from coordinator.launch.launcher import launch; exit(launch({processes}, main, readers={readers}))"
-    code = f"from tests.distributed.driver import main; {launch}"
+    code = (
+        "from tests.distributed.driver import main; from common.processes.layout import Layout; "
+        "from coordinator.launch.launcher import Supervision, launch; "
+        f"exit(launch(main, Layout({processes}, readers={readers}), Supervision()))"
+    )
     command = [sys.executable, "-c", code, str(out / "cases.json"), str(out)]
     variables = {**environment(), **more}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=170)

@@ -179,8 +179,8 @@ def test_the_page_shows_the_coordinators_state(browser: webdriver.Chrome, run: B
     assert not (tmp_path / "runs/it" / ADDRESS).exists()
 
 
-def moment(browser: webdriver.Chrome, run: Background, others: set[int]) -> dict[str, Any]:
-    """The moment of the pipeline that the page shows, as it was sent; not one of `others`, which are ticks."""
+def preview(browser: webdriver.Chrome, run: Background, others: set[int]) -> dict[str, Any]:
+    """The preview of the pipeline that the page shows, as it was sent; not one of `others`, which are ticks."""
 
     def other() -> dict[str, Any] | None:
         shown = browser.execute_script("return window.seen ?? null")
@@ -197,7 +197,7 @@ def canvas(browser: webdriver.Chrome, name: str) -> list[int]:
 
 
 def shown_pixels(browser: webdriver.Chrome, shown: dict[str, Any]) -> None:
-    """Assert that the page's canvases show the pictures of a moment, while the run is paused."""
+    """Assert that the page's canvases show the pictures of a preview, while the run is paused."""
     for stage, held in enumerate(shown["stages"]):
         for slot, picture in enumerate(held["pictures"]):
             colours = np.array(canvas(browser, f"{slot}-{stage}")).reshape(-1, 4)
@@ -240,16 +240,16 @@ def test_the_page_shows_the_video(
     run = Background(write_run_file(tmp_path / "run.toml", tree))
     try:
         browser.get(address_of(run))
-        moments = [moment(browser, run, set())]
-        while len(moments) < 5:
-            moments.append(moment(browser, run, {shown["tick"] for shown in moments}))
+        previews = [preview(browser, run, set())]
+        while len(previews) < 5:
+            previews.append(preview(browser, run, {shown["tick"] for shown in previews}))
         steer(tmp_path, "pause", "it")
         until(lambda: figures(browser)["state"] == "paused", run)
-        time.sleep(1)  # for the last moment to be shown
-        moments.append(browser.execute_script("return window.seen"))
-        shown_pixels(browser, moments[-1])
+        time.sleep(1)  # for the last preview to be shown
+        previews.append(browser.execute_script("return window.seen"))
+        shown_pixels(browser, previews[-1])
         shown_replicas(browser, replicas, readers)
-        assert number(figures(browser, ".video")["seen"]) == moments[-1]["tick"]
+        assert number(figures(browser, ".video")["seen"]) == previews[-1]["tick"]
         assert browser.get_log("browser") == []  # no violation of the content security policy
         run.send(signal.SIGTERM)
         assert run.end(60) == 143, run.output()
@@ -257,19 +257,19 @@ def test_the_page_shows_the_video(
         if run.process.poll() is None:
             run.process.kill()
             run.process.wait(30)
-    compare_moments(config, moments)
+    compare_previews(config, previews)
 
 
-def compare_moments(config: Config, moments: list[dict[str, Any]]) -> None:
+def compare_previews(config: Config, previews: list[dict[str, Any]]) -> None:
     """Assert that the stages held these frames, and that the top stage's answers are those of the model."""
     shape, pixels = Normaliser(*config.data.normalisation), {}
     model, answers = build(config, 3), {}
-    played = config.model_copy(update={"ticks": max(shown["tick"] for shown in moments) + 1})
+    played = config.model_copy(update={"ticks": max(shown["tick"] for shown in previews) + 1})
     for tick, (packet, _) in enumerate(inputs_of(played)):
         pixels[tick] = shape.to_pixels(packet.tensor[:4])
         with torch.no_grad():
             answers[tick] = packet.labels[:4].tolist(), model(packet.tensor[:4])
-    for shown in moments:
+    for shown in previews:
         assert [stage["frame"] for stage in shown["stages"]] == [shown["tick"], shown["tick"] - 1]
         for held in shown["stages"]:
             for row, picture in enumerate(held["pictures"]):

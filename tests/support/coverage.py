@@ -1,4 +1,4 @@
-"""Modules without a unit test of their name, and the tests that cover them. Checked by tests/unit/test_house.py."""
+"""Modules without a unit test of their name, and the tests that cover them. Checked by tests/unit/test_structure.py."""
 
 _TRAIN = "distributed/test_train.py"
 _STOPS = "faults/test_stops.py"
@@ -17,6 +17,7 @@ COVERED_BY = {
     "common/config/section.py": ["unit/config/test_run_file.py"],
     "common/config/training.py": ["unit/config/test_run_file.py"],
     "common/errors.py": [_STOPS],
+    "coordinator/cli/console.py": [_STEERING, "distributed/test_tools.py"],
     "coordinator/launch/agent.py": ["deploy/test_member.py"],
     "coordinator/launch/stage_processes.py": ["distributed/test_shared_processes.py"],
     "common/messages/stage_calls.py": ["unit/stage_worker/test_worker.py"],
@@ -37,6 +38,10 @@ COVERED_BY = {
     "common/processes/rpc.py": [_EXACT],
     "common/rule/gate.py": ["unit/rule/test_stage.py"],
     "common/rule/graphs.py": ["unit/rule/test_graphed_stage.py", "unit/stage_worker/test_cuda_graphs.py"],
+    "common/rule/in_place.py": ["unit/rule/test_stage.py"],
+    "common/rule/precision.py": [_EXACT],
+    "common/rule/stage_factory.py": ["unit/rule/test_skips.py", "unit/rule/test_inference.py"],
+    "common/rule/stage_parts.py": ["unit/rule/test_stage.py", "distributed/test_checkpoints.py"],
     "common/rule/passes.py": ["unit/rule/test_graphed_stage.py"],
     "common/rule/pooling.py": ["unit/rule/test_skips.py", "unit/rule/test_auxiliary.py"],
     "common/rule/tasks/__init__.py": [_EXACT],
@@ -51,7 +56,7 @@ COVERED_BY = {
     "coordinator/monitor/metrics_file.py": [_TRAIN],
     "coordinator/monitor/run_status.py": ["unit/page/test_state.py", "unit/registry/test_redis_publisher.py"],
     "coordinator/monitor/terminal.py": ["faults/test_terminal.py", _TRAIN],
-    "coordinator/page/moment.py": ["unit/page/test_video.py"],
+    "coordinator/page/pipeline_preview.py": ["unit/page/test_video.py"],
     "coordinator/python/run_process.py": [_PYTHON],
     "coordinator/reader/__main__.py": ["faults/test_readers.py"],
     "coordinator/reader/coordinator_line.py": ["unit/run/test_readers.py"],
@@ -64,6 +69,11 @@ COVERED_BY = {
     "coordinator/run/pipeline.py": [_EXACT],
     "coordinator/run/presence.py": [_STOPS, _STEERING],
     "coordinator/run/process.py": [_STOPS],
+    "coordinator/run/setup/checks.py": [_TRAIN, "distributed/test_checkpoints.py"],
+    "coordinator/run/setup/prepare.py": [_TRAIN],
+    "coordinator/run/setup/prepared.py": [_TRAIN],
+    "coordinator/run/setup/stages.py": [_TRAIN],
+    "coordinator/run/setup/start.py": [_RECOVERY, "distributed/test_checkpoints.py"],
     "coordinator/run/split.py": [_TRAIN],
     "coordinator/run/steerable.py": [_STEERING],
     "coordinator/run/stop_request.py": ["unit/run/test_commands.py", _STOPS],

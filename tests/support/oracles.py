@@ -85,17 +85,17 @@ def reference_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
 def backpropagation_run(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     """The same for plain backpropagation through all stages in one process, by micro-batches."""
     stages, losses = stages_of(config, 3), []
-    size = config.data.slots // config.parts
+    size = config.data.slots // config.micro_batch_count
     for tick, (packet, target) in enumerate(inputs_of(config)):
         parts = []
-        for number in range(config.parts):
+        for number in range(config.micro_batch_count):
             rows = slice(number * size, (number + 1) * size)
             y = packet.tensor[rows]
             for stage in stages:
                 if stage.memories:
                     stage.memories.begin(packet.clips[rows], tick, y.device, number)
                 y = stage.run(y, tick, number)
-            parts.append(stages[-1].objective(y, packet, target, rows) / config.parts)
+            parts.append(stages[-1].objective(y, packet, target, rows) / config.micro_batch_count)
             parts[-1].backward()
         losses.append(float(torch.stack([loss.detach() for loss in parts]).sum()))
         for stage in stages:

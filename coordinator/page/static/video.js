@@ -27,20 +27,20 @@ async function ask() {
   }
 }
 
-function show(moment) {
-  window.seen = moment; // for tests and debugging
-  shown = moment.tick;
-  const pictured = Object.keys(COLUMNS).filter((name) => name in moment.answers[0]);
-  const shape = [moment.width, moment.height, moment.stages.length, moment.answers.length, pictured].join();
-  if (shape !== built) build(moment, pictured);
+function show(preview) {
+  window.seen = preview; // for tests and debugging
+  shown = preview.tick;
+  const pictured = Object.keys(COLUMNS).filter((name) => name in preview.answers[0]);
+  const shape = [preview.width, preview.height, preview.stages.length, preview.answers.length, pictured].join();
+  if (shape !== built) build(preview, pictured);
   built = shape;
-  put("seen", whole(moment.tick));
-  moment.stages.forEach(({ frame, pictures }, stage) => {
+  put("seen", whole(preview.tick));
+  preview.stages.forEach(({ frame, pictures }, stage) => {
     put(`held_${stage}`, `frame ${whole(frame)}`, tables);
-    pictures.forEach((picture, slot) => draw(`${slot}-${stage}`, picture, moment));
+    pictures.forEach((picture, slot) => draw(`${slot}-${stage}`, picture, preview));
   });
-  moment.answers.forEach((answer, slot) => {
-    for (const name of pictured) draw(`${slot}-${name}`, answer[name], moment);
+  preview.answers.forEach((answer, slot) => {
+    for (const name of pictured) draw(`${slot}-${name}`, answer[name], preview);
     if ("says" in answer) say(tables.querySelector(`[data-answer="${slot}"]`), answer);
   });
 }

@@ -240,7 +240,7 @@ def _narrowed(about: Sequence[MediaInfo], data: Data) -> list[str]:
 
 
 def _clip(entry: Entry, source: LabelSource, found: MediaInfo, data: Data) -> Clip | str:
-    place = None if entry.segment is None else segments.place_of(entry.segment, found, data)
+    place = None if entry.segment is None else segments.frames_of(entry.segment, found, data)
     if isinstance(place, str):
         return place
     label = source.label(entry, found)

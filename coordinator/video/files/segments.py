@@ -74,10 +74,10 @@ def _time(text: str, where: str, data: Data) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-Place = tuple[int, int]
+FrameRange = tuple[int, int]  # the first frame, and how many are played
 
 
-def place_of(segment: Segment, info: MediaInfo, data: Data) -> Place | str:
+def frames_of(segment: Segment, info: MediaInfo, data: Data) -> FrameRange | str:
     """Where a segment begins, and how many frames it plays; or why there is nothing to play.
 
     The first number counts frames of the file, or instants of `data.fps`.

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.processes.membership import Member, Membership
-from stage_worker.edges.transport import Place, choose, on_cpu, on_gpus, uses_nccl
+from stage_worker.edges.transport import Placement, choose, on_cpu, on_gpus, uses_nccl
 from tests.support import members
 from tests.support.settings import config_of
 
@@ -42,7 +42,7 @@ def test_both_ends_choose_the_same(
 ) -> None:
     config = config_of(tmp_path, network__transport=transport)
     for here, there in ((own, other), (other, own)):
-        ends = Place(True, here), Place(same_host, there)
+        ends = Placement(True, here), Placement(same_host, there)
         if expected == "refused":
             with pytest.raises(
                 ConfigError, match=rf'network.transport = "{transport}" needs .* stages 3 and 4 .*: use'
@@ -54,7 +54,7 @@ def test_both_ends_choose_the_same(
 
 def test_without_groups_for_nccl_gloo_connects_gpus_of_two_hosts(tmp_path: Path) -> None:
     """Where some stage of the run computes on a CPU."""
-    assert choose(config_of(tmp_path), (0, 1), Place(True, FIRST), Place(False, SECOND), nccl=False) == "gloo"
+    assert choose(config_of(tmp_path), (0, 1), Placement(True, FIRST), Placement(False, SECOND), nccl=False) == "gloo"
 
 
 def run_on(*hosts: tuple[str, int]) -> Membership:

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from common.errors import ConfigError, PeerError
+from common.processes.layout import Layout
 from coordinator.launch import launcher
 from coordinator.launch.children import Exit
 
@@ -31,11 +32,11 @@ def test_restarts_are_limited_per_hour(monkeypatch: pytest.MonkeyPatch, capsys: 
 )
 def test_the_cause_of_a_run_s_end_gives_the_exit_code(ends: list[tuple[int, int, float]], code: int) -> None:
     exits = [Exit(rank, 100 + rank, ended, time) for rank, ended, time in ends]
-    assert launcher._report_failures(exits, stages=2, replicas=1, processes=2) == code
+    assert launcher._report_failures(exits, Layout(2)) == code
 
 
 def test_a_killed_stage_of_a_replica_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    launcher._report_failures([Exit(4, 100, -signal.SIGKILL, 0.0)], stages=2, replicas=2, processes=2)
+    launcher._report_failures([Exit(4, 100, -signal.SIGKILL, 0.0)], Layout(2, replicas=2))
     assert "stage 1 of replica 1 (pid 100) was killed by SIGKILL" in capsys.readouterr().err
-    launcher._report_failures([Exit(6, 100, -signal.SIGKILL, 0.0)], stages=2, replicas=2, processes=2)
+    launcher._report_failures([Exit(6, 100, -signal.SIGKILL, 0.0)], Layout(2, replicas=2))
     assert "reader 1 (pid 100) was killed by SIGKILL" in capsys.readouterr().err

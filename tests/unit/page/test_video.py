@@ -14,10 +14,10 @@ from common.errors import PeerError
 from common.messages.stage_rpc import Stages
 from common.rule.label_form import form_of
 from common.rule.pixels import Normaliser
-from coordinator.page.moment import Taking
+from coordinator.page.pipeline_preview import PreviewSettings
 from coordinator.page.video import VideoView
 from coordinator.video.batch import Batch
-from coordinator.video.preview import Preview, preview
+from coordinator.video.preview import Preview, preview_of
 from coordinator.video.targets import Step
 from stage_worker.reporting.output_sampler import OutputSampler
 from tests.support.page import config_of
@@ -52,7 +52,7 @@ class Readers:
     def read(self, tick: int, step: Step) -> None:
         for frames, rows, every, take in self.asked:
             if tick in frames:
-                self.told.append((tick + 3, preview(tick, step, rows, every), take))
+                self.told.append((tick + 3, preview_of(tick, step, rows, every), take))
         while self.told and self.told[0][0] <= tick:
             _, seen, take = self.told.pop(0)
             take(seen)
@@ -94,7 +94,7 @@ class Run:
                 self.view.see(self.tick, step if self.readers is None else None)
             if self.readers is not None:
                 self.readers.read(self.tick, step)
-            held = self.tick - Taking(self.config, CLASSES).ticks[-1]
+            held = self.tick - PreviewSettings(self.config, CLASSES).ticks[-1]
             if held >= self.sampler.due:
                 self.sampler.take(held, self._output(held))
             self.tick += 1
@@ -111,7 +111,7 @@ class Run:
             return output
         return torch.eye(3)[[frame % 3] * self.config.data.slots] * 9
 
-    def moment(self, shown: int = -1) -> dict[str, Any]:
+    def preview(self, shown: int = -1) -> dict[str, Any]:
         answer = self.view.answer(shown)
         assert answer is not None
         return json.loads(answer)
@@ -135,7 +135,7 @@ def test_nothing_is_copied_or_asked_unless_somebody_looks() -> None:
     calls = len(run.calls)
     run.run(50)
     assert len(run.calls) == calls
-    assert run.moment()["tick"] <= 50 + 190 + 60
+    assert run.preview()["tick"] <= 50 + 190 + 60
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def test_the_pictures_are_of_the_frames_that_the_stages_hold(changes: dict[str, 
     seen = set[int]()
     for _ in range(8):
         run.run(17)
-        moment = run.moment()
-        tick = moment["tick"]
-        assert [stage["frame"] for stage in moment["stages"]] == [tick - late for late in ticks]
-        for stage in moment["stages"]:
+        preview = run.preview()
+        tick = preview["tick"]
+        assert [stage["frame"] for stage in preview["stages"]] == [tick - late for late in ticks]
+        for stage in preview["stages"]:
             assert values(stage["pictures"]) == [{stage["frame"]}] * 4
         name = CLASSES[(tick - ticks[-1]) % 3]
-        assert [(answer["says"], answer["truth"]) for answer in moment["answers"]] == [(name, name)] * 4
-        assert moment["answers"][0]["confidence"] == pytest.approx(0.9998, abs=1e-4)
+        assert [(answer["says"], answer["truth"]) for answer in preview["answers"]] == [(name, name)] * 4
+        assert preview["answers"][0]["confidence"] == pytest.approx(0.9998, abs=1e-4)
         assert run.view.answer(tick) is None  # it is shown already
         seen.add(tick)
     assert len(seen) > 3
@@ -173,15 +173,15 @@ def test_frames_that_another_process_reads_are_shown_likewise(task: str) -> None
     run.view.answer(-1)
     for _ in range(3):
         run.run(40)
-        moment = run.moment()
-        assert [stage["frame"] for stage in moment["stages"]] == [moment["tick"] - late for late in range(3)]
-        for stage in moment["stages"]:
+        preview = run.preview()
+        assert [stage["frame"] for stage in preview["stages"]] == [preview["tick"] - late for late in range(3)]
+        for stage in preview["stages"]:
             assert values(stage["pictures"]) == [{stage["frame"]}] * 2
-        frame = moment["tick"] - 2
+        frame = preview["tick"] - 2
         if task == "predict":
-            assert values([moment["answers"][0]["target"]]) == [{frame % 100 + 1}]
+            assert values([preview["answers"][0]["target"]]) == [{frame % 100 + 1}]
         else:
-            assert moment["answers"][0]["truth"] == CLASSES[frame % 3]
+            assert preview["answers"][0]["truth"] == CLASSES[frame % 3]
 
 
 def test_a_late_request_shows_nothing_wrong_and_the_next_one_is_made_earlier() -> None:
@@ -192,8 +192,8 @@ def test_a_late_request_shows_nothing_wrong_and_the_next_one_is_made_earlier() -
     assert run.view.answer(-1) is None
     run.late = 0
     run.run(60)
-    moment = run.moment()
-    assert values(moment["stages"][0]["pictures"])[0] == {moment["tick"]}
+    preview = run.preview()
+    assert values(preview["stages"][0]["pictures"])[0] == {preview["tick"]}
     assert run.view._lead > 2
 
 
@@ -205,10 +205,10 @@ def test_a_lost_stage_is_left_to_others_to_report() -> None:
     assert run.view.answer(-1) is None
     run.lost = False
     run.run(60)
-    assert run.moment()["stages"]
+    assert run.preview()["stages"]
 
 
-def test_a_moment_that_is_not_completed_is_dropped_after_the_deadline() -> None:
+def test_a_preview_that_is_not_completed_is_dropped_after_the_deadline() -> None:
     run = Run(config_of(network={"deadline": 1}))
     run.view.answer(-1)
     run.late = 10**9
@@ -224,10 +224,10 @@ def test_pictures_of_the_top_stage_beside_what_they_should_be(task: str) -> None
     run = Run(config_of(task=task, data={"train": ".", "slots": 2, "size": 32, "channels": 1}))
     run.view.answer(-1)
     run.run(30)
-    moment = run.moment()
-    frame = moment["tick"] - 2
-    assert [values([answer["output"]]) for answer in moment["answers"]] == [[{frame}]] * 2
-    targets = [answer.get("target") for answer in moment["answers"]]
+    preview = run.preview()
+    frame = preview["tick"] - 2
+    assert [values([answer["output"]]) for answer in preview["answers"]] == [[{frame}]] * 2
+    targets = [answer.get("target") for answer in preview["answers"]]
     if task == "predict":
         assert targets[1] is None
         assert values(targets[:1]) == [{frame + 1}]
@@ -237,17 +237,20 @@ def test_pictures_of_the_top_stage_beside_what_they_should_be(task: str) -> None
 
 def test_large_frames_are_shown_smaller_and_only_a_few_of_replica_0() -> None:
     data = {"train": ".", "slots": 12, "size": [120, 200], "channels": 1, "bits": 16}
-    taking = Taking(config_of(replicas=2, data=data), CLASSES)
-    assert (taking.rows, taking.every) == (4, 4)
-    assert Taking(config_of(algorithm="gpipe", micro_batches=4, data={"train": ".", "slots": 8}), CLASSES).rows == 2
+    settings = PreviewSettings(config_of(replicas=2, data=data), CLASSES)
+    assert (settings.rows, settings.every) == (4, 4)
+    assert (
+        PreviewSettings(config_of(algorithm="gpipe", micro_batches=4, data={"train": ".", "slots": 8}), CLASSES).rows
+        == 2
+    )
     run = Run(config_of(data=data))
     run.view.answer(-1)
     run.tick = 256
     run.run(30)
-    moment = run.moment()
-    assert (moment["width"], moment["height"]) == (50, 30)
-    assert values(moment["stages"][0]["pictures"]) == [{moment["tick"] >> 8}] * 4
-    assert [len(base64.b64decode(picture)) for picture in moment["stages"][0]["pictures"]] == [50 * 30] * 4
+    preview = run.preview()
+    assert (preview["width"], preview["height"]) == (50, 30)
+    assert values(preview["stages"][0]["pictures"]) == [{preview["tick"] >> 8}] * 4
+    assert [len(base64.b64decode(picture)) for picture in preview["stages"][0]["pictures"]] == [50 * 30] * 4
 
 
 def test_answers_of_other_tasks() -> None:
@@ -256,22 +259,22 @@ def test_answers_of_other_tasks() -> None:
     run = Run(config_of(task="multilabel", data=data), output)
     run.view.answer(-1)
     run.run(30)
-    first, second = run.moment()["answers"]
+    first, second = run.preview()["answers"]
     assert first == {"says": "bee", "confidence": 0.9526, "truth": first["truth"]}
     assert first["truth"] in ("", "ant, bee, cat")  # the labels are 0 or another number
     assert second["says"] == "ant"
     run = Run(config_of(task="regress", data=data), output)
     run.view.answer(-1)
     run.run(30)
-    assert run.moment()["answers"][0]["says"] == "-2, 3, 1"
-    assert run.moment()["answers"][0]["confidence"] is None
+    assert run.preview()["answers"][0]["says"] == "-2, 3, 1"
+    assert run.preview()["answers"][0]["confidence"] is None
 
 
 def test_a_row_without_a_label_has_no_truth() -> None:
     run = Run(config_of())
     run.view.answer(-1)
     run.run(30)
-    moment = run.view._shown
-    assert moment is not None
-    moment._held[moment.frame].labels[1] = -1
-    assert [answer["truth"] is None for answer in run.moment()["answers"]] == [False, True, False, False]
+    preview = run.view._shown
+    assert preview is not None
+    preview._held[preview.frame].labels[1] = -1
+    assert [answer["truth"] is None for answer in run.preview()["answers"]] == [False, True, False, False]

@@ -8,7 +8,8 @@ from common.config.settings import Config, Data, Network, Optimiser
 from common.rule.inference import Inference
 from common.rule.packet import Packet
 from common.rule.skips import WholeClips
-from common.rule.stage import Stage, make_stage
+from common.rule.stage import Stage
+from common.rule.stage_factory import make_stage
 
 CPU = torch.device("cpu")
 WIDTH, FRAMES, STAGES = 4, 7, 4

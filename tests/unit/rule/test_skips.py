@@ -14,7 +14,7 @@ from common.rule.packet import Packet
 from common.rule.pooling import pool_to, pooled_shape
 from common.rule.reference import Reference
 from common.rule.skips import Merge, sources, targets
-from common.rule.stage import make_stage
+from common.rule.stage_factory import make_stage
 
 CPU = torch.device("cpu")
 ROWS, WIDTH, TICKS = 3, 4, 24

@@ -16,7 +16,7 @@ from coordinator.reader.messages import (
     encode_preview,
 )
 from coordinator.video.batch import Batch
-from coordinator.video.preview import Preview, preview, reduced_shape
+from coordinator.video.preview import Preview, preview_of, reduced_shape
 from coordinator.video.targets import Step
 from tests.support.page import config_of
 
@@ -36,7 +36,7 @@ def step_of(target: bool) -> Step:
 @pytest.mark.parametrize("target", [False, True])
 def test_some_rows_and_pixels_are_copied(target: bool) -> None:
     step = step_of(target)
-    seen = preview(4, step, 2, 3)
+    seen = preview_of(4, step, 2, 3)
     expected = step.batch.frames[:2, :, ::3, ::3].copy()
     step.batch.frames[:] = 0  # the memory is used again
     assert np.array_equal(seen.pictures, expected)
@@ -49,7 +49,7 @@ def test_some_rows_and_pixels_are_copied(target: bool) -> None:
 def test_colours_that_the_first_stage_jitters_are_shown_jittered() -> None:
     batch = Batch((2, 3, 16, 16))
     batch.frames[:], batch.colours = 100, np.array([[0.5, 1, 1, 0], [2, 1, 1, 0]])
-    seen = preview(0, Step(batch, batch, last=False), 2, 1)
+    seen = preview_of(0, Step(batch, batch, last=False), 2, 1)
     assert [set(row.ravel()) for row in seen.pictures] == [{50}, {200}]
     assert batch.frames.min() == batch.frames.max() == 100
 

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 from common.partition.balance import BlockCost
-from coordinator.run import setup as module
+from coordinator.run.setup.checks import Checked, Setup
+from coordinator.run.setup.split import costs_and_split
 from tests.support.settings import config_of
 
 NAMES = ["a", "b", "c", "d"]
@@ -19,8 +20,8 @@ def split(folder: Path, again: bool, **changes: Any) -> tuple[list[BlockCost], l
     stages = SimpleNamespace(call=lambda *_: COSTS)
     setup = SimpleNamespace(config=config_of(folder, stages=2, **changes), pipeline=SimpleNamespace(stages=stages))
     datasets = SimpleNamespace(train=SimpleNamespace(classes=["x", "y"]))
-    accepted = SimpleNamespace(datasets=datasets, blocks=NAMES, found=None, again=again)
-    return module._split(cast(module._Setup, setup), cast(module._Accepted, accepted))
+    checked = SimpleNamespace(datasets=datasets, blocks=NAMES, found=None, again=again)
+    return costs_and_split(cast(Setup, setup), cast(Checked, checked))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One moment of the pipeline in pictures: the frames that the stages hold at a tick, and what the top stage says."""
+"""A preview of the pipeline: pictures of the frames that the stages hold at a tick, and what the top stage says."""
 
 import base64
 import json
@@ -19,8 +19,8 @@ _ROWS, _SIDE = 4, 64  # slots that are shown, and pixels of a picture's longer s
 _NUMBERS = 3  # of a label, or classes, that are named at most
 
 
-class Taking:
-    """How the moments of a run are taken.
+class PreviewSettings:
+    """How the previews of a run are taken.
 
     Attributes:
         rows: number of slots that are shown, the first ones of replica 0.
@@ -31,10 +31,10 @@ class Taking:
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """`classes`: their names, or those of a label's numbers."""
         self.config, self.classes, self.task = config, classes, without_loss(config, len(classes))
-        self.rows = min(_ROWS, config.data.slots // config.replicas // config.parts)
+        self.rows = min(_ROWS, config.data.slots // config.replicas // config.micro_batch_count)
         self.every = -(-max(config.data.shape) // _SIDE)
         schedule = schedule_of(config)
-        self.ticks = [0 if config.exact else schedule.first_input(stage) for stage in range(config.stages)]
+        self.ticks = [0 if config.exact_gradients else schedule.first_input(stage) for stage in range(config.stages)]
 
     def pixels(self, rows: Tensor) -> NDArray[Any]:
         """Normalised pictures as uint8."""
@@ -42,21 +42,21 @@ class Taking:
         return found
 
 
-class Moment:
-    """The moment at which the top stage holds `frame`.
+class PipelinePreview:
+    """Of the tick at which the top stage holds `frame`.
 
     Attributes:
-        frame: its number.
-        tick: of the moment.
+        frame: the frame's number.
+        tick: the tick's number.
         numbers: of the frames that the stages hold.
         output: what the top stage gave for that frame, float32 [rows, …]; None until it is known.
     """
 
-    def __init__(self, taking: Taking, frame: int) -> None:
-        self.frame, self.tick = frame, frame + taking.ticks[-1]
+    def __init__(self, settings: PreviewSettings, frame: int) -> None:
+        self.frame, self.tick = frame, frame + settings.ticks[-1]
         self.output: Tensor | None = None
-        self._taking = taking
-        self.numbers = [self.tick - ticks for ticks in taking.ticks]
+        self._settings = settings
+        self.numbers = [self.tick - ticks for ticks in settings.ticks]
         self._held: dict[int, Preview] = {}  # by their numbers
 
     def take(self, seen: Preview) -> None:
@@ -84,7 +84,7 @@ class Moment:
 
     def _pictured(self, output: Tensor) -> list[dict[str, Any]]:
         """The top stage's pictures, and those that it should give, if they are not the ones that it holds."""
-        given = [{"output": _encoded(picture)} for picture in self._taking.pixels(output)]
+        given = [{"output": _encoded(picture)} for picture in self._settings.pixels(output)]
         own = self._held[self.frame]
         if own.targets is None:
             return given
@@ -95,7 +95,7 @@ class Moment:
 
     def _named(self, output: Tensor) -> list[dict[str, Any]]:
         """The class, or the numbers, that the top stage says, with its confidence; and what is true, if it is known."""
-        task, labels = self._taking.task, self._held[self.frame].labels
+        task, labels = self._settings.task, self._held[self.frame].labels
         answers, known = task.answers(output).numpy(), task.form.known(labels)
         return [
             {**self._said(answer), "truth": self._truth(label) if is_known else None}
@@ -103,21 +103,21 @@ class Moment:
         ]
 
     def _said(self, answer: NDArray[np.float64]) -> dict[str, Any]:
-        if self._taking.task.name == "regress":
+        if self._settings.task.name == "regress":
             return {"says": _numbers(answer), "confidence": None}
         best = int(answer.argmax())
         return {"says": self._name(best), "confidence": round(float(answer[best]), 4)}
 
     def _truth(self, label: Any) -> str:
-        if self._taking.task.name == "regress":
+        if self._settings.task.name == "regress":
             return _numbers(label)
-        if self._taking.task.name == "multilabel":
+        if self._settings.task.name == "multilabel":
             return ", ".join(self._name(int(number)) for number in np.flatnonzero(label)[:_NUMBERS])
         return self._name(int(label))
 
     def _name(self, number: int) -> str:
         """Of a class; a model may have outputs for more classes than the data."""
-        return self._taking.classes[number] if number < len(self._taking.classes) else str(number)
+        return self._settings.classes[number] if number < len(self._settings.classes) else str(number)
 
 
 def _encoded(picture: NDArray[Any]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from common.config.settings import Config
 
 
-class Rival:
+class PlainTorch:
     """Processes that train `config`'s model, each on its share of the batch, or, as copies, each on a whole batch."""
 
     def __init__(self, config: "Config", processes: int, threads: int, copies: bool = False) -> None:

@@ -1,0 +1,7 @@
+"""From settings to a run that is ready for its first tick (prepare.py).
+
+checks.py   find the clips, check the model, find a checkpoint          → Checked
+stages.py   choose the split and the start, build the stages            → Built
+start.py    restore what the run goes on from
+prepare.py  build what watches the run                                  → Prepared
+"""

@@ -1,0 +1,75 @@
+"""From what a run starts, and how it is restored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.config.settings import Config
+from common.messages.snapshot import Snapshot
+from common.messages.stage_calls import StageCalls
+from coordinator.checkpoints.healing import Healing, common_snapshot, deliver, heal
+from coordinator.checkpoints.resume import StartPoint, start_from
+from coordinator.run.setup.checks import Checked, Setup
+
+
+@dataclass(frozen=True)
+class Start:
+    """From what a run starts.
+
+    Attributes:
+        point: its first tick, the checkpoint and the places in the clips.
+        healing: how the run goes on after a loss; None if it starts from a checkpoint, or anew.
+        sources: snapshots from which the stages go on, of all replicas; empty if they do not.
+    """
+
+    point: StartPoint
+    healing: Healing | None = None
+    sources: Sequence[Snapshot | None] = ()
+
+
+def choose_start(setup: Setup, checked: Checked, config: Config, split: list[int]) -> Start:
+    """Where the run starts: from what the processes of the last attempt kept, from the checkpoint, or at tick 0."""
+    found, datasets, warn = checked.found, checked.datasets, setup.presence.terminal.warn
+    point = start_from(*found, config, split, datasets, warn) if found else StartPoint()
+    start = _from_memory(setup, checked, point, config, split)
+    if checked.again and not start.point.tick:
+        warn("there is no checkpoint yet: the training starts from the beginning")
+    return start
+
+
+def _from_memory(setup: Setup, checked: Checked, point: StartPoint, config: Config, split: list[int]) -> Start:
+    """What the processes of the last attempt kept, if the run can go on from it; else `point`."""
+    snapshots, stages, healing = checked.snapshots, setup.pipeline.stages, None
+    if snapshots is None:
+        return Start(point)
+    kept = stages.call_all(StageCalls.snapshots, snapshots.path)
+    positions = snapshots.positions(kept) if checked.again else []
+    sources: Sequence[Snapshot | None] = ()
+    found = kept, positions, point, config, split, checked.datasets.fingerprint
+    if config.recovery.heals and (healed := heal(*found)):
+        point, healing = healed
+        sources = [*healing.sources] * stages.replicas
+    elif not config.recovery.heals and (common := common_snapshot(*found)):
+        point, sources = common
+    deliver(stages, kept, sources, config.snapshots_kept)
+    return Start(point, healing, sources)
+
+
+def restore(setup: Setup, checked: Checked, start: Start) -> bool:
+    """Restore what the run starts from, if anything. Returns whether an evaluation is still due there."""
+    point, every, presence = start.point, setup.config.evaluate_every, setup.presence
+    evaluated = point.scored or every == 0 or point.tick % every > 0  # or none was due
+    if point.tick:
+        checked.checkpoints.set_aside_after(point.tick)
+    if point.folder is not None:
+        folder = point.folder.resolve()
+        restored = point.same_split, point.in_flight, point.optimiser
+        setup.pipeline.stages.call_all(StageCalls.restore, folder, point.tick, *restored)
+    if checked.snapshots is not None:
+        checked.snapshots.forget_after(point.tick)
+        setup.pipeline.stages.call_all(StageCalls.go_on, start.sources, point.tick)
+    if setup.resume is not None:
+        checked.directory.truncate_from(point.tick, evaluated)
+    if point.tick:
+        presence.terminal.say(str(start.healing or point))
+        presence.broadcast.resumed(point.tick)
+    return point.tick > 0 and not evaluated
