@@ -148,13 +148,13 @@ def _exact(run: "Config") -> Problems:
     """What the algorithms with exact gradients need, and what they cannot do."""
     if (run.data.slots // run.replicas) % run.micro_batch_count:
         yield (
-            f"data.slots = {run.data.slots} cannot be divided into {run.micro_batch_count} micro-batches: set micro_batches "
-            f"to a divisor of data.slots"
+            f"data.slots = {run.data.slots} cannot be divided into {run.micro_batch_count} micro-batches: set "
+            f"micro_batches to a divisor of data.slots"
         )
     if run.algorithm == "1f1b" and run.micro_batch_count < run.stages:
         yield (
-            f"1f1b needs at least as many micro_batches as stages, but {run.micro_batch_count} is less than {run.stages}: "
-            f"raise micro_batches"
+            f"1f1b needs at least as many micro_batches as stages, but {run.micro_batch_count} is less than "
+            f"{run.stages}: raise micro_batches"
         )
     if not run.exact_gradients:
         return
