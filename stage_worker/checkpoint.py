@@ -91,7 +91,9 @@ def _differs(name: str, stage: Stage) -> bool:
     kind, _, rest = name.partition(".")
     if kind == "model":
         return rest in dict(stage.blocks.named_buffers())
-    return kind not in ("optimiser", "average", "mean", "auxiliary")
+    if kind == "auxiliary":
+        return ".gradient." in name
+    return kind not in ("optimiser", "average", "mean")
 
 
 def _edges(built: Assembly) -> Iterable[tuple[str, Receiver]]:
@@ -265,7 +267,8 @@ def _is_ours(name: str, built: Assembly, same_split: bool, in_flight: bool) -> b
     if kind == "target":
         return in_flight and built.targets is not None
     if kind == "auxiliary":
-        return same_split and name.startswith(_auxiliary(stage))
+        counts = name.removeprefix(_auxiliary(stage)).startswith(("gradient.", "counters"))  # as the stage's own do
+        return same_split and name.startswith(_auxiliary(stage)) and (in_flight or not counts)
     if kind == "memory":
         return in_flight and name.startswith(_memory(stage))
     if kind == "residual":

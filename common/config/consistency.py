@@ -69,6 +69,8 @@ def _labels(run: "Config") -> Problems:
         yield 'data.sources have no labels: set task to "autoencode" or "predict"'
     if run.data.balance and (run.task in ("multilabel", "regress") or run.data.labels_of == "frames"):
         yield 'data.balance needs one class for each clip, so task = "classify" and labels of clips'
+    if run.data.balance and run.class_weights == "balanced":
+        yield 'data.balance plays the classes equally often already: leave out class_weights = "balanced"'
     if run.data.flip_targets and run.task != "regress":
         yield 'data.flip_targets is for task = "regress": leave it out'
     if run.task == "regress" and run.data.flip and run.data.flip_targets is None:

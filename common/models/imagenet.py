@@ -111,7 +111,12 @@ def _remember(block: nn.Module, temporal: Temporal | None) -> None:
     memory = memory_before(temporal, False, convolution.in_channels)
     if memory is not None:
         block.add_module("memory", memory)
-        convolution.register_forward_pre_hook(lambda _, inputs: memory(inputs[0]))
+        convolution.register_forward_pre_hook(partial(_through, memory))  # a copy of the block copies the memory, too
+
+
+def _through(memory: nn.Module, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    remembered: Tensor = memory(*inputs)
+    return remembered
 
 
 def _vgg(name: str, classes: int, channels: int, dropout: float) -> Chain:

@@ -260,7 +260,7 @@ class ConvGRU(Memory):
         """[rows, channels, height, width] → [rows, hidden, height, width]."""
         update, reset = self.gates(torch.cat([x, state], 1)).sigmoid().chunk(2, 1)
         candidate = self.candidate(torch.cat([x, reset * state], 1)).tanh()
-        y = torch.lerp(state, candidate, update)
+        y = torch.lerp(state, candidate.to(state.dtype), update.to(state.dtype))  # autocast: half of a float32 input
         return y, y
 
 

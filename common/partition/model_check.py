@@ -39,6 +39,7 @@ def check_model(model: nn.Sequential, config: Config, classes: int, warn: Callab
         raise ConfigError("a block cannot be named skips, as the weights of skips between stages are: rename it")
     _refuse_sharing(model)
     _refuse_memories(model, config)
+    _refuse_channels_last_maps(model, config)
     x = torch.zeros(config.frame_shape)
     for number, (name, block) in enumerate(named_blocks(model)):
         x = _try(name, block, x, is_first=number == 0)
@@ -101,6 +102,16 @@ def _try_loss(own: Loss, form: LabelForm, config: Config, y: Tensor) -> None:
 def _refuse_memories(model: nn.Sequential, config: Config) -> None:
     if config.compile and memories(model):
         raise ConfigError("compile: blocks with a memory cannot be compiled; set compile = false")
+
+
+def _refuse_channels_last_maps(model: nn.Sequential, config: Config) -> None:
+    """What a skip or an auxiliary loss pools are maps with their channels first, or tokens."""
+    formats = {str(getattr(module, "output_fmt", "")) for module in model.modules()}  # as timm's models have it
+    if any(name.endswith("NHWC") for name in formats) and (config.rule.auxiliary or config.skip_pairs):
+        raise ConfigError(
+            "skips and rule.auxiliary pool over height and width, and take the second dimension for the channels, but "
+            "this model has them last: leave skips and rule.auxiliary out, or take a model with the channels first"
+        )
 
 
 def _kind(value: object) -> str:

@@ -63,10 +63,10 @@ class Auxiliary:
         return {**own, **self.updater.state(), "counters": self.updater.counters}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave."""
+        """Restore what `state` gave; without counters and gradients, they stay as they are."""
         self.classifier.load_state_dict({name: state[f"model.{name}"] for name in self.classifier.state_dict()})
         self.updater.load(state)
-        self.updater.counters = state["counters"]
+        self.updater.counters = state.get("counters", self.updater.counters)
 
 
 def auxiliary_of(

@@ -20,8 +20,9 @@ class CrossEntropy:
         """The loss, a 0-d tensor, of logits, float [rows, classes], and labels, int64 [rows]."""
         if self._weights is None:
             return F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
-        if self._weights.device != logits.device:
-            self._weights = self._weights.to(logits.device)
+        if self._weights.device != logits.device or len(self._weights) < logits.shape[1]:
+            surplus = logits.shape[1] - len(self._weights)  # outputs that stand for no class
+            self._weights = F.pad(self._weights, (0, surplus), value=1.0).to(logits.device)
         total = F.cross_entropy(logits, labels, self._weights, label_smoothing=self._smoothing, reduction="sum")
         return total / len(labels)
 

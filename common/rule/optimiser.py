@@ -233,13 +233,13 @@ class Updater:
                 parameter.grad = None
             elif parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if self._keeps:
+        if self._keeps and self._parameters:
             torch._foreach_zero_(list(self._gradients()))
 
     def _prepare_gradients(self) -> None:
         self._restride_gradients()
-        if self.accumulated > 1:
-            torch._foreach_mul_(list(self._gradients()), 1 / self.accumulated)
+        if self.accumulated > 1 and (gradients := list(self._gradients())):
+            torch._foreach_mul_(gradients, 1 / self.accumulated)
         if self._orthogonal is not None:
             self._orthogonal.project()
         if self._settings.clip is not None:

@@ -85,12 +85,18 @@ def _metric(setting: str | dict[str, Any], task: Task, classes: int) -> Metric:
 
 def _own(name: str, arguments: dict[str, Any]) -> Metric:
     function = load_attribute(name, "val_metrics")
-    takes_clips = len(inspect.signature(function).parameters) - len(arguments) > 2
+    takes_clips = _takes_clips(function, arguments)
 
     def compute(answers: Tensor, labels: Tensor, clips: Tensor) -> object:
         return function(answers, labels, *([clips] if takes_clips else []), **arguments)
 
     return Metric(name.rpartition(":")[2], False, compute, named=True)
+
+
+def _takes_clips(function: Callable[..., Any], options: dict[str, Any]) -> bool:
+    """Whether its third parameter is for the clips: it has that name, or is no option."""
+    third = [*inspect.signature(function).parameters.values()][2:3]
+    return any(own.name == "clips" or (own.name not in options and own.default is own.empty) for own in third)
 
 
 def _of_torchmetrics(name: str, arguments: dict[str, Any], task: Task, classes: int) -> Metric:

@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ class Result:
         directory: the run directory.
         summary: the contents of its summary.json, such as val_top1, ticks and frames_per_second; empty if it has none,
             as while it runs, or after it was killed.
-        curves: by name (loss, accuracy, learning_rate, val_top1, …) the reported values, float64 [n, 2]: tick, value.
-            From the first tick on, also if this run resumed another.
+        curves: by name (loss, accuracy, learning_rate, val_top1, …) the reported values, float64 [n, 2]: tick, value;
+            of replicas their mean. From the first tick on, also if this run resumed another.
     """
 
     directory: Path
@@ -67,15 +68,18 @@ def read_result(directory: Path) -> Result:
 
 def read_curves(metrics: Path) -> dict[str, NDArray[np.float64]]:
     """The curves of a metrics.jsonl, as in `Result`; none if there is no such file."""
-    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    points: dict[str, dict[int, list[float]]] = defaultdict(dict)
     for line in _lines(metrics):
         if line["kind"] == "evaluation":
             names = [name for name in line if name not in _NO_SCORES]
         else:
             names = [name for name in _OF_THE_TOP_STAGE if name in line and "loss" in line]
         for name in names:
-            points[name].append((line["tick"], math.nan if line[name] is None else line[name]))
-    return {name: np.array(values) for name, values in points.items()}
+            points[name].setdefault(line["tick"], []).append(math.nan if line[name] is None else line[name])
+    return {
+        name: np.array([(tick, fmean(values)) for tick, values in own.items()], np.float64)
+        for name, own in points.items()
+    }
 
 
 def _lines(metrics: Path) -> list[dict[str, Any]]:

@@ -11,15 +11,17 @@ from coordinator.video.files.labels import frames_by_class
 def weighted(config: Config, clips: Clips) -> Config:
     """The run's configuration with a weight for each class; unchanged without any.
 
-    With "balanced" every class counts as much as any other: its weight is inverse to the number of its frames, and the
-    mean over all frames is 1. A class without frames gets 0.
+    With "balanced" every class counts as much as any other: its weight is inverse to the number of its frames that an
+    epoch plays, and the mean over all frames is 1. A class without frames gets 0.
 
     Raises:
         ConfigError: there is not one weight for each class.
     """
     weights, classes = config.class_weights, len(clips.classes)
     if weights == "balanced":
-        frames = frames_by_class([(clip.label, clip.frames) for clip in clips.clips], classes)
+        window = config.data.window
+        most = window * config.data.snippets if window else None
+        frames = frames_by_class([(clip.label, clip.frames) for clip in clips.clips], classes, most)
         share = frames.sum() / np.count_nonzero(frames)
         weights = np.divide(share, frames, out=np.zeros(classes), where=frames > 0).tolist()
     elif weights is not None and len(weights) != classes:

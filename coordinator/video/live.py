@@ -11,7 +11,8 @@ frames, `fill` waits up to `patience` seconds.
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
 
 import av
 import numpy as np
@@ -110,8 +111,12 @@ class Live:
             self._meanwhile()
 
 
-def newest_frames(name: str, data: Data, patience: float = 60.0) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The frames of a source without end, resized: always the newest, at most `data.fps` a second if that is set.
+def newest_frames(
+    name: str, data: Data, patience: float = 60.0
+) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
+    """The frames of a source without end, resized: always the newest of every `data.stride`-th.
+
+    At most `data.fps` a second if that is set.
 
     Yields:
         The number of the connection, from 1 on, and a frame, uint8 [1, channels, height, width].
@@ -210,7 +215,7 @@ class _Source:
         kind = data.source_format or ("v4l2" if self._name.startswith("/dev/video") else None)
         with open_media(self._name, kind, data.source_options, (timeout, timeout)) as container:
             scaler, self._damage = None, Damage()
-            for frame in decoded(container, video_stream(container), self._damage):
+            for frame in islice(decoded(container, video_stream(container), self._damage), 0, None, data.stride):
                 scaler = scaler or Scaler(frame, data.short_side, data.channels, bits=data.bits)
                 yield np.array(scaler(frame))[None]
                 if self.stop.is_set():

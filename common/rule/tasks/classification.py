@@ -27,8 +27,8 @@ class Classification(Task):
         return (y.argmax(1) == target).sum()
 
     def answers(self, y: Tensor) -> Tensor:
-        """The softmax."""
-        return y.double().softmax(1)
+        """The softmax; without the outputs of a published model that stand for no class."""
+        return y.double().softmax(1)[:, : self._classes]
 
     def figures(self, scores: Scores) -> Figures:
         """Top-1, top-5, the accuracy of each class averaged over the classes that have clips, and the cross entropy.

@@ -72,12 +72,16 @@ def mirrored(label: ChunkLabel, numbers: Sequence[int]) -> ChunkLabel:
     return tuple(values.tolist()) if isinstance(label, tuple) else values
 
 
-def frames_by_class(labels: Sequence[tuple[Label, int]], classes: int) -> NDArray[np.float64]:
-    """The number of frames of each class, [classes], of clips with these labels and numbers of frames."""
+def frames_by_class(labels: Sequence[tuple[Label, int]], classes: int, most: int | None = None) -> NDArray[np.float64]:
+    """The number of frames of each class, [classes], of clips with these labels and numbers of frames.
+
+    `most`: frames of a clip that an epoch plays, from anywhere in it; None: all.
+    """
     found = np.zeros(classes)
     for label, frames in labels:
         each = label.at(np.arange(frames)) if isinstance(label, FrameLabels) else np.full(frames, label)
-        found += np.bincount(each[each >= 0], minlength=classes)
+        share = 1.0 if most is None else min(1.0, most / max(1, frames))
+        found += share * np.bincount(each[each >= 0], minlength=classes)
     return found
 
 

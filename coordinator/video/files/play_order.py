@@ -112,7 +112,7 @@ class BalancedOrder:
     endless = True
 
     def __init__(self, clips: list[Clip], seed: int) -> None:
-        labels = sorted({clip.label for clip in clips if isinstance(clip.label, int)})
+        labels = sorted({clip.label for clip in clips if isinstance(clip.label, int) and clip.label >= 0})
         self._classes = [[clip for clip in clips if clip.label == label] for label in labels]
         self._count, self._seed = len(clips), seed
         self._in_epoch = lru_cache(maxsize=_EPOCHS_KEPT)(self._shuffle_epoch)

@@ -1,5 +1,6 @@
 """torchvision's models as blocks: outputs, names, and training with cuts at any boundary."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,10 @@ def test_a_shifted_resnet_sees_earlier_frames_in_every_residual_block(tmp_path: 
             outputs.append(model(x))
         assert torch.equal(outputs[0], model(frames[0]))
         assert not torch.allclose(outputs[5], model(frames[5]))
+
+
+def test_a_copy_of_a_resnet_with_memory_has_its_own(tmp_path: Path) -> None:
+    model = build(settings(tmp_path, "resnet18", model_args={"temporal": "conv"}), CLASSES)
+    with torch.device("meta"):
+        copy = deepcopy(model).to("meta")
+        assert copy(torch.empty(2, 3, SIZE, SIZE)).shape == (2, CLASSES)

@@ -225,3 +225,10 @@ def test_only_rows_in_which_a_clip_begins_begin_anew() -> None:
     assert len(set(places)) == 1
     assert torch.equal(found[0, CHANNELS:], torch.zeros_like(frames[0])), "a clip's first frame is all of its past"
     assert torch.equal(found[1, CHANNELS:], frames[3] - frames[2]), "its past ends with its first frame"
+
+
+def test_a_recurrent_unit_runs_under_autocast() -> None:
+    block, x = recurrent(), torch.randn(2, CHANNELS, SIDE, SIDE)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+    torch.testing.assert_close(y.float(), block(x), rtol=0.05, atol=0.05)

@@ -29,6 +29,9 @@ def by_clip(answers, labels, clips):
 
 def breaks(answers, labels):
     raise ValueError("oops")
+
+def above(answers, labels, threshold=0.5):
+    return (answers > threshold).double().mean()
 """
 
 
@@ -130,3 +133,9 @@ def test_the_best_checkpoint_is_chosen_by_a_figure(own: str) -> None:
     found = evaluator(NUMBERS, named, "val_none").evaluate(scores_of(NUMBERS))
     assert found.score is None
     assert "this evaluation has no val_none (checkpoint.best), but mse, mae, r2, clips, largest" in found.problems
+
+
+def test_an_option_of_ones_own_function_is_not_taken_for_the_clips(own: str) -> None:
+    expected = (scores_of(NUMBERS).sums > 0.5).double().mean()
+    assert figures(NUMBERS, f"{own}:above")["above"] == pytest.approx(float(expected))
+    assert figures(NUMBERS, {"metric": f"{own}:above", "threshold": -1e9})["above"] == 1

@@ -83,3 +83,14 @@ def test_a_model_may_use_one_module_several_times(tmp_path: Path) -> None:
     relu = nn.ReLU()
     model = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu)
     assert [len(part(model, [2, 2], stage)) for stage in range(2)] == [2, 2]
+
+
+@pytest.mark.parametrize("changes", [{"rule__auxiliary": 0.3}, {"skips": [[0, 2]], "stages": 3}])
+def test_what_is_pooled_has_its_channels_first(tmp_path: Path, changes: dict[str, Any]) -> None:
+    body = (
+        "class Last(nn.Flatten):\n    output_fmt = 'NHWC'\n"
+        "def build(): return nn.Sequential(Last(), nn.Linear(768, 8), nn.ReLU(), nn.Linear(8, 3))"
+    )
+    checked(tmp_path, body)
+    with pytest.raises(ConfigError, match=r"leave skips and rule\.auxiliary out"):
+        checked(tmp_path, body, **changes)

@@ -39,3 +39,10 @@ def test_a_run_that_is_not_over_has_a_result_without_a_summary(tmp_path: Path) -
     found = result(tmp_path)
     assert (found.directory, found.summary) == (tmp_path, {})
     np.testing.assert_array_equal(found.curves["loss"], [[3, 1.5]])
+
+
+def test_a_point_of_replicas_is_their_mean(tmp_path: Path) -> None:
+    lines = [{**LINES[1], "replica": replica, "loss": loss} for replica, loss in ((0, 1.0), (1, 2.0))]
+    (tmp_path / "run.toml").touch()
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    np.testing.assert_array_equal(result(tmp_path).curves["loss"], [[3, 1.5]])

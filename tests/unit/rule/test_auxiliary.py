@@ -127,3 +127,12 @@ def test_its_learning_rate_follows_that_of_the_run() -> None:
     learner.set_rate(0.3)
     assert learner.auxiliary is not None
     assert learner.auxiliary.updater.rate == learner.updater.rate == 0.3
+
+
+def test_without_what_is_in_flight_the_counters_stay() -> None:
+    auxiliary = auxiliary_of(config(), 0, (ROWS, 5, 4, 4), CLASSES, 8, CPU)
+    assert auxiliary is not None
+    state = {name: value for name, value in auxiliary.state().items() if name != "counters"}
+    auxiliary.updater.count(5)
+    auxiliary.load(state)
+    assert auxiliary.updater.counters.tolist() == [5, 0, 5]

@@ -24,3 +24,11 @@ def test_micro_batches_add_up() -> None:
     loss = CrossEntropy(0.1, [0.5, 2.0, 1.0])
     parts = [loss(LOGITS[rows], LABELS[rows]) for rows in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close(sum(parts) / 2, loss(LOGITS, LABELS))
+
+
+def test_outputs_that_stand_for_no_class_are_weighed_as_torch_weighs_by_default() -> None:
+    weights = [0.5, 2.0, 0.0]
+    logits = torch.cat([LOGITS, torch.zeros(6, 2)], 1)
+    each = F.cross_entropy(logits, LABELS, reduction="none")
+    expected = (each * torch.tensor(weights)[LABELS]).sum() / 6
+    torch.testing.assert_close(CrossEntropy(weights=weights)(logits, LABELS), expected)

@@ -230,3 +230,11 @@ def test_rates_of_the_same_factor_change_no_bit() -> None:
         step(plain, first, seed)
         step(named, second, seed)
     assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), named.parameters(), strict=True))
+
+
+def test_a_stage_without_gradients_or_parameters_is_updated_all_the_same() -> None:
+    updater = Updater(blocks(), Optimiser(**SGD), every=2, mismatch=0, planned=8)
+    for _ in range(4):
+        updater.update()
+    assert updater.counters.tolist() == [4, 0, 2]
+    Updater(nn.Sequential(nn.ReLU()), Optimiser(**SGD), every=1, mismatch=0, planned=8).keep_gradients()

@@ -26,3 +26,13 @@ def test_given_weights_remain_and_none_is_none(tmp_path: Path) -> None:
 def test_a_weight_is_needed_for_every_class(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="class_weights has 2 values, but there are 3 classes"):
         weighted(config_of(tmp_path, class_weights=[1.0, 2.0]), CLIPS)
+
+
+def test_of_a_long_clip_a_window_counts(tmp_path: Path) -> None:
+    config = config_of(tmp_path, class_weights="balanced", data__window=4, data__snippets=2)
+    assert weighted(config, CLIPS).class_weights == [1.5, 0.0, 0.75]
+
+
+def test_classes_are_not_balanced_twice(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="plays the classes equally often already: leave out class_weights"):
+        config_of(tmp_path, class_weights="balanced", data__balance=True)

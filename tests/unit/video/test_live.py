@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from contextlib import closing, contextmanager
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.batch import Batch
 from coordinator.video.datasets import Datasets
-from coordinator.video.live import Live
+from coordinator.video.live import Live, newest_frames
 from coordinator.video.slots import Slots
 from tests.support.camera import Camera
 from tests.support.videos import write_clip
@@ -174,3 +174,12 @@ def test_the_data_settings_select_the_kind_of_stream(tmp_path: Path) -> None:
     for stream, kind in ((datasets.open_training(None, config), Live), (datasets.open_evaluation(), Slots)):
         stream.close()
         assert isinstance(stream, kind)
+
+
+def test_a_model_that_was_trained_at_a_stride_sees_every_so_manyth_frame(tmp_path: Path) -> None:
+    camera = Camera(200, wait=0.02)  # a cycle of 40 levels, 4 apart
+    data = Data(train=tmp_path, stride=8, channels=1, size=16, source_timeout=2)
+    with closing(newest_frames(camera.url, data, _PATIENT)) as frames:
+        levels = [float(frame.mean()) for _, frame in islice(frames, 5)]
+    camera.close()
+    assert all(round((later - levels[0]) / 4) % 8 == 0 for later in levels)

@@ -25,3 +25,9 @@ def test_balanced_classes_are_played_equally_often_and_their_clips_in_turn() -> 
     assert all(Counter(clip.label for clip in played[7 * n : 7 * n + 7])[0] in (3, 4) for n in range(12))
     assert [order.entry(number) for number in range(50, 60)] == played[50:60]
     assert [BalancedOrder(clips, 6).entry(number) for number in range(7)] != played[:7]
+
+
+def test_clips_without_a_label_are_no_class_to_balance() -> None:
+    clips = [Clip(Path(str(number)), number - 1, 10) for number in range(3)]
+    order = BalancedOrder(clips, 5)
+    assert Counter(clip.label for clip in (order.entry(number) for number in range(30))) == {0: 15, 1: 15}
