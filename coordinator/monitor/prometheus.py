@@ -26,13 +26,13 @@ class RunMetrics(Listener):
         fed: training batches fed by this process.
     """
 
-    def __init__(self, config: Config, planned: int, first: int) -> None:
-        """`planned`: ticks of the whole training; `first`: the tick at which it starts or resumes."""
+    def __init__(self, config: Config, total_ticks: int, first: int) -> None:
+        """`total_ticks`: ticks of the whole training; `first`: the tick at which it starts or resumes."""
         self._config, self.registry, self._first = config, MetricRegistry(), first
         self._processes: dict[str, str] = {}  # host:port of each
         self._targets: Path | None = None
         self.fed = self._evaluated = 0
-        self.registry.set("sideways_planned_ticks", planned)
+        self.registry.set("sideways_planned_ticks", total_ticks)
         self.registry.watch("sideways_frames", lambda: self._evaluated, phase="evaluation")
         self.registry.watch("sideways_frames", lambda: self.fed * config.data.slots, phase="training")
         self.registry.add("sideways_restarts", restarts())

@@ -50,7 +50,7 @@ class RedisPublisher(LineListener):
         self,
         config: Config,
         run: Path,
-        planned: int,
+        total_ticks: int,
         server: "RedisServer",
         submit: Callable[[Command], None],
         warn: Callable[[str], None],
@@ -59,13 +59,13 @@ class RedisPublisher(LineListener):
 
         Args:
             run: the run directory; its name is the run's.
-            planned: ticks of the whole training.
+            total_ticks: ticks of the whole training.
             submit: called with each command, in the publisher's thread.
             warn: called with each warning, in the publisher's thread.
         """
         self.name = run.name
         self._run, self._server, self._submit, self._warn = run, server, submit, warn
-        self._status = RunStatus(config, run, planned)
+        self._status = RunStatus(config, run, total_ticks)
         self._lines: deque[bytes] = deque(maxlen=_BACKLOG)
         self._dropped = 0
         self._answers: dict[str, Answer] = {}

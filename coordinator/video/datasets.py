@@ -61,7 +61,7 @@ class Datasets:
             warn(text)
 
     @property
-    def planned(self) -> int:
+    def total_ticks(self) -> int:
         """Planned number of training ticks: `ticks`, or else what `epochs` amounts to."""
         config = self._config
         return config.ticks or max(1, round((config.epochs or 0) * self.train.frames / config.data.slots))
