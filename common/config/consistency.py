@@ -205,10 +205,10 @@ def _edges(run: "Config") -> Problems:
 def _limits(run: "Config") -> Problems:
     if run.report.every > run.network.deadline:
         yield "report.every is longer than network.deadline, so stages would seem lost between reports: lower it"
-    if run.metrics.port and run.metrics.port + run.workers > _LAST_PORT:
+    if run.metrics.port and run.metrics.port + run.total_stages > _LAST_PORT:
         yield (
-            f"metrics.port = {run.metrics.port} leaves no port for each of the {run.workers} stages: "
-            f"set it to {_LAST_PORT - run.workers} at most"
+            f"metrics.port = {run.metrics.port} leaves no port for each of the {run.total_stages} stages: "
+            f"set it to {_LAST_PORT - run.total_stages} at most"
         )
     batch = run.frame_bytes
     if batch > run.network.max_message:
