@@ -10,7 +10,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from common.errors import DataError
 from common.processes.lifecycle import ALLOCATOR
+from common.processes.python_command import python_command
 from common.shared_memory.memfd import memory_file
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock, sharing
@@ -279,8 +279,7 @@ class _Worker:
             pickle.dump((job, list(self.starts.values()), self.decode_lock), stream)
         os.lseek(work, 0, os.SEEK_SET)
         files = theirs.fileno(), ring.file, work
-        arguments = map(str, (*files, os.getpid()))
-        command = [sys.executable, "-P", "-m", "coordinator.video.decoder_pool.worker", *arguments]
+        command = python_command("coordinator.video.decoder_pool.worker", *map(str, (*files, os.getpid())))
         passed = files + (job.cache.inherited if job.cache else ())
         environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
