@@ -116,7 +116,7 @@ def _print(case: str, processes: int, figures: dict[str, Any]) -> None:
 def _measure(bench: Bench, case: Case, rounds: int, seconds: float) -> dict[str, Any]:
     """Frames per second in each round, of the arrangement and of ddp."""
     config = _config(bench, case)
-    ddp = PlainTorch(case.config([1]), config.workers, 1)
+    ddp = PlainTorch(case.config([1]), config.total_stages, 1)
     warm = 2 * config.stages + 2  # ticks
     bench.configure(config)
     bench.run(warm)

@@ -130,12 +130,13 @@ def _draw(folder: Path) -> Path:
 
 def compare(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
     """Medians of the first four contenders on all videos below a folder, and their ratios."""
+    from coordinator.video.decoder_pool.clip_player import Job
     from coordinator.video.slots import Slots
 
     clips, data, info = _setting(root, threads, size)
     paths, shape = [clip.path for clip in clips], (SLOTS, data.channels, *data.shape)
     bare, pixels, product, over_zmq = [], [], [], []
-    first, second = (Slots(clips, data, 0, train=True) for _ in range(2))
+    first, second = (Slots(Job(clips, data, 0, train=True)) for _ in range(2))
     with Product(first, shape) as stream, Product(second, shape, shares_memory=False) as other:
         frames, seconds = decode(paths, threads)  # warms up the disk cache, and determines the length of a round
         repeats = max(1, round(SECONDS / seconds))
@@ -201,11 +202,12 @@ def _ratio(rates: list[float], others: list[float]) -> float:
 def _epochs(clips: list["Clip"], data: "Data", frames: int) -> tuple[float, float]:
     """Frames per second of a new stream in its first epoch of `frames` frames, and, with a cache, in later ones."""
     from coordinator.video.cache.place import place_of
+    from coordinator.video.decoder_pool.clip_player import Job
     from coordinator.video.decoder_pool.shared_ring import chunk_of
     from coordinator.video.slots import Slots
 
     place, epoch, begun = place_of(data), frames // SLOTS, chunk_of(data, in_use=9)
-    slots = Slots(clips, data, 0, train=True, cache=place)
+    slots = Slots(Job(clips, data, 0, train=True, cache=place))
     with Product(slots, (SLOTS, data.channels, *data.shape)) as stream:
         stream.play(begun)
         first = SLOTS * (epoch - begun) / stream.play(epoch - begun)
@@ -234,6 +236,7 @@ def _setting(root: Path, threads: int, size: int | None) -> tuple[list["Clip"], 
 def against_loader(root: Path, threads: int, size: int | None = None) -> dict[str, Any]:
     """Medians of the product and of a DataLoader in frames per second, and their ratio."""
     from benchmarks.clip_loader import LoaderSlots
+    from coordinator.video.decoder_pool.clip_player import Job
     from coordinator.video.slots import Slots
 
     clips, data, _ = _setting(root, threads, size)
@@ -241,7 +244,7 @@ def against_loader(root: Path, threads: int, size: int | None = None) -> dict[st
     rates: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(LOADER_ROUNDS):
         for use_loader in rates:
-            slots = LoaderSlots(clips, data) if use_loader else Slots(clips, data, 0, train=True)
+            slots = LoaderSlots(clips, data) if use_loader else Slots(Job(clips, data, 0, train=True))
             with Product(slots, shape) as stream:
                 rate = SLOTS * 50 / stream.play(50)
                 stream.play(round(rate * LOADER_SECONDS / SLOTS / 2))  # uses up what was read ahead

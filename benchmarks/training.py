@@ -122,8 +122,8 @@ def ticks_of(job: Job, config: Config, datasets: Datasets) -> int:
     """The number of ticks as if every frame of every clip were used: all trainings of a study update equally often."""
     all_frames = {name: value for name, value in job.settings.items() if name not in ("data.stride", "data.window")}
     if all_frames == job.settings:
-        return datasets.planned
-    return Datasets(config_of(replace(job, settings=all_frames)), lambda text: None, lambda: None).planned
+        return datasets.total_ticks
+    return Datasets(config_of(replace(job, settings=all_frames)), lambda text: None, lambda: None).total_ticks
 
 
 def run(

@@ -81,10 +81,8 @@ def train(
         from_environment()  # report a wrong address before anything starts
     check_host(config)
     check_with_torch(config)
-    from coordinator.launch.launcher import (
-        Supervision,
-        launch,
-    )  # torch takes seconds to import: report wrong settings first
+    # torch takes seconds to import: report wrong settings first
+    from coordinator.launch.launcher import Supervision, launch
     from coordinator.launch.stage_processes import layout_of
     from coordinator.run_names import refuse_taken
 

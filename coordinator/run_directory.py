@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import SidewaysError
+from coordinator.atomic_file import replacing
 
 CONFIG, METRICS, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "summary.json", ".lock"
 MODEL, BEST = "model.safetensors", "best.safetensors"  # the newest, and that of the best evaluation
@@ -100,23 +101,21 @@ class RunDirectory:
             pipeline = config.model_dump(include={"stages", "split", "cuts"})
             edges = {"skips": config.skip_pairs, "network": {"edge_ticks": list(config.edge_ticks) or 1}}
             about["pipeline"] = json.dumps({**pipeline, **edges})
-        part = self.path / f"{MODEL}.part"
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
-            os.replace(part, self.path / MODEL)
+            with replacing(self.path / MODEL) as part:
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
         except Exception as error:  # safetensors wraps OSError in its own exception class
             raise write_failure(self.path, error) from error
 
     def keep_best_model(self) -> None:
         """Keep the saved model as the best one, without a copy where links are possible. Raises SidewaysError."""
-        part = self.path / f"{BEST}.part"
         try:
-            part.unlink(missing_ok=True)
-            try:
-                os.link(self.path / MODEL, part)  # the next model replaces the file, and does not write to it
-            except OSError:
-                shutil.copyfile(self.path / MODEL, part)
-            os.replace(part, self.path / BEST)
+            with replacing(self.path / BEST) as part:
+                part.unlink(missing_ok=True)
+                try:
+                    os.link(self.path / MODEL, part)  # the next model replaces the file, and does not write to it
+                except OSError:
+                    shutil.copyfile(self.path / MODEL, part)
         except OSError as error:
             raise write_failure(self.path, error) from error
 
@@ -125,10 +124,9 @@ class RunDirectory:
         self._write(SUMMARY, _json(summary) + "\n")
 
     def _write(self, name: str, text: str) -> None:
-        part = self.path / f"{name}.part"
         try:
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, self.path / name)
+            with replacing(self.path / name) as part:
+                part.write_text(text, encoding="utf-8")
         except OSError as error:
             raise write_failure(self.path, error) from error
 

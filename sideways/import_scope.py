@@ -1,8 +1,10 @@
 """Several packages of one name in one process: each scope of code sees its own.
 
-The names `common`, `coordinator` and `stage_worker` are common ones, and users have packages of these names, too. In a
-process of a run they are ours, and the user's model file gets a `Scope` in which they are the user's. In a process of
-the user they are the user's, if there are any, and ours are in a `Scope`.
+Python keeps one module of a name in a process. `common`, `coordinator` and `stage_worker` are common names, and users
+have packages of these names, too: whoever imports one first would decide whose it is for all, so that a model file gets
+our `common` instead of its own and fails, or the product gets the user's. So in a process of a run they are ours, and
+the user's model file gets a `Scope` in which they are the user's. In a process of the user they are the user's, if
+there are any, and ours are in a `Scope`.
 
 The code of a scope has an `__import__` of its own, which replaces the modules of the shared names in sys.modules while
 it imports. All other code still gets what it had.

@@ -40,7 +40,7 @@ def main() -> None:
         serve(worker)
         start_rpc(me)
         code = worker.run()
-        reporters[0].await_coordinator_exit(_EXIT_TIMEOUT)
+        reporters[0].coordinator.await_exit(_EXIT_TIMEOUT)
     except BaseException as error:
         _fail(error, worker, reporters)
     exit_now(code)
@@ -52,7 +52,7 @@ def _fail(error: BaseException, worker: Worker, reporters: Sequence[Reporter]) -
     error = gpu_failure(error, place) or lost_connection(error, place) or error
     known = str(error) if isinstance(error, SidewaysError) else too_many_files(error)
     message = str(error) if isinstance(error, SidewaysError) else f"{place}: {known or describe_error(error)}"
-    if not (reporters[0].run_ends and isinstance(error, PeerError)):
+    if not (reporters[0].coordinator.run_ends and isinstance(error, PeerError)):
         print_error(message if known else f"{message}\n{traceback_of(error)}")
     code = error.code if isinstance(error, SidewaysError) else 1
     reporters[0].fail(message, code)

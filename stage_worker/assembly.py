@@ -103,10 +103,12 @@ class Assembly:
         self._links = links_of(me.stage, self._schedule, config.skip_pairs, outputs)
         self._remembering = {stage for stage, blocks in enumerate(parts) if memories(blocks)}
         blocks = parts[me.stage].to(self._device)
-        classes, planned = plan.classes, plan.planned
+        classes, total_ticks = plan.classes, plan.total_ticks
         recorder = recorder_of(config, blocks, self._device, me.stage, me.replicas)
         kind = partial(GraphedStage, recorder=recorder) if recorder is not None else Stage
-        self.stage = make_stage(blocks, me.stage, config, outputs, classes, planned, self._device, me.of_replica, kind)
+        self.stage = make_stage(
+            blocks, me.stage, config, outputs, classes, total_ticks, self._device, me.of_replica, kind
+        )
         self.groups, self.replicas = groups, replicas
         self.work = WorkClock()
         self.edges: Edges | None = None
@@ -240,9 +242,7 @@ class Assembly:
     def _training_ports(self) -> EdgePorts:
         edges, links, origin, schedule = self.edges, self._links, self.origin, self._schedule
         ports = EdgePorts(self._device, self.frames, self.targets)
-        if (
-            self._config.exact_gradients or edges is None
-        ):  # torch's schedules have connections of their own, a single stage none
+        if edges is None or self._config.exact_gradients:  # torch's schedules have connections of their own
             return ports
         inputs, skips_in = _parted(
             [edges.receiver("forward", s, origin + schedule.first_input(s) + links.ticks[s]) for s in links.below]

@@ -101,7 +101,7 @@ class StageService:
 
     def expect_coordinator_exit(self) -> None:
         """Do not report the coordinator's exit."""
-        self.reporter.verbose, self.reporter.run_ends = False, True
+        self.reporter.coordinator.verbose, self.reporter.coordinator.run_ends = False, True
 
     # ---- the main thread
 
@@ -194,7 +194,7 @@ class StageService:
     def snapshots(self, folder: Path) -> Kept:
         """Keep snapshots there, and find those of an earlier attempt."""
         self._snapshots = Snapshots(folder, self.me)
-        self.reporter.on_lost = self._lose_coordinator
+        self.reporter.coordinator.on_lost = self._lose_coordinator
         return self._snapshots.kept()
 
     def read_snapshot(self, source: Snapshot) -> Tensor:
@@ -267,6 +267,6 @@ class StageService:
 
     def leave(self) -> None:
         """The run ends."""
-        self.reporter.allow_coordinator_exit()
+        self.reporter.coordinator.allow_exit()
         if self._snapshots is not None:
             self._snapshots.leave()

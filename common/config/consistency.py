@@ -19,12 +19,12 @@ def contradictions(run: "Config") -> Problems:
     return chain.from_iterable(check(run) for check in _CHECKS)
 
 
-def without_effect(run: "Config", planned: int) -> list[str]:
-    """Warnings about settings that have no effect in a training of `planned` ticks."""
-    return [text for text, ignored in _ignored(run, planned) if ignored]
+def without_effect(run: "Config", total_ticks: int) -> list[str]:
+    """Warnings about settings that have no effect in a training of `total_ticks`."""
+    return [text for text, ignored in _ignored(run, total_ticks) if ignored]
 
 
-def _ignored(run: "Config", planned: int) -> Iterator[tuple[str, bool]]:
+def _ignored(run: "Config", total_ticks: int) -> Iterator[tuple[str, bool]]:
     own_loss = run.loss_name != "cross_entropy"
     yield 'ahead has no effect unless task = "predict"', run.ahead > 1 and run.task != "predict"
     yield "rule.auxiliary has no effect in a single stage", run.rule.auxiliary > 0 and run.stages == 1
@@ -47,8 +47,8 @@ def _ignored(run: "Config", planned: int) -> Iterator[tuple[str, bool]]:
         run.micro_batches is not None and run.algorithm in ("sideways", "backprop"),
     )
     yield (
-        f"optimiser.warmup covers all {planned} ticks: the full learning rate is never reached",
-        run.optimiser.warmup >= planned,
+        f"optimiser.warmup covers all {total_ticks} ticks: the full learning rate is never reached",
+        run.optimiser.warmup >= total_ticks,
     )
 
 
@@ -207,10 +207,10 @@ def _edges(run: "Config") -> Problems:
 def _limits(run: "Config") -> Problems:
     if run.report.every > run.network.deadline:
         yield "report.every is longer than network.deadline, so stages would seem lost between reports: lower it"
-    if run.metrics.port and run.metrics.port + run.workers > _LAST_PORT:
+    if run.metrics.port and run.metrics.port + run.total_stages > _LAST_PORT:
         yield (
-            f"metrics.port = {run.metrics.port} leaves no port for each of the {run.workers} stages: "
-            f"set it to {_LAST_PORT - run.workers} at most"
+            f"metrics.port = {run.metrics.port} leaves no port for each of the {run.total_stages} stages: "
+            f"set it to {_LAST_PORT - run.total_stages} at most"
         )
     batch = run.frame_bytes
     if batch > run.network.max_message:

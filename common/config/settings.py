@@ -173,8 +173,8 @@ class Config(Section):
         return self.model_copy(update={"data": self.data.model_copy(update={"slots": slots})})
 
     @property
-    def workers(self) -> int:
-        """Number of stage workers."""
+    def total_stages(self) -> int:
+        """Number of stages of all replicas."""
         return self.stages * self.replicas
 
     @property

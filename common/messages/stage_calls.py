@@ -30,14 +30,14 @@ class Plan:
     Attributes:
         classes: number of classes of the data.
         split: number of blocks of each stage.
-        planned: ticks of the whole training.
+        total_ticks: ticks of the whole training.
         origin: the tick at which the pipeline starts empty.
     """
 
     config: Config
     classes: int
     split: tuple[int, ...]
-    planned: int
+    total_ticks: int
     origin: int = 0
 
 

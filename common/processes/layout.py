@@ -12,24 +12,26 @@ class Layout:
     Attributes:
         stages: number of stages of a replica.
         replicas: number of copies of every stage.
-        workers: number of stage workers of a replica: one for each stage unless given, or fewer, which hold several.
+        processes: number of stage workers of a replica: one for each stage unless given, or fewer, which hold several.
         readers: number of readers, of all replicas.
     """
 
     stages: int
     replicas: int = 1
-    workers: int = 0
+    processes: int = 0
     readers: int = 0
 
     def __post_init__(self) -> None:
-        if not self.workers:
-            object.__setattr__(self, "workers", self.stages)
+        if not self.processes:
+            object.__setattr__(self, "processes", self.stages)
 
     @property
     def names(self) -> list[str]:
         """What tools such as ps call the processes: the workers after their first stage, over all replicas."""
         firsts = [
-            replica * self.stages + own * self._each for replica in range(self.replicas) for own in range(self.workers)
+            replica * self.stages + own * self._each
+            for replica in range(self.replicas)
+            for own in range(self.processes)
         ]
         return ["coordinator", *(f"stage{first}" for first in firsts), *map(reader_name, range(self.readers))]
 
@@ -38,9 +40,9 @@ class Layout:
         if rank == 0:
             return "the coordinator"
         number = rank - 1  # among the workers of all replicas, which the readers follow
-        if number >= self.replicas * self.workers:
-            return reader_text(number - self.replicas * self.workers)
-        replica, own = divmod(number, self.workers)
+        if number >= self.replicas * self.processes:
+            return reader_text(number - self.replicas * self.processes)
+        replica, own = divmod(number, self.processes)
         first, last = own * self._each, min((own + 1) * self._each, self.stages) - 1
         name = f"stage {first}" if first == last else f"stages {first} to {last}"
         return f"{name} of replica {replica}" if self.replicas > 1 else name
@@ -48,4 +50,4 @@ class Layout:
     @property
     def _each(self) -> int:
         """Stages of a worker; the last one may have fewer."""
-        return -(-self.stages // self.workers)
+        return -(-self.stages // self.processes)

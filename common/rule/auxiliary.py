@@ -30,19 +30,19 @@ class Auxiliary:
         updater: of the classifier, whose gradients have no mismatch.
     """
 
-    def __init__(self, config: Config, features: int, classes: int, planned: int, device: torch.device) -> None:
-        """`features`: channels of the stage's output; `planned`: ticks of the whole training."""
-        self._rule, self._planned = config.rule, planned
+    def __init__(self, config: Config, features: int, classes: int, total_ticks: int, device: torch.device) -> None:
+        """`features`: channels of the stage's output; `total_ticks`: ticks of the whole training."""
+        self._rule, self._total_ticks = config.rule, total_ticks
         self.classifier = nn.Linear(features, classes, device=device)
         nn.init.zeros_(self.classifier.weight)  # it passes no gradient on until it has learned something
         nn.init.zeros_(self.classifier.bias)
         settings = config.optimiser.model_copy(update={"ema": 0.0, "orthogonal": 0.0})
-        self.updater = Updater(self.classifier, settings, config.rule.every, 0, planned)
+        self.updater = Updater(self.classifier, settings, config.rule.every, 0, total_ticks)
         self._loss = RowLoss(task_of(config, classes))
 
     def weight(self, tick: int) -> float:
         """w after `tick` updates of the stage: it falls linearly from rule.auxiliary to zero."""
-        faded = tick / (self._rule.auxiliary_until * max(1, self._planned))
+        faded = tick / (self._rule.auxiliary_until * max(1, self._total_ticks))
         return self._rule.auxiliary * max(0.0, 1.0 - faded)
 
     def loss(self, y: Tensor, held: Packet, weight: float) -> Tensor:
@@ -74,10 +74,10 @@ def auxiliary_of(
     stage: int,
     output: Sequence[int],
     classes: int,
-    planned: int,
+    total_ticks: int,
     device: torch.device,
 ) -> Auxiliary | None:
     """The auxiliary loss of a stage whose output has this shape; None for the top stage, or if the run has none."""
     if not config.rule.auxiliary or stage == config.stages - 1:
         return None
-    return Auxiliary(config, channels_of(output), classes, planned, device)
+    return Auxiliary(config, channels_of(output), classes, total_ticks, device)

@@ -94,14 +94,14 @@ def _own_factor(name: str, settings: Optimiser) -> float:
     return next((factor for pattern, factor in settings.rates.items() if matches(name, pattern)), 1.0)
 
 
-def rate_factor(settings: Optimiser, tick: int, planned: int) -> float:
-    """Factor of the learning rate at tick `tick` of `planned` ticks.
+def rate_factor(settings: Optimiser, tick: int, total_ticks: int) -> float:
+    """Factor of the learning rate at tick `tick` of `total_ticks`.
 
     After a linear warm-up: constant; cosine: half a period down to `final`; step: × `gamma` after each of `steps`;
     one-cycle: half a cosine up from `final` to 1 at `peak`, then half a cosine down to `final` (Smith, 2018).
     """
     warm = min(1.0, (tick + 1) / (settings.warmup + 1))
-    share = min(1.0, max(0.0, (tick - settings.warmup) / max(1, planned - settings.warmup)))
+    share = min(1.0, max(0.0, (tick - settings.warmup) / max(1, total_ticks - settings.warmup)))
     return warm * _course(settings, share)
 
 
@@ -138,18 +138,18 @@ class Updater:
         settings: Optimiser,
         every: int,
         mismatch: int,
-        planned: int,
+        total_ticks: int,
         captured: bool = False,
     ) -> None:
         """Build the optimiser.
 
         Args:
             every: number of gradients averaged per optimiser step.
-            planned: ticks of the whole training.
+            total_ticks: ticks of the whole training.
             captured: steps may be replayed (`build_optimiser`).
         """
         self.replay: Callable[[], None] | None = None
-        self._settings, self._every, self._planned, self._mismatch = settings, every, planned, mismatch
+        self._settings, self._every, self._total_ticks, self._mismatch = settings, every, total_ticks, mismatch
         self.optimiser = build_optimiser(blocks, settings, mismatch, captured)
         self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser and captured else []
         self.ticks = self.accumulated = self.updates = 0
@@ -203,7 +203,7 @@ class Updater:
 
     def _step(self) -> None:
         if self._varies:
-            self._use_rate(self._base * rate_factor(self._settings, self.ticks - 1, self._planned))
+            self._use_rate(self._base * rate_factor(self._settings, self.ticks - 1, self._total_ticks))
         if self.replay is not None:
             self.replay()
         else:

@@ -30,23 +30,23 @@ _CPU = torch.device("cpu")
 
 
 def build_stages(
-    config: Config, classes: int, planned: int, replica: int = 0, device: torch.device = _CPU
+    config: Config, classes: int, total_ticks: int, replica: int = 0, device: torch.device = _CPU
 ) -> list[Stage]:
     """All stages of a replica, built as the workers build them.
 
     Args:
         config: of a replica.
-        planned: ticks of the whole training.
+        total_ticks: ticks of the whole training.
         device: of all of them.
     """
-    return stages_from(build(config, classes).to(device), config, classes, planned, replica, device=device)
+    return stages_from(build(config, classes).to(device), config, classes, total_ticks, replica, device=device)
 
 
 def stages_from(
     model: nn.Sequential,
     config: Config,
     classes: int,
-    planned: int,
+    total_ticks: int,
     replica: int = 0,
     kind: Callable[..., Stage] = Stage,
     device: torch.device = _CPU,
@@ -58,7 +58,8 @@ def stages_from(
     with casting(config, device):
         outputs = activation_shapes(parts, config.frame_shape)
     return [
-        make_stage(part, i, config, outputs, classes, planned, device, replica, kind) for i, part in enumerate(parts)
+        make_stage(part, i, config, outputs, classes, total_ticks, device, replica, kind)
+        for i, part in enumerate(parts)
     ]
 
 

@@ -49,9 +49,9 @@ class Merge(nn.Module):
     """
 
     def __init__(
-        self, config: Config, stage: int, outputs: Sequence[Shape], planned: int, device: torch.device
+        self, config: Config, stage: int, outputs: Sequence[Shape], total_ticks: int, device: torch.device
     ) -> None:
-        """`outputs`: shapes of the outputs of the stages below, at least; `planned`: ticks of the whole training."""
+        """`outputs`: shapes of the outputs of the stages below, at least; `total_ticks`: of the whole training."""
         super().__init__()
         channels = channels_of(outputs[stage - 1])
         self.skips = nn.ParameterDict()
@@ -59,7 +59,7 @@ class Merge(nn.Module):
             weight = torch.zeros(channels, channels_of(outputs[source]), device=device)
             self.skips[f"{source}-{stage}"] = nn.Parameter(weight)  # one by one: from a dict it would sort them by name
         mismatch = schedule_of(config).mismatch(stage)
-        self.updater = Updater(self, config.optimiser, config.rule.every, mismatch, planned)
+        self.updater = Updater(self, config.optimiser, config.rule.every, mismatch, total_ticks)
         self._masks = [HostValues() for _ in self.skips]
 
     def forward(self, x: Tensor, skipped: Sequence[Tensor]) -> Tensor:
@@ -113,9 +113,11 @@ def _later(y: Tensor, frames: int) -> Tensor:
     return F.pad(y, [*[0, 0] * (y.ndim - 1), 0, frames])[frames:]
 
 
-def merge_of(config: Config, stage: int, outputs: Sequence[Shape], planned: int, device: torch.device) -> Merge | None:
+def merge_of(
+    config: Config, stage: int, outputs: Sequence[Shape], total_ticks: int, device: torch.device
+) -> Merge | None:
     """The merge of a stage; None if no skip leads to it."""
-    return Merge(config, stage, outputs, planned, device) if sources(config.skip_pairs, stage) else None
+    return Merge(config, stage, outputs, total_ticks, device) if sources(config.skip_pairs, stage) else None
 
 
 def project(y: Tensor, weight: Tensor) -> Tensor:

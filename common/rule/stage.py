@@ -57,7 +57,7 @@ class Stage(StageParts):
         blocks: nn.Sequential,
         index: int,
         config: Config,
-        planned: int = 1,
+        total_ticks: int = 1,
         auxiliary: Auxiliary | None = None,
         merge: Merge | None = None,
         skip_targets: Sequence[torch.Size] = (),
@@ -71,7 +71,7 @@ class Stage(StageParts):
             replica: number of this copy of the stage.
             classes: number of classes, or of the labels' numbers.
         """
-        super().__init__(blocks, index, config, planned, auxiliary, merge)
+        super().__init__(blocks, index, config, total_ticks, auxiliary, merge)
         self.is_first, self.is_top = index == 0, index == config.stages - 1
         self.objective = Objective(task_of(config, classes))
         self.mean: Mean | None = None

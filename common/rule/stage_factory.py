@@ -17,7 +17,7 @@ def make_stage(
     config: Config,
     outputs: Sequence[tuple[torch.Size, torch.dtype]],
     classes: int,
-    planned: int,
+    total_ticks: int,
     device: torch.device,
     replica: int = 0,
     kind: Callable[..., Stage] = Stage,
@@ -28,12 +28,12 @@ def make_stage(
         blocks: this stage's part of the model, on `device`.
         outputs: shapes and dtypes of the outputs of the stages from 0 to this one, or to the last one below a target of
             its skips.
-        planned: ticks of the whole training.
+        total_ticks: ticks of the whole training.
         replica: number of this copy of the stage.
         kind: what creates it; default: `Stage`.
     """
     shapes = [shape for shape, _ in outputs]
-    auxiliary = auxiliary_of(config, index, shapes[index], classes, planned, device)
-    merge = merge_of(config, index, shapes, planned, device)
+    auxiliary = auxiliary_of(config, index, shapes[index], classes, total_ticks, device)
+    merge = merge_of(config, index, shapes, total_ticks, device)
     skip_targets = [shapes[target - 1] for target in targets(config.skip_pairs, index)]
-    return kind(blocks, index, config, planned, auxiliary, merge, skip_targets, replica, classes)
+    return kind(blocks, index, config, total_ticks, auxiliary, merge, skip_targets, replica, classes)

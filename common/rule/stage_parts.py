@@ -28,7 +28,7 @@ class StageParts:
         blocks: nn.Sequential,
         index: int,
         config: Config,
-        planned: int,
+        total_ticks: int,
         auxiliary: Auxiliary | None,
         merge: Merge | None,
     ) -> None:
@@ -37,7 +37,7 @@ class StageParts:
         Args:
             blocks: this stage's part of the model.
             index: number of the stage, 0 at the input.
-            planned: ticks of the whole training.
+            total_ticks: ticks of the whole training.
             auxiliary: loss on the output, whose gradient is added to the delayed one.
             merge: what the skips to this stage need.
         """
@@ -46,7 +46,7 @@ class StageParts:
         self.blocks, self.index, self.config = blocks, index, config
         mismatch = 0 if config.exact_gradients else schedule_of(config).mismatch(index)
         captured = graph_wanted(config, blocks)
-        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, planned, captured)
+        self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, total_ticks, captured)
         self.auxiliary, self.merge = auxiliary, merge
         self.memories = Memories(blocks, config.channels_last)
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from common.shared_memory.memfd import memory_file
 
+IN_USE = 8  # batches that stage 0 was sent and has not released, at most
+
 
 class FrameMemory:
     """A number of batches, one after another.

@@ -24,11 +24,10 @@ from torch import Tensor
 
 from common.errors import PeerError
 from common.shared_memory.fd_passing import FdConnection, FdListener, connect
-from common.shared_memory.frame_memory import FrameMemory
+from common.shared_memory.frame_memory import IN_USE, FrameMemory
 from common.shared_memory.memfd import allocation_error, mapped
 from common.shared_memory.messages import MessageSocket
 
-IN_USE = 8  # batches that stage 0 was sent and has not released, at most
 CREDITS = IN_USE // 2  # sent at once: a feeder that waits for each would be woken at every tick
 _ENVELOPES, _MEMORY = "envelopes", "memory"
 

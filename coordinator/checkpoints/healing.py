@@ -85,7 +85,7 @@ def common_snapshot(
     """
     found = {snapshot for own in kept for snapshot in own.snapshots if not snapshot.last}
     for position in reversed(positions):
-        own = [Snapshot(position.tick, False, *divmod(number, config.stages)) for number in range(config.workers)]
+        own = [Snapshot(position.tick, False, *divmod(number, config.stages)) for number in range(config.total_stages)]
         fits = position.clips == clips and position.fits(config, split) and position.same_optimiser(config)
         if position.tick > start.tick and fits and found.issuperset(own):
             tick, origin, seconds, places = position.tick, position.origin, position.seconds, position.places

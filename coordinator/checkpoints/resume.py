@@ -43,13 +43,13 @@ class StartPoint:
 
 
 def find_checkpoint(
-    checkpoints: Checkpoints, shapes: dict[str, tuple[int, ...]], planned: int, again: bool, warn: Warn
+    checkpoints: Checkpoints, shapes: dict[str, tuple[int, ...]], total_ticks: int, again: bool, warn: Warn
 ) -> tuple[Path, Position] | None:
     """Find the newest valid checkpoint. Warns of each newer one that is refused, with the reason.
 
     Args:
         shapes: of the whole model's parameters and buffers, by name.
-        planned: ticks of the whole training.
+        total_ticks: ticks of the whole training.
         again: this is an automatic restart after a process was lost, not a resume by the user.
 
     Returns:
@@ -66,8 +66,8 @@ def find_checkpoint(
             return None
         keyword = wording("--resume", "resume=")
         raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without {keyword}")
-    if position.tick >= planned and not again:
-        done = f"{checkpoints.run} has completed {position.tick} of {planned} ticks"
+    if position.tick >= total_ticks and not again:
+        done = f"{checkpoints.run} has completed {position.tick} of {total_ticks} ticks"
         how = wording("with --set", "as in sideways.train(resume=…, epochs=…)")
         raise SidewaysError(f"{done}: to train further, raise ticks or epochs {how}")
     return folder, position

@@ -19,6 +19,7 @@ from common.checkpoint_reader import Reader
 from common.config.settings import Config
 from common.errors import SidewaysError
 from common.rule.skips import SKIPS
+from coordinator.atomic_file import replacing
 from coordinator.video.stream import Places
 
 FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".refused", 1
@@ -244,12 +245,10 @@ def _read_position(path: Path) -> Position:
 
 
 def _write_position(folder: Path, position: Position) -> None:
-    part = folder / f"{_POSITION}{_PART}"
-    with open(part, "w", encoding="utf-8") as file:
+    with replacing(folder / _POSITION) as part, open(part, "w", encoding="utf-8") as file:
         file.write(position.text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, folder / _POSITION)
 
 
 def _check_files(path: Path, position: Position) -> None:

@@ -17,6 +17,7 @@ from re import sub
 
 from common.config.settings import Config
 from common.errors import ConfigError, SidewaysError
+from coordinator.atomic_file import replacing
 
 LAUNCH, RESTARTS = "SIDEWAYS_LAUNCH", "SIDEWAYS_RESTARTS"  # set by `sideways train`; LAUNCH also by a deployment
 
@@ -42,12 +43,12 @@ class RunMarker:
 
     def write(self, directory: Path) -> None:
         """Record `directory` as the run directory. Raises SidewaysError."""
-        part, before = self._file.with_name(f"{self._file.name}.part"), self._read()
+        before = self._read()
         # a later attempt has the settings of the run directory, in which what was measured has been filled in
         settings = before[1] if before is not None and before[0] == directory.absolute() else self._settings
         try:
-            part.write_text(f"{directory.absolute()}\n{settings}", encoding="utf-8")
-            part.replace(self._file)  # atomic, so that a full disk leaves the old marker intact
+            with replacing(self._file) as part:
+                part.write_text(f"{directory.absolute()}\n{settings}", encoding="utf-8")
         except OSError as error:
             raise SidewaysError(f"cannot write {self._file}: {error.strerror}. Free disk space there") from error
 

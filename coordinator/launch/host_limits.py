@@ -31,4 +31,4 @@ def open_files(config: Config) -> int:
     A decoder process may open one for each slot, and with a cache another to write to, and those that stay mapped.
     """
     decoding = 2 * config.data.slots + KEPT if config.data.cache else config.data.slots
-    return _ALWAYS + max(_A_STAGE * config.workers, decoding)
+    return _ALWAYS + max(_A_STAGE * config.total_stages, decoding)

@@ -9,6 +9,7 @@ from typing import NoReturn
 from common.config.run_file import load
 from common.errors import ConfigError
 from common.processes.lifecycle import ALLOCATOR, quiet_torch, remember_parent
+from common.processes.python_command import python_command
 from coordinator.launch.attempt import RunMarker
 
 
@@ -83,5 +84,4 @@ def _coordinate(run_file: Path, resume: Path | None, settings: list[str] | None,
 
 def _become(module: str, *arguments: str) -> NoReturn:
     """Replace this process by another program: the allocator reads its environment only at process start."""
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    os.execve(sys.executable, command, {**ALLOCATOR, **os.environ})  # noqa: S606
+    os.execve(sys.executable, python_command(module, *arguments), {**ALLOCATOR, **os.environ})  # noqa: S606

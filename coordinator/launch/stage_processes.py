@@ -20,7 +20,7 @@ def stage_processes(config: Config) -> int:
     if config.stages_per_process != "auto":
         return -(-config.stages // config.stages_per_process)
     gpus = count_gpus() if config.device != "cpu" and not config.exact_gradients else 0
-    if not gpus or config.workers <= gpus:
+    if not gpus or config.total_stages <= gpus:
         return config.stages
     each = -(-config.stages // max(1, gpus // config.replicas))
     return -(-config.stages // each)

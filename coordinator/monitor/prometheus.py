@@ -1,7 +1,6 @@
 """The coordinator's metrics, and the file by which Prometheus discovers the run's processes."""
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from common.errors import SidewaysError
 from common.run_registry.records import State
 from common.telemetry.http_server import serve
 from common.telemetry.metric_registry import MetricRegistry
+from coordinator.atomic_file import replacing
 from coordinator.launch.attempt import restarts
 from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 
@@ -26,13 +26,13 @@ class RunMetrics(Listener):
         fed: training batches fed by this process.
     """
 
-    def __init__(self, config: Config, planned: int, first: int) -> None:
-        """`planned`: ticks of the whole training; `first`: the tick at which it starts or resumes."""
+    def __init__(self, config: Config, total_ticks: int, first: int) -> None:
+        """`total_ticks`: ticks of the whole training; `first`: the tick at which it starts or resumes."""
         self._config, self.registry, self._first = config, MetricRegistry(), first
         self._processes: dict[str, str] = {}  # host:port of each
         self._targets: Path | None = None
         self.fed = self._evaluated = 0
-        self.registry.set("sideways_planned_ticks", planned)
+        self.registry.set("sideways_planned_ticks", total_ticks)
         self.registry.watch("sideways_frames", lambda: self._evaluated, phase="evaluation")
         self.registry.watch("sideways_frames", lambda: self.fed * config.data.slots, phase="training")
         self.registry.add("sideways_restarts", restarts())
@@ -64,9 +64,8 @@ class RunMetrics(Listener):
         ]
         self._targets = run.with_name(run.name + TARGETS)
         try:
-            part = self._targets.with_name(self._targets.name + ".part")
-            part.write_text(json.dumps(targets, indent=1), encoding="utf-8")
-            os.replace(part, self._targets)
+            with replacing(self._targets) as part:
+                part.write_text(json.dumps(targets, indent=1), encoding="utf-8")
         except OSError as error:
             raise SidewaysError(
                 f"cannot write {self._targets}: {error.strerror}. Free disk space there, or set runs to another folder"

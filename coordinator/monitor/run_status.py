@@ -13,11 +13,16 @@ from common.run_registry.records import Owner, StageStatus, State, Status, finit
 class RunStatus:
     """A run's status, written by the training's thread and read by another. Attributes: owner."""
 
-    def __init__(self, config: Config, run: Path, planned: int) -> None:
-        """`run`: its directory; `planned`: ticks of the whole training."""
+    def __init__(self, config: Config, run: Path, total_ticks: int) -> None:
+        """`run`: its directory; `total_ticks`: ticks of the whole training."""
         self.owner = Owner(host=plain(socket.gethostname()), directory=plain(str(run.resolve())), pid=os.getpid())
         self._started = time.time()
-        self._now: dict[str, Any] = {"algorithm": config.algorithm, "planned": planned, "tick": 0, "state": "starting"}
+        self._now: dict[str, Any] = {
+            "algorithm": config.algorithm,
+            "planned": total_ticks,
+            "tick": 0,
+            "state": "starting",
+        }
         self._stages: dict[int, dict[str, Any]] = {}
 
     def line(self, line: dict[str, Any], **status: Any) -> None:

@@ -43,7 +43,7 @@ class RunTotals:
 
     stages: list[StageTotals]
     slots: int
-    planned: int = 0  # ticks of the whole training
+    total_ticks: int = 0  # ticks of the whole training
     replicas: int = 1
     tick: int = 0
     dropped: int = 0

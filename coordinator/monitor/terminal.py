@@ -70,7 +70,7 @@ class Terminal(Listener):
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_plain >= _PLAIN_EVERY:
             self._last_plain = now
-            self.say(f"tick {totals.tick}/{totals.planned}  {_figures(totals, by_stage=True)}")
+            self.say(f"tick {totals.tick}/{totals.total_ticks}  {_figures(totals, by_stage=True)}")
 
     def evaluated(self, event: EvaluationEvent) -> None:
         """Print the scores of an evaluation."""

@@ -33,17 +33,17 @@ class PageState(LineListener):
     """The page's state of one run. All methods but `close` return at once."""
 
     def __init__(
-        self, config: Config, run: Path, planned: int, page_server: PageServer, warnings: Sequence[str]
+        self, config: Config, run: Path, total_ticks: int, page_server: PageServer, warnings: Sequence[str]
     ) -> None:
         """Start with an empty history.
 
         Args:
             run: the run directory.
-            planned: ticks of the whole training.
+            total_ticks: ticks of the whole training.
             warnings: all warnings of the run; the caller appends new ones.
         """
         self._config, self._run, self._page_server, self._warnings = config, run, page_server, warnings
-        self._status, self._history = RunStatus(config, run, planned), MetricHistory()
+        self._status, self._history = RunStatus(config, run, total_ticks), MetricHistory()
         self._replicas = ReplicaStates(config)
         self._blocks: list[Sequence[str]] = [[] for _ in range(config.stages)]
         self._origin, self._score = 0, "val_top1"

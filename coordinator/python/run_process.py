@@ -15,6 +15,7 @@ from threading import Thread
 from typing import IO
 
 from common.processes.caller import CALLER
+from common.processes.python_command import python_command
 from sideways.import_scope import is_installed
 
 _POLL = 0.1  # seconds
@@ -30,7 +31,7 @@ class RunProcess:
         """`arguments`: of `sideways train`; `folder`: where the run writes what its caller is to know."""
         streams = [None if _is_terminal(stream) else subprocess.PIPE for stream in (sys.stdout, sys.stderr)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sideways", "train", *arguments, "--caller", str(os.getpid())],
+            python_command("sideways", "train", *arguments, "--caller", str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=streams[0],
             stderr=streams[1],

@@ -6,7 +6,6 @@ waits for  Redis; the training does not. While Redis is unreachable, lines are k
            the oldest are dropped and counted
 """
 
-import os
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from common.config.settings import Config
 from common.errors import SidewaysError
 from common.run_registry.records import STATUS, Answer, Command, State, Status, encode_line
 from common.run_registry.redis_connection import RedisAccess
+from coordinator.atomic_file import replacing
 from coordinator.monitor.listener import LineListener
 from coordinator.monitor.run_status import RunStatus
 
@@ -50,7 +50,7 @@ class RedisPublisher(LineListener):
         self,
         config: Config,
         run: Path,
-        planned: int,
+        total_ticks: int,
         server: "RedisServer",
         submit: Callable[[Command], None],
         warn: Callable[[str], None],
@@ -59,13 +59,13 @@ class RedisPublisher(LineListener):
 
         Args:
             run: the run directory; its name is the run's.
-            planned: ticks of the whole training.
+            total_ticks: ticks of the whole training.
             submit: called with each command, in the publisher's thread.
             warn: called with each warning, in the publisher's thread.
         """
         self.name = run.name
         self._run, self._server, self._submit, self._warn = run, server, submit, warn
-        self._status = RunStatus(config, run, planned)
+        self._status = RunStatus(config, run, total_ticks)
         self._lines: deque[bytes] = deque(maxlen=_BACKLOG)
         self._dropped = 0
         self._answers: dict[str, Answer] = {}
@@ -208,7 +208,6 @@ class RedisPublisher(LineListener):
         if current == self._written:
             return
         self._written = current
-        part = self._run / f"{STATUS}.part"
-        with suppress(OSError):  # a full disk is reported where it matters: by the run directory
+        # a full disk is reported where it matters: by the run directory
+        with suppress(OSError), replacing(self._run / STATUS) as part:
             part.write_bytes(status.encode())
-            os.replace(part, self._run / STATUS)

@@ -23,7 +23,7 @@ class Checkpointing:
         """The next tick at which the training pauses for an evaluation or a checkpoint."""
         state = self._state
         every = [every for every in (state.config.evaluate_every, state.config.checkpoint.every) if every]
-        return min([state.planned, *((state.tick // n + 1) * n for n in every)])
+        return min([state.total_ticks, *((state.tick // n + 1) * n for n in every)])
 
     def due(self, every: int) -> bool:
         """Whether something that is due every `every` ticks (0: never), and at the end, is due now."""

@@ -55,20 +55,20 @@ class Presence:
             self._created = path
         return path
 
-    def introduce(self, config: Config, directory: Path, planned: int) -> None:
-        """Open the page and publish the run in Redis. `planned`: ticks of the whole training."""
+    def introduce(self, config: Config, directory: Path, total_ticks: int) -> None:
+        """Open the page and publish the run in Redis. `total_ticks`: ticks of the whole training."""
         if self._page_server is not None:
-            self.page = PageState(config, directory, planned, self._page_server, self.terminal.warnings)
+            self.page = PageState(config, directory, total_ticks, self._page_server, self.terminal.warnings)
             self.broadcast.add(self.page)
             url = self._page_server.open(self.page.answer, self.page.frames, self._me.address, directory)
             self.terminal.say(f"watch it at {url}")
         if config.report.redis:
-            self.broadcast.add(self._publisher(config, directory, planned))
+            self.broadcast.add(self._publisher(config, directory, total_ticks))
 
-    def _publisher(self, config: Config, directory: Path, planned: int) -> RedisPublisher:
+    def _publisher(self, config: Config, directory: Path, total_ticks: int) -> RedisPublisher:
         """A publisher to the Redis of the environment (REDIS_URL), or to an embedded one."""
         server, submit = self._redis or EmbeddedRedis(directory), self.commands.submit
-        publisher = RedisPublisher(config, directory, planned, server, submit, self.terminal.warn)
+        publisher = RedisPublisher(config, directory, total_ticks, server, submit, self.terminal.warn)
         self.commands.answer = publisher.answer
         publisher.start(resumed=self._resumed)
         return publisher

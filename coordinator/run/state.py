@@ -14,7 +14,7 @@ class RunState:
 
     Attributes:
         config: as it is now; the learning rate may change.
-        planned: ticks of the whole training.
+        total_ticks: ticks of the whole training.
         tick: the next tick, which is also the number of the next training frame.
         seconds: of training so far.
         saved_tick: tick of the saved model; 0 if there is none.
@@ -24,7 +24,7 @@ class RunState:
 
     config: Config
     stop: StopRequest
-    planned: int
+    total_ticks: int
     tick: int = 0
     seconds: float = 0.0
     saved_tick: int = 0
@@ -35,7 +35,7 @@ class RunState:
     @property
     def over(self) -> bool:
         """Whether all ticks are done."""
-        return self.tick >= self.planned
+        return self.tick >= self.total_ticks
 
     @property
     def ending(self) -> bool:

@@ -60,5 +60,5 @@ class SteerableRun:
 
     def record(self, ticks: int, done: TraceDone) -> None:
         """Trace `ticks` ticks; `done` is called with the answer afterwards. Raises SidewaysError."""
-        ticks_recorded = self._run.tracer.begin(self.tick, ticks, self._state.planned, done)
+        ticks_recorded = self._run.tracer.begin(self.tick, ticks, self._state.total_ticks, done)
         self._run.presence.terminal.say(f"recording {ticks_recorded} for a trace")

@@ -44,7 +44,7 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     presence.terminal.result({name: value for name, value in rows.items() if value is not None})
     if not state.over and not deployed():
         presence.terminal.say(
-            f"stopped at tick {state.tick} of {state.planned}: go on with {how_to_resume(run.directory.path)}"
+            f"stopped at tick {state.tick} of {state.total_ticks}: go on with {how_to_resume(run.directory.path)}"
         )
     return summary
 

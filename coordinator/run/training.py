@@ -100,7 +100,7 @@ class Training:
             state.data_error = run.feed.error
             return False
         start, ending = time.monotonic(), False
-        run.presence.terminal.begin("training", state.planned)
+        run.presence.terminal.begin("training", state.total_ticks)
         run.pipeline.train(state.tick, last)
         run.metrics.training(True)
         run.presence.broadcast.state("running", "", state.tick)

@@ -29,6 +29,7 @@ from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run_directory import CONFIG
 from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.slots import Slots
 from coordinator.video.stream import PlaybackErrors
@@ -88,7 +89,7 @@ def score(trained: TrainedModel, clips: Clips, data: Data) -> tuple[Scores, Play
     """
     refuse_whole_clips(trained)
     scorer = _Scorer(trained, data)
-    with closing(Slots(clips.clips, data, 0, train=False, form=clips.form)) as source, _bar() as bar:
+    with closing(Slots(Job(clips.clips, data, 0, train=False), form=clips.form)) as source, _bar() as bar:
         task = bar.add_task("evaluating", total=clips.frames)
         scorer.run(_batches(source, data), lambda frames: bar.advance(task, frames))
         return scorer.sums.scores(), source.errors

@@ -115,7 +115,7 @@ def compare(
     check_model(build(config, classes, warn), config, classes, warn)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     configs = [config.model_copy(update=arrangement._asdict()).of_replica for arrangement in arrangements]
-    threads = [share_of_threads(config, own.workers) for own in configs]
+    threads = [share_of_threads(config, own.total_stages) for own in configs]
     timed: dict[tuple[int, int, int], tuple[list[BlockCost], SkipTimer]] = {}
     costs, predictions = [], []
     before = torch.get_num_threads()

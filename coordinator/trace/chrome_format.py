@@ -11,7 +11,6 @@ arrows                             one per frame (with exact gradients, per micr
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from common.rule.schedule import Schedule
 from common.telemetry.spans import Kind, Rows
+from coordinator.atomic_file import replacing
 from coordinator.trace.clocks import Clock, at_one_clock
 
 Event = dict[str, Any]
@@ -85,14 +85,12 @@ class Recording:
 
 def write(recording: Recording, path: Path) -> None:
     """Write the trace atomically. Raises OSError."""
-    part = path.with_name(f"{path.name}.part")
-    with gzip.open(part, "wt", compresslevel=4) as file:
+    with replacing(path) as part, gzip.open(part, "wt", compresslevel=4) as file:
         about = {"displayTimeUnit": "ms", "otherData": _about(recording), "traceEvents": []}
         file.write(json.dumps(about)[:-2])
         for number, event in enumerate(events(recording)):
             file.write(f"{',' if number else ''}\n{json.dumps(event)}")
         file.write("\n]}\n")
-    os.replace(part, path)
 
 
 def events(recording: Recording) -> Iterator[Event]:

@@ -64,13 +64,13 @@ class TraceRecorder:
         self._thread: threading.Thread | None = None
         self._answer = _failed("nothing was recorded")
 
-    def begin(self, tick: int, ticks: int, planned: int, done: TraceDone) -> str:
+    def begin(self, tick: int, ticks: int, total_ticks: int, done: TraceDone) -> str:
         """Start to record `ticks` ticks, soon after `tick`. Call it between two phases, while all stages are idle.
 
         Args:
             tick: the next tick.
             ticks: number of ticks to record.
-            planned: ticks of the whole training.
+            total_ticks: ticks of the whole training.
             done: called once, with the answer.
 
         Returns:
@@ -82,8 +82,8 @@ class TraceRecorder:
         if self._now is not None:
             raise SidewaysError(f"it is already recording {self._now}: try again afterwards")
         first = tick + 2 * (self._config.ticks_to_top + 1)  # by then the pipeline is full and in its steady state
-        if first >= planned:
-            raise SidewaysError(f"it has only {planned - tick} ticks left, too few for a trace")
+        if first >= total_ticks:
+            raise SidewaysError(f"it has only {total_ticks - tick} ticks left, too few for a trace")
         clocks = [self._clock(stage) for stage in range(self._config.stages)]
         reader_clocks = self._readers.clocks()
         self._stages.call_all(StageCalls.trace, first, ticks)

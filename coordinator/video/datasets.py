@@ -10,6 +10,8 @@ from common.config.settings import Config
 from common.rule.label_form import LabelForm
 from common.rule.schedule import schedule_of
 from coordinator.video.cache.place import CachePlace, place_of
+from coordinator.video.decoder_pool.clip_player import Job
+from coordinator.video.decoder_pool.pool import Waiting
 from coordinator.video.files.clips import Clip, Clips, collect
 from coordinator.video.files.labels import described
 from coordinator.video.files.play_order import exceed_cache
@@ -61,7 +63,7 @@ class Datasets:
             warn(text)
 
     @property
-    def planned(self) -> int:
+    def total_ticks(self) -> int:
         """Planned number of training ticks: `ticks`, or else what `epochs` amounts to."""
         config = self._config
         return config.ticks or max(1, round((config.epochs or 0) * self.train.frames / config.data.slots))
@@ -85,18 +87,9 @@ class Datasets:
             self._evaluation.again()
             return self._evaluation
         config, val = self._config, self.val
-        patience, on_wait, cache = config.network.deadline, self._on_wait, self._cache
-        self._evaluation = Slots(
-            val.clips,
-            config.data,
-            config.seed,
-            False,
-            patience=patience,
-            meanwhile=on_wait,
-            cache=cache,
-            form=val.form,
-            ahead=batches_ahead(config, ends=True),
-        )
+        ahead = batches_ahead(config, ends=True)
+        job = Job(val.clips, config.data, config.seed, train=False, cache=self._cache, ahead=ahead)
+        self._evaluation = Slots(job, val.form, waiting=Waiting(config.network.deadline, self._on_wait))
         return self._opened(self._evaluation)
 
     def close(self) -> None:
@@ -171,9 +164,9 @@ def training_slots(
     share: range | None = None,
 ) -> Slots:
     """The training's slots, or a share of them: see `Slots`. Raises DataError."""
-    mismatch, patience = _mismatch(config), config.network.deadline
-    ahead = batches_ahead(config, ends=False)
-    return Slots(clips, config.data, config.seed, True, mismatch, patience, on_wait, start, cache, form, share, ahead)
+    mismatch, ahead = _mismatch(config), batches_ahead(config, ends=False)
+    job = Job(clips, config.data, config.seed, True, mismatch=mismatch, cache=cache, share=share, ahead=ahead)
+    return Slots(job, form, start, Waiting(config.network.deadline, on_wait))
 
 
 def _shared(train: Clips, val: Clips) -> str:

@@ -10,23 +10,21 @@ exactly the same frames.
     decoder processes ──frames──► ring, which holds a batch per tick        slot s belongs to process s mod n
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from common.config.settings import Data
 from common.errors import DataError
 from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import NO_CLIP
-from common.shared_memory.shared_frames import IN_USE
 from coordinator.video.batch import Batch
-from coordinator.video.cache.place import CachePlace
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.messages import Ended, Filled
-from coordinator.video.decoder_pool.pool import DecoderPool
-from coordinator.video.files.clips import Clip
+from coordinator.video.decoder_pool.pool import DecoderPool, Waiting
 from coordinator.video.files.shards_ahead import ShardsAhead
 from coordinator.video.stream import Places, PlaybackErrors
+
+_WAITING = Waiting()
 
 
 class Slots:
@@ -34,46 +32,32 @@ class Slots:
 
     def __init__(
         self,
-        clips: list[Clip],
-        data: Data,
-        seed: int,
-        train: bool,
-        mismatch: int = 0,
-        patience: float = 60.0,
-        meanwhile: Callable[[], None] = lambda: None,
-        start: Sequence[tuple[int, int]] | None = None,
-        cache: CachePlace | None = None,
+        job: Job,
         form: LabelForm = ONE_CLASS,
-        share: range | None = None,
-        ahead: int = 1,
+        start: Sequence[tuple[int, int]] | None = None,
+        waiting: Waiting = _WAITING,
     ) -> None:
         """Start the decoder processes.
 
         Args:
-            train: shuffled, augmented and endless; else each clip once.
-            mismatch: that of the bottom stage, in frames; clips no longer than it are counted as short.
-            patience: seconds that `fill` waits for a decoder before it raises.
-            meanwhile: called about every 0.2 s while `fill` waits; may raise.
-            start: `places` of an earlier stream with the same arguments, to resume from.
-            cache: where decoded frames are kept, if anywhere; streams may share it. It changes no frame.
+            job: what is played. With a share, rows and places are those of its slots.
             form: of the clips' labels.
-            share: the slots to play, if not all of them; rows and places are theirs.
-            ahead: number of batches that are taken before the one that is being sent.
+            start: `places` of an earlier stream with the same arguments, to resume from.
+            waiting: of `fill`.
 
         Raises:
             DataError: the memory for decoded frames cannot be allocated.
         """
         self.errors, self.form = PlaybackErrors(), form
-        job = Job(clips, data, seed, train, mismatch, cache=cache, share=share, in_use=IN_USE + ahead)
         places, rows = list(start or [(slot, 0) for slot in job.slots]), len(job.slots)
-        assert [entry % data.slots for entry, _ in places] == list(job.slots), "places of other slots"
-        self._pool = DecoderPool(job, places, self._on_message, self.errors, patience, meanwhile)
+        assert [entry % job.data.slots for entry, _ in places] == list(job.slots), "places of other slots"
+        self._pool = DecoderPool(job, places, self._on_message, self.errors, waiting)
         self._ring, self._tick, self._job = self._pool.ring, 0, job
         # of the frames in the ring, [ticks, slots]: their entries, the entries' frames before them, labels, colours
         self._clips, self._before = (np.zeros((self._ring.ticks, rows), np.int64) for _ in range(2))
         labels = form.empty(self._ring.ticks * rows)
         self._labels = labels.reshape(self._ring.ticks, rows, *labels.shape[1:])
-        self._colours = np.empty((self._ring.ticks, rows, 4)) if train and data.jittered_later else None
+        self._colours = np.empty((self._ring.ticks, rows, 4)) if job.train and job.data.jittered_later else None
         self._begin(places)
 
     def again(self) -> None:
@@ -96,7 +80,7 @@ class Slots:
         """Take the next frame of every slot. Rows of slots that have run out get zeros, the clip id -1 and no label.
 
         Args:
-            batch: its frames become a view of the ring, valid until `IN_USE` + `ahead` more batches were taken.
+            batch: its frames become a view of the ring, valid until `IN_USE` + `job.ahead` more batches were taken.
 
         Returns:
             False, with nothing changed, when every slot has run out.

@@ -208,9 +208,8 @@ class Edges:
             ("evaluation", forward),
         ]
         for kind, partners in kinds:
-            used = (
-                kind == "evaluation" or not self._config.exact_gradients
-            )  # torch's schedules have connections of their own
+            # torch's schedules have connections of their own
+            used = kind == "evaluation" or not self._config.exact_gradients
             for partner in partners if used else ():
                 if self._transports.get(partner) in _MAPPED:
                     yield kind, partner

@@ -1,35 +1,27 @@
 """A stage's reports to the coordinator: progress a few times a second, the end of a phase, a failure.
 
-Reports never block: one that does not fit in the queue is dropped and counted. The worker exits when the connection to
-the coordinator is lost.
+Reports never block: one that does not fit in the queue is dropped and counted.
 """
 
-import os
-import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from common.config.settings import Config
-from common.errors import PeerError
 from common.messages.stage_report import Done, Failed, Progress, Report, Signalled, encode_report
-from common.processes.lifecycle import exit_now, print_error
 from common.processes.membership import Membership
 from common.rule.stage import Stage
 from common.telemetry.peak_memory import peak, reset_peak
+from stage_worker.reporting.coordinator_watch import CoordinatorWatch
 from stage_worker.reporting.reported_loop import ReportedLoop
 
 if TYPE_CHECKING:
     from stage_worker.reporting.prometheus import StageMetrics
 
 _QUEUE = 1000  # reports at most
-_LAST_SNAPSHOT = 20.0  # seconds to keep the state when the coordinator is lost; the launcher kills after 30
 _LINGER_MS = 2000
-_MOMENT = 0.2  # seconds in which the loss of another host is noticed by all its connections
 _MOST_LOSSES = 4096  # losses in one report, one per tick
 
 
@@ -43,31 +35,21 @@ class Reporter:
         gradient_norm: norm measured in the current tick if `due` or if the phase ends with it, else None.
         stop_signal: number of a stop signal that is still to be reported; 0 if there is none.
         metrics: metrics for Prometheus; None without metrics.port.
-        verbose: whether to print an error when the coordinator is lost; by default one stage per host does.
-        run_ends: whether the coordinator has said that it exits, and why: then a lost peer is no news.
-        on_lost: called when the coordinator is lost, in another thread; the process then has 20 s to end itself.
+        coordinator: ends this process if the coordinator is lost.
     """
 
     def __init__(self, me: Membership, address: str) -> None:
         """Connect to the coordinator's endpoint `address`."""
         self.stage, self.every, self.each_loss = me.stage, 0.5, False
-        self.verbose, self._attempt, self._replica = me.local_process == 0, me.attempt, me.of_replica
-        self.due = self.run_ends = False
+        self._attempt, self._replica, self.due = me.attempt, me.of_replica, False
         self.gradient_norm: float | None = None
         self.stop_signal = 0
         self.metrics: StageMetrics | None = None
-        self.on_lost: Callable[[], None] | None = None
         self._dropped = 0
-        elsewhere = me.coordinator.host != me.own.host
-        self._coordinators_host = me.coordinator.address if elsewhere else None
-        self._exit_expected = False
-        self._disconnected = threading.Event()
         self._context = zmq.Context()  # its own, so that closing it waits only for these messages
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE)
-        self._watches = me.leads  # one stage of a process is enough
-        if self._watches:
-            self._watch_coordinator()
+        self.coordinator = CoordinatorWatch(me, self._socket)
         me.connect(self._socket, address, to=me.coordinator)
         self._count_memory(torch.device("cpu"))
         self._reset_counters()
@@ -142,23 +124,10 @@ class Reporter:
         except zmq.Again:
             self._dropped += 1
 
-    def allow_coordinator_exit(self) -> None:
-        """From now on, do not treat a disconnect of the coordinator as a failure."""
-        self._exit_expected = True
-
-    def await_coordinator_exit(self, seconds: float) -> None:
-        """Wait at most `seconds` for the coordinator to disconnect, so that it gets the answers to its last calls."""
-        self._disconnected.wait(seconds)
-
     def flush_and_close(self) -> None:
         """Close the connection. Reports still queued get two seconds to be sent."""
-        announced, self._exit_expected = self._exit_expected, True  # from here on this thread ends the process
-        if self._disconnected.wait(_MOMENT if self._watches and self._coordinators_host else 0.0):
-            if self._coordinators_host and not announced:
-                self._say_that_the_coordinator_is_gone()
+        if self.coordinator.stop():
             return  # nobody is there to get them
-        if self._watches:
-            self._socket.disable_monitor()
         self._socket.close(_LINGER_MS)
         self._context.term()
 
@@ -197,37 +166,6 @@ class Reporter:
             found["counted"] = objective.counted
             found["correct"] = float(objective.correct) if objective.task.has_classes else None
         return found
-
-    def _watch_coordinator(self) -> None:
-        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)
-        threading.Thread(target=self._on_disconnect, args=(monitor,), name="watch-coordinator", daemon=True).start()
-
-    def _on_disconnect(self, monitor: "zmq.Socket[bytes]") -> None:
-        try:
-            recv_monitor_message(monitor)
-        except zmq.ContextTerminated:
-            pass  # closed on purpose
-        finally:
-            monitor.close(0)
-            self._disconnected.set()
-        if self._exit_expected:
-            return
-        if self.on_lost is not None:
-            self.on_lost()
-            time.sleep(_LAST_SNAPSHOT)
-        self._say_that_the_coordinator_is_gone()
-        exit_now(PeerError.code)
-
-    def _say_that_the_coordinator_is_gone(self) -> None:
-        if not self.verbose:
-            return
-        text = f"stage {self.stage} (pid {os.getpid()}): the coordinator is gone, so stages here exit too"
-        if self._coordinators_host:
-            text += (
-                f". If its host, {self._coordinators_host}, is lost for good, start the run again on others with "
-                f"--resume and its directory: it continues from its last checkpoint"
-            )
-        print_error(text)
 
 
 def _zero(loop: ReportedLoop) -> None:

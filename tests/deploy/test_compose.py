@@ -40,12 +40,12 @@ def test_there_is_a_container_for_every_process(changes: dict[str, str]) -> None
     found = services("docker-compose.yml", **changes)
     config = config_of(found["coordinator"])
     assert (config.replicas, config.data.readers) == ((2, 2) if changes else (1, 0))
-    assert found["stage"]["deploy"]["replicas"] == config.workers
+    assert found["stage"]["deploy"]["replicas"] == config.total_stages
     assert found["reader"]["deploy"]["replicas"] == config.data.readers
     for role in ("coordinator", "stage", "reader"):
         assert found[role]["command"][0] == role
         own = found[role]["environment"]
-        assert (own["WORKERS"], own["READERS"]) == (config.workers, config.data.readers)
+        assert (own["WORKERS"], own["READERS"]) == (config.total_stages, config.data.readers)
         assert own["MEETING"].startswith(found["coordinator"]["hostname"])
     assert found["reader"]["volumes"] == ["data:/work/data:ro"]
     assert "data:/work/data" in found["coordinator"]["volumes"]
@@ -58,4 +58,4 @@ def test_on_one_box_with_gpus_one_container_has_them_all(changes: dict[str, str]
     assert found["coordinator"]["command"][0] == "all"
     assert [found[role]["deploy"]["replicas"] for role in ("stage", "reader")] == ["0", "0"]
     own = services("docker-compose.yml", **changes)["coordinator"]["environment"]
-    assert (own["WORKERS"], own["READERS"]) == (config.workers, config.data.readers)
+    assert (own["WORKERS"], own["READERS"]) == (config.total_stages, config.data.readers)

@@ -120,10 +120,10 @@ def test_every_file_is_listed_and_kustomize_makes_the_same_objects(made: Manifes
 def test_the_run_file_is_valid_and_the_numbers_of_processes_agree(made: Manifests) -> None:
     config, jobs = made.config, made.jobs
     assert set(jobs) == {"coordinator", "stage"} | ({"reader"} if config.data.readers else set())
-    for role, count in {"coordinator": 1, "stage": config.workers, "reader": config.data.readers}.items():
+    for role, count in {"coordinator": 1, "stage": config.total_stages, "reader": config.data.readers}.items():
         if role in jobs:
             assert jobs[role]["spec"]["completions"] == jobs[role]["spec"]["parallelism"] == count
-    assert {environment(job)["WORKERS"] for job in jobs.values()} == {str(config.workers)}
+    assert {environment(job)["WORKERS"] for job in jobs.values()} == {str(config.total_stages)}
     assert {environment(job).get("READERS", "0") for job in jobs.values()} == {str(config.data.readers)}
     assert container(jobs["stage"])["resources"]["requests"]["cpu"] == str(config.threads)
 

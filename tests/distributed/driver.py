@@ -21,6 +21,7 @@ from common.processes.joining import join
 from common.processes.lifecycle import exit_now
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.training_feed import OwnFeed, TrainingFeed
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.slots import Slots
 
@@ -67,7 +68,7 @@ def run(config: Config, pipeline: Pipeline) -> None:
 def feed_of(config: Config, pipeline: Pipeline, clips: Clips) -> TrainingFeed:
     """The readers, if there are any, or else this process."""
     if pipeline.readers is None:
-        slots = Slots(clips.clips, config.data, config.seed, True, form=clips.form)
+        slots = Slots(Job(clips.clips, config.data, config.seed, True), form=clips.form)
         return OwnFeed(slots, config, pipeline)
     pipeline.readers.open(config, clips, None, 0, pipeline.addresses)
     return pipeline.readers

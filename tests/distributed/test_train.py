@@ -20,6 +20,7 @@ from common.config.run_file import load
 from common.models import build
 from common.rule.pixels import Normaliser
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import find
 from coordinator.video.slots import Slots
 from tests.support import traces
@@ -97,7 +98,7 @@ def test_evaluation_equals_the_whole_model_in_one_process(videos: Path, trained:
     model.load_state_dict(load_file(run / "model.safetensors"))
     model.eval()
     clips = find(videos / "val", "*", 1)
-    slots, batch = Slots(clips.clips, config.data, 0, train=False), Batch(config.frame_shape)
+    slots, batch = Slots(Job(clips.clips, config.data, 0, train=False)), Batch(config.frame_shape)
     sums = torch.zeros(len(clips.clips), 3, dtype=torch.float64)
     x = torch.empty(config.frame_shape)
     while slots.fill(batch):

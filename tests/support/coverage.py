@@ -126,6 +126,7 @@ COVERED_BY = {
     "stage_worker/service.py": ["unit/stage_worker/test_worker.py"],
     "stage_worker/stage_stream.py": [_EXACT],
     "stage_worker/reporting/gradient_probe.py": ["distributed/test_algorithms.py"],
+    "stage_worker/reporting/reporter.py": ["unit/stage_worker/test_loop.py", _TRAIN],
     "stage_worker/reporting/reported_loop.py": ["unit/stage_worker/test_loop.py"],
     "stage_worker/reporting/timed_stage.py": ["unit/stage_worker/test_loop.py"],
 }

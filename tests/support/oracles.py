@@ -15,6 +15,7 @@ from common.rule.packet import Packet
 from common.rule.reference import Reference, build_stages
 from common.rule.replicas import ReplicatedReference
 from common.rule.stage import Stage
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import collect
 from coordinator.video.slots import Slots
 from coordinator.video.targets import StepStream, packet_of
@@ -28,7 +29,7 @@ def stages_of(config: Config, classes: int) -> list[Stage]:
 def inputs_of(config: Config) -> Iterator[tuple[Packet, Target | None]]:
     """The frames and targets of a run, tick by tick."""
     clips = collect(config.data, "train", config.has_labels, task=config.task)
-    slots = Slots(clips.clips, config.data, config.seed, train=True, form=clips.form)
+    slots = Slots(Job(clips.clips, config.data, config.seed, train=True), form=clips.form)
     steps = StepStream(slots, config, ends=False)
     assert config.ticks is not None
     for tick in range(config.ticks):

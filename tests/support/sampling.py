@@ -46,7 +46,7 @@ def write_levels(
 def played(clips: list[Clip], data: Data, ticks: int, **options: Any) -> tuple[list[Array], list[list[int]], Slots]:
     """Play some ticks. Returns their frames and clip ids, and the closed slots."""
     slots, batch = (
-        Slots(clips, data, 5, train=True, **options),
+        Slots(Job(clips, data, 5, train=True), **options),
         Batch((data.slots, data.channels, *data.shape)),
     )
     frames, ids = [], []

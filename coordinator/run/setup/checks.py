@@ -66,10 +66,10 @@ def check(setup: Setup, run_file: str) -> Checked:
     write_directory(directory.path)
     if resume is None:  # a resumed run is introduced, and changed, only once its stages are built
         presence.marker.write(directory.path)
-        presence.introduce(config, directory.path, datasets.planned)
+        presence.introduce(config, directory.path, datasets.total_ticks)
     checkpoints = Checkpoints(directory.path, config.checkpoint.keep, evaluator.figure)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = find_checkpoint(checkpoints, shapes, datasets.planned, again, warn) if resume else None
+    found = find_checkpoint(checkpoints, shapes, datasets.total_ticks, again, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
     copies = Copies(setup.pipeline.me)
     snapshots = RunSnapshots(directory.path, config, copies) if config.recovery.snapshot_ticks else None
@@ -88,6 +88,6 @@ def _model(config: Config, datasets: Datasets, warn: Warn, known: bool) -> nn.Se
     check_depth(config, len(model))
     if not known:
         check_model(model, config, classes, warn)
-    for text in without_effect(config, datasets.planned):
+    for text in without_effect(config, datasets.total_ticks):
         warn(text)
     return model

@@ -52,7 +52,7 @@ def _assemble(setup: Setup, checked: Checked, built: Built, overdue: bool) -> Pr
     config, pipeline, presence, datasets = state.config, setup.pipeline, setup.presence, checked.datasets
     directory, warn, work = checked.directory, presence.terminal.warn, WorkClock()
     saver = BackgroundSaver(checked.checkpoints, pipeline.stages, warn)
-    metrics = RunMetrics(config, state.planned, start.tick)
+    metrics = RunMetrics(config, state.total_ticks, start.tick)
     metric_sources.watch(metrics.registry, datasets, saver, pipeline.feeder, work, pipeline.readers)
     metrics.serve(pipeline.address, [address.metrics for address in pipeline.addresses])
     for listener in (MetricsFile(directory, warn), metrics):
@@ -89,4 +89,4 @@ def _assemble(setup: Setup, checked: Checked, built: Built, overdue: bool) -> Pr
 
 def _totals(state: RunState, start: StartPoint) -> RunTotals:
     config, stages = state.config, [StageTotals() for _ in range(state.config.stages)]
-    return RunTotals(stages, config.data.slots, state.planned, config.replicas, start.tick)
+    return RunTotals(stages, config.data.slots, state.total_ticks, config.replicas, start.tick)

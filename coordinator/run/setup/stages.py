@@ -30,7 +30,7 @@ class Built:
 def build_stages(setup: Setup, checked: Checked) -> Built:
     """Choose the split, open the training stream, build the stages."""
     datasets, presence = checked.datasets, setup.presence
-    planned, classes, warn = datasets.planned, len(datasets.train.classes), presence.terminal.warn
+    total_ticks, classes, warn = datasets.total_ticks, len(datasets.train.classes), presence.terminal.warn
     costs, split = costs_and_split(setup, checked)
     config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
     config = jittering(weighted(config, datasets.train), setup.pipeline.me)
@@ -39,10 +39,10 @@ def build_stages(setup: Setup, checked: Checked) -> Built:
     if costs:
         presence.terminal.show_split(costs, split)
     feed = _own_feed(setup, datasets, point, config)  # its processes start while the stages are built
-    setup.pipeline.configure(Plan(config.of_replica, classes, tuple(split), planned, point.origin), warn)
+    setup.pipeline.configure(Plan(config.of_replica, classes, tuple(split), total_ticks, point.origin), warn)
     feed = feed or _readers_feed(setup, datasets, point, config)
     if setup.resume is not None:
-        presence.introduce(config, checked.directory.path, planned)
+        presence.introduce(config, checked.directory.path, total_ticks)
     if config.report.tensorboard:
         presence.broadcast.add(EventFiles(checked.directory.path, warn, point.tick))
     for name in dict.fromkeys(config.report.trackers):
@@ -50,7 +50,7 @@ def build_stages(setup: Setup, checked: Checked) -> Built:
     presence.broadcast.split(checked.blocks, split)
     if costs:
         presence.broadcast.measured(costs, split)
-    state = RunState(config, setup.stop, planned, point.tick, point.seconds, point.tick)
+    state = RunState(config, setup.stop, total_ticks, point.tick, point.seconds, point.tick)
     return Built(state, start, feed)
 
 

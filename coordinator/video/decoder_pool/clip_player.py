@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from common.config.settings import Data
 from common.errors import DataError
+from common.shared_memory.frame_memory import IN_USE
 from coordinator.video.cache.cached_pictures import CachedPictures, RecordedPictures
 from coordinator.video.cache.entry import StoredFrames
 from coordinator.video.cache.frame_cache import FrameCache
@@ -55,7 +56,7 @@ class Job:
         undecodable: files of which no frame could be decoded; they are not tried again.
         cache: where decoded frames are kept, if anywhere.
         share: the slots that are played here; None: all of them.
-        in_use: number of batches that are still read when the next one is needed.
+        ahead: number of batches that are taken before the one that is being sent.
     """
 
     clips: list[Clip]
@@ -66,12 +67,17 @@ class Job:
     undecodable: set[Path] = field(default_factory=set)
     cache: CachePlace | None = None
     share: range | None = None
-    in_use: int = 1
+    ahead: int = 1
 
     @property
     def slots(self) -> range:
         """The slots that are played here, numbered as those of the whole stream."""
         return range(self.data.slots) if self.share is None else self.share
+
+    @property
+    def in_use(self) -> int:
+        """Number of batches that are still read when the next one is needed."""
+        return IN_USE + self.ahead
 
     @property
     def of_share(self) -> Data:

@@ -10,16 +10,17 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from common.errors import DataError
 from common.processes.lifecycle import ALLOCATOR
+from common.processes.python_command import python_command
 from common.shared_memory.memfd import memory_file
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock, sharing
@@ -44,6 +45,19 @@ _START_TIMEOUT = 60.0  # seconds that a process may take to start: it has much t
 _REPLACEMENTS = 10  # per stream; more cannot be explained by a few bad files
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """How long frames are waited for.
+
+    Attributes:
+        timeout: seconds after which the consumer gives up; a decoder process counts as hung well before that.
+        meanwhile: called about every 0.2 s; may raise.
+    """
+
+    timeout: float = 60.0
+    meanwhile: Callable[[], None] = lambda: None
+
+
 class DecoderPool:
     """The decoder processes of one stream: of n processes, process s mod n decodes for slot s.
 
@@ -59,8 +73,7 @@ class DecoderPool:
         places: Places,
         on_message: Callable[[Filled | Ended], None],
         errors: PlaybackErrors,
-        timeout: float,
-        on_wait: Callable[[], None],
+        waiting: Waiting,
     ) -> None:
         """Allocate the shared ring, start the processes and let them fill it.
 
@@ -68,8 +81,6 @@ class DecoderPool:
             places: per slot, the play order's entry to start at and how many of its frames to leave out.
             on_message: called with each `Filled` or `Ended` message, while `receive` or `let_decode` runs.
             errors: playback errors are counted here.
-            timeout: seconds that the consumer waits for frames; a process counts as hung well before that.
-            on_wait: called about every 0.2 s while `receive` waits; may raise.
 
         Raises:
             DataError: the shared memory cannot be allocated.
@@ -77,7 +88,7 @@ class DecoderPool:
         slots = len(job.slots)
         self.ring = SharedRing(job.of_share, job.in_use)
         self._job, self._on_message, self._errors = job, on_message, errors
-        self._limit, self._on_wait = _HANG_FRACTION * timeout, on_wait
+        self._limit, self._on_wait = _HANG_FRACTION * waiting.timeout, waiting.meanwhile
         self._end = self.ring.end(0)  # up to which tick may be decoded
         self._replaced = 0
         self._suspects: set[Path] = set()
@@ -268,8 +279,7 @@ class _Worker:
             pickle.dump((job, list(self.starts.values()), self.decode_lock), stream)
         os.lseek(work, 0, os.SEEK_SET)
         files = theirs.fileno(), ring.file, work
-        arguments = map(str, (*files, os.getpid()))
-        command = [sys.executable, "-P", "-m", "coordinator.video.decoder_pool.worker", *arguments]
+        command = python_command("coordinator.video.decoder_pool.worker", *map(str, (*files, os.getpid())))
         passed = files + (job.cache.inherited if job.cache else ())
         environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)

@@ -33,7 +33,7 @@ def test_without_checkpoints_a_resume_is_refused_and_a_restart_begins_again(tmp_
     keep(checkpoints, position(9))
     with pytest.raises(SidewaysError, match="has completed 9 of 9 ticks: to train further, raise ticks"):
         find_checkpoint(checkpoints, SHAPES, 9, False, warnings.append)
-    for planned, again in ((10, False), (9, True)):  # a restart: what follows the last tick was lost
-        found = find_checkpoint(checkpoints, SHAPES, planned, again, warnings.append)
+    for total_ticks, again in ((10, False), (9, True)):  # a restart: what follows the last tick was lost
+        found = find_checkpoint(checkpoints, SHAPES, total_ticks, again, warnings.append)
         assert found is not None
         assert found[1].tick == 9

@@ -18,7 +18,7 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
     monkeypatch.setattr("coordinator.monitor.prometheus.serve", lambda *_: "here:1")
     tree = {"ticks": 1, "stages": 2, "data": {"train": ".", "slots": 4}, "metrics": {"port": 1}}
     config = parse({**tree, "network": {"edge_ticks": 3}}, "test")
-    metrics = RunMetrics(config, planned=1000, first=100)
+    metrics = RunMetrics(config, total_ticks=1000, first=100)
     metrics.serve("here", ["here:2", "there:3"])
     metrics.announce(tmp_path / "it")
     groups = json.loads((tmp_path / "it.targets.json").read_text())

@@ -7,7 +7,7 @@ from tests.support.reports import progress
 
 
 def totals(stages: int = 2) -> RunTotals:
-    return RunTotals([StageTotals() for _ in range(stages)], slots=4, planned=100)
+    return RunTotals([StageTotals() for _ in range(stages)], slots=4, total_ticks=100)
 
 
 def test_the_first_reports_times_count_only_until_the_next() -> None:
@@ -52,7 +52,7 @@ def test_a_nan_loss_is_null() -> None:
 
 
 def test_replicas_add_to_losses_and_accuracy_but_their_times_do_not_count() -> None:
-    found = RunTotals([StageTotals() for _ in range(2)], slots=4, planned=100, replicas=2)
+    found = RunTotals([StageTotals() for _ in range(2)], slots=4, total_ticks=100, replicas=2)
     found.add(progress(stage=1, loss=1.0, counted=2, correct=2))
     found.add(progress(stage=1, replica=1, loss=2.0, counted=2, correct=1, compute_seconds=9.0))
     assert found.loss == pytest.approx(1.5)

@@ -20,11 +20,11 @@ def config(optimiser: Optimiser = SGD, rule: Rule = RULE) -> Config:
     return Config(stages=2, ticks=1, data=Data(train="."), rule=rule, optimiser=optimiser)
 
 
-def stage(settings: Config, planned: int = 1000) -> Stage:
+def stage(settings: Config, total_ticks: int = 1000) -> Stage:
     torch.manual_seed(0)
     blocks = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU())
-    loss = auxiliary_of(settings, 0, (ROWS, 5, 4, 4), CLASSES, planned, CPU)
-    return Stage(blocks, 0, settings, planned, loss)
+    loss = auxiliary_of(settings, 0, (ROWS, 5, 4, 4), CLASSES, total_ticks, CPU)
+    return Stage(blocks, 0, settings, total_ticks, loss)
 
 
 def tick(learner: Stage, number: int) -> None:
@@ -69,13 +69,13 @@ def test_its_gradient_is_added_to_the_delayed_one() -> None:
 
 
 def test_its_weight_falls_linearly_to_zero() -> None:
-    loss = stage(config(), planned=1000).auxiliary
+    loss = stage(config(), total_ticks=1000).auxiliary
     assert loss is not None
     assert [loss.weight(n) for n in (0, 125, 250, 900)] == [0.5, 0.25, 0.0, 0.0]
 
 
 def test_once_it_has_faded_nothing_of_it_is_left() -> None:
-    ours, plain = stage(config(), planned=4), stage(config(rule=Rule()), planned=4)
+    ours, plain = stage(config(), total_ticks=4), stage(config(rule=Rule()), total_ticks=4)
     for number in range(5):
         tick(ours, number)
         if number == 0:  # the weight is zero from the second tick on

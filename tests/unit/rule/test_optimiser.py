@@ -30,8 +30,8 @@ def step(model: nn.Module, updater: Updater, seed: int) -> None:
 
 
 def test_learning_rate_schedules_match_hand_computed_values() -> None:
-    def factors(ticks: list[int], planned: int = 100, **settings: object) -> list[float]:
-        return [round(rate_factor(Optimiser(**settings), tick, planned), 4) for tick in ticks]
+    def factors(ticks: list[int], total_ticks: int = 100, **settings: object) -> list[float]:
+        return [round(rate_factor(Optimiser(**settings), tick, total_ticks), 4) for tick in ticks]
 
     assert factors([0, 50, 99]) == [1, 1, 1]
     assert factors([0, 1, 3, 4, 50], warmup=4) == [0.2, 0.4, 0.8, 1, 1]
@@ -45,15 +45,15 @@ def test_learning_rate_schedules_match_hand_computed_values() -> None:
 @given(
     schedule=st.sampled_from(["constant", "cosine", "step", "one-cycle"]),
     tick=st.integers(0, 10_000),
-    planned=st.integers(0, 10_000),
+    total_ticks=st.integers(0, 10_000),
     warmup=st.integers(0, 500),
     final=st.floats(0, 1),
 )
 def test_learning_rate_factors_stay_within_bounds(
-    schedule: str, tick: int, planned: int, warmup: int, final: float
+    schedule: str, tick: int, total_ticks: int, warmup: int, final: float
 ) -> None:
     settings = Optimiser(schedule=schedule, warmup=warmup, final=final)
-    assert 0 <= rate_factor(settings, tick, planned) <= 1 + 1e-12
+    assert 0 <= rate_factor(settings, tick, total_ticks) <= 1 + 1e-12
 
 
 def test_norms_and_biases_have_no_weight_decay() -> None:

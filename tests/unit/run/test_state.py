@@ -10,7 +10,7 @@ from coordinator.run.summary import exit_code
 
 
 def state(tick: int = 3) -> RunState:
-    return RunState(parse({"ticks": 9, "data": {"train": "."}}, "test"), StopRequest(), planned=9, tick=tick)
+    return RunState(parse({"ticks": 9, "data": {"train": "."}}, "test"), StopRequest(), total_ticks=9, tick=tick)
 
 
 def test_a_running_run_is_neither_over_nor_ending() -> None:

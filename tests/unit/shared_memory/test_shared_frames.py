@@ -15,8 +15,8 @@ from common.errors import PeerError
 from common.messages.frame_envelope import Envelope, encode_frames
 from common.messages.stage_calls import Addresses
 from common.rule.label_form import LabelForm
-from common.shared_memory.frame_memory import FrameMemory
-from common.shared_memory.shared_frames import CREDITS, IN_USE
+from common.shared_memory.frame_memory import IN_USE, FrameMemory
+from common.shared_memory.shared_frames import CREDITS
 from coordinator.video.batch import Batch
 from coordinator.video.feeder import Feeder, Feeders
 from coordinator.video.targets import Step

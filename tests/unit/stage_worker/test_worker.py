@@ -17,14 +17,21 @@ from tests.support import members
 CALLS = [name for name, _ in inspect.getmembers(StageCalls, inspect.isfunction) if not name.startswith("_")]
 
 
-class Silent:
-    """A reporter that reports nothing."""
+class Unwatched:
+    """The coordinator is not watched."""
 
     verbose = True
 
-    def tell_signal(self) -> None: ...
+    def allow_exit(self) -> None: ...
 
-    def allow_coordinator_exit(self) -> None: ...
+
+class Silent:
+    """A reporter that reports nothing."""
+
+    def __init__(self) -> None:
+        self.coordinator = Unwatched()
+
+    def tell_signal(self) -> None: ...
 
 
 def worker(depth: int = 3) -> Worker:
@@ -47,7 +54,7 @@ def test_concurrent_calls_are_answered_at_once() -> None:
     [clock] = found.handle("clock", [2], (), {})  # although its main thread is not running
     assert clock > 0
     found.handle("expect_coordinator_exit", [2], (), {})
-    assert not found.held[0].reporter.verbose
+    assert not found.held[0].reporter.coordinator.verbose
     in_rpc_thread = {name for name in CALLS if handling(name).in_rpc_thread}
     assert in_rpc_thread >= {"stop_at", "checkpoint_written", "probe_result", "trace_rows"}
 

@@ -64,7 +64,7 @@ class Recorder:
     """A stream's ticks as bytes."""
 
     def __init__(self, clips: list[Clip], data: Data, seed: int, start: list[tuple[int, int]] | None) -> None:
-        self._slots = Slots(clips, data, seed, train=True, start=start)
+        self._slots = Slots(Job(clips, data, seed, train=True), start=start)
         self._batch = Batch((data.slots, data.channels, *data.shape))
 
     def take(self, ticks: int) -> list[bytes]:
@@ -82,7 +82,7 @@ class Recorder:
 
 def test_places_count_only_frames_that_were_handed_out(mixed: list[Clip]) -> None:
     data = Data(train=Path(), slots=2, size=16)
-    slots, batch = Slots(mixed[1:3], data, 0, train=True), Batch((2, 3, 16, 16))
+    slots, batch = Slots(Job(mixed[1:3], data, 0, train=True)), Batch((2, 3, 16, 16))
     assert slots.places() == [(0, 0), (1, 0)]
     lengths = [clip.frames for number in (0, 1) if (clip := ShuffledOrder(mixed[1:3], 0, True).entry(number))]
     for tick in range(1, CHUNK + 1):
@@ -117,11 +117,11 @@ def test_the_millionth_entry_is_found_without_shuffling_all_epochs(
 
 def test_a_finished_evaluation_stays_finished(mixed: list[Clip]) -> None:
     data, batch = Data(train=Path(), slots=2, size=16), Batch((2, 3, 16, 16))
-    slots = Slots(mixed[:2], data, 0, train=False)
+    slots = Slots(Job(mixed[:2], data, 0, train=False))
     while slots.fill(batch):
         pass
     slots.close()
-    again = Slots(mixed[:2], data, 0, train=False, start=slots.places())
+    again = Slots(Job(mixed[:2], data, 0, train=False), start=slots.places())
     assert not again.fill(batch)
     again.close()
     assert slots.places() == [(0, 1), (1, CHUNK)]

@@ -12,6 +12,7 @@ from coordinator.python.frames import clip_of, pixels
 from coordinator.video.batch import Batch
 from coordinator.video.cache.frame_cache import FrameCache
 from coordinator.video.cache.place import CachePlace, place_of
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoding.augment import draw
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import collect
@@ -24,7 +25,7 @@ SETTINGS: dict[str, Any] = {"slots": 1, "size": [32, 48], "channels": 1, "bits":
 def played(root: Path, cache: CachePlace | None = None, **changes: Any) -> np.ndarray[Any, Any]:
     """The frames of the only clip."""
     data = Data(train=root, **{**SETTINGS, **changes})
-    slots = Slots(collect(data, "train", labelled=False).clips, data, 0, train=False, cache=cache)
+    slots = Slots(Job(collect(data, "train", labelled=False).clips, data, 0, train=False, cache=cache))
     batch, seen = Batch((1, 1, *data.shape), data.pixel_type), []
     while slots.fill(batch):
         seen.append(batch.frames[0, 0].copy())

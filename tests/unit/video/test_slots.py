@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.shared_memory.shared_frames import IN_USE
+from common.shared_memory.frame_memory import IN_USE
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoding.augment import Augment
 from coordinator.video.files.clips import Clip, find
 from coordinator.video.files.play_order import ShuffledOrder
@@ -27,7 +28,7 @@ def play(
     config = config_of(videos, data__threads=threads, **changes)
     assert config.data.train is not None
     clips = find(config.data.train, "*", config.data.stride)
-    slots, batch = Slots(clips.clips, config.data, config.seed, train=True), Batch(config.frame_shape)
+    slots, batch = Slots(Job(clips.clips, config.data, config.seed, train=True)), Batch(config.frame_shape)
     played = []
     for _ in range(ticks):
         assert slots.fill(batch)
@@ -45,14 +46,14 @@ def test_the_order_depends_only_on_the_seed(videos: Path) -> None:
 def test_a_share_of_the_slots_plays_what_it_plays_among_all(videos: Path) -> None:
     config = config_of(videos, data__slots=6)
     clips = find(videos / "train", "*", 1).clips
-    whole = Slots(clips, config.data, config.seed, train=True)
-    shares = [Slots(clips, config.data, config.seed, train=True, share=range(n, n + 3)) for n in (0, 3)]
+    whole = Slots(Job(clips, config.data, config.seed, train=True))
+    shares = [Slots(Job(clips, config.data, config.seed, train=True, share=range(n, n + 3))) for n in (0, 3)]
     batch, parts = Batch(config.frame_shape), [Batch((3, 3, 16, 16)), Batch((3, 3, 16, 16))]
     for tick in range(120):
         if tick == 50:  # a share goes on from its places
             places = shares[1].places()
             shares[1].close()
-            shares[1] = Slots(clips, config.data, config.seed, train=True, share=range(3, 6), start=places)
+            shares[1] = Slots(Job(clips, config.data, config.seed, train=True, share=range(3, 6)), start=places)
         whole.fill(batch)
         for number, (share, part) in enumerate(zip(shares, parts, strict=True)):
             share.fill(part)
@@ -69,7 +70,7 @@ def test_batches_stay_as_they_are_while_they_may_be_in_use(videos: Path) -> None
     """Even when the decoders have just decoded all that they may."""
     config = config_of(videos, data__size=224, data__slots=6, data__channels=1)  # so that chunks are short
     clips = find(videos / "train", "*", 1).clips
-    slots = Slots(clips, config.data, 0, train=True, ahead=3)
+    slots = Slots(Job(clips, config.data, 0, train=True, ahead=3))
     kept: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=IN_USE + 3 + 1)
     end = 0
     for tick in range(300):
@@ -92,7 +93,7 @@ def test_colours_left_to_the_first_stage_are_those_that_the_decoders_would_have_
     clips = find(videos / "train", "*", 1).clips
     later = config.data.model_copy(update={"jitter": "stages"})
     assert (config.data.computes, config.data.jittered_later, later.jittered_later) == (True, False, True)
-    streams = [Slots(clips, data, 3, train=True) for data in (config.data, later)]
+    streams = [Slots(Job(clips, data, 3, train=True)) for data in (config.data, later)]
     now, after = Batch(config.frame_shape), Batch(config.frame_shape)
     for _ in range(80):
         assert streams[0].fill(now)
@@ -127,7 +128,7 @@ def test_crop_and_flip_are_drawn_once_per_clip(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a" / "still.mp4", 37, size=(64, 64), seed=1)
     config = config_of(tmp_path, data__resize=64, data__slots=1, data__stride=1, data__size=16)
     picture = frames_of(path, short_side=64)
-    slots = Slots([Clip(path, 0, 1)], config.data, 0, train=True)
+    slots = Slots(Job([Clip(path, 0, 1)], config.data, 0, train=True))
     batch, places = Batch(config.frame_shape), []
     for tick in range(4 * len(picture)):
         slots.fill(batch)
@@ -154,7 +155,7 @@ def _place(picture: np.ndarray, crop: np.ndarray) -> frozenset[tuple[int, int, b
 def test_evaluation_plays_every_frame_once_and_marks_empty_rows(videos: Path) -> None:
     config = config_of(videos, data__flip=1.0)
     clips = find(videos / "val", "*", 1).clips
-    slots, batch = Slots(clips, config.data, 0, train=False), Batch(config.frame_shape)
+    slots, batch = Slots(Job(clips, config.data, 0, train=False)), Batch(config.frame_shape)
     seen: dict[int, int] = {}
     while slots.fill(batch):
         for row, number in enumerate(batch.clips.tolist()):
@@ -176,7 +177,7 @@ def test_broken_clips_are_skipped_and_counted(tmp_path: Path) -> None:
     bad.write_bytes(b"no video at all")
     config = config_of(tmp_path, data__slots=2)
     clips = [clip_of(bad), clip_of(good), clip_of(bad)]
-    slots, batch = Slots(clips, config.data, 0, train=True, mismatch=15), Batch(config.frame_shape)
+    slots, batch = Slots(Job(clips, config.data, 0, train=True, mismatch=15)), Batch(config.frame_shape)
     for _ in range(60):
         assert slots.fill(batch)
         assert batch.frames.any()
@@ -191,7 +192,7 @@ def test_a_truncated_clip_is_played_up_to_its_end(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     config = config_of(tmp_path, data__slots=1)
-    slots, batch = Slots([clip_of(path)], config.data, 0, train=False), Batch(config.frame_shape)
+    slots, batch = Slots(Job([clip_of(path)], config.data, 0, train=False)), Batch(config.frame_shape)
     played = 0
     while slots.fill(batch):
         played += 1
@@ -203,7 +204,7 @@ def test_when_no_clip_can_be_decoded_an_error_is_raised(tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video at all")
     config = config_of(tmp_path, data__slots=2)
-    slots, batch = Slots([clip_of(bad)] * 5, config.data, 0, train=True), Batch(config.frame_shape)
+    slots, batch = Slots(Job([clip_of(bad)] * 5, config.data, 0, train=True)), Batch(config.frame_shape)
     with pytest.raises(DataError, match="none of the 1 clips can be decoded"):
         slots.fill(batch)
     slots.close()
@@ -211,7 +212,10 @@ def test_when_no_clip_can_be_decoded_an_error_is_raised(tmp_path: Path) -> None:
 
 def test_a_stream_that_has_ended_plays_all_again_with_the_same_processes(videos: Path) -> None:
     config = config_of(videos, data__slots=4)
-    slots, batch = Slots(find(videos / "train", "*", 1).clips, config.data, 0, train=False), Batch(config.frame_shape)
+    slots, batch = (
+        Slots(Job(find(videos / "train", "*", 1).clips, config.data, 0, train=False)),
+        Batch(config.frame_shape),
+    )
 
     def played() -> list[tuple[bytes, list[int], list[int]]]:
         found = []

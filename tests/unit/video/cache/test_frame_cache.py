@@ -353,14 +353,14 @@ def test_streams_share_a_cache_and_killed_processes_leave_nothing(videos: Path, 
     """Two streams at once fill it, decoding processes are killed meanwhile, and a third stream reads it."""
     found = find(videos / "train", "*", 1).clips
     data, cache = data_of(slots=3, flip=0.5, threads=2), place(kind, tmp_path)
-    plain = Slots(found, data, 1, train=True)
+    plain = Slots(Job(found, data, 1, train=True))
     expected = ticks(plain, 150)
     plain.close()
-    both = [Slots(found, data, 1, train=True, cache=cache) for _ in range(2)]
+    both = [Slots(Job(found, data, 1, train=True, cache=cache)) for _ in range(2)]
     assert ticks(both[0], 150, kill_at=(20, 50, 81)) == ticks(both[1], 150) == expected
     for slots in both:
         slots.close()
-    third = Slots(found, data, 1, train=True, cache=cache)
+    third = Slots(Job(found, data, 1, train=True, cache=cache))
     assert ticks(third, 150) == expected
     assert third.errors.reasons == []
     third.close()

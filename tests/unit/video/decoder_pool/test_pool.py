@@ -12,7 +12,9 @@ import pytest
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
+from coordinator.video.decoder_pool.pool import Waiting
 from coordinator.video.files.clips import Clip, find
 from coordinator.video.slots import Slots
 from tests.support.videos import write_clip
@@ -46,7 +48,7 @@ def play(slots: Slots, ticks: int, signal_at: tuple[int, ...] = (), signal_numbe
 
 def test_a_killed_process_is_replaced_and_no_frame_is_lost(videos: Path) -> None:
     clips = find(videos / "train", "*", 1).clips
-    undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True)
+    undisturbed, disturbed = Slots(Job(clips, DATA, 1, train=True)), Slots(Job(clips, DATA, 1, train=True))
     expected = play(undisturbed, 150)
     undisturbed.close()
     assert play(disturbed, 150, signal_at=(0, 50, 100)) == expected
@@ -67,7 +69,7 @@ def test_a_file_that_kills_two_processes_is_skipped(tmp_path: Path) -> None:
             decoding.process.kill()
 
     data = DATA.model_copy(update={"threads": 1})
-    slots = Slots([Clip(deadly, 0, 12), Clip(good, 0, 12)], data, 0, train=True, meanwhile=kill)
+    slots = Slots(Job([Clip(deadly, 0, 12), Clip(good, 0, 12)], data, 0, train=True), waiting=Waiting(meanwhile=kill))
     play(slots, 60)
     slots.close()
     assert slots.errors.skipped > 1
@@ -75,7 +77,7 @@ def test_a_file_that_kills_two_processes_is_skipped(tmp_path: Path) -> None:
 
 
 def test_processes_that_always_die_are_an_error(videos: Path) -> None:
-    slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
+    slots = Slots(Job(find(videos / "train", "*", 1).clips, DATA, 0, train=True))
     batch = Batch((3, 3, 16, 16))
 
     def play_on() -> None:
@@ -104,7 +106,7 @@ def test_a_process_that_does_not_begin_is_not_waited_for_before_others_are_looke
         waits.append(1)
         raise DataError("given up")
 
-    slots = Slots(clips * 4000, DATA, 0, train=True, meanwhile=give_up)
+    slots = Slots(Job(clips * 4000, DATA, 0, train=True), waiting=Waiting(meanwhile=give_up))
     with pytest.raises(DataError, match="given up"):
         slots.fill(Batch((3, 3, 16, 16)))
     slots.close()
@@ -112,7 +114,10 @@ def test_a_process_that_does_not_begin_is_not_waited_for_before_others_are_looke
 
 def test_a_stopped_process_is_replaced_and_no_frame_is_lost(videos: Path) -> None:
     clips = find(videos / "train", "*", 1).clips
-    undisturbed, disturbed = Slots(clips, DATA, 1, train=True), Slots(clips, DATA, 1, train=True, patience=3.0)
+    undisturbed, disturbed = (
+        Slots(Job(clips, DATA, 1, train=True)),
+        Slots(Job(clips, DATA, 1, train=True), waiting=Waiting(timeout=3.0)),
+    )
     expected = play(undisturbed, 150)
     undisturbed.close()
     # not before all have reported: they may take a minute to start
@@ -124,7 +129,7 @@ def test_a_stopped_process_is_replaced_and_no_frame_is_lost(videos: Path) -> Non
 
 def test_a_file_that_hangs_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "stuck.mp4")
-    slots = Slots([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True, patience=4.0)
+    slots = Slots(Job([Clip(tmp_path / "stuck.mp4", 0, 1)], DATA, 0, train=True), waiting=Waiting(timeout=4.0))
     batch = Batch((3, 3, 16, 16))
     with pytest.raises(DataError, match=r"stuck\.mp4 took longer than 1\.6 s to decode, twice"):
         slots.fill(batch)
@@ -143,7 +148,7 @@ def test_the_hanging_file_is_named_and_not_one_that_waits_for_the_lock(tmp_path:
             members[0].process.send_signal(signal.SIGCONT)
 
     clips = [Clip(good, 0, 400), Clip(tmp_path / "stuck.mp4", 0, 1)]
-    slots = Slots(clips, data, 0, train=False, patience=4.0, meanwhile=wake)
+    slots = Slots(Job(clips, data, 0, train=False), waiting=Waiting(timeout=4.0, meanwhile=wake))
     members, batch = slots._pool._workers, Batch((2, 3, 16, 16))
     if first == "stuck":
         members[0].process.send_signal(signal.SIGSTOP)
@@ -153,7 +158,7 @@ def test_the_hanging_file_is_named_and_not_one_that_waits_for_the_lock(tmp_path:
 
 
 def test_decoding_processes_end_with_their_coordinator(videos: Path) -> None:
-    slots = Slots(find(videos / "train", "*", 1).clips, DATA, 0, train=True)
+    slots = Slots(Job(find(videos / "train", "*", 1).clips, DATA, 0, train=True))
     play(slots, 3)
     processes = decoders()
     assert len(processes) == 3  # a pair, and one for the third slot

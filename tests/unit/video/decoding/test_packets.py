@@ -9,6 +9,7 @@ import pytest
 from common.errors import DataError
 from coordinator.tools.check_data import check, figures, quarantine, settings
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import read
 from coordinator.video.slots import Slots
@@ -43,7 +44,7 @@ def test_all_readers_see_the_same_frames_of_a_damaged_file(tmp_path: Path) -> No
     assert not survey.bad
     assert survey.damaged[path].startswith("2 of its packets or pictures cannot be decoded")
     assert quarantine([survey], tmp_path / "bad.txt") == 0
-    slots, batch, played = Slots(survey.clips.clips, config.data, 0, train=False), Batch(config.frame_shape), 0
+    slots, batch, played = Slots(Job(survey.clips.clips, config.data, 0, train=False)), Batch(config.frame_shape), 0
     while slots.fill(batch):
         played += 1
     slots.close()

@@ -8,6 +8,7 @@ import pytest
 
 from common.config.settings import Data
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import Clip, collect, find
 from coordinator.video.slots import Slots
@@ -75,7 +76,7 @@ def test_training_draws_a_window_per_playing_and_evaluation_plays_all_frames(tmp
     assert numbers == [start + n for start in starts for n in range(7)]
     assert len(set(starts)) > 4
     assert all(0 <= start <= 53 for start in starts)
-    slots, batch, count = Slots(clips, data, 5, train=False), Batch((1, 1, 16, 16)), 0
+    slots, batch, count = Slots(Job(clips, data, 5, train=False)), Batch((1, 1, 16, 16)), 0
     while slots.fill(batch):
         count += 1
     slots.close()

@@ -17,6 +17,7 @@ from common.config.settings import Data
 from common.errors import ConfigError, DataError
 from coordinator.video.batch import Batch
 from coordinator.video.datasets import Datasets
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoding.media_info import pictures
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import Clip, Clips, collect
@@ -122,7 +123,7 @@ def test_folders_of_frames(tmp_path: Path, suffix: str) -> None:
     clips = collect(data, "train")
     assert [(clip.frames, clip.pictures) for clip in clips.clips] == [(6, 11)]
     assert "it contains 3 frames" in clips.bad[tmp_path / "two"]
-    slots, batch, seen = Slots(clips.clips, data, 0, train=False), Batch((1, 3, 20, 20)), []
+    slots, batch, seen = Slots(Job(clips.clips, data, 0, train=False)), Batch((1, 3, 20, 20)), []
     while slots.fill(batch):
         seen.append(float(batch.frames.mean()))
     slots.close()

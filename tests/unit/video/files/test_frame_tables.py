@@ -10,6 +10,7 @@ import pytest
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.files.labels import FrameLabels
 from coordinator.video.slots import Slots
@@ -122,14 +123,14 @@ def test_rows_carry_the_labels_of_their_frames_also_after_a_resume(root: Path, s
     data: dict[str, Any] = {"stride": 2, "window": 4, "size": 16}
     clips = found(root, f"path,frame,number,clip\n{rows}", "regress", **data)
     settings = Data(train=root, slots=2, **data)
-    whole = played(Slots(clips.clips, settings, 3, True, form=clips.form), 20)
+    whole = played(Slots(Job(clips.clips, settings, 3, True), form=clips.form), 20)
     assert all(labels[1] in (0, 1) and labels[0] % 2 == 0 for tick in whole for labels in tick)
     firsts = {tuple(tick[slot]) for tick in whole[::4] for slot in range(2)}
     assert len(firsts) > 2  # windows begin at random frames
     assert all(whole[tick][0][0] == whole[tick - 1][0][0] + 2 for tick in range(1, 20) if tick % 4)
-    stream = Slots(clips.clips, settings, 3, True, form=clips.form)
+    stream = Slots(Job(clips.clips, settings, 3, True), form=clips.form)
     played(stream, start)
-    again = Slots(clips.clips, settings, 3, True, start=stream.places(), form=clips.form)
+    again = Slots(Job(clips.clips, settings, 3, True), start=stream.places(), form=clips.form)
     assert played(again, 20 - start) == whole[start:]
 
 
@@ -137,7 +138,7 @@ def test_snippets_have_the_labels_of_their_frames(root: Path) -> None:
     rows = "".join(f"{name},{frame},{frame}\n" for name in ("1.mp4", "2.mkv") for frame in range(FRAMES))
     data: dict[str, Any] = {"window": 2, "snippets": 3, "size": 16}
     clips = found(root, f"path,frame,number\n{rows}", "regress", **data)
-    seen = played(Slots(clips.clips, Data(train=root, slots=2, **data), 0, False, form=clips.form), 6)
+    seen = played(Slots(Job(clips.clips, Data(train=root, slots=2, **data), 0, False), form=clips.form), 6)
     assert [tick[0][0] for tick in seen] == [1, 2, 5, 6, 9, 10]
 
 
@@ -148,8 +149,8 @@ def test_positions_of_mirrored_frames_change_sign(root: Path) -> None:
     form, ticks = clips.form, 8 * FRAMES
     with pytest.raises(ConfigError, match=r"data.flip_targets = \[2\], but there are 2 numbers \(x, y\), counted"):
         found(root, f"path,frame,x,y\n{rows}", "regress", flip_targets=[2])
-    stream = Slots(clips.clips, Data(train=root, slots=2, **flipped), 3, True, form=form)
-    plain = Slots(clips.clips, Data(train=root, slots=2, size=16), 3, True, form=form)
+    stream = Slots(Job(clips.clips, Data(train=root, slots=2, **flipped), 3, True), form=form)
+    plain = Slots(Job(clips.clips, Data(train=root, slots=2, size=16), 3, True), form=form)
     batches = Batch((2, 3, 16, 16), form=form), Batch((2, 3, 16, 16), form=form)
     seen = set()
     for _ in range(ticks):

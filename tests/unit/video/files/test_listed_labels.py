@@ -11,6 +11,7 @@ import pytest
 from common.config.settings import Data, TaskName
 from common.errors import DataError
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.files.labels import FrameLabels
 from coordinator.video.slots import Slots
@@ -73,7 +74,10 @@ def test_frames_of_a_segment_have_the_labels_of_the_films_frames(
     clips = collect(data.model_copy(update={"format": "segments"}), "train", task="regress")
     step = 2 if "fps" in part else part["stride"]
     assert labels_in(clips) == [[float(frame)] for frame in range(4, 11, step)]
-    slots, batch = Slots(clips.clips, data, 0, train=False, form=clips.form), Batch((1, 3, 16, 16), form=clips.form)
+    slots, batch = (
+        Slots(Job(clips.clips, data, 0, train=False), form=clips.form),
+        Batch((1, 3, 16, 16), form=clips.form),
+    )
     played = []
     while slots.fill(batch):
         played.append(batch.labels[0].tolist())

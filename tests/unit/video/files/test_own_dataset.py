@@ -92,7 +92,7 @@ def own(mine: Path, name: str) -> str:
 
 def play(clips: list[Clip], data: Data, ticks: int, start: Any = None) -> tuple[list[Any], Any]:
     """What slots play, and their places after that."""
-    slots, batch, events = Slots(clips, data, 0, train=True, start=start), Batch((2, 3, 16, 16)), []
+    slots, batch, events = Slots(Job(clips, data, 0, train=True), start=start), Batch((2, 3, 16, 16)), []
     for _ in range(ticks):
         assert slots.fill(batch)
         events.append((batch.frames.tobytes(), batch.clips.tolist(), batch.labels.tolist()))

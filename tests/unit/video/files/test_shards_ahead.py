@@ -11,6 +11,7 @@ import pytest
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.batch import Batch
+from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clip, collect
 from coordinator.video.files.play_order import ShuffledOrder
 from coordinator.video.files.shard_cache import Shard
@@ -94,7 +95,7 @@ def test_slots_play_before_all_shards_are_there(tmp_path: Path, monkeypatch: pyt
         data = Data(train=f"{address}/{{000..023}}.tar", **settings)
         clips = collect(data, "train").clips
         assert not [path for path in asked if not path.endswith(" in part")]
-        slots, batch = Slots(clips, data, 0, train=True), Batch((2, 3, 16, 16))
+        slots, batch = Slots(Job(clips, data, 0, train=True)), Batch((2, 3, 16, 16))
         assert slots.fill(batch)
         whole = [path for path in asked if not path.endswith(" in part")]
         assert len(set(whole)) < len(files)
@@ -103,7 +104,7 @@ def test_slots_play_before_all_shards_are_there(tmp_path: Path, monkeypatch: pyt
 
 
 def played(data: Data, ticks: int) -> list[bytes]:
-    slots, batch, seen = Slots(collect(data, "train").clips, data, 0, train=True), Batch((2, 3, 16, 16)), []
+    slots, batch, seen = Slots(Job(collect(data, "train").clips, data, 0, train=True)), Batch((2, 3, 16, 16)), []
     for _ in range(ticks):
         slots.fill(batch)
         seen.append(batch.frames.tobytes())

@@ -22,7 +22,7 @@ reporter.tell_signal()
 if sys.argv[2] == "announced":
     worker.handle("expect_coordinator_exit", [0], (), {})
 if sys.argv[2] == "elsewhere":
-    reporter._coordinators_host = "10.0.0.1"
+    reporter.coordinator._coordinators_host = "10.0.0.1"
 print("ready", flush=True)
 time.sleep(60)
 """
