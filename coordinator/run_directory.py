@@ -57,10 +57,11 @@ class RunDirectory:
         """
         path = self.path / METRICS
         try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _is_before(line, tick, evaluated)]
+            with replacing(path) as part, open(path, encoding="utf-8") as lines, open(part, "wb") as kept:
+                for line in lines:  # one by one: there may be many
+                    if _is_before(line, tick, evaluated):
+                        kept.write(line.encode())
             self._metrics.close()
-            self._write(METRICS, "".join(kept))
             self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise write_failure(self.path, error) from error

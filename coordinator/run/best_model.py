@@ -48,9 +48,10 @@ class BestModel:
 def _figure(metrics: Path, tick: int, name: str) -> float | None:
     """The figure of the evaluation at `tick`; None if there is none."""
     value = None
-    for text in metrics.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            line: dict[str, Any] = json.loads(text)
-            if line.get("kind") == "evaluation" and line.get("tick") == tick:
-                value = line.get(name)
+    with open(metrics, encoding="utf-8") as lines:
+        for text in lines:
+            with suppress(ValueError):
+                line: dict[str, Any] = json.loads(text)
+                if line.get("kind") == "evaluation" and line.get("tick") == tick:
+                    value = line.get(name)
     return value

@@ -233,8 +233,8 @@ def test_rates_of_the_same_factor_change_no_bit() -> None:
 
 
 def test_a_stage_without_gradients_or_parameters_is_updated_all_the_same() -> None:
-    updater = Updater(blocks(), Optimiser(**SGD), every=2, mismatch=0, planned=8)
+    updater = Updater(blocks(), Optimiser(**SGD), every=2, mismatch=0, total_ticks=8)
     for _ in range(4):
         updater.update()
     assert updater.counters.tolist() == [4, 0, 2]
-    Updater(nn.Sequential(nn.ReLU()), Optimiser(**SGD), every=1, mismatch=0, planned=8).keep_gradients()
+    Updater(nn.Sequential(nn.ReLU()), Optimiser(**SGD), every=1, mismatch=0, total_ticks=8).keep_gradients()
