@@ -164,6 +164,27 @@ def test_resumed_replicas_keep_what_each_has_in_flight_and_gathered(videos: Path
 
 
 @pytest.mark.long
+def test_replicas_resume_with_what_their_auxiliary_classifiers_have_gathered(videos: Path, tmp_path: Path) -> None:
+    """At tick 100 stage 0 has done 98 ticks, and gathered two of three gradients."""
+    small = {"model_args": {"width": 4}, "data__size": 16, "data__slots": 4, "stages": 2, "replicas": 2}
+    tree = slow_run(videos, **small, rule__every=3, rule__auxiliary=0.3, checkpoint__every=100)
+    losses, parameters = replicated_run(parse(tree, "test"))
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
+    background.wait_for_tick(100)
+    run = tmp_path / "runs" / "it"
+    wait_until((run / "checkpoints/0000000100").is_dir)
+    pids = [*background.members().values(), background.process.pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert background.end(10) == -9
+    assert gone(pids, 10)
+    assert "at tick 100, with the activations" in resume(tmp_path).stderr
+    assert [losses_of(run, replica) for replica in range(2)] == losses
+    model = load_file(run / "model.safetensors")
+    assert all(torch.equal(model[name], parameters[name]) for name in parameters)
+
+
+@pytest.mark.long
 def test_readers_may_be_others_when_a_run_is_resumed_and_change_nothing(videos: Path, tmp_path: Path) -> None:
     """With evaluations, which the coordinator feeds, and batches that are read ahead."""
     changes = {"task": "predict", "model": "autoencoder", "ahead": 2, "stages": 2, "replicas": 2, "data__slots": 4}
