@@ -7,7 +7,7 @@ from statistics import median
 
 from common.config.settings import Data, TaskName
 from common.errors import DataError
-from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
 from coordinator.video.decoding.reader import pixels
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, Clips, collect
@@ -55,6 +55,8 @@ def survey(folder: Path) -> FolderSurvey:
         val = None
         notes.append(f"not used for validation: {reason}")
     found = [info for clip in _some(clips.clips, _LOOKED_AT) if isinstance(info := _about(clip), MediaInfo)]
+    if not found:
+        raise DataError(f"none of the first videos in {train} can be read: {_about(clips.clips[0])}")
     return FolderSurvey(
         train,
         val,
@@ -112,6 +114,8 @@ def _some(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
 
 
 def _about(clip: Clip) -> MediaInfo | str:
+    if clip.pictures is not None:
+        return read_frame_folder_info(clip.path, "*", clip.pictures)
     if clip.member is None:
         return read_media_info(clip.path)
     with opened_video(clip.member, Data(train=clip.path)) as path:

@@ -105,10 +105,17 @@ class Live:
                     return
                 if time.monotonic() > end:
                     if any(fresh):
+                        self._give_up_silent()
                         return
                     raise _silence(self._sources, self._patience)
                 self._frame_ready.wait(_POLL)
             self._meanwhile()
+
+    def _give_up_silent(self) -> None:
+        """Expect nothing from the sources that have no frame, such as one that hangs while it is opened."""
+        for source in self._sources:
+            if not source.fresh:
+                source.expect_nothing()
 
 
 def newest_frames(
@@ -187,6 +194,10 @@ class _Source:
     def alive(self) -> bool:
         """Whether the next frame is expected soon."""
         return time.monotonic() < self._alive_until
+
+    def expect_nothing(self) -> None:
+        """Do not wait for the next frame, until there is one. Called under the condition."""
+        self._alive_until = 0.0
 
     def take(self) -> int:
         """Make the newest frame the one that is played. Returns how many older ones were dropped since the last."""

@@ -129,24 +129,39 @@ class Draft(ABC):
 
     def _append(self, buffers: list[memoryview]) -> None:
         size = sum(buffer.nbytes for buffer in buffers)
+        self._take_room(size)
+        self._write(buffers, self._bytes)
+        for buffer in buffers:
+            self._checksum.update(buffer)
+        self._bytes += size
+
+    def _take_room(self, size: int) -> None:
+        """Take `size` bytes of what is reserved. Raises NoRoom."""
         if size > self._room:
             if not self._reserve(size - self._room):
                 raise NoRoom
             self._room = size
-        if os.pwritev(self._file, buffers, self._base + PAGE + self._bytes) < size:
+        self._room -= size
+
+    def _write(self, buffers: list[memoryview], at: int) -> None:
+        """Write at byte `at` of the frames. Raises OSError."""
+        if os.pwritev(self._file, buffers, self._base + PAGE + at) < sum(buffer.nbytes for buffer in buffers):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for buffer in buffers:
-            self._checksum.update(buffer)
-        self._bytes, self._room = self._bytes + size, self._room - size
 
     def _repeat_channels(self) -> None:
         """The video is not grey throughout, as after a fade-in from black: write what was kept again, as RGB."""
         count, _, height, row = self._shape
-        kept = np.frombuffer(os.pread(self._file, self._bytes, self._base + PAGE), np.uint8)
-        self._room, self._bytes, self._checksum = self._room + self._bytes, 0, xxh3_64()
-        self._is_grey, self._shape = False, (count, self._channels, height, row)
-        for frame in kept.reshape(count, height, row):
-            self._append([frame.data] * self._channels)
+        size, checksum, channels = height * row, xxh3_64(), self._channels
+        self._take_room((channels - 1) * self._bytes)
+        for number in range(count):
+            frame = os.pread(self._file, size, self._base + PAGE + number * size)
+            for _ in range(channels):
+                checksum.update(frame)
+        for number in reversed(range(count)):  # each is written where those after it were
+            frame = os.pread(self._file, size, self._base + PAGE + number * size)
+            self._write([memoryview(frame)] * channels, number * channels * size)
+        self._bytes, self._checksum = channels * self._bytes, checksum
+        self._is_grey, self._shape = False, (count, channels, height, row)
 
     def commit(self) -> None:
         """Make it an entry, which other processes find. Raises OSError."""

@@ -44,10 +44,19 @@ def part_of(file: Path, offset: int, size: int) -> Path:
     return Path(f"{_PART},,start,{offset},end,{offset + size},,:{file}")
 
 
+def is_part(path: Path) -> bool:
+    """Whether FFmpeg would read a part of another file."""
+    return str(path).startswith(f"{_PART},,")
+
+
 def state_of(path: Path) -> os.stat_result:
     """The state of a file, or of the file of which it is a part. Raises OSError."""
-    text = str(path)
-    return os.stat(text.partition(",,:")[2] if text.startswith(f"{_PART},,") else text)
+    return os.stat(str(path).partition(",,:")[2] if is_part(path) else path)
+
+
+def open_file(path: Path) -> "av.container.InputContainer":
+    """Open a file, or a part of one. Its name may look like an address, as 12:30.mp4 does. Raises av.FFmpegError."""
+    return open_media(str(path) if is_part(path) else os.path.abspath(path))
 
 
 def read_media_info(path: Path) -> MediaInfo | str:
@@ -55,7 +64,7 @@ def read_media_info(path: Path) -> MediaInfo | str:
     try:
         if state_of(path).st_size == 0:
             return "the file is empty"
-        with open_media(str(path)) as container:
+        with open_file(path) as container:
             return _metadata(container)
     except (av.FFmpegError, OSError, ValueError) as error:
         return reason(error)
@@ -135,7 +144,7 @@ def open_media(
 
 def count_frames(path: Path) -> int:
     """The number of frames in a file, by its packets; nothing is decoded. Raises av.FFmpegError or OSError."""
-    with open_media(str(path)) as container:
+    with open_file(path) as container:
         return sum(packet.size > 0 for packet in container.demux(video_stream(container)))
 
 
@@ -180,9 +189,21 @@ def _metadata(container: "av.container.InputContainer") -> MediaInfo:
     rate = float(stream.average_rate or 25)
     seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     seconds = seconds or (container.duration or 0) / av.time_base
-    frames = stream.frames or max(1, round(seconds * rate))
+    frames = stream.frames or round(seconds * rate)
+    if not frames:
+        frames, seconds, rate = _counted(container, stream, rate)
     size = stream.codec_context.width, stream.codec_context.height
     return MediaInfo(frames, seconds or frames / rate, *size, rate, _choice(container, stream), _is_deep(stream))
+
+
+def _counted(container: "av.container.InputContainer", stream: av.VideoStream, rate: float) -> tuple[int, float, float]:
+    """Frames, seconds and rate of a file that states no length, as a browser's recording: it is read to its end."""
+    times = [packet.pts for packet in container.demux(stream) if packet.size]
+    count, known = max(1, len(times)), [time for time in times if time is not None]
+    if len(known) < len(times) or len(set(known)) < 2 or stream.time_base is None:
+        return count, count / rate, rate
+    shown = float((max(known) - min(known)) * stream.time_base)  # until the last frame begins
+    return count, shown * count / (count - 1), (count - 1) / shown
 
 
 def _is_deep(stream: av.VideoStream) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from coordinator.video.decoding.media_info import open_media, pictures, reason, video_stream
+from coordinator.video.decoding.media_info import open_file, pictures, reason, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.pictures import Frames
 from coordinator.video.decoding.resample import CLOSE, FrameClock, longest_gap, resample
@@ -155,7 +155,7 @@ def _finder(
 
 
 def _open(path: Path, stack: ExitStack) -> "tuple[av.container.InputContainer, av.VideoStream]":
-    container = stack.enter_context(open_media(str(path)))
+    container = stack.enter_context(open_file(path))
     return container, video_stream(container)
 
 
@@ -174,7 +174,7 @@ def _before(files: Sequence[Path], number: int) -> av.VideoFrame | None:
 def _picture(file: Path, damage: Damage) -> av.VideoFrame | None:
     found = Damage()
     try:
-        with open_media(str(file)) as container:
+        with open_file(file) as container:
             frame = next(decoded(container, video_stream(container), found), None)
         if frame is None:
             raise ValueError(found.first or "it contains no picture")

@@ -25,7 +25,7 @@ from typing import cast
 import av
 import numpy as np
 
-from coordinator.video.decoding.media_info import open_media, state_of, video_stream
+from coordinator.video.decoding.media_info import open_file, state_of, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.resample import CLOSE
 
@@ -185,7 +185,7 @@ def _far(
     last = bisect_right(keys, times[target - _BEFORE]) - 1 if _BEFORE <= target < len(times) else 0
     if last < 1:  # the first key frame is the beginning
         return None
-    with open_media(str(path)) as other:
+    with open_file(path) as other:
         other_frames = list(
             islice(_from(other, video_stream(other), keys[last - 1], times[target], Damage()), _CHECKED)
         )
@@ -199,7 +199,7 @@ def _far(
 def _packet_timestamps(path: Path, version: _Version) -> Sequence[int]:
     """Timestamps of all frames, from the packets; empty if they are not unique or the first decoded frames differ."""
     times = sorted(time for time, _ in _packets(path))
-    with open_media(str(path)) as container:
+    with open_file(path) as container:
         sample = [frame.pts for frame in islice(decoded(container, video_stream(container), Damage()), _SAMPLE)]
     return times if sample == times[: len(sample)] and len(set(times)) == len(times) else []
 
@@ -211,7 +211,7 @@ def _keys(path: Path, version: _Version) -> list[int]:
 
 def _packets(path: Path) -> list[tuple[int, bool]]:
     """Timestamp of each packet and whether it is a key frame; empty if any timestamp is missing."""
-    with open_media(str(path)) as container:
+    with open_file(path) as container:
         found = [(packet.pts, packet.is_keyframe) for packet in container.demux(video_stream(container)) if packet.size]
     return [] if any(time is None for time, _ in found) else cast(list[tuple[int, bool]], found)
 
@@ -236,6 +236,8 @@ def _from(
 def _checksum(frame: av.VideoFrame) -> int:
     """Adler-32 of the first plane: as many bytes of each row as the frame has pixels, without the row's padding."""
     plane = frame.planes[0]
+    if plane.line_size < 0:  # as in AVI files of bitmaps: rows lie in memory from the last to the first
+        return zlib.adler32(frame.to_ndarray().tobytes())
     shape, strides = (plane.height, min(plane.width, plane.line_size)), (plane.line_size, 1)
     rows = np.ndarray(shape, np.uint8, cast(memoryview, plane), 0, strides)
     return zlib.adler32(rows.tobytes())

@@ -174,7 +174,8 @@ def collect(
     if not clips and not allow_empty:
         first = "; ".join(f"the first: {path}: {why}" for path, why in list(bad.items())[:1])
         total = len(entries) + len(listed.bad)
-        raise DataError(f"none of the {total} videos in {root} can be read; {first or 'all are quarantined'}")
+        why = first or "; ".join(notes[:1]) or "all are quarantined"
+        raise DataError(f"none of the {total} videos in {root} can be {'read' if first else 'played'}; {why}")
     names, quarantine = list(source.vocabulary.names), len(entries) - len(kept)
     notes = listed.notes + source.notes + notes
     return Clips(root, names, clips, bad, quarantine, notes, source.vocabulary.form, task, part)

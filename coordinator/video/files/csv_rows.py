@@ -11,7 +11,11 @@ from coordinator.video.files.listing import lines_of
 
 def header_of(line: str) -> list[str]:
     """The names of the columns in the first line of a file; one name if it is no header of several."""
-    return [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line), skipinitialspace=True), [])]
+    try:
+        names = next(csv.reader([line], delimiter=_delimiter(line), skipinitialspace=True), [])
+    except csv.Error:  # a cell of more than 128 KiB
+        return [line]
+    return [name.strip() for name in names]
 
 
 class Rows(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.processes.lifecycle import PATH_ERRORS
-from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.decoding.media_info import MediaInfo, is_part
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.segments import Segment
 from coordinator.video.files.shards import Member
@@ -68,7 +68,8 @@ class Listing:
 
 def stay_inside(entry: Entry, source: Path, videos: Path) -> None:
     """Raise DataError if an entry is outside of `videos`, as lists may be untrusted. Symlinks may lead outside."""
-    if not Path(os.path.abspath(entry.path)).is_relative_to(os.path.abspath(videos)):
+    outside = not Path(os.path.abspath(entry.path)).is_relative_to(os.path.abspath(videos))
+    if outside or is_part(entry.path):  # the name may be one by which FFmpeg reads another file
         raise DataError(
             f"{source} lists {short(entry.name)}, which is outside of {videos}: set data.videos to a folder "
             f"that contains all its videos"

@@ -74,7 +74,9 @@ def list_kinetics(file: Path, videos: Path, part: str, labelled: bool) -> Listin
                 f"{file}, row {number}: time_start and time_end are not whole seconds: is the row too short, or a "
                 f"quotation mark left open? ({error})"
             ) from error
-        label = row["label"] if labelled else "video"
+        label = (row["label"] or "").strip() if labelled else "video"
+        if not label:
+            raise DataError(f"{file}, row {number}: it has no label: is the row too short?")
         path = by_stem.get(stem, videos / label / f"{stem}.mp4")
         entries.append(Entry(f"{label}/{path.name}", path, label))
     return Listing(entries)

@@ -32,7 +32,7 @@ def list_shards(source: Path | str, data: Data, labelled: bool, classes: bool) -
         shard = contents.shard
         bad |= {Path(shard.address): contents.failure} if contents.failure else {}
         for sample in contents.samples:
-            path = Path(shard.address, sample.name)
+            path = Path(f"{shard.address}/{sample.name}")  # also if its name is absolute
             missing = labelled and sample.label in (None, "") and isinstance(sample.about, MediaInfo)
             about = _NO_LABEL if missing else sample.about
             if isinstance(about, str):

@@ -45,7 +45,7 @@ def below(root: Path) -> tuple[list[Path], Counter[str]]:
             subfolders.clear()
             continue
         visited.add(real)
-        subfolders[:] = [name for name in subfolders if not hidden(name)]
+        subfolders[:] = sorted(name for name in subfolders if not hidden(name))  # the first of two links counts
         for name in names:
             path = Path(folder, name)
             if not hidden(name) and path.is_file():

@@ -8,7 +8,7 @@ from common.errors import DataError
 from coordinator.tools.folder_survey import survey
 from tests.support.depth import write_depth
 from tests.support.shards import write_shards
-from tests.support.videos import write_at, write_clip
+from tests.support.videos import write_at, write_clip, write_pictures
 
 
 def test_labelled_clips_with_a_validation_part(videos: Path) -> None:
@@ -84,3 +84,11 @@ def test_numbers_that_are_no_label_are_named(tmp_path: Path) -> None:
     assert (found.task, len(found.classes)) == ("classify", 4)
     assert "no readable clip" in " ".join(found.notes)
     assert "for 1, 2: numeric labels make every number up to 3 a class" in " ".join(found.notes)
+
+
+def test_a_list_of_folders_of_frames(tmp_path: Path) -> None:
+    for number in range(3):
+        write_pictures(tmp_path / f"{number}", "{}.png", 4)
+    (tmp_path / "list.txt").write_text("0 4 0\n1 4 1\n2 4 0\n")
+    found = survey(tmp_path / "list.txt")
+    assert (list(found.lengths), found.rate) == ([4, 4, 4], 0)

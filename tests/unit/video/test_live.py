@@ -183,3 +183,15 @@ def test_a_model_that_was_trained_at_a_stride_sees_every_so_manyth_frame(tmp_pat
         levels = [float(frame.mean()) for _, frame in islice(frames, 5)]
     camera.close()
     assert all(round((later - levels[0]) / 4) % 8 == 0 for later in levels)
+
+
+def test_a_source_that_hangs_while_it_is_opened_is_waited_for_once() -> None:
+    hanging = Camera(5)
+    hanging.hold()
+    with playing(hanging, Camera(400, 80, 0.02), slots=2, patience=2, source_timeout=60) as (stream, batch):
+        assert fill(stream, batch)[0] == 0
+        start = time.monotonic()
+        for _ in range(4):
+            fill(stream, batch)
+        assert time.monotonic() - start < 3 * 2, "not every tick waits for it"
+        hanging.go()

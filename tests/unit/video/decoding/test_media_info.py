@@ -10,6 +10,7 @@ import pytest
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import collect
 from tests.support.videos import count, video_stream, write_clip, write_pictures
 
@@ -119,3 +120,29 @@ def test_the_supported_image_types_are_named(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("one 4 0\n")
     with pytest.raises(DataError, match=r"with a suffix of \.jpg, \.jpeg, \.png, "):
         collect(Data(train=tmp_path / "train.txt"), "train")
+
+
+@pytest.mark.parametrize(("name", "options"), [("x.webm", {"live": "1"}), ("x.mkv", {"live": "1"}), ("x.h264", {})])
+def test_the_frames_of_a_file_that_states_no_length_are_counted(
+    tmp_path: Path, name: str, options: dict[str, str]
+) -> None:
+    codec = "libvpx" if name.endswith("webm") else "libx264"
+    with av.open(str(tmp_path / name), "w", options=options) as container:
+        stream = video_stream(container, codec, 20)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        for number in range(50):
+            picture = np.full((24, 32, 3), 4 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    info = read_media_info(tmp_path / name)
+    assert isinstance(info, MediaInfo)
+    assert info.frames == 50
+    assert info.seconds == pytest.approx(50 / info.rate)
+    assert info.rate == pytest.approx(20, rel=0.02) or name.endswith("h264")  # which has no times
+
+
+def test_a_name_may_look_like_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "2024-01-01T12:30:05.mp4", 5)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(read_media_info(Path("2024-01-01T12:30:05.mp4")), MediaInfo)
+    assert sum(map(len, read(Path("2024-01-01T12:30:05.mp4"), 1, 16, 3))) == 5

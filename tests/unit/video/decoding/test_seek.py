@@ -1,5 +1,6 @@
 """Seeking into a file gives the same frames as decoding it from its start."""
 
+import struct
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ import pytest
 
 from coordinator.video.decoding import reader, seek
 from coordinator.video.decoding.reader import decode, read
-from tests.support.videos import spoil, write_at, write_moving
+from tests.support.videos import spoil, video_stream, write_at, write_moving
 
 REFRESH = {"x264-params": "intra-refresh=1:keyint=60:bframes=0"}
 HARD: dict[str, dict[str, Any]] = {
@@ -184,3 +185,22 @@ def test_timestamps_that_do_not_increase_prevent_seeking(tmp_path: Path) -> None
     with av.open(str(path)) as container:
         list(islice(record.note(container.decode(video=0), 0, lambda: None), 30))
     assert not record.jumps
+
+
+def test_a_seek_in_frames_that_are_stored_upside_down(tmp_path: Path, jumps: list[bool]) -> None:
+    """As in AVI files of bitmaps."""
+    path = tmp_path / "x.avi"
+    with av.open(str(path), "w") as container:
+        stream = video_stream(container, "rawvideo", 25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "bgr24"
+        for number in range(300):
+            picture = np.full((24, 32, 3), number % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+    data = bytearray(path.read_bytes())
+    height = data.find(b"strf") + 16
+    data[height : height + 4] = struct.pack("<i", 24)  # that of rows from the first to the last is negative
+    path.write_bytes(data)
+    for _ in range(2):
+        frames = np.concatenate(list(read(path, 1, 24, 3, skip=280)))
+        assert frames.mean((1, 2, 3)).round().tolist() == list(range(24, 44))
+    assert jumps == [False, True]

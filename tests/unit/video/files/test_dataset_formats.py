@@ -439,6 +439,7 @@ def test_a_table_that_is_no_kinetics_list_is_an_error(tmp_path: Path, video: Pat
     ("text", "message"),
     [
         ("label,youtube_id,time_start,time_end\nwalk,a,0\n", "row 2: .* are not whole seconds.*is the row too short"),
+        ("youtube_id,time_start,time_end,label\na,0,1\n", "row 2: it has no label: is the row too short"),
         ('label,youtube_id,time_start,time_end\nwalk,"a,0,1\n' + "walk,b,0,1\n" * 20_000, "quotation mark left open"),
     ],
 )
@@ -497,3 +498,13 @@ def test_file_names_may_be_no_utf_8(tmp_path: Path, video: Path) -> None:
     assert collect(Data(train=tmp_path, quarantine=tmp_path / "bad.txt"), "train").quarantined == 1
     (tmp_path / "train.txt").write_bytes(b"caf\xe9/1.avi 0\n")
     assert len(collect(Data(train=tmp_path / "train.txt"), "train").clips) == 1
+
+
+def test_a_list_cannot_name_parts_of_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's protocol for them would be taken from the beginning of a relative path."""
+    write_clip(tmp_path / "other.mp4", 5)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "list.txt").write_text(f"subfile,,start,0,end,100000,,:{tmp_path}/other.mp4 0\n")
+    monkeypatch.chdir(tmp_path / "videos")
+    with pytest.raises(DataError, match=r"outside of .*: set data\.videos"):
+        collect(Data(train=Path("list.txt"), format="list"), "train")

@@ -296,3 +296,14 @@ def test_shards_are_read_from_s3(root: Path, tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def test_absolute_names_in_different_shards_are_different_clips(tmp_path: Path) -> None:
+    """As `tar -P` writes them."""
+    for number in range(2):
+        clip = write_clip(tmp_path / f"clip{number}.mp4", 10 + number)
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            add(archive, "/d/1.mp4", clip.read_bytes())
+            add(archive, "/d/1.cls", str(number).encode())
+    clips = collect(data_of(f"{tmp_path}/{{0..1}}.tar"), "train").clips
+    assert [(clip.label, clip.frames) for clip in clips] == [(0, 10), (1, 11)]
