@@ -197,22 +197,25 @@ class DecoderPool:
         """
         with suppress(EOFError, OSError):
             self._drain(worker)  # messages sent before it died still count
-        ending = worker.end()
-        self._replaced += 1
+        ending, file = worker.end(), self._busy_with(worker)
+        self._replaced += file not in self._job.undecodable  # else a process that was started before that was known
         if self._replaced > _REPLACEMENTS:
             raise DataError(
                 f"a decoder process ended with {ending}, after {_REPLACEMENTS} others of this stream had ended: "
                 f"is memory short, or the disk failing?"
             )
-        file = self._busy_with(worker)
-        if file in self._suspects:
-            self._errors.add("skipped", f"{file}: two processes that decoded it died, the last by {ending}")
-            self._job.undecodable.add(file)
-        elif file is not None:
-            self._suspects.add(file)
+        if file is not None and file not in self._job.undecodable:
+            self._suspect(file, ending)
         for slot in worker.starts:
             self._files.pop(slot, None)
         worker.start(self._job, self.ring, self._end)
+
+    def _suspect(self, file: Path, ending: str) -> None:
+        """A process that decoded the file has died. Of the second one the file is the reason, and it is skipped."""
+        if file in self._suspects:
+            self._errors.add("skipped", f"{file}: two processes that decoded it died, the last by {ending}")
+            self._job.undecodable.add(file)
+        self._suspects.add(file)
 
     def _clear_suspect(self, slot: int) -> None:
         """The slot has played some or all of its current file, so that file is no longer a suspect."""

@@ -76,6 +76,29 @@ def test_a_file_that_kills_two_processes_is_skipped(tmp_path: Path) -> None:
     assert "deadly.mp4: two processes that decoded it died, the last by signal SIGKILL" in slots.errors.reasons[0]
 
 
+def test_a_file_that_kills_every_process_once_does_not_end_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that run do not learn what others died of."""
+    monkeypatch.setattr("coordinator.video.decoder_pool.pool._REPLACEMENTS", 2)
+    good, deadly, killed = write_clip(tmp_path / "good.mp4", 12), tmp_path / "deadly.mp4", list[int]()
+    os.mkfifo(deadly)
+
+    def kill() -> None:
+        for worker in slots._pool._workers:
+            process = slots._pool._decoding(worker).process
+            if slots._pool._busy_with(worker) == deadly and worker.process is process and process.pid not in killed:
+                killed.append(process.pid)
+                process.kill()
+
+    data = DATA.model_copy(update={"threads": 3})
+    clips = [Clip(deadly, 0, 12), *[Clip(good, 0, 12)] * 2]
+    slots = Slots(Job(clips, data, 0, train=True), waiting=Waiting(meanwhile=kill))
+    play(slots, 200)
+    slots.close()
+    assert len(killed) > 2
+
+
 def test_processes_that_always_die_are_an_error(videos: Path) -> None:
     slots = Slots(Job(find(videos / "train", "*", 1).clips, DATA, 0, train=True))
     batch = Batch((3, 3, 16, 16))
