@@ -119,11 +119,16 @@ def _open_copy(shard: Shard, data: Data, alive: Alive) -> int:
             file = os.open(path, os.O_RDONLY)
             os.utime(file, ns=(time.time_ns(), os.fstat(file).st_mtime_ns))  # used last now
             return file
-        _download(shard, path, data, alive)
+        downloaded = _download(shard, path, data, alive)
+        if downloaded is not None:
+            return downloaded
 
 
-def _download(shard: Shard, path: Path, data: Data, alive: Alive) -> None:
-    """Write a shard's copy, unless another process does."""
+def _download(shard: Shard, path: Path, data: Data, alive: Alive) -> int | None:
+    """Write a shard's copy, and open it, as it may be removed at once for another one.
+
+    None if another process wrote it.
+    """
     check_size(shard, data)
     limit = data.shard_cache_size
     try:
@@ -131,15 +136,17 @@ def _download(shard: Shard, path: Path, data: Data, alive: Alive) -> None:
         with open(draft_of(shard, data), "ab") as draft:
             _lock(draft.fileno(), alive)
             if not _is_still(draft.fileno(), draft.name) or path.exists():  # the process that had the lock wrote it
-                return
+                return None
             _make_room(path.parent, limit - shard.size, Path(draft.name))
             try:
                 _fetch(shard, draft, data, alive)
             except DataError:
                 draft.truncate(0)
                 raise
+            file = os.open(draft.name, os.O_RDONLY)
             os.replace(draft.name, path)
-            _make_room(path.parent, limit - path.stat().st_size, path)  # others may have been written meanwhile
+            _make_room(path.parent, limit - os.fstat(file).st_size, path)  # others may have been written meanwhile
+            return file
     except OSError as error:
         raise DataError(
             f"{shard.address} cannot be kept in {path.parent}: {reason(error)}. Name another folder as data.shard_cache"

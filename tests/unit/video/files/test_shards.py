@@ -307,3 +307,13 @@ def test_absolute_names_in_different_shards_are_different_clips(tmp_path: Path) 
             add(archive, "/d/1.cls", str(number).encode())
     clips = collect(data_of(f"{tmp_path}/{{0..1}}.tar"), "train").clips
     assert [(clip.label, clip.frames) for clip in clips] == [(0, 10), (1, 11)]
+
+
+def test_shards_that_are_downloaded_together_may_exceed_the_cache(root: Path, tmp_path: Path) -> None:
+    """A copy may be removed for another one as soon as it is written."""
+    limit = 2 * max(path.stat().st_size for path in (root / "shards").iterdir())
+    with served(root / "shards") as (address, _):
+        for number in range(20):
+            where = {"shard_cache": tmp_path / str(number), "shard_cache_size": limit}
+            clips = collect(data_of(f"{address}/{{000..002}}.tar", **where), "train")
+            assert (len(clips.clips), clips.bad) == (COUNT, {})
