@@ -51,6 +51,7 @@ class Children:
         self._held, self._stopped_children, self._caller = held, StoppedChildren(deadline), caller
         self._ranks: dict[int, int] = {}  # by pid, of those that have not ended
         self._ended = 0
+        self._finish_time: float | None = None
         self.stopped = 0
         self.failures: list[Exit] = []
 
@@ -75,8 +76,18 @@ class Children:
 
     def wait(self) -> None:
         """Wait until all have ended, one has failed, or a signal asks to stop."""
-        while self._ranks and not self.failures and not self.stopped:
+        while self._ranks and not self.failures and not self.stopped and not self._are_late:
             self._wait()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the coordinator, rank 0, has ended in order: the run is done, whatever becomes of the others."""
+        return self._finish_time is not None
+
+    @property
+    def _are_late(self) -> bool:
+        """Whether the others should have ended: they have nothing left to do once the coordinator has ended."""
+        return self._finish_time is not None and time.monotonic() > self._finish_time + _END
 
     def end(self) -> None:
         """Ask all to end, by the signal that came, or SIGTERM, and by any further one; after 30 s kill the rest."""
@@ -109,6 +120,8 @@ class Children:
         self._ended += 1
         if ended.code:
             self.failures.append(ended)
+        elif ended.rank == 0:
+            self._finish_time = ended.time
 
     def _send(self, number: int) -> None:
         for pid in self._ranks:  # none of them has been waited for, so no other process has its pid

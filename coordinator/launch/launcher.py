@@ -80,7 +80,7 @@ def launch(program: Callable[[], None], layout: Layout, supervision: Supervision
             _attempt(children, program, layout.names)
             if children.stopped:
                 return 128 + children.stopped
-            if not children.failures:
+            if children.finished or not children.failures:
                 return 0
             code = _report_failures(children.failures, layout)
             if not (_is_recoverable(children.failures) and budget.take(attempt)):

@@ -30,12 +30,12 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     run.pipeline.close(exit_code(state))
     run.feed.close()
     run.datasets.close()
-    if state.done or not deployed():
-        presence.marker.remove()
     summary = summarise(run, started)
     run.directory.save_summary(summary)
     how: State = "finished" if state.over else "stopped"
     presence.close(how, f"{how} at tick {state.tick}: the model is in {run.directory.path}", state.tick)
+    if state.done or not deployed():  # last: a run that is lost before is restarted, and must be found again
+        presence.marker.remove()
     run.datasets.warn_of_errors()
     if run.totals.dropped:
         presence.terminal.warn(f"a stage dropped {run.totals.dropped} reports, because the coordinator did not keep up")

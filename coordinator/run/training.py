@@ -75,6 +75,8 @@ class Training:
         self._trace_at_start(state.config.report.trace_ticks)
         if state.over or self._run.overdue:  # an earlier attempt was lost after its last tick, or in an evaluation
             saving.save_model()
+            if self._run.start.folder is None:  # it goes on from memory, which is given back when it ends
+                saving.save(worth_waiting=True)
             self._evaluate()
         while not state.over and not state.ending:
             if not self._train(saving.next_pause()):

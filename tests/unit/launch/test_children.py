@@ -121,3 +121,24 @@ def test_when_one_cannot_be_started_the_others_are_ended(held: HeldSignals, monk
     group.end()
     assert len(group.failures) == 2
     assert not psutil.Process().children()
+
+
+def test_a_run_is_done_once_its_coordinator_has_ended_in_order(
+    held: HeldSignals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is killed then, or does not end."""
+    monkeypatch.setattr(module, "_END", 0.5)
+    for other in (lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: time.sleep(60)):
+        group, start = Children(held, 60), time.monotonic()
+
+        def program(other: Callable[[], None] = other) -> None:
+            if os.environ["RANK"] == "1":
+                time.sleep(0.3)
+                other()
+
+        group.start(program, ["coordinator", "stage0"], port=1)
+        group.wait()
+        group.end()
+        assert group.finished
+        assert time.monotonic() - start < 10
+        assert [ended.rank for ended in group.failures] == [1]
