@@ -113,7 +113,7 @@ def test_remote_shards_are_downloaded_once_and_their_contents_remembered(root: P
 def test_a_cache_too_small_keeps_the_newest_and_changes_the_order_only(root: Path, tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in sorted((root / "shards").iterdir())]
     with served(root / "shards") as (address, asked):
-        limit = 2 * max(sizes)
+        limit = sum(sizes) - 1
         data = data_of(f"{address}/{{000..002}}.tar", shard_cache=tmp_path, shard_cache_size=limit)
         clips = collect(data, "train").clips
         order = Job(clips, data, 0, train=True).order()
