@@ -267,8 +267,8 @@ def _is_ours(name: str, built: Assembly, same_split: bool, in_flight: bool) -> b
     if kind == "target":
         return in_flight and built.targets is not None
     if kind == "auxiliary":
-        counts = name.removeprefix(_auxiliary(stage)).startswith(("gradient.", "counters"))  # as the stage's own do
-        return same_split and name.startswith(_auxiliary(stage)) and (in_flight or not counts)
+        gathered = name.removeprefix(_auxiliary(stage)).startswith(("gradient.", "counters"))
+        return same_split and name.startswith(_auxiliary(stage)) and (in_flight or not gathered)
     if kind == "memory":
         return in_flight and name.startswith(_memory(stage))
     if kind == "residual":

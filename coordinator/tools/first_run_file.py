@@ -151,8 +151,12 @@ def refuse_existing(file: Path) -> None:
 def write(file: Path, text: str) -> None:
     """Write the file, unless it exists. Raises SidewaysError."""
     try:
-        with open(file, "x", encoding="utf-8") as out:
-            out.write(text)
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise SidewaysError("the folder's name is not UTF-8, as run files are: rename it") from error
+    try:
+        with open(file, "xb") as out:
+            out.write(content)
     except FileExistsError:
         refuse_existing(file)
     except OSError as error:

@@ -27,19 +27,25 @@ def resume(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def test_a_run_resumed_after_kill_9_of_all_processes_equals_an_uninterrupted_one(
-    videos: Path, straight: Path, tmp_path: Path
-) -> None:
-    tree = slow_run(videos, checkpoint__every=100, ticks=10**6)
-    background = Background(write_run_file(tmp_path / "run.toml", tree))
+def killed_after_tick_100(folder: Path, tree: dict[str, Any]) -> Path:
+    """The directory of a run all of whose processes were killed, with a checkpoint of tick 100."""
+    background = Background(write_run_file(folder / "run.toml", tree))
     background.wait_for_tick(100)
-    run = tmp_path / "runs" / "it"
+    run = folder / "runs" / "it"
     wait_until((run / "checkpoints/0000000100").is_dir)
     pids = [*background.members().values(), background.process.pid]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert background.end(10) == -9
     assert gone(pids, 10)
+    return run
+
+
+def test_a_run_resumed_after_kill_9_of_all_processes_equals_an_uninterrupted_one(
+    videos: Path, straight: Path, tmp_path: Path
+) -> None:
+    tree = slow_run(videos, checkpoint__every=100, ticks=10**6)
+    run = killed_after_tick_100(tmp_path, tree)
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.isdigit()] == ["0000000100"]
     done = resume(tmp_path, "--set", f"ticks={STRAIGHT}")
     assert "resumed from runs/it/checkpoints/0000000100 at tick 100, with the activations" in done.stderr
@@ -169,15 +175,7 @@ def test_replicas_resume_with_what_their_auxiliary_classifiers_have_gathered(vid
     small = {"model_args": {"width": 4}, "data__size": 16, "data__slots": 4, "stages": 2, "replicas": 2}
     tree = slow_run(videos, **small, rule__every=3, rule__auxiliary=0.3, checkpoint__every=100)
     losses, parameters = replicated_run(parse(tree, "test"))
-    background = Background(write_run_file(tmp_path / "run.toml", tree))
-    background.wait_for_tick(100)
-    run = tmp_path / "runs" / "it"
-    wait_until((run / "checkpoints/0000000100").is_dir)
-    pids = [*background.members().values(), background.process.pid]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    assert background.end(10) == -9
-    assert gone(pids, 10)
+    run = killed_after_tick_100(tmp_path, tree)
     assert "at tick 100, with the activations" in resume(tmp_path).stderr
     assert [losses_of(run, replica) for replica in range(2)] == losses
     model = load_file(run / "model.safetensors")

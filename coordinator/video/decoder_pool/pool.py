@@ -90,7 +90,7 @@ class DecoderPool:
         self._job, self._on_message, self._errors = job, on_message, errors
         self._limit, self._on_wait = _HANG_FRACTION * waiting.timeout, waiting.meanwhile
         self._end = self.ring.end(0)  # up to which tick may be decoded
-        self._replaced = 0
+        self._replaced, self._waited = 0, time.monotonic()
         self._suspects: set[Path] = set()
         self._files: dict[int, Path] = {}  # by slot: the file being decoded for it
         share = sharing(job.data)
@@ -133,6 +133,8 @@ class DecoderPool:
             DataError: a process hung twice, or processes keep dying.
         """
         worker = self._workers[slot % len(self._workers)]
+        if time.monotonic() > self._waited + _POLL:  # also if messages come all the time, but no frames
+            self._call_on_wait()
         try:
             if self._wait_for_message(worker):
                 self._handle(worker, worker.connection.recv())
@@ -141,11 +143,15 @@ class DecoderPool:
         except (EOFError, OSError):
             self._replace(worker)
 
+    def _call_on_wait(self) -> None:
+        self._on_wait()
+        self._waited = time.monotonic()
+
     def _wait_for_message(self, worker: "_Worker") -> bool:
         """Wait for a message. False if none came because the process that holds the decode lock hangs."""
         start = time.monotonic()
         while not worker.connection.poll(_POLL):
-            self._on_wait()
+            self._call_on_wait()
             decoding = self._decoding(worker)
             limit = self._limit if decoding.has_reported else max(2 * self._limit, _START_TIMEOUT)
             if time.monotonic() - max(start, decoding.last_message_time) > limit:

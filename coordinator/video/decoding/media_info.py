@@ -13,7 +13,9 @@ from av.stream import Disposition
 _PART = "subfile"  # a protocol of FFmpeg
 LARGEST = 1 << 26  # pixels of a frame; a larger one is a broken or hostile file
 _LIMITS = {"max_pixels": str(LARGEST)}
+_LOCAL = {"protocol_whitelist": f"file,crypto,data,{_PART}"}  # a file may be a playlist, or name addresses to listen at
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_TOLERANCE = 0.02  # by how much the number of frames that is stated may differ from that by duration and rate
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -22,7 +24,7 @@ class MediaInfo:
     """Metadata of a file as its container states or implies it; nothing is counted by decoding.
 
     Attributes:
-        frames: number of frames.
+        frames: number of frames, by packets if the container states none or contradicts itself.
         seconds: duration; 0 for a folder of frames.
         width, height: of the frames, in pixels.
         rate: frames per second; 0 for a folder of frames.
@@ -56,7 +58,7 @@ def state_of(path: Path) -> os.stat_result:
 
 def open_file(path: Path) -> "av.container.InputContainer":
     """Open a file, or a part of one. Its name may look like an address, as 12:30.mp4 does. Raises av.FFmpegError."""
-    return open_media(str(path) if is_part(path) else os.path.abspath(path))
+    return open_media(str(path) if is_part(path) else os.path.abspath(path), options=_LOCAL)
 
 
 def read_media_info(path: Path) -> MediaInfo | str:
@@ -73,7 +75,7 @@ def read_media_info(path: Path) -> MediaInfo | str:
 def read_stream_info(file: RawIOBase) -> MediaInfo | str:
     """The same of an open file."""
     try:
-        with av.open(file, mode="r", options=_LIMITS) as container:
+        with av.open(file, mode="r", options={**_LOCAL, **_LIMITS}) as container:
             return _metadata(container)
     except (av.FFmpegError, OSError, ValueError) as error:
         return reason(error)
@@ -189,15 +191,20 @@ def _metadata(container: "av.container.InputContainer") -> MediaInfo:
     rate = float(stream.average_rate or 25)
     seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     seconds = seconds or (container.duration or 0) / av.time_base
-    frames = stream.frames or round(seconds * rate)
-    if not frames:
+    implied = round(seconds * rate)
+    frames = stream.frames or implied
+    if not frames or abs(frames - implied) > max(2, _TOLERANCE * implied):
         frames, seconds, rate = _counted(container, stream, rate)
     size = stream.codec_context.width, stream.codec_context.height
     return MediaInfo(frames, seconds or frames / rate, *size, rate, _choice(container, stream), _is_deep(stream))
 
 
 def _counted(container: "av.container.InputContainer", stream: av.VideoStream, rate: float) -> tuple[int, float, float]:
-    """Frames, seconds and rate of a file that states no length, as a browser's recording: it is read to its end."""
+    """Frames, seconds and rate of a file that states no length, or contradicts itself: it is read to its end.
+
+    A browser's recording states none. A fragmented MP4 states the frames of its first fragment; one that was trimmed by
+    an edit list, also those that it hides.
+    """
     times = [packet.pts for packet in container.demux(stream) if packet.size]
     count, known = max(1, len(times)), [time for time in times if time is not None]
     if len(known) < len(times) or len(set(known)) < 2 or stream.time_base is None:

@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from common.config.run_file import load
+from common.errors import SidewaysError
 from coordinator.cli.offline import tools
-from coordinator.tools.first_run_file import Machine, Suggestion, settings_of, suggest, text_of
+from coordinator.tools.first_run_file import Machine, Suggestion, settings_of, suggest, text_of, write
 from coordinator.tools.folder_survey import FolderSurvey
 
 HERE = Machine(cores=16, gpus=0, free=32 << 30)
@@ -82,3 +83,9 @@ def test_it_is_written_once(videos: Path, tmp_path: Path) -> None:
     again = CliRunner().invoke(tools, ["init", str(videos), "--out", str(out)])
     assert "already exists and is not overwritten" in str(again.exception)
     assert out.read_text() == text
+
+
+def test_a_folder_whose_name_no_run_file_can_hold_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SidewaysError, match="the folder's name is not UTF-8, as run files are: rename it"):
+        write(tmp_path / "run.toml", 'train = "\udcff"')
+    assert not (tmp_path / "run.toml").exists()

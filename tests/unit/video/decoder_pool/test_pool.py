@@ -192,3 +192,24 @@ def test_decoding_processes_end_with_their_coordinator(videos: Path) -> None:
         assert time.monotonic() < end
         time.sleep(0.05)
     slots.close()
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"), [(2, "none of the 1 clips can be decoded: .*no frames from"), (5000, "stop")]
+)
+def test_clips_that_all_begin_after_the_end_of_their_files_are_an_error(
+    tmp_path: Path, clips: int, message: str
+) -> None:
+    """As segments of a film of which only a part was copied. Meanwhile a stop is noticed, although messages come."""
+    film = write_clip(tmp_path / "film.mp4", 12)
+    start = time.monotonic()
+
+    def stop() -> None:
+        if time.monotonic() > start + 1:
+            raise DataError("stop")
+
+    many = [Clip(film, 0, 10, first=500 + number) for number in range(clips)]
+    slots = Slots(Job(many, DATA, 0, train=True), waiting=Waiting(meanwhile=stop if clips > 2 else lambda: None))
+    with pytest.raises(DataError, match=message):
+        slots.fill(Batch((3, 3, 16, 16)))
+    slots.close()

@@ -1,7 +1,11 @@
 """Media information: cover images, several video streams, folders of images."""
 
 import struct
+import time
+from io import BytesIO, RawIOBase
+from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 
 from common.config.settings import Data
 from common.errors import DataError
-from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.decoding.media_info import MediaInfo, read_media_info, read_stream_info
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import collect
 from tests.support.videos import count, video_stream, write_clip, write_pictures
@@ -122,23 +126,53 @@ def test_the_supported_image_types_are_named(tmp_path: Path) -> None:
         collect(Data(train=tmp_path / "train.txt"), "train")
 
 
-@pytest.mark.parametrize(("name", "options"), [("x.webm", {"live": "1"}), ("x.mkv", {"live": "1"}), ("x.h264", {})])
-def test_the_frames_of_a_file_that_states_no_length_are_counted(
-    tmp_path: Path, name: str, options: dict[str, str]
-) -> None:
-    codec = "libvpx" if name.endswith("webm") else "libx264"
-    with av.open(str(tmp_path / name), "w", options=options) as container:
-        stream = video_stream(container, codec, 20)
+def write_frames(path: Path, frames: int, before: int = 0, **options: str) -> Path:
+    """Write frames at 20 a second, of which the first `before` are before the film's beginning."""
+    codec = "libvpx" if path.suffix == ".webm" else "libx264"
+    with av.open(str(path), "w", options=options) as container:
+        stream = video_stream(container, codec, 20, options={"g": "10", "bf": "0"})
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
-        for number in range(50):
-            picture = np.full((24, 32, 3), 4 * number, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    info = read_media_info(tmp_path / name)
+        pictures = (np.full((24, 32, 3), 4 * number, np.uint8) for number in range(frames))
+        encoded = [stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")) for picture in pictures]
+        for packet in chain(*encoded, stream.encode()):
+            assert packet.pts is not None
+            assert packet.dts is not None
+            shift = round(before / 20 / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "options"),
+    [
+        ("x.webm", 0, {"live": "1"}),
+        ("x.mkv", 0, {"live": "1"}),
+        ("x.h264", 0, {}),
+        ("fragments.mp4", 0, {"movflags": "frag_keyframe"}),
+        ("trimmed.mp4", 40, {"avoid_negative_ts": "disabled"}),
+    ],
+)
+def test_the_frames_of_a_file_that_states_no_length_or_a_wrong_one_are_counted(
+    tmp_path: Path, name: str, before: int, options: dict[str, str]
+) -> None:
+    path = write_frames(tmp_path / name, 60, before, **options)
+    info = read_media_info(path)
     assert isinstance(info, MediaInfo)
-    assert info.frames == 50
-    assert info.seconds == pytest.approx(50 / info.rate)
+    assert info.frames == count(path)[0] == 60 - before
+    assert info.seconds == pytest.approx(info.frames / info.rate)
     assert info.rate == pytest.approx(20, rel=0.02) or name.endswith("h264")  # which has no times
+
+
+def test_a_file_cannot_make_ffmpeg_listen_at_an_address(tmp_path: Path) -> None:
+    """As a session description does, whatever the file is called: in a folder, or in a shard."""
+    text = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    text += b"m=video 45678 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    (tmp_path / "x.mp4").write_bytes(text)
+    start = time.monotonic()
+    assert isinstance(read_media_info(tmp_path / "x.mp4"), str)
+    assert isinstance(read_stream_info(cast(RawIOBase, BytesIO(text))), str)
+    assert time.monotonic() - start < 5
 
 
 def test_a_name_may_look_like_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
