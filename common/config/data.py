@@ -58,7 +58,9 @@ class Data(Section):
         "seconds", description="unit of start and end in lists of segments"
     )
     shard_cache: Path | None = Field(
-        None, description="folder for local copies of remote shards, which runs may share; default: ~/.cache/sideways"
+        None,
+        description="folder for local copies of remote shards, which runs may share; "
+        "default: sideways in $XDG_CACHE_HOME, or in ~/.cache",
     )
     shard_cache_size: ByteSize = Field(ByteSize(64 << 30), ge=1, description="size limit of that folder")
     shard_options: dict[str, Any] = Field(

@@ -93,7 +93,13 @@ class Recovery(Section):
         description="ticks between snapshots of the state in memory, to which exact goes back instead of an older "
         "checkpoint, and heal's lost stage; default: none with exact, 100 with heal (docs/deploying.md)",
     )
-    restarts: int = Field(5, ge=0, le=1000, description="maximum restarts in any hour after a process was lost")
+    restarts: int = Field(
+        5,
+        ge=0,
+        le=1000,
+        description="maximum restarts by `sideways train` in any hour after a process was lost; "
+        "of deployed runs: RESTARTS (docs/deploying.md)",
+    )
     divergence: Literal["stop", "rollback"] = Field(
         "stop",
         description="if the loss is NaN or too high, stop: end the run; rollback: resume from an earlier checkpoint",
