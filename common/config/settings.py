@@ -193,7 +193,7 @@ class Config(Section):
 
     @property
     def has_labels(self) -> bool:
-        """Whether targets are labels, which ride with the rows, and not frames."""
+        """Whether targets are labels, which are sent with the rows, and not frames."""
         return self.task not in ("autoencode", "predict")
 
     @property

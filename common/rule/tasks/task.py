@@ -31,7 +31,7 @@ class Task(ABC):
 
     Attributes:
         name: of the setting `task`.
-        form: of a row's label, which rides with the row.
+        form: of a row's label, which is sent with the row.
         loss: of rows that have a target.
         names: the figures of an evaluation, the one first by which the best checkpoint is kept.
         smaller: those of them that are errors, so smaller is better.
