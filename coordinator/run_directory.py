@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import math
 import os
 import shutil
 import time
@@ -16,9 +15,11 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import SidewaysError
+from common.run_registry.records import finite, stays
 from coordinator.atomic_file import replacing
 
 CONFIG, METRICS, SUMMARY, LOCK = "run.toml", "metrics.jsonl", "summary.json", ".lock"
+PAUSED = ".paused"  # there while a run is paused, also over an automatic restart
 MODEL, BEST = "model.safetensors", "best.safetensors"  # the newest, and that of the best evaluation
 
 _OF_THE_MODEL = {"size", "resize", "channels", "bits", "mean", "std", "stride", "fps", "labels_of"}  # of data
@@ -49,6 +50,21 @@ class RunDirectory:
         self._metrics.close()
         self._lock.close()
 
+    @property
+    def paused(self) -> bool:
+        """Whether the run was paused, and not resumed since."""
+        return (self.path / PAUSED).exists()
+
+    def set_paused(self, paused: bool) -> None:
+        """Note it for later attempts. Raises SidewaysError."""
+        try:
+            if paused:
+                (self.path / PAUSED).touch()
+            else:
+                (self.path / PAUSED).unlink(missing_ok=True)
+        except OSError as error:
+            raise write_failure(self.path, error) from error
+
     def truncate_from(self, tick: int, evaluated: bool) -> None:
         """Drop the lines of metrics.jsonl that a run resumed at `tick` will write again. Raises SidewaysError.
 
@@ -59,7 +75,7 @@ class RunDirectory:
         try:
             with replacing(path) as part, open(path, encoding="utf-8") as lines, open(part, "wb") as kept:
                 for line in lines:  # one by one: there may be many
-                    if _is_before(line, tick, evaluated):
+                    if _stays(line, tick, evaluated):
                         kept.write(line.encode())
             self._metrics.close()
             self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -155,21 +171,13 @@ def saved_tick(model: Path) -> int | None:
 
 def _json(line: dict[str, Any]) -> str:
     """One line of JSON. NaN and infinities, which JSON lacks, become null."""
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
-    }
-    return json.dumps(finite)
+    return json.dumps(finite(line))
 
 
-def _is_before(line: str, tick: int, evaluated: bool) -> bool:
-    """Whether a line of metrics.jsonl is complete and stays valid when the run is resumed at `tick`.
-
-    At `tick` itself, a change of the learning rate stays valid, and the evaluation if `evaluated`.
-    """
-    at = ("evaluation", "set") if evaluated else ("set",)
+def _stays(line: str, tick: int, evaluated: bool) -> bool:
+    """Whether a line of metrics.jsonl is complete and stays valid when the run is resumed at `tick`."""
     try:
-        about = json.loads(line)
-        return bool(about["tick"] < tick or (about["kind"] in at and about["tick"] <= tick))
+        return stays(json.loads(line), tick, evaluated)
     except (ValueError, KeyError, TypeError):
         return False  # truncated: the process was killed while writing it
 

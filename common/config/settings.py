@@ -79,6 +79,7 @@ class Config(Section):
     )
     val_metrics: list[str | dict[str, Any]] = Field(
         [],
+        max_length=16,
         description="further figures of an evaluation: classes of torchmetrics by name, or path/to/file.py:function "
         "for your own (docs/training.md)",
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -11,9 +12,10 @@ from common.errors import SidewaysError
 
 MOST_STATUS, MOST_COMMAND, MOST_LINE = 1 << 20, 1 << 12, 1 << 16  # bytes
 
-State = Literal["starting", "running", "paused", "finished", "stopped", "failed"]
+State = Literal["starting", "running", "paused", "restarting", "finished", "stopped", "failed"]
 STATUS = "status.json"  # in the run directory: the last status, for when the run's private Redis is gone
 OVER = ("finished", "stopped", "failed")
+SOON = ("starting", "restarting")  # states in which a run may not have a heartbeat yet
 
 
 def _printable(text: str) -> str:
@@ -81,7 +83,7 @@ class Status(Record):
     learning_rate: Figure = None
     loss: Figure = None
     accuracy: Figure = None
-    evaluation: dict[Text, Figure] = Field({}, max_length=32)
+    evaluation: dict[Text, Figure] = Field({}, max_length=400)
     dropped: int = 0
     stages: list[StageStatus] = Field([], max_length=256)
 
@@ -123,17 +125,17 @@ class Answer(Record):
 Known = TypeVar("Known", bound=Record)
 
 
-def decode(kind: type[Known], data: bytes, most: int = MOST_STATUS) -> Known:
-    """Decode a record. Raises SidewaysError if it is larger than `most` bytes or not a valid `kind`."""
+def decode(kind: type[Known], data: bytes, most: int = MOST_STATUS, where: str = "Redis") -> Known:
+    """Decode a record, from `where`. Raises SidewaysError if it is larger than `most` bytes or not a valid `kind`."""
     if len(data) > most:
-        raise SidewaysError(f"a {kind.__name__} in Redis is larger than {most} bytes: it was not written by Sideways")
+        raise SidewaysError(f"a {kind.__name__} in {where} is larger than {most} bytes: it was not written by Sideways")
     try:
         return kind.model_validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))
         raise SidewaysError(
-            f"a {kind.__name__} in Redis is malformed ({where}: {first['msg']}): was it written by another version?"
+            f"a {kind.__name__} in {where} is malformed ({field}: {first['msg']}): was it written by another version?"
         ) from None
 
 
@@ -160,8 +162,22 @@ def _no_constant(name: str) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Return the value, or None for NaN and infinity."""
+    """Return the value with None in place of NaN and infinity, which JSON lacks, also in lists and dictionaries."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def stays(line: Mapping[str, Any], tick: int, evaluated: bool) -> bool:
+    """Whether a line of metrics.jsonl stays valid when the run is resumed at `tick`.
+
+    Of those at `tick`, a change of the learning rate does, and the evaluation if `evaluated`; restarts always do.
+    """
+    at = ("evaluation", "set") if evaluated else ("set",)
+    kind = line["kind"]
+    return bool(line["tick"] < tick or (kind in at and line["tick"] == tick) or kind == "restart")
 
 
 def plain(text: str) -> str:

@@ -16,7 +16,17 @@ from typing import Any
 from redis import Redis
 
 from common.errors import SidewaysError
-from common.run_registry.records import MOST_COMMAND, MOST_STATUS, Answer, Command, Owner, Status, decode, decode_line
+from common.run_registry.records import (
+    MOST_COMMAND,
+    MOST_STATUS,
+    Answer,
+    Command,
+    Owner,
+    Status,
+    decode,
+    decode_line,
+    stays,
+)
 
 METRICS = 10_000  # lines of a run
 ALIVE = 10  # seconds until a heartbeat expires
@@ -97,10 +107,10 @@ class RunWriter:
         except SidewaysError as error:
             return str(error)
 
-    def truncate_from(self, tick: int) -> None:
-        """Delete the metric lines from `tick` on: the run is resumed there and measures them again."""
+    def truncate_from(self, tick: int, evaluated: bool) -> None:
+        """Delete the metric lines that a run resumed at `tick` writes again; `evaluated`: not the evaluation there."""
         found = self._client.xrange(self._keys.metrics)
-        late = [number for number, fields in found if _is_late(fields.get(_FIELD, b""), tick)]
+        late = [number for number, fields in found if not _stays(fields.get(_FIELD, b""), tick, evaluated)]
         if late:
             self._client.xdel(self._keys.metrics, *late)
 
@@ -156,11 +166,11 @@ def _bounded(client: Any, key: str, most: int) -> bytes | None:
     return client.getrange(key, 0, most) or None
 
 
-def _is_late(data: bytes, tick: int) -> bool:
+def _stays(data: bytes, tick: int, evaluated: bool) -> bool:
     try:
-        return bool(decode_line(data)["tick"] >= tick)
+        return stays(decode_line(data), tick, evaluated)
     except SidewaysError:
-        return True
+        return False
 
 
 def _same_place(holder: bytes, owner: Owner) -> bool:

@@ -36,7 +36,7 @@ def runs(folder: Runs = _HERE, as_json: Json = False) -> None:
     from coordinator.cli.status_view import overview
     from coordinator.registry.run_finder import list_runs
 
-    seen = list_runs(folder)
+    seen = list_runs(folder, lambda text: typer.echo(f"sideways: {text}", err=True))
     if as_json:
         print(json.dumps([_tree(run) for run in seen]))
     elif seen:
@@ -145,7 +145,7 @@ def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
 
     found = find(run, runs)
     seen = found.get_run() if found else None
-    if found is None or seen is None or seen.state not in ("starting", "running", "paused"):
+    if found is None or seen is None or seen.state not in ("starting", "running", "paused", "restarting"):
         how = seen.state if seen else "its Redis server is gone"
         raise SidewaysError(f"{run} is not running ({how}): see `sideways status {run}`")
     command = Command(id=uuid.uuid4().hex, **fields)

@@ -84,7 +84,7 @@ def watch(get_run: Callable[[], RunInfo], console: Console) -> None:
         console.print(view(seen))
         return
     with Live(view(seen), console=console, auto_refresh=False) as live:
-        while seen.state in ("starting", "running", "paused"):
+        while seen.state in ("starting", "running", "paused", "restarting"):
             time.sleep(_EVERY)
             seen = get_run()
             live.update(view(seen), refresh=True)

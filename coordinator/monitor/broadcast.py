@@ -26,9 +26,9 @@ class Broadcast(Listener):
         for listener in self._listeners:
             listener.measured(costs, split)
 
-    def resumed(self, tick: int) -> None:
+    def resumed(self, tick: int, evaluated: bool) -> None:
         for listener in self._listeners:
-            listener.resumed(tick)
+            listener.resumed(tick, evaluated)
 
     def state(self, state: State, message: str, tick: int) -> None:
         for listener in self._listeners:

@@ -37,7 +37,9 @@ class ProgressEvent:
         """Fields of the run's Status that it changes."""
         totals, rate = self.totals, self.line["learning_rate"]
         known = {"tick": totals.tick, "loss": totals.loss, "accuracy": totals.accuracy}
-        return known if rate is None else {**known, "learning_rate": rate}
+        if rate is None or self.report.stage < len(totals.stages) - 1:  # whose rate is divided, as it has a mismatch
+            return known
+        return {**known, "learning_rate": rate}
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ class Listener:
     def measured(self, costs: Sequence[BlockCost], split: Sequence[int]) -> None:
         """The blocks' costs have been measured; not so after an automatic restart."""
 
-    def resumed(self, tick: int) -> None:
-        """The run resumes from a checkpoint at `tick`. Called before the first report."""
+    def resumed(self, tick: int, evaluated: bool) -> None:
+        """The run goes on at `tick`, or begins anew there; `evaluated`: also after the evaluation of that tick.
+
+        Called before the first report.
+        """
 
     def state(self, state: State, message: str, tick: int) -> None:
         """The run's state or message has changed."""

@@ -48,11 +48,15 @@ class RunMetrics(Listener):
 
         Args:
             address: of this host.
-            stages: host:port of every stage's metrics.
+            stages: host:port of the metrics of every stage, replica by replica.
         """
         if self._config.metrics.port:
             self._processes = {"coordinator": serve(self.registry.registry, self._config.metrics, 0, address)}
-            self._processes |= {f"stage {stage}": address for stage, address in enumerate(stages)}
+            self._processes |= {self._name(worker): address for worker, address in enumerate(stages)}
+
+    def _name(self, worker: int) -> str:
+        replica, stage = divmod(worker, self._config.stages)
+        return f"replica {replica} stage {stage}" if self._config.replicas > 1 else f"stage {stage}"
 
     def announce(self, run: Path) -> None:
         """Write the list of targets for Prometheus. `run`: the run directory. Raises SidewaysError."""
@@ -106,6 +110,6 @@ class RunMetrics(Listener):
 
     def close(self, state: State, message: str, tick: int) -> None:
         """Remove the list of targets, unless another attempt may follow."""
-        if self._targets is not None and state != "failed":
+        if self._targets is not None and state not in ("failed", "restarting"):
             with suppress(OSError):
                 self._targets.unlink()

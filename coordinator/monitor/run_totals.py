@@ -7,7 +7,7 @@ from typing import Any
 
 from common.messages.stage_report import Progress
 
-_RECENT = 20  # the top stage's reports in the running loss and accuracy
+_RECENT = 20  # reports in the running loss, accuracy and speed
 
 
 @dataclass
@@ -48,6 +48,7 @@ class RunTotals:
     tick: int = 0
     dropped: int = 0
     _recent: deque[tuple[float, int, float | None]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    _speed: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def add(self, report: Progress) -> None:
         """Add a progress report of any stage."""
@@ -56,6 +57,7 @@ class RunTotals:
             self.stages[report.stage].add(report)
         if report.stage == 0 and not report.replica:
             self.tick = report.tick + 1
+            self._speed.append((report.ticks, report.seconds))
         if report.loss is not None and report.counted is not None:
             self._recent.append((report.loss * report.counted, report.counted, report.correct))
 
@@ -73,8 +75,14 @@ class RunTotals:
         return sum(correct for _, correct in counts) / rows if rows else None
 
     @property
+    def ticks_per_second(self) -> float:
+        """Over stage 0's recent reports; 0 before the first."""
+        seconds = sum(seconds for _, seconds in self._speed)
+        return sum(ticks for ticks, _ in self._speed) / seconds if seconds else 0.0
+
+    @property
     def tick_ms(self) -> float:
-        """Mean wall time of a tick, in ms."""
+        """Mean wall time of a tick, in ms, over the whole training."""
         return self.stages[0].per_tick_ms(self.stages[0].seconds)
 
     @property

@@ -24,13 +24,13 @@ _PICTURES = 8
 class EventFiles(Listener):
     """Writes scalars, tables and images; steps are ticks."""
 
-    def __init__(self, run: Path, warn: Callable[[str], None], first: int = 0) -> None:
+    def __init__(self, run: Path, warn: Callable[[str], None], first: int | None = None) -> None:
         """Open a file.
 
         Args:
             run: the run directory.
             warn: called once, when nothing more can be written.
-            first: the first tick; TensorBoard hides earlier files' data from it on, as a resumed run repeats them.
+            first: of a run that goes on: TensorBoard hides earlier files' data from this tick on, as they come again.
         """
         self._warn = warn
         self._writer: Any = None
@@ -69,11 +69,11 @@ class EventFiles(Listener):
         self._try(lambda: self._writer.close())
         self._given_up = True
 
-    def _open(self, folder: Path, first: int) -> None:
+    def _open(self, folder: Path, first: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
         _silence_its_thread()
-        self._writer = SummaryWriter(str(folder), flush_secs=10, purge_step=first or None)
+        self._writer = SummaryWriter(str(folder), flush_secs=10, purge_step=first)
 
     def _scalars(self, where: str, figures: Mapping[str, Any], tick: int) -> None:
         for name, value in curves(where, figures).items():

@@ -161,8 +161,7 @@ def _console(name: Literal["stdout", "stderr"]) -> Console:
 
 def _figures(totals: RunTotals, by_stage: bool) -> str:
     """One line of figures. `by_stage`: each stage's share of the time that it waits, else that of the busiest."""
-    tick_ms = totals.tick_ms
-    rate = 1e3 / tick_ms if tick_ms else 0.0
+    rate = totals.ticks_per_second
     waited = [100 * stage.recent_wait for stage in totals.stages]
     waits = "/".join(f"{wait:.0f}" for wait in waited) if by_stage else f"{min(waited):.0f}"
     parts = [f"{rate:.1f} ticks/s", f"{rate * totals.slots:.0f} frames/s"]

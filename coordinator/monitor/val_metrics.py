@@ -20,7 +20,7 @@ from common.processes.user_errors import describe_error
 from common.rule.clip_sums import Scores
 from common.rule.tasks.task import Task
 
-_MOST = 20  # figures of one metric
+MOST = 20  # figures of one metric
 _KINDS = {"classify": "multiclass", "multilabel": "multilabel"}  # torchmetrics' names of the tasks
 
 
@@ -47,8 +47,8 @@ class Metric:
             with no_exit(f"val_metrics: {self.name}"):
                 found = self.compute(scores.means.float(), scores.labels, scores.clips)
             named = found if isinstance(found, Mapping) else {self.name: found}
-            if len(named) > _MOST:
-                raise ConfigError(f"val_metrics: {self.name} gives {len(named)} figures: return {_MOST} at most")
+            if len(named) > MOST:
+                raise ConfigError(f"val_metrics: {self.name} gives {len(named)} figures: return {MOST} at most")
             return {_plain(name): float(torch.as_tensor(value).float().mean()) for name, value in named.items()}
         except ConfigError:
             raise

@@ -98,7 +98,11 @@ class PipelinePreview:
         task, labels = self._settings.task, self._held[self.frame].labels
         answers, known = task.answers(output).numpy(), task.form.known(labels)
         return [
-            {**self._said(answer), "truth": self._truth(label) if is_known else None}
+            {
+                **self._said(answer),
+                "truth": self._truth(label) if is_known else None,
+                "right": self._right(answer, label) if is_known else None,
+            }
             for answer, label, is_known in zip(answers, labels, known, strict=True)
         ]
 
@@ -107,6 +111,15 @@ class PipelinePreview:
             return {"says": _numbers(answer), "confidence": None}
         best = int(answer.argmax())
         return {"says": self._name(best), "confidence": round(float(answer[best]), 4)}
+
+    def _right(self, answer: NDArray[np.float64], label: Any) -> bool | None:
+        """Whether the class that the top stage says is the clip's, or one of them; None for numbers."""
+        if self._settings.task.name == "regress":
+            return None
+        best = int(answer.argmax())
+        if self._settings.task.name == "multilabel":
+            return best < len(label) and bool(label[best])
+        return best == int(label)
 
     def _truth(self, label: Any) -> str:
         if self._settings.task.name == "regress":

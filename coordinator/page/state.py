@@ -101,7 +101,7 @@ class PageState(LineListener):
         with self._lock:
             self._status.state(state, message, tick)
 
-    def resumed(self, tick: int) -> None:
+    def resumed(self, tick: int, evaluated: bool) -> None:
         """The run resumes at `tick`: load the history from metrics.jsonl."""
         with suppress(OSError), self._lock:
             self._history.replay(self._run / METRICS)
@@ -109,7 +109,7 @@ class PageState(LineListener):
     def close(self, state: State, message: str, tick: int) -> None:
         """The run has ended: if a browser is watching, wait until it has fetched the final state."""
         self.state(state, message, tick)
-        if state != "failed":
+        if state not in ("failed", "restarting"):
             self._page_server.remove_url_file()
         if time.monotonic() - self._last_request_time < _WATCHED:
             time.sleep(_EXIT_DELAY)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from common.run_registry.store import RunWriter
 
 _EVERY, _LONGEST_PAUSE = 0.25, 5.0  # seconds between exchanges; at most, while Redis is unreachable
+_SAVE_EVERY = 5.0  # seconds between two versions of the file of the status, if only figures have changed
 _BACKLOG, _AT_ONCE = 4096, 256  # lines kept; lines per exchange
 _EXIT_TIMEOUT, _LINGER = 4.0, 0.5  # seconds for the last exchange; then for clients to read the answers
 
@@ -73,7 +74,9 @@ class RedisPublisher(LineListener):
         self._writer: RunWriter | None = None
         self._at: RedisAccess | None = None
         self._written: object = None
-        self._truncate_from: int | None = None
+        self._saved = 0.0  # when
+        self._truncate_from: tuple[int, bool] | None = None
+        self._restarts = False
         self._new_run, self._disconnected, self._pause = True, False, _EVERY
         self._changed, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="redis", daemon=True)
@@ -85,9 +88,9 @@ class RedisPublisher(LineListener):
         self._new_run = not resumed
         self._thread.start()
 
-    def resumed(self, tick: int) -> None:
+    def resumed(self, tick: int, evaluated: bool) -> None:
         """The run resumes at `tick`: drop the metric history from there on."""
-        self._truncate_from = tick
+        self._truncate_from = tick, evaluated
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
         """Queue a line of metrics.jsonl, and update the fields of Status that it changes."""
@@ -108,6 +111,7 @@ class RedisPublisher(LineListener):
     def close(self, state: State, message: str, tick: int) -> None:
         """Publish the end of the run and all that is still queued. Waits a few seconds at most."""
         self.state(state, message, tick)
+        self._restarts = state == "restarting"
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join(_EXIT_TIMEOUT)
@@ -169,7 +173,7 @@ class RedisPublisher(LineListener):
         if self._writer is None or access != self._at:
             self._writer, self._at = self._connect(access), access
         if self._truncate_from is not None:
-            self._writer.truncate_from(self._truncate_from)
+            self._writer.truncate_from(*self._truncate_from)
             self._truncate_from = None
         while len(self._unsent) < _AT_ONCE and self._lines:
             self._unsent.append(self._lines.popleft())
@@ -180,7 +184,7 @@ class RedisPublisher(LineListener):
                 del self._answers[identity]
         for command in found:
             self._handle_command(command)
-        if self._ending.is_set():
+        if self._ending.is_set() and not self._restarts:
             self._writer.leave()
 
     def _connect(self, access: RedisAccess) -> "RunWriter":
@@ -205,9 +209,9 @@ class RedisPublisher(LineListener):
 
     def _write(self, status: Status) -> None:
         current = (status.state, status.message, status.name)
-        if current == self._written:
+        if current == self._written and time.monotonic() < self._saved + _SAVE_EVERY:
             return
-        self._written = current
+        self._written, self._saved = current, time.monotonic()
         # a full disk is reported where it matters: by the run directory
         with suppress(OSError), replacing(self._run / STATUS) as part:
             part.write_bytes(status.encode())

@@ -1,15 +1,17 @@
 """Finds runs to show or control: in the Redis at REDIS_URL, or by their run directory."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SidewaysError
-from common.run_registry.records import MOST_STATUS, OVER, STATUS, Status, decode
+from common.run_registry.records import MOST_STATUS, OVER, SOON, STATUS, Owner, Status, decode
 from common.run_registry.redis_connection import RedisAccess, at_socket, from_environment
-from common.run_registry.store import Store
+from common.run_registry.store import ALIVE, Store
 from coordinator.registry.embedded_redis import SOCKET
+from coordinator.run_directory import LOCK
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,33 @@ def find(run: str, runs: Path) -> RunAccess | None:
         SidewaysError: there is no such run, or Redis does not answer.
     """
     folder = _folder(run, runs)
-    access = _private(folder) or from_environment()
-    name = folder.resolve().name
-    if access is not None:
+    saved = _saved_status(folder).status if (folder / STATUS).is_file() else None
+    if saved is None and (folder / LOCK).is_file():
+        raise SidewaysError(f"the run in {folder} has not begun, or publishes nothing (report.redis = false)")
+    name = saved.name if saved is not None else folder.resolve().name
+    if (private := _private(folder)) is not None and (found := _reached(RunAccess(name, private))) is not None:
+        return found
+    if (access := from_environment()) is not None:
         found = RunAccess(name, access)
-        if found.get_run() is not None:
+        info = found.get_run()
+        if info is not None and (saved is None or _is_same(info.status.owner, saved.owner)):
             return found
-    if (folder / STATUS).is_file():
+    if saved is not None:
         return None
     raise SidewaysError(f"there is no run {run!r}. {_known(runs)}")
+
+
+def _reached(found: RunAccess) -> RunAccess | None:
+    """Access to a run in its private Redis; None if that was killed, or does not have it yet."""
+    try:
+        return found if found.get_run() is not None else None
+    except SidewaysError:
+        return None
+
+
+def _is_same(one: Owner, other: Owner) -> bool:
+    """Whether two coordinators, perhaps of two attempts, are of the same run."""
+    return (one.host, one.directory) == (other.host, other.directory)
 
 
 def _known(runs: Path) -> str:
@@ -98,29 +118,39 @@ def _folder(run: str, runs: Path) -> Path:
     return named if (named / STATUS).is_file() or (not (runs / run).is_dir() and named.is_dir()) else runs / run
 
 
-def list_runs(runs: Path) -> list[RunInfo]:
-    """All runs in the Redis of REDIS_URL and in the folder `runs`, the newest first. Raises SidewaysError."""
+def list_runs(runs: Path, warn: Callable[[str], None] = lambda text: None) -> list[RunInfo]:
+    """All runs in the Redis of REDIS_URL and in the folder `runs`, the newest first.
+
+    `warn` is called for each that cannot be read, as one of another version. Raises SidewaysError.
+    """
     found: dict[tuple[str, str], RunInfo] = {}
     access = from_environment()
     if access is not None:
         with _reaching(access):
             store = Store(access.connect())
             for name in store.names():
-                if (status := store.status(name)) is not None:
+                try:
+                    status = store.status(name)
+                except SidewaysError as error:
+                    warn(f"{name}: {error}")
+                    continue
+                if status is not None:
                     found[status.owner.host, status.owner.directory] = _run_info(status, store.alive(name))
     for folder in sorted(path.parent for path in runs.glob(f"*/{STATUS}")):
-        info = _local(folder)
+        try:
+            info = _local(folder)
+        except SidewaysError as error:
+            warn(str(error))
+            continue
         found.setdefault((info.status.owner.host, info.status.owner.directory), info)
     return sorted(found.values(), key=lambda info: -info.status.started)
 
 
 def _local(folder: Path) -> RunInfo:
     """A run on this host, from its private Redis if that answers, or else from its run directory."""
-    try:
-        access = _private(folder)
-        info = RunAccess(folder.resolve().name, access).get_run() if access else None
-    except SidewaysError:
-        info = None
+    access = _private(folder)
+    found = _reached(RunAccess(folder.resolve().name, access)) if access is not None else None
+    info = found.get_run() if found is not None else None
     return info or _saved_status(folder)
 
 
@@ -131,8 +161,10 @@ def _private(folder: Path) -> RedisAccess | None:
 
 
 def _saved_status(folder: Path) -> RunInfo:
+    """The last status that a run directory holds. Raises SidewaysError."""
     try:
         with open(folder / STATUS, "rb") as file:
-            return _run_info(decode(Status, file.read(MOST_STATUS + 1)), alive=False)
+            status = decode(Status, file.read(MOST_STATUS + 1), where=str(folder / STATUS))
     except OSError as error:
         raise SidewaysError(f"{folder / STATUS} cannot be read: {error}") from error
+    return _run_info(status, alive=status.state in SOON and time.time() < status.updated + ALIVE)

@@ -28,7 +28,7 @@ class Steerable(Protocol):
         """The next tick."""
 
     def hold(self, paused: bool) -> None:
-        """Report that the run is paused or resumed."""
+        """Note and report that the run is paused or resumed. Raises SidewaysError."""
 
     def idle(self) -> None:
         """Process reports for a moment, while paused."""
@@ -71,6 +71,12 @@ class CommandQueue:
     def wanted(self) -> bool:
         """Whether commands are waiting, so that the phase should end soon."""
         return not self._waiting.empty()
+
+    def hold(self, run: Steerable) -> None:
+        """Pause the run, as it was paused when it was lost. Raises SidewaysError."""
+        run.hold(True)
+        self._paused = True
+        self.execute(run)
 
     def execute(self, run: Steerable) -> None:
         """Execute the waiting commands; while paused, wait for more."""
@@ -122,8 +128,9 @@ class CommandQueue:
         if command.do == "set":
             assert command.lr is not None
             return run.set_rate(command.lr)
-        was_paused, self._paused = self._paused, command.do == "pause"
-        if was_paused == self._paused:
-            return f"{'already paused' if was_paused else 'not paused'}, at tick {run.tick}"
-        run.hold(self._paused)
+        pause = command.do == "pause"
+        if pause == self._paused:
+            return f"{'already paused' if pause else 'not paused'}, at tick {run.tick}"
+        run.hold(pause)
+        self._paused = pause
         return f"{'paused' if self._paused else 'resumed'} at tick {run.tick}"

@@ -26,7 +26,8 @@ class SteerableRun:
         return self._state.tick
 
     def hold(self, paused: bool) -> None:
-        """Report that the run is paused or resumed."""
+        """Note and report that the run is paused or resumed. Raises SidewaysError."""
+        self._run.directory.set_paused(paused)
         presence = self._run.presence
         presence.terminal.say(f"{'paused' if paused else 'resumed'} at tick {self.tick}")
         presence.broadcast.state("paused" if paused else "running", "", self.tick)

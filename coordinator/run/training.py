@@ -73,6 +73,7 @@ class Training:
         state, saving = self._state, self._checkpointing
         self._run.metrics.announce(self._run.directory.path)
         self._trace_at_start(state.config.report.trace_ticks)
+        self._pause_again()
         if state.over or self._run.overdue:  # an earlier attempt was lost after its last tick, or in an evaluation
             saving.save_model()
             if self._run.start.folder is None:  # it goes on from memory, which is given back when it ends
@@ -93,6 +94,14 @@ class Training:
             saving.save_model()
             saving.save(worth_waiting=True)
         self._finish()
+
+    def _pause_again(self) -> None:
+        """Wait, if this is a restart of a run that was paused. One that is resumed by hand goes on."""
+        run = self._run
+        if run.lost_at is not None and run.directory.paused:
+            run.presence.commands.hold(self._steerable)
+        else:
+            run.directory.set_paused(False)
 
     def _train(self, last: int) -> bool:
         """Run ticks up to `last`. Returns False if there were no frames for any."""

@@ -6,6 +6,7 @@ waits for  the tracker; the training does not. While it does not keep up, events
            newer ones are dropped and counted. After an error nothing more is sent.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,13 +77,16 @@ class TrackerListener(Listener):
 
     def close(self, state: State, message: str, tick: int) -> None:
         """Store model, settings and summary, if the run has not failed, and wait for the tracker to end."""
-        files = [self._run / name for name in _FILES if state != "failed" and (self._run / name).is_file()]
+        files = [
+            self._run / name for name in _FILES if state in ("finished", "stopped") and (self._run / name).is_file()
+        ]
         limit = _UPLOAD if state == "finished" else _EXIT
         self._end = state, files
+        end = time.monotonic() + limit
         with suppress(Full):
             if self._thread.is_alive():
                 self._calls.put(None, timeout=limit)
-        self._thread.join(limit)
+        self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
             self._warn(f"{self._name} has not taken everything within {limit:.0f} s, and the rest is lost to it")
         if self._dropped:

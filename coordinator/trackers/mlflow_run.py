@@ -18,7 +18,7 @@ from coordinator.trackers.tracker import Row, keep_id, known_id
 
 _EXPERIMENT = "sideways"  # unless MLFLOW_EXPERIMENT_NAME names one
 _AT_ONCE, _LONGEST = 100, 500  # parameters a request, and characters of one, that every server accepts
-_ENDED = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_ENDED = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "restarting": "FAILED"}
 
 
 class MlflowRun:
@@ -63,6 +63,8 @@ class MlflowRun:
         try:
             found = self._client.get_run(identity)
         except MlflowException:
+            return None
+        if found.info.lifecycle_stage != "active":
             return None
         self._client.update_run(identity, status="RUNNING")
         return identity, found.data.params

@@ -50,6 +50,6 @@ class WandbRun:
             for file in files:
                 model.add_file(str(file))
             self._run.log_artifact(model)
-        code = int(state == "failed")
+        code = int(state in ("failed", "restarting"))
         self._run.finish(exit_code=code)
         wandb.teardown(exit_code=code)  # waits until W&B's own process has written everything

@@ -61,7 +61,6 @@ COVERED_BY = {
     "coordinator/reader/__main__.py": ["faults/test_readers.py"],
     "coordinator/reader/coordinator_line.py": ["unit/run/test_readers.py"],
     "coordinator/reader/reader.py": [_EXACT, "faults/test_readers.py"],
-    "coordinator/registry/run_finder.py": [_STEERING, "unit/registry/test_redis_publisher.py"],
     "coordinator/run/checkpointing.py": ["distributed/test_checkpoints.py"],
     "coordinator/run/evaluation_phase.py": [_TRAIN],
     "coordinator/run/gradient_probe.py": ["distributed/test_algorithms.py"],

@@ -53,6 +53,7 @@ function show(told) {
   for (const part of document.querySelectorAll("[data-for]")) part.hidden = !there[part.dataset.for];
   list("restarts", told.restarts.map((r) => `restart ${r.restarts}: resumed at tick ${whole(r.tick)}, ${figure(r.recovery_seconds, 3)} s after its last report`));
   list("warnings", told.warnings);
+  if (status.state === "restarting") say(`A process was lost, and the run restarts. ${status.message}`);
   if (status.state in OVER) say(`${OVER[status.state]} at tick ${whole(status.tick)}. ${status.message}`);
 }
 

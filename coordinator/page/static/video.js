@@ -45,9 +45,8 @@ function show(preview) {
   });
 }
 
-function say(cell, { says, confidence, truth }) {
-  const judged = confidence !== null && truth !== null;
-  cell.className = judged ? (truth.split(", ").includes(says) ? "right" : "wrong") : "";
+function say(cell, { says, confidence, truth, right }) {
+  cell.className = right === null ? "" : right ? "right" : "wrong";
   put("says", says, cell);
   put("confidence", confidence === null ? "" : ` ${figure(100 * confidence, 3)} %`, cell);
   put("truth", truth === null ? "" : `is ${truth}`, cell);

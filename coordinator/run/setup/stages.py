@@ -44,7 +44,8 @@ def build_stages(setup: Setup, checked: Checked) -> Built:
     if setup.resume is not None:
         presence.introduce(config, checked.directory.path, total_ticks)
     if config.report.tensorboard:
-        presence.broadcast.add(EventFiles(checked.directory.path, warn, point.tick))
+        first = None if setup.resume is None else point.tick + point.scored  # an evaluation there is not done again
+        presence.broadcast.add(EventFiles(checked.directory.path, warn, first))
     for name in dict.fromkeys(config.report.trackers):
         presence.broadcast.add(TrackerListener(name, checked.directory.path, config, presence.terminal.say, warn))
     presence.broadcast.split(checked.blocks, split)

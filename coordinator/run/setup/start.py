@@ -69,7 +69,7 @@ def restore(setup: Setup, checked: Checked, start: Start) -> bool:
         setup.pipeline.stages.call_all(StageCalls.go_on, start.sources, point.tick)
     if setup.resume is not None:
         checked.directory.truncate_from(point.tick, evaluated)
+        presence.broadcast.resumed(point.tick, evaluated)
     if point.tick:
         presence.terminal.say(str(start.healing or point))
-        presence.broadcast.resumed(point.tick)
     return point.tick > 0 and not evaluated

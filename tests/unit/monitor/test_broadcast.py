@@ -4,8 +4,9 @@ import inspect
 from typing import Any
 
 from coordinator.monitor.broadcast import Broadcast
-from coordinator.monitor.listener import LineListener, Listener
-from tests.support.reports import evaluation_event, progress_event
+from coordinator.monitor.listener import LineListener, Listener, ProgressEvent
+from coordinator.monitor.run_totals import RunTotals, StageTotals
+from tests.support.reports import evaluation_event, progress, progress_event
 
 EVENTS = [name for name, _ in inspect.getmembers(Listener, inspect.isfunction)]
 
@@ -38,6 +39,16 @@ class Lines(LineListener):
 
     def line(self, line: dict[str, Any], **status: Any) -> None:
         self.lines.append((line, status))
+
+
+def test_the_runs_learning_rate_is_that_of_the_top_stage() -> None:
+    """Those of the others are divided, as they have a mismatch."""
+    listener, totals = Lines(), RunTotals([StageTotals() for _ in range(3)], slots=4)
+    for stage, rate in ((2, 1e-3), (0, 2e-4), (1, 3e-4)):
+        report = progress(stage=stage, rate=rate)
+        totals.add(report)
+        listener.progress(ProgressEvent.of(report, totals))
+    assert [status.get("learning_rate") for _, status in listener.lines] == [1e-3, None, None]
 
 
 def test_events_become_lines_of_metrics_jsonl() -> None:

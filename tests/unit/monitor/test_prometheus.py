@@ -50,5 +50,18 @@ def test_the_coordinator_exports_counters_and_its_scrape_targets(
         ("sideways_replicas", ()): 1,
         ("sideways_edge_ticks", (("stage", "0"),)): 3,
     }
+    metrics.close("restarting", "", 106)
+    assert (tmp_path / "it.targets.json").exists()
     metrics.close("finished", "", 106)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_processes_of_replicas_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.monitor.prometheus.serve", lambda *_: "here:1")
+    tree = {"ticks": 1, "stages": 2, "replicas": 2, "data": {"train": ".", "slots": 4}, "metrics": {"port": 1}}
+    metrics = RunMetrics(parse(tree, "test"), total_ticks=1000, first=0)
+    metrics.serve("here", [f"here:{port}" for port in range(2, 6)])
+    metrics.announce(tmp_path / "it")
+    groups = json.loads((tmp_path / "it.targets.json").read_text())
+    names = ["coordinator", *(f"replica {replica} stage {stage}" for replica in range(2) for stage in range(2))]
+    assert [group["labels"]["process"] for group in groups] == names

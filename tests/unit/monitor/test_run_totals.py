@@ -19,6 +19,17 @@ def test_the_first_reports_times_count_only_until_the_next() -> None:
     assert (found.tick, found.tick_ms, found.slowest_stage_ms) == (30, 100.0, 50.0)
 
 
+def test_the_speed_is_that_of_the_recent_reports() -> None:
+    found = totals()
+    assert found.ticks_per_second == 0
+    for _ in range(100):
+        found.add(progress(ticks=100, seconds=1.0))
+        found.add(progress(stage=1, ticks=7, seconds=1.0))
+    for _ in range(20):
+        found.add(progress(ticks=10, seconds=1.0))
+    assert found.ticks_per_second == pytest.approx(10)
+
+
 def test_the_tick_is_stage_0s_and_drops_are_the_maximum_over_stages() -> None:
     found = totals()
     found.add(progress(stage=1, tick=50, dropped=3))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -46,6 +47,18 @@ def test_reports_become_scalars(tmp_path: Path) -> None:
         "evaluation/clips": [(80, 8.0)],
     }
     assert events.Tags()["images"] == ["confusion"]
+
+
+@pytest.mark.parametrize(("first", "kept"), [(101, [50, 100]), (100, [50]), (0, []), (None, [50, 100, 120])])
+def test_a_run_that_goes_on_hides_what_comes_again(tmp_path: Path, first: int | None, kept: list[int]) -> None:
+    files = EventFiles(tmp_path, refuse)
+    for tick in (50, 100, 120):
+        files.evaluated(evaluation_event(tick, {"top1": 0.5}))
+    files.close("restarting", "", 120)
+    files = EventFiles(tmp_path, refuse, first)
+    files.evaluated(evaluation_event(150, {"top1": 0.75}))
+    files.close("finished", "", 150)
+    assert [event.step for event in written(tmp_path).Scalars("evaluation/top1")] == [*kept, 150]
 
 
 def test_the_split_is_written_as_a_table(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_other_replicas_are_shown_but_not_among_the_curves(tmp_path: Path) -> No
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = config_of(replicas=2)
     page = PageState(config, tmp_path, 100, PageServer(Report(), None), [])
-    page.resumed(4)
+    page.resumed(4, evaluated=False)
     report = Progress(**REPORT, stage=1, replica=1)
     page.replica_progress(ProgressEvent.of(report, RunTotals([StageTotals()], 4)))
     page.healed(60, {1: 20})
@@ -132,7 +132,7 @@ def test_a_later_attempt_serves_the_page_at_the_same_address(tmp_path: Path) -> 
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     second = Served(tmp_path, config_of(), resumed=tmp_path)
     assert second.url == first.url
-    second.page.resumed(4)
+    second.page.resumed(4, evaluated=False)
     second.page.line(progress(2, 9, loss=0.25))
     state = second.state()
     assert state["curves"]["loss"] == [[3, 0.5], [9, 0.25]]

@@ -260,7 +260,8 @@ def test_answers_of_other_tasks() -> None:
     run.view.answer(-1)
     run.run(30)
     first, second = run.preview()["answers"]
-    assert first == {"says": "bee", "confidence": 0.9526, "truth": first["truth"]}
+    right = first["truth"] != ""
+    assert first == {"says": "bee", "confidence": 0.9526, "truth": first["truth"], "right": right}
     assert first["truth"] in ("", "ant, bee, cat")  # the labels are 0 or another number
     assert second["says"] == "ant"
     run = Run(config_of(task="regress", data=data), output)
@@ -268,6 +269,7 @@ def test_answers_of_other_tasks() -> None:
     run.run(30)
     assert run.preview()["answers"][0]["says"] == "-2, 3, 1"
     assert run.preview()["answers"][0]["confidence"] is None
+    assert run.preview()["answers"][0]["right"] is None
 
 
 def test_a_row_without_a_label_has_no_truth() -> None:

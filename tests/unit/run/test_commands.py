@@ -23,6 +23,29 @@ class Run:
         raise self._error
 
 
+class Held:
+    """A run that can be paused."""
+
+    over, tick = False, 7
+
+    def __init__(self, queue: CommandQueue) -> None:
+        self._queue = queue
+        self.states: list[bool] = []
+
+    def hold(self, paused: bool) -> None:
+        self.states.append(paused)
+
+    def idle(self) -> None:
+        self._queue.submit(Command(id="0" * 32, do="resume"))
+
+
+def test_a_run_that_was_paused_when_it_was_lost_waits_until_it_is_resumed() -> None:
+    queue = CommandQueue(StopRequest())
+    run = Held(queue)
+    queue.hold(run)  # type: ignore[arg-type]
+    assert run.states == [True, False]
+
+
 @pytest.mark.parametrize(("error", "lost"), [(SidewaysError("no room"), False), (PeerError("stage 1 is gone"), True)])
 def test_a_failed_command_is_refused_and_a_lost_process_ends_the_run(error: SidewaysError, lost: bool) -> None:
     steering, answers = CommandQueue(StopRequest()), list[Answer]()

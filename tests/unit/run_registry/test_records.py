@@ -4,9 +4,11 @@ import json
 from contextlib import suppress
 from typing import Any
 
+from annotated_types import MaxLen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.settings import Config
 from common.errors import SidewaysError
 from common.run_registry.records import (
     Answer,
@@ -18,6 +20,7 @@ from common.run_registry.records import (
     encode_line,
     plain,
 )
+from coordinator.monitor.val_metrics import MOST
 from tests.support.records import status_of
 
 
@@ -53,3 +56,13 @@ def test_lines_round_trip_with_non_finite_numbers_as_null(fields: dict[str, Any]
 @given(st.text())
 def test_any_text_fits_a_record(text: str) -> None:
     assert decode(Status, status_of(message=plain(text)).encode()).message == plain(text)
+
+
+def test_a_status_holds_as_many_figures_as_evaluations_may_have() -> None:
+    metrics = Config.model_fields["val_metrics"].metadata
+    most = next(limit.max_length for limit in metrics if isinstance(limit, MaxLen)) * MOST + 20  # and our own
+    evaluation = {f"{'x' * 76}{number:04}": 0.123456789 for number in range(most)}
+    status = status_of(evaluation=evaluation)
+    assert decode(Status, status.encode()) == status
+    line = {"kind": "evaluation", "tick": 3, **evaluation}
+    assert decode_line(encode_line(line)) == line

@@ -73,11 +73,22 @@ def test_the_history_is_capped_and_truncated_on_resume(client: "redis.Redis") ->
         station.exchange(status_of(), lines, {})
     held = client.xlen(Keys("it").metrics)
     assert METRICS <= held <= METRICS + 200  # Redis removes whole nodes
-    RunWriter(client, "it", HERE, anew=False).truncate_from(total - 100)
+    RunWriter(client, "it", HERE, anew=False).truncate_from(total - 100, evaluated=True)
     assert client.xlen(Keys("it").metrics) == held - 100
     assert Store(client).metrics("it", 1)[0]["tick"] == total - 101
     RunWriter(client, "it", HERE, anew=True)
     assert client.xlen(Keys("it").metrics) == 0
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_the_history_keeps_what_a_resumed_run_does_not_write_again(client: "redis.Redis", evaluated: bool) -> None:
+    writer = RunWriter(client, "it", HERE, anew=True)
+    kinds = [("progress", 9), ("evaluation", 10), ("set", 10), ("progress", 10), ("evaluation", 20), ("restart", 30)]
+    writer.exchange(status_of(), [encode_line({"kind": kind, "tick": tick}) for kind, tick in kinds], {})
+    writer.truncate_from(10, evaluated)
+    kept = [(line["kind"], line["tick"]) for line in Store(client).metrics("it", 9)]
+    at = [("evaluation", 10)] if evaluated else []
+    assert kept == [("progress", 9), *at, ("set", 10), ("restart", 30)]
 
 
 def test_a_second_live_run_of_the_same_name_gets_another_name(client: "redis.Redis") -> None:

@@ -46,4 +46,10 @@ def test_what_is_reported_reads_back(client: MlflowClient, tmp_path: Path) -> No
 def test_a_run_that_was_deleted_begins_anew(client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "mlflow.id").write_text("0" * 32)
     MlflowRun(tmp_path, {"stages": 1}).close("failed", [])
-    assert client.get_run((tmp_path / "mlflow.id").read_text()).info.status == "FAILED"
+    first = (tmp_path / "mlflow.id").read_text()
+    assert client.get_run(first).info.status == "FAILED"
+    client.delete_run(first)  # it can still be read
+    MlflowRun(tmp_path, {"stages": 1}).close("finished", [])
+    second = (tmp_path / "mlflow.id").read_text()
+    assert client.get_run(second).info.status == "FINISHED"
+    assert second != first
