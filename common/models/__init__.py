@@ -17,7 +17,7 @@ from common.config.settings import Config
 from common.errors import ConfigError
 from common.models import imagenet, timm_models, user_code
 from common.models.autoencoder import autoencoder
-from common.models.chain import Chain, layered
+from common.models.chain import Chain, layered, runs_in_sequence
 from common.models.cutting import cut
 from common.models.freezing import freeze, freeze_norms
 from common.models.movinet import movinet_a0
@@ -113,7 +113,7 @@ def _make(config: Config, classes: int, warn: Callable[[str], None]) -> nn.Seque
                 f"{describe_error(error)}. "
                 f"Its parameters: {', '.join(accepted)}"
             ) from error
-    if isinstance(model, nn.Sequential) and len(model) > 0:
+    if isinstance(model, nn.Sequential) and len(model) > 0 and runs_in_sequence(model):
         return model
     if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
         return _as_blocks(model, config, warn)

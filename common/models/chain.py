@@ -79,6 +79,13 @@ class Chain(nn.Sequential):
         return self.take([names] if isinstance(names, str) else names)
 
 
+def runs_in_sequence(model: nn.Module) -> bool:
+    """Whether it only runs its blocks one after another: it has no forward method or hooks of its own."""
+    own = type(model).forward not in (nn.Sequential.forward, Chain.forward) or "forward" in vars(model)
+    hooks = (model._forward_hooks, model._forward_pre_hooks, model._backward_hooks, model._backward_pre_hooks)
+    return isinstance(model, nn.Sequential) and not own and not any(hooks)
+
+
 def layered(model: nn.Sequential, names: Iterable[str]) -> Chain:
     """The same model with every block that only runs layers in sequence split into these layers.
 
@@ -104,7 +111,7 @@ def _leaves(root: nn.Module, path: str) -> list[str]:
         module = root.get_submodule(path)
     except AttributeError:  # a parameter
         return [path]
-    if type(module) is not nn.Sequential or not len(module):
+    if type(module) is not nn.Sequential or not len(module) or not runs_in_sequence(module):
         return [path]
     return [leaf for name in module._modules for leaf in _leaves(root, f"{path}.{name}")]
 

@@ -65,6 +65,9 @@ def train(
         DataError: the videos cannot be used.
         SidewaysError: the run failed, with its own message, or the name is taken.
     """
+    callbacks = [callbacks] if callable(callbacks) else callbacks
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise ConfigError("callbacks must be a function, or a list of functions")
     end_import()  # the processes of a run import this script for its model: no run within a run
     if not isinstance(run, str | Path | Config | None):
         raise ConfigError(
@@ -86,7 +89,7 @@ def train(
         file = Path(folder) / (origin.name if isinstance(origin, Path) else CONFIG)  # runs are named after it
         file.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
         arguments = [str(file), *(["--resume", str(resume)] if resume is not None else [])]
-        return _run(arguments, Path(folder), [callbacks] if callable(callbacks) else callbacks)
+        return _run(arguments, Path(folder), callbacks)
 
 
 def _imported(

@@ -64,7 +64,17 @@ def data_for(
 
 
 def evaluate(trained: TrainedModel, scores: Scores) -> Evaluation:
-    """Compute the figures, those of the run's val_metrics too. Raises ConfigError if one cannot be computed."""
+    """Compute the figures, those of the run's val_metrics too.
+
+    Raises:
+        ConfigError: one cannot be computed.
+        SidewaysError: the model's outputs are not finite.
+    """
+    if wrong := int((~scores.sums.isfinite()).any(1).sum()):
+        raise SidewaysError(
+            f"{trained.path} gives outputs that are not finite numbers, for {wrong} of {len(scores.sums)} clips: its "
+            "training has diverged; evaluate an earlier model of the run (--best)"
+        )
     settings = json.loads(trained.about.get("val_metrics", "[]"))
     found = evaluator(trained.task, metrics_of(settings, trained.task, len(trained.classes))).evaluate(scores)
     if found.problems:

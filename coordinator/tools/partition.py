@@ -113,6 +113,7 @@ def compare(
         ConfigError: the model does not fit its task, or has fewer blocks than stages.
     """
     check_model(build(config, classes, warn), config, classes, warn)
+    arrangements = _possible(config, arrangements, classes, warn)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     configs = [config.model_copy(update=arrangement._asdict()).of_replica for arrangement in arrangements]
     threads = [share_of_threads(config, own.total_stages) for own in configs]
@@ -131,6 +132,22 @@ def compare(
     finally:
         torch.set_num_threads(before)
     return Comparison(costs, predictions, list(arrangements), threads, str(device), config.data.slots)
+
+
+def _possible(
+    config: Config, arrangements: Sequence[Arrangement], classes: int, warn: Callable[[str], None]
+) -> Sequence[Arrangement]:
+    """Those of several arrangements for whose stages the model has enough blocks, or layers."""
+    found = [
+        each
+        for each in arrangements
+        if each.stages <= len(build(config.model_copy(update=each._asdict()).of_replica, classes))
+    ]
+    if not found or len(found) == len(arrangements):
+        return arrangements  # if it is none, the error says so
+    others = ", ".join(str(each.stages) for each in arrangements if each not in found)
+    warn(f"the model has too few blocks for {others} stages: they are left out")
+    return found
 
 
 def _timed(config: Config, model: nn.Sequential, device: torch.device) -> tuple[list[BlockCost], SkipTimer]:

@@ -96,7 +96,7 @@ def predict_clips(
     Raises:
         ConfigError: the model's outputs are frames.
         DataError: the video cannot be decoded.
-        SidewaysError: `table` cannot be written.
+        SidewaysError: `table` cannot be written, or the outputs are not finite.
     """
     seen = ClipPrediction(trained.classes, trained.data.stride, torch.zeros(len(trained.classes), dtype=torch.float64))
     seen.numbers = not trained.task.has_classes
@@ -110,6 +110,11 @@ def predict_clips(
             _gather(seen, first, scores, writer, frames_replaced(trained.answer))
     except OSError as error:
         raise SidewaysError(f"cannot write {table}: {error.strerror}") from error
+    if not seen.total.isfinite().all():
+        raise SidewaysError(
+            f"{trained.path} gives outputs that are not finite numbers for {video}: its training has diverged; take an "
+            "earlier model of the run (--best)"
+        )
     return seen
 
 

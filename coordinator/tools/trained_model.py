@@ -5,6 +5,7 @@ whole program.
 """
 
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,7 +203,10 @@ def open_model(path: Path) -> TrainedModel:
         tensors, about = read_tensors(file)
         module, stages = _rebuild(file, tensors, about)
     else:
-        raise ConfigError(f"{file}: a model is a run directory, a .safetensors, a .pt2 or an .onnx file")
+        raise ConfigError(
+            f"{file}: a model is a run directory, a .safetensors, a .pt2 or an .onnx file; if this is one of them, "
+            "rename it"
+        )
     config = _config(file, about)
     ahead = config.ahead if config.task == "predict" else 0
     classes = json.loads(about["classes"])
@@ -230,6 +234,8 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_program(file: Path) -> tuple[nn.Module, dict[str, str]]:
     found = {ABOUT: ""}
+    if not zipfile.is_zipfile(file):  # torch would print a traceback
+        raise SidewaysError(f"{file} is not a program that `sideways export` wrote, or it is cut short")
     try:
         program = torch.export.load(file, extra_files=found)
         return program.module(), dict(json.loads(found[ABOUT] or "{}"))

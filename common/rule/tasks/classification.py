@@ -36,10 +36,11 @@ class Classification(Task):
         The cross entropy is of a clip's answer, so it does without class weights and label smoothing.
         """
         means = scores.means
+        answered = means.isfinite().all(1)  # a model that has diverged is right about nothing
 
         def top(k: int) -> float:
             best = means.topk(min(k, means.shape[1])).indices
-            return float((best == scores.labels[:, None]).any(1).double().mean())
+            return float(((best == scores.labels[:, None]).any(1) & answered).double().mean())
 
         confusion = _confusion(scores.labels, means)
         values = {

@@ -251,3 +251,47 @@ def test_more_stages_than_blocks_say_why_there_are_no_more(tmp_path: Path) -> No
     warnings: list[str] = []
     build(config_of(tmp_path, model=user_model(tmp_path, source), model_args={}, stages=4), 5, warnings.append)
     assert "is cut into 2 blocks. No other can begin: at second, frames, first pass" in warnings[0]
+
+
+OWN = """
+class Own(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x * 0.1) * 3
+
+
+def blocks(i):
+    return [nn.Conv2d(i, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
+
+
+def build(classes, channels):
+    return Own(*blocks(channels))
+
+
+def hooked(classes, channels):
+    model = nn.Sequential(*blocks(channels))
+    model.register_forward_hook(lambda module, inputs, y: y * 3)
+    return model
+"""
+
+
+def test_a_sequential_with_a_forward_method_of_its_own_is_traced_like_any_module(tmp_path: Path) -> None:
+    """Its blocks alone would be another model."""
+    model = build(config_of(tmp_path, model=user_model(tmp_path, OWN), model_args={}, stages=2, split=None), 5)
+    assert isinstance(model, Chain)
+    torch.manual_seed(0)
+    frames = torch.rand(2, *FRAME)
+    y = frames
+    for stage in range(2):
+        y = part(model, [1, len(model) - 1], stage)(y)
+    blocks = nn.Sequential(*(model.get_submodule(str(number)) for number in range(5)))
+    assert torch.equal(y, blocks(frames * 0.1) * 3)
+    reference = user_model(tmp_path, OWN).replace(":build", ":hooked")
+    with pytest.raises(ConfigError, match="it would compute something else"):
+        build(config_of(tmp_path, model=reference, model_args={}, stages=2, split=None), 5)
+
+
+def test_a_sequence_with_hooks_stays_a_whole_layer() -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    inner.register_forward_hook(lambda module, inputs, y: y * 3)
+    model = nn.Sequential(inner, nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
+    assert layered(model, ["0", "1"]).block_names == ["0", "1.0", "1.1"]

@@ -50,6 +50,8 @@ def test_what_cannot_be_resumed_is_refused_in_the_words_of_python(
         ({"stages": 2}, {}, r"settings by keyword: train\(stages=2\)"),
         (None, {"stages": 2}, r'no data to train on: pass data={"train": "folder of videos"} or dataset=…'),
         (None, {"data": "videos/train"}, r'data = .videos/train. is no section of settings: pass data={"train": '),
+        (None, {"data": {"train": "."}, "ticks": 1, "callbacks": 3}, r"callbacks must be a function, or a list"),
+        (None, {"data": {"train": "."}, "ticks": 1, "callbacks": ["mine"]}, r"callbacks must be a function"),
         (None, {"data": {"train": "."}, "ticks": 1, "stage": 2}, r"unknown setting stage. Did you mean stages\?$"),
     ],
 )

@@ -55,6 +55,14 @@ def test_more_stages_than_blocks_is_an_error(tmp_path: Path) -> None:
         compare(config_of(tmp_path, cuts="blocks"), 5, [Arrangement(1, 9)], print)
 
 
+def test_numbers_of_stages_for_which_the_model_has_too_few_blocks_are_left_out(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    numbers = [Arrangement(1, count) for count in (2, 9, 12)]
+    comparison = compare(config_of(tmp_path, cuts="blocks", split=None), 5, numbers, warnings.append)
+    assert [arrangement.stages for arrangement in comparison.arrangements] == [2]
+    assert warnings == ["the model has too few blocks for 9, 12 stages: they are left out"]
+
+
 def test_more_stages_than_blocks_are_balanced_by_layers(tmp_path: Path) -> None:
     few, many = compare(config_of(tmp_path), 5, [Arrangement(1, 4), Arrangement(1, 12)], print).predictions
     assert (len(few.split), sum(few.split)) == (4, 8)

@@ -105,6 +105,11 @@ def test_unusable_videos_outputs_and_models_are_an_error(run: Path, videos: Path
     config = config_of(videos, model="autoencoder", task="autoencode")
     with pytest.raises(ConfigError, match=r"it outputs frames, not classes. `sideways eval` measures its error"):
         predict_clips(open_model(saved(tmp_path, config)), videos / "val/cat/1.mp4")
+    next(trained.module.parameters()).data.fill_(float("nan"))
+    with pytest.raises(
+        SidewaysError, match=r"outputs that are not finite numbers for .*1.mp4: its training has diverged"
+    ):
+        predict_clips(trained, videos / "val/cat/1.mp4")
 
 
 def test_numbers_are_averaged_over_the_clip(videos: Path, tmp_path: Path) -> None:
