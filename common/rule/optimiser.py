@@ -236,6 +236,13 @@ class Updater:
         if self._keeps and self._parameters:
             torch._foreach_zero_(list(self._gradients()))
 
+    def discard_last(self) -> None:
+        """A gradient was added, but will not be counted: let the sum weigh as much as those that were."""
+        if not self.accumulated:
+            self.drop_gradients()
+        elif gradients := list(self._gradients()):
+            torch._foreach_mul_(gradients, self.accumulated / (self.accumulated + 1))
+
     def _prepare_gradients(self) -> None:
         self._restride_gradients()
         if self.accumulated > 1 and (gradients := list(self._gradients())):

@@ -223,11 +223,16 @@ class Stage(StageParts):
         self.updater.update()
 
     def finish_update(self) -> None:
-        """Apply a gradient whose tick was interrupted before its update; with replicas, drop it."""
+        """Apply a gradient whose tick was interrupted before its update; with replicas, discard it.
+
+        Some replicas have it and others do not, but all must count alike.
+        """
         if self._unapplied and self.mean is None:
             self.update()
-        elif self._unapplied and not self.updater.accumulated:
-            self.updater.drop_gradients()
+        elif self._unapplied:
+            for part in (self.merge, self, self.auxiliary):
+                if part is not None:
+                    part.updater.discard_last()
         self._unapplied = False
 
     def _begin_gradients(self) -> None:

@@ -238,3 +238,18 @@ def test_a_stage_without_gradients_or_parameters_is_updated_all_the_same() -> No
         updater.update()
     assert updater.counters.tolist() == [4, 0, 2]
     Updater(nn.Sequential(nn.ReLU()), Optimiser(**SGD), every=1, mismatch=0, total_ticks=8).keep_gradients()
+
+
+@pytest.mark.parametrize("counted", [0, 1, 3])
+def test_a_gradient_that_is_not_counted_gives_the_others_no_more_weight(counted: int) -> None:
+    model = blocks()
+    updater = Updater(model, Optimiser(**SGD), 4, 0, 10)
+    for _ in range(counted):
+        step(model, updater, seed=1)
+    before = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    draw(model, seed=1)
+    updater.discard_last()
+    after = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert len(before) == len(after) == (6 if counted else 0)
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old)
