@@ -77,7 +77,6 @@ COVERED_BY = {
     "coordinator/run/steerable.py": [_STEERING],
     "coordinator/run/stop_request.py": ["unit/run/test_commands.py", _STOPS],
     "coordinator/run/summary.py": [_TRAIN, "unit/run/test_state.py"],
-    "coordinator/run/training.py": [_TRAIN, _STOPS],
     "coordinator/run/training_feed.py": [_TRAIN, _EXACT],
     "coordinator/tools/compare.py": ["distributed/test_algorithms.py"],
     "coordinator/trace/reader_spans.py": ["distributed/test_steering.py"],
