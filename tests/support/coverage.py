@@ -67,7 +67,6 @@ COVERED_BY = {
     "coordinator/run/metric_sources.py": ["deploy/test_prometheus.py"],
     "coordinator/run/pipeline.py": [_EXACT],
     "coordinator/run/presence.py": [_STOPS, _STEERING],
-    "coordinator/run/process.py": [_STOPS],
     "coordinator/run/setup/checks.py": [_TRAIN, "distributed/test_checkpoints.py"],
     "coordinator/run/setup/prepare.py": [_TRAIN],
     "coordinator/run/setup/prepared.py": [_TRAIN],
