@@ -212,8 +212,11 @@ class StageCalls(Protocol):
         """
 
     @_handled(together=True)
-    def checkpoint(self, folder: Path, tick: int) -> None:
-        """Copy the state before `tick`, and start writing it in the background."""
+    def checkpoint(self, folder: Path, tick: int, regroup: bool) -> None:
+        """Copy the state before `tick`, and start writing it in the background.
+
+        `regroup`: an earlier one failed, so the process group that writes them is formed anew first.
+        """
 
     @_handled(together=True, in_rpc_thread=True)
     def checkpoint_written(self, seconds: float) -> None:

@@ -60,7 +60,7 @@ def test_a_stop_while_the_other_processes_end(videos: Path, tmp_path: Path, mode
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("mode", "seconds"), [("exact", 0.0), ("heal", 0.5)])
+@pytest.mark.parametrize(("mode", "seconds"), [("exact", 0.0), ("heal", 0.1)])
 def test_a_stop_while_the_run_is_prepared_again(videos: Path, tmp_path: Path, mode: str, seconds: float) -> None:
     run, before = recovering(videos, tmp_path, mode)
     new_member(run, before, "coordinator")

@@ -117,7 +117,6 @@ COVERED_BY = {
     "stage_worker/edges/mapped_edges.py": [_EXACT],
     "stage_worker/edges/neighbours.py": [_EXACT],
     "stage_worker/edges/ports.py": ["unit/stage_worker/test_loop.py"],
-    "stage_worker/edges/process_groups.py": [_EXACT],
     "stage_worker/evaluation.py": [_TRAIN, "distributed/test_tools.py"],
     "stage_worker/exact_loop.py": [_EXACT],
     "stage_worker/service.py": ["unit/stage_worker/test_worker.py"],
