@@ -71,7 +71,6 @@ COVERED_BY = {
     "coordinator/run/setup/prepare.py": [_TRAIN],
     "coordinator/run/setup/prepared.py": [_TRAIN],
     "coordinator/run/setup/stages.py": [_TRAIN],
-    "coordinator/run/setup/start.py": [_RECOVERY, "distributed/test_checkpoints.py"],
     "coordinator/run/split.py": [_TRAIN],
     "coordinator/run/steerable.py": [_STEERING],
     "coordinator/run/stop_request.py": ["unit/run/test_commands.py", _STOPS],
