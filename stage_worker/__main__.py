@@ -6,6 +6,7 @@ if __name__ == "__main__":  # until there is state to save, an interrupt ends th
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 from common.errors import PeerError, SidewaysError
@@ -73,7 +74,7 @@ def _keep_snapshots(worker: Worker) -> None:
 def _pass_on_signals(reporter: Reporter) -> None:
     """Forward stop signals to the coordinator, which stops the run after saving the model. The stage itself goes on."""
 
-    def note(number: int) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         reporter.stop_signal = number
 
     note_stop_signals(note)

@@ -149,7 +149,7 @@ class CheckpointWriter:
         """Wait at most `seconds` until the checkpoint is written. Raises PeerError with the reason if it is not."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            raise PeerError(f"it was not written within {seconds:g} s")
+            raise PeerError(f"it was not written within {seconds:g} s: use a faster disk for the folder of runs")
         if self._error is not None:
             raise PeerError(self._error)
 
@@ -165,8 +165,14 @@ def _cause_of(error: BaseException) -> str:
     failures = getattr(error, "failures", None)  # CheckpointException
     cause = next(iter(failures.values()))[0] if failures else error
     line = first_line(cause)
-    hint = "a write failed, so the disk is probably full: " if "inline_container" in line else ""
-    return f"{hint}{type(cause).__name__}: {line}"
+    hints = [hint for sign, hint in _HINTS.items() if sign in line]
+    return f"{''.join(hints)}{type(cause).__name__}: {line}"
+
+
+_HINTS = {
+    "inline_container": "a write failed, so the disk is probably full: ",
+    "Timed out waiting": "another stage was not done by then, so use a faster disk for the folder of runs: ",
+}
 
 
 def restore(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.config.settings import Config
-from common.errors import PeerError
+from common.errors import first_line
 from common.messages.snapshot import Kept, Snapshot
 from common.messages.stage_calls import Addresses, GradientSample, OutputSample, Plan
 from common.models import build
@@ -201,26 +201,25 @@ class StageService:
         """Read a snapshot on this host."""
         return self._kept.read(source)
 
-    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> None:
+    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> str:
         """Go on at `tick`."""
         self._kept.forget_after(tick)
-        if not sources:
-            return
-        source = sources[self.me.number]
-        if source is None:
+        source = sources[self.me.number] if sources else None
+        if source is not None:
+            try:
+                self._kept.load(self.built, source, tick)
+            except Exception as error:  # whatever is wrong with it, it must not be chosen again
+                return f"{self.place}: the snapshot of tick {source.tick} cannot be restored ({first_line(error)})"
+        elif sources:
             self.built.stage.count(tick)
-            return
-        try:
-            self._kept.load(self.built, source, tick)
-        except Exception as error:
-            raise PeerError(f"cannot restore the snapshot of tick {source.tick}: {error}") from error
+        return ""
 
     def keep_copy(self, name: str, tick: int, data: Tensor, keep: int) -> None:
         """Keep a snapshot of another host's process."""
         self._kept.keep_copy(name, tick, data, keep)
 
     def forget_copies(self, name: str) -> None:
-        """Forget the snapshots of another host's process."""
+        """Forget the snapshots of this name."""
         self._kept.forget(name)
 
     @property

@@ -45,7 +45,8 @@ class Snapshots:
         """What is there, of any process."""
         every = self._folder.all()
         stages = [snapshot for name, tick in every if (snapshot := Snapshot.named(name, tick))]
-        positions = [self._folder.file(name, tick).read_text() for name, tick in every if name == COORDINATOR]
+        files = [self._folder.file(name, tick) for name, tick in every if name == COORDINATOR]
+        positions = [file.read_text(errors="replace") for file in files]  # the coordinator checks them
         return Kept(stages, positions)
 
     def read(self, source: Snapshot) -> Tensor:

@@ -160,8 +160,10 @@ class Worker:
         for stage, own in zip(self.held, phases, strict=True):
             stage.end_evaluation(own.sums)
 
-    def checkpoint(self, folder: Path, tick: int) -> None:
+    def checkpoint(self, folder: Path, tick: int, regroup: bool) -> None:
         """Copy the state, and start writing it in the background."""
+        if regroup and self._groups is not None:
+            self._groups.renew_checkpoint()
         state: dict[str, Tensor] = {}
         for stage in self.held:
             state |= checkpoint.copy_state(stage.built, tick)

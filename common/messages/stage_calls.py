@@ -200,11 +200,11 @@ class StageCalls(Protocol):
 
     @_handled(in_rpc_thread=True)
     def forget_copies(self, name: str) -> None:
-        """Forget the snapshots of another host's process."""
+        """Forget the snapshots of this name, which may be copies of another host's."""
 
     @_handled(extra_time=WRITING)
-    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> None:
-        """Go on at `tick`, and forget snapshots of later ticks.
+    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> str:
+        """Go on at `tick`, and forget snapshots of later ticks. Returns why the snapshot cannot be loaded, if so.
 
         Args:
             sources: what each stage, of all replicas, goes on from, which is on its host; None: from what it has now.
@@ -212,8 +212,11 @@ class StageCalls(Protocol):
         """
 
     @_handled(together=True)
-    def checkpoint(self, folder: Path, tick: int) -> None:
-        """Copy the state before `tick`, and start writing it in the background."""
+    def checkpoint(self, folder: Path, tick: int, regroup: bool) -> None:
+        """Copy the state before `tick`, and start writing it in the background.
+
+        `regroup`: an earlier one failed, so the process group that writes them is formed anew first.
+        """
 
     @_handled(together=True, in_rpc_thread=True)
     def checkpoint_written(self, seconds: float) -> None:

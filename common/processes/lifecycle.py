@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 from common.errors import SidewaysError
@@ -17,6 +18,8 @@ from common.processes.snapshot_folder import remove_folder
 
 _POLL = 0.5  # seconds
 _PATIENCE = 2.0  # seconds for a last message
+_MOST_HELD = 15  # seconds from a held signal to `note_stop_signals`: joining takes one or two
+_held: list[int] = []  # signals
 _PARENT = "SIDEWAYS_LAUNCHER_PID"
 PATH_ERRORS = "surrogateescape"  # for reading and writing file names, which need not be UTF-8
 TEMPORARY = "SIDEWAYS_TEMPORARY"  # environment: a folder that the launcher removes when it exits
@@ -46,10 +49,33 @@ def shorten_thread_switches() -> None:
     sys.setswitchinterval(0.0005)
 
 
-def note_stop_signals(note: Callable[[int], None]) -> None:
-    """Call `note` with the number of each signal that asks this process to stop, which then goes on."""
+def hold_stop_signals() -> None:
+    """Hold the signals that ask this process to stop until it calls `note_stop_signals`; else they would end it.
+
+    If it does not get so far within some seconds of one, for example because it waits for a peer, it ends then.
+    """
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        _held.append(number)
+        signal.alarm(_MOST_HELD)
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for number in stop_signals():
-        signal.signal(number, lambda caught, _: note(caught))
+        signal.signal(number, hold)
+
+
+def holds_stop_signals() -> bool:
+    """Whether the signals that ask this process to stop do not end it."""
+    return signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+
+
+def note_stop_signals(note: Callable[[int, FrameType | None], None]) -> None:
+    """Call `note` for each signal that asks this process to stop, which then goes on; without a frame for held ones."""
+    for number in stop_signals():
+        signal.signal(number, note)
+    signal.alarm(0)
+    while _held:
+        note(_held.pop(0), None)
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -46,6 +46,11 @@ def remove_folder() -> None:
         rmtree(os.environ[SNAPSHOTS], ignore_errors=True)
 
 
+def has_snapshots() -> bool:
+    """Whether processes have kept anything in the launcher's folder that a later attempt can go on from."""
+    return SNAPSHOTS in os.environ and any(Path(os.environ[SNAPSHOTS]).glob("*.[0-9]*"))
+
+
 def folder_of(run: Path) -> Path:
     """The launcher's folder, or else the one named after the run directory."""
     name = sha256(os.fsencode(run.absolute())).hexdigest()[:16]

@@ -31,6 +31,7 @@ class BackgroundSaver:
         self.taken, self.seconds = time.time(), 0.0
         self.checkpoints, self._stages, self._warn = checkpoints, stages, warn
         self._saving: _Saving | None = None
+        self._regroup = False  # a checkpoint has failed, perhaps since a stage was too late for the others
 
     def save(self, position: Position) -> None:
         """Take a checkpoint now, while no stage runs. Returns once all stages have copied their state.
@@ -51,7 +52,8 @@ class BackgroundSaver:
         except OSError as error:
             self._record_failure(position.tick, str(error))
             return
-        self._stages.call_all(StageCalls.checkpoint, part.resolve(), position.tick)
+        self._stages.call_all(StageCalls.checkpoint, part.resolve(), position.tick, self._regroup)
+        self._regroup = False
         pending = self._stages.begin(StageCalls.checkpoint_written, WRITING)
         self._saving = _Saving(self.checkpoints, part, position, pending)
 
@@ -60,6 +62,7 @@ class BackgroundSaver:
         saving = self._saving
         if saving is not None and not saving.running:
             if saving.error is not None:
+                self._regroup = True
                 if not saving.timed_out:
                     self._record_failure(saving.tick, saving.error)
             else:

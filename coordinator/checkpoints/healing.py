@@ -67,9 +67,8 @@ def heal(
         return None
     same_clips = position.clips == clips
     places = position.places if same_clips else start.places
-    healed = replace(
-        start, tick=tick, origin=tick, seconds=position.seconds, places=places, in_flight=False, scored=False
-    )
+    now = replace(start, tick=tick, origin=tick, seconds=position.seconds, places=places)
+    healed = replace(now, in_flight=False, scored=False, in_memory=True)
     return healed, Healing(tick, sources, start.tick)
 
 
@@ -88,8 +87,8 @@ def common_snapshot(
         own = [Snapshot(position.tick, False, *divmod(number, config.stages)) for number in range(config.total_stages)]
         fits = position.clips == clips and position.fits(config, split) and position.same_optimiser(config)
         if position.tick > start.tick and fits and found.issuperset(own):
-            tick, origin, seconds, places = position.tick, position.origin, position.seconds, position.places
-            return StartPoint(tick, origin, seconds, places, None, True, in_flight=True, optimiser=True), own
+            start = StartPoint(position.tick, position.origin, position.seconds, position.places, same_split=True)
+            return replace(start, in_flight=True, optimiser=True, in_memory=True), own
     return None
 
 

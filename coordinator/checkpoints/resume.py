@@ -20,11 +20,12 @@ class StartPoint:
         origin: the tick at which the pipeline starts, or started, empty.
         seconds: training time before `tick`.
         places: each slot's position in the clips; None to start every slot from its beginning.
-        folder: the checkpoint; None for a new run, and for one that goes on from snapshots in memory.
+        folder: the checkpoint; None for a new run, and for one whose stages all go on from snapshots in memory.
         same_split: every stage has the same blocks as in the checkpoint.
         in_flight: the activations and gradients in flight can be restored, so the pipeline need not warm up again.
         optimiser: the optimiser state can be restored.
         scored: the checkpoint already has the score of an evaluation at `tick`.
+        in_memory: it starts from snapshots, so what it starts from is on no disk yet.
     """
 
     tick: int = 0
@@ -36,6 +37,12 @@ class StartPoint:
     in_flight: bool = False
     optimiser: bool = False
     scored: bool = False
+    in_memory: bool = False
+
+    @property
+    def saved_tick(self) -> int:
+        """The tick of what is saved of it: 0 if nothing is."""
+        return 0 if self.in_memory else self.tick
 
     def __str__(self) -> str:
         how = "with the activations and gradients in flight" if self.in_flight else "and the pipeline warms up again"

@@ -74,13 +74,19 @@ class RunSnapshots:
         self._folder.forget(COORDINATOR)
         self._copies.forget(COORDINATOR)
 
+    def forget(self, name: str) -> None:
+        """Forget the snapshots of this name on this host."""
+        self._folder.forget(name)
+
     def forget_after(self, tick: int) -> None:
         """Forget later positions: the run goes on from an earlier one."""
         self._folder.forget_after(tick)
 
     def positions(self, kept: Sequence[Kept]) -> list[Position]:
         """What an earlier attempt kept, here or on the stages' hosts, from the oldest on."""
-        texts = [self._folder.file(COORDINATOR, tick).read_text() for tick in self._folder.ticks(COORDINATOR)]
+        texts = [
+            self._folder.file(COORDINATOR, tick).read_text(errors="replace") for tick in self._folder.ticks(COORDINATOR)
+        ]
         found: dict[int, Position] = {}
         for text in [*(text for own in kept for text in own.positions), *texts]:
             with suppress(ValueError):

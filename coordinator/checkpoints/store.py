@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from common.rule.skips import SKIPS
 from coordinator.atomic_file import replacing
 from coordinator.video.stream import Places
 
-FOLDER, _POSITION, _PART, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".refused", 1
+FOLDER, _POSITION, _PART, _OLD, _REFUSED, _FORMAT = "checkpoints", "position.json", ".part", ".old", ".refused", 1
 
 
 _FILE = re.compile(r"(replica-[0-9]+/)?[^/]+")  # a file's name, from the checkpoint's folder on
@@ -135,7 +136,7 @@ class Checkpoints:
     """The checkpoints of a run directory."""
 
     def __init__(self, run: Path, keep: int, figure: str = "") -> None:
-        """Remove partly written checkpoints.
+        """Clean up after a process that was killed while it wrote a checkpoint, or put one in the place of another.
 
         Args:
             keep: how many of the newest to keep, besides the best.
@@ -145,7 +146,9 @@ class Checkpoints:
         self._folder, self._keep = run / FOLDER, keep
         self._committed: set[Path] = set()  # committed by this process
         for part in self._folder.glob(f"*{_PART}"):
-            shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed while writing
+            shutil.rmtree(part, ignore_errors=True)
+        for old in self._folder.glob(f"*{_OLD}"):
+            _bring_back(old)
 
     def begin(self, tick: int) -> Path:
         """Make an empty folder for the stages to write to. Raises OSError."""
@@ -164,8 +167,7 @@ class Checkpoints:
         if final in self._committed and final.exists():
             self.abandon(part)
         else:
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(part, final)
+            _put_in_place(part, final)
             self._committed.add(final)
         self._prune()
         return sum(size for size, _ in files.values())
@@ -234,6 +236,27 @@ class Checkpoints:
         for path in list(scores)[: -self._keep]:
             if path != best:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _put_in_place(part: Path, final: Path) -> None:
+    """Rename a checkpoint to its name. One of an earlier attempt is removed only then. Raises OSError."""
+    old = final.with_name(final.name + _OLD)
+    if final.exists():
+        os.replace(final, old)
+    try:
+        os.replace(part, final)
+    finally:
+        _bring_back(old)
+
+
+def _bring_back(old: Path) -> None:
+    """Rename a checkpoint that was set aside to its name again, or remove it if another one is in its place."""
+    final = old.with_name(old.name.removesuffix(_OLD))
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        with suppress(OSError):  # there is none
+            os.replace(old, final)
 
 
 def _read_position(path: Path) -> Position:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from common.errors import SidewaysError
-from common.processes.lifecycle import flush_output
+from common.processes.lifecycle import flush_output, hold_stop_signals
 from coordinator.launch.forked import become
 from coordinator.launch.held_signals import HeldSignals
 from coordinator.launch.stopped_children import StoppedChildren
 
 _POLL = 0.5  # seconds; the end of a child is noticed at once
 _END = 30.0  # seconds that a process has to end itself
+_RESUME = 120.0  # seconds more to resume, and save, what is only in memory
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,29 @@ class Children:
         failures: those that were killed, or ended with an exit code other than 0.
     """
 
-    def __init__(self, held: HeldSignals, deadline: float, caller: int | None = None) -> None:
+    def __init__(
+        self,
+        held: HeldSignals,
+        deadline: float,
+        caller: int | None = None,
+        stopped: int = 0,
+        from_memory: bool = False,
+    ) -> None:
         """Start none yet.
 
         Args:
             held: the signals to this process.
             deadline: seconds after which a process that is stopped (SIGSTOP) is killed.
             caller: the parent of this process, whose death counts as SIGTERM; None if it does not matter.
+            stopped: the signal that asked an earlier attempt to stop, for this one to obey; 0 if none did.
+            from_memory: they resume what is only in memory, so they obey a stop once they have saved it.
         """
         self._held, self._stopped_children, self._caller = held, StoppedChildren(deadline), caller
         self._ranks: dict[int, int] = {}  # by pid, of those that have not ended
         self._ended = 0
         self._finish_time: float | None = None
-        self.stopped = 0
+        self._from_memory = from_memory
+        self.stopped = stopped
         self.failures: list[Exit] = []
 
     def start(self, program: Callable[[], None], names: Sequence[str], port: int) -> None:
@@ -90,16 +101,23 @@ class Children:
         return self._finish_time is not None and time.monotonic() > self._finish_time + _END
 
     def end(self) -> None:
-        """Ask all to end, by the signal that came, or SIGTERM, and by any further one; after 30 s kill the rest."""
-        start = time.monotonic()
+        """Ask all to end, by the signal that came, or SIGTERM, and by any further one; after 30 s kill the rest.
+
+        After 150 s, if they are asked to stop and what they resume from memory may not be saved yet.
+        """
+        start, patience = time.monotonic(), _END + _RESUME * (self._from_memory and self.stopped > 0)
         self._send(self.stopped or signal.SIGTERM)
-        while self._ranks and time.monotonic() < start + _END:
+        while self._ranks and time.monotonic() < start + patience:
             self._send(self._wait())
         self._send(signal.SIGKILL)
-        while self._ranks and time.monotonic() < start + 2 * _END:  # even kill -9 waits for a disk or GPU that hangs
+        while (
+            self._ranks and time.monotonic() < start + patience + _END
+        ):  # even kill -9 waits for a disk or GPU that hangs
             self._wait()
 
     def _run(self, program: Callable[[], None]) -> None:
+        if self._from_memory:
+            hold_stop_signals()
         self._held.release()
         program()
 

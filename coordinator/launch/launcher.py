@@ -22,7 +22,7 @@ from common.processes.addresses import LOOPBACK
 from common.processes.caller import clear_errors
 from common.processes.layout import Layout
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
-from common.processes.snapshot_folder import make_folder, remove_folder
+from common.processes.snapshot_folder import has_snapshots, make_folder, remove_folder
 from coordinator.launch.attempt import LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
 from coordinator.launch.forked import import_before_fork
@@ -57,8 +57,9 @@ class Supervision:
 def launch(program: Callable[[], None], layout: Layout, supervision: Supervision) -> int:
     """Run `program` in every process of a run.
 
-    When a process is lost, all are restarted and resume from the last checkpoint, or heal. Call it in a process
-    without other threads: it is forked.
+    When a process is lost, all are restarted and resume from the last checkpoint, or heal. So they are, once, if the
+    run is asked to stop and what it kept in memory is not saved. Call it in a process without other threads: it is
+    forked.
 
     Args:
         program: the same for each process; it finds its rank in the environment, as under torchrun.
@@ -73,18 +74,20 @@ def launch(program: Callable[[], None], layout: Layout, supervision: Supervision
     keeps = supervision.snapshots
     budget = Budget(supervision.restarts, "what they kept in memory" if keeps else "the last checkpoint")
     with HeldSignals() as held, _snapshots() if keeps else nullcontext():
+        stop = 0
         for attempt in count():
             os.environ[RESTARTS] = str(attempt)
             clear_errors()
-            children = Children(held, supervision.deadline, supervision.caller)
+            children = Children(held, supervision.deadline, supervision.caller, stop, has_snapshots())
             _attempt(children, program, layout.names)
-            if children.stopped:
-                return 128 + children.stopped
+            stop_before, stop = stop, children.stopped
             if children.finished or not children.failures:
-                return 0
+                return 128 + stop if stop else 0
+            if stop and (stop_before or stop == signal.SIGQUIT or not has_snapshots()):
+                return 128 + stop
             code = _report_failures(children.failures, layout)
             if not (_is_recoverable(children.failures) and budget.take(attempt)):
-                return code
+                return 128 + stop if stop else code
     raise AssertionError("unreachable")
 
 

@@ -20,7 +20,7 @@ from sideways.import_scope import is_installed
 
 _POLL = 0.1  # seconds
 _DRAIN = 5.0  # seconds in which the last of the output arrives
-_STOP_TIMEOUT = 60.0  # seconds; the launcher allows its processes 30
+_STOP_TIMEOUT = 180.0  # seconds; the launcher allows its processes 30, or 150 to save what is only in memory
 _ROOT = Path(__file__).resolve().parents[2]
 
 

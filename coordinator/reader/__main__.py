@@ -6,6 +6,7 @@ if __name__ == "__main__":  # until the coordinator is there to be told, an inte
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import traceback
+from types import FrameType
 from typing import NoReturn
 
 from common.errors import SidewaysError
@@ -67,7 +68,7 @@ def _fail(error: BaseException, me: Membership, line: CoordinatorLine) -> NoRetu
 def _pass_on_signals(reader: Reader) -> None:
     """Forward stop signals to the coordinator, which ends the run after saving the model. The reader itself goes on."""
 
-    def note(number: int) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         reader.stop_signal = number
 
     note_stop_signals(note)

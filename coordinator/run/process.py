@@ -13,15 +13,16 @@ from common.processes.joining import join
 from common.processes.lifecycle import (
     allow_many_files,
     exit_now,
+    holds_stop_signals,
+    note_stop_signals,
     print_error,
     shorten_thread_switches,
-    stop_signals,
     too_many_files,
     watch_parent,
 )
 from common.processes.membership import Membership
 from coordinator.launch.agent import end_agent
-from coordinator.launch.attempt import deployed
+from coordinator.launch.attempt import deployed, restarts
 from coordinator.launch.host_limits import open_files
 from coordinator.run.checkpointing import position_of
 from coordinator.run.pipeline import Pipeline
@@ -41,7 +42,8 @@ def main(config: Config, run_file: str, resume: Path | None, as_json: bool) -> N
     `run_file`: its name; `resume`: the run directory to resume.
     """
     watch_parent("the coordinator")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the first tick there is nothing to save
+    if not holds_stop_signals():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the first tick there is nothing to save
     shorten_thread_switches()
     process = _Process(config)
     try:
@@ -73,13 +75,14 @@ class _Process:
         config, stop = self._config, self._stop
         allow_many_files(open_files(config))
         me = join("coordinator")
+        if holds_stop_signals() or _may_go_on_from_memory(config, resume):
+            note_stop_signals(stop.note)  # a stop is obeyed once what is only in memory is saved
         _check_stages(config, me)
         me = me.arranged(config.replicas, config.stages)
         pipeline = self._pipeline = Pipeline(me, config.network.deadline, on_signal=stop.note)
         presence = self._presence = Presence(config, me, stop, resume)
         run = self._prepared = prepare(config, pipeline, presence, stop, run_file, resume)
-        for number in stop_signals():
-            signal.signal(number, stop.note)
+        note_stop_signals(stop.note)
         Training(run).run()
         summary = finish(run, self._started)
         if run.snapshots is not None:
@@ -107,6 +110,11 @@ class _Process:
         if run is not None and run.snapshots is not None and run.state.tick > run.start.tick:
             with suppress(Exception):
                 run.snapshots.keep_last(position_of(run, wait=False))
+
+
+def _may_go_on_from_memory(config: Config, resume: Path | None) -> bool:
+    """Whether the processes of an earlier attempt may have kept what is on no disk yet."""
+    return resume is not None and config.recovery.snapshot_ticks > 0 and (restarts() > 0 or deployed())
 
 
 def _print(line: str) -> None:

@@ -76,7 +76,7 @@ class Training:
         self._pause_again()
         if state.over or self._run.overdue:  # an earlier attempt was lost after its last tick, or in an evaluation
             saving.save_model()
-            if self._run.start.folder is None:  # it goes on from memory, which is given back when it ends
+            if self._run.start.in_memory:  # which is given back when the run ends
                 saving.save(worth_waiting=True)
             self._evaluate()
         while not state.over and not state.ending:

@@ -45,6 +45,14 @@ class Groups:
         self._nccl: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
         self._pipeline: dist.ProcessGroup | None = None
 
+    def renew_checkpoint(self) -> None:
+        """Form the group for checkpoints anew: once a process was too late, gloo's is unusable. Every worker calls it.
+
+        A thread may still be writing with the old one, and fails then.
+        """
+        dist.destroy_process_group(self.checkpoint)
+        self.checkpoint = self._form("gloo", _WRITING)
+
     def form_backward(self) -> None:
         """Form the group for gradients, so that neither direction blocks the other. Every worker must call it."""
         self._backward = self._backward or self._form("gloo", JOIN_DEADLINE)

@@ -51,8 +51,7 @@ def build_stages(setup: Setup, checked: Checked) -> Built:
     presence.broadcast.split(checked.blocks, split)
     if costs:
         presence.broadcast.measured(costs, split)
-    saved = point.tick if point.folder is not None else 0  # what was kept in memory is on no disk yet
-    state = RunState(config, setup.stop, total_ticks, point.tick, point.seconds, saved)
+    state = RunState(config, setup.stop, total_ticks, point.tick, point.seconds, point.saved_tick)
     return Built(state, start, feed)
 
 

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.config.settings import Config
+from common.errors import PeerError
 from common.messages.snapshot import Snapshot
 from common.messages.stage_calls import StageCalls
+from common.messages.stage_rpc import Stages
 from coordinator.checkpoints.healing import Healing, common_snapshot, deliver, heal
 from coordinator.checkpoints.resume import StartPoint, start_from
+from coordinator.checkpoints.run_snapshots import RunSnapshots
 from coordinator.run.setup.checks import Checked, Setup
 
 
@@ -54,6 +57,21 @@ def _from_memory(setup: Setup, checked: Checked, point: StartPoint, config: Conf
     return Start(point, healing, sources)
 
 
+def _check_restored(
+    stages: Stages, snapshots: RunSnapshots, sources: Sequence[Snapshot | None], reasons: Sequence[str]
+) -> None:
+    """Raise PeerError if a stage cannot load its snapshot, for a restart that goes on from an older one.
+
+    All hosts forget that one first, or it would be chosen again.
+    """
+    failed = {source.name: why for source, why in zip(sources, reasons, strict=False) if source is not None and why}
+    for name in failed:
+        snapshots.forget(name)
+        stages.call_all(StageCalls.forget_copies, name)
+    if failed:
+        raise PeerError(f"{'; '.join(failed.values())}: the next attempt goes on from an older one, or the checkpoint")
+
+
 def restore(setup: Setup, checked: Checked, start: Start) -> bool:
     """Restore what the run starts from, if anything. Returns whether an evaluation is still due there."""
     point, every, presence = start.point, setup.config.evaluate_every, setup.presence
@@ -66,7 +84,8 @@ def restore(setup: Setup, checked: Checked, start: Start) -> bool:
         setup.pipeline.stages.call_all(StageCalls.restore, folder, point.tick, *restored)
     if checked.snapshots is not None:
         checked.snapshots.forget_after(point.tick)
-        setup.pipeline.stages.call_all(StageCalls.go_on, start.sources, point.tick)
+        reasons = setup.pipeline.stages.call_all(StageCalls.go_on, start.sources, point.tick)
+        _check_restored(setup.pipeline.stages, checked.snapshots, start.sources, reasons)
     if setup.resume is not None:
         checked.directory.truncate_from(point.tick, evaluated)
         presence.broadcast.resumed(point.tick, evaluated)

@@ -15,9 +15,11 @@ class Slow:
 
     def __init__(self) -> None:
         self.written: Future[list[None]] = Future()
+        self.regrouped: list[bool] = []
 
-    def call_all(self, call: object, part: Path, tick: int) -> None:
+    def call_all(self, call: object, part: Path, tick: int, regroup: bool) -> None:
         assert call is StageCalls.checkpoint
+        self.regrouped.append(regroup)
 
     def begin(self, call: object, seconds: float) -> "Slow":
         assert call is StageCalls.checkpoint_written
@@ -54,6 +56,19 @@ def test_a_late_checkpoint_may_still_be_kept(tmp_path: Path) -> None:
     saver.save(position(20))
     saver.finish(lambda: 5, lambda: None)
     assert (saver.kept, saver.failed) == (2, 0)
+
+
+def test_after_a_failure_the_stages_meet_anew(tmp_path: Path) -> None:
+    saver, stages, _ = made(tmp_path)
+    stages.written.set_exception(OSError("another stage was too late"))
+    _end(saver)
+    stages.written = Future()
+    stages.written.set_result([])
+    for tick in (20, 30):
+        saver.save(position(tick))
+        saver.finish(lambda: 5, lambda: None)
+    assert stages.regrouped == [False, True, False]
+    assert (saver.kept, saver.failed) == (2, 1)
 
 
 def test_a_stopping_run_waits_less_for_a_checkpoint(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_lost_stage_goes_back_to_its_snapshot_and_the_others_to_where_they_wer
     start, healing = found
     assert (start.tick, start.origin, start.in_flight, start.scored, start.seconds) == (131, 131, False, False, 7.5)
     assert start.places == [(4, 2)]
-    assert start.folder == CHECKPOINT.folder
+    assert (start.folder, start.saved_tick) == (CHECKPOINT.folder, 0)
     assert healing.sources == [last(127, 0), regular(100, 1)]
     assert healing.lost == {1: 31}
     assert str(healing) == "healed: the training goes on at tick 131; stage 1 lost the updates of 31 ticks at most"
@@ -142,6 +142,7 @@ def test_exactly_all_go_back_to_the_newest_tick_of_which_all_is_there(config: Co
     start, sources = found
     assert sources == [regular(80, 0), regular(80, 1)]
     assert (start.tick, start.origin, start.places, start.folder) == (80, 0, [(4, 2)], None)
+    assert (start.seconds, start.saved_tick) == (7.5, 0)
     assert (start.same_split, start.in_flight, start.optimiser, start.scored) == (True, True, True, False)
     assert str(start).startswith("resumed from what all processes kept in memory at tick 80, with the activations")
 

@@ -68,6 +68,12 @@ def test_a_position_is_found_here_or_on_another_host(
     assert again.positions([Kept([], []), Kept([], ["damaged", *other.texts])]) == [position(config, 7)]
 
 
+def test_a_damaged_position_is_left_out(snapshots: RunSnapshots, config: Config) -> None:
+    snapshots.keep(position(config, 7))
+    snapshots.path.joinpath("coordinator.9").write_bytes(b"\xff{")
+    assert snapshots.positions([]) == [position(config, 7)]
+
+
 def test_after_a_divergence_there_is_none(snapshots: RunSnapshots, config: Config, other: OtherHost) -> None:
     snapshots.keep(position(config, 131))
     snapshots.refuse()

@@ -1,6 +1,7 @@
 """The checkpoint store: which checkpoints it keeps and which it refuses."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,58 @@ def test_a_refused_checkpoint_is_replaced(tmp_path: Path) -> None:
     later = Checkpoints(tmp_path, keep=1)
     keep(later, position(10))
     assert later.newest(SHAPES)[0] is not None
+
+
+class KilledError(BaseException):
+    """Stands for kill -9: nothing more is done, not even in a finally."""
+
+
+@pytest.mark.parametrize("moment", range(2))
+def test_a_checkpoint_that_is_to_be_replaced_is_on_disk_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """By one of a later attempt, which is killed at one of the two renames; no other checkpoint is left."""
+    first = keep(Checkpoints(tmp_path, keep=1), position(10, 0.5))
+    later, renamed, real = Checkpoints(tmp_path, keep=1), list[Path](), os.replace
+
+    def rename(source: Path, target: Path) -> None:
+        if source.is_dir():  # not a file of the checkpoint
+            if len(renamed) >= moment:
+                raise KilledError
+            renamed.append(source)
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", rename)
+        with pytest.raises(KilledError):
+            keep(later, position(10))
+    assert len(renamed) == moment
+    again = Checkpoints(tmp_path, keep=1)
+    found, kept, _ = again.newest(SHAPES)
+    assert (found, kept and kept.score) == (first, 0.5)
+    keep(again, position(10))
+    assert ticks(tmp_path) == [10]  # nothing else is left
+    found, kept, _ = again.newest(SHAPES)
+    assert (found, kept and kept.score) == (first, None)
+    (tmp_path / "checkpoints/0000000010.old").mkdir()  # the process was killed just after the second
+    assert Checkpoints(tmp_path, keep=1).newest(SHAPES)[0] == first
+    assert ticks(tmp_path) == [10]
+
+
+def test_a_checkpoint_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = keep(Checkpoints(tmp_path, keep=1), position(10, 0.5))
+    later, real = Checkpoints(tmp_path, keep=1), os.replace
+
+    def rename(source: Path, target: Path) -> None:
+        if source.name.endswith(".part") and source.is_dir():
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", rename)
+        with pytest.raises(OSError, match="No space"):
+            keep(later, position(10))
+    assert later.newest(SHAPES)[0] == first
 
 
 def test_a_score_may_be_a_negated_error(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import psutil
 import pytest
 
 from common.errors import PeerError, SidewaysError
+from common.processes.lifecycle import exit_now, note_stop_signals
 from coordinator.launch import children as module
 from coordinator.launch.children import Children
 from coordinator.launch.held_signals import HeldSignals
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the test process has threads
 
@@ -142,3 +144,53 @@ def test_a_run_is_done_once_its_coordinator_has_ended_in_order(
         assert group.finished
         assert time.monotonic() - start < 10
         assert [ended.rank for ended in group.failures] == [1]
+
+
+def stopped(held: HeldSignals, tmp_path: Path, from_memory: bool, program: Callable[[], None]) -> list[int]:
+    """The exit code of a process that is asked to stop once it runs `program`, if it failed."""
+    group, begun = Children(held, 60, stopped=signal.SIGTERM, from_memory=from_memory), tmp_path / f"{from_memory}"
+
+    def begin() -> None:
+        begun.touch()
+        program()
+
+    group.start(begin, ["coordinator"], port=1)
+    wait_until(begun.exists)
+    group.wait()
+    group.end()
+    return [ended.code for ended in group.failures]
+
+
+def test_a_stop_is_held_until_a_process_can_save_what_is_only_in_memory(held: HeldSignals, tmp_path: Path) -> None:
+    def program() -> None:
+        time.sleep(0.5)
+        note_stop_signals(lambda number, frame: exit_now(number + 1 if frame is None else 0))
+
+    assert stopped(held, tmp_path, True, program) == [signal.SIGTERM + 1]
+    assert stopped(held, tmp_path, False, program) == [-signal.SIGTERM]
+
+
+def test_a_process_that_holds_a_stop_for_too_long_is_ended(
+    held: HeldSignals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be waiting for a peer that is lost."""
+    monkeypatch.setattr("common.processes.lifecycle._MOST_HELD", 1)
+    assert stopped(held, tmp_path, True, lambda: time.sleep(30)) == [-signal.SIGALRM]
+
+
+def test_to_save_what_is_only_in_memory_a_process_has_more_time(
+    held: HeldSignals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_END", 0.5)
+    monkeypatch.setattr(module, "_RESUME", 20.0)
+
+    def program() -> None:
+        end = time.monotonic() + 1.5
+        note_stop_signals(lambda number, frame: None)
+        while time.monotonic() < end:
+            time.sleep(0.1)
+
+    assert stopped(held, tmp_path, True, program) == []
+    monkeypatch.setattr(module, "_RESUME", 0.0)
+    (tmp_path / "True").unlink()
+    assert stopped(held, tmp_path, True, program) == [-signal.SIGKILL]

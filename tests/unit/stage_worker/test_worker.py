@@ -2,11 +2,14 @@
 
 import inspect
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from common.errors import PeerError
+from common.messages.snapshot import Snapshot
 from common.messages.stage_calls import StageCalls, handling
 from common.messages.stage_rpc import _answer, serve
 from stage_worker.reporting.reporter import Reporter
@@ -106,3 +109,20 @@ def test_the_place_named_in_errors_is_the_stage() -> None:
 def test_calls_before_configure_are_an_error(name: str) -> None:
     with pytest.raises(AssertionError, match="call configure first"):
         getattr(worker().held[0], name)
+
+
+def test_a_snapshot_that_cannot_be_loaded_is_answered_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = worker().held[0]
+    config = SimpleNamespace(recovery=SimpleNamespace(heals=True))
+    stage._built = cast(Any, SimpleNamespace(stage=SimpleNamespace(config=config), loop=SimpleNamespace(tick=0)))
+    stage.snapshots(tmp_path)
+    source = Snapshot(7, False, 0, 2)
+    (tmp_path / "stage2-0.7").write_bytes(b"x" * 100)
+    sources = [None, None, source]
+    assert stage.go_on(sources, 9).startswith("stage 2: the snapshot of tick 7 cannot be restored (Error while")
+    monkeypatch.setattr("stage_worker.snapshots.load_file", lambda path: {})
+    monkeypatch.setattr("stage_worker.checkpoint.load_own", lambda *arguments, memories: None)
+    assert stage.go_on(sources, 9) == ""
+    assert stage.go_on([], 9) == ""
