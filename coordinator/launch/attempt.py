@@ -20,11 +20,20 @@ from common.errors import ConfigError, SidewaysError
 from coordinator.atomic_file import replacing
 
 LAUNCH, RESTARTS = "SIDEWAYS_LAUNCH", "SIDEWAYS_RESTARTS"  # set by `sideways train`; LAUNCH also by a deployment
+LAST = "SIDEWAYS_LAST_ATTEMPT"  # "1": no restart is left
 
 
 def restarts() -> int:
     """Number of attempts before this one."""
     return int(os.environ.get(RESTARTS, 0)) + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def may_be_restarted() -> bool:
+    """Whether another attempt follows if a process is lost."""
+    if RESTARTS in os.environ:
+        return os.environ.get(LAST) != "1"
+    count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return count < most
 
 
 def deployed() -> bool:

@@ -23,7 +23,7 @@ from common.processes.caller import clear_errors
 from common.processes.layout import Layout
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
 from common.processes.snapshot_folder import has_snapshots, make_folder, remove_folder
-from coordinator.launch.attempt import LAUNCH, RESTARTS
+from coordinator.launch.attempt import LAST, LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit
 from coordinator.launch.forked import import_before_fork
 from coordinator.launch.held_signals import HeldSignals
@@ -76,7 +76,7 @@ def launch(program: Callable[[], None], layout: Layout, supervision: Supervision
     with HeldSignals() as held, _snapshots() if keeps else nullcontext():
         stop = 0
         for attempt in count():
-            os.environ[RESTARTS] = str(attempt)
+            os.environ[RESTARTS], os.environ[LAST] = str(attempt), str(int(budget.spent))
             clear_errors()
             children = Children(held, supervision.deadline, supervision.caller, stop, has_snapshots())
             _attempt(children, program, layout.names)
@@ -129,16 +129,20 @@ class Budget:
         self._limit, self._source = limit, source
         self._restart_times: deque[float] = deque()
 
+    @property
+    def spent(self) -> bool:
+        """Whether no restart is allowed now."""
+        while self._restart_times and self._restart_times[0] < time.monotonic() - _HOUR:
+            self._restart_times.popleft()
+        return len(self._restart_times) >= self._limit
+
     def take(self, attempt: int) -> bool:
         """Whether a restart after attempt `attempt` is allowed. Counts and logs it if so."""
-        now = time.monotonic()
-        while self._restart_times and self._restart_times[0] < now - _HOUR:
-            self._restart_times.popleft()
-        if len(self._restart_times) >= self._limit:
+        if self.spent:
             if self._limit:
                 print_error(f"giving up after restart {attempt}: recovery.restarts allows {self._limit} per hour")
             return False
-        self._restart_times.append(now)
+        self._restart_times.append(time.monotonic())
         print_error(f"restarting all processes from {self._source} (restart {attempt + 1})")
         return True
 

@@ -22,7 +22,7 @@ from common.processes.lifecycle import (
 )
 from common.processes.membership import Membership
 from coordinator.launch.agent import end_agent
-from coordinator.launch.attempt import deployed, restarts
+from coordinator.launch.attempt import deployed, may_be_restarted, restarts
 from coordinator.launch.host_limits import open_files
 from coordinator.run.checkpointing import position_of
 from coordinator.run.pipeline import Pipeline
@@ -102,7 +102,8 @@ class _Process:
         tick = self._prepared.state.tick if self._prepared is not None else 0
         if not final:
             self._keep_snapshot()
-        presence.fail(reason, tick, final, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
+        again = not final and may_be_restarted()
+        presence.fail(reason, tick, final, again, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
 
     def _keep_snapshot(self) -> None:
         """Another attempt follows: keep the position, if it is needed. Never raises."""

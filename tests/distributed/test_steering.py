@@ -105,6 +105,33 @@ def same_as_the_reference(background: Background, videos: Path, changed: int, ti
 
 
 @pytest.mark.long
+def test_a_pause_outlives_a_restart_during_which_the_run_is_not_lost(videos: Path, tmp_path: Path) -> None:
+    background = start(videos, tmp_path, recovery__restarts=1)
+    before = background.members()
+    assert "it: paused at tick" in steer(tmp_path, "pause", "it")
+    seen: list[str] = []
+
+    def is_again(state: str) -> bool:
+        seen.append(get_run("it", tmp_path / "runs").state)
+        return seen[-1] == state and set(seen) > {state}
+
+    for end in ("paused", "failed"):  # no restart is left for the second time
+        seen.clear()
+        os.kill(background.members()["stage1"], signal.SIGKILL)
+        wait_until(lambda end=end: is_again(end), 60)  # type: ignore[misc]
+        if end == "paused":
+            assert list(dict.fromkeys(seen)) == ["paused", "restarting", "starting"]
+            paused_at = get_run("it", tmp_path / "runs").status.tick
+            time.sleep(1)
+            assert get_run("it", tmp_path / "runs").status.tick == paused_at
+            assert "resumed at tick" in steer(tmp_path, "resume", "it")
+            background.wait_for_tick(paused_at + 20)
+            assert before != background.members()
+    assert "restarting" not in seen
+    assert background.end(20) == 1
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_run_can_be_steered_after_its_own_redis_is_killed_or_stopped(
     videos: Path, tmp_path: Path, signal_number: signal.Signals

@@ -6,17 +6,40 @@ import pytest
 
 from common.config.run_file import parse
 from common.errors import ConfigError, SidewaysError
-from coordinator.launch.attempt import LAUNCH, RESTARTS, RunMarker, deployed, restarts
+from coordinator.launch.attempt import LAST, LAUNCH, RESTARTS, RunMarker, deployed, may_be_restarted, restarts
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (LAUNCH, RESTARTS, "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID"):
+    for name in (
+        LAUNCH,
+        RESTARTS,
+        LAST,
+        *(f"TORCHELASTIC_{name}" for name in ("RESTART_COUNT", "MAX_RESTARTS", "RUN_ID")),
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
 def marker(runs: Path, **settings: int) -> RunMarker:
     return RunMarker(parse({"ticks": 1, "runs": str(runs), "data": {"train": "."}, **settings}, "test"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({RESTARTS: "0", LAST: "0"}, True),
+        ({RESTARTS: "5", LAST: "1"}, False),
+        ({"TORCHELASTIC_RESTART_COUNT": "1", "TORCHELASTIC_MAX_RESTARTS": "2"}, True),
+        ({"TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "2"}, False),
+    ],
+)
+def test_an_attempt_knows_whether_another_follows(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert may_be_restarted() is expected
 
 
 def test_a_later_attempt_finds_the_run_of_its_own_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
