@@ -1,14 +1,13 @@
 """Load a run file (TOML), apply `--set section.key=value` overrides, and validate the result."""
 
-import difflib
 import tomllib
-import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from common.config.setting_errors import explain
 from common.config.settings import Config
 from common.errors import ConfigError
 
@@ -112,74 +111,20 @@ def parse(tree: dict[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{origin}: {_explain(dict(problem))}" for problem in error.errors())) from None
+        raise ConfigError("\n".join(f"{origin}: {text}" for text in explain(error.errors(), tree))) from None
 
 
-def apply(override: str, tree: dict[str, Any]) -> None:
-    """Apply one `section.key=value`. A value that is not valid TOML is taken as a string. Raises ConfigError."""
+def apply(override: str, tree: dict[str, Any], option: str = "--set") -> None:
+    """Apply one `section.key=value`, given by an option. A value that is not valid TOML is taken as a string.
+
+    Raises:
+        ConfigError: it has another form.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override}: write it as section.key=value")
+        raise ConfigError(f"{option} {override}: write it as {'section.key' if option == '--set' else 'key'}=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    _put(tree, key.strip(), parsed, f"--set {override}")
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    """Format one pydantic error as a sentence with a remedy."""
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {key}. {_nearest(location)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return message
-    if problem["type"] == "missing":
-        return f"the setting {key} is missing: {_field_help(location)}"
-    return f"{key} = {problem['input']!r} is invalid: {message}. {key}: {_field_help(location)}"
-
-
-def _section_of(location: list[str]) -> type[BaseModel] | None:
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        field = section.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return None
-        section = field.annotation
-    return section
-
-
-def _nearest(location: list[str]) -> str:
-    section = _section_of(location)
-    if section is None:
-        return ""
-    names, prefix = list(section.model_fields), ".".join([*location[:-1], ""])
-    own = [f"{prefix}{name}" for name in difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)]
-    elsewhere = [f"{name}.{location[-1]}" for name in Config.model_fields if _has(name, location[-1])]
-    if found := (elsewhere or own)[:2]:
-        return f"Did you mean {' or '.join(found)}?"
-    return f"Allowed here: {', '.join(names)}"
-
-
-def _has(section: str, name: str) -> bool:
-    """Whether a section has a setting of this name."""
-    found = _section_of([section, name])
-    return found is not None and name in found.model_fields
-
-
-def _field_help(location: list[str]) -> str:
-    section = _section_of(location)
-    field = section.model_fields.get(location[-1]) if section else None
-    if field is None:
-        return "see docs/settings.md"
-    return f"{field.description or ''} ({_type_name(field.annotation)})"
-
-
-def _type_name(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return " | ".join(repr(choice) for choice in get_args(annotation))
-    if get_origin(annotation) in (Union, types.UnionType):
-        return " or ".join(_type_name(choice) for choice in get_args(annotation) if choice is not type(None))
-    return getattr(annotation, "__name__", str(annotation))
+    _put(tree, key.strip(), parsed, f"{option} {override}")

@@ -6,6 +6,7 @@ python -m common.config.settings_page > docs/settings.md
 from collections.abc import Iterator
 from typing import Any
 
+from common.config.setting_values import as_toml, in_words, is_size
 from common.config.settings import Config
 
 _TITLE = """\
@@ -16,9 +17,6 @@ nearest valid name. Relative paths are relative to the working directory. Some s
 checked together before a run begins. This page is made from the code: `python -m common.config.settings_page`.
 """
 _HEAD = "| setting | value | default | meaning |\n|---|---|---|---|"
-_BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
-_NAMES = {"integer": "whole number", "number": "number", "boolean": "true or false", "object": "table"}
-_SIZES = ("GiB", "MiB", "KiB")
 
 
 def page() -> str:
@@ -36,47 +34,8 @@ def _table(section: dict[str, Any]) -> Iterator[str]:
     for name, tree in section["properties"].items():
         if "$ref" not in tree:
             default = tree.get("default", {} if tree.get("type") == "object" else None)
-            shown = "–" if default is None else f"`{_toml(default, _is_size(tree))}`"
-            yield f"| `{name}` | {_value(tree)} | {shown} | {tree['description']} |"
-
-
-def _value(tree: dict[str, Any]) -> str:
-    """What may be written, in words: of {"type": "integer", "minimum": 1} "whole number ≥ 1"."""
-    if _is_size(tree):
-        return "bytes, or text with a unit"
-    if "anyOf" in tree:
-        return " or ".join(dict.fromkeys(_value(each) for each in tree["anyOf"] if each["type"] != "null"))
-    if "enum" in tree or "const" in tree:
-        return " or ".join(f"`{_toml(each)}`" for each in tree.get("enum", [tree.get("const")]))
-    if tree["type"] == "string":
-        return "path" if tree.get("format") == "path" else "text"
-    if "prefixItems" in tree:
-        return "[" + ", ".join(_value(each) for each in tree["prefixItems"]) + "]"
-    if tree["type"] == "array":
-        return f"[{_value(tree['items'])}, …]"
-    if {"minimum", "maximum"} <= set(tree):
-        return f"{_NAMES[tree['type']]}, {_toml(tree['minimum'])} to {_toml(tree['maximum'])}"
-    bounds = [text.format(_toml(tree[key])) for key, text in _BOUNDS.items() if key in tree]
-    return " ".join([_NAMES[tree["type"]], ", ".join(bounds)]).strip()
-
-
-def _is_size(tree: dict[str, Any]) -> bool:
-    return any("pattern" in each for each in tree.get("anyOf", []))
-
-
-def _toml(value: Any, is_size: bool = False) -> str:
-    if is_size:
-        power = next(power for power in (3, 2, 1) if value % 1024**power == 0)
-        return f'"{value // 1024**power} {_SIZES[3 - power]}"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(each) for each in value) + "]"
-    if isinstance(value, dict):
-        return "{}"
-    return repr(value).removesuffix(".0")
+            shown = "–" if default is None else f"`{as_toml(default, is_size(tree))}`"
+            yield f"| `{name}` | {in_words(tree)} | {shown} | {tree['description']} |"
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def times(values: Sequence[str]) -> Times:
     """What the command line says: KEY=VALUE each. Raises ConfigError."""
     tree: dict[str, Any] = {}
     for value in values:
-        apply(value, tree)
+        apply(value, tree, "--simulate")
     try:
         return Times.model_validate(tree)
     except ValidationError as error:

@@ -11,6 +11,8 @@ COVERED_BY = {
     "stage_worker/edges/frame_socket.py": ["unit/edges/test_frame_intake.py"],
     "stage_worker/edges/target_intake.py": ["unit/edges/test_frame_intake.py"],
     "common/config/name_patterns.py": ["unit/models/test_freezing.py", "unit/rule/test_optimiser.py"],
+    "common/config/setting_errors.py": ["unit/config/test_run_file.py"],
+    "common/config/setting_values.py": ["unit/config/test_settings_page.py"],
     "common/config/settings.py": ["unit/config/test_run_file.py"],
     "common/config/data.py": ["unit/config/test_run_file.py"],
     "common/config/running.py": ["unit/config/test_run_file.py"],

@@ -36,7 +36,13 @@ def test_overrides_reach_any_section(tmp_path: Path) -> None:
     [
         ({"stagse": 3}, ["unknown setting stagse", "Did you mean stages?"]),
         ({"data": {"train": "v", "slot": 3}}, ["unknown setting data.slot", "Did you mean data.slots?"]),
-        ({"rule": {"boundary": "gates"}}, ["rule.boundary = 'gates'", "'gate' | 'mix'"]),
+        (
+            {"rule": {"boundary": "gates"}},
+            ["rule.boundary = 'gates'", 'Expected: "gate" or "mix". rule.boundary: '],
+        ),
+        ({"class_weights": [-1.0]}, ['class_weights = [-1.0] is invalid. Expected: [number ≥ 0, …] or "balanced". ']),
+        ({"network": {"edge_ticks": 0}}, ["edge_ticks = 0 is invalid. Expected: whole number, 1 to 256 or [whole "]),
+        ({"rule": 3}, ["rule = 3 is invalid", "Expected: a section"]),
         ({"stages": 0}, ["stages = 0", "greater than or equal to 1"]),
         ({"data": {}}, ["data.train is missing"]),
         ({"data": {"train": "v", "slots": 4096, "size": 2048}}, ["51539607552 bytes", "network.max_message"]),
@@ -53,6 +59,7 @@ def test_a_wrong_setting_names_the_key_and_what_is_allowed(change: dict[str, obj
     with pytest.raises(ConfigError) as error:
         parse({**MINIMAL, **change}, "run.toml")
     assert all(part in str(error.value) for part in ["run.toml", *message]), str(error.value)
+    assert str(error.value).count("run.toml: ") == 1
     assert ("Did you mean" in str(error.value)) + ("Allowed here" in str(error.value)) <= 1
 
 
