@@ -78,7 +78,9 @@ def load_object(name: str, setting: str) -> Any:
     file, _, attribute = name.rpartition(":")
     path = Path(file).resolve()
     if not path.is_file():
-        raise ConfigError(f"{setting} = {name!r}: there is no file {path}. A relative path is relative to the working directory")
+        raise ConfigError(
+            f"{setting} = {name!r}: there is no file {path}. A relative path is relative to the working directory"
+        )
     try:
         module = with_torchvision(lambda: load(path))
     except ConfigError:
