@@ -16,7 +16,7 @@ class ConfigError(SidewaysError):
 
 
 class DataError(SidewaysError):
-    """The videos cannot be used for the run."""
+    """The videos cannot be used for the run. Raised from an OSError if they could not be read, which may pass."""
 
 
 class PeerError(SidewaysError):

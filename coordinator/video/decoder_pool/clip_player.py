@@ -54,7 +54,7 @@ class Job:
     Attributes:
         train: whether clips are shuffled, augmented and endless; else each is played once.
         mismatch: that of the bottom stage, in frames; clips no longer than it are counted as short.
-        undecodable: files of which no frame could be decoded; they are not tried again.
+        undecodable: files that could be read, but of which no frame could be decoded; they are not tried again.
         cache: where decoded frames are kept, if anywhere.
         share: the slots that are played here; None: all of them.
         ahead: number of batches that are taken before the one that is being sent.
@@ -196,8 +196,8 @@ class ClipPlayer:
         with self._decode_lock:
             try:
                 return next(self._read(replace(clip, first=None), 0, 1, Damage()), None) is None
-            except DataError:
-                return True
+            except DataError as error:
+                return not isinstance(error.__cause__, OSError)  # what cannot be read now may be readable later
 
     def _spans(self, number: int, clip: Clip, random: np.random.Generator) -> list[Span]:
         """The parts of the clip that the entry plays."""

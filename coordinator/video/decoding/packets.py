@@ -12,19 +12,24 @@ from coordinator.video.decoding.media_info import reason
 
 @dataclass
 class Damage:
-    """How many packets of a file, or pictures of a folder, could not be decoded, and the reason for the first."""
+    """How many packets of a file, or pictures of a folder, could not be decoded, and the reason for the first.
+
+    `unread`: whether one of them could not even be read.
+    """
 
     count: int = 0
     first: str = ""
+    unread: bool = False
 
-    def add(self, why: str) -> None:
+    def add(self, why: str, unread: bool = False) -> None:
         """Count one more, with its reason."""
         self.count += 1
         self.first = self.first or why
+        self.unread |= unread
 
     def forget(self) -> None:
         """Reset, before the file is decoded again."""
-        self.count, self.first = 0, ""
+        self.count, self.first, self.unread = 0, "", False
 
     def __str__(self) -> str:
         return f"{self.count} of its packets or pictures cannot be decoded and are skipped, the first: {self.first}"

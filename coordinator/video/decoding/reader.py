@@ -83,7 +83,8 @@ def decode(
         name: for errors; default: the path.
 
     Raises:
-        DataError: nothing of the file can be decoded, or decoding fails later; the frames yielded before are valid.
+        DataError: nothing of the file can be decoded, or decoding fails later; the frames yielded before are valid. It
+            is raised from an OSError if the file cannot be read.
     """
     damage = damage or Damage()
     before = start + (skip if fps else skip * stride)
@@ -95,7 +96,7 @@ def decode(
                 first, frames = _from_video(path, stride, fps, before, stack, damage, alive)
             if first is None:
                 if damage.count:
-                    raise ValueError(damage.first)
+                    raise OSError(damage.first) if damage.unread else ValueError(damage.first)
                 return
             scaler = Scaler(first, short_side, channels, damage, bits)
             for frame in islice(frames, limit):
@@ -179,6 +180,6 @@ def _picture(file: Path, damage: Damage) -> av.VideoFrame | None:
         if frame is None:
             raise ValueError(found.first or "it contains no picture")
     except (av.FFmpegError, OSError, ValueError) as error:
-        damage.add(f"{file.name}: {reason(error)}")
+        damage.add(f"{file.name}: {reason(error)}", isinstance(error, OSError))
         return None
     return frame

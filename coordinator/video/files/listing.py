@@ -17,6 +17,7 @@ from coordinator.video.files.shards import Member
 _LARGEST_LIST = 1 << 28  # bytes
 MOST_CLASSES = 100_000  # numeric labels must be smaller
 _LONGEST_NUMBER = 9  # digits
+_BLANKS = " \t\r"  # around a line
 _SHOWN = 120  # characters of a line in a message
 
 
@@ -130,7 +131,11 @@ def short(text: str) -> str:
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Non-blank lines, stripped, with their numbers. Raises DataError if it is not readable text of up to 256 MiB."""
+    """Non-blank lines, stripped, with their numbers. Raises DataError if it is not readable text of up to 256 MiB.
+
+    Lines end with a line feed, or a carriage return and one, or all with a carriage return: names of files may hold
+    what else Unicode takes for the end of a line.
+    """
     try:
         if file.stat().st_size > _LARGEST_LIST:
             raise DataError(f"{file} is larger than {_LARGEST_LIST >> 20} MiB: it cannot be a list of clips")
@@ -140,5 +145,5 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     if b"\0" in content:
         raise DataError(f"{file} is not a list: it is not UTF-8 text. If it was saved as UTF-16, save it as UTF-8")
     text = content.decode("utf-8-sig", PATH_ERRORS)
-    numbered = enumerate(text.splitlines(), 1)
-    return iter([(number, line.strip()) for number, line in numbered if line.strip()])
+    numbered = enumerate(text.split("\n" if "\n" in text else "\r"), 1)
+    return iter([(number, line.strip(_BLANKS)) for number, line in numbered if line.strip()])

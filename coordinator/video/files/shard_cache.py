@@ -179,7 +179,7 @@ def _fetch(shard: Shard, draft: Any, data: Data, alive: Alive) -> None:
         if not failure:
             return
         if pause is None:
-            raise DataError(f"the shard {shard.address} cannot be downloaded: {failure}")
+            raise DataError(f"the shard {shard.address} cannot be downloaded: {failure}") from ConnectionError(failure)
         end = time.monotonic() + pause
         while time.monotonic() < end:
             alive()

@@ -500,6 +500,21 @@ def test_file_names_may_be_no_utf_8(tmp_path: Path, video: Path) -> None:
     assert len(collect(Data(train=tmp_path / "train.txt"), "train").clips) == 1
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_file_names_may_hold_what_unicode_takes_for_the_end_of_a_line(tmp_path: Path, video: Path, end: str) -> None:
+    odd = [f"a{character}b.avi" for character in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"]
+    put(video, *(tmp_path / name for name in odd))
+    for file, lines in (
+        ("list.txt", [f"{name} x" for name in odd]),
+        ("table.csv", ["path,label", *(f"{name},x" for name in odd)]),
+    ):
+        (tmp_path / file).write_bytes(f"{end.join(lines)}{end}\x0c{end}".encode())
+        assert [clip.path.name for clip in collect(Data(train=tmp_path / file), "train").clips] == odd
+    (tmp_path / "bad.txt").write_bytes(end.join(str(tmp_path / name) for name in odd[1:]).encode())
+    left = collect(Data(train=tmp_path / "list.txt", quarantine=tmp_path / "bad.txt"), "train")
+    assert [clip.path.name for clip in left.clips] == odd[:1]
+
+
 def test_a_list_cannot_name_parts_of_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FFmpeg's protocol for them would be taken from the beginning of a relative path."""
     write_clip(tmp_path / "other.mp4", 5)
