@@ -144,8 +144,12 @@ def _download(shard: Shard, path: Path, data: Data, alive: Alive) -> int | None:
                 draft.truncate(0)
                 raise
             file = os.open(draft.name, os.O_RDONLY)
-            os.replace(draft.name, path)
-            _make_room(path.parent, limit - os.fstat(file).st_size, path)  # others may have been written meanwhile
+            try:
+                os.replace(draft.name, path)
+                _make_room(path.parent, limit - os.fstat(file).st_size, path)  # others may have been written meanwhile
+            except OSError:
+                os.close(file)
+                raise
             return file
     except OSError as error:
         raise DataError(

@@ -1,6 +1,7 @@
 """Shards: their clips are those of the files in them, wherever they are, and are resumed in the middle of a shard."""
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -133,6 +134,23 @@ def test_a_cache_too_small_keeps_the_newest_and_changes_the_order_only(root: Pat
         data = data_of(f"{address}/000.tar", shard_cache=tmp_path / "new", shard_cache_size=1000)
         with pytest.raises(DataError, match=r"more than data.shard_cache_size = 1000: raise that"):
             collect(data, "train")
+
+
+def test_a_copy_for_which_no_room_can_be_made_leaves_no_file_open(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(folder: Path, size: int, own: Path) -> None:
+        if own.suffix == ".tar":
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("coordinator.video.files.shard_cache._make_room", failing)
+    with served(root / "shards") as (address, _):
+        data = data_of(f"{address}/000.tar", shard_cache=tmp_path)
+        shard = find_shard(f"{address}/000.tar", data)
+        with pytest.raises(DataError, match=r"cannot be kept in .*: Operation not permitted"), opened_shard(shard, data):
+            pass
+    opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert not [name for name in opened if name.startswith(str(tmp_path))]
 
 
 def cut(shard: Path, to: Path, size: int) -> Path:
