@@ -91,7 +91,8 @@ def test_a_redis_that_hangs_or_dies_does_not_disturb_the_run(
 
 @pytest.mark.long
 def test_a_nan_loss_ends_the_run_and_leaves_its_checkpoints(videos: Path, tmp_path: Path) -> None:
-    background = Background(write_run_file(tmp_path / "run.toml", slow(videos, report__redis=True, ticks=10**6)))
+    tree = slow(videos, report__redis=True, ticks=10**6, checkpoint__keep=1000)
+    background = Background(write_run_file(tmp_path / "run.toml", tree))
     background.wait_for_tick(60)
     Fault.NAN.inject(background, "stage1")
     assert background.end(60) == 1
