@@ -147,7 +147,7 @@ def test_a_copy_for_which_no_room_can_be_made_leaves_no_file_open(
     with served(root / "shards") as (address, _):
         data = data_of(f"{address}/000.tar", shard_cache=tmp_path)
         shard = find_shard(f"{address}/000.tar", data)
-        with pytest.raises(DataError, match=r"cannot be kept in .*: Operation not permitted"), opened_shard(shard, data):
+        with pytest.raises(DataError, match="Operation not permitted"), opened_shard(shard, data):
             pass
     opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     assert not [name for name in opened if name.startswith(str(tmp_path))]
