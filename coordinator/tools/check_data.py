@@ -31,6 +31,7 @@ from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import pixels
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, Clips, collect
+from coordinator.video.files.dataset_formats import in_quarantine
 
 _SHOWN = 12  # maximum number of sizes and rates to report, the most frequent first
 
@@ -146,8 +147,12 @@ def summarise(surveys: list[DatasetCheck], config: Config) -> list[dict[str, Any
 
 
 def quarantine(surveys: list[DatasetCheck], file: Path) -> int:
-    """Write the absolute paths of the bad files to `file`, one per line. Returns their number. Raises SidewaysError."""
-    paths = [os.path.abspath(path) for survey in surveys for path in survey.bad]
+    """Write the paths or addresses of the bad files to `file`, one per line. Returns their number.
+
+    Raises:
+        SidewaysError: it cannot be written.
+    """
+    paths = [in_quarantine(path) for survey in surveys for path in survey.bad]
     try:
         file.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8", errors=PATH_ERRORS)
     except OSError as error:

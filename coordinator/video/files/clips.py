@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
-from os.path import abspath
 from pathlib import Path
 
 from common.config.settings import OWN_DATASET, Data, TaskName
@@ -14,7 +13,7 @@ from common.errors import ConfigError, DataError
 from common.rule.label_form import ONE_CLASS, LabelForm
 from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
 from coordinator.video.files import segments
-from coordinator.video.files.dataset_formats import listing, quarantined
+from coordinator.video.files.dataset_formats import in_quarantine, listing, quarantined
 from coordinator.video.files.label_source import LabelSource, label_source, labels_from_format
 from coordinator.video.files.labels import FrameLabels, Label, Vocabulary, classes_in
 from coordinator.video.files.listing import Entry
@@ -168,7 +167,7 @@ def collect(
     if entries:
         _check_flip(data, task, source.vocabulary)
     left_out = quarantined(data.quarantine)
-    kept = [entry for entry in entries if abspath(entry.path) not in left_out]
+    kept = [entry for entry in entries if in_quarantine(entry.path) not in left_out]
     clips, bad, notes = _probe_all(kept, source, data)
     bad = listed.bad | bad
     if not clips and not allow_empty:

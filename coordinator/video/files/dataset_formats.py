@@ -34,6 +34,8 @@ from coordinator.video.files.segments import looks_like_segments
 from coordinator.video.files.shard_lists import list_shards
 from coordinator.video.files.video_folders import SUFFIXES, hidden, list_folder
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/{1,2}[^/]")  # a Path keeps one of the slashes
+
 
 def listing(data: Data, part: str, labelled: bool, task: TaskName = "classify") -> Listing:
     """List the videos of `data.train` or `data.val` (`part`: "train" or "val").
@@ -107,8 +109,13 @@ def _first_line(file: Path) -> str:
 
 
 def quarantined(file: Path | None) -> set[str]:
-    """The absolute paths in a file written by `sideways check --quarantine`, one per line. Raises DataError."""
-    return {os.path.abspath(line) for _, line in lines_of(file)} if file else set()
+    """What a file written by `sideways check --quarantine` leaves out, one a line. Raises DataError."""
+    return {in_quarantine(Path(line)) for _, line in lines_of(file)} if file else set()
+
+
+def in_quarantine(path: Path) -> str:
+    """How a video is named there: by its absolute path, or by its address, such as s3://…/000.tar/0001.mp4."""
+    return str(path) if _ADDRESS.match(str(path)) else os.path.abspath(path)
 
 
 def _list(file: Path, videos: Path, labelled: bool, classes: bool) -> Listing:

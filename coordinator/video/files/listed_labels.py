@@ -12,6 +12,7 @@ import numpy as np
 
 from common.config.settings import TaskName
 from common.errors import DataError
+from coordinator.video.files.label_tables import split_values
 from coordinator.video.files.labels import FrameLabels, Label, Vocabulary
 
 
@@ -21,6 +22,12 @@ def text_of(label: Any, where: str) -> str:
         return label
     with suppress(TypeError, ValueError):
         values = np.atleast_1d(np.asarray(label)).tolist()
+        for name in values:
+            if isinstance(name, str) and split_values(name) != (name,):
+                raise DataError(
+                    f"{where}: the name of the class {name!r} begins or ends with a blank, or has a comma, a "
+                    "semicolon or a bar in it, which divide names: rename it"
+                )
         if all(isinstance(value, str | int | float) for value in values):
             return ",".join(map(str, values)) or "-"
     raise DataError(f"{where}: its label is {label!r}, but must be numbers, or the names of the classes that apply")

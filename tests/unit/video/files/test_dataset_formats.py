@@ -21,7 +21,7 @@ from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoding.media_info import pictures
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import Clip, Clips, collect
-from coordinator.video.files.dataset_formats import guess, listing
+from coordinator.video.files.dataset_formats import guess, in_quarantine, listing, quarantined
 from coordinator.video.slots import Slots
 from tests.support.processes import sideways
 from tests.support.videos import video_stream, write_clip
@@ -297,6 +297,19 @@ def test_a_table_is_no_list_of_lines(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("path,label\na.avi,x\n")
     with pytest.raises(DataError, match=r'has the header of a table: set data\.format = "table"'):
         collect(Data(train=tmp_path / "train.csv", format="list"), "train")
+
+
+@pytest.mark.parametrize("name", ["s3://b/000.tar/0001.mp4", "https://h:80/x/000.tar/1.mp4", "v/1.avi", "/v/12:30.mp4"])
+def test_what_is_quarantined_is_known_by_its_path_or_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """An address is the same from any working directory."""
+    (tmp_path / "bad.txt").write_text(f"{in_quarantine(Path(name))}\n")
+    (tmp_path / "written").write_text(f"{name}\n")
+    assert quarantined(tmp_path / "written") == {in_quarantine(Path(name))}
+    monkeypatch.chdir(tmp_path)
+    (found,) = quarantined(tmp_path / "bad.txt")
+    assert (found == in_quarantine(Path(name))) is (name != "v/1.avi")
 
 
 def test_quarantined_files_are_skipped(tmp_path: Path, video: Path) -> None:

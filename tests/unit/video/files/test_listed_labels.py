@@ -14,6 +14,7 @@ from coordinator.video.batch import Batch
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clips, collect
 from coordinator.video.files.labels import FrameLabels
+from coordinator.video.files.listed_labels import text_of
 from coordinator.video.slots import Slots
 from tests.support.shards import add
 from tests.support.videos import write_clip
@@ -154,3 +155,10 @@ def test_a_shards_json_may_list_classes_or_numbers_of_a_clip(video: Path, tmp_pa
     assert [clip.label for clip in clips.clips] == [(0.5, 2.0), (1.0, 3.0)]
     data = settings(shard(tmp_path, video, ["run", "sit"], []), labels_of="clips")
     assert [clip.label for clip in collect(data, "train", task="multilabel").clips] == [(1.0, 1.0), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize("name", ["wash, dry", "run;jump", "a|b", " run"])
+def test_a_name_that_lists_would_divide_is_refused(name: str) -> None:
+    assert text_of(["run", "jump up"], "clip 3") == "run,jump up"
+    with pytest.raises(DataError, match=r"clip 3: the name of the class .* which divide names: rename it"):
+        text_of(["run", name], "clip 3")
