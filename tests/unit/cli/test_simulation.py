@@ -55,7 +55,7 @@ def test_a_lists_values_are_the_stages_or_the_edges() -> None:
         (("compute=20", "delay=-1"), "greater than or equal to 0"),
         (("compute=[20, 20]",), "has 2 values for 3"),
         (("compute=20", "loss=[0.1]"), "has 1 values for 2"),
-        (("compute",), "section.key=value"),
+        (("compute",), "--simulate compute: write it as key=value"),
     ],
 )
 def test_what_it_does_not_know_is_refused(values: tuple[str, ...], message: str) -> None:
