@@ -13,7 +13,7 @@ from coordinator.launch.forked import become
 from coordinator.launch.held_signals import HeldSignals
 from coordinator.launch.stopped_children import StoppedChildren
 
-_POLL = 0.5  # seconds; the end of a child is noticed at once
+_POLL = 0.1  # seconds until a signal is noticed; the end of a child is at once
 _END = 30.0  # seconds that a process has to end itself
 _RESUME = 120.0  # seconds more to resume, and save, what is only in memory
 

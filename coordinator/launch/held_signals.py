@@ -11,14 +11,17 @@ class HeldSignals:
     """Holds back signals to this process that ask it to stop or tell that a child has changed."""
 
     def __enter__(self) -> Self:
-        self._numbers = {signal.SIGCHLD, signal.SIGQUIT, *stop_signals()}
-        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
+        self._stops = {signal.SIGQUIT, *stop_signals()}
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *self._stops})
         return self
 
     def take(self, seconds: float) -> int:
-        """Wait at most `seconds` for a signal. Returns the number of one that asks to stop; 0 for any other or none."""
-        received = signal.sigtimedwait(self._numbers, seconds)
-        return 0 if received is None or received.si_signo == signal.SIGCHLD else received.si_signo
+        """Wait at most `seconds` until a child has changed. Returns a signal that asks to stop; 0 if there is none."""
+        if not signal.sigpending() & self._stops:
+            # its result is not looked at: Python makes one up if SIGCONT comes after the time is over
+            signal.sigtimedwait({signal.SIGCHLD}, seconds)
+        asked = signal.sigpending() & self._stops
+        return int(signal.sigwait(asked)) if asked else 0
 
     def release(self) -> None:
         """Let signals through again; also called in a fork, which inherits that they are held back."""

@@ -34,6 +34,26 @@ def test_the_end_of_a_child_ends_the_waiting_but_is_no_request_to_stop() -> None
     assert done.stdout == "0 True\n"
 
 
+def test_nothing_is_asked_by_being_stopped_and_continued() -> None:
+    """As by Ctrl-Z and `fg`."""
+    done = run(
+        "import time\n"
+        "with HeldSignals() as held:\n"
+        "    os.kill(me, signal.SIGQUIT)\n"
+        "    held.take(1)\n"
+        "    if os.fork() == 0:\n"
+        "        for number in (signal.SIGSTOP, signal.SIGCONT) * 5:\n"
+        "            time.sleep(0.15)\n"
+        "            os.kill(me, number)\n"
+        "        os._exit(0)\n"
+        "    end = time.monotonic() + 2\n"
+        "    taken = []\n"
+        "    while time.monotonic() < end: taken.append(held.take(0.1))\n"
+        "    print(set(taken))"
+    )
+    assert done.stdout == "{0}\n"
+
+
 def test_a_hang_up_that_is_ignored_as_under_nohup_stays_ignored() -> None:
     done = run(
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
