@@ -40,7 +40,7 @@ def test_the_run_goes_back_to_the_checkpoint(videos: Path, straight: Path, tmp_p
     assert run.end(100) == 0, run.output()
     output, stage = " ".join(run.output().split()), pattern.startswith("stage")
     assert re.search(r"resumed from .*/checkpoints/0000000(100|150) at tick (100|150)", output), output
-    reason = r"stage 1: the snapshot of tick 1[2468]0 cannot be restored \(.*\): the next attempt goes on from an older one"
+    reason = r"stage 1: the snapshot of tick 1\d0 cannot be restored \(.*\): the next attempt goes on from an older one"
     assert bool(re.search(reason, output)) == stage
     assert len([line for line in run.metrics() if line["kind"] == "restart"]) == 1
     assert losses_of(tmp_path / "runs/it") == losses_of(straight)
