@@ -14,8 +14,10 @@ MOST_STATUS, MOST_COMMAND, MOST_LINE = 1 << 20, 1 << 12, 1 << 16  # bytes
 
 State = Literal["starting", "running", "paused", "restarting", "finished", "stopped", "failed"]
 STATUS = "status.json"  # in the run directory: the last status, for when the run's private Redis is gone
-OVER = ("finished", "stopped", "failed")
-SOON = ("starting", "restarting")  # states in which a run may not have a heartbeat yet
+IN_ORDER = ("finished", "stopped")  # how a run ends whose model and summary are saved
+OVER = (*IN_ORDER, "failed")
+STARTS = ("starting", "restarting")  # states in which a run may not have a heartbeat yet
+LIVE = (*STARTS, "running", "paused")
 
 
 def _printable(text: str) -> str:

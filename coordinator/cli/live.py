@@ -140,12 +140,12 @@ def _ask(run: str, runs: Path, wait: float, **fields: Any) -> "Owner":
 
     Raises SidewaysError if the run is not running, does not carry the command out within `wait` seconds, or refuses.
     """
-    from common.run_registry.records import Command
+    from common.run_registry.records import LIVE, Command
     from coordinator.registry.run_finder import find
 
     found = find(run, runs)
     seen = found.get_run() if found else None
-    if found is None or seen is None or seen.state not in ("starting", "running", "paused", "restarting"):
+    if found is None or seen is None or seen.state not in LIVE:
         how = seen.state if seen else "its Redis server is gone"
         raise SidewaysError(f"{run} is not running ({how}): see `sideways status {run}`")
     command = Command(id=uuid.uuid4().hex, **fields)

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from common.run_registry.records import StageStatus, Status
+from common.run_registry.records import LIVE, StageStatus, Status
 from coordinator.registry.run_finder import RunInfo
 
 _BAR, _EVERY = 16, 1.0  # columns; seconds between updates
@@ -84,7 +84,7 @@ def watch(get_run: Callable[[], RunInfo], console: Console) -> None:
         console.print(view(seen))
         return
     with Live(view(seen), console=console, auto_refresh=False) as live:
-        while seen.state in ("starting", "running", "paused", "restarting"):
+        while seen.state in LIVE:
             time.sleep(_EVERY)
             seen = get_run()
             live.update(view(seen), refresh=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.settings import Config
 from common.errors import SidewaysError
-from common.run_registry.records import State
+from common.run_registry.records import IN_ORDER, State
 from common.telemetry.http_server import serve
 from common.telemetry.metric_registry import MetricRegistry
 from coordinator.atomic_file import replacing
@@ -110,6 +110,6 @@ class RunMetrics(Listener):
 
     def close(self, state: State, message: str, tick: int) -> None:
         """Remove the list of targets, unless another attempt may follow."""
-        if self._targets is not None and state not in ("failed", "restarting"):
+        if self._targets is not None and state in IN_ORDER:
             with suppress(OSError):
                 self._targets.unlink()

@@ -17,7 +17,7 @@ from common.config.settings import Config
 from common.partition.balance import by_stage
 from common.rule.schedule import schedule_of
 from common.rule.skips import sources
-from common.run_registry.records import State, finite
+from common.run_registry.records import IN_ORDER, State, finite
 from coordinator.monitor.listener import LineListener, ProgressEvent
 from coordinator.monitor.run_status import RunStatus
 from coordinator.page.curves import MetricHistory
@@ -109,7 +109,7 @@ class PageState(LineListener):
     def close(self, state: State, message: str, tick: int) -> None:
         """The run has ended: if a browser is watching, wait until it has fetched the final state."""
         self.state(state, message, tick)
-        if state not in ("failed", "restarting"):
+        if state in IN_ORDER:
             self._page_server.remove_url_file()
         if time.monotonic() - self._last_request_time < _WATCHED:
             time.sleep(_EXIT_DELAY)

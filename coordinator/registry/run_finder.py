@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SidewaysError
-from common.run_registry.records import MOST_STATUS, OVER, SOON, STATUS, Owner, Status, decode
+from common.run_registry.records import MOST_STATUS, OVER, STARTS, STATUS, Owner, Status, decode
 from common.run_registry.redis_connection import RedisAccess, at_socket, from_environment
 from common.run_registry.store import ALIVE, Store
 from coordinator.registry.embedded_redis import SOCKET
@@ -167,4 +167,4 @@ def _saved_status(folder: Path) -> RunInfo:
             status = decode(Status, file.read(MOST_STATUS + 1), where=str(folder / STATUS))
     except OSError as error:
         raise SidewaysError(f"{folder / STATUS} cannot be read: {error}") from error
-    return _run_info(status, alive=status.state in SOON and time.time() < status.updated + ALIVE)
+    return _run_info(status, alive=status.state in STARTS and time.time() < status.updated + ALIVE)

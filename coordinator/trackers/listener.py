@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.config.settings import Config, TrackerName
 from common.partition.balance import BlockCost, by_stage
-from common.run_registry.records import State
+from common.run_registry.records import IN_ORDER, State
 from coordinator.monitor.figures import curves
 from coordinator.monitor.listener import EvaluationEvent, Listener, ProgressEvent
 from coordinator.run_directory import CONFIG, MODEL, SUMMARY
@@ -77,9 +77,7 @@ class TrackerListener(Listener):
 
     def close(self, state: State, message: str, tick: int) -> None:
         """Store model, settings and summary, if the run has not failed, and wait for the tracker to end."""
-        files = [
-            self._run / name for name in _FILES if state in ("finished", "stopped") and (self._run / name).is_file()
-        ]
+        files = [self._run / name for name in _FILES if state in IN_ORDER and (self._run / name).is_file()]
         limit = _UPLOAD if state == "finished" else _EXIT
         self._end = state, files
         end = time.monotonic() + limit

@@ -6,7 +6,7 @@ from typing import Any
 
 import wandb
 
-from common.run_registry.records import State
+from common.run_registry.records import IN_ORDER, State
 from coordinator.trackers.tracker import Row, keep_id, known_id
 
 _PROJECT = "sideways"  # unless WANDB_PROJECT names one
@@ -50,6 +50,6 @@ class WandbRun:
             for file in files:
                 model.add_file(str(file))
             self._run.log_artifact(model)
-        code = int(state in ("failed", "restarting"))
+        code = int(state not in IN_ORDER)
         self._run.finish(exit_code=code)
         wandb.teardown(exit_code=code)  # waits until W&B's own process has written everything

@@ -43,7 +43,7 @@ ReportError = Callable[[str, str], None]  # a playback error's kind, and its rea
 Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, height, width]
 
 _SHORT = 512  # frames of a clip that is decoded whole when only a part of it is played, to keep it
-_BARREN = 20  # times as many entries as there are clips: with a single good clip, one of them would have been it
+_MOST_EMPTY = 20  # times as many entries as there are clips: with a single good clip, one of them would have been it
 _CHUNK = 64  # frames decoded at a time for that
 
 
@@ -148,21 +148,21 @@ class ClipPlayer:
         Raises:
             DataError: none of the clips can be decoded.
         """
-        barren = 0  # entries without a frame, one after another
+        empty = 0  # entries without a frame, one after another
         for number in count(entry, self._data.slots):
             clip = self._order.entry(number)
             if clip is None:
                 return
-            barren += 1
+            empty += 1
             if clip.path in self._undecodable:
                 self._report_error("skipped", "")
             else:
                 begin(clip.path)
                 for chunk in self._play(number, clip, done, room):
-                    barren = 0
+                    empty = 0
                     yield chunk
             done = 0
-            nothing = len(self._undecodable) == self._files or barren > _BARREN * len(self._job.clips)
+            nothing = len(self._undecodable) == self._files or empty > _MOST_EMPTY * len(self._job.clips)
             if self._order.endless and nothing:
                 reasons = "; ".join(self._reasons) or "each of them crashed the process that decoded it"
                 raise DataError(f"none of the {self._files} clips can be decoded: {reasons}")
