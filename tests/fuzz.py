@@ -33,7 +33,7 @@ with atheris.instrument_imports(include=["common", "coordinator", "csv", "json",
     from coordinator.reader import messages
     from coordinator.video.files import label_tables, segments, shards
     from coordinator.video.files.listing import lines_of
-    from coordinator.video.files.shard_cache import Shard
+    from coordinator.video.files.shard_source import Shard
 
 _RECORDS = (runstate.Command, runstate.Answer, runstate.Owner, runstate.Status)
 _FILE = Path(tempfile.mkstemp()[1])  # a list of clips

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from common.config.settings import Config
 from common.rule.loss import RowLoss
-from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.pooling import channels_of, pool_to
 from common.rule.tasks import task_of
+from common.rule.updater import Updater
 
 _VECTORS = 0, 0  # a shape of as many dimensions
 

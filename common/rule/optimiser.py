@@ -1,9 +1,8 @@
-"""θ ← optimiser(θ, Δθ): a stage's optimiser, learning rate schedule, clipping, means of weights and gradients."""
+"""A stage's optimiser: a class of torch.optim, with the settings' groups of parameters."""
 
 import difflib
 import inspect
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from common.config.name_patterns import matches
 from common.config.settings import Optimiser
 from common.errors import ConfigError
-from common.rule.orthogonal_gradient import Orthogonal
+from common.rule.learning_rate import rate_of_stage
 
 _UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}  # they need closures, or sparse gradients
 _WITHOUT_MOMENTUM = {"Adam": {"betas": (0.0, 0.999)}, "AdamW": {"betas": (0.0, 0.999)}}
@@ -38,15 +37,20 @@ def build_optimiser(
     arguments = {**fused, **_WITHOUT_MOMENTUM.get(settings.name, {}), **given}
     if captured:
         arguments |= CAPTURABLE[settings.name]
-    lr = _rate(settings, settings.lr, mismatch)
+    lr = rate_of_stage(settings, settings.lr, mismatch)
     groups = _groups(blocks, settings, _decay(kind, arguments))
     for group in groups:
         rate = lr * group["factor"]
         group["lr"] = torch.tensor(rate, device=group["params"][0].device) if captured else rate
+    if not groups:
+        return None
     try:
-        return kind(groups, lr=lr, **arguments) if groups else None
+        built = kind(groups, lr=lr, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimiser.args do not fit torch.optim.{settings.name}: {error}") from error
+    if captured:
+        built._warned_capturable_if_run_uncaptured = True  # its first steps are not
+    return built
 
 
 def optimiser_class(name: str) -> Callable[..., torch.optim.Optimizer]:
@@ -61,11 +65,6 @@ def optimiser_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     raise ConfigError(
         f"optimiser.name = {name!r} is not a usable class of torch.optim. {hint}Allowed: {', '.join(known)}"
     )
-
-
-def _rate(settings: Optimiser, rate: float, mismatch: int) -> float:
-    """The learning rate of a stage, given that of the run."""
-    return rate / (1 + mismatch) if settings.lr_by_mismatch else rate
 
 
 def _decay(kind: Callable[..., object], arguments: dict[str, Any]) -> float:
@@ -94,244 +93,19 @@ def _own_factor(name: str, settings: Optimiser) -> float:
     return next((factor for pattern, factor in settings.rates.items() if matches(name, pattern)), 1.0)
 
 
-def rate_factor(settings: Optimiser, tick: int, total_ticks: int) -> float:
-    """Factor of the learning rate at tick `tick` of `total_ticks`.
-
-    After a linear warm-up: constant; cosine: half a period down to `final`; step: × `gamma` after each of `steps`;
-    one-cycle: half a cosine up from `final` to 1 at `peak`, then half a cosine down to `final` (Smith, 2018).
-    """
-    warm = min(1.0, (tick + 1) / (settings.warmup + 1))
-    share = min(1.0, max(0.0, (tick - settings.warmup) / max(1, total_ticks - settings.warmup)))
-    return warm * _course(settings, share)
-
-
-def _course(settings: Optimiser, share: float) -> float:
-    if settings.schedule == "cosine":
-        return _cosine(1.0, settings.final, share)
-    if settings.schedule == "step":
-        return settings.gamma ** sum(share >= step for step in settings.steps)
-    if settings.schedule == "one-cycle":
-        rising = share < settings.peak
-        along = share / settings.peak if rising else (share - settings.peak) / (1 - settings.peak)
-        return _cosine(settings.final, 1.0, along) if rising else _cosine(1.0, settings.final, along)
-    return 1.0
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-class Updater:
-    """Accumulates a stage's gradients and updates its parameters.
-
-    Attributes:
-        optimiser: None for a stage without parameters.
-        ticks: number of calls of `update`, including those that only accumulate.
-        accumulated: number of gradients accumulated in .grad for the next optimiser step.
-        updates: number of optimiser steps.
-        replay: in place of `apply`, a recording of it, whose gradients stay where they are; None: there is none.
-    """
-
-    def __init__(
-        self,
-        blocks: nn.Module,
-        settings: Optimiser,
-        every: int,
-        mismatch: int,
-        total_ticks: int,
-        captured: bool = False,
-    ) -> None:
-        """Build the optimiser.
-
-        Args:
-            every: number of gradients averaged per optimiser step.
-            total_ticks: ticks of the whole training.
-            captured: steps may be replayed (`build_optimiser`).
-        """
-        self.replay: Callable[[], None] | None = None
-        self._settings, self._every, self._total_ticks, self._mismatch = settings, every, total_ticks, mismatch
-        self.optimiser = build_optimiser(blocks, settings, mismatch, captured)
-        self._rates = [group["lr"] for group in self.optimiser.param_groups] if self.optimiser and captured else []
-        self.ticks = self.accumulated = self.updates = 0
-        self._named = {name: value for name, value in blocks.named_parameters() if value.requires_grad}
-        self._parameters = list(self._named.values())
-        self._base = self._current = _rate(settings, settings.lr, mismatch)
-        self._orthogonal = Orthogonal(self._parameters, settings.orthogonal) if settings.orthogonal else None
-        self._keeps = False
-        self._odd: set[nn.Parameter] = set()  # those whose gradients have other strides, in every tick
-        self._checks = 2  # steps in which they are looked for: the first gradient may be from a checkpoint
-        self._varies = settings.schedule != "constant" or settings.warmup > 0
-        self._average = [value.detach().clone() for value in self._parameters] if settings.ema else []
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that it updates."""
-        return self._parameters
-
-    @property
-    def due(self) -> bool:
-        """Whether the next call of `update` steps the optimiser, if there is one."""
-        return self.accumulated + 1 >= self._every
-
-    @property
-    def rate(self) -> float | None:
-        """The current learning rate, of parameters without a factor; None for a stage without parameters."""
-        return self._current if self.optimiser else None
-
-    def set_rate(self, rate: float) -> None:
-        """Change the base learning rate (optimiser.lr), which the schedule scales, from the next update on."""
-        self._base = _rate(self._settings, rate, self._mismatch)
-        self._use_rate(self._base)
-
-    def _use_rate(self, rate: float) -> None:
-        self._current = rate
-        for group in self.optimiser.param_groups if self.optimiser else []:
-            if self._rates:
-                group["lr"].fill_(rate * group["factor"])
-            else:
-                group["lr"] = rate * group["factor"]
-
-    def update(self) -> None:
-        """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
-        self.ticks += 1
-        self.accumulated += 1
-        if self.accumulated < self._every:
-            return
-        if self.optimiser is not None:
-            self._step()
-        self.accumulated = 0
-
-    def _step(self) -> None:
-        if self._varies:
-            self._use_rate(self._base * rate_factor(self._settings, self.ticks - 1, self._total_ticks))
-        if self.replay is not None:
-            self.replay()
-        else:
-            self.apply()
-            self.drop_gradients()
-        self.updates += 1
-        if self._average:
-            # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)
-            decay = min(self._settings.ema, self.updates / (9 + self.updates))
-            torch._foreach_lerp_(self._average, [value.detach() for value in self._parameters], 1 - decay)
-
-    def apply(self) -> None:
-        """Step the optimiser on the mean of the gathered gradients, at the current rate."""
-        assert self.optimiser is not None
-        self._prepare_gradients()
-        self.optimiser.step()
-
-    def keep_gradients(self) -> None:
-        """From now on gradients are in memory that stays: autograd adds to it, and never keeps what it is given."""
-        self._keeps = True
-        self.drop_gradients()
-
-    def drop_gradients(self) -> None:
-        """Forget the gradients."""
-        for parameter in self._parameters:
-            if not self._keeps:
-                parameter.grad = None
-            elif parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self._keeps and self._parameters:
-            torch._foreach_zero_(list(self._gradients()))
-
-    def discard_last(self) -> None:
-        """A gradient was added, but will not be counted: let the sum weigh as much as those that were."""
-        if not self.accumulated:
-            self.drop_gradients()
-        elif gradients := list(self._gradients()):
-            torch._foreach_mul_(gradients, self.accumulated / (self.accumulated + 1))
-
-    def _prepare_gradients(self) -> None:
-        self._restride_gradients()
-        if self.accumulated > 1 and (gradients := list(self._gradients())):
-            torch._foreach_mul_(gradients, 1 / self.accumulated)
-        if self._orthogonal is not None:
-            self._orthogonal.project()
-        if self._settings.clip is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
-
-    def _restride_gradients(self) -> None:
-        """Give gradients their parameters' strides, from which those of dimensions of size 1 may differ.
-
-        Fused optimisers refuse such gradients on a GPU (pytorch/pytorch, issue 106951).
-        """
-        if self._checks:
-            self._checks -= 1
-            found = ((own, own.grad) for own in self._parameters if own.grad is not None)
-            self._odd |= {own for own, gradient in found if gradient.stride() != own.stride()}
-        for own in self._odd:
-            if own.grad is not None:
-                own.grad = own.grad.as_strided(own.size(), own.stride())
-
-    def _gradients(self) -> Iterator[Tensor]:
-        return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
-
-    def gradient_norm(self) -> float:
-        """Euclidean norm of the mean of the accumulated gradients. Call before `update`."""
-        gradients = list(self._gradients())
-        return float(nn.utils.get_total_norm(gradients)) / (self.accumulated + 1) if gradients else 0.0
-
-    def swap_average(self) -> None:
-        """Swap the weights with their average, if there is one. Call before an evaluation and again after it."""
-        for index, average in enumerate(self._average):
-            parameter = self._parameters[index]
-            self._average[index], parameter.data = parameter.data, average
-
-    # ---- checkpoints
-
-    def count(self, ticks: int) -> None:
-        """Set the counters to `ticks` ticks, done earlier with another number of stages."""
-        self.ticks, self.updates = ticks, ticks // self._every
-
-    @property
-    def counters(self) -> Tensor:
-        """ticks, accumulated and updates, int64 [3]."""
-        return torch.tensor([self.ticks, self.accumulated, self.updates])
-
-    @counters.setter
-    def counters(self, values: Tensor) -> None:
-        self.ticks, self.accumulated, self.updates = values.tolist()
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything but the parameters that the next update depends on, keyed by the parameters' names."""
-        found: dict[str, Tensor] = {}
-        for name, parameter in self._named.items():
-            own = self.optimiser.state.get(parameter, {}) if self.optimiser else {}
-            found |= {f"optimiser.{name}.{key}": value for key, value in own.items() if isinstance(value, Tensor)}
-            if parameter.grad is not None and self.accumulated:
-                found[f"gradient.{name}"] = parameter.grad
-        found |= {f"average.{name}": value for name, value in zip(self._named, self._average, strict=False)}
-        if self._orthogonal is not None:
-            found |= {f"mean.{name}": value for name, value in zip(self._named, self._orthogonal.means, strict=True)}
-        return found
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Load a state, after the weights were loaded. What the state lacks is initialised."""
-        self._load_optimiser(state)
-        for index, (name, parameter) in enumerate(self._named.items()):
-            if f"gradient.{name}" in state:
-                parameter.grad = torch.empty_like(parameter).copy_(state[f"gradient.{name}"])  # of its strides too
-            if self._average:  # a missing average starts from the current weights
-                self._average[index].copy_(state.get(f"average.{name}", parameter.detach()))
-            if self._orthogonal is not None and f"mean.{name}" in state:
-                self._orthogonal.means[index].copy_(state[f"mean.{name}"])
-
-    def _load_optimiser(self, state: dict[str, Tensor]) -> None:
-        if self.optimiser is None:
-            return
-        tree = self.optimiser.state_dict()
-        names = {id(parameter): name for name, parameter in self._named.items()}
-        order = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        for number, parameter in enumerate(order):
-            prefix = f"optimiser.{names[id(parameter)]}."
-            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            if own:
-                tree["state"][number] = {key: _as_stored(value, parameter) for key, value in own.items()}
-        self.optimiser.load_state_dict(tree)  # moves every tensor to the device that this optimiser needs
-        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
-            group["lr"] = rate  # not the copy that this makes
+def load_state(optimiser: torch.optim.Optimizer, names: dict[nn.Parameter, str], state: dict[str, Tensor]) -> None:
+    """Load an optimiser's part of a stage's state; parameters that it lacks keep theirs."""
+    tree = optimiser.state_dict()
+    rates = [group["lr"] for group in optimiser.param_groups]
+    order = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(order):
+        prefix = f"optimiser.{names[parameter]}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if own:
+            tree["state"][number] = {key: _as_stored(value, parameter) for key, value in own.items()}
+    optimiser.load_state_dict(tree)  # moves every tensor to the device that this optimiser needs
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate  # not the copy that this makes
 
 
 def _as_stored(value: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.rule.graphs import Recorder
-from common.rule.optimiser import Updater
+from common.rule.updater import Updater
 
 
 class Passes:

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from common.config.settings import Config
 from common.rule.gate import gate
 from common.rule.host_values import HostValues
-from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.pooling import Shape, channels_of, pool_to
 from common.rule.schedule import schedule_of
+from common.rule.updater import Updater
 
 SKIPS = "skips."  # the prefix of their weights' names in the whole model
 Skip = tuple[int, int]  # from, to

@@ -7,9 +7,9 @@ from common.rule.auxiliary import Auxiliary
 from common.rule.graphs import graph_wanted
 from common.rule.memories import Memories
 from common.rule.memory_format import arrange
-from common.rule.optimiser import Updater
 from common.rule.schedule import schedule_of
 from common.rule.skips import Merge
+from common.rule.updater import Updater
 
 
 class StageParts:

@@ -8,7 +8,8 @@ from pathlib import Path
 from common.errors import SidewaysError
 from common.messages.stage_calls import WRITING, StageCalls
 from common.messages.stage_rpc import Pending, Stages
-from coordinator.checkpoints.store import Checkpoints, Position
+from coordinator.checkpoints.position import Position
+from coordinator.checkpoints.store import Checkpoints
 
 _POLL = 0.02  # seconds
 

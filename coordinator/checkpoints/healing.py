@@ -12,8 +12,8 @@ from common.config.settings import Config
 from common.messages.snapshot import Kept, Snapshot
 from common.messages.stage_calls import StageCalls
 from common.messages.stage_rpc import Stages
+from coordinator.checkpoints.position import Position
 from coordinator.checkpoints.resume import StartPoint
-from coordinator.checkpoints.store import Position
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from common.config.settings import Config
 from common.errors import SidewaysError
 from common.processes.caller import wording
-from coordinator.checkpoints.store import Checkpoints, Position
+from coordinator.checkpoints.position import Position
+from coordinator.checkpoints.store import Checkpoints
 from coordinator.video.datasets import Datasets, Warn
 from coordinator.video.stream import Places
 
@@ -50,20 +51,26 @@ class StartPoint:
 
 
 def find_checkpoint(
-    checkpoints: Checkpoints, shapes: dict[str, tuple[int, ...]], total_ticks: int, again: bool, warn: Warn
+    checkpoints: Checkpoints,
+    shapes: dict[str, tuple[int, ...]],
+    total_ticks: int,
+    evaluates: bool,
+    again: bool,
+    warn: Warn,
 ) -> tuple[Path, Position] | None:
     """Find the newest valid checkpoint. Warns of each newer one that is refused, with the reason.
 
     Args:
         shapes: of the whole model's parameters and buffers, by name.
         total_ticks: ticks of the whole training.
+        evaluates: the model is evaluated after the last one.
         again: this is an automatic restart after a process was lost, not a resume by the user.
 
     Returns:
         The checkpoint's folder and position. None if there is none and `again`.
 
     Raises:
-        SidewaysError: the user resumes a run that has no checkpoint, or that has done all its ticks.
+        SidewaysError: the user resumes a run that has no checkpoint, or that has nothing left to do.
     """
     folder, position, refused = checkpoints.newest(shapes)
     for reason in refused:
@@ -73,7 +80,8 @@ def find_checkpoint(
             return None
         keyword = wording("--resume", "resume=")
         raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without {keyword}")
-    if position.tick >= total_ticks and not again:
+    to_evaluate = evaluates and position.score is None  # the run was lost, or stopped, in its last evaluation
+    if position.tick >= total_ticks and not (again or to_evaluate):
         done = f"{checkpoints.run} has completed {position.tick} of {total_ticks} ticks"
         how = wording("with --set", "as in sideways.train(resume=…, epochs=…)")
         raise SidewaysError(f"{done}: to train further, raise ticks or epochs {how}")

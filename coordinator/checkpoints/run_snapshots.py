@@ -14,7 +14,7 @@ from common.messages.snapshot import COORDINATOR, Kept
 from common.messages.snapshot_copies import Copies
 from common.messages.stage_report import Progress
 from common.processes.snapshot_folder import SnapshotFolder, folder_of
-from coordinator.checkpoints.store import Position
+from coordinator.checkpoints.position import Position
 
 _POSITIONS = 64  # kept in the exact mode: the coordinator may be so many frames ahead, and they are small
 

@@ -1,7 +1,7 @@
 """Decides when a run saves its model and takes checkpoints, and how long it waits for them."""
 
 from common.messages.stage_calls import WRITING
-from coordinator.checkpoints.store import Position
+from coordinator.checkpoints.position import Position
 from coordinator.run.setup.prepared import Prepared
 
 _STOP_TIMEOUT = 10.0  # seconds to finish writing a checkpoint after a stop; the launcher kills after 30

@@ -38,6 +38,11 @@ class RunState:
         return self.tick >= self.total_ticks
 
     @property
+    def complete(self) -> bool:
+        """Whether all ticks are done, and the model was evaluated after the last one if there are clips for that."""
+        return self.over and (self.config.data.val is None or self.evaluated_tick == self.tick)
+
+    @property
     def ending(self) -> bool:
         """Whether the run must end before its last planned tick."""
         return bool(self.stop.signal) or self.data_error is not None
@@ -45,4 +50,4 @@ class RunState:
     @property
     def done(self) -> bool:
         """Whether the run has ended for good and must not be restarted."""
-        return self.over or self.stop.final
+        return self.complete or self.stop.final

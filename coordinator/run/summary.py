@@ -32,21 +32,28 @@ def finish(run: Prepared, started: float) -> dict[str, Any]:
     run.datasets.close()
     summary = summarise(run, started)
     run.directory.save_summary(summary)
-    how: State = "finished" if state.over else "stopped"
-    presence.close(how, f"{how} at tick {state.tick}: the model is in {run.directory.path}", state.tick)
+    how: State = "finished" if state.complete else "stopped"
+    model = run.directory.path / MODEL
+    what = f"the model is in {run.directory.path}" if model.exists() else "there is no model yet"
+    presence.close(how, f"{how} at tick {state.tick}: {what}", state.tick)
     if state.done or not deployed():  # last: a run that is lost before is restarted, and must be found again
         presence.marker.remove()
     run.datasets.warn_of_errors()
     if run.totals.dropped:
         presence.terminal.warn(f"a stage dropped {run.totals.dropped} reports, because the coordinator did not keep up")
-    model = run.directory.path / MODEL
     rows = {**summary, "model": model if model.exists() else "none: stopped before the first tick"}
     presence.terminal.result({name: value for name, value in rows.items() if value is not None})
-    if not state.over and not deployed():
-        presence.terminal.say(
-            f"stopped at tick {state.tick} of {state.total_ticks}: go on with {how_to_resume(run.directory.path)}"
-        )
+    if not state.complete and not deployed():
+        presence.terminal.say(_how_to_go_on(run))
     return summary
+
+
+def _how_to_go_on(run: Prepared) -> str:
+    state = run.state
+    if not state.saved_tick:
+        return "stopped before the first tick: nothing was learnt, so start a new run"
+    where = f"tick {state.tick} of {state.total_ticks}" + (", before it was evaluated" if state.over else "")
+    return f"stopped at {where}: go on with {how_to_resume(run.directory.path)}"
 
 
 def summarise(run: Prepared, started: float) -> dict[str, Any]:

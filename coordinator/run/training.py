@@ -104,11 +104,12 @@ class Training:
             run.directory.set_paused(False)
 
     def _train(self, last: int) -> bool:
-        """Run ticks up to `last`. Returns False if there were no frames for any."""
+        """Run ticks up to `last`. Returns False if none was run: there were no frames, or the run must end."""
         run, state = self._run, self._state
         run.feed.prime()
         if run.feed.error is not None:
             state.data_error = run.feed.error
+        if state.ending:
             return False
         start, ending = time.monotonic(), False
         run.presence.terminal.begin("training", state.total_ticks)

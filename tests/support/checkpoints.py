@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from coordinator.checkpoints.store import Checkpoints, Position
+from coordinator.checkpoints.position import Position
+from coordinator.checkpoints.store import Checkpoints
 
 MODEL: dict[str, Tensor] = {"model.a.weight": torch.arange(6.0).view(2, 3), "model.a.steps": torch.tensor(7)}
 

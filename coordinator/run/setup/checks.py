@@ -14,9 +14,10 @@ from common.partition.balance import check_depth
 from common.partition.model_check import check_model
 from common.processes.caller import write_directory
 from common.rule.tasks import without_loss
+from coordinator.checkpoints.position import Position
 from coordinator.checkpoints.resume import find_checkpoint
 from coordinator.checkpoints.run_snapshots import RunSnapshots
-from coordinator.checkpoints.store import Checkpoints, Position
+from coordinator.checkpoints.store import Checkpoints
 from coordinator.monitor.evaluation_scores import Evaluator, evaluator
 from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run.pipeline import Pipeline
@@ -69,7 +70,8 @@ def check(setup: Setup, run_file: str) -> Checked:
         presence.introduce(config, directory.path, datasets.total_ticks)
     checkpoints = Checkpoints(directory.path, config.checkpoint.keep, evaluator.figure)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = find_checkpoint(checkpoints, shapes, datasets.total_ticks, again, warn) if resume else None
+    total, evaluates = datasets.total_ticks, config.data.val is not None
+    found = find_checkpoint(checkpoints, shapes, total, evaluates, again, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
     copies = Copies(setup.pipeline.me)
     snapshots = RunSnapshots(directory.path, config, copies) if config.recovery.snapshot_ticks else None

@@ -80,7 +80,7 @@ def restore(setup: Setup, checked: Checked, start: Start) -> bool:
         checked.checkpoints.set_aside_after(point.tick)
     if point.folder is not None:
         folder = point.folder.resolve()
-        restored = point.same_split, point.in_flight, point.optimiser
+        restored = point.same_split, point.in_flight, point.optimiser, point.scored
         setup.pipeline.stages.call_all(StageCalls.restore, folder, point.tick, *restored)
     if checked.snapshots is not None:
         checked.snapshots.forget_after(point.tick)

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from common.config.settings import Data
-from coordinator.video.files.shard_cache import Alive, Shard, draft_of, folder_of
+from coordinator.video.files.shard_cache import draft_of, folder_of
+from coordinator.video.files.shard_source import Alive, Shard
 
 
 class DownloadProgress:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from common.config.settings import Data
 from coordinator.video.files.clips import Clip
-from coordinator.video.files.shard_cache import Shard
+from coordinator.video.files.shard_source import Shard
 
 _EPOCHS_KEPT = 64  # permutations cached: slots may be several epochs ahead of each other if there are few clips
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from common.config.settings import Data
 from coordinator.video.decoding.media_info import MediaInfo, read_stream_info
-from coordinator.video.files.shard_cache import Shard, file_system
+from coordinator.video.files.shard_source import Shard, file_system
 
 _PIECE = 1 << 16  # bytes fetched at a time
 _PIECES = 256  # of a shard, kept in memory

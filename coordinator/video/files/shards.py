@@ -21,8 +21,9 @@ from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
 from coordinator.video.files.download_progress import DownloadProgress
-from coordinator.video.files.shard_cache import Alive, Shard, check_size, find_shard, folder_of, opened_shard
+from coordinator.video.files.shard_cache import check_size, folder_of, opened_shard
 from coordinator.video.files.shard_index import opened_remotely, read_part_info
+from coordinator.video.files.shard_source import Alive, Shard, find_shard
 
 _BLOCK = 512  # bytes
 _MOST_SHARDS = 100_000

@@ -16,7 +16,8 @@ from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.files.clips import Clip
 from coordinator.video.files.play_order import PlayOrder
-from coordinator.video.files.shard_cache import Shard, opened_shard
+from coordinator.video.files.shard_cache import opened_shard
+from coordinator.video.files.shard_source import Shard
 
 _CLIPS = 4  # of each slot, ahead of what is played
 _POLL = 0.2  # seconds

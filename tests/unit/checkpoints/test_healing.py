@@ -12,8 +12,8 @@ from common.config.settings import Config
 from common.messages.snapshot import Kept, Snapshot
 from common.messages.stage_rpc import Stages
 from coordinator.checkpoints.healing import Healing, common_snapshot, deliver, heal
+from coordinator.checkpoints.position import Position
 from coordinator.checkpoints.resume import StartPoint
-from coordinator.checkpoints.store import Position
 from tests.support.settings import settings
 
 SPLIT = [3, 5]

@@ -11,8 +11,8 @@ from common.config.settings import Config
 from common.messages.snapshot import Kept
 from common.messages.snapshot_copies import Copies
 from common.processes.snapshot_folder import SNAPSHOTS
+from coordinator.checkpoints.position import Position
 from coordinator.checkpoints.run_snapshots import RunSnapshots
-from coordinator.checkpoints.store import Position
 from tests.support.reports import progress
 from tests.support.settings import settings
 

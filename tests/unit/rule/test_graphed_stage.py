@@ -16,11 +16,11 @@ from common.rule.graphed_stage import GraphedStage
 from common.rule.graphs import Work, obstacle
 from common.rule.host_values import HostValues
 from common.rule.loss import Target
-from common.rule.optimiser import Updater
 from common.rule.packet import Packet
 from common.rule.passes import Passes
 from common.rule.reference import Reference, build_stages, stages_from
 from common.rule.stage import Stage
+from common.rule.updater import Updater
 from tests.support.settings import config_of
 from tests.support.tape import WAITING, Tape
 

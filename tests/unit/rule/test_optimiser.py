@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.config.settings import Optimiser
-from common.rule.optimiser import Updater, build_optimiser, rate_factor
+from common.rule.learning_rate import rate_factor
+from common.rule.optimiser import build_optimiser
+from common.rule.updater import Updater
 
 SGD = {"name": "SGD", "lr": 0.1, "args": {}}
 

@@ -9,8 +9,9 @@ from coordinator.run.stop_request import StopRequest
 from coordinator.run.summary import exit_code
 
 
-def state(tick: int = 3) -> RunState:
-    return RunState(parse({"ticks": 9, "data": {"train": "."}}, "test"), StopRequest(), total_ticks=9, tick=tick)
+def state(tick: int = 3, **data: str) -> RunState:
+    config = parse({"ticks": 9, "data": {"train": ".", **data}}, "test")
+    return RunState(config, StopRequest(), total_ticks=9, tick=tick)
 
 
 def test_a_running_run_is_neither_over_nor_ending() -> None:
@@ -22,6 +23,18 @@ def test_a_run_is_done_after_its_last_tick() -> None:
     assert state(9).over
     assert state(9).done
     assert not state(9).ending
+
+
+def test_a_run_with_clips_to_evaluate_on_is_done_after_its_last_evaluation() -> None:
+    ends = state(9, val=".")
+    assert ends.over
+    assert not ends.complete
+    assert not ends.done
+    ends.evaluated_tick = 6
+    assert not ends.complete
+    ends.evaluated_tick = 9
+    assert ends.complete
+    assert ends.done
 
 
 def test_a_signal_ends_a_run_without_completing_it() -> None:

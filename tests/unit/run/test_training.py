@@ -8,8 +8,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from common.config.run_file import parse
+from coordinator.checkpoints.position import Position
 from coordinator.checkpoints.resume import StartPoint
-from coordinator.checkpoints.store import Position
 from coordinator.run.setup.prepared import Prepared
 from coordinator.run.state import RunState
 from coordinator.run.stop_request import StopRequest

@@ -29,8 +29,8 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the shards were large, and without pauses before a download is tried again."""
     monkeypatch.setattr("coordinator.video.files.shards._SMALL", 0)
     monkeypatch.setattr("coordinator.video.files.shard_index._PIECE", 4096)
-    monkeypatch.setattr("coordinator.video.files.shard_cache._PIECE", 4096)
-    monkeypatch.setattr("coordinator.video.files.shard_cache._PAUSES", (0.01,))
+    monkeypatch.setattr("coordinator.video.files.shard_source._PIECE", 4096)
+    monkeypatch.setattr("coordinator.video.files.shard_source._PAUSES", (0.01,))
 
 
 def data_of(address: str, folder: Path, **changes: Any) -> Data:
@@ -74,7 +74,7 @@ def test_a_server_that_falls_silent_is_given_up(root: Path, tmp_path: Path, monk
         time.sleep(1)
 
     monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", copyfile)
-    monkeypatch.setattr("coordinator.video.files.shard_cache._SILENCE", 0.2)
+    monkeypatch.setattr("coordinator.video.files.shard_source._SILENCE", 0.2)
     silent = r"000.tar cannot be downloaded: the server has sent nothing for 0.2 s"
     with served(root) as (address, _), pytest.raises(DataError, match=silent):
         collect(data_of(address, tmp_path), "train")

@@ -21,7 +21,8 @@ from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, collect
 from coordinator.video.files.play_order import ShardOrder
-from coordinator.video.files.shard_cache import Shard, find_shard, opened_shard
+from coordinator.video.files.shard_cache import opened_shard
+from coordinator.video.files.shard_source import Shard, find_shard
 from coordinator.video.files.shards import expand, read_members
 from tests.support.processes import environment
 from tests.support.settings import config_of
@@ -189,7 +190,7 @@ def test_a_member_of_a_negative_size_is_reported() -> None:
 def test_a_download_that_ends_early_is_tried_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from http.server import SimpleHTTPRequestHandler
 
-    monkeypatch.setattr("coordinator.video.files.shard_cache._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("coordinator.video.files.shard_source._PAUSES", (0.01, 0.01))
     failures = iter([True, True, False, True, True, True])
     original = SimpleHTTPRequestHandler.copyfile
 

@@ -14,7 +14,7 @@ from coordinator.video.batch import Batch
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.files.clips import Clip, collect
 from coordinator.video.files.play_order import ShuffledOrder
-from coordinator.video.files.shard_cache import Shard
+from coordinator.video.files.shard_source import Shard
 from coordinator.video.files.shards import Member
 from coordinator.video.files.shards_ahead import ShardsAhead
 from coordinator.video.slots import Slots
