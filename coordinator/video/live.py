@@ -8,7 +8,6 @@ faster, it waits. A silent source repeats its last frame until it reconnects, as
 frames, `fill` waits up to `patience` seconds.
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,6 +17,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.secrets import without_secrets
 from common.config.settings import Data
 from common.errors import DataError
 from common.rule.label_form import ONE_CLASS
@@ -63,7 +63,7 @@ class Live:
     def fill(self, batch: Batch) -> bool:
         """Write the newest frame of every slot's source.
 
-        Rows of a silent source repeat its last frame; before its first frame they are black.
+        Rows of a silent source, of which the user is warned, repeat its last frame; before its first they are black.
 
         Args:
             batch: its labels become 0.
@@ -78,6 +78,11 @@ class Live:
         for source in self._sources:
             if dropped := source.take():
                 self.errors.add("dropped", times=dropped)
+            if source.error and not self._hurried():
+                self.errors.warn(
+                    f"{source.shown} delivers no frames ({source.error}): its slots repeat its last picture, or are "
+                    f"black if there was none, until it does"
+                )
         for row, slot in enumerate(self._slots):
             batch.frames[row] = slot.play(self._sources[row % len(self._sources)])
             batch.clips[row], batch.labels[row] = slot.place[0], 0
@@ -152,14 +157,6 @@ def newest_frames(
 def _silence(sources: "Sequence[_Source]", patience: float) -> DataError:
     status_text = "; ".join(f"{source.shown}: {source.status_text}" for source in sources)
     return DataError(f"no source has delivered a frame for {patience:g} s: {status_text}. Are they on and reachable?")
-
-
-def without_secrets(source: str) -> str:
-    """A source's address with user, password and whatever else looks like a credential replaced by "…"."""
-    return re.sub(r"([?&][^=&]*(?:pass|pwd|token|key|secret|user|auth)[^=&]*=)[^&]*", r"\1…", _USER.sub("//…@", source))
-
-
-_USER = re.compile(r"//[^/?#]*@")
 
 
 class _Source:

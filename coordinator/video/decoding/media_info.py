@@ -30,6 +30,7 @@ class MediaInfo:
         rate: frames per second; 0 for a folder of frames.
         deep: whether pixels are grey and have more than 8 bits.
         note: what the user should know: which of several video streams is played, or which pictures.
+        variable: whether frames may be shown for different times; `rate` is then their mean.
     """
 
     frames: int
@@ -39,6 +40,7 @@ class MediaInfo:
     rate: float
     note: str = ""
     deep: bool = False
+    variable: bool = False
 
 
 def part_of(file: Path, offset: int, size: int) -> Path:
@@ -196,7 +198,10 @@ def _metadata(container: "av.container.InputContainer") -> MediaInfo:
     if not frames or abs(frames - implied) > max(2, _TOLERANCE * implied):
         frames, seconds, rate = _counted(container, stream, rate)
     size = stream.codec_context.width, stream.codec_context.height
-    return MediaInfo(frames, seconds or frames / rate, *size, rate, _choice(container, stream), _is_deep(stream))
+    # the lowest rate at which all timestamps can be shown; Matroska states any rate, and a time for each frame
+    variable = stream.average_rate != stream.base_rate or "matroska" in container.format.name
+    seconds = seconds or frames / rate
+    return MediaInfo(frames, seconds, *size, rate, _choice(container, stream), _is_deep(stream), variable)
 
 
 def _counted(container: "av.container.InputContainer", stream: av.VideoStream, rate: float) -> tuple[int, float, float]:

@@ -144,7 +144,7 @@ def jump(
         if _is_cheap(about - (number if known else 0), stream):
             frames = record.jump(container, stream, number, damage) if known else None
             return None if frames is None else (number, record.times[number], record.note(frames, number, alive))
-        times = _packet_timestamps(path, _version(path))
+        times = packet_timestamps(path)
         target = number_of(times) if times else None
         found = None if target is None else _far(path, container, stream, times, target, damage)
         return None if target is None or found is None else (target, times[target], found)
@@ -195,10 +195,17 @@ def _far(
     return chain(landed, frames) if landed and same else None
 
 
+def packet_timestamps(path: Path) -> Sequence[int]:
+    """Timestamps of all frames, from the packets; empty if they are not unique or the first decoded frames differ.
+
+    Raises av.FFmpegError, OSError or ValueError.
+    """
+    return _packet_timestamps(path, _version(path))
+
+
 @lru_cache(maxsize=4)
 def _packet_timestamps(path: Path, version: _Version) -> Sequence[int]:
-    """Timestamps of all frames, from the packets; empty if they are not unique or the first decoded frames differ."""
-    times = sorted(time for time, _ in _packets(path))
+    times = sorted(time for time, _, hidden in _packets(path) if not hidden)
     with open_file(path) as container:
         sample = [frame.pts for frame in islice(decoded(container, video_stream(container), Damage()), _SAMPLE)]
     return times if sample == times[: len(sample)] and len(set(times)) == len(times) else []
@@ -206,14 +213,15 @@ def _packet_timestamps(path: Path, version: _Version) -> Sequence[int]:
 
 @lru_cache(maxsize=4)
 def _keys(path: Path, version: _Version) -> list[int]:
-    return sorted(time for time, key in _packets(path) if key)
+    return sorted(time for time, key, _ in _packets(path) if key)
 
 
-def _packets(path: Path) -> list[tuple[int, bool]]:
-    """Timestamp of each packet and whether it is a key frame; empty if any timestamp is missing."""
+def _packets(path: Path) -> list[tuple[int, bool, bool]]:
+    """Each packet's timestamp, and whether it is a key frame, and hidden by an edit list; empty if one lacks a time."""
     with open_file(path) as container:
-        found = [(packet.pts, packet.is_keyframe) for packet in container.demux(video_stream(container)) if packet.size]
-    return [] if any(time is None for time, _ in found) else cast(list[tuple[int, bool]], found)
+        packets = container.demux(video_stream(container))
+        found = [(packet.pts, packet.is_keyframe, packet.is_discard) for packet in packets if packet.size]
+    return [] if any(time is None for time, *_ in found) else cast(list[tuple[int, bool, bool]], found)
 
 
 def _from(

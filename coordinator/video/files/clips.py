@@ -12,6 +12,8 @@ from common.config.settings import OWN_DATASET, Data, TaskName
 from common.errors import ConfigError, DataError
 from common.rule.label_form import ONE_CLASS, LabelForm
 from coordinator.video.decoding.media_info import MediaInfo, read_frame_folder_info, read_media_info
+from coordinator.video.decoding.resample import CLOSE
+from coordinator.video.decoding.timeline import Timeline
 from coordinator.video.files import segments
 from coordinator.video.files.dataset_formats import in_quarantine, listing, quarantined
 from coordinator.video.files.label_source import LabelSource, label_source, labels_from_format
@@ -20,6 +22,7 @@ from coordinator.video.files.listing import Entry
 from coordinator.video.files.own_clips import own_listing
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.shards import Member
+from coordinator.video.files.timelines import timeline_of
 from coordinator.video.files.video_folders import SUFFIXES, too_high
 
 _NOTES = 5  # files whose notes are reported one by one
@@ -203,7 +206,7 @@ class _Classes:
                 f"{_some(names)}: {question or 'name the classes alike in both'}"
             )
 
-    def label(self, entry: Entry, info: MediaInfo) -> Label:
+    def label(self, entry: Entry, info: MediaInfo, timeline: Timeline) -> Label:
         """The class of a clip."""
         return self.vocabulary.index(entry.label, entry.name)
 
@@ -240,20 +243,23 @@ def _narrowed(about: Sequence[MediaInfo], data: Data) -> list[str]:
 
 
 def _clip(entry: Entry, source: LabelSource, found: MediaInfo, data: Data) -> Clip | str:
-    place = None if entry.segment is None else segments.frames_of(entry.segment, found, data)
+    timeline = timeline_of(entry, found, data)
+    place = None if entry.segment is None else segments.frames_of(entry.segment, found, timeline, data)
     if isinstance(place, str):
         return place
-    label = source.label(entry, found)
+    label = source.label(entry, found, timeline)
     if isinstance(label, FrameLabels):
-        label = _played(label, place[0] if place else 0, found, data)
+        label = _played(label, place[0] if place else 0, timeline, data)
     if place is None:
         return Clip(entry.path, label, sampled(found, data), entry.frames, item=entry.item, member=entry.member)
     return Clip(entry.path, label, place[1], first=place[0])
 
 
-def _played(labels: FrameLabels, first: int, found: MediaInfo, data: Data) -> FrameLabels:
+def _played(labels: FrameLabels, first: int, timeline: Timeline, data: Data) -> FrameLabels:
     """The labels of the frames that are played, from the file's frame, or with data.fps instant, `first` on."""
-    return labels.sampled(found.rate / data.fps).after(first) if data.fps else labels.after(first).sampled(data.stride)
+    if data.fps is None:
+        return labels.after(first).sampled(data.stride)
+    return labels.moved((timeline.seconds_at(labels.starts) - CLOSE) * data.fps).after(first)
 
 
 def _probe(entry: Entry, data: Data) -> MediaInfo | str:

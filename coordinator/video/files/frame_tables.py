@@ -8,6 +8,7 @@ import numpy as np
 
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.decoding.timeline import Timeline
 from coordinator.video.files.label_tables import FRAME, SECONDS, Row, Table, typed
 from coordinator.video.files.labels import FrameLabels, Vocabulary
 
@@ -16,7 +17,13 @@ _LATE = 1.0  # seconds that a segment may end after its file, as ends are often 
 
 
 def frame_labels(
-    table: Table, rows: Sequence[Row], vocabulary: Vocabulary, path: Path, info: MediaInfo, count: Callable[[], int]
+    table: Table,
+    rows: Sequence[Row],
+    vocabulary: Vocabulary,
+    path: Path,
+    info: MediaInfo,
+    timeline: Timeline,
+    count: Callable[[], int],
 ) -> FrameLabels:
     """The labels of a file's frames, before sampling.
 
@@ -24,12 +31,12 @@ def frame_labels(
 
     Args:
         rows: those of the table that are for this file.
-        path, info: of the file; `count` counts its frames.
+        path, info, timeline: of the file; `count` counts its frames.
 
     Raises:
         DataError: a row's place or label is malformed, beyond the file's frames, or contradicts another row.
     """
-    places = [_place(table, row, info) for row in rows]
+    places = [_place(table, row, info, timeline) for row in rows]
     end = max([info.frames, *(end for _, end in places)])
     if end > info.frames:
         exact = count()  # containers do not always know it
@@ -61,7 +68,7 @@ def frame_labels(
     return FrameLabels.of(values, vocabulary.form)
 
 
-def _place(table: Table, row: Row, info: MediaInfo) -> tuple[int, int]:
+def _place(table: Table, row: Row, info: MediaInfo, timeline: Timeline) -> tuple[int, int]:
     """The first frame of a row, and the one after its last."""
     try:
         numbers = [float(text) for text in row.place]
@@ -81,14 +88,14 @@ def _place(table: Table, row: Row, info: MediaInfo) -> tuple[int, int]:
             "after its beginning"
         )
     if table.place == SECONDS:
-        return _frames(row, numbers, info)
+        return _frames(row, numbers, info, timeline)
     return int(numbers[0]), int(numbers[1])
 
 
-def _frames(row: Row, seconds: Sequence[float], info: MediaInfo) -> tuple[int, int]:
+def _frames(row: Row, seconds: Sequence[float], info: MediaInfo, timeline: Timeline) -> tuple[int, int]:
     """The frames that are shown between two instants."""
     if not info.rate:
         raise DataError(f"{row.values.where}: folders of frames have no seconds: use the columns start and end")
-    first, end = (math.ceil(second * info.rate - _ROUNDING) for second in seconds)
+    first, end = (math.ceil(frame - _ROUNDING) for frame in timeline.frames_at(seconds))
     late = info.frames < end and seconds[1] <= info.seconds + _LATE
     return min(first, info.frames), info.frames if late else end

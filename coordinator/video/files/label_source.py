@@ -16,6 +16,7 @@ from typing import Protocol
 from common.config.settings import Data, TaskName
 from common.errors import ConfigError, DataError
 from coordinator.video.decoding.media_info import MediaInfo, count_frames
+from coordinator.video.decoding.timeline import Timeline
 from coordinator.video.files.frame_tables import frame_labels
 from coordinator.video.files.label_tables import (
     Row,
@@ -38,7 +39,7 @@ class LabelSource(Protocol):
     vocabulary: Vocabulary
     notes: list[str]
 
-    def label(self, entry: Entry, info: MediaInfo) -> Label:
+    def label(self, entry: Entry, info: MediaInfo, timeline: Timeline) -> Label:
         """The label of a clip, or those of its file's frames before sampling. Raises DataError."""
 
 
@@ -128,10 +129,10 @@ class _FrameTables:
         values = [row.values for table in self._tables.values() for row in table.rows]
         self.vocabulary = fitting(task, first.columns, values, classes, str(where or first.file))
 
-    def label(self, entry: Entry, info: MediaInfo) -> Label:
+    def label(self, entry: Entry, info: MediaInfo, timeline: Timeline) -> Label:
         """The labels of the frames of a clip's file."""
         table, count = self._tables[entry.name], partial(_count, entry, info, self._data)
-        return frame_labels(table, table.rows, self.vocabulary, entry.path, info, count)
+        return frame_labels(table, table.rows, self.vocabulary, entry.path, info, timeline, count)
 
 
 def _count(entry: Entry, info: MediaInfo, data: Data) -> int:
@@ -167,7 +168,7 @@ class _FrameLists:
         self._columns = [str(number) for number in range(width)] if task == "regress" else ["label"]
         self.vocabulary = fitting(task, self._columns, every, classes or stated, entries[0].where)
 
-    def label(self, entry: Entry, info: MediaInfo) -> Label:
+    def label(self, entry: Entry, info: MediaInfo, timeline: Timeline) -> Label:
         """The labels of the frames of a clip's file."""
         labels = [typed(values, self._columns, self.vocabulary) for values in self._values[entry.where]]
         count = partial(_count, entry, info, self._data)
@@ -205,7 +206,7 @@ class _Listed:
         self._by_where = {values.where: values for values in self._values}
         self.vocabulary = fitting(task, self._columns, self._values, classes, entries[0].where)
 
-    def label(self, entry: Entry, info: MediaInfo) -> Label:
+    def label(self, entry: Entry, info: MediaInfo, timeline: Timeline) -> Label:
         """The label of a clip."""
         return typed(self._by_where[entry.where], self._columns, self.vocabulary)
 
@@ -231,6 +232,6 @@ class _ClipTable:
         self.notes = [f"{unused} lines of {file} are for clips that are not played"] if unused else []
         self.vocabulary = fitting(task, self._columns, list(self._by_path.values()), classes, str(file))
 
-    def label(self, entry: Entry, info: MediaInfo) -> Label:
+    def label(self, entry: Entry, info: MediaInfo, timeline: Timeline) -> Label:
         """The label of a clip."""
         return typed(self._by_path[Path(entry.name).as_posix()], self._columns, self.vocabulary)

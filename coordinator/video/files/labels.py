@@ -53,7 +53,11 @@ class FrameLabels:
 
     def sampled(self, every: float) -> "FrameLabels":
         """The labels of the frames that are played: number j shows frame ⌊j · every⌋ of the file."""
-        return FrameLabels(np.ceil(self.starts / every - _ROUNDING).astype(np.int64), self.values)
+        return self.moved(self.starts / every)
+
+    def moved(self, starts: NDArray[np.float64]) -> "FrameLabels":
+        """The labels of frames of which the first at or after the k-th of `starts` begins run k."""
+        return FrameLabels(np.ceil(starts - _ROUNDING).astype(np.int64), self.values)
 
 
 Label = int | tuple[float, ...] | FrameLabels

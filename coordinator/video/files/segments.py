@@ -7,9 +7,12 @@ from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.decoding.timeline import Timeline
 
 FORM = "path start end label"
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")  # 75.5, 1:15.5, 0:01:15.5
@@ -77,17 +80,26 @@ def _time(text: str, where: str, data: Data) -> float:
 FrameRange = tuple[int, int]  # the first frame, and how many are played
 
 
-def frames_of(segment: Segment, info: MediaInfo, data: Data) -> FrameRange | str:
+def frames_of(segment: Segment, info: MediaInfo, timeline: Timeline, data: Data) -> FrameRange | str:
     """Where a segment begins, and how many frames it plays; or why there is nothing to play.
 
     The first number counts frames of the file, or instants of `data.fps`.
     """
-    rate = info.rate or 25.0
-    scale = (data.fps or rate) if data.segment_unit == "seconds" else (data.fps or rate) / rate
     total = round(info.seconds * data.fps) if data.fps else info.frames
-    first, end = round(segment.start * scale), min(round(segment.end * scale), total)
+    start, end = _places(segment, timeline, data)
+    first, end = round(start), min(round(end), total)
     if first >= total:
         unit = "s" if data.segment_unit == "seconds" else "frames"
         length = f"{info.seconds:.6g}" if data.segment_unit == "seconds" else info.frames
         return f"the segment from {segment.start:g} to {segment.end:g} {unit} is after its end, at {length} {unit}"
     return first, max(1, ceil((end - first) / data.stride))
+
+
+def _places(segment: Segment, timeline: Timeline, data: Data) -> tuple[float, float]:
+    """A segment's bounds in frames of the file, or instants of `data.fps`."""
+    bounds = np.array(segment)
+    if data.segment_unit == "seconds":
+        bounds = bounds * data.fps if data.fps else timeline.frames_at(bounds)
+    elif data.fps:
+        bounds = timeline.seconds_at(bounds) * data.fps
+    return bounds[0], bounds[1]

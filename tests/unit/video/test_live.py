@@ -123,9 +123,14 @@ def test_a_silent_source_repeats_its_last_frame_while_others_play() -> None:
         silent.go()
 
 
-def test_a_source_that_never_connects_is_black_while_others_play() -> None:
+def test_a_source_that_never_connects_is_black_while_others_play_and_is_told() -> None:
+    told: list[str] = []
     with playing("http://127.0.0.1:9/none", Camera(100, 80, 0.02), slots=2) as (stream, batch):
+        stream.errors.warn = told.append
         levels = fill(stream, batch)
+        assert len(set(told)) == 1
+        assert "http://127.0.0.1:9/none delivers no frames (" in told[0]
+        assert "its slots repeat its last picture, or are black" in told[0]
         assert levels[0] == 0
         assert levels[1] > 60
 
