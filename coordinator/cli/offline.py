@@ -160,7 +160,9 @@ def predict(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="end a live source after so many seconds")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="CSV file to write the scores of every frame to")] = None,
-    frame_files: Annotated[str, typer.Option(help="pattern of a frame's file name in a folder, such as img_*")] = "*",
+    frame_files: Annotated[
+        str | None, typer.Option(help="pattern of a frame's file name in a folder, such as img_*; default: all")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="print the results as JSON: a last line, or one line for each change if live")
     ] = False,
@@ -171,6 +173,12 @@ def predict(
     """
     if (video is None) == (source is None):
         raise ConfigError("pass a video, or a live source by --source, but not both")
+    of_source = {"--source-format": source_format, "--source-option": source_option, "--seconds": seconds}
+    of_video = {"--csv": table, "--frame-files": frame_files}
+    if unused := [name for name, value in (of_video if source else of_source).items() if value]:
+        raise ConfigError(
+            f"{', '.join(unused)} would have no effect {'with' if source else 'without'} --source: leave it out"
+        )
     if source is not None:
         _watch(model, source, source_format, source_option or [], seconds, as_json)
         return
@@ -178,7 +186,7 @@ def predict(
     from coordinator.tools.trained_model import open_model
 
     assert video is not None
-    seen = predict_clips(open_model(model), video, table, frame_files)
+    seen = predict_clips(open_model(model), video, table, frame_files or "*")
     show(seen, console())
     _print_json(as_json, tree(seen, video))
 
@@ -189,6 +197,8 @@ def _watch(
     from coordinator.tools.predict_live import changes, watch
     from coordinator.tools.trained_model import open_model
 
+    if wrong := [option for option in options if "=" not in option]:
+        raise ConfigError(f"--source-option {wrong[0]} has no value: write {wrong[0]}=VALUE")
     pairs = {name: value for name, _, value in (option.partition("=") for option in options)}
     with suppress(KeyboardInterrupt):
         for change in changes(watch(open_model(model), source, kind, pairs), seconds):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from common.errors import ConfigError
+from common.errors import ConfigError, SidewaysError
 from coordinator.python.model import Model, Prediction
 from coordinator.tools.trained_model import TrainedModel
 
@@ -63,6 +63,7 @@ def changes(
 
     Raises:
         DataError: the source has delivered no frame for a minute.
+        SidewaysError: the outputs are not finite.
     """
     best, start = -1, None
     for number, scores in enumerate(prediction):
@@ -70,6 +71,11 @@ def changes(
         start = now if start is None else start
         if seconds is not None and now - start >= seconds:
             return
+        if not scores.isfinite().all():
+            raise SidewaysError(
+                "the model gives outputs that are not finite numbers: its training has diverged; take an earlier model "
+                "of the run"
+            )
         score, found = scores.max(0)
         if int(found) != best:
             best = int(found)

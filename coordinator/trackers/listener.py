@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from common.config.secrets import public_settings
 from common.config.settings import Config, TrackerName
 from common.partition.balance import BlockCost, by_stage
 from common.run_registry.records import IN_ORDER, State
@@ -26,7 +27,6 @@ from coordinator.trackers.tracker import KINDS, Kind, Row, Tracker
 
 _BACKLOG = 4096  # events
 _UPLOAD, _EXIT = 300.0, 10.0  # seconds for the last calls; the latter if the run was stopped or failed
-_FILES = (MODEL, CONFIG, SUMMARY)
 
 Call = Callable[[Tracker], object]
 
@@ -42,7 +42,9 @@ class TrackerListener(Listener):
         self._calls: Queue[Call | None] = Queue(_BACKLOG)
         self._failed, self._dropped = False, 0
         self._end: tuple[State, Sequence[Path]] = ("failed", ())
-        arguments = KINDS[name], flat(config.model_dump(mode="json", exclude_none=True, exclude={"name"}))
+        settings, hidden = public_settings(config)
+        self._files = (MODEL, SUMMARY) if hidden else (MODEL, CONFIG, SUMMARY)
+        arguments = KINDS[name], flat(settings)
         self._thread = Thread(target=self._work, args=arguments, name=name, daemon=True)
         self._thread.start()
 
@@ -76,8 +78,8 @@ class TrackerListener(Listener):
             self._do(lambda tracker: tracker.table("confusion", ["true class", *names], matrix, event.tick))
 
     def close(self, state: State, message: str, tick: int) -> None:
-        """Store model, settings and summary, if the run has not failed, and wait for the tracker to end."""
-        files = [self._run / name for name in _FILES if state in IN_ORDER and (self._run / name).is_file()]
+        """Store model, summary and settings without passwords, unless the run has failed, and wait for the tracker."""
+        files = [self._run / name for name in self._files if state in IN_ORDER and (self._run / name).is_file()]
         limit = _UPLOAD if state == "finished" else _EXIT
         self._end = state, files
         end = time.monotonic() + limit

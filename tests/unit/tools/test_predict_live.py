@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from common.errors import ConfigError
+from common.errors import ConfigError, SidewaysError
 from coordinator.cli.offline import tools
 from coordinator.python.model import Prediction
 from coordinator.tools.predict_live import Change, changes
@@ -110,12 +110,21 @@ def test_a_stream_over_udp_ends_by_ctrl_c(model: Path) -> None:
     assert all(line.split()[-1] in ("ant", "bee") for line in first)
 
 
+def test_a_model_that_has_diverged_is_told() -> None:
+    prediction = Prediction(CLASSES, "mean", [torch.tensor([float("nan"), 0.5])])
+    with pytest.raises(SidewaysError, match="not finite numbers: its training has diverged"):
+        next(changes(prediction))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "pass a video, or a live source"),
         (["clip.mp4", "--source", "rtsp://x"], "but not both"),
         (["--source", "clip.mp4"], "is no address .* pass it as a video"),
+        (["--source", "rtsp://x", "--csv", "scores.csv"], "--csv would have no effect with --source"),
+        (["clip.mp4", "--seconds", "3"], "--seconds would have no effect without --source"),
+        (["--source", "rtsp://x", "--source-option", "tcp"], "--source-option tcp has no value: write tcp=VALUE"),
     ],
 )
 def test_one_source_is_needed(model: Path, arguments: list[str], message: str) -> None:
