@@ -155,7 +155,9 @@ class CheckpointWriter:
 
     def _write(self, state: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None) -> None:
         try:
-            save(state, storage_writer=FileSystemWriter(folder), process_group=group, no_dist=group is None)
+            # the state is in the host's memory; to copy ahead, torch would start CUDA on the first GPU
+            writer = FileSystemWriter(folder, per_thread_copy_ahead=0)
+            save(state, storage_writer=writer, process_group=group, no_dist=group is None)
         except BaseException as error:  # reported by `wait`: a failed checkpoint does not end the training
             self._error = _cause_of(error)
 

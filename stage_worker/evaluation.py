@@ -57,8 +57,12 @@ class Evaluation:
             ports.settle(tick)
 
     def end(self) -> None:
-        """End the phase, also after an error."""
+        """End the phase."""
         self.stream.end()
+        self.leave()
+
+    def leave(self) -> None:
+        """End the phase after an error, without a wait: the device may be stuck, as a neighbour may be lost."""
         self._stage.evaluating(False)
 
 
@@ -67,13 +71,16 @@ def run(held: Sequence[Evaluation]) -> None:
     steps = [(one, one.stream.over(one.step)) for one in held]
     for one in held:
         one.begin()
+    tick = 0
     try:
-        tick = 0
         while not all(one.last for one in held):
             for one, step in steps:
                 if not one.last:
                     step(tick)
             tick += 1
-    finally:
+    except BaseException:
         for one in held:
-            one.end()
+            one.leave()
+        raise
+    for one in held:
+        one.end()

@@ -186,10 +186,14 @@ class StageService:
         """Change the learning rate."""
         self.built.stage.set_rate(rate)
 
-    def restore(self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
+    def restore(
+        self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool, evaluated: bool
+    ) -> None:
         """Restore the stage from a checkpoint."""
         own = checkpoint.part_of(folder, self.me.of_replica) if in_flight else folder
         checkpoint.restore(self.built, folder, own, tick, same_split, in_flight, optimiser)
+        if evaluated and self.built.replicas is not None:
+            self.built.replicas.share_buffers(self.built.stage.blocks)  # as the evaluation did
 
     def snapshots(self, folder: Path) -> Kept:
         """Keep snapshots there, and find those of an earlier attempt."""

@@ -27,6 +27,8 @@ from common.processes.snapshot_folder import SnapshotFolder
 from stage_worker import checkpoint
 from stage_worker.assembly import Assembly
 
+_DRAINING = 5.0  # seconds; the launcher kills after 30
+
 
 class Snapshots:
     """The snapshots of one stage."""
@@ -115,14 +117,21 @@ class Snapshots:
         return checkpoint.copy_state(built, tick, whole=True)
 
     def keep_last(self, tick: int) -> None:
-        """The process ends: when healing, keep the state before `tick`. Returns once all is written."""
-        if self._built is None:
+        """The process ends: when healing, keep the state before `tick`. Returns once all is written.
+
+        A GPU may be stuck in work that waits for a lost neighbour: then the weights are those of the last update.
+        """
+        built = self._built
+        if built is None:
             return
         if self._writing is not None:
             self._writing.join()
-        if self._heals:
-            self._built.stage.finish_update()
-            self._write(self._own(tick, last=True), checkpoint.copy_own(self._built))
+        if self._heals and built.stream.drained(_DRAINING):
+            built.stage.finish_update()
+            self._write(self._own(tick, last=True), checkpoint.copy_own(built))
+        elif self._heals:
+            with built.stream.aside():
+                self._write(self._own(tick, last=True), checkpoint.copy_own(built))
 
     def leave(self) -> None:
         """The run ends: remove what this stage keeps."""

@@ -1,12 +1,15 @@
 """The stream of a GPU on which a stage computes, so that the stages of one process compute there at the same time."""
 
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import ParamSpec
 
 import torch
 
 P = ParamSpec("P")
+_POLL = 0.01  # seconds
 
 
 class StageStream:
@@ -38,6 +41,25 @@ class StageStream:
         """Begin a phase: the stream waits for what was done outside it, such as loading weights."""
         if self._stream is not None:
             self._stream.wait_stream(self._module.current_stream())
+
+    def drained(self, seconds: float) -> bool:
+        """Wait until the device has done all work of the stage; False if it has not within so many seconds.
+
+        It may never do it, as work may wait for a neighbour that is lost.
+        """
+        if self._device.type == "cpu":
+            return True
+        event, end = self._module.Event(), time.monotonic() + seconds
+        event.record(self._stream or self._module.current_stream(self._device))
+        while not event.query():
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def aside(self) -> AbstractContextManager[object]:
+        """A context whose work waits for none of the stage's."""
+        return nullcontext() if self._device.type == "cpu" else self._module.stream(self._module.Stream(self._device))
 
     def end(self) -> None:
         """End a phase: wait until the device has done everything."""

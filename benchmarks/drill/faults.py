@@ -3,17 +3,21 @@
     python -m benchmarks.drill.faults [--device cuda] [--faults kill-stage0 …]
 
 For each fault a run is disturbed and stopped once it has trained again; as many ticks undisturbed must give the same
-losses and parameters, bit for bit. All faults are tried at the same time. At the end the GPU's memory must be free.
+losses and parameters, bit for bit. A run that heals (recovery.mode = "heal") must lose what it says, and no more, and
+its losses must be numbers. All faults are tried at the same time. At the end the GPU's memory must be free.
 """
 
 import argparse
 import json
+import math
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,16 +29,34 @@ from tests.support.settings import slow_run, write_run_file
 from tests.support.videos import write_clip
 
 _STAGES = 3
-# the signal, who gets it, and how many stages a process has: with several they are streams of one GPU
-FAULTS: dict[str, tuple[signal.Signals, str, int]] = {
-    "kill-coordinator": (signal.SIGKILL, "coordinator", 1),
-    "kill-stage0": (signal.SIGKILL, "stage0", 1),
-    "kill-stage1": (signal.SIGKILL, "stage1", 1),
-    "kill-stage2": (signal.SIGKILL, "stage2", 1),
-    "stop-stage1": (signal.SIGSTOP, "stage1", 1),
-    "kill-all-stages": (signal.SIGKILL, "stage0", _STAGES),
+
+
+class Fault(NamedTuple):
+    """A fault.
+
+    Attributes:
+        signal: sent to `who`.
+        each: stages of a process: with several they are streams of one GPU.
+        lost: of a run that heals, what it says of its loss, a regular expression; else None.
+    """
+
+    signal: signal.Signals
+    who: str
+    each: int = 1
+    lost: str | None = None
+
+
+FAULTS = {
+    "kill-coordinator": Fault(signal.SIGKILL, "coordinator"),
+    "kill-stage0": Fault(signal.SIGKILL, "stage0"),
+    "kill-stage1": Fault(signal.SIGKILL, "stage1"),
+    "kill-stage2": Fault(signal.SIGKILL, "stage2"),
+    "stop-stage1": Fault(signal.SIGSTOP, "stage1"),
+    "kill-all-stages": Fault(signal.SIGKILL, "stage0", _STAGES),
+    "heal-coordinator": Fault(signal.SIGKILL, "coordinator", _STAGES, "no stage lost any update"),
+    "heal-stage1": Fault(signal.SIGKILL, "stage1", 1, "stage 1 lost the updates of [0-9]+ ticks at most"),
 }
-_DEADLINE = 5.0  # seconds: network.deadline, after which a stopped process is noticed
+_DEADLINE = 15.0  # seconds: network.deadline, after which a stopped process is noticed; a first tick may take long
 _RECOVERY = 60.0
 _LEFT = 64 * 2**20  # bytes of GPU memory that others may take or free meanwhile
 
@@ -74,7 +96,10 @@ def _recovery(folder: Path, device: str, fault: str) -> float:
         _end(disturbed)
     if code != 128 + signal.SIGINT:
         sys.exit(f"{disturbed.output()}\nthe run ended with exit status {code} after Ctrl-C")
-    first = disturbed.folder / "runs" / "it"
+    first, lost = disturbed.folder / "runs" / "it", FAULTS[fault].lost
+    if lost is not None:
+        _check_healed(disturbed.output(), first, lost)
+        return seconds
     ticks = json.loads((first / "summary.json").read_text())["ticks"]
     straight = _start(folder, "straight", device, ticks, fault)
     try:
@@ -89,10 +114,18 @@ def _recovery(folder: Path, device: str, fault: str) -> float:
     return seconds
 
 
+def _check_healed(output: str, run: Path, lost: str) -> None:
+    if not re.search(rf"healed: the training goes on at tick [0-9]+; {lost}$", output, re.MULTILINE):
+        sys.exit(f"{output}\nthe run did not heal with this loss: {lost}")
+    if not all(map(math.isfinite, losses_of(run))):
+        sys.exit("the run healed, but has losses that are not finite")
+
+
 def _start(folder: Path, name: str, device: str, ticks: int, fault: str) -> Background:
     (folder / name).mkdir()
     changes = {"device": device, "deterministic": True, "network__deadline": _DEADLINE, "recovery__restarts": 100}
-    changes |= {"stages": _STAGES, "stages_per_process": FAULTS[fault][2]}
+    changes |= {"stages": _STAGES, "stages_per_process": FAULTS[fault].each}
+    changes |= {} if FAULTS[fault].lost is None else {"recovery__mode": "heal"}
     tree = slow_run(folder, ticks=ticks, **changes)
     return Background(write_run_file(folder / name / "run.toml", tree), "--json")
 
@@ -105,9 +138,8 @@ def _end(run: Background) -> None:
 
 def _inject(run: Background, fault: str) -> float:
     """Seconds from the fault to the first tick that had not been trained before."""
-    number, who, _ = FAULTS[fault]
     reached = max(line["tick"] for line in run.metrics()[-50:])
-    os.kill(run.members()[who], number)
+    os.kill(run.members()[FAULTS[fault].who], FAULTS[fault].signal)
     start = time.monotonic()
     run.wait_for_tick(reached + 50, _RECOVERY)
     return round(time.monotonic() - start, 2)

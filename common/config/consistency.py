@@ -167,6 +167,16 @@ def _exact(run: "Config") -> Problems:
         )
     if run.probe.every:
         yield f'probe.every is for algorithm = "sideways": "{run.algorithm}" has exact gradients, so set it to 0'
+    if run.stages > 1 and run.channels_last:
+        yield (
+            f'memory_format = "channels_last" with algorithm = "{run.algorithm}" needs stages = 1, as torch\'s '
+            'schedules exchange contiguous maps: set memory_format to "contiguous"'
+        )
+    if run.stages > 1 and run.graph is True:
+        yield (
+            f'graph = true with algorithm = "{run.algorithm}" needs stages = 1, as torch\'s schedules cannot be '
+            'replayed: set graph to "auto" or false'
+        )
     if run.skips and run.skips != "auto":
         yield f'skips are for algorithm = "sideways", not "{run.algorithm}": leave them out'
     if run.edge_ticks:

@@ -31,8 +31,8 @@ class Network(Section):
     transport: Literal["auto", "gloo", "nccl", "shared"] = Field(
         "auto",
         description="auto: memory that both stages map between stages of one host (between GPUs by CUDA IPC); "
-        "between hosts NCCL if all stages compute on GPUs, else gloo. Except with gloo, frames also go through shared "
-        "memory if the coordinator and stage 0 are on one host",
+        "between hosts NCCL if all stages compute on GPUs and the edge takes one tick, else gloo. Except with gloo, "
+        "frames also go through shared memory if the coordinator and stage 0 are on one host",
     )
     edge_ticks: EdgeTicks | list[EdgeTicks] | Literal["auto"] = Field(
         1,

@@ -176,7 +176,9 @@ class StageCalls(Protocol):
         """Change optimiser.lr, effective from the next tick."""
 
     @_handled(extra_time=WRITING)
-    def restore(self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool) -> None:
+    def restore(
+        self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool, evaluated: bool
+    ) -> None:
         """Restore the stage from a checkpoint.
 
         Args:
@@ -184,6 +186,7 @@ class StageCalls(Protocol):
                 to its blocks (skips, auxiliary classifiers) starts anew.
             in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
             optimiser: also restore the optimiser's state; otherwise it is reset.
+            evaluated: the run that wrote it was evaluated there before it went on.
         """
 
     @_handled()

@@ -59,7 +59,7 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
         ConfigError: the model or an argument is unknown, the factory does not return an nn.Sequential of blocks, the
             weights are not here, cannot be read or do not fit, or `freeze`, `norm` or `optimiser.rates` does not.
     """
-    model = _cut(_make(config, classes, warn), config, warn)
+    model = _cut(_make(config, classes, warn), config, warn).train()  # a factory may leave parts of it in eval mode
     weights = find_weights(config)
     if weights is not None and (skipped := load_weights(model, weights.path)):
         warn(

@@ -31,7 +31,8 @@ def join(role: Role) -> Membership:
     rank, world, store, address = _connect()
     curve = CurveKeys()
     started = int(psutil.Process().create_time() * 1000)
-    own = Member(role, address, socket.gethostname(), torch.cuda.device_count(), curve.public.decode(), started)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # the driver may be too old for some
+    own = Member(role, address, socket.gethostname(), gpus, curve.public.decode(), started)
     store.set(f"member/{rank}", json.dumps(asdict(own)))
     records = [fetch(store, f"member/{other}", f"process {other} of the run") for other in range(world)]
     members = tuple(Member(**json.loads(text)) for text in records)

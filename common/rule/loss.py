@@ -50,6 +50,7 @@ class RowLoss:
 
     def __init__(self, task: Task) -> None:
         self._task, self._values = task, HostValues()
+        self._of_tick = torch.empty(0)  # the labels of a batch whose micro-batches come one by one
         self._chosen: dict[int, HostValues] = {}  # by their number, as those buffers have one size
 
     def __call__(
@@ -74,14 +75,16 @@ class RowLoss:
     def _selected(self, device: torch.device, index: NDArray[np.int64], rows: slice) -> Tensor:
         if rows is EVERY_ROW:
             return self._chosen.setdefault(len(index), HostValues()).on(device, index)
-        return torch.from_numpy(index).to(device)  # as the labels below
+        return torch.from_numpy(index).to(device)  # of micro-batches, more in a tick than a `HostValues` holds
 
     def _labels(self, device: torch.device, held: Packet, rows: slice) -> Tensor:
         if held.label_tensor.device == device:
             return held.label_tensor[rows]
         if rows is EVERY_ROW:
             return self._values.on(device, held.labels)
-        return held.label_tensor[rows].to(device)  # micro-batches: more of them in a tick than `_values` holds
+        if rows.start == 0:  # once for all micro-batches of a tick
+            self._of_tick = self._values.on(device, held.labels)
+        return self._of_tick[rows]
 
 
 class Objective:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from common.config.settings import Config
-from common.errors import ConfigError
 
 _MAP = 4  # dimensions: [rows, channels, height, width]
 _TO_MEMORY, _FROM_MEMORY = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -22,18 +21,10 @@ def with_memory_format(config: Config, model: nn.Module, on_gpus: bool) -> Confi
     Args:
         model: the whole model.
         on_gpus: whether all stages compute on GPUs.
-
-    Raises:
-        ConfigError: torch's own schedules exchange contiguous maps alone.
     """
-    apart = config.exact_gradients and config.stages > 1
-    if config.memory_format == "channels_last" and apart:
-        raise ConfigError(
-            f'memory_format = "channels_last" with algorithm = "{config.algorithm}" needs stages = 1, as torch\'s '
-            'schedules exchange contiguous maps: set memory_format to "contiguous"'
-        )
     if config.memory_format != "auto":
         return config
+    apart = config.exact_gradients and config.stages > 1  # torch's own schedules exchange contiguous maps
     last = on_gpus and not apart and _gains(model)
     return config.model_copy(update={"memory_format": "channels_last" if last else "contiguous"})
 

@@ -27,7 +27,7 @@ def stage_processes(config: Config) -> int:
 
 
 def count_gpus() -> int:
-    """Number of CUDA devices. Asks in a fork: a process that has started CUDA cannot be forked any more."""
+    """Number of CUDA devices that can be used. Asks in a fork: a process that has started CUDA cannot be forked."""
     quiet_torch()
     import torch
 
@@ -35,6 +35,6 @@ def count_gpus() -> int:
         return 0
     child = os.fork()
     if child == 0:
-        os._exit(min(torch.cuda.device_count(), 255))
+        os._exit(min(torch.cuda.device_count(), 255) if torch.cuda.is_available() else 0)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 0

@@ -7,7 +7,7 @@ the split. The output folder has a run directory per algorithm, compare.json, co
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from common.errors import ConfigError, SidewaysError
 from common.rule.tasks import without_loss
 from coordinator.launch.launcher import Supervision, launch
 from coordinator.launch.role import run_role
-from coordinator.launch.stage_processes import layout_of
+from coordinator.launch.stage_processes import count_gpus, layout_of
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e")
 
@@ -69,6 +69,7 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
         SidewaysError: the folder or a file in it cannot be written.
     """
     configs = {name: load(run_file, _overrides(settings, name)) for name in algorithms}  # check all of them first
+    _check_devices(configs.values())
     folder = _make_folder(next(iter(configs.values())), run_file)
     outcomes: list[Outcome] = []
     split = None
@@ -86,6 +87,17 @@ def compare(run_file: Path, settings: Sequence[str], algorithms: Sequence[str]) 
     _write(folder / "compare.md", markdown(outcomes, configs[algorithms[0]]))
     draw(outcomes, configs[algorithms[0]], folder / "compare.png")
     return folder, outcomes, 0
+
+
+def _check_devices(configs: Iterable[Config]) -> None:
+    """Raise ConfigError if one of the runs needs more GPUs than there are."""
+    apart = [config for config in configs if config.exact_gradients and config.stages > 1 and config.device != "cpu"]
+    if apart and 0 < (gpus := count_gpus()) < apart[0].stages:
+        names = ", ".join(config.algorithm for config in apart)
+        raise ConfigError(
+            f"{names} need a GPU for each of the {apart[0].stages} stages, but there are {gpus}: compare with "
+            f'--set stages={gpus}, on the CPU with --set device="cpu", or without them by --algorithms'
+        )
 
 
 def _overrides(settings: Sequence[str], algorithm: str) -> list[str]:

@@ -160,7 +160,7 @@ class Edges:
         edge = min(self.me.stage, neighbour), max(self.me.stage, neighbour)
         own = Placement(True, self._gpus[self.me.stage])
         other = Placement(neighbour in self.me.stages_on_host, self._gpus[neighbour])
-        transport = choose(self._config, edge, own, other, self._nccl)
+        transport = choose(self._config, edge, own, other, self._nccl, self.links.ticks[neighbour])
         if transport == "nccl" and edge[1] > edge[0] + 1 and self.me.stages_each > 1:
             raise ConfigError(
                 f"the skip between stages {edge[0]} and {edge[1]} would go by NCCL, which cannot tell it from other "

@@ -51,13 +51,19 @@ def uses_nccl(config: Config, me: Membership) -> bool:
     return transport == "nccl" or (transport == "auto" and len(me.stages_on_host) < me.stages)
 
 
-def choose(config: Config, edge: tuple[int, int], own: Placement, other: Placement, nccl: bool) -> Transport:
+def choose(
+    config: Config, edge: tuple[int, int], own: Placement, other: Placement, nccl: bool, ticks: int = 1
+) -> Transport:
     """The transport of an edge.
+
+    One of several ticks, as on slow links, never goes by NCCL: the receives that it posts ahead would outlast the
+    phase, and NCCL, which has no tags and ends no transfer early, would wait for them at its end.
 
     Args:
         edge: the two stages, for error messages.
         own, other: where they compute.
         nccl: the run has groups for NCCL.
+        ticks: of the edge.
 
     Raises:
         ConfigError: network.transport is not possible for this edge.
@@ -71,6 +77,11 @@ def choose(config: Config, edge: tuple[int, int], own: Placement, other: Placeme
                 f'network.transport = "nccl" needs a GPU for every stage, but stages {edge[0]} and {edge[1]} do not '
                 'have one each: use "auto" or "gloo"'
             )
+        if ticks > 1:
+            raise ConfigError(
+                f'network.transport = "nccl" takes one tick, but the edge between stages {edge[0]} and {edge[1]} takes '
+                f'{ticks} (network.edge_ticks): use "auto" or "gloo"'
+            )
         return "nccl"
     if other.host and (own.gpu is None) == (other.gpu is None):
         return "device" if on_gpus else "shared"
@@ -79,4 +90,4 @@ def choose(config: Config, edge: tuple[int, int], own: Placement, other: Placeme
             'network.transport = "shared" needs all stages on one host, and all on GPUs or all on the CPU, but stages '
             f'{edge[0]} and {edge[1]} are not: use "auto", which shares memory where possible'
         )
-    return "nccl" if nccl and on_gpus else "gloo"
+    return "nccl" if nccl and on_gpus and ticks == 1 else "gloo"

@@ -52,6 +52,13 @@ def test_both_ends_choose_the_same(
             assert choose(config, (3, 4), *ends, nccl=True) == expected
 
 
+def test_edges_of_several_ticks_never_take_nccl(tmp_path: Path) -> None:
+    ends = Placement(True, FIRST), Placement(False, SECOND)
+    assert choose(config_of(tmp_path), (3, 4), *ends, nccl=True, ticks=2) == "gloo"
+    with pytest.raises(ConfigError, match=r'"nccl" takes one tick, .* stages 3 and 4 takes 2 .*: use "auto" or "gloo"'):
+        choose(config_of(tmp_path, network__transport="nccl"), (3, 4), *ends, nccl=True, ticks=2)
+
+
 def test_without_groups_for_nccl_gloo_connects_gpus_of_two_hosts(tmp_path: Path) -> None:
     """Where some stage of the run computes on a CPU."""
     assert choose(config_of(tmp_path), (0, 1), Placement(True, FIRST), Placement(False, SECOND), nccl=False) == "gloo"

@@ -15,6 +15,7 @@ from common.rule.packet import Packet
 from common.rule.stage import Stage
 from stage_worker.assembly import Assembly
 from stage_worker.snapshots import Snapshots
+from stage_worker.stage_stream import StageStream
 from tests.support.members import stage
 from tests.support.waiting import wait_until
 
@@ -34,6 +35,17 @@ class Ports:
         self.settled.append(tick)
 
 
+class Stream(StageStream):
+    """That of a stage alone on a CPU. `stuck`: as on a GPU that waits for a neighbour that is lost."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"), alone=True)
+        self.stuck = False
+
+    def drained(self, seconds: float) -> bool:
+        return not self.stuck
+
+
 def assembly(seed: int, every: int = 2, mode: Literal["exact", "heal"] = "heal") -> Assembly:
     """A stage that remembers, with an average of its weights."""
     torch.manual_seed(seed)
@@ -43,7 +55,7 @@ def assembly(seed: int, every: int = 2, mode: Literal["exact", "heal"] = "heal")
     config = Config(
         stages=1, ticks=99, data=Data(train="."), rule=Rule(every=every), optimiser=optimiser, recovery=recovery
     )
-    parts = {"ports": Ports(), "targets": None, "number": 0, "replicas": None}
+    parts = {"ports": Ports(), "targets": None, "number": 0, "replicas": None, "stream": Stream()}
     return cast(Assembly, SimpleNamespace(stage=Stage(blocks, 0, config), **parts))
 
 
@@ -174,3 +186,19 @@ def test_exact_snapshots_are_of_the_same_ticks_in_all_stages_and_hold_all(tmp_pa
     snapshots.load(other, Snapshot(39, False, 0, 0), 39)
     tick(other, 39)
     assert same(built, other)
+
+
+def test_a_stage_whose_gpu_is_stuck_keeps_the_weights_of_its_last_update(tmp_path: Path) -> None:
+    built, other = assembly(1, every=1), assembly(1, every=1)
+    for number in range(4):
+        tick(built, number, update=number < 3)
+        if number < 3:
+            tick(other, number)
+    cast(Stream, built.stream).stuck = True
+    snapshots = Snapshots(tmp_path, stage(4, 5))
+    snapshots.begin(built, 4)
+    snapshots.keep_last(4)
+    found = assembly(2, every=1)
+    Snapshots(tmp_path, stage(4, 5)).load(found, Snapshot(4, True, 0, 4), 5)
+    trained, kept = other.stage.blocks.state_dict(), found.stage.blocks.state_dict()
+    assert all(torch.equal(trained[name], kept[name]) for name in trained)
