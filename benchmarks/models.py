@@ -42,18 +42,27 @@ class Kept:
     Attributes:
         alive: Bytes kept now.
         most: The most bytes kept so far.
+        model: The number of the model whose tensors are counted.
     """
 
-    alive = most = 0
+    alive = most = model = 0
     _holders: ClassVar[dict[int, int]] = {}
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.detach()  # else a saved output would keep its own graph alive
         self._place, self._size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        self._model = Kept.model
         self._count(+1)
 
     def __del__(self) -> None:
-        self._count(-1)
+        if self._model == Kept.model:
+            self._count(-1)
+
+    @classmethod
+    def start(cls) -> None:
+        """Count from zero, for another model."""
+        cls.alive, cls.most, cls.model = 0, 0, cls.model + 1
+        cls._holders.clear()
 
     def _count(self, change: int) -> None:
         before = Kept._holders.pop(self._place, 0)
@@ -88,6 +97,7 @@ class Counted(nn.Module):
 
 def counted(out: str, blocks: int = 2, width: int = 16) -> nn.Sequential:
     """`convolutions`, with the saved tensors of the first block counted."""
+    Kept.start()
     first, *others = convolutions(blocks, width)
     return nn.Sequential(Counted(first, Path(out)), *others)
 
@@ -95,8 +105,9 @@ def counted(out: str, blocks: int = 2, width: int = 16) -> nn.Sequential:
 def counting(model: str, out: str, layers: bool, classes: int, channels: int, size: int) -> nn.Sequential:
     """A model of the zoo with the saved tensors of every block, or layer, counted, in the file `out`/RANK.
 
-    Each build counts from zero, also in a process that had such a model before, as it loads this file again.
+    Each build counts from zero, also in a process that had such a model before.
     """
+    Kept.start()
     blocks = _of_zoo(model, classes, channels, size)
     if layers:
         blocks = layered(blocks, [name for name, _ in named_blocks(blocks)])

@@ -1,7 +1,7 @@
 """Run a benchmark and keep its figures, for the tables that `make figures` writes.
 
     python -m benchmarks.save peers --rounds 5                 # benchmarks/peers.py → benchmarks/results/peers.json
-    python -m benchmarks.save --name edges_bfloat16 edges      # under another name
+    python -m benchmarks.save --name recovery_quiet recovery   # under another name
 
 The file holds the figures of the benchmark's --json line, the command, the machine, the commit and the date.
 """
@@ -69,9 +69,14 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The checkout's, marked if it has changes that are not committed."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """The checkout's, marked if it has changes that are not committed, other than results."""
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":
