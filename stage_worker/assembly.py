@@ -15,6 +15,7 @@ from common.models.shapes import TensorSpec, activation_shapes
 from common.models.synced_norm import set_gather
 from common.models.temporal import memories
 from common.partition.balance import check_split
+from common.processes.deadlines import for_edges
 from common.processes.membership import Membership
 from common.rule.graphed_stage import GraphedStage
 from common.rule.memory_format import arranged, with_memory_format
@@ -116,7 +117,7 @@ class Assembly:
             self.edges = Edges(config, me, self._links, self._device, self.work, self._labels, local)
         self.frames, self.targets = self._frame_intake(), self._target_intake()
         self.probe = StageProbe()
-        self.pace = DevicePace(self._device, me.stage, 1.25 * config.network.deadline)
+        self.pace = DevicePace(self._device, me.stage, for_edges(config.network.deadline))
         self.stream = StageStream(self._device, alone=len(me.held) == 1)
 
     def complete(self, reporter: Reporter) -> None:

@@ -32,6 +32,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from common.checkpoint_reader import Reader
 from common.errors import PeerError, first_line
+from common.messages.frame_envelope import TRAINING
+from common.messages.restorable import Restorable
 from common.rule.packet import Packet
 from common.rule.skips import SKIPS
 from common.rule.stage import Stage
@@ -55,7 +57,7 @@ def copy_state(built: Assembly, tick: int, whole: bool = False) -> dict[str, Ten
         held = tick if stage.config.exact_gradients else tick - stage.config.ticks_to_top
         built.targets.gather(max(built.origin, held), tick, tick)
         for (phase, frame), (frames, clips) in built.targets.early.items():
-            if phase == 0:
+            if phase == TRAINING:
                 state |= {f"target.{frame}": frames, f"target.{frame}.clips": torch.from_numpy(clips.copy())}
     if built.replicas is not None and built.number and not whole:
         state = {name: value for name, value in state.items() if _differs(name, stage)}
@@ -177,27 +179,21 @@ _HINTS = {
 }
 
 
-def restore(
-    built: Assembly, folder: Path, own: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool
-) -> None:
+def restore(built: Assembly, folder: Path, own: Path, tick: int, what: Restorable) -> None:
     """Restore the stage's state at `tick`.
 
     Args:
         own: the folder of what differs in this replica; `folder` if nothing does.
-        same_split: every stage has the same blocks as in the checkpoint; otherwise skips and auxiliary classifiers
-            start anew.
-        in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
-        optimiser: also restore the optimiser's state; otherwise it is reset.
 
     Raises:
         PeerError: the checkpoint cannot be read, or does not fit the stage.
     """
     try:
-        state = _read(built, folder, same_split, in_flight, optimiser)
+        state = _read(built, folder, what)
         if own != folder:
-            state |= _read(built, own, same_split, in_flight, optimiser)
+            state |= _read(built, own, what)
         _load(built, state, tick)
-        if in_flight:
+        if what.in_flight:
             _put_in_flight(built, state, tick)
     except Exception as error:
         raise PeerError(f"cannot restore the checkpoint {folder}: {_cause_of(error)}") from error
@@ -242,44 +238,46 @@ def _put_in_flight(built: Assembly, state: dict[str, Tensor], tick: int) -> None
         residual.from_bytes(state[_residual(way, stage)])
     if built.targets is not None:
         for name in [name for name in state if name.startswith("target.") and name.count(".") == 1]:
-            built.targets.early[0, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
+            built.targets.early[TRAINING, int(name.split(".")[1])] = state[name], state[f"{name}.clips"].numpy()
 
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _read(built: Assembly, folder: Path, same_split: bool, in_flight: bool, optimiser: bool) -> dict[str, Tensor]:
+def _read(built: Assembly, folder: Path, what: Restorable) -> dict[str, Tensor]:
     reader = Reader(folder)
     entries = reader.read_metadata().state_dict_metadata
     state: dict[str, Tensor] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in entries.items()
         if isinstance(entry, TensorStorageMetadata)
-        and _is_ours(name, built, same_split, in_flight)
-        and (optimiser or not name.removeprefix(_auxiliary(built.stage)).startswith("optimiser."))
+        and _is_ours(name, built, what)
+        and (what.optimiser or not name.removeprefix(_auxiliary(built.stage)).startswith("optimiser."))
     }
     load(state, storage_reader=reader, no_dist=True)
     return state
 
 
-def _is_ours(name: str, built: Assembly, same_split: bool, in_flight: bool) -> bool:
+def _is_ours(name: str, built: Assembly, what: Restorable) -> bool:
     stage = built.stage
     kind, _, rest = name.partition(".")
-    if rest.startswith(SKIPS) and not same_split:
+    if rest.startswith(SKIPS) and not what.same_split:
         return False
     if kind in ("model", "average", "mean", "gradient"):
-        return rest in stage.weights() and (in_flight or kind != "gradient")
+        return rest in stage.weights() and (what.in_flight or kind != "gradient")
     if kind == "optimiser":
         return rest.rpartition(".")[0] in stage.weights()
     if kind == "target":
-        return in_flight and built.targets is not None
+        return what.in_flight and built.targets is not None
     if kind == "auxiliary":
         gathered = name.removeprefix(_auxiliary(stage)).startswith(("gradient.", "counters"))
-        return same_split and name.startswith(_auxiliary(stage)) and (in_flight or not gathered)
+        return what.same_split and name.startswith(_auxiliary(stage)) and (what.in_flight or not gathered)
     if kind == "memory":
-        return in_flight and name.startswith(_memory(stage))
+        return what.in_flight and name.startswith(_memory(stage))
     if kind == "residual":
-        return in_flight and name in [_residual(way, stage) for way, _ in _residuals(built)]
+        return what.in_flight and name in [_residual(way, stage) for way, _ in _residuals(built)]
     own = (_edge(way, stage, 0) for way, _ in _edges(built))
-    return in_flight and (name == _counters(stage) or any(name == edge or name.startswith(f"{edge}.") for edge in own))
+    return what.in_flight and (
+        name == _counters(stage) or any(name == edge or name.startswith(f"{edge}.") for edge in own)
+    )

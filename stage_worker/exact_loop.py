@@ -23,6 +23,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from common.errors import PeerError, first_line
 from common.models.shapes import TensorSpec
+from common.processes.deadlines import for_edges
 from common.rule.loss import Target
 from common.rule.packet import Packet
 from common.rule.stage import Stage
@@ -111,7 +112,7 @@ class ExactLoop(TickLoop):
         need_headers = (self.remembering | {stage.config.stages - 1}) - {0}
         self._needs_header = stage.index in need_headers
         others = sorted(need_headers) if stage.is_first else [0]
-        self._peers = [Peer(groups.forward, stage.index, other, 1.25 * self._deadline, _LABELS) for other in others]
+        self._peers = [Peer(groups.forward, stage.index, other, for_edges(self._deadline), _LABELS) for other in others]
         self._sending: list[dist.Work] = []
         self._backward_bytes, self._forward_bytes = (  # per tick
             spec[0].numel() * spec[1].itemsize * int(exists)

@@ -82,7 +82,7 @@ class TickLoop(ReportedLoop, ABC):
     def step(self, tick: int) -> None:
         """Run one tick of this stage."""
         self.tick = tick
-        if self.snapshots is not None and self.snapshots.end_with(tick):
+        if self.snapshots is not None and self.snapshots.is_due_after(tick):
             self.reporter.due = True  # what a run that goes on from the snapshot will not report again
         self.pace.begin(tick)
         self.work.begin_tick(tick)

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from common.config.settings import Config
 from common.errors import first_line
+from common.messages.frame_envelope import TRAINING
+from common.messages.restorable import Restorable
 from common.messages.snapshot import Kept, Snapshot
 from common.messages.stage_calls import Addresses, GradientSample, OutputSample, Plan
 from common.models import build
 from common.partition.balance import BlockCost, max_concurrent_stages, measure
 from common.partition.rebalance import time_stage
 from common.partition.stopwatch import as_it_runs
+from common.processes.deadlines import for_edges
 from common.processes.membership import Membership
 from common.processes.names import worker_text
 from common.rule.clip_sums import ClipSums, Scores
@@ -130,7 +133,7 @@ class StageService:
         config, device = plan.config, use_device(plan.config, self.me)
         self.reporter.configure(config, device, self._metrics_of(config))
         if self.me.replicas > 1:
-            self._replicas = self._replicas or ReplicaGroup(self.me, device, 1.25 * config.network.deadline)
+            self._replicas = self._replicas or ReplicaGroup(self.me, device, for_edges(config.network.deadline))
         self._built = Assembly(plan, self.me, groups, self._replicas, local)
         return self._built
 
@@ -151,7 +154,7 @@ class StageService:
 
     def begin_training(self, first: int) -> None:
         """Begin to train at tick `first`."""
-        self.built.enter_phase(0)
+        self.built.enter_phase(TRAINING)
         self._begin_snapshots(first)
         self.training = True
 
@@ -186,16 +189,14 @@ class StageService:
         """Change the learning rate."""
         self.built.stage.set_rate(rate)
 
-    def restore(
-        self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool, evaluated: bool
-    ) -> None:
+    def restore(self, folder: Path, tick: int, what: Restorable) -> None:
         """Restore the stage from a checkpoint."""
-        own = checkpoint.part_of(folder, self.me.of_replica) if in_flight else folder
-        checkpoint.restore(self.built, folder, own, tick, same_split, in_flight, optimiser)
-        if evaluated and self.built.replicas is not None:
+        own = checkpoint.part_of(folder, self.me.of_replica) if what.in_flight else folder
+        checkpoint.restore(self.built, folder, own, tick, what)
+        if what.scored and self.built.replicas is not None:
             self.built.replicas.share_buffers(self.built.stage.blocks)  # as the evaluation did
 
-    def snapshots(self, folder: Path) -> Kept:
+    def use_snapshot_folder(self, folder: Path) -> Kept:
         """Keep snapshots there, and find those of an earlier attempt."""
         self._snapshots = Snapshots(folder, self.me)
         self.reporter.coordinator.on_lost = self._lose_coordinator
@@ -205,7 +206,7 @@ class StageService:
         """Read a snapshot on this host."""
         return self._kept.read(source)
 
-    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> str:
+    def resume_from_snapshot(self, sources: Sequence[Snapshot | None], tick: int) -> str:
         """Go on at `tick`."""
         self._kept.forget_after(tick)
         source = sources[self.me.number] if sources else None

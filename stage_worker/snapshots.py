@@ -87,7 +87,7 @@ class Snapshots:
         if self._heals:
             self._keep(tick)
 
-    def end_with(self, tick: int) -> bool:
+    def is_due_after(self, tick: int) -> bool:
         """Whether an exact snapshot is due after this tick."""
         return tick + 1 >= self._next and not self._heals
 

@@ -22,6 +22,7 @@ from common.errors import ConfigError, PeerError
 from common.messages.stage_calls import Addresses, Plan, handling
 from common.models import build, part
 from common.models.shapes import activation_shapes
+from common.processes.deadlines import for_edges
 from common.processes.membership import Membership
 from common.rule.packet import packet_bytes
 from common.rule.tasks import without_loss
@@ -132,7 +133,7 @@ class Worker:
     def _form_groups(self, config: Config) -> Groups | None:
         """The process groups, formed at the first call; None if there is no other process."""
         if self._groups is None and self._me.processes > 1:
-            self._groups = Groups(self._me, 1.25 * config.network.deadline)
+            self._groups = Groups(self._me, for_edges(config.network.deadline))
         return self._groups
 
     def configure(self, plan: Plan) -> list[Addresses]:

@@ -9,6 +9,7 @@ from common.errors import PeerError
 from common.messages.encoding import OTHER_SENDER, check_attempt, decode
 from common.rule.label_form import ONE_CLASS, LabelForm
 
+TRAINING = 0  # phase; evaluations are numbered from 1
 SMALLEST_BUFFER = 1 << 18  # bytes of a frame socket's kernel buffer; with less, TCP stalls on loopback's large segments
 
 
@@ -27,7 +28,7 @@ def encode_frames(
 
     Args:
         attempt: Membership.attempt of the sender, by which messages of an earlier attempt are recognised.
-        phase: 0 for training; evaluations are numbered from 1.
+        phase: `TRAINING`, or the number of an evaluation.
         frame: number of the batch in its phase.
         last: whether this is the last batch of the phase.
         clips: int64 [slots].

@@ -10,6 +10,7 @@ from common.messages.stage_calls import WRITING, StageCalls
 from common.messages.stage_rpc import result_of, start_call
 from common.processes.lifecycle import print_error
 from common.processes.membership import Membership
+from common.processes.names import worker_name
 
 _FORGETTING = 5.0  # seconds
 
@@ -54,7 +55,7 @@ class Copies:
     def _start(self, call: str, arguments: tuple[Any, ...], timeout: float) -> Any:
         assert self._keeper is not None
         process, stage = self._keeper
-        return start_call(process, [stage], call, arguments, {}, timeout)
+        return start_call(worker_name(process), call, arguments, timeout, [stage])
 
     def _is_free(self) -> bool:
         if self._sending is None:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from common.config.settings import Config
+from common.messages.restorable import Restorable
 from common.messages.snapshot import Kept, Snapshot
 from common.partition.balance import BlockCost
 from common.rule.clip_sums import Scores
@@ -176,21 +177,11 @@ class StageCalls(Protocol):
         """Change optimiser.lr, effective from the next tick."""
 
     @_handled(extra_time=WRITING)
-    def restore(
-        self, folder: Path, tick: int, same_split: bool, in_flight: bool, optimiser: bool, evaluated: bool
-    ) -> None:
-        """Restore the stage from a checkpoint.
-
-        Args:
-            same_split: every stage has the same blocks as in the checkpoint; otherwise what belongs to a stage and not
-                to its blocks (skips, auxiliary classifiers) starts anew.
-            in_flight: also restore the packets in flight on the edges; otherwise the pipeline starts empty.
-            optimiser: also restore the optimiser's state; otherwise it is reset.
-            evaluated: the run that wrote it was evaluated there before it went on.
-        """
+    def restore(self, folder: Path, tick: int, what: Restorable) -> None:
+        """Restore the stage from a checkpoint."""
 
     @_handled()
-    def snapshots(self, folder: Path) -> Kept:
+    def use_snapshot_folder(self, folder: Path) -> Kept:
         """Keep snapshots in this folder of the stage's host from now on. Returns what is there."""
 
     @_handled(extra_time=WRITING)
@@ -206,7 +197,7 @@ class StageCalls(Protocol):
         """Forget the snapshots of this name, which may be copies of another host's."""
 
     @_handled(extra_time=WRITING)
-    def go_on(self, sources: Sequence[Snapshot | None], tick: int) -> str:
+    def resume_from_snapshot(self, sources: Sequence[Snapshot | None], tick: int) -> str:
         """Go on at `tick`, and forget snapshots of later ticks. Returns why the snapshot cannot be loaded, if so.
 
         Args:

@@ -4,10 +4,11 @@ A stage answers with a value or an error message, so exception classes need not 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from torch import Tensor
@@ -42,11 +43,6 @@ def serve(handler: Handler) -> None:
     _handler = handler
 
 
-def begin_call(process: str, call: str, args: tuple[Any, ...], timeout: float) -> Any:
-    """Call a process by its RPC name, one that has no stages. Returns a future for `result_of`."""
-    return rpc.rpc_async(process, _answer, args=(call, [], args, {}), timeout=timeout)
-
-
 def _answer(call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
     """Run a call in the stage worker. Returns "value" and the results, or "config" or "error" and a message."""
     if _handler is None:
@@ -60,10 +56,15 @@ def _answer(call: str, stages: Sequence[int], args: tuple[Any, ...], kwargs: dic
 
 
 def start_call(
-    process: int, stages: Sequence[int], call: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
+    process: str,
+    call: str,
+    args: tuple[Any, ...],
+    timeout: float,
+    stages: Sequence[int] = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """Call some stages of a worker, from any process, without waiting. Returns a future for `result_of`."""
-    return rpc.rpc_async(worker_name(process), _answer, args=(call, list(stages), args, kwargs), timeout=timeout)
+    """Call a process by its RPC name, or some stages of a worker, without waiting. Returns a future for `result_of`."""
+    return rpc.rpc_async(process, _answer, args=(call, list(stages), args, dict(kwargs)), timeout=timeout)
 
 
 class Stages:
@@ -168,7 +169,7 @@ class Stages:
     def _start(self, numbers: Sequence[int], call: str, args: Any, kwargs: Any, timeout: float) -> Any:
         """Call some stages of one process."""
         stages = [number % self.count for number in numbers]
-        return start_call(self._worker_of(numbers[0]), stages, call, args, kwargs, timeout)
+        return start_call(worker_name(self._worker_of(numbers[0])), call, args, timeout, stages, kwargs)
 
 
 @dataclass(frozen=True)

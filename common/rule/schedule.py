@@ -31,10 +31,12 @@ class Schedule:
     Attributes:
         edge_ticks: for each edge between neighbours, from the bottom, the ticks from sending to using, in either
             direction; empty: one tick each.
+        exact: gradients are exact: a frame and its gradient pass all stages within a tick.
     """
 
     stages: int
     edge_ticks: tuple[int, ...] = ()
+    exact: bool = False
 
     def __post_init__(self) -> None:
         assert self.stages >= 1
@@ -47,6 +49,8 @@ class Schedule:
 
     def first_input(self, stage: int) -> int:
         """Tick at which `stage` receives its first input."""
+        if self.exact:
+            return 0
         return sum(self.edge_ticks[:stage]) if self.edge_ticks else stage
 
     def first_gradient(self, stage: int) -> int:
@@ -95,5 +99,5 @@ class Schedule:
 
 
 def schedule_of(config: Config) -> Schedule:
-    """The schedule of a run. With exact gradients each stage has the frame and its gradient at the same tick."""
-    return Schedule(1) if config.exact_gradients else Schedule(config.stages, config.edge_ticks)
+    """The schedule of a run's training."""
+    return Schedule(config.stages, config.edge_ticks, config.exact_gradients)

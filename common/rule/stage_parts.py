@@ -44,7 +44,7 @@ class StageParts:
         if config.channels_last:
             arrange(blocks)
         self.blocks, self.index, self.config = blocks, index, config
-        mismatch = 0 if config.exact_gradients else schedule_of(config).mismatch(index)
+        mismatch = schedule_of(config).mismatch(index)
         captured = graph_wanted(config, blocks)
         self.updater = Updater(blocks, config.optimiser, config.rule.every, mismatch, total_ticks, captured)
         self.auxiliary, self.merge = auxiliary, merge

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.config.settings import Config
 from common.errors import SidewaysError
+from common.messages.restorable import Restorable
 from common.processes.caller import wording
 from coordinator.checkpoints.position import Position
 from coordinator.checkpoints.store import Checkpoints
@@ -13,8 +14,8 @@ from coordinator.video.stream import Places
 
 
 @dataclass(frozen=True)
-class StartPoint:
-    """Where a run starts.
+class StartPoint(Restorable):
+    """Where a run starts, and what of its checkpoint can be restored.
 
     Attributes:
         tick: the first tick, and so the number of the first training frame.
@@ -22,10 +23,6 @@ class StartPoint:
         seconds: training time before `tick`.
         places: each slot's position in the clips; None to start every slot from its beginning.
         folder: the checkpoint; None for a new run, and for one whose stages all go on from snapshots in memory.
-        same_split: every stage has the same blocks as in the checkpoint.
-        in_flight: the activations and gradients in flight can be restored, so the pipeline need not warm up again.
-        optimiser: the optimiser state can be restored.
-        scored: the checkpoint already has the score of an evaluation at `tick`.
         in_memory: it starts from snapshots, so what it starts from is on no disk yet.
     """
 
@@ -34,16 +31,19 @@ class StartPoint:
     seconds: float = 0.0
     places: Places | None = None
     folder: Path | None = None
-    same_split: bool = False
-    in_flight: bool = False
-    optimiser: bool = False
-    scored: bool = False
     in_memory: bool = False
 
     @property
     def saved_tick(self) -> int:
         """The tick of what is saved of it: 0 if nothing is."""
         return 0 if self.in_memory else self.tick
+
+    @property
+    def restorable(self) -> Restorable:
+        """What of its checkpoint can be restored, alone."""
+        return Restorable(
+            same_split=self.same_split, in_flight=self.in_flight, optimiser=self.optimiser, scored=self.scored
+        )
 
     def __str__(self) -> str:
         how = "with the activations and gradients in flight" if self.in_flight else "and the pipeline warms up again"

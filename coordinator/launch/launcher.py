@@ -20,6 +20,7 @@ from common.config.settings import Config
 from common.errors import PeerError
 from common.processes.addresses import LOOPBACK
 from common.processes.caller import clear_errors
+from common.processes.deadlines import for_stages
 from common.processes.layout import Layout
 from common.processes.lifecycle import TEMPORARY, become_parent, print_error
 from common.processes.snapshot_folder import has_snapshots, make_folder, remove_folder
@@ -51,7 +52,7 @@ class Supervision:
     def of(cls, config: Config, caller: int | None = None) -> "Supervision":
         """As the settings ask for it."""
         recovery = config.recovery
-        return cls(recovery.restarts, 1.5 * config.network.deadline, recovery.snapshot_ticks > 0, caller)
+        return cls(recovery.restarts, for_stages(config.network.deadline), recovery.snapshot_ticks > 0, caller)
 
 
 def launch(program: Callable[[], None], layout: Layout, supervision: Supervision) -> int:

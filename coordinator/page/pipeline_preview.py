@@ -34,7 +34,7 @@ class PreviewSettings:
         self.rows = min(_ROWS, config.data.slots // config.replicas // config.micro_batch_count)
         self.every = -(-max(config.data.shape) // _SIDE)
         schedule = schedule_of(config)
-        self.ticks = [0 if config.exact_gradients else schedule.first_input(stage) for stage in range(config.stages)]
+        self.ticks = [schedule.first_input(stage) for stage in range(config.stages)]
 
     def pixels(self, rows: Tensor) -> NDArray[Any]:
         """Normalised pictures as uint8."""

@@ -152,13 +152,12 @@ class PageState(LineListener):
         }
 
     def _stage(self, stage: int, tick: int) -> dict[str, Any]:
-        # with exact gradients a frame and its gradient pass all stages within one tick, as in a one-stage pipeline
-        place, schedule = 0 if self._config.exact_gradients else stage, schedule_of(self._config)
-        frame, gradient = schedule.frame(place, tick - self._origin), schedule.gradient(place, tick - self._origin)
+        schedule, ticks = schedule_of(self._config), tick - self._origin
+        frame, gradient = schedule.frame(stage, ticks), schedule.gradient(stage, ticks)
         return {
             "blocks": self._blocks[stage],
             "frame": None if frame is None else self._origin + frame,
             "gradient": None if gradient is None else self._origin + gradient,
-            "mismatch": schedule.mismatch(place),
+            "mismatch": schedule.mismatch(stage),
             "skips": sources(self._config.skip_pairs, stage),
         }

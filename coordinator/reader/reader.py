@@ -10,8 +10,10 @@ import queue
 from collections.abc import Sequence
 from typing import Any
 
+from common.messages.frame_envelope import TRAINING
 from common.messages.stage_calls import Addresses
 from common.messages.strict import Signalled
+from common.processes.deadlines import for_stages
 from common.processes.lifecycle import allow_many_files
 from common.processes.membership import Membership
 from common.telemetry.spans import Kind, Spans, WorkClock, clock
@@ -21,14 +23,13 @@ from coordinator.reader.messages import Fed, Feed, PreviewRequest, Quit, ReaderP
 from coordinator.video.cache.place import CachePlace, place_of
 from coordinator.video.datasets import training_slots
 from coordinator.video.endless_steps import EndlessSteps
-from coordinator.video.feeder import WAITS, Feeder, Feeders
+from coordinator.video.feeder import Feeder, Feeders
 from coordinator.video.preview import preview_of
 from coordinator.video.slots import Slots
 from coordinator.video.targets import Step
 
 _IDLE_MS = 50
 _SPANS = 2  # of a frame: reading and feeding it
-_TRAINING = 0  # phase
 
 
 class Reader:
@@ -143,7 +144,7 @@ class _Playing:
         if self.preview is not None and self.frame in self.preview.frames:
             self._show(self.preview, step)
         start = clock()
-        self._feeders.push(_TRAINING, self.frame, step)
+        self._feeders.push(TRAINING, self.frame, step)
         self._work.add(Kind.FEED, start)
         self._work.end_phase()  # that of a trace ends with its last frame
         self.frame += 1
@@ -187,7 +188,7 @@ class _Playing:
 
 
 def _feeders(plan: ReaderPlan, me: Membership, warn: Any, line: CoordinatorLine) -> Feeders:
-    size, deadline = plan.config.of_replica.frame_bytes, WAITS * plan.config.network.deadline
+    size, deadline = plan.config.of_replica.frame_bytes, for_stages(plan.config.network.deadline)
     stages, feeders = me.stages, list[Feeder]()
     for number, replica in enumerate(me.replicas_of(me.reader)):
         addresses: list[Addresses] = plan.addresses[number * stages : (number + 1) * stages]

@@ -8,9 +8,10 @@ waits for  the decoders, room for frames, and the stages at the end
 from collections.abc import Callable
 from dataclasses import replace
 
+from common.messages.frame_envelope import TRAINING
 from common.messages.stage_calls import StageCalls
 from common.rule.clip_sums import Scores, merged
-from coordinator.run.pipeline import TRAINING, Pipeline
+from coordinator.run.pipeline import Pipeline
 from coordinator.run.state import RunState
 from coordinator.video.batch import Batch
 from coordinator.video.stream import Stream

@@ -15,14 +15,14 @@ from common.errors import PeerError
 from common.messages.stage_calls import Addresses, Plan, StageCalls
 from common.messages.stage_report import Progress
 from common.messages.stage_rpc import Stages
+from common.processes.deadlines import for_stages
 from common.processes.membership import REPLICAS, STAGES, Membership
 from common.processes.rpc import start_rpc
 from coordinator.monitor.report_inbox import ReportInbox
 from coordinator.run.readers import Readers
-from coordinator.video.feeder import WAITS, Feeder, Feeders
+from coordinator.video.feeder import Feeder, Feeders
 from coordinator.video.targets import Step
 
-TRAINING = 0  # phase; evaluations count from 1
 _POLL_EVERY = 0.005  # seconds between polls for reports while frames are pushed: a poll costs as much as a push
 
 
@@ -55,7 +55,7 @@ class Pipeline:
         self.me, self._deadline = me, deadline
         self.on_progress = on_progress
         self._inbox = ReportInbox(me, deadline, lambda report: self.on_progress(report), on_signal)
-        self.readers = Readers(me, WAITS * deadline, on_signal) if me.readers else None
+        self.readers = Readers(me, for_stages(deadline), on_signal) if me.readers else None
         me.store.set(REPLICAS, str(me.replicas))
         me.store.set(STAGES, str(me.stages))
         me.store.set("reports", self._inbox.address)
@@ -98,7 +98,7 @@ class Pipeline:
         addresses = self.addresses[first : first + me.stages]
         if self.readers is not None:  # the memory is a reader's; this process only feeds evaluations
             addresses = [replace(each, memory="") for each in addresses]
-        return Feeder(me, addresses, size, WAITS * self._deadline, self.poll, warn)
+        return Feeder(me, addresses, size, for_stages(self._deadline), self.poll, warn)
 
     def train(self, first: int, last: int) -> None:
         """Start ticks first … last - 1, each of which needs one `push`."""
@@ -133,7 +133,7 @@ class Pipeline:
 
     def wait_done(self) -> None:
         """Wait until every stage has ended the phase. Raises PeerError when none reports for too long."""
-        self._inbox.wait_done(WAITS * self._deadline, self._poll_readers)
+        self._inbox.wait_done(for_stages(self._deadline), self._poll_readers)
 
     def close(self, code: int = 0) -> None:
         """End every stage worker, with this exit code."""

@@ -15,7 +15,7 @@ from common.config.settings import Config
 from common.errors import DataError, PeerError, SidewaysError
 from common.messages.encoding import OtherAttemptError
 from common.messages.stage_calls import Addresses
-from common.messages.stage_rpc import begin_call, result_of
+from common.messages.stage_rpc import result_of, start_call
 from common.messages.strict import Failed, Signalled
 from common.processes.membership import Membership
 from common.processes.names import reader_name, reader_text
@@ -148,7 +148,7 @@ class Readers:
             own = list(stages[replicas.start * count : replicas.stop * count])
             part = places and places[number * self._slots : (number + 1) * self._slots]
             plan = ReaderPlan(config, clips.clips, clips.form, part, own, first)
-            pending.append(begin_call(reader_name(number), "read", (plan,), self._deadline))
+            pending.append(start_call(reader_name(number), "read", (plan,), self._deadline))
         for handle, future in zip(self.handles, pending, strict=True):
             result_of(handle.text, "read", future, self._deadline)
 

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from common.config.settings import Config
 from common.errors import DataError
-from coordinator.run.pipeline import TRAINING, Pipeline
+from common.messages.frame_envelope import TRAINING
+from coordinator.run.pipeline import Pipeline
 from coordinator.video.endless_steps import EndlessSteps
 from coordinator.video.stream import Places, Stream
 from coordinator.video.targets import Step

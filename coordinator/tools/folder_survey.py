@@ -12,7 +12,7 @@ from coordinator.video.decoding.reader import pixels
 from coordinator.video.files.clip_frames import decode_clip
 from coordinator.video.files.clips import Clip, Clips, collect
 from coordinator.video.files.shards import opened_video
-from coordinator.video.files.video_folders import TRAINING, VALIDATION
+from coordinator.video.files.video_folders import TRAIN_FOLDERS, VAL_FOLDERS
 
 _LOOKED_AT, _DECODED = 200, 8  # clips whose metadata, and whose first frames, are looked at
 _GREY = 3  # levels by which colours differ in grey pictures, at most
@@ -79,8 +79,8 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
     if not folder.is_dir():
         raise DataError(f"there is no folder or list {folder}")
     below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    train = next((below[name] for name in TRAINING if name in below), None)
-    val = next((below[name] for name in VALIDATION if name in below), None)
+    train = next((below[name] for name in TRAIN_FOLDERS if name in below), None)
+    val = next((below[name] for name in VAL_FOLDERS if name in below), None)
     return (train, val) if train is not None else (folder, None)
 
 

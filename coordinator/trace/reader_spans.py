@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any, cast
 
-from common.messages.stage_rpc import begin_call, result_of
+from common.messages.stage_rpc import result_of, start_call
 from common.processes.names import reader_name, reader_text
 from common.telemetry.spans import Rows
 from coordinator.trace.clocks import Clock, measure
@@ -29,10 +29,10 @@ class ReaderSpans:
         return [measure(partial(self._clock, reader)) for reader in self._readers]
 
     def _clock(self, reader: int) -> int:
-        return cast(int, self._result(reader, "clock", begin_call(reader_name(reader), "clock", (), self._deadline)))
+        return cast(int, self._result(reader, "clock", start_call(reader_name(reader), "clock", (), self._deadline)))
 
     def _call_all(self, call: str, *args: int) -> list[Any]:
-        pending = [begin_call(reader_name(reader), call, args, self._deadline) for reader in self._readers]
+        pending = [start_call(reader_name(reader), call, args, self._deadline) for reader in self._readers]
         return [self._result(reader, call, future) for reader, future in enumerate(pending)]
 
     def _result(self, reader: int, call: str, future: Any) -> Any:

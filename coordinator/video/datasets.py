@@ -7,6 +7,7 @@ from os.path import realpath
 from typing import Any
 
 from common.config.settings import Config
+from common.processes.deadlines import for_sources
 from common.rule.label_form import LabelForm
 from common.rule.schedule import schedule_of
 from coordinator.video.cache.place import CachePlace, place_of
@@ -21,7 +22,6 @@ from coordinator.video.stream import Places, PlaybackErrors, Stream
 from coordinator.video.targets import batches_ahead
 
 Warn = Callable[[str], None]
-_LIVE_SILENCE = 0.75  # fraction of the deadline that live sources may be silent
 
 
 class Datasets:
@@ -73,10 +73,9 @@ class Datasets:
 
         `config`: with what was measured.
         """
-        timeout = config.network.deadline
         if config.data.live:
-            timeout *= _LIVE_SILENCE  # so that a silent source is reported before stage 0 times out
-            return self._opened(Live(config.data, config.seed, timeout, self._on_wait, start, self._is_stopping))
+            patience = for_sources(config.network.deadline)
+            return self._opened(Live(config.data, config.seed, patience, self._on_wait, start, self._is_stopping))
         slots = training_slots(self.train.clips, self.train.form, config, self._on_wait, start, self._cache)
         return self._opened(slots)
 
@@ -184,5 +183,4 @@ def _segment(clip: Clip) -> list[int]:
 
 def _mismatch(config: Config) -> int:
     """A clip must be longer than so many frames for any of its gradients to reach the bottom stage."""
-    gated = config.rule.boundary == "gate" and not config.exact_gradients
-    return schedule_of(config).mismatch(0) if gated else 0
+    return schedule_of(config).mismatch(0) if config.rule.boundary == "gate" else 0

@@ -25,7 +25,6 @@ from coordinator.video.targets import Step
 
 _T = TypeVar("_T")
 
-WAITS = 1.5  # times the deadline, so that a stage's own wait times out first
 _QUEUE = 4  # batches queued on this side
 _RETRY_MS = 200
 _REPORT_WAIT = 2.0  # seconds to wait for the error report of a stage that has disconnected

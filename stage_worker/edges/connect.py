@@ -9,6 +9,7 @@ from common.config.running import Network
 from common.config.settings import Config
 from common.errors import ConfigError
 from common.models.shapes import TensorSpec
+from common.processes.deadlines import for_edges
 from common.processes.membership import Membership
 from common.rule.label_form import ONE_CLASS, LabelForm
 from common.rule.packet import Packet, StagedPacket
@@ -76,8 +77,7 @@ class Edges:
         self._channels_last = config.channels_last
         self._make = partial(Packet, device=device, labels=labels, channels_last=self._channels_last)
         self._local = {} if local is None else local
-        # longer than stage 0's wait for frames, so that a slow reader is reported as such and not as a stuck stage
-        self._deadline = 1.25 * config.network.deadline
+        self._deadline = for_edges(config.network.deadline)
         self._transports: dict[int, Transport] = {}
         self._gpus: dict[int, int | None] = {}
         self._groups: Groups | None = None

@@ -12,7 +12,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from common.messages.frame_envelope import Envelope
+from common.messages.frame_envelope import TRAINING, Envelope
 from common.rule.colour_jitter import ColourJitter
 from common.rule.host_values import HostValues
 from common.rule.packet import Packet
@@ -26,7 +26,7 @@ class FrameIntake:
 
     def __init__(self, socket: FrameSocket, packet: Packet, normalise: Normaliser) -> None:
         """`packet` is overwritten at every tick."""
-        self.phase = 0
+        self.phase = TRAINING
         self.socket = socket
         self._packet, self._normalise = packet, normalise
         self._upload, self._jitter = FrameUpload(packet.tensor.device), ColourJitter(packet.tensor.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from common.config.settings import Network
 from common.errors import PeerError
 from common.messages.encoding import OTHER_SENDER, OtherAttemptError
-from common.messages.frame_envelope import SMALLEST_BUFFER, Envelope
+from common.messages.frame_envelope import SMALLEST_BUFFER, TRAINING, Envelope
 from common.processes.membership import Membership
 from common.rule.label_form import ONE_CLASS, LabelForm
 from common.shared_memory.shared_frames import BatchLocation, FrameReceiver
@@ -79,7 +79,7 @@ class FrameSocket:
         self.memory = self._shared.name if self._shared else ""
         self._sharing: set[int] = set()  # the phases whose frames lie in shared memory
 
-    def receive(self, tick: int, phase: int = 0) -> tuple[Envelope, Tensor]:
+    def receive(self, tick: int, phase: int = TRAINING) -> tuple[Envelope, Tensor]:
         """The next batch of a phase, read-only, valid until `release`, and its envelope. Raises PeerError."""
         start = clock()
         shared = self._shared if phase in self._sharing else None

@@ -97,8 +97,7 @@ class StageMetrics:
         ways = {"forward": self._stage < config.stages - 1, "backward": self._stage > 0}
         for way in (way for way, exists in ways.items() if exists):
             self._registry.add("sideways_edge_bytes", 0, way=way)
-        mismatch = 0 if config.exact_gradients else schedule_of(config).mismatch(self._stage)
-        self._registry.set("sideways_mismatch_frames", mismatch)
+        self._registry.set("sideways_mismatch_frames", schedule_of(config).mismatch(self._stage))
         self._on_gpu = on_gpu = device.type == "cuda"
         self._registry.watch("sideways_cuda_memory_bytes", lambda: torch.cuda.memory_allocated(device) if on_gpu else 0)
 

@@ -44,7 +44,7 @@ def _from_memory(setup: Setup, checked: Checked, point: StartPoint, config: Conf
     snapshots, stages, healing = checked.snapshots, setup.pipeline.stages, None
     if snapshots is None:
         return Start(point)
-    kept = stages.call_all(StageCalls.snapshots, snapshots.path)
+    kept = stages.call_all(StageCalls.use_snapshot_folder, snapshots.path)
     positions = snapshots.positions(kept) if checked.again else []
     sources: Sequence[Snapshot | None] = ()
     found = kept, positions, point, config, split, checked.datasets.fingerprint
@@ -79,12 +79,10 @@ def restore(setup: Setup, checked: Checked, start: Start) -> bool:
     if point.tick:
         checked.checkpoints.set_aside_after(point.tick)
     if point.folder is not None:
-        folder = point.folder.resolve()
-        restored = point.same_split, point.in_flight, point.optimiser, point.scored
-        setup.pipeline.stages.call_all(StageCalls.restore, folder, point.tick, *restored)
+        setup.pipeline.stages.call_all(StageCalls.restore, point.folder.resolve(), point.tick, point.restorable)
     if checked.snapshots is not None:
         checked.snapshots.forget_after(point.tick)
-        reasons = setup.pipeline.stages.call_all(StageCalls.go_on, start.sources, point.tick)
+        reasons = setup.pipeline.stages.call_all(StageCalls.resume_from_snapshot, start.sources, point.tick)
         _check_restored(setup.pipeline.stages, checked.snapshots, start.sources, reasons)
     if setup.resume is not None:
         checked.directory.truncate_from(point.tick, evaluated)

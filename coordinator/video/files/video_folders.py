@@ -14,7 +14,7 @@ _SUFFIXES = (
     ".y4m"
 )
 SUFFIXES = set(_SUFFIXES.split())
-TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test", "testing", "eval")
+TRAIN_FOLDERS, VAL_FOLDERS = ("train", "training"), ("val", "valid", "validation", "test", "testing", "eval")
 _SYSTEM = {"__macosx", "lost+found", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information"}
 
 
@@ -63,8 +63,8 @@ def hidden(name: str) -> bool:
 
 def too_high(classes: Collection[str]) -> str:
     """A question, if classes are named like the parts of a data set; else empty."""
-    training = [name for name in classes if name.lower() in TRAINING]
-    if not training or not all(name.lower() in (*TRAINING, *VALIDATION) for name in classes):
+    training = [name for name in classes if name.lower() in TRAIN_FOLDERS]
+    if not training or not all(name.lower() in (*TRAIN_FOLDERS, *VAL_FOLDERS) for name in classes):
         return ""
     return f"is data.train one folder too high? Set it to the folder {training[0]} in there"
 

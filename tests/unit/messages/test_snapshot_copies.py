@@ -9,6 +9,7 @@ import torch
 from common.messages import snapshot_copies
 from common.messages.snapshot_copies import Copies, keeper_of
 from common.processes.membership import Membership
+from common.processes.names import worker_name
 from tests.support.members import coordinator, stage
 
 DATA = torch.zeros(2, dtype=torch.uint8)
@@ -47,7 +48,7 @@ class Call:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     made: list[Call] = []
 
-    def start(process: int, stages: Any, call: str, arguments: Any, keywords: Any, timeout: float) -> Call:
+    def start(process: str, call: str, arguments: Any, timeout: float, stages: Any) -> Call:
         made.append(Call(call, (process, *arguments)))
         return made[-1]
 
@@ -61,10 +62,10 @@ def test_a_copy_is_only_sent_when_the_last_one_has_arrived(calls: list[Call], ca
     copies.send("stage1-0", 20, DATA, 1)
     calls[0].is_done, calls[0].answer = True, ("error", "OSError: no space")
     copies.send("stage1-0", 30, DATA, 1)
-    assert [(call.arguments[0], call.arguments[2]) for call in calls] == [(0, 10), (0, 30)]
+    assert [(call.arguments[0], call.arguments[2]) for call in calls] == [(worker_name(0), 10), (worker_name(0), 30)]
     assert "OSError: no space; if this host is lost, more ticks are" in capsys.readouterr().err
     copies.forget("stage1-0")
-    assert (calls[-1].call, calls[-1].arguments) == ("forget_copies", (0, "stage1-0"))
+    assert (calls[-1].call, calls[-1].arguments) == ("forget_copies", (worker_name(0), "stage1-0"))
 
 
 def test_without_another_host_nothing_is_sent(calls: list[Call]) -> None:

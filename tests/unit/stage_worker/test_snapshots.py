@@ -175,7 +175,7 @@ def test_exact_snapshots_are_of_the_same_ticks_in_all_stages_and_hold_all(tmp_pa
     ended = []
     for number in range(4, 40):
         tick(built, number)
-        ended.append(snapshots.end_with(number))
+        ended.append(snapshots.is_due_after(number))
         snapshots.ticked(number)
     assert [number for number, end in zip(range(4, 40), ended, strict=True) if end] == list(range(5, 40, 3))
     assert cast(Ports, built.ports).settled == list(range(5, 40, 3))

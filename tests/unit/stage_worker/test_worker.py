@@ -117,12 +117,14 @@ def test_a_snapshot_that_cannot_be_loaded_is_answered_with_the_reason(
     stage = worker().held[0]
     config = SimpleNamespace(recovery=SimpleNamespace(heals=True))
     stage._built = cast(Any, SimpleNamespace(stage=SimpleNamespace(config=config), loop=SimpleNamespace(tick=0)))
-    stage.snapshots(tmp_path)
+    stage.use_snapshot_folder(tmp_path)
     source = Snapshot(7, False, 0, 2)
     (tmp_path / "stage2-0.7").write_bytes(b"x" * 100)
     sources = [None, None, source]
-    assert stage.go_on(sources, 9).startswith("stage 2: the snapshot of tick 7 cannot be restored (Error while")
+    assert stage.resume_from_snapshot(sources, 9).startswith(
+        "stage 2: the snapshot of tick 7 cannot be restored (Error while"
+    )
     monkeypatch.setattr("stage_worker.snapshots.load_file", lambda path: {})
     monkeypatch.setattr("stage_worker.checkpoint.load_own", lambda *arguments, memories: None)
-    assert stage.go_on(sources, 9) == ""
-    assert stage.go_on([], 9) == ""
+    assert stage.resume_from_snapshot(sources, 9) == ""
+    assert stage.resume_from_snapshot([], 9) == ""
