@@ -16,37 +16,33 @@ The stages run up to an agreed last tick. To stop early, the coordinator holds f
 that no stage can have reached without them, and sends the remaining frames: all stages end at the same tick.
 """
 
-import math
 import time
 
 from common.errors import DataError, SidewaysError
-from common.messages.stage_report import Progress
 from common.processes.caller import how_to_resume
-from common.rule.pixels import Normaliser
 from common.run_registry.records import Answer
 from common.telemetry.spans import Kind, clock
-from coordinator.launch.attempt import restarts
-from coordinator.monitor.listener import EvaluationEvent, ProgressEvent
 from coordinator.run.checkpointing import Checkpointing, position_of
-from coordinator.run.divergence import divergence, has_diverged, slower
 from coordinator.run.evaluation_phase import EvaluationPhase
+from coordinator.run.probing import Probing
+from coordinator.run.progress_reports import ProgressReports
 from coordinator.run.setup.prepared import Prepared
 from coordinator.run.steerable import SteerableRun
-from coordinator.video.targets import Step
 
 _GRACE_MS = 100
-_LAST_PROBE, _LAST_TRACE = 30.0, 10.0  # seconds
+_LAST_TRACE = 10.0  # seconds
 
 
 class Training:
     """Runs a training's ticks, with evaluations and checkpoints in between."""
 
     def __init__(self, run: Prepared) -> None:
-        self._run, self._state, self._lost_at = run, run.state, run.lost_at
+        self._run, self._state = run, run.state
         self._checkpointing = Checkpointing(run)
         self._steerable = SteerableRun(run, self._checkpointing)
-        self._evaluation = EvaluationPhase(run.state, run.pipeline)
-        run.pipeline.on_progress = self._progress
+        self._evaluation = EvaluationPhase(run, self._checkpointing)
+        self._probing = Probing(run)
+        run.pipeline.on_progress = ProgressReports(run)
 
     def run(self) -> None:
         """Train until the last planned tick, or until a request to stop.
@@ -78,7 +74,7 @@ class Training:
             saving.save_model()
             if self._run.start.in_memory:  # which is given back when the run ends
                 saving.save(worth_waiting=True)
-            self._evaluate()
+            self._evaluation.run()
         while not state.over and not state.ending:
             if not self._train(saving.next_pause()):
                 break
@@ -88,7 +84,7 @@ class Training:
             if evaluating or saving.due(state.config.checkpoint.every):
                 saving.save(worth_waiting=evaluating)
             if evaluating:
-                self._evaluate()
+                self._evaluation.run()
             self._run.presence.commands.execute(self._steerable)
         if state.saved_tick < state.tick:  # a request to stop came since the last save
             saving.save_model()
@@ -133,7 +129,7 @@ class Training:
         start = clock()
         step = run.feed.read(state.tick)
         run.work.add(Kind.READ, start)
-        self._poll_probe(step, last)
+        self._probing.poll(step, last)
         if run.video is not None and run.video.wanted:
             run.video.see(state.tick, step)
         start = clock()
@@ -157,78 +153,6 @@ class Training:
         run.pipeline.stop_at(soon)
         return soon
 
-    def _evaluate(self) -> None:
-        """Evaluate on every frame of the validation clips."""
-        run, state, val = self._run, self._state, self._run.datasets.val
-        if val is None or state.ending:
-            return
-        run.presence.broadcast.state("running", "evaluating", state.tick)
-        run.presence.terminal.begin("evaluating", -(-val.frames // state.config.data.slots))
-        scores = self._evaluation.run(run.datasets.open_evaluation(), run.presence.terminal.evaluating)
-        if scores is None:
-            return
-        found = run.evaluator.evaluate(scores)
-        for text in found.problems:
-            run.presence.terminal.warn(text)
-        state.evaluation, state.evaluated_tick = found, state.tick
-        figures = {**found.figures, "clips": found.clips, "frames": found.frames}
-        figures = {f"val_{name}": value for name, value in figures.items() if math.isfinite(value)}
-        data, pictures = state.config.data, None
-        if scores.pictures is not None:
-            targets, outputs = Normaliser(*data.normalisation).to_pixels(scores.pictures)
-            pictures = targets, outputs
-        classes = run.datasets.train.classes
-        event = EvaluationEvent(state.tick, state.seconds, found, figures, pictures, classes)
-        run.presence.broadcast.evaluated(event)
-        run.best.evaluated(state.tick, found)
-        if found.score is not None:
-            self._checkpointing.finish()
-            run.saver.record_score(state.tick, found.score)
-
-    # ---- reports of the stages
-
-    def _progress(self, report: Progress) -> None:
-        run = self._run
-        run.totals.add(report)
-        event = ProgressEvent.of(report, run.totals)
-        (run.presence.broadcast.replica_progress if report.replica else run.presence.broadcast.progress)(event)
-        if run.snapshots is not None:
-            run.snapshots.reported(report)
-        if self._lost_at is not None:
-            run.presence.broadcast.restarted(report.tick, restarts(), round(time.time() - self._lost_at, 3))
-            if run.healing is not None:
-                run.presence.broadcast.healed(run.healing.tick, run.healing.lost)
-            self._lost_at = None
-        if has_diverged(report, self._state.config.recovery):
-            self._diverged(report)
-
-    def _diverged(self, report: Progress) -> None:
-        """End this attempt; with "rollback", set aside checkpoints that the divergence can have affected."""
-        run, state = self._run, self._state
-        first = report.tick - report.ticks - 2 * (state.config.ticks_to_top + 1)
-        if run.snapshots is not None:
-            run.snapshots.refuse()
-        if state.config.recovery.divergence == "rollback":
-            state.config = slower(state.config)
-            run.saver.discard()
-            run.saver.checkpoints.set_aside_after(first)
-            run.directory.save_config(state.config)
-        raise divergence(report, state.config)
-
-    # ---- probes and traces
-
-    def _poll_probe(self, step: Step | None, last: int) -> None:
-        probe = self._run.probe
-        if probe is not None and step is not None:
-            probe.ask_before(self._state.tick, last)
-            probe.take(self._state.tick, step)
-            self._report_probe()
-
-    def _report_probe(self) -> None:
-        found = self._run.probe.result() if self._run.probe is not None else None
-        if found is not None:
-            self._run.presence.broadcast.probed(found)
-
     def _trace_at_start(self, ticks: int) -> None:
         terminal = self._run.presence.terminal
 
@@ -245,8 +169,6 @@ class Training:
         """Wait for the last checkpoint, probe and trace."""
         run = self._run
         self._checkpointing.finish()
-        if run.probe is not None and not self._state.ending:
-            run.probe.finish(_LAST_PROBE, run.pipeline.poll)
-            self._report_probe()
+        self._probing.finish()
         run.tracer.finish(_LAST_TRACE)
         run.presence.terminal.end()

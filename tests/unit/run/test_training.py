@@ -10,6 +10,7 @@ import pytest
 from common.config.run_file import parse
 from coordinator.checkpoints.position import Position
 from coordinator.checkpoints.resume import StartPoint
+from coordinator.run.evaluation_phase import EvaluationPhase
 from coordinator.run.setup.prepared import Prepared
 from coordinator.run.state import RunState
 from coordinator.run.stop_request import StopRequest
@@ -95,11 +96,11 @@ def test_what_was_resumed_from_memory_is_saved_when_a_stop_came_before_the_next_
 def test_what_was_resumed_from_memory_is_saved_before_an_evaluation_that_is_due(
     run: Any, log: list[str], monkeypatch: pytest.MonkeyPatch, point: StartPoint, saved: list[str]
 ) -> None:
-    def evaluate(training: Training) -> None:
+    def evaluate(phase: EvaluationPhase) -> None:
         log.append("evaluation")
         run.state.stop.note(signal.SIGTERM)
 
-    monkeypatch.setattr(Training, "_evaluate", evaluate)
+    monkeypatch.setattr(EvaluationPhase, "run", evaluate)
     run.overdue = True
     starts(run, point).run()
     assert log == ["model 5", *saved, "evaluation"]
