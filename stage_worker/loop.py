@@ -8,7 +8,8 @@
 
 d are the ticks of the edge between the two: one, unless the link is slow (network.edge_ticks).
 
-common/rule/tick.py defines the order within a tick. Only the packets on the edges are kept between ticks.
+common/rule/tick.py defines the order within a tick. Between ticks only the packets
+on the edges are kept, and what blocks with a memory remember.
 """
 
 from abc import ABC, abstractmethod

@@ -35,6 +35,10 @@ def _ignored(run: "Config", total_ticks: int) -> Iterator[tuple[str, bool]]:
     yield 'data.balance has no effect unless task = "classify"', run.data.balance and run.task != "classify"
     yield "answer has no effect on tasks without labels", run.answer != "mean" and not run.has_labels
     yield (
+        'answer has no effect on evaluations with data.labels_of = "frames": they score every frame by itself',
+        run.answer != "mean" and run.data.labels_of == "frames",
+    )
+    yield (
         'label_smoothing has no effect unless task = "classify", or with a loss of your own',
         run.label_smoothing > 0 and own_loss,
     )

@@ -169,6 +169,11 @@ class Config(Section):
         """The same for one reader, with its share of the slots. Not to be applied twice."""
         return self._divided(max(1, self.data.readers))
 
+    @property
+    def of_pass(self) -> "Config":
+        """The same for one pass of a stage, with the rows that it has: of a replica, or of a micro-batch."""
+        return self._divided(self.replicas * self.micro_batch_count)
+
     def _divided(self, parts: int) -> "Config":
         slots = self.data.slots // parts
         return self.model_copy(update={"data": self.data.model_copy(update={"slots": slots})})

@@ -5,7 +5,8 @@ At tick k a stage computes with its newest input x(k) and its newest gradient g(
 
     y = H(x; θ)      Δθ = (∂H/∂θ)ᵀ g      r = (∂H/∂x)ᵀ g      θ ← optimiser(θ, Δθ)
 
-It keeps one input, one output and one gradient, whatever the pipeline's depth. The next tick overwrites them.
+It keeps one input, one output and one gradient, whatever the pipeline's depth, and the next tick overwrites them; and
+what blocks with a memory remember of their slots (memories.py).
 """
 
 from collections.abc import Sequence

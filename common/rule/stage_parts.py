@@ -96,7 +96,7 @@ class StageParts:
             self.merge.updater.load(state)
 
     def count(self, ticks: int) -> None:
-        """Set the counters to `ticks` ticks, done earlier with another number of stages."""
+        """Set the counters to `ticks` ticks, where a state is loaded that may not have them."""
         for part in (self, self.auxiliary, self.merge):
             if part is not None:
                 part.updater.count(ticks)

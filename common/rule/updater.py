@@ -172,7 +172,7 @@ class Updater:
     # ---- checkpoints
 
     def count(self, ticks: int) -> None:
-        """Set the counters to `ticks` ticks, done earlier with another number of stages."""
+        """Set the counters to `ticks` ticks, where a state is loaded that may not have them."""
         self.ticks, self.updates = ticks, ticks // self._every
 
     @property

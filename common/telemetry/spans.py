@@ -31,12 +31,12 @@ class Kind(IntEnum):
     SEND_GRADIENT = 7
     WAIT_ACTIVATION_SENT = 8
     WAIT_GRADIENT_SENT = 9
-    WAIT_FRAMES = 10  # from the coordinator
+    WAIT_FRAMES = 10  # from the coordinator or a reader
     WAIT_TARGETS = 11
     SETTLE = 12  # the end of a phase: until nothing is in flight
     REPORT = 13
-    READ = 14  # in the coordinator: the next frame batch
-    FEED = 15  # in the coordinator: passing it to ZeroMQ, and waiting for room in the queue
+    READ = 14  # in the coordinator or a reader: the next frame batch
+    FEED = 15  # there: passing it on, and waiting for room
     WAIT_REPLICAS = 16  # within an update: for the gradients of the stage's other replicas
 
 

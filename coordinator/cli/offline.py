@@ -224,11 +224,11 @@ def evaluate(
 
     trained = open_model(model_of(run, best) if best else run)
     settings = assess.data_for(trained, run, data, include, labels)
-    clips = assess.find_clips(trained, settings)
+    clips, evaluator = assess.find_clips(trained, settings), assess.evaluator_of(trained)
     scores, errors = assess.score(trained, clips, settings)
     for text in [*clips.warnings(0), *errors.reasons[:5]]:
         typer.echo(f"warning: {text}", err=True)
-    evaluation = assess.evaluate(trained, scores)
+    evaluation = assess.evaluate(trained, evaluator, scores)
     if evaluation.clips == 0:
         raise DataError(f"no clip of {clips.root} could be decoded: {'; '.join(errors.reasons[:3])}")
     assess.show(evaluation, settings, trained, console())
@@ -236,6 +236,8 @@ def evaluate(
         for path in assess.write_confusion(evaluation, trained.classes, out or _folder(run)):
             print(path)
     _print_json(as_json, assess.figures(evaluation))
+    if evaluation.problems:  # the other figures are there all the same
+        raise ConfigError("\n".join(evaluation.problems))
 
 
 def _folder(run: Path) -> Path:

@@ -68,9 +68,16 @@ class Evaluator:
         figures = dict(found.values)
         for metric in self.metrics:
             try:
-                figures |= metric.figures(scores)
+                more = metric.figures(scores)
             except ConfigError as error:  # a training goes on without it
                 problems.append(str(error))
+                continue
+            problems += [
+                f"val_metrics: {metric.name} gives a figure {name!r}, but there is another of that name: give it "
+                "another name"
+                for name in more.keys() & figures.keys()
+            ]
+            figures |= {name: value for name, value in more.items() if name not in figures}
         if self.best not in (*figures, *self.task.names):
             problems.append(f"this evaluation has no {self.figure} (checkpoint.best), but {', '.join(figures)}")
         return Evaluation(clips, frames, figures, self._score(figures), problems, found.confusion)

@@ -67,9 +67,16 @@ def metrics_of(settings: Sequence[str | dict[str, Any]], task: Task, classes: in
         classes: number of classes, or of a label's numbers.
 
     Raises:
-        ConfigError: one is unknown or cannot be made.
+        ConfigError: one is unknown or cannot be made, or has the name of another figure.
     """
-    return [_metric(setting, task, classes) for setting in settings]
+    found = [_metric(setting, task, classes) for setting in settings]
+    names = [*task.names, *(metric.name for metric in found if not metric.named)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f"val_metrics: there are two figures {twice[0]!r}: give one a name of its own, such as "
+            '{ metric = "MultilabelF1Score", threshold = 0.3, name = "f1_at_03" }'
+        )
+    return found
 
 
 def _metric(setting: str | dict[str, Any], task: Task, classes: int) -> Metric:
@@ -103,6 +110,7 @@ def _of_torchmetrics(name: str, arguments: dict[str, Any], task: Task, classes: 
     kind = _class_of(name)
     known = {"task": _KINDS.get(task.name), "num_classes": classes, "num_labels": classes, "num_outputs": classes}
     accepted = inspect.signature(kind).parameters
+    own = str(arguments.pop("name", "") or to_snake(name))
     given = {key: value for key, value in known.items() if key in accepted and value is not None} | arguments
     try:
         made = kind(**given)
@@ -116,7 +124,7 @@ def _of_torchmetrics(name: str, arguments: dict[str, Any], task: Task, classes: 
         made.reset()
         return made(answers, labels.long() if task.has_classes else labels)
 
-    return Metric(to_snake(name), getattr(made, "higher_is_better", None) is False, compute)
+    return Metric(_plain(own), getattr(made, "higher_is_better", None) is False, compute)
 
 
 def _class_of(name: str) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from coordinator.video.files.labels import frames_by_class
 
 
 def weighted(config: Config, clips: Clips) -> Config:
-    """The run's configuration with a weight for each class; unchanged without any.
+    """The run's configuration with a weight for each class; unchanged without any, and for other tasks.
 
     With "balanced" every class counts as much as any other: its weight is inverse to the number of its frames that an
     epoch plays, and the mean over all frames is 1. A class without frames gets 0.
@@ -17,6 +17,8 @@ def weighted(config: Config, clips: Clips) -> Config:
     Raises:
         ConfigError: there is not one weight for each class.
     """
+    if config.task != "classify":
+        return config.model_copy(update={"class_weights": None})
     weights, classes = config.class_weights, len(clips.classes)
     if weights == "balanced":
         window = config.data.window

@@ -24,7 +24,7 @@ from common.rule.clip_sums import ClipSums, Scores
 from common.rule.label_form import Labels
 from common.rule.packet import NO_CLIP
 from coordinator.monitor.confusion_plot import confusion_figure
-from coordinator.monitor.evaluation_scores import Evaluation, evaluator
+from coordinator.monitor.evaluation_scores import Evaluation, Evaluator, evaluator
 from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run_directory import CONFIG
 from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
@@ -63,23 +63,23 @@ def data_for(
     return own.model_copy(update=changes if labels is None else {**changes, "val_labels": labels})
 
 
-def evaluate(trained: TrainedModel, scores: Scores) -> Evaluation:
-    """Compute the figures, those of the run's val_metrics too.
+def evaluator_of(trained: TrainedModel) -> Evaluator:
+    """What computes the figures, those of the run's val_metrics too. Raises ConfigError if one cannot be made."""
+    settings = json.loads(trained.about.get("val_metrics", "[]"))
+    return evaluator(trained.task, metrics_of(settings, trained.task, len(trained.classes)))
 
-    Raises:
-        ConfigError: one cannot be computed.
-        SidewaysError: the model's outputs are not finite.
+
+def evaluate(trained: TrainedModel, figures: Evaluator, scores: Scores) -> Evaluation:
+    """Compute the figures. What is wrong with one of them is among the problems.
+
+    Raises SidewaysError if the model's outputs are not finite.
     """
     if wrong := int((~scores.sums.isfinite()).any(1).sum()):
         raise SidewaysError(
             f"{trained.path} gives outputs that are not finite numbers, for {wrong} of {len(scores.sums)} clips: its "
             "training has diverged; evaluate an earlier model of the run (--best)"
         )
-    settings = json.loads(trained.about.get("val_metrics", "[]"))
-    found = evaluator(trained.task, metrics_of(settings, trained.task, len(trained.classes))).evaluate(scores)
-    if found.problems:
-        raise ConfigError("\n".join(found.problems))
-    return found
+    return figures.evaluate(scores)
 
 
 def find_clips(trained: TrainedModel, data: Data) -> Clips:

@@ -53,7 +53,7 @@ def test_a_signal_to_one_process_stops_the_run(videos: Path, tmp_path: Path, who
 
 
 @pytest.mark.long
-def test_a_stop_during_an_evaluation_keeps_the_model(videos: Path, tmp_path: Path) -> None:
+def test_a_stop_during_the_last_evaluation_keeps_the_model_and_can_be_resumed(videos: Path, tmp_path: Path) -> None:
     for number in range(40):
         write_clip(tmp_path / "val" / "ant" / f"{number}.mp4", 100, seed=number)
     tree = settings(videos, stages=2, ticks=30, name="it", data__val=str(tmp_path / "val"), data__slots=1)
@@ -61,8 +61,16 @@ def test_a_stop_during_an_evaluation_keeps_the_model(videos: Path, tmp_path: Pat
     background.wait_for_tick(29)
     background.send(signal.SIGINT)
     assert background.end(20) == 130
-    assert (tmp_path / "runs/it/model.safetensors").is_file()
-    assert (tmp_path / "runs/it/summary.json").is_file()
+    run = tmp_path / "runs/it"
+    assert (run / "model.safetensors").is_file()
+    assert json.loads((run / "summary.json").read_text())["val_top1"] is None
+    assert "stopped at tick 30 of 30, before it was evaluated: go on with" in background.output()
+    resumed = sideways("train", "--resume", "runs/it", "--json", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout.splitlines()[-1])["val_top1"] is not None
+    done = sideways("train", "--resume", "runs/it", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "has completed 30 of 30 ticks" in done.stderr
 
 
 @pytest.mark.parametrize("members", [0, 3])

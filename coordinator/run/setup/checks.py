@@ -89,7 +89,7 @@ def _model(config: Config, datasets: Datasets, warn: Warn, known: bool) -> nn.Se
     model = build(config, classes, warn)
     check_depth(config, len(model))
     if not known:
-        check_model(model, config, classes, warn)
+        check_model(model, config.of_pass, classes, warn)
     for text in without_effect(config, datasets.total_ticks):
         warn(text)
     return model

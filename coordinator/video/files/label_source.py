@@ -22,6 +22,7 @@ from coordinator.video.files.label_tables import (
     Row,
     Table,
     Values,
+    named_by_values,
     read_table,
     split_values,
     typed,
@@ -85,7 +86,7 @@ def label_source(
             f'task = "{task}": folders name one class for each clip: set data.{part}_labels to a CSV file of '
             f"`path,…` (docs/data.md), or data.{part} to a list of `path label`, such as `clip.mp4 0.3,0.7`"
         )
-    return _Listed(entries, task, classes)
+    return _Listed(entries, task, classes or stated)
 
 
 def fitting(
@@ -98,11 +99,11 @@ def fitting(
     """The vocabulary of labels. Raises DataError if they do not fit `classes`, those of the training clips."""
     if classes is None:
         return Vocabulary(task, vocabulary_of(task, columns, labels))
-    names = vocabulary_of(task, columns, labels[:0]) if task == "regress" else list(classes)
+    names = list(classes) if named_by_values(task, columns) else list(columns)
     if names != list(classes):
         raise DataError(
             f"{file}: the columns {', '.join(names)} are not those of the training clips, {', '.join(classes)}: "
-            "give both the same"
+            "give both the same, in the same order"
         )
     return Vocabulary(task, list(classes))
 

@@ -16,12 +16,17 @@ from coordinator.video.files.label_tables import split_values
 from coordinator.video.files.labels import FrameLabels, Label, Vocabulary
 
 
-def text_of(label: Any, where: str) -> str:
-    """Several classes' names, or numbers, of one clip or frame, as they stand in lists. Raises DataError."""
+def text_of(label: Any, where: str, task: TaskName = "regress", names: Sequence[str] | None = None) -> str:
+    """Several classes' names, or numbers, of one clip or frame, as they stand in lists.
+
+    `names`: of the classes that numbers stand for. Raises DataError.
+    """
     if isinstance(label, str):
         return label
     with suppress(TypeError, ValueError):
         values = np.atleast_1d(np.asarray(label)).tolist()
+        if task == "multilabel":
+            values = _applying(values, names, where)
         for name in values:
             if isinstance(name, str) and split_values(name) != (name,):
                 raise DataError(
@@ -31,6 +36,20 @@ def text_of(label: Any, where: str) -> str:
         if all(isinstance(value, str | int | float) for value in values):
             return ",".join(map(str, values)) or "-"
     raise DataError(f"{where}: its label is {label!r}, but must be numbers, or the names of the classes that apply")
+
+
+def _applying(values: list[Any], names: Sequence[str] | None, where: str) -> list[Any]:
+    """The classes that apply, by their names if they have any."""
+    if len(set(values)) < len(values) or any(isinstance(value, float) for value in values):
+        raise DataError(
+            f"{where}: its label is {values}: list the names of the classes that apply, or their numbers, each once, "
+            "not a 0 or 1 for every class"
+        )
+    if names is None:
+        return values
+    if wrong := [value for value in values if isinstance(value, int) and not 0 <= value < len(names)]:
+        raise DataError(f"{where}: its label has {wrong[0]}, but there are {len(names)} classes, numbered from 0")
+    return [names[value] if isinstance(value, int) else value for value in values]
 
 
 def texts_of_frames(labels: Any, task: TaskName, names: Sequence[str] | None, where: str) -> list[tuple[str, ...]]:
@@ -57,7 +76,7 @@ def _texts(label: Any, task: TaskName, names: Sequence[str] | None, where: str) 
     if label is None or (task == "classify" and label == -1):
         return ("",)
     if task != "classify":
-        text = text_of(label, where)
+        text = text_of(label, where, task, names)
         return tuple(text.split(",")) if task == "regress" else (text,)
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise DataError(f"{where}: its label is {label!r}, but must be the number or the name of a class")

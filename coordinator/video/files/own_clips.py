@@ -77,7 +77,8 @@ def _names(dataset: OwnDataset, found: Sequence[Found], task: TaskName) -> tuple
     """Each item's label as text, as lists have it, and all classes if they have an order. Raises DataError."""
     if task == "classify":
         return _classes(dataset, found)
-    return [text_of(label, str(item)) for item, label, _ in found], None
+    classes = dataset.class_names() if task == "multilabel" else None
+    return [text_of(label, str(item), task, classes) for item, label, _ in found], classes
 
 
 def _classes(dataset: OwnDataset, found: Sequence[Found]) -> tuple[list[str], list[str] | None]:

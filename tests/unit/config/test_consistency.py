@@ -48,6 +48,8 @@ def test_settings_without_effect_are_reported() -> None:
     given = {**tree, "ahead": 2, "micro_batches": 2, "optimiser": {"warmup": 10}}
     warnings = " ".join(without_effect(parse(given, "test"), 10))
     assert all(name in warnings for name in ("ahead", "micro_batches", "optimiser.warmup"))
+    frames = parse({**tree, "answer": "last", "data": {"train": ".", "slots": 4, "labels_of": "frames"}}, "test")
+    assert "answer has no effect on evaluations with data.labels_of" in without_effect(frames, 10)[0]
     smoothed = parse({**tree, "task": "autoencode", "label_smoothing": 0.1}, "test")
     assert "label_smoothing" in without_effect(smoothed, 10)[0]
     assert without_effect(parse(tree, "test"), 10) == []

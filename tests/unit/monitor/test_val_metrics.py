@@ -99,10 +99,24 @@ def test_a_metric_that_fails_costs_only_its_figure(own: str) -> None:
     assert "top1" in found.figures
 
 
+def test_two_figures_have_two_names(own: str) -> None:
+    first, second = ({"metric": "MultilabelF1Score", "threshold": threshold} for threshold in (0.3, 0.7))
+    with pytest.raises(ConfigError, match="there are two figures 'multilabel_f1_score': give one a name of its own"):
+        metrics_of([first, second], SEVERAL, 3)
+    found = figures(SEVERAL, first, {**second, "name": "f1_at_07"})
+    assert found["multilabel_f1_score"] != found["f1_at_07"]
+    twice = [{"metric": f"{own}:above", "threshold": threshold} for threshold in (0.3, 0.7)]
+    evaluation = evaluator(CLASSIFY, metrics_of(twice, CLASSIFY, 3)).evaluate(scores_of(CLASSIFY))
+    assert evaluation.problems == [
+        "val_metrics: above gives a figure 'above', but there is another of that name: give it another name"
+    ]
+    assert evaluation.figures["above"] == figures(CLASSIFY, twice[0])["above"]
+
+
 def test_torchmetrics_is_imported_only_where_it_is_named(own: str) -> None:
     code = (
-        "import sys; from coordinator.monitor.val_metrics import metrics_of;"
-        f" metrics_of(['{own}:spread'], None, 3); sys.exit('torchmetrics' in sys.modules)"
+        "import sys; from argparse import Namespace; from coordinator.monitor.val_metrics import metrics_of;"
+        f" metrics_of(['{own}:spread'], Namespace(names=[]), 3); sys.exit('torchmetrics' in sys.modules)"
     )
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0

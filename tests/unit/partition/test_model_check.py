@@ -94,3 +94,13 @@ def test_what_is_pooled_has_its_channels_first(tmp_path: Path, changes: dict[str
     checked(tmp_path, body)
     with pytest.raises(ConfigError, match=r"leave skips and rule\.auxiliary out"):
         checked(tmp_path, body, **changes)
+
+
+def test_a_pass_has_the_rows_of_a_replica_or_of_a_micro_batch(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"model": "resnet18", "model_args": {}, "data__size": 32, "data__slots": 4}
+    whole = config_of(tmp_path, **changes)
+    check_model(build(whole, 3), whole.of_pass, 3)
+    for each in ({"replicas": 4}, {"algorithm": "gpipe", "stages": 2, "micro_batches": 4}):
+        config = config_of(tmp_path, **changes, **each)
+        with pytest.raises(ConfigError, match="Expected more than 1 value per channel"):
+            check_model(build(config, 3), config.of_pass, 3)

@@ -23,6 +23,11 @@ def test_given_weights_remain_and_none_is_none(tmp_path: Path) -> None:
     assert weighted(config_of(tmp_path), CLIPS).class_weights is None
 
 
+def test_other_tasks_have_none(tmp_path: Path) -> None:
+    several = Clips(Path("clips"), ["a", "b"], [Clip(Path("1"), (1.0, 0.0), 10)], task="multilabel")
+    assert weighted(config_of(tmp_path, task="multilabel", class_weights="balanced"), several).class_weights is None
+
+
 def test_a_weight_is_needed_for_every_class(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="class_weights has 2 values, but there are 3 classes"):
         weighted(config_of(tmp_path, class_weights=[1.0, 2.0]), CLIPS)

@@ -56,6 +56,11 @@ def test_a_table_labels_clips_in_any_layout(root: Path) -> None:
 def test_labels_must_be_those_of_the_training_clips(root: Path) -> None:
     with pytest.raises(DataError, match="the columns x are not those of the training clips, x, y"):
         found(root, "regress", ["x", "y"], **table(root, "path,x\nb/2.mp4,0.5\na/1.mp4,1\n"))
+    for columns in ("jump,run", "cat,dog"):
+        with pytest.raises(
+            DataError, match=f"columns {columns.replace(',', ', ')} are not those .* run, jump: .* order"
+        ):
+            found(root, "multilabel", ["run", "jump"], **table(root, f"path,{columns}\nb/2.mp4,0,1\na/1.mp4,1,0\n"))
     with pytest.raises(DataError, match=r"line 3: the class 'walk' is not one of the 1 of the training clips: run"):
         found(root, "classify", ["run"], **table(root, "path,label\na/1.mp4,run\nb/2.mp4,walk\n"))
 

@@ -330,3 +330,16 @@ def test_labels_of_other_tasks(tmp_path: Path, task: Any, items: str, classes: l
         collect(data_of(write(tmp_path, dataset("GOOD"))), "train", task=task)
     with pytest.raises(DataError, match=r'but data\.labels_of = "frames" needs a list'):
         collect(data_of(write(tmp_path, dataset("(GOOD, 1)")), labels_of="frames"), "train", task=task)
+
+
+def test_several_classes_have_the_datasets_names(tmp_path: Path) -> None:
+    classes = 'classes = ["walk", "run", "sit"]'
+    source = write(tmp_path, dataset("(GOOD, [1, 2]), (GOOD, ['walk'])", classes))
+    found = collect(data_of(source), "train", task="multilabel")
+    assert found.classes == ["walk", "run", "sit"]
+    assert [clip.label for clip in found.clips] == [(0.0, 1.0, 1.0), (1.0, 0.0, 0.0)]
+    with pytest.raises(DataError, match=r"clips\[0\]: its label has 3, but there are 3 classes, numbered from 0"):
+        collect(data_of(write(tmp_path, dataset("(GOOD, [3])", classes))), "train", task="multilabel")
+    for vector in ("np.array([0, 1, 1])", "np.array([0.0, 1.0])"):
+        with pytest.raises(DataError, match=r"clips\[0\]: its label is \[.*, each once, not a 0 or 1 for every class"):
+            collect(data_of(write(tmp_path, dataset(f"(GOOD, {vector})"))), "train", task="multilabel")
