@@ -25,7 +25,7 @@ _INDEX = {
 _MOVED = {"pathlib._local": "pathlib"}  # Python 3.13's name; an index may be read by another version than wrote it
 
 
-class Reader(FileSystemReader):
+class CheckpointReader(FileSystemReader):
     """Reads a checkpoint folder with a restricted unpickler."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:

@@ -14,5 +14,8 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: it cannot be replaced.
     """
     part = path.with_name(f"{path.name}.part")
-    yield part
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

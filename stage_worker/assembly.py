@@ -40,7 +40,7 @@ from stage_worker.edges.ports import EdgePorts
 from stage_worker.edges.process_groups import Groups
 from stage_worker.edges.target_intake import TargetIntake
 from stage_worker.edges.transport import on_gpus
-from stage_worker.loop import Loop, TickLoop
+from stage_worker.loop import SidewaysLoop, TickLoop
 from stage_worker.replicas import GradientMean, ReplicaGroup
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
@@ -152,10 +152,10 @@ class Assembly:
             return activation_shapes(parts, config.frame_shape, without_computing=self._device.type == "cuda")
 
     def _loop(self, reporter: Reporter) -> TickLoop:
-        """The loop of the algorithm. A single stage uses `Loop` for all of them, which then is backpropagation."""
+        """The loop of the algorithm. A single stage has `SidewaysLoop` for all, which then is backpropagation."""
         own = self.stage, self.ports, reporter, self.work, self.pace, self.stream
         if not self._config.exact_gradients or self._me.stages == 1:
-            return Loop(*own, self.probe)
+            return SidewaysLoop(*own, self.probe)
         assert self.groups is not None
         from stage_worker.exact_loop import ExactLoop  # torch's pipelining takes seconds to import
 

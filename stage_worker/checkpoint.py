@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from common.checkpoint_reader import Reader
+from common.checkpoint_reader import CheckpointReader
 from common.errors import PeerError, first_line
 from common.messages.frame_envelope import TRAINING
 from common.messages.restorable import Restorable
@@ -83,7 +83,7 @@ def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
-def part_of(folder: Path, replica: int) -> Path:
+def folder_of_replica(folder: Path, replica: int) -> Path:
     """The folder of a checkpoint to which a replica writes."""
     return folder / f"replica-{replica}" if replica else folder
 
@@ -246,7 +246,7 @@ def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(built: Assembly, folder: Path, what: Restorable) -> dict[str, Tensor]:
-    reader = Reader(folder)
+    reader = CheckpointReader(folder)
     entries = reader.read_metadata().state_dict_metadata
     state: dict[str, Tensor] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)

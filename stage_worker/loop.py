@@ -117,7 +117,7 @@ class TickLoop(ReportedLoop, ABC):
 
 
 @dataclass(eq=False)
-class Loop(TickLoop):
+class SidewaysLoop(TickLoop):
     """The ticks of one stage by the Sideways rule.
 
     Attributes:

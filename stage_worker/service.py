@@ -191,7 +191,7 @@ class StageService:
 
     def restore(self, folder: Path, tick: int, what: Restorable) -> None:
         """Restore the stage from a checkpoint."""
-        own = checkpoint.part_of(folder, self.me.of_replica) if what.in_flight else folder
+        own = checkpoint.folder_of_replica(folder, self.me.of_replica) if what.in_flight else folder
         checkpoint.restore(self.built, folder, own, tick, what)
         if what.scored and self.built.replicas is not None:
             self.built.replicas.share_buffers(self.built.stage.blocks)  # as the evaluation did

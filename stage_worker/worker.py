@@ -169,7 +169,9 @@ class Worker:
         for stage in self.held:
             state |= checkpoint.copy_state(stage.built, tick)
         group = self._groups.checkpoint if self._groups else None
-        self._writer = checkpoint.CheckpointWriter(state, checkpoint.part_of(folder, self._me.of_replica), group)
+        self._writer = checkpoint.CheckpointWriter(
+            state, checkpoint.folder_of_replica(folder, self._me.of_replica), group
+        )
 
     def checkpoint_written(self, seconds: float) -> None:
         """Wait until the checkpoint is on disk."""

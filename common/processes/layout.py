@@ -5,6 +5,16 @@ from dataclasses import dataclass
 from common.processes.names import reader_name, reader_text
 
 
+def workers_for(stages: int, each: int) -> int:
+    """How many workers hold `stages` stages, if each holds `each` of them; the last one may hold fewer."""
+    return -(-stages // each)
+
+
+def stages_each(stages: int, workers: int) -> int:
+    """How many of `stages` stages each of `workers` workers holds; the last one may hold fewer."""
+    return -(-stages // workers)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The processes of a run, by rank: the coordinator, the stage workers of each replica in turn, the readers.
@@ -50,4 +60,4 @@ class Layout:
     @property
     def _each(self) -> int:
         """Stages of a worker; the last one may have fewer."""
-        return -(-self.stages // self.processes)
+        return stages_each(self.stages, self.processes)

@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import Store
 
 from common.errors import PeerError, first_line
 from common.processes.addresses import LOOPBACK
+from common.processes.layout import stages_each
 from common.processes.names import reader_text
 from common.processes.zmq_curve import CurveKeys
 
@@ -104,6 +105,11 @@ class Membership:
         return [rank for rank, member in enumerate(self.members) if member.role == "stage"]
 
     @property
+    def workers_have_gpus(self) -> bool:
+        """Whether every stage worker, of all replicas, sees a GPU."""
+        return all(self.members[rank].devices for rank in self.worker_ranks)
+
+    @property
     def worker(self) -> int:
         """This worker's number among those of all replicas; -1 for any other process."""
         return self.worker_ranks.index(self.rank) if self.own.role == "stage" else -1
@@ -121,7 +127,7 @@ class Membership:
     @property
     def stages_each(self) -> int:
         """Number of stages that a worker holds; the last one may hold fewer."""
-        return -(-self.stages // self.processes)
+        return stages_each(self.stages, self.processes)
 
     def process_of(self, stage: int) -> int:
         """The number, in its replica, of the worker that holds a stage."""

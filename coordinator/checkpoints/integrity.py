@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from common.checkpoint_reader import Reader
+from common.checkpoint_reader import CheckpointReader
 from common.errors import SidewaysError
 from common.rule.skips import SKIPS
 
@@ -28,7 +28,7 @@ def check_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     try:
-        entries = Reader(path).read_metadata().state_dict_metadata
+        entries = CheckpointReader(path).read_metadata().state_dict_metadata
     except Exception as error:
         raise SidewaysError(f"{path} is not a complete checkpoint: {error}") from error
     tensors = {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}

@@ -3,7 +3,7 @@
 import os
 
 from common.config.settings import Config
-from common.processes.layout import Layout
+from common.processes.layout import Layout, stages_each, workers_for
 from common.processes.lifecycle import quiet_torch
 
 
@@ -18,12 +18,12 @@ def stage_processes(config: Config) -> int:
     By default each stage has its own; with fewer GPUs than stages, the stages of a GPU share one.
     """
     if config.stages_per_process != "auto":
-        return -(-config.stages // config.stages_per_process)
+        return workers_for(config.stages, config.stages_per_process)
     gpus = count_gpus() if config.device != "cpu" and not config.exact_gradients else 0
     if not gpus or config.total_stages <= gpus:
         return config.stages
-    each = -(-config.stages // max(1, gpus // config.replicas))
-    return -(-config.stages // each)
+    each = stages_each(config.stages, max(1, gpus // config.replicas))
+    return workers_for(config.stages, each)
 
 
 def count_gpus() -> int:

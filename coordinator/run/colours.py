@@ -8,6 +8,6 @@ def jittering(config: Config, me: Membership) -> Config:
     """The run's configuration with what jitters colours; unchanged if that is given."""
     if config.data.jitter != "auto":
         return config
-    on_gpus = config.device != "cpu" and all(me.members[rank].devices for rank in me.worker_ranks)
+    on_gpus = config.device != "cpu" and me.workers_have_gpus
     by = "stages" if on_gpus and config.may_jitter_later else "decoders"
     return config.model_copy(update={"data": config.data.model_copy(update={"jitter": by})})

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError, SidewaysError
 from common.processes.joining import join
+from common.processes.layout import stages_each, workers_for
 from common.processes.lifecycle import (
     allow_many_files,
     exit_now,
@@ -160,9 +161,9 @@ def _expected_processes(config: Config, me: Membership) -> int:
     """Number of workers that a replica should have. Fewer than stages are enough if all of them have GPUs."""
     stages, each = config.stages, config.stages_per_process
     if each != "auto":
-        return -(-stages // each)
+        return workers_for(stages, each)
     processes = len(me.worker_ranks) // config.replicas
-    on_gpus = config.device != "cpu" and all(me.members[rank].devices for rank in me.worker_ranks)
+    on_gpus = config.device != "cpu" and me.workers_have_gpus
     if on_gpus and not config.exact_gradients and 0 < processes < stages:
-        return -(-stages // -(-stages // processes))
+        return workers_for(stages, stages_each(stages, processes))
     return stages

@@ -3,7 +3,7 @@
 import pickle
 from pathlib import Path
 
-from common.checkpoint_reader import Reader
+from common.checkpoint_reader import CheckpointReader
 from coordinator.checkpoints.store import Checkpoints
 from tests.support.checkpoints import SHAPES, keep, position
 
@@ -40,7 +40,7 @@ def test_an_index_of_another_version_of_python_is_read(tmp_path: Path) -> None:
     assert index.count(b"cpathlib\nPosixPath\n") == 1
     for module in (b"pathlib", b"pathlib._local"):
         (folder / ".metadata").write_bytes(index.replace(b"cpathlib\n", b"c" + module + b"\n"))
-        found = Reader(folder).read_metadata().storage_meta
+        found = CheckpointReader(folder).read_metadata().storage_meta
         assert found is not None
         assert found.checkpoint_id == Path("somewhere")
 

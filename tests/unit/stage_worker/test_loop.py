@@ -22,7 +22,7 @@ from common.telemetry.spans import COMPUTE, RECEIVE_WAIT, Kind, WorkClock
 from stage_worker.device_pace import DevicePace
 from stage_worker.edges.ends import Receiver, Sender
 from stage_worker.edges.ports import EdgePorts
-from stage_worker.loop import Loop, run_ticks
+from stage_worker.loop import SidewaysLoop, run_ticks
 from stage_worker.reporting.gradient_probe import StageProbe
 from stage_worker.reporting.reporter import Reporter
 from stage_worker.stage_stream import StageStream
@@ -83,14 +83,14 @@ class Reports:
     def __init__(self) -> None:
         self.due, self.losses, self.flushed = False, list[float](), list[int]()
 
-    def begin(self, loop: Loop) -> None:
+    def begin(self, loop: SidewaysLoop) -> None:
         loop.clear()
 
-    def ticked(self, tick: int, loop: Loop) -> None:
+    def ticked(self, tick: int, loop: SidewaysLoop) -> None:
         if loop.stage.loss is not None:
             self.losses.append(float(loop.stage.loss))
 
-    def flush(self, tick: int, loop: Loop) -> None:
+    def flush(self, tick: int, loop: SidewaysLoop) -> None:
         self.flushed.append(tick)
 
 
@@ -121,7 +121,9 @@ class Workers:
                 gradients_out=_sender(self.down[i - 1], work) if i else None,
             )
             pace, stream = DevicePace(torch.device("cpu"), i, 20.0), StageStream(torch.device("cpu"), alone=True)
-            self.loops.append(Loop(stage, ports, cast(Reporter, self.reports[i]), work, pace, stream, StageProbe()))
+            self.loops.append(
+                SidewaysLoop(stage, ports, cast(Reporter, self.reports[i]), work, pace, stream, StageProbe())
+            )
 
     def run(self, first: int, last: int) -> None:
         threads = [threading.Thread(target=self._work, args=(i, first, last)) for i in range(len(self.loops))]
@@ -271,7 +273,7 @@ def test_a_running_training_can_be_ended_at_a_tick() -> None:
     workers = Workers(stages)
     (loop,), (report,) = workers.loops, workers.reports
 
-    def ticked(tick: int, loop: Loop) -> None:
+    def ticked(tick: int, loop: SidewaysLoop) -> None:
         if tick == 4:
             loop.last = 7
 
