@@ -55,7 +55,7 @@ def find_checkpoint(
     shapes: dict[str, tuple[int, ...]],
     total_ticks: int,
     evaluates: bool,
-    again: bool,
+    is_restart: bool,
     warn: Warn,
 ) -> tuple[Path, Position] | None:
     """Find the newest valid checkpoint. Warns of each newer one that is refused, with the reason.
@@ -64,10 +64,10 @@ def find_checkpoint(
         shapes: of the whole model's parameters and buffers, by name.
         total_ticks: ticks of the whole training.
         evaluates: the model is evaluated after the last one.
-        again: this is an automatic restart after a process was lost, not a resume by the user.
+        is_restart: this is an automatic restart after a process was lost, not a resume by the user.
 
     Returns:
-        The checkpoint's folder and position. None if there is none and `again`.
+        The checkpoint's folder and position. None if there is none and `is_restart`.
 
     Raises:
         SidewaysError: the user resumes a run that has no checkpoint, or that has nothing left to do.
@@ -76,12 +76,12 @@ def find_checkpoint(
     for reason in refused:
         warn(f"checkpoint refused: {reason}")
     if folder is None or position is None:
-        if again:
+        if is_restart:
             return None
         keyword = wording("--resume", "resume=")
         raise SidewaysError(f"{checkpoints.run} has no checkpoint to resume from: start a new run, without {keyword}")
     to_evaluate = evaluates and position.score is None  # the run was lost, or stopped, in its last evaluation
-    if position.tick >= total_ticks and not (again or to_evaluate):
+    if position.tick >= total_ticks and not (is_restart or to_evaluate):
         done = f"{checkpoints.run} has completed {position.tick} of {total_ticks} ticks"
         how = wording("with --set", "as in sideways.train(resume=…, epochs=…)")
         raise SidewaysError(f"{done}: to train further, raise ticks or epochs {how}")

@@ -78,17 +78,17 @@ class Presence:
         self.commands.close(text)
         self.broadcast.close(state, "", tick)
 
-    def fail(self, reason: str, tick: int, final: bool, again: bool, before_removal: Callable[[], None]) -> None:
+    def fail(self, reason: str, tick: int, final: bool, will_restart: bool, before_removal: Callable[[], None]) -> None:
         """The run ends with an error: restore the terminal before the error is printed, and close all listeners.
 
         Args:
             final: whether no other attempt can follow.
-            again: whether the launcher starts another one.
+            will_restart: whether the launcher starts another one.
             before_removal: if final, called before the marker, the URL file and an empty run directory are removed.
         """
         self.terminal.end()
         self.commands.close(f"the run failed: {plain(reason)}"[:_MOST_TEXT])
-        self.broadcast.close("restarting" if again else "failed", reason, tick)
+        self.broadcast.close("restarting" if will_restart else "failed", reason, tick)
         if not final:
             return
         before_removal()

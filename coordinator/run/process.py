@@ -103,8 +103,8 @@ class _Process:
         tick = self._prepared.state.tick if self._prepared is not None else 0
         if not final:
             self._keep_snapshot()
-        again = not final and may_be_restarted()
-        presence.fail(reason, tick, final, again, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
+        will_restart = not final and may_be_restarted()
+        presence.fail(reason, tick, final, will_restart, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
 
     def _keep_snapshot(self) -> None:
         """Another attempt follows: keep the position, if it is needed. Never raises."""

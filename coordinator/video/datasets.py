@@ -83,7 +83,7 @@ class Datasets:
         """A stream that plays every validation clip once. The one before must have ended: its processes go on."""
         assert self.val is not None
         if self._evaluation is not None:
-            self._evaluation.again()
+            self._evaluation.rewind()
             return self._evaluation
         config, val = self._config, self.val
         ahead = batches_ahead(config, ends=True)

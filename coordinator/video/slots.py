@@ -60,12 +60,12 @@ class Slots:
         self._colours = np.empty((self._ring.ticks, rows, 4)) if job.train and job.data.jittered_later else None
         self._begin(places)
 
-    def again(self) -> None:
+    def rewind(self) -> None:
         """Play all once more, with the same processes. Every slot must have run out."""
         places = [(slot, 0) for slot in self._job.slots]
         self._ahead.close()
         self._begin(places)
-        self._pool.again(places, self._tick)
+        self._pool.rewind(places, self._tick)
 
     def _begin(self, places: Places) -> None:
         rows, job = len(places), self._job

@@ -48,7 +48,7 @@ class Checked:
     directory: RunDirectory
     checkpoints: Checkpoints
     found: tuple[Path, Position] | None
-    again: bool  # this is an automatic restart after a process was lost
+    is_restart: bool  # this is an automatic restart after a process was lost
     snapshots: RunSnapshots | None
 
 
@@ -57,10 +57,10 @@ def check(setup: Setup, run_file: str) -> Checked:
     config, presence, resume, stop = setup.config, setup.presence, setup.resume, setup.stop
     warn = presence.terminal.warn
     datasets = Datasets(config, warn, setup.pipeline.poll, lambda: bool(stop.signal))
-    again = resume is not None and presence.marker.find() == resume
-    model = _model(config, datasets, warn, known=again)
+    is_restart = resume is not None and presence.marker.find() == resume
+    model = _model(config, datasets, warn, known=is_restart)
     evaluator = _evaluator(config, len(datasets.train.classes))
-    if not again:
+    if not is_restart:
         for line in describe(config):
             presence.terminal.say(line)
     directory = RunDirectory(resume or presence.create_directory(run_file))
@@ -71,11 +71,11 @@ def check(setup: Setup, run_file: str) -> Checked:
     checkpoints = Checkpoints(directory.path, config.checkpoint.keep, evaluator.figure)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     total, evaluates = datasets.total_ticks, config.data.val is not None
-    found = find_checkpoint(checkpoints, shapes, total, evaluates, again, warn) if resume else None
+    found = find_checkpoint(checkpoints, shapes, total, evaluates, is_restart, warn) if resume else None
     blocks = [name for name, _ in named_blocks(model)]
     copies = Copies(setup.pipeline.me)
     snapshots = RunSnapshots(directory.path, config, copies) if config.recovery.snapshot_ticks else None
-    return Checked(datasets, evaluator, blocks, directory, checkpoints, found, again, snapshots)
+    return Checked(datasets, evaluator, blocks, directory, checkpoints, found, is_restart, snapshots)
 
 
 def _evaluator(config: Config, classes: int) -> Evaluator:

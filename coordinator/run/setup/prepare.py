@@ -81,7 +81,7 @@ def _assemble(setup: Setup, checked: Checked, built: Built, overdue: bool) -> Pr
         tracer=TraceRecorder(directory.path, config, pipeline.stages, work, readers),
         work=work,
         overdue=overdue,
-        lost_at=directory.last_write_time if checked.again else None,
+        lost_at=directory.last_write_time if checked.is_restart else None,
         snapshots=checked.snapshots,
         healing=built.start.healing,
     )

@@ -14,7 +14,7 @@ def costs_and_split(setup: Setup, checked: Checked) -> tuple[list[BlockCost], li
     config, stages, classes = setup.config, setup.pipeline.stages, len(checked.datasets.train.classes)
     before = checked.found[1].split if checked.found else None
     known = config.split or (before if before is not None and len(before) == config.stages else None)
-    needed = not checked.again or known is None or config.network.edge_ticks == "auto"
+    needed = not checked.is_restart or known is None or config.network.edge_ticks == "auto"
     costs = stages.call(0, StageCalls.measure, config.of_replica, classes) if needed else []
     split = known or choose(config.of_replica, classes, costs, stages)
     check_split(split, len(checked.blocks))

@@ -34,7 +34,7 @@ def choose_start(setup: Setup, checked: Checked, config: Config, split: list[int
     found, datasets, warn = checked.found, checked.datasets, setup.presence.terminal.warn
     point = start_from(*found, config, split, datasets, warn) if found else StartPoint()
     start = _from_memory(setup, checked, point, config, split)
-    if checked.again and not start.point.tick:
+    if checked.is_restart and not start.point.tick:
         warn("there is no checkpoint yet: the training starts from the beginning")
     return start
 
@@ -45,7 +45,7 @@ def _from_memory(setup: Setup, checked: Checked, point: StartPoint, config: Conf
     if snapshots is None:
         return Start(point)
     kept = stages.call_all(StageCalls.use_snapshot_folder, snapshots.path)
-    positions = snapshots.positions(kept) if checked.again else []
+    positions = snapshots.positions(kept) if checked.is_restart else []
     sources: Sequence[Snapshot | None] = ()
     found = kept, positions, point, config, split, checked.datasets.fingerprint
     if config.recovery.heals and (healed := heal(*found)):

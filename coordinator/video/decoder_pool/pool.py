@@ -100,7 +100,7 @@ class DecoderPool:
         for worker in self._workers:
             worker.start(job, self.ring, self._end)
 
-    def again(self, places: Places, tick: int) -> None:
+    def rewind(self, places: Places, tick: int) -> None:
         """Decode from these places and this tick on, with the same processes. Every slot must have ended."""
         self._place(places, tick)
         self._replaced = 0

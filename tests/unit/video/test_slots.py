@@ -225,12 +225,12 @@ def test_a_stream_that_has_ended_plays_all_again_with_the_same_processes(videos:
 
     first, processes = played(), [worker.process for worker in slots._pool._workers]
     assert len(first) > 20
-    slots.again()
+    slots.rewind()
     assert slots.places() == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert played() == first
     assert [worker.process for worker in slots._pool._workers] == processes
     processes[0].kill()  # while nobody waits for it
     processes[0].wait()
-    slots.again()
+    slots.rewind()
     assert played() == first
     slots.close()
