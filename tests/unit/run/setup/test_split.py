@@ -15,17 +15,17 @@ NAMES = ["a", "b", "c", "d"]
 COSTS = [BlockCost(name, 1.0, 0, 0, 0, 0) for name in NAMES]
 
 
-def split(folder: Path, again: bool, **changes: Any) -> tuple[list[BlockCost], list[int]]:
+def split(folder: Path, is_restart: bool, **changes: Any) -> tuple[list[BlockCost], list[int]]:
     """The costs and the split of a start without a checkpoint."""
     stages = SimpleNamespace(call=lambda *_: COSTS)
     setup = SimpleNamespace(config=config_of(folder, stages=2, **changes), pipeline=SimpleNamespace(stages=stages))
     datasets = SimpleNamespace(train=SimpleNamespace(classes=["x", "y"]))
-    checked = SimpleNamespace(datasets=datasets, blocks=NAMES, found=None, again=again)
+    checked = SimpleNamespace(datasets=datasets, blocks=NAMES, found=None, is_restart=is_restart)
     return costs_and_split(cast(Setup, setup), cast(Checked, checked))
 
 
 @pytest.mark.parametrize(
-    ("again", "changes", "costs"),
+    ("is_restart", "changes", "costs"),
     [
         (True, {}, []),
         (False, {}, COSTS),
@@ -33,6 +33,6 @@ def split(folder: Path, again: bool, **changes: Any) -> tuple[list[BlockCost], l
     ],
 )
 def test_the_costs_are_measured_where_they_are_needed(
-    tmp_path: Path, again: bool, changes: dict[str, Any], costs: list[BlockCost]
+    tmp_path: Path, is_restart: bool, changes: dict[str, Any], costs: list[BlockCost]
 ) -> None:
-    assert split(tmp_path, again, split=[1, 3], **changes) == (costs, [1, 3])
+    assert split(tmp_path, is_restart, split=[1, 3], **changes) == (costs, [1, 3])
