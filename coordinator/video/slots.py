@@ -88,7 +88,7 @@ class Slots:
         Raises:
             DataError: no clip can be decoded, a decoder is stuck, or decoders keep dying.
         """
-        self._pool.let_decode(self._ring.end(self._tick))
+        self._pool.let_decode(self._ring.decodable_until(self._tick))
         for slot in np.flatnonzero(self._alive & (self._decoded <= self._tick)).tolist():
             self._wait_for(slot)
         alive = self._alive

@@ -90,6 +90,7 @@ COVERED_BY = {
     "coordinator/trace/reader_spans.py": ["distributed/test_steering.py"],
     "coordinator/trackers/tracker.py": ["unit/trackers/test_listener.py"],
     "coordinator/video/datasets.py": ["unit/video/files/test_dataset_formats.py", "unit/video/test_live.py"],
+    "coordinator/video/decoder_pool/decoder_process.py": ["unit/video/decoder_pool/test_pool.py"],
     "coordinator/video/decoder_pool/messages.py": ["unit/video/decoder_pool/test_pool.py"],
     "coordinator/video/decoder_pool/worker.py": ["unit/video/decoder_pool/test_pool.py"],
     "coordinator/video/cache/cached_pictures.py": ["unit/video/cache/test_frame_cache.py"],

@@ -6,24 +6,16 @@ suspected file, raises DataError, before stage 0 gives up waiting. A process tha
 its slots which is least far ahead. A file at which two processes die is skipped from then on.
 """
 
-import os
-import pickle
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from common.errors import DataError
-from common.processes.lifecycle import ALLOCATOR
-from common.processes.python_command import python_command
-from common.shared_memory.memfd import memory_file
 from coordinator.video.decoder_pool.clip_player import Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock, sharing
+from coordinator.video.decoder_pool.decoder_process import DecoderProcess
 from coordinator.video.decoder_pool.messages import (
     ClipError,
     Ended,
@@ -39,7 +31,6 @@ from coordinator.video.decoder_pool.shared_ring import SharedRing
 from coordinator.video.stream import Places, PlaybackErrors
 
 _POLL = 0.2  # seconds
-_KILL_TIMEOUT = 2.0  # seconds to wait for a killed process to exit
 _HANG_FRACTION = 0.4  # fraction of `timeout` after which a process counts as hung: two hangs still fit into it
 _START_TIMEOUT = 60.0  # seconds that a process may take to start: it has much to import, and the machine may be busy
 _REPLACEMENTS = 10  # per stream; more cannot be explained by a few bad files
@@ -89,16 +80,16 @@ class DecoderPool:
         self.ring = SharedRing(job.of_share, job.in_use)
         self._job, self._on_message, self._errors = job, on_message, errors
         self._limit, self._on_wait = _HANG_FRACTION * waiting.timeout, waiting.meanwhile
-        self._end = self.ring.end(0)  # up to which tick may be decoded
+        self._decode_until = self.ring.decodable_until(0)  # a tick
         self._replaced, self._waited = 0, time.monotonic()
         self._suspects: set[Path] = set()
         self._files: dict[int, Path] = {}  # by slot: the file being decoded for it
         share = sharing(job.data)
         count = min(job.data.threads * share, slots)
-        self._workers = [_Worker(number // share) for number in range(count)]
+        self._workers = [DecoderProcess(number // share) for number in range(count)]
         self._place(places, 0)
         for worker in self._workers:
-            worker.start(job, self.ring, self._end)
+            worker.start(job, self.ring, self._decode_until)
 
     def rewind(self, places: Places, tick: int) -> None:
         """Decode from these places and this tick on, with the same processes. Every slot must have ended."""
@@ -114,15 +105,15 @@ class DecoderPool:
         for number, worker in enumerate(self._workers):
             worker.starts = {start.slot: start for start in starts[number :: len(self._workers)]}
 
-    def let_decode(self, end: int) -> None:
-        """Let frames up to tick `end` be decoded, which overwrites those of one turn of the ring earlier."""
-        if end == self._end:
+    def let_decode(self, until: int) -> None:
+        """Let frames up to tick `until` be decoded, which overwrites those of one turn of the ring earlier."""
+        if until == self._decode_until:
             return
-        self._end = end
+        self._decode_until = until
         for worker in self._workers:
             try:
                 self._drain(worker)  # a process blocked on a full pipe would not read what is sent to it
-                worker.connection.send(end)
+                worker.connection.send(until)
             except (EOFError, OSError):
                 self._replace(worker)
 
@@ -147,7 +138,7 @@ class DecoderPool:
         self._on_wait()
         self._waited = time.monotonic()
 
-    def _wait_for_message(self, worker: "_Worker") -> bool:
+    def _wait_for_message(self, worker: DecoderProcess) -> bool:
         """Wait for a message. False if none came because the process that holds the decode lock hangs."""
         start = time.monotonic()
         while not worker.connection.poll(_POLL):
@@ -158,7 +149,7 @@ class DecoderPool:
                 return False
         return True
 
-    def _replace_hung(self, decoding: "_Worker") -> None:
+    def _replace_hung(self, decoding: DecoderProcess) -> None:
         """Replace a hung process, as its replacement may get through. Raises DataError if the replacement hung too."""
         file = self._busy_with(decoding)
         if decoding.predecessor_hung or file in self._suspects:
@@ -172,13 +163,13 @@ class DecoderPool:
     def close(self) -> None:
         """Kill the processes, which hold no state worth saving, and close the ring."""
         for worker in self._workers:
-            worker.end()
+            worker.kill()
         if self._job.cache is not None:
             with suppress(OSError):
                 self._job.cache.tidy()
         self.ring.close()
 
-    def _handle(self, worker: "_Worker", message: Message) -> None:
+    def _handle(self, worker: DecoderProcess, message: Message) -> None:
         worker.has_reported, worker.last_message_time = True, time.monotonic()
         if isinstance(message, FileStarted):
             self._clear_suspect(message.slot)
@@ -188,14 +179,16 @@ class DecoderPool:
         elif isinstance(message, Notice):
             self._errors.warn(message.text)
         elif not isinstance(message, Heartbeat):
-            assert message.slot == next_slot(worker.ticks, self._end), "a process decodes for its slots in turn"
+            assert message.slot == next_slot(worker.ticks, self._decode_until), (
+                "a process decodes for its slots in turn"
+            )
             worker.predecessor_hung = False
             worker.note(message)
             if isinstance(message, Filled):
                 self._clear_suspect(message.slot)
             self._on_message(message)
 
-    def _replace(self, worker: "_Worker") -> None:
+    def _replace(self, worker: DecoderProcess) -> None:
         """Start a new process where the messages of the old one end.
 
         Raises:
@@ -203,23 +196,23 @@ class DecoderPool:
         """
         with suppress(EOFError, OSError):
             self._drain(worker)  # messages sent before it died still count
-        ending, file = worker.end(), self._busy_with(worker)
+        how, file = worker.kill(), self._busy_with(worker)
         self._replaced += file not in self._job.undecodable  # else a process that was started before that was known
         if self._replaced > _REPLACEMENTS:
             raise DataError(
-                f"a decoder process ended with {ending}, after {_REPLACEMENTS} others of this stream had ended: "
+                f"a decoder process ended with {how}, after {_REPLACEMENTS} others of this stream had ended: "
                 f"is memory short, or the disk failing?"
             )
         if file is not None and file not in self._job.undecodable:
-            self._suspect(file, ending)
+            self._suspect(file, how)
         for slot in worker.starts:
             self._files.pop(slot, None)
-        worker.start(self._job, self.ring, self._end)
+        worker.start(self._job, self.ring, self._decode_until)
 
-    def _suspect(self, file: Path, ending: str) -> None:
+    def _suspect(self, file: Path, how: str) -> None:
         """A process that decoded the file has died. Of the second one the file is the reason, and it is skipped."""
         if file in self._suspects:
-            self._errors.add("skipped", f"{file}: two processes that decoded it died, the last by {ending}")
+            self._errors.add("skipped", f"{file}: two processes that decoded it died, the last by {how}")
             self._job.undecodable.add(file)
         self._suspects.add(file)
 
@@ -228,7 +221,7 @@ class DecoderPool:
         if slot in self._files:
             self._suspects.discard(self._files[slot])
 
-    def _decoding(self, worker: "_Worker") -> "_Worker":
+    def _decoding(self, worker: DecoderProcess) -> DecoderProcess:
         """The holder of `worker`'s decode lock, after receiving its messages; `worker` if nobody holds the lock."""
         process = DecodeLock(self.ring.file, worker.decode_lock).holder()
         decoding = next((other for other in self._workers if other.process.pid == process), worker)
@@ -237,72 +230,11 @@ class DecoderPool:
                 self._drain(decoding)
         return decoding
 
-    def _busy_with(self, worker: "_Worker") -> Path | None:
+    def _busy_with(self, worker: DecoderProcess) -> Path | None:
         """The file that the process is decoding."""
-        slot = next_slot(worker.ticks, self._end)
+        slot = next_slot(worker.ticks, self._decode_until)
         return None if slot is None else self._files.get(slot)
 
-    def _drain(self, worker: "_Worker") -> None:
+    def _drain(self, worker: DecoderProcess) -> None:
         while worker.connection.poll():
             self._handle(worker, worker.connection.recv())
-
-
-class _Worker:
-    """One process and what it is to decode.
-
-    Attributes:
-        starts: by slots that have not ended: what follows the last chunk received.
-        decode_lock: index of its decode lock, which another process may share.
-        predecessor_hung: whether its predecessor hung, and it has filled nothing yet.
-        has_reported: whether the process has sent a message.
-        last_message_time: time of its last message, or of its start.
-    """
-
-    def __init__(self, decode_lock: int) -> None:
-        self.starts: dict[int, SlotStart] = {}
-        self.decode_lock = decode_lock
-        self.predecessor_hung = self.has_reported = False
-        self.last_message_time = 0.0
-        self.connection: Connection
-        self.process: subprocess.Popen[bytes]
-
-    @property
-    def ticks(self) -> dict[int, int]:
-        """The tick of the next frame, by slots that have not ended."""
-        return {slot: start.tick for slot, start in self.starts.items()}
-
-    def note(self, message: Filled | Ended) -> None:
-        """Note what was received."""
-        if isinstance(message, Ended):
-            del self.starts[message.slot]
-        else:
-            tick, done = message.tick + message.frames, message.before + message.frames
-            self.starts[message.slot] = SlotStart(message.slot, tick, message.clip, done)
-
-    def start(self, job: Job, ring: SharedRing, end: int) -> None:
-        """Start the process where its slots are, and let it decode up to tick `end`."""
-        self.has_reported, self.last_message_time = False, time.monotonic()
-        self.connection, theirs = Pipe()
-        work = memory_file("sideways-job", 0)  # the connection would only take it as fast as the process reads
-        with open(work, "wb", closefd=False) as stream:
-            pickle.dump((job, list(self.starts.values()), self.decode_lock), stream)
-        os.lseek(work, 0, os.SEEK_SET)
-        files = theirs.fileno(), ring.file, work
-        command = python_command("coordinator.video.decoder_pool.worker", *map(str, (*files, os.getpid())))
-        passed = files + (job.cache.inherited if job.cache else ())
-        environment = {**ALLOCATOR, **os.environ}  # frames are as large as tensors
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=passed)
-        theirs.close()
-        os.close(work)
-        with suppress(OSError):  # it has died already: noticed at the next receive
-            self.connection.send(end)
-
-    def end(self) -> str:
-        """Kill the process if it still runs. Returns how it ended, for an error message."""
-        self.process.kill()
-        self.connection.close()
-        try:
-            code = self.process.wait(_KILL_TIMEOUT)
-        except subprocess.TimeoutExpired:  # a process in uninterruptible disk wait cannot be killed
-            return "no exit after SIGKILL: the disk that it reads from hangs"
-        return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

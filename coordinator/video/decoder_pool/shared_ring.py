@@ -60,7 +60,7 @@ class SharedRing:
         """File descriptor by which another process maps the memory."""
         return self.memory.file
 
-    def end(self, tick: int) -> int:
+    def decodable_until(self, tick: int) -> int:
         """Up to which tick, exclusive, frames may be decoded when that of `tick` is needed; moves by whole chunks."""
         return max(0, tick - self._in_use) // self.chunk * self.chunk + self.ticks
 

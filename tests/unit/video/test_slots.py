@@ -77,8 +77,8 @@ def test_batches_stay_as_they_are_while_they_may_be_in_use(videos: Path) -> None
         batch = Batch(config.frame_shape)
         assert slots.fill(batch)
         kept.append((batch.frames, batch.frames.copy()))
-        if end < slots._ring.end(tick):
-            end = slots._ring.end(tick)
+        if end < slots._ring.decodable_until(tick):
+            end = slots._ring.decodable_until(tick)
             for slot in range(6):
                 while slots._decoded[slot] < end:
                     slots._pool.receive(slot)

@@ -39,7 +39,7 @@ def test_batches_in_use_are_not_overwritten_and_the_next_one_is_never_waited_for
 ) -> None:
     data = Data(train=Path(), slots=shape[0], size=shape[1])
     ring = SharedRing(data, in_use)
-    end = ring.end(tick)
+    end = ring.decodable_until(tick)
     assert end > tick
     assert end - ring.ticks <= max(0, tick - in_use)
     for start in (tick, end - 1):  # a room reaches neither beyond the end of the ring nor beyond `end`
