@@ -48,7 +48,7 @@ def run_script(workers: int, script: str, *arguments: str, readers: int = 0) -> 
 
 def start(workers: int, module: str, *arguments: str, readers: int = 0) -> None:
     """Run `module`.main in `workers` + 1 + `readers` processes by the product's launcher. Exits if it fails."""
-    from common.processes.lifecycle import ALLOCATOR
+    from common.processes.allocator import ALLOCATOR
 
     code = (
         f"from {module} import main; from common.processes.layout import Layout; "
@@ -71,7 +71,7 @@ def serve(out: Path, work: Callable[["Bench"], Any], replicas: int = 1, stages: 
         os.execv(sys.executable, [sys.executable, "-m", "coordinator", "join", "--role", "stage"])  # noqa: S606
     from common.errors import SidewaysError
     from common.processes.joining import join
-    from common.processes.lifecycle import exit_now, print_error
+    from common.processes.output import exit_now, print_error
 
     try:
         bench = Bench(join("coordinator").arranged(replicas, stages))

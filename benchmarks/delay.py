@@ -121,7 +121,7 @@ def _arguments() -> argparse.Namespace:
 
 def _run_on(hosts: Sequence[str], options: dict[str, Any]) -> Any:
     """Run this script as a run's coordinator and stages on these hosts. Returns what `_measure` returned."""
-    from common.processes.lifecycle import ALLOCATOR
+    from common.processes.allocator import ALLOCATOR
     from tests.faults.network import address, ip
 
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=count, default=5, help="number of rounds")
     parser.add_argument("--seconds", type=span, default=0.5, help="approximate duration of a transport's round")
     arguments = parser.parse_args()
-    from common.processes.lifecycle import ALLOCATOR
+    from common.processes.allocator import ALLOCATOR
 
     os.environ.update(ALLOCATOR)  # the stages use it too
     figures = {size: measure(size, arguments.rounds, arguments.seconds) for size in arguments.sizes}

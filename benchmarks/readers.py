@@ -82,7 +82,7 @@ def _rates(arguments: argparse.Namespace, size: int) -> dict[str, dict[str, int]
 
 def _process(arguments: argparse.Namespace) -> None:
     """Rank 0 is the coordinator, then come the replicas, then the readers."""
-    from common.processes.lifecycle import exit_now
+    from common.processes.output import exit_now
 
     rank, readers = int(os.environ["RANK"]), arguments.readers[0]
     config = config_of("vgg8", [8], arguments.slots, arguments.sizes[0], replicas=arguments.replicas)

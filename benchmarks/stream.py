@@ -75,7 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of --cache; default: %(default)s")
     arguments = parser.parse_args()
-    from common.processes.lifecycle import ALLOCATOR
+    from common.processes.allocator import ALLOCATOR
 
     if not ALLOCATOR.keys() <= os.environ.keys():  # use the allocator of the coordinator and the stages
         os.execve(sys.executable, [sys.executable, *sys.argv], {**ALLOCATOR, **os.environ})  # noqa: S606

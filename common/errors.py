@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+PATH_ERRORS = "surrogateescape"  # for reading and writing file names, which need not be UTF-8
+
 
 class SidewaysError(RuntimeError):
     """An error that the user can act on. Printed without a traceback; the process exits with `code`."""

@@ -8,7 +8,7 @@ import sys
 if sys.argv[1:2] in (["join"], ["train"], ["compare"]):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from common.processes.lifecycle import use_allocator
+from common.processes.allocator import use_allocator
 
 if sys.argv[1:2] in (["train"], ["compare"]):  # the processes of a run are forks of this one
     use_allocator()
@@ -24,13 +24,9 @@ import typer
 
 from common import __version__
 from common.config.run_file import load
-from common.errors import SidewaysError
-from common.processes.lifecycle import (
-    PATH_ERRORS,
-    flush_output,
-    print_error,
-    too_many_files,
-)
+from common.errors import PATH_ERRORS, SidewaysError
+from common.processes.open_files import too_many_files
+from common.processes.output import flush_output, print_error
 from common.run_registry.redis_connection import from_environment
 from coordinator.cli.live import steer
 from coordinator.cli.offline import Json, Settings, tools

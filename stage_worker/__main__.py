@@ -12,9 +12,12 @@ from typing import NoReturn
 from common.errors import PeerError, SidewaysError
 from common.messages.stage_rpc import serve
 from common.processes.joining import join
-from common.processes.lifecycle import exit_now, note_stop_signals, print_error, too_many_files, watch_parent
 from common.processes.membership import REPLICAS, STAGES
+from common.processes.open_files import too_many_files
+from common.processes.output import exit_now, print_error
+from common.processes.parent import watch_parent
 from common.processes.rpc import start_rpc
+from common.processes.stop_signals import note_stop_signals
 from common.processes.user_errors import describe_error, traceback_of
 from stage_worker.edges.peer_errors import lost_connection
 from stage_worker.gpu_errors import gpu_failure

@@ -21,8 +21,8 @@ from torch import Tensor
 from common.errors import first_line
 from common.messages.snapshot import COORDINATOR, Kept, Snapshot
 from common.messages.snapshot_copies import Copies
-from common.processes.lifecycle import print_error
 from common.processes.membership import Membership
+from common.processes.output import print_error
 from common.processes.snapshot_folder import SnapshotFolder
 from stage_worker import checkpoint
 from stage_worker.assembly import Assembly

@@ -8,9 +8,9 @@ from torch import Tensor
 from common.errors import SidewaysError
 from common.messages.stage_calls import WRITING, StageCalls
 from common.messages.stage_rpc import result_of, start_call
-from common.processes.lifecycle import print_error
 from common.processes.membership import Membership
 from common.processes.names import worker_name
+from common.processes.output import print_error
 
 _FORGETTING = 5.0  # seconds
 

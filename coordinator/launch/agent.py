@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common.processes.lifecycle import print_error, quiet_torch
+from common.processes.interpreter import quiet_torch
+from common.processes.output import print_error
 
 _CODE = "SIDEWAYS_EXIT_CODE"  # the file's name, for the processes that torchrun starts
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from common.errors import SidewaysError
-from common.processes.lifecycle import flush_output, hold_stop_signals
+from common.processes.output import flush_output
+from common.processes.stop_signals import hold_stop_signals
 from coordinator.launch.forked import become
 from coordinator.launch.held_signals import HeldSignals
 from coordinator.launch.stopped_children import StoppedChildren

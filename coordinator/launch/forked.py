@@ -11,7 +11,8 @@ from typing import NoReturn
 
 from common.errors import SidewaysError
 from common.processes.addresses import LOOPBACK
-from common.processes.lifecycle import exit_now, print_error, quiet_torch
+from common.processes.interpreter import quiet_torch
+from common.processes.output import exit_now, print_error
 
 # by name, as the coordinator does not import the stage worker; torch's optimisers import the last one, which takes long
 _MODULES = ("coordinator.run.process", "stage_worker.__main__", "torch._dynamo")

@@ -4,7 +4,7 @@ import signal
 from types import TracebackType
 from typing import Self
 
-from common.processes.lifecycle import stop_signals
+from common.processes.stop_signals import stop_signals
 
 
 class HeldSignals:

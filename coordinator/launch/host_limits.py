@@ -6,7 +6,7 @@ from contextlib import closing
 from common.config.settings import Config
 from common.errors import SidewaysError
 from common.processes.addresses import LOOPBACK
-from common.processes.lifecycle import allow_many_files
+from common.processes.open_files import allow_many_files
 from coordinator.video.cache import KEPT
 
 _ALWAYS, _A_STAGE = 64, 16  # open files of the coordinator: about 60 measured with one stage, 6 per further stage

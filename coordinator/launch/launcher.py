@@ -22,7 +22,8 @@ from common.processes.addresses import LOOPBACK
 from common.processes.caller import clear_errors
 from common.processes.deadlines import for_stages
 from common.processes.layout import Layout
-from common.processes.lifecycle import TEMPORARY, become_parent, print_error
+from common.processes.output import print_error
+from common.processes.parent import TEMPORARY, become_parent
 from common.processes.snapshot_folder import has_snapshots, make_folder, remove_folder
 from coordinator.launch.attempt import LAST, LAUNCH, RESTARTS
 from coordinator.launch.children import Children, Exit

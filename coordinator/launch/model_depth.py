@@ -1,7 +1,7 @@
 """What it takes torch to know of the settings: asked before any process of a run starts."""
 
 from common.config.settings import Config
-from common.processes.lifecycle import quiet_torch
+from common.processes.interpreter import quiet_torch
 
 
 def check_with_torch(config: Config) -> None:

@@ -8,7 +8,9 @@ from typing import NoReturn
 
 from common.config.run_file import load
 from common.errors import ConfigError
-from common.processes.lifecycle import ALLOCATOR, quiet_torch, remember_parent
+from common.processes.allocator import ALLOCATOR
+from common.processes.interpreter import quiet_torch
+from common.processes.parent import remember_parent
 from common.processes.python_command import python_command
 from coordinator.launch.attempt import RunMarker
 

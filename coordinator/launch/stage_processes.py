@@ -3,8 +3,8 @@
 import os
 
 from common.config.settings import Config
+from common.processes.interpreter import quiet_torch
 from common.processes.layout import Layout, stages_each, workers_for
-from common.processes.lifecycle import quiet_torch
 
 
 def layout_of(config: Config) -> Layout:

@@ -12,18 +12,15 @@ from typing import NoReturn
 from common.errors import SidewaysError
 from common.messages.stage_rpc import serve
 from common.messages.strict import Failed
+from common.processes.interpreter import shorten_thread_switches
 from common.processes.joining import join
-from common.processes.lifecycle import (
-    exit_now,
-    note_stop_signals,
-    print_error,
-    shorten_thread_switches,
-    too_many_files,
-    watch_parent,
-)
 from common.processes.membership import REPLICAS, STAGES, Membership
 from common.processes.names import reader_text
+from common.processes.open_files import too_many_files
+from common.processes.output import exit_now, print_error
+from common.processes.parent import watch_parent
 from common.processes.rpc import start_rpc
+from common.processes.stop_signals import note_stop_signals
 from coordinator.reader.coordinator_line import CoordinatorGoneError, CoordinatorLine
 from coordinator.reader.reader import Reader
 

@@ -14,8 +14,8 @@ from common.messages.frame_envelope import TRAINING
 from common.messages.stage_calls import Addresses
 from common.messages.strict import Signalled
 from common.processes.deadlines import for_stages
-from common.processes.lifecycle import allow_many_files
 from common.processes.membership import Membership
+from common.processes.open_files import allow_many_files
 from common.telemetry.spans import Kind, Spans, WorkClock, clock
 from coordinator.launch.host_limits import open_files
 from coordinator.reader.coordinator_line import CoordinatorLine

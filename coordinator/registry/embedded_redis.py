@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.errors import SidewaysError
-from common.processes.lifecycle import TEMPORARY
+from common.processes.parent import TEMPORARY
 from common.run_registry.redis_connection import RedisAccess, at_socket
 
 SOCKET = "redis.sock"

@@ -9,19 +9,14 @@ from pathlib import Path
 
 from common.config.settings import Config
 from common.errors import ConfigError, PeerError, SidewaysError
+from common.processes.interpreter import shorten_thread_switches
 from common.processes.joining import join
 from common.processes.layout import stages_each, workers_for
-from common.processes.lifecycle import (
-    allow_many_files,
-    exit_now,
-    holds_stop_signals,
-    note_stop_signals,
-    print_error,
-    shorten_thread_switches,
-    too_many_files,
-    watch_parent,
-)
 from common.processes.membership import Membership
+from common.processes.open_files import allow_many_files, too_many_files
+from common.processes.output import exit_now, print_error
+from common.processes.parent import watch_parent
+from common.processes.stop_signals import holds_stop_signals, note_stop_signals
 from coordinator.launch.agent import end_agent
 from coordinator.launch.attempt import deployed, may_be_restarted, restarts
 from coordinator.launch.host_limits import open_files

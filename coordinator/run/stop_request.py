@@ -3,7 +3,7 @@
 import time
 from types import FrameType
 
-from common.processes.lifecycle import exit_now, print_error
+from common.processes.output import exit_now, print_error
 
 _SECOND_SIGNAL_AFTER = 2.0  # seconds; an earlier signal counts as a repetition of the first
 

@@ -21,8 +21,7 @@ from rich.table import Table
 
 from common.config.run_file import apply, load, parse
 from common.config.settings import Config, Data
-from common.errors import DataError, SidewaysError
-from common.processes.lifecycle import PATH_ERRORS
+from common.errors import PATH_ERRORS, DataError, SidewaysError
 from common.rule.pixels import Normaliser
 from common.rule.schedule import schedule_of
 from coordinator.video.decoding.augment import middle

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from common.config.run_file import load
 from common.config.settings import Answer, Data, source_of
-from common.errors import ConfigError, SidewaysError
-from common.processes.lifecycle import PATH_ERRORS
+from common.errors import PATH_ERRORS, ConfigError, SidewaysError
 from common.rule.clip_sums import ClipSums, Scores
 from common.rule.label_form import Labels
 from common.rule.packet import NO_CLIP

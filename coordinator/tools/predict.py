@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from common.errors import ConfigError, DataError, SidewaysError
-from common.processes.lifecycle import PATH_ERRORS
+from common.errors import PATH_ERRORS, ConfigError, DataError, SidewaysError
 from common.rule.clip_sums import frames_replaced
 from coordinator.tools.trained_model import TrainedModel
 from coordinator.video.decoding.augment import middle

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from common.errors import PeerError
-from common.processes.lifecycle import exit_now, print_error
+from common.processes.output import exit_now, print_error
 from stage_worker.edges.peer_errors import stuck
 
 _INTERVAL = 0.25  # seconds

@@ -9,8 +9,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import PeerError
-from common.processes.lifecycle import exit_now, print_error
 from common.processes.membership import Membership
+from common.processes.output import exit_now, print_error
 
 _LAST_SNAPSHOT = 20.0  # seconds to keep the state when the coordinator is lost; the launcher kills after 30
 _MOMENT = 0.2  # seconds in which the loss of another host is noticed by all its connections

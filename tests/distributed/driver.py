@@ -18,7 +18,7 @@ from common.config.run_file import parse
 from common.config.settings import Config
 from common.messages.stage_calls import Plan
 from common.processes.joining import join
-from common.processes.lifecycle import exit_now
+from common.processes.output import exit_now
 from coordinator.run.pipeline import Pipeline
 from coordinator.run.training_feed import OwnFeed, TrainingFeed
 from coordinator.video.decoder_pool.clip_player import Job

@@ -9,7 +9,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-from common.processes.lifecycle import ALLOCATOR
+from common.processes.allocator import ALLOCATOR
 from common.processes.python_command import python_command
 from common.shared_memory.memfd import memory_file
 from coordinator.video.decoder_pool.clip_player import Job

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import DataError
-from common.processes.parent_death import die_with_parent
+from common.processes.parent import die_with_parent
 from coordinator.video.decoder_pool.clip_player import Chunk, ClipPlayer, Job
 from coordinator.video.decoder_pool.decode_lock import DecodeLock
 from coordinator.video.decoder_pool.messages import (

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import DataError
-from common.processes.lifecycle import PATH_ERRORS
+from common.errors import PATH_ERRORS, DataError
 from coordinator.video.decoding.media_info import MediaInfo, is_part
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.segments import Segment

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from common.config.settings import Data
-from common.errors import DataError
-from common.processes.lifecycle import PATH_ERRORS
+from common.errors import PATH_ERRORS, DataError
 
 Alive = Callable[[], None]
 _PIECE = 1 << 22  # bytes read at a time

@@ -13,8 +13,8 @@ from torch._C._distributed_c10d import FileStore
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from common.errors import PeerError
-from common.processes.lifecycle import exit_now
 from common.processes.membership import Membership
+from common.processes.output import exit_now
 from stage_worker import checkpoint
 from stage_worker.edges import process_groups
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from common.errors import PeerError, SidewaysError
-from common.processes.lifecycle import exit_now, note_stop_signals
+from common.processes.output import exit_now
+from common.processes.stop_signals import note_stop_signals
 from coordinator.launch import children as module
 from coordinator.launch.children import Children
 from coordinator.launch.held_signals import HeldSignals
@@ -174,7 +175,7 @@ def test_a_process_that_holds_a_stop_for_too_long_is_ended(
     held: HeldSignals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be waiting for a peer that is lost."""
-    monkeypatch.setattr("common.processes.lifecycle._MOST_HELD", 1)
+    monkeypatch.setattr("common.processes.stop_signals._MOST_HELD", 1)
     assert stopped(held, tmp_path, True, lambda: time.sleep(30)) == [-signal.SIGALRM]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import DataError
 from common.processes import caller
-from common.processes.lifecycle import print_error
+from common.processes.output import print_error
 
 
 def test_a_caller_reads_what_the_run_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import psutil
 
-from common.processes.parent_death import die_with_parent
+from common.processes.parent import die_with_parent
 from tests.support.waiting import wait_until
 
 CHILD = f"""
