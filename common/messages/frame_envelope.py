@@ -24,7 +24,7 @@ def encode_frames(
     form: LabelForm = ONE_CLASS,
     colours: np.ndarray[Any, Any] | None = None,
 ) -> bytes:
-    """Encode the envelope of a frame batch; the raw uint8 frames follow as a separate message part.
+    """Encode the envelope of a frame batch; the raw frames (uint8, or uint16) follow as a separate message part.
 
     Args:
         attempt: Membership.attempt of the sender, by which messages of an earlier attempt are recognised.

@@ -1,7 +1,7 @@
 """Feeds the pipeline: one batch per tick to stage 0, and frame-sized targets to the top stage.
 
 consumes   batches that the slots have decoded ahead
-produces   (msgpack envelope, raw uint8 frames) over ZeroMQ PUSH; if stage 0 is on this host, the envelope alone over a
+produces   (msgpack envelope, raw frames) over ZeroMQ PUSH; if stage 0 is on this host, the envelope alone over a
            Unix socket, with the frames in shared memory, where the decoders wrote them if they did
 waits for  room in the socket's queue, or for stage 0 to release earlier batches; unblocked by stage 0's ticks, so a
            slow pipeline slows decoding down

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import av
 import numpy as np
@@ -28,6 +29,7 @@ from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.scaler import Scaler
 from coordinator.video.stream import PlaybackErrors
 
+Pixels = NDArray[Any]  # uint8, or with data.bits = 16 uint16
 _POLL = 0.2  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds before a source is reopened, doubled after each failed attempt
 _EXIT_TIMEOUT = 1.0  # seconds that `close` waits for the threads; one blocked in a driver may end later
@@ -123,15 +125,13 @@ class Live:
                 source.expect_nothing()
 
 
-def newest_frames(
-    name: str, data: Data, patience: float = 60.0
-) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
+def newest_frames(name: str, data: Data, patience: float = 60.0) -> Generator[tuple[int, Pixels], None, None]:
     """The frames of a source without end, resized: always the newest of every `data.stride`-th.
 
     At most `data.fps` a second if that is set.
 
     Yields:
-        The number of the connection, from 1 on, and a frame, uint8 [1, channels, height, width].
+        The number of the connection, from 1 on, and a frame, [1, channels, height, width].
 
     Raises:
         DataError: it has not delivered a frame for `patience` seconds.
@@ -165,12 +165,12 @@ class _Source:
     def __init__(self, name: str, data: Data, errors: PlaybackErrors, frame_ready: threading.Condition) -> None:
         self.shown = without_secrets(name)
         self.error = "no frame yet"
-        self.taken: NDArray[np.uint8] | None = None  # the frame that `fill` plays: [1, channels, height, width]
+        self.taken: Pixels | None = None  # the frame that `fill` plays: [1, channels, height, width]
         self.taken_from = 0
         self.stop = threading.Event()
         self._name, self._data, self._errors, self._frame_ready = name, data, errors, frame_ready
         self._damage = Damage()
-        self._newest: NDArray[np.uint8] | None = None
+        self._newest: Pixels | None = None
         self._count = self._count_taken = 0
         self._connection = 0
         self._alive_until = float("inf")  # the first attempt to connect may take any time
@@ -217,8 +217,8 @@ class _Source:
             pause = _FIRST_PAUSE if self._count > before else min(2 * pause, _LONGEST_PAUSE)
             self.stop.wait(pause)
 
-    def _frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Open the source and yield its frames until it ends: uint8 [1, channels, height, width]."""
+    def _frames(self) -> Iterator[Pixels]:
+        """Open the source and yield its frames until it ends: [1, channels, height, width]."""
         data, timeout = self._data, self._data.source_timeout
         kind = data.source_format or ("v4l2" if self._name.startswith("/dev/video") else None)
         with open_media(self._name, kind, data.source_options, (timeout, timeout)) as container:
@@ -229,7 +229,7 @@ class _Source:
                 if self.stop.is_set():
                     return
 
-    def _publish(self, frame: NDArray[np.uint8]) -> None:
+    def _publish(self, frame: Pixels) -> None:
         with self._frame_ready:
             if self._connection == 0 or self.error:
                 self._connection += 1
@@ -258,8 +258,8 @@ class _Slot:
         self._connection = 0
         self._augment: Augment | None = None
 
-    def play(self, source: _Source) -> NDArray[np.uint8]:
-        """The source's newest frame, augmented: uint8 [channels, height, width]; zeros before its first."""
+    def play(self, source: _Source) -> Pixels:
+        """The source's newest frame, augmented: [channels, height, width]; zeros before its first."""
         clip, played = self.place
         if source.taken is None:
             self.place = clip, played + 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ from coordinator.video.files.play_order import (
 )
 
 ReportError = Callable[[str, str], None]  # a playback error's kind, and its reason
-Room = Callable[[], NDArray[np.uint8]]  # the buffer for the next chunk: [chunk, channels, height, width]
+Room = Callable[[], NDArray[Any]]  # the buffer for the next chunk: [chunk, channels, height, width]
 
 _SHORT = 512  # frames of a clip that is decoded whole when only a part of it is played, to keep it
 _MOST_EMPTY = 20  # times as many entries as there are clips: with a single good clip, one of them would have been it

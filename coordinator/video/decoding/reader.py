@@ -1,4 +1,4 @@
-"""Decode a video file into chunks of uint8 frames, resized as they are decoded (PyAV, its own FFmpeg)."""
+"""Decode a video file into chunks of frames, uint8 or uint16, resized as they are decoded (PyAV, its own FFmpeg)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
