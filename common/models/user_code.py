@@ -4,6 +4,7 @@ For the user's code, modules beside the file or in the working directory come fi
 same name (a user's `common/`). All other code still gets ours. A file in a package is imported as a module of it.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +14,12 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
+from zlib import crc32
 
 from common.errors import ConfigError
+from common.models.user_scopes import scope_of
 from common.processes.user_errors import describe_error
-from sideways.import_scope import NAMES, is_installed, scope_of
+from sideways.import_scope import is_installed
 
 T = TypeVar("T")
 _loading: ContextVar[tuple[Path, ...]] = ContextVar("loading", default=())  # the files that are being imported
@@ -110,7 +113,8 @@ def load(path: Path) -> ModuleType:
 
 
 def _load_file(path: Path) -> ModuleType:
-    spec = spec_from_file_location(f"sideways_user_{path.stem}", path)
+    name = f"sideways_user_{path.stem}_{crc32(os.fsencode(path)):08x}"  # pickle and torch.compile look it up
+    spec = spec_from_file_location(name, path)
     assert spec is not None
     module = scope_of([path.parent, Path.cwd()]).adopt(spec)
     sys.modules[spec.name] = module
@@ -123,7 +127,7 @@ def _load_file(path: Path) -> ModuleType:
 def _load_module(path: Path) -> ModuleType:
     folder = next(above for above in path.parents if not (above / "__init__.py").is_file())
     package, *names = path.relative_to(folder).with_suffix("").parts
-    there = sys.modules.get(package) if package not in NAMES else None
+    there = sys.modules.get(package) if is_installed(folder) else None
     if there is not None and Path(there.__file__ or "").resolve().parent != folder / package:
         raise ConfigError(
             f"{path} is in a package named {package}, and {there.__file__ or 'another'} was imported under that name: "

@@ -137,7 +137,7 @@ def test_a_file_of_a_package_is_a_module_of_it(tmp_path: Path, monkeypatch: pyte
         (folder / "mine.py").write_text(f"from ..sizes import NAME\nimport {package}.sizes as s\nassert s.NAME == NAME")
         assert package == user_code.load(folder / "mine.py").NAME
 
-    other = tmp_path / "elsewhere" / "nets"
+    other = tmp_path / "site-packages" / "nets"
     (other / "deep").mkdir(parents=True)
     for file in (other / "__init__.py", other / "deep/__init__.py", other / "deep/mine.py"):
         file.touch()
