@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from common.config.plain_values import NOT_PLAIN
 from common.config.setting_values import in_words
 from common.config.settings import Config
 
@@ -20,6 +21,8 @@ def explain(problems: Sequence[Any], tree: Mapping[str, Any]) -> Iterator[str]:
             yield f"unknown setting {'.'.join(location)}. {_nearest(location)}"
         elif problem["type"] == "value_error":
             yield problem["msg"].removeprefix("Value error, ")
+        elif problem["type"] == NOT_PLAIN:
+            yield f"{'.'.join(place)}{problem['msg']}"
         elif problem["type"] == "missing":
             yield f"the setting {'.'.join(place)} is missing: {_help(place)}"
         elif (key := ".".join(place)) not in told:  # of a union there is a problem for each of its types

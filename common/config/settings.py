@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.config.consistency import contradictions
 from common.config.data import IMAGENET_MEAN, IMAGENET_STD, MEMORY, OWN_DATASET, Data, source_of
+from common.config.plain_values import Arguments, plain
 from common.config.running import MOST_TRACED, Metrics, Network, Recovery, Report, RunName, TrackerName
 from common.config.section import Section
 from common.config.tasks import LOSSES, TaskName
@@ -57,7 +58,7 @@ class Config(Section):
     model: str = Field(
         "vgg8", description="a model of docs/models.md, timm:NAME, or path/to/file.py:factory for your own"
     )
-    model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's factory")
+    model_args: Arguments = Field(default_factory=dict, description="arguments of the model's factory")
     weights: Literal["timm", "torchvision"] | Path | None = Field(
         None,
         description="file of initial weights: .pth, .pt or .safetensors; or timm or torchvision: the model's published "
@@ -77,7 +78,7 @@ class Config(Section):
         description="regress and tasks without labels: mse (the default), l1 or huber; or path/to/file.py:function for "
         "your own, of outputs and targets (docs/training.md); default: that of the task",
     )
-    val_metrics: list[str | dict[str, Any]] = Field(
+    val_metrics: Annotated[list[str | dict[str, Any]], AfterValidator(plain)] = Field(
         [],
         max_length=16,
         description="further figures of an evaluation: classes of torchmetrics by name, or path/to/file.py:function "

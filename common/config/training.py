@@ -1,9 +1,10 @@
 """The settings of the rule, the optimiser, probes and checkpoints."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.config.plain_values import Arguments
 from common.config.section import Section
 
 Rate = Annotated[float, Field(gt=0, le=1000)]
@@ -42,7 +43,7 @@ class Optimiser(Section):
         description="factors of the learning rate of parts or parameters, by patterns as in freeze, such as "
         '{ "stem" = 0.1, "layer1.*" = 0.3 }; the first pattern that matches counts',
     )
-    args: dict[str, Any] = Field(
+    args: Arguments = Field(
         default_factory=dict,
         description="further arguments of the class; for Adam and AdamW, betas default to [0, 0.999]",
     )

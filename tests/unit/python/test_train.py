@@ -53,6 +53,7 @@ def test_what_cannot_be_resumed_is_refused_in_the_words_of_python(
         (None, {"data": {"train": "."}, "ticks": 1, "callbacks": 3}, r"callbacks must be a function, or a list"),
         (None, {"data": {"train": "."}, "ticks": 1, "callbacks": ["mine"]}, r"callbacks must be a function"),
         (None, {"data": {"train": "."}, "ticks": 1, "stage": 2}, r"unknown setting stage. Did you mean stages\?$"),
+        (None, {"data": {"train": "."}, "ticks": 1, "model_args": {"norm": None}}, r"model_args.norm = None cannot be"),
     ],
 )
 def test_wrong_arguments_are_told_with_the_remedy(run: Any, given: dict[str, Any], message: str) -> None:
