@@ -13,6 +13,12 @@ from common.errors import ConfigError
 from common.models import ZOO
 from sideways.import_scope import is_installed
 
+_INSTEAD = {  # what to pass instead of a module
+    "model": "pass the function that builds it, as each process of the run builds its own blocks",
+    "loss": 'name it at the top level of a file and pass loss="mine.py:NAME", or pass a function',
+    "val_metrics": 'name its class, "{kind}" or {{"metric": "{kind}", …}} with its arguments, or pass a function',
+}
+
 
 def reference(factory: Callable[..., Any], setting: str = "model") -> str:
     """The setting for a function or class: path/to/file.py:name, or for a model its name in the zoo.
@@ -24,10 +30,8 @@ def reference(factory: Callable[..., Any], setting: str = "model") -> str:
     if ZOO.get(name) is factory:
         return name
     if isinstance(factory, nn.Module):
-        raise ConfigError(
-            f"model is an object of {type(factory).__name__}: pass the function that builds it, as each process of the "
-            "run builds its own blocks"
-        )
+        remedy = _INSTEAD.get(setting, "pass a function that makes it").format(kind=type(factory).__name__)
+        raise ConfigError(f"{setting} is an object of {type(factory).__name__}: {remedy}")
     if not name.isidentifier():
         raise ConfigError(
             f"{setting} = {factory!r} has no name in a file: define a function at the top level of one"

@@ -41,6 +41,19 @@ def test_an_error_names_the_setting() -> None:
         reference(in_a_cell(), "loss")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("loss", r'^loss is an object of CrossEntropyLoss: name it at the top level .* loss="mine\.py:NAME"'),
+        ("val_metrics", r'^val_metrics is .*: name its class, "CrossEntropyLoss" or {"metric": "CrossEntropyLoss", …}'),
+        ("dataset", r"^dataset is an object of CrossEntropyLoss: pass a function that makes it$"),
+    ],
+)
+def test_an_object_of_a_module_is_refused_with_the_remedy_of_its_setting(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reference(nn.CrossEntropyLoss(), setting)
+
+
 def in_a_cell() -> Callable[..., Any]:
     """As in a notebook: the module has no file, or not that of the code."""
     names: dict[str, Any] = {"__name__": __name__}
