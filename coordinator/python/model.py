@@ -57,6 +57,19 @@ class Model(nn.Module):
         self.delay, self._trained = trained.delay, trained
         self.fps, self.stride = trained.data.fps, trained.data.stride
         self._stream: Stream | None = None
+        for module in self.modules():
+            module.training = False  # eval() would do, but programs refuse it
+
+    def train(self, mode: bool = True) -> "Model":
+        """As of any module, but a program, of a .pt2 or an .onnx file, stays in evaluation mode."""
+        self.training = mode and not self._is_program
+        if not self._is_program:
+            self.module.train(mode)
+        return self
+
+    @property
+    def _is_program(self) -> bool:
+        return self._trained.path.suffix in (".pt2", ".onnx")
 
     def forward(self, x: Tensor) -> Tensor:
         """What `transform` returns, float32 [n, channels, height, width] → logits [n, classes], or frames.

@@ -104,6 +104,23 @@ def test_the_model_is_a_module_for_transformed_frames(videos: Path, tmp_path: Pa
     assert model.module.state_dict().keys() == build(config, 3).state_dict().keys()
 
 
+def test_code_that_restores_its_mode_leaves_it_in_evaluation_mode(videos: Path, tmp_path: Path) -> None:
+    """BatchNorm takes its running statistics, as after loading. A program has no other mode."""
+    config = config_of(videos, model_args={"width": 4, "norm": "batch"})
+    run, frames = saved(tmp_path, config), frames_of(config, videos / CLIP)
+    export(run, tmp_path / "out.pt2")
+    for path in (run, tmp_path / "out.pt2"):
+        model = sideways.load(path)
+        expected, was = model.predict(frames).scores, model.training
+        assert not was
+        assert model.eval() is model
+        assert model.train(was) is model
+        assert torch.equal(model.predict(frames).scores, expected)
+        assert model.train().training == model.module.training == (path is run)
+        model.eval()
+        assert torch.equal(model.predict(frames).scores, expected)
+
+
 def test_a_model_of_frames_gives_frames(videos: Path, tmp_path: Path) -> None:
     config = config_of(videos, model="autoencoder", task="autoencode")
     model, frames = sideways.load(saved(tmp_path, config)), frames_of(config, videos / CLIP)
