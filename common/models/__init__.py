@@ -63,8 +63,8 @@ def build(config: Config, classes: int, warn: Callable[[str], None] = _ignore) -
     weights = find_weights(config)
     if weights is not None and (skipped := load_weights(model, weights.path)):
         warn(
-            f"{weights.path} is for another number of classes, or of a run with skips between stages: "
-            f"{', '.join(skipped)} not loaded, they start anew"
+            f"{weights.path} is for another number of classes, of a run with skips between stages, or of a model that "
+            f"does not remember: {', '.join(skipped)} not loaded, they start anew"
         )
     _choose_trained(model, config)
     return model

@@ -237,6 +237,11 @@ class CausalConv(Recent):
         with torch.no_grad():
             self.weight[0] = 1.0
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing, as before its training."""
+        return bool((self.weight[0] == 1).all()) and not self.weight[1:].any()
+
     def combine(self, x: Tensor, past: Callable[[int], Tensor]) -> Tensor:
         """[rows, channels, …] → the same shape."""
         return weighted_sum(x, [past(ticks) for ticks in range(1, len(self.weight))], self.weight)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import ConfigError, first_line
+from common.models.temporal import CausalConv
 from common.rule.skips import SKIPS
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the weights
@@ -21,8 +22,8 @@ _SHOWN = 8
 def load_weights(model: nn.Module, path: Path) -> list[str]:
     """Load a file into `model`, except for a classifier of another shape, and for skips between stages.
 
-    Returns the names of the tensors that are not loaded.
-
+    Returns the names of the tensors that are not loaded. A `CausalConv` that the file lacks is among them: it
+    begins as the identity, so the model begins as that of the file.
 
     The classifier is the last layer with weights. The first convolution's RGB kernel is summed over the colours for a
     model with one channel, and gets zeros for the differences that `temporal = "motion"` adds. Everything else must
@@ -53,12 +54,14 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
         )
     for name in skipped:
         tensors[name] = own[name]
+    added = [name for name in _of_identities(model) if name not in tensors]
     found = model.load_state_dict(tensors, strict=False)
-    missing = f"it lacks {_some(found.missing_keys)}" if found.missing_keys else ""
+    lacking = [name for name in found.missing_keys if name not in added]
+    missing = f"it lacks {_some(lacking)}" if lacking else ""
     extra = f"it has {_some(found.unexpected_keys)}, which the model does not have" if found.unexpected_keys else ""
     if problems := "; ".join(filter(None, (missing, extra))):
         raise ConfigError(f"weights = {str(path)!r} does not fit the model: {problems}. Use the model it was made with")
-    return [*skipped, *skips]
+    return [*skipped, *skips, *added]
 
 
 def _widened(kernel: Tensor, channels: int, inputs: int) -> Tensor:
@@ -114,6 +117,12 @@ def _plain(name: str) -> str:
     if name.startswith(("base_model.", "new_fc.")):
         return name.removeprefix("base_model.").replace(".net.", ".").replace("new_fc.", "fc.")
     return name
+
+
+def _of_identities(model: nn.Module) -> list[str]:
+    """The tensors of the blocks with weights that change nothing yet."""
+    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, CausalConv)}
+    return [f"{name}.weight" for name, module in convolutions.items() if module.is_identity]
 
 
 def _classifier(model: nn.Module) -> list[str]:

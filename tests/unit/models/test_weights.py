@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models import build
+from common.models.temporal import whole_clips
 from common.torchvision_import import models
 from tests.support.settings import config_of
 
@@ -171,6 +172,32 @@ def test_motion_starts_from_the_weights_of_a_model_that_sees_single_frames(
     assert torch.equal(first[:, :channels], expected)
     assert first.shape[1] == 3 * channels
     assert not first[:, channels:].any()
+
+
+def test_convolutions_over_time_start_as_the_identity(tmp_path: Path, official: dict[str, Tensor]) -> None:
+    """The model begins as that of the file, whatever the frames before."""
+    torch.save(official, tmp_path / "w.pth")
+    model = built(tmp_path, tmp_path / "w.pth", model_args={"temporal": "conv"}).eval()
+    assert "layer1.0.memory.weight, layer1.1.memory.weight, layer2.0.memory.weight" in warnings[0]
+    original = models.resnet18(num_classes=7).eval()
+    original.load_state_dict(official)
+    frames = torch.randn(4, 3, 32, 32)
+    with torch.no_grad(), whole_clips(model):
+        assert torch.equal(model(frames), original(frames))
+
+
+def test_a_convolution_over_time_that_is_not_the_identity_must_be_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import sideways\n"
+        "from torch import nn\n"
+        "def build(classes):\n"
+        "    model = nn.Sequential(sideways.CausalConv(3), nn.Flatten(), nn.Linear(3072, classes))\n"
+        "    nn.init.ones_(model[0].weight)\n"
+        "    return model\n"
+    )
+    torch.save(nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(3072, 3)).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"it lacks 0\.weight"):
+        built(tmp_path, tmp_path / "w.pt", 3, f"{tmp_path / 'mine.py'}:build")
 
 
 def test_a_file_of_a_model_that_sees_motion_loads_as_it_is(tmp_path: Path, official: dict[str, Tensor]) -> None:
