@@ -218,7 +218,9 @@ class _ChromeTrace:
             for number, (process, start, end) in enumerate(stops if len(stops) > 1 else []):
                 phase = "s" if number == 0 else "f" if number == len(stops) - 1 else "t"
                 binding = {"bp": "e"} if phase == "f" else {}  # bind to the enclosing slice, not the next
-                yield self._at(phase, process, (start + end) // 2, "frame", "frame", id=frame, **binding)
+                # a stage may begin with a frame before the feeder, which may be held up meanwhile, has returned
+                moment = start if process == self._feeder else (start + end) // 2
+                yield self._at(phase, process, moment, "frame", "frame", id=frame, **binding)
 
     def _at(self, phase: str, process: int, moment: int, name: str, category: str, **more: Any) -> Event:
         place = {"ph": phase, "pid": process + 1, "tid": process + 1, "ts": (moment - self._zero) / 1e3}

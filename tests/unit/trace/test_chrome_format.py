@@ -21,6 +21,12 @@ def test_a_trace_has_every_slice_transfer_and_arrow(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json.gz"]
 
 
+def test_arrows_go_forward_where_the_coordinator_was_held_up_after_it_had_fed(tmp_path: Path) -> None:
+    """As on busy cores: the stage has begun with the frame, and the coordinator has not returned from feeding it."""
+    fed = [(Kind.FEED, tick, tick * TICK, tick * TICK + TICK - 5000) for tick in range(FIRST, FIRST + TICKS)]
+    check(written(replace(recording(), coordinator=spans_of(*fed)), tmp_path), FIRST, TICKS)
+
+
 def test_readers_have_rows_and_begin_the_arrows(tmp_path: Path) -> None:
     """The second reader's clock is ahead; the coordinator only lets them feed."""
     ahead = 5 * TICK
