@@ -80,7 +80,8 @@ class Live:
         for source in self._sources:
             if dropped := source.take():
                 self.errors.add("dropped", times=dropped)
-            if source.error and not self._hurried():
+            if source.error and not source.told and not self._hurried():
+                source.told = True
                 self.errors.warn(
                     f"{source.shown} delivers no frames ({source.error}): its slots repeat its last picture, or are "
                     f"black if there was none, until it does"
@@ -165,6 +166,7 @@ class _Source:
     def __init__(self, name: str, data: Data, errors: PlaybackErrors, frame_ready: threading.Condition) -> None:
         self.shown = without_secrets(name)
         self.error = "no frame yet"
+        self.told = False  # whether the user knows of it
         self.taken: Pixels | None = None  # the frame that `fill` plays: [1, channels, height, width]
         self.taken_from = 0
         self.stop = threading.Event()
@@ -244,6 +246,7 @@ class _Source:
     def _mark_lost(self, cause: str) -> None:
         with self._frame_ready:
             self.error, self._alive_until = cause, 0.0
+            self.told = False
             self._frame_ready.notify_all()
         if not self.stop.is_set():
             self._errors.note(f"{self.shown}: {cause}")

@@ -41,8 +41,8 @@ class Timeline:
         return inside + np.maximum(instants - times[-1], 0) * self._rate
 
     @cached_property
-    def _times(self) -> Sequence[float]:
-        return (self._read_times() if self._read_times else ()) or (0.0,)
+    def _times(self) -> _Floats:
+        return np.array((self._read_times() if self._read_times else ()) or (0.0,))
 
 
 def read_frame_times(path: Path) -> Sequence[float]:

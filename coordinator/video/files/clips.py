@@ -219,15 +219,18 @@ def _probe_all(entries: list[Entry], source: LabelSource, data: Data) -> tuple[l
         outcomes = dict(zip(files, pool.map(partial(_probe, data=data), files.values()), strict=True))
     about = [(path, found) for (path, _), found in outcomes.items() if isinstance(found, MediaInfo)]
     notes += [*_narrowed([found for _, found in about], data), *(f"{at}: {it.note}" for at, it in about if it.note)]
+    timelines: dict[Path, Timeline] = {}  # each is read once at most, also if its file has many segments
     for entry in entries:
         outcome = outcomes[entry.path, entry.frames]
-        clip = _clip(entry, source, outcome, data) if isinstance(outcome, MediaInfo) else outcome
+        if isinstance(outcome, str):
+            bad[entry.path] = outcome
+            continue
+        timeline = timelines.setdefault(entry.path, timeline_of(entry, outcome, data))
+        clip = _clip(entry, source, outcome, timeline, data)
         if isinstance(clip, Clip):
             clips.append(clip)
-        elif isinstance(outcome, MediaInfo):  # there is nothing wrong with the file
+        else:  # there is nothing wrong with the file
             notes.append(f"{entry.path}: {clip}: left out")
-        else:
-            bad[entry.path] = clip
     more = [f"… and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
     return clips, bad, notes[:_NOTES] + more
 
@@ -242,8 +245,7 @@ def _narrowed(about: Sequence[MediaInfo], data: Data) -> list[str]:
     ]
 
 
-def _clip(entry: Entry, source: LabelSource, found: MediaInfo, data: Data) -> Clip | str:
-    timeline = timeline_of(entry, found, data)
+def _clip(entry: Entry, source: LabelSource, found: MediaInfo, timeline: Timeline, data: Data) -> Clip | str:
     place = None if entry.segment is None else segments.frames_of(entry.segment, found, timeline, data)
     if isinstance(place, str):
         return place

@@ -76,3 +76,17 @@ def test_a_film_in_a_shard(root: Path, tmp_path: Path) -> None:
     labels = [clip.label.at(np.arange(clip.frames)) for clip in clips if isinstance(clip.label, FrameLabels)]
     assert labels[0].tolist() == [0] * 5 + [-1] * 7
     assert labels[1][: len(TIMES)].tolist() == [1 if 80 <= time < 280 else -1 for time in TIMES]
+
+
+def test_a_film_of_many_segments_is_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> list[float]:
+        read.append(path)
+        return [time / 100 for time in TIMES]
+
+    monkeypatch.setattr("coordinator.video.files.timelines.read_frame_times", counted)
+    (root / "list.txt").write_text("1.mp4 0.8 1.8 a\n1.mp4 1.8 2.8 b\n")
+    clips = collect(Data(train=root / "list.txt", slots=1, segment_unit="seconds"), "train").clips
+    assert [(clip.first, clip.frames) for clip in clips] == [(20, 10), (30, 10)]
+    assert len(read) == 1
