@@ -23,7 +23,8 @@ from common.rule.clip_sums import ClipSums, Scores
 from common.rule.label_form import Labels
 from common.rule.packet import NO_CLIP
 from coordinator.monitor.confusion_plot import confusion_figure
-from coordinator.monitor.evaluation_scores import Evaluation, Evaluator, evaluator
+from coordinator.monitor.evaluation_scores import Evaluation, Evaluator
+from coordinator.monitor.evaluation_scores import evaluator as make_evaluator
 from coordinator.monitor.val_metrics import metrics_of
 from coordinator.run_directory import CONFIG
 from coordinator.tools.trained_model import TrainedModel, refuse_whole_clips
@@ -65,10 +66,10 @@ def data_for(
 def evaluator_of(trained: TrainedModel) -> Evaluator:
     """What computes the figures, those of the run's val_metrics too. Raises ConfigError if one cannot be made."""
     settings = json.loads(trained.about.get("val_metrics", "[]"))
-    return evaluator(trained.task, metrics_of(settings, trained.task, len(trained.classes)))
+    return make_evaluator(trained.task, metrics_of(settings, trained.task, len(trained.classes)))
 
 
-def evaluate(trained: TrainedModel, figures: Evaluator, scores: Scores) -> Evaluation:
+def evaluate(trained: TrainedModel, evaluator: Evaluator, scores: Scores) -> Evaluation:
     """Compute the figures. What is wrong with one of them is among the problems.
 
     Raises SidewaysError if the model's outputs are not finite.
@@ -78,7 +79,7 @@ def evaluate(trained: TrainedModel, figures: Evaluator, scores: Scores) -> Evalu
             f"{trained.path} gives outputs that are not finite numbers, for {wrong} of {len(scores.sums)} clips: its "
             "training has diverged; evaluate an earlier model of the run (--best)"
         )
-    return figures.evaluate(scores)
+    return evaluator.evaluate(scores)
 
 
 def find_clips(trained: TrainedModel, data: Data) -> Clips:
