@@ -21,6 +21,25 @@ hypothesis_settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis_settings.load_profile("patient")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What CI needs, whose runs may take 90 minutes however slow the machine is."""
+    parser.addoption("--start-within", type=float, metavar="SECONDS", help="skip the tests not started by then")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _start() -> float:
+    """When the first test began."""
+    return time.monotonic()
+
+
+@pytest.fixture(autouse=True)
+def _in_time(request: pytest.FixtureRequest, _start: float) -> None:
+    """Skip the test if it is too late to start it."""
+    most = request.config.getoption("--start-within")
+    if most is not None and time.monotonic() > _start + most:
+        pytest.skip(f"not started within {most:.0f} s")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Results must equal those of workers with one thread each, bit for bit."""
