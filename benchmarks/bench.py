@@ -139,7 +139,7 @@ class Bench:
     def choose(self, config: "Config") -> list[int]:
         """The split that the product chooses, from measurements by these stages."""
         from common.messages.stage_calls import StageCalls
-        from coordinator.run.split import choose
+        from coordinator.run.setup.split import choose
 
         config = config.of_replica
         return choose(config, CLASSES, self.stages.call(0, StageCalls.measure, config, CLASSES), self.stages)

@@ -147,7 +147,7 @@ def _run_on(hosts: Sequence[str], options: dict[str, Any]) -> Any:
 def _measure(bench: Bench, sleep: float, ticks: int, rounds: int, slots: int, contender: str) -> dict[str, Any]:
     """The ratio of a tick to the slowest stage's compute, and the ticks of the edges."""
     from common.messages.stage_calls import StageCalls
-    from coordinator.run.edge_ticks import measured
+    from coordinator.run.setup.edge_ticks import with_edge_ticks
 
     exact = contender == "1f1b"
     changes: dict[str, Any] = {"model_args": {"blocks": STAGES, "milliseconds": sleep}}
@@ -158,7 +158,7 @@ def _measure(bench: Bench, sleep: float, ticks: int, rounds: int, slots: int, co
     edges = "auto" if contender == "sideways" else 1
     config = config.model_copy(update={"network": config.network.model_copy(update={"edge_ticks": edges})})
     costs = bench.stages.call(0, StageCalls.measure, config, CLASSES)
-    config = measured(config, CLASSES, config.split or [], costs, bench.stages)
+    config = with_edge_ticks(config, CLASSES, config.split or [], costs, bench.stages)
     bench.configure(config)
     bench.run(50 if not exact else 3)
     ratios = []

@@ -125,7 +125,7 @@ def _balance(bench: Bench, case: Case) -> "Prediction":
     from common.partition.balance import balance
     from common.partition.prediction import predict
     from common.partition.rebalance import rebalance
-    from coordinator.run.split import timed_at_once
+    from coordinator.run.setup.split import timed_at_once
 
     one_each = case.config([1] * bench.count)
     costs = bench.stages.call(0, StageCalls.measure, one_each, CLASSES)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.config.run_file import apply
 from common.config.settings import Config
 from common.errors import ConfigError
-from coordinator.run.edge_ticks import edge_ticks
+from coordinator.run.setup.edge_ticks import edge_ticks
 from coordinator.tools.simulate import Host, Link, Pace, simulate
 
 if TYPE_CHECKING:

@@ -85,7 +85,6 @@ COVERED_BY = {
     "coordinator/run/setup/prepare.py": [_TRAIN],
     "coordinator/run/setup/prepared.py": [_TRAIN],
     "coordinator/run/setup/stages.py": [_TRAIN],
-    "coordinator/run/split.py": [_TRAIN],
     "coordinator/run/steerable.py": [_STEERING],
     "coordinator/run/stop_request.py": ["unit/run/test_commands.py", _STOPS],
     "coordinator/run/summary.py": [_TRAIN, "unit/run/test_state.py"],

@@ -6,10 +6,10 @@ from common.config.settings import Config
 from common.messages.stage_calls import Plan
 from coordinator.checkpoints.resume import StartPoint
 from coordinator.monitor.tensorboard import EventFiles
-from coordinator.run.class_weights import weighted
-from coordinator.run.colours import jittering
-from coordinator.run.edge_ticks import measured
 from coordinator.run.setup.checks import Checked, Setup
+from coordinator.run.setup.class_weights import with_class_weights
+from coordinator.run.setup.colour_jitter import with_jitter
+from coordinator.run.setup.edge_ticks import with_edge_ticks
 from coordinator.run.setup.split import costs_and_split
 from coordinator.run.setup.start import Start, choose_start
 from coordinator.run.state import RunState
@@ -32,8 +32,9 @@ def build_stages(setup: Setup, checked: Checked) -> Built:
     datasets, presence = checked.datasets, setup.presence
     total_ticks, classes, warn = datasets.total_ticks, len(datasets.train.classes), presence.terminal.warn
     costs, split = costs_and_split(setup, checked)
-    config = measured(setup.config, classes, split, costs, setup.pipeline.stages).model_copy(update={"split": split})
-    config = jittering(weighted(config, datasets.train), setup.pipeline.me)
+    config = with_edge_ticks(setup.config, classes, split, costs, setup.pipeline.stages)
+    config = with_class_weights(config, datasets.train)
+    config = with_jitter(config, setup.pipeline.me).model_copy(update={"split": split})
     start = choose_start(setup, checked, config, split)
     point = start.point
     if costs:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.run.edge_ticks import edge_ticks
+from coordinator.run.setup.edge_ticks import edge_ticks
 from coordinator.tools.simulate import Host, Link, simulate
 
 HOST = Host(0.01, 0.01)

@@ -13,7 +13,9 @@ _MARGIN = 1.2  # of the delay, for jitter
 _SLACK = 1 / 3  # of a tick: what an edge of one tick leaves between sending and using, on either way
 
 
-def measured(config: Config, classes: int, split: Sequence[int], costs: Sequence[BlockCost], stages: Stages) -> Config:
+def with_edge_ticks(
+    config: Config, classes: int, split: Sequence[int], costs: Sequence[BlockCost], stages: Stages
+) -> Config:
     """The run's configuration with measured edge ticks; unchanged if they are given.
 
     Args:

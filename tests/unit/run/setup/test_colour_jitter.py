@@ -7,7 +7,7 @@ from torch._C._distributed_c10d import HashStore
 
 from common.config.run_file import parse
 from common.processes.membership import Member, Membership
-from coordinator.run.colours import jittering
+from coordinator.run.setup.colour_jitter import with_jitter
 
 DATA = {"train": ".", "slots": 4, "hue": 0.1}
 
@@ -15,7 +15,7 @@ DATA = {"train": ".", "slots": 4, "hue": 0.1}
 def chosen(devices: list[int], **changes: Any) -> str:
     members = Member("coordinator"), *(Member("stage", devices=count) for count in devices)
     config = parse({"ticks": 1, "stages": 2, "data": DATA, **changes}, "test")
-    return jittering(config, Membership(0, members, HashStore())).data.jitter
+    return with_jitter(config, Membership(0, members, HashStore())).data.jitter
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.config.running import MOST_EDGE_TICKS
 from common.messages.stage_rpc import Stages
 from common.partition.balance import BlockCost
-from coordinator.run.edge_ticks import edge_ticks, measured
+from coordinator.run.setup.edge_ticks import edge_ticks, with_edge_ticks
 from tests.support.settings import config_of
 
 SPLIT = [1, 2, 1]
@@ -31,7 +31,7 @@ class Measured:
 def found(folder: Path, *delays: float, **changes: Any) -> Any:
     config = config_of(folder, **{"stages": 3, "network__edge_ticks": "auto", **changes})
     stages = cast(Stages, Measured(*delays))
-    return measured(config, 3, SPLIT, COSTS, stages).network.edge_ticks
+    return with_edge_ticks(config, 3, SPLIT, COSTS, stages).network.edge_ticks
 
 
 def test_an_edge_gets_as_many_ticks_as_its_link_needs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from coordinator.video.files.clips import Clips
 from coordinator.video.files.labels import frames_by_class
 
 
-def weighted(config: Config, clips: Clips) -> Config:
+def with_class_weights(config: Config, clips: Clips) -> Config:
     """The run's configuration with a weight for each class; unchanged without any, and for other tasks.
 
     With "balanced" every class counts as much as any other: its weight is inverse to the number of its frames that an

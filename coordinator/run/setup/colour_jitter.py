@@ -4,7 +4,7 @@ from common.config.settings import Config
 from common.processes.membership import Membership
 
 
-def jittering(config: Config, me: Membership) -> Config:
+def with_jitter(config: Config, me: Membership) -> Config:
     """The run's configuration with what jitters colours; unchanged if that is given."""
     if config.data.jitter != "auto":
         return config
