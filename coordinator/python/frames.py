@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import DataError
-from coordinator.video.decoding.media_info import reason
+from coordinator.video.decoding.opening import reason
 from coordinator.video.decoding.scaler import Scaler
 
 _FORMATS = {(1, "uint8"): "gray", (3, "uint8"): "rgb24", (1, "uint16"): "gray16le"}  # by channels and type

@@ -25,7 +25,8 @@ from common.errors import PATH_ERRORS, DataError, SidewaysError
 from common.rule.pixels import Normaliser
 from common.rule.schedule import schedule_of
 from coordinator.video.decoding.augment import middle
-from coordinator.video.decoding.media_info import MediaInfo, pictures, read_media_info
+from coordinator.video.decoding.frame_folder import pictures
+from coordinator.video.decoding.media_info import MediaInfo, read_media_info
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import pixels
 from coordinator.video.files.clip_frames import decode_clip

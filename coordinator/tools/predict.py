@@ -21,7 +21,7 @@ from common.errors import PATH_ERRORS, ConfigError, DataError, SidewaysError
 from common.rule.clip_sums import frames_replaced
 from coordinator.tools.trained_model import TrainedModel
 from coordinator.video.decoding.augment import middle
-from coordinator.video.decoding.media_info import kinds, matching, pictures
+from coordinator.video.decoding.frame_folder import kinds, matching, pictures
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.reader import read
 

@@ -24,7 +24,7 @@ from common.errors import DataError
 from common.rule.label_form import ONE_CLASS
 from coordinator.video.batch import Batch
 from coordinator.video.decoding.augment import Augment, draw
-from coordinator.video.decoding.media_info import open_media, reason, video_stream
+from coordinator.video.decoding.opening import open_media, reason, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.scaler import Scaler
 from coordinator.video.stream import PlaybackErrors

@@ -103,6 +103,8 @@ COVERED_BY = {
     "coordinator/video/cache/place.py": ["unit/video/cache/test_frame_cache.py"],
     "coordinator/video/decoding/clip_writer.py": ["unit/video/decoding/test_reader.py"],
     "coordinator/video/decoding/pictures.py": ["unit/video/decoding/test_reader.py", "unit/video/test_slots.py"],
+    "coordinator/video/decoding/opening.py": ["unit/video/decoding/test_media_info.py"],
+    "coordinator/video/decoding/frame_folder.py": ["unit/video/decoding/test_media_info.py"],
     "coordinator/video/decoding/array_frames.py": ["unit/video/files/test_own_dataset.py"],
     "coordinator/video/decoding/memory_file.py": ["unit/video/files/test_own_dataset.py"],
     "coordinator/video/files/clip_tables.py": ["unit/video/files/test_dataset_formats.py"],

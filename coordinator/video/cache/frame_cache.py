@@ -7,7 +7,7 @@ from common.config.settings import Data
 from coordinator.video.cache import KEPT
 from coordinator.video.cache.entry import Draft, NoRoom, Store, StoredFrames
 from coordinator.video.cache.key import key_of
-from coordinator.video.decoding.media_info import reason
+from coordinator.video.decoding.opening import reason
 from coordinator.video.decoding.pictures import Pictures
 from coordinator.video.files.clips import Clip
 

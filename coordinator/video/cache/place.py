@@ -11,7 +11,7 @@ from common.shared_memory.memfd import memory_file
 from coordinator.video.cache.entry import Store
 from coordinator.video.cache.folder_store import FolderStore, prepare, remove_stale_drafts
 from coordinator.video.cache.memory_store import MemoryStore
-from coordinator.video.decoding.media_info import reason
+from coordinator.video.decoding.opening import reason
 
 
 @dataclass(frozen=True)

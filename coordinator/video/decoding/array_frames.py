@@ -10,7 +10,8 @@ from typing import Any
 import av
 import numpy as np
 
-from coordinator.video.decoding.media_info import MediaInfo, check_size
+from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.decoding.opening import check_size
 from coordinator.video.decoding.packets import Damage
 from coordinator.video.decoding.pictures import Frames
 from coordinator.video.decoding.scaler import Scaler

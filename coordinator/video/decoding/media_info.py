@@ -1,22 +1,25 @@
-"""A media file's metadata, read without decoding it, and the checks before any of it is decoded."""
+"""A media file's metadata, read without decoding it."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from re import split as split_by
 
 import av
-from av.stream import Disposition
 
-_PART = "subfile"  # a protocol of FFmpeg
-LARGEST = 1 << 26  # pixels of a frame; a larger one is a broken or hostile file
-_LIMITS = {"max_pixels": str(LARGEST)}
-_LOCAL = {"protocol_whitelist": f"file,crypto,data,{_PART}"}  # a file may be a playlist, or name addresses to listen at
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from coordinator.video.decoding.frame_folder import kinds, matching, pictures
+from coordinator.video.decoding.opening import (
+    LARGEST,
+    LIMITS,
+    LOCAL,
+    films_of,
+    open_file,
+    rate_of,
+    reason,
+    state_of,
+    video_stream,
+)
+
 _TOLERANCE = 0.02  # by how much the number of frames that is stated may differ from that by duration and rate
-_NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
@@ -43,26 +46,6 @@ class MediaInfo:
     variable: bool = False
 
 
-def part_of(file: Path, offset: int, size: int) -> Path:
-    """The path by which FFmpeg, and so this package, reads `size` bytes of a file as a file of their own."""
-    return Path(f"{_PART},,start,{offset},end,{offset + size},,:{file}")
-
-
-def is_part(path: Path) -> bool:
-    """Whether FFmpeg would read a part of another file."""
-    return str(path).startswith(f"{_PART},,")
-
-
-def state_of(path: Path) -> os.stat_result:
-    """The state of a file, or of the file of which it is a part. Raises OSError."""
-    return os.stat(str(path).partition(",,:")[2] if is_part(path) else path)
-
-
-def open_file(path: Path) -> "av.container.InputContainer":
-    """Open a file, or a part of one. Its name may look like an address, as 12:30.mp4 does. Raises av.FFmpegError."""
-    return open_media(str(path) if is_part(path) else os.path.abspath(path), options=_LOCAL)
-
-
 def read_media_info(path: Path) -> MediaInfo | str:
     """Metadata of a video file, or the reason why it cannot be played."""
     try:
@@ -77,7 +60,7 @@ def read_media_info(path: Path) -> MediaInfo | str:
 def read_stream_info(file: RawIOBase) -> MediaInfo | str:
     """The same of an open file."""
     try:
-        with av.open(file, mode="r", options={**_LOCAL, **_LIMITS}) as container:
+        with av.open(file, mode="r", options={**LOCAL, **LIMITS}) as container:
             return _metadata(container)
     except (av.FFmpegError, OSError, ValueError) as error:
         return reason(error)
@@ -100,97 +83,17 @@ def read_frame_folder_info(folder: Path, pattern: str, listed: int) -> MediaInfo
     return MediaInfo(listed, 0.0, first.width, first.height, 0.0, more if len(files) > listed else "", first.deep)
 
 
-def pictures(folder: Path, pattern: str = "*") -> list[Path]:
-    """The pictures of a folder that match `pattern`, in numeric order: 2 comes before 10. Raises OSError."""
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in PICTURES and path.match(pattern) and not path.name.startswith(".") and path.is_file()
-    ]
-    return sorted(
-        found, key=lambda path: [(int(part), "") if part.isdecimal() else (-1, part) for part in _parts(path)]
-    )
-
-
-def matching(pattern: str) -> str:
-    """Describe which files of a folder are frames, for a message."""
-    return f"frames that match {pattern!r} (with a suffix of {', '.join(PICTURES)})"
-
-
-def kinds(files: Sequence[Path], setting: str = "data.frame_files") -> str:
-    """Advice for when pictures' names begin differently, as in a folder with optical flow; else an empty string."""
-    beginnings = sorted({_parts(path)[0] for path in files})
-    if len(beginnings) < 2:
-        return ""
-    shown = ", ".join(f'"{beginning}*"' for beginning in beginnings[:5])
-    return f"{'more than 5' if len(beginnings) > 5 else len(beginnings)} kinds of names, {shown}: set {setting} to one"
-
-
-def open_media(
-    name: str,
-    kind: str | None = None,
-    options: dict[str, str] | None = None,
-    timeout: tuple[float, float] | None = None,
-) -> "av.container.InputContainer":
-    """Open a file or live source. FFmpeg decodes a little to probe it; even then frames above `LARGEST` are refused.
-
-    Args:
-        name: path or address.
-        kind: FFmpeg input format, such as "v4l2"; None to detect it.
-        options: FFmpeg options.
-        timeout: seconds to open the source, and to read from it.
-
-    Raises:
-        av.FFmpegError: it cannot be opened.
-    """
-    return av.open(name, format=kind, options={**(options or {}), **_LIMITS}, timeout=timeout)
-
-
 def count_frames(path: Path) -> int:
     """The number of frames in a file, by its packets; nothing is decoded. Raises av.FFmpegError or OSError."""
     with open_file(path) as container:
         return sum(packet.size > 0 for packet in container.demux(video_stream(container)))
 
 
-def video_stream(container: "av.container.InputContainer") -> av.VideoStream:
-    """The video stream to play: the best one that is not a cover picture or thumbnail.
-
-    Raises:
-        ValueError: there is none, its codec is unknown, or its frames have more than `LARGEST` pixels.
-    """
-    films = _films(container)
-    if not films:
-        raise ValueError("it has no video stream" + (", only a cover picture" if container.streams.video else ""))
-    best = container.streams.best("video")
-    stream = next((film for film in films if best is not None and film.index == best.index), films[0])
-    if stream.codec_context is None:
-        raise ValueError("its codec is unknown")
-    check_size(stream.codec_context.width, stream.codec_context.height)
-    stream.codec_context.options = dict(_LIMITS)  # frames may grow in the middle of a stream
-    stream.codec_context.thread_count = 1  # decoding is parallel over slots
-    return stream
-
-
-def _films(container: "av.container.InputContainer") -> list[av.VideoStream]:
-    return [stream for stream in container.streams.video if not stream.disposition & _NOT_VIDEO]
-
-
-def check_size(width: int, height: int) -> None:
-    """Check a frame's size in pixels. Raises ValueError if it is too large to be decoded."""
-    if width * height > LARGEST:
-        raise ValueError(f"frames of {width} × {height} pixels are too large: at most {LARGEST} pixels are decoded")
-
-
-def reason(error: Exception) -> str:
-    """A short description of an error of FFmpeg or the file system."""
-    return str(getattr(error, "strerror", None) or error)
-
-
 def _metadata(container: "av.container.InputContainer") -> MediaInfo:
     stream = video_stream(container)
     if not stream.codec_context.width:
         raise ValueError(f"no frame can be decoded, or frames have more than {LARGEST} pixels")
-    rate = float(stream.average_rate or 25)
+    rate = rate_of(stream)
     seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     seconds = seconds or (container.duration or 0) / av.time_base
     implied = round(seconds * rate)
@@ -224,7 +127,7 @@ def _is_deep(stream: av.VideoStream) -> bool:
 
 
 def _choice(container: "av.container.InputContainer", stream: av.VideoStream) -> str:
-    films = _films(container)
+    films = films_of(container)
     if len(films) == 1:
         return ""
     codec = stream.codec_context
@@ -232,7 +135,3 @@ def _choice(container: "av.container.InputContainer", stream: av.VideoStream) ->
         f"of its {len(films)} video streams number {films.index(stream)} is played "
         f"({codec.name}, {codec.width} × {codec.height}, stream {stream.index} of the file)"
     )
-
-
-def _parts(path: Path) -> list[str]:
-    return split_by(r"(\d+)", path.name)

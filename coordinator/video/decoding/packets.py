@@ -7,7 +7,7 @@ from itertools import islice
 import av
 from av.codec.context import Flags
 
-from coordinator.video.decoding.media_info import reason
+from coordinator.video.decoding.opening import reason
 
 
 @dataclass

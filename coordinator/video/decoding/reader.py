@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from coordinator.video.decoding.media_info import open_file, pictures, reason, video_stream
+from coordinator.video.decoding.frame_folder import pictures
+from coordinator.video.decoding.opening import open_file, rate_of, reason, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.pictures import Frames
 from coordinator.video.decoding.resample import CLOSE, FrameClock, longest_gap, resample
@@ -125,7 +126,7 @@ def _from_video(
     if first is None:
         return None, iter(())
     frames, number, landed = chain([first], frames), 0, None
-    about = round(before * float(stream.average_rate or 25) / fps) if fps else before
+    about = round(before * rate_of(stream) / fps) if fps else before
     if about > _FAR:
         jumped = jump(path, container, stream, _finder(container, stream, fps, before), about, damage, alive)
         if jumped is None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import av
 from av.format import Flags
 
+from coordinator.video.decoding.opening import rate_of
+
 CLOSE = 1e-6  # seconds of tolerance for rounded timestamps
 _MOST_STILL = 16  # frames in a row whose timestamps may fail to increase before the timestamps count as reset
 _LONGEST = 300.0  # seconds that a frame may be shown; more is a broken timestamp
@@ -33,7 +35,7 @@ class FrameClock:
         first: av.VideoFrame | None = None,
     ) -> None:
         """`first`: the file's first frame, if it has been decoded already; else that of `timed` counts as the first."""
-        self._step, self._longest = 1 / float(stream.average_rate or 25), longest_gap(container)
+        self._step, self._longest = 1 / rate_of(stream), longest_gap(container)
         self._stamp = (lambda frame: frame.dts) if container.format.name == "avi" else _Guess()  # AVI stores no pts
         self._origin = None if first is None else self._seconds(first)
         self._now = self._end = self._shift = 0.0

@@ -11,7 +11,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from coordinator.video.decoding.media_info import check_size, reason
+from coordinator.video.decoding.opening import check_size, reason
 from coordinator.video.decoding.packets import Damage
 
 Picture = list[NDArray[Any]]  # a frame's channels: grey, or red, green and blue; uint8 or uint16 [height, width]

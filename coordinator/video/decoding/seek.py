@@ -25,7 +25,7 @@ from typing import cast
 import av
 import numpy as np
 
-from coordinator.video.decoding.media_info import open_file, state_of, video_stream
+from coordinator.video.decoding.opening import open_file, state_of, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.resample import CLOSE
 

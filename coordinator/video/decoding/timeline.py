@@ -10,7 +10,7 @@ import av
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coordinator.video.decoding.media_info import open_file, video_stream
+from coordinator.video.decoding.opening import open_file, video_stream
 from coordinator.video.decoding.resample import longest_gap
 from coordinator.video.decoding.seek import packet_timestamps
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import PATH_ERRORS, DataError
-from coordinator.video.decoding.media_info import MediaInfo, is_part
+from coordinator.video.decoding.media_info import MediaInfo
+from coordinator.video.decoding.opening import is_part
 from coordinator.video.files.own_dataset import Item
 from coordinator.video.files.segments import Segment
 from coordinator.video.files.shards import Member

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.config.settings import Data
 from common.errors import DataError
-from coordinator.video.decoding.media_info import reason
+from coordinator.video.decoding.opening import reason
 from coordinator.video.files.shard_source import Alive, Shard, download
 
 _POLL = 0.1

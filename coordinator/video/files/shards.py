@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 
 from common.config.settings import Data
 from common.errors import DataError
-from coordinator.video.decoding.media_info import MediaInfo, part_of, read_media_info
+from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.decoding.opening import part_of
 from coordinator.video.files.download_progress import DownloadProgress
 from coordinator.video.files.shard_cache import check_size, folder_of, opened_shard
 from coordinator.video.files.shard_index import opened_remotely, read_part_info

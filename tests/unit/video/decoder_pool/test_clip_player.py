@@ -13,7 +13,7 @@ from common.config.settings import Data
 from common.errors import DataError
 from coordinator.video.decoder_pool.clip_player import ClipPlayer, Job
 from coordinator.video.decoding import reader
-from coordinator.video.decoding.media_info import open_file
+from coordinator.video.decoding.opening import open_file
 from coordinator.video.files.clips import Clip
 from tests.support.sampling import AUGMENTED, by_player, played
 from tests.support.videos import write_clip, write_pictures

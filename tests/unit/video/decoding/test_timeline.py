@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.video.decoding.media_info import MediaInfo, open_file, read_media_info, video_stream
+from coordinator.video.decoding.media_info import MediaInfo, read_media_info
+from coordinator.video.decoding.opening import open_file, video_stream
 from coordinator.video.decoding.packets import Damage, decoded
 from coordinator.video.decoding.resample import FrameClock
 from coordinator.video.decoding.timeline import Timeline, read_frame_times

@@ -18,7 +18,7 @@ from common.errors import ConfigError, DataError
 from coordinator.video.batch import Batch
 from coordinator.video.datasets import Datasets
 from coordinator.video.decoder_pool.clip_player import Job
-from coordinator.video.decoding.media_info import pictures
+from coordinator.video.decoding.frame_folder import pictures
 from coordinator.video.decoding.reader import read
 from coordinator.video.files.clips import Clip, Clips, collect
 from coordinator.video.files.dataset_formats import guess, in_quarantine, listing, quarantined
