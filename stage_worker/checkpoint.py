@@ -271,7 +271,7 @@ def _is_ours(name: str, built: Assembly, what: Restorable) -> bool:
     if kind == "target":
         return what.in_flight and built.targets is not None
     if kind == "auxiliary":
-        gathered = name.removeprefix(_auxiliary(stage)).startswith(("gradient.", "counters"))
+        gathered = name.removeprefix(_auxiliary(stage)).startswith("gradient.")
         return what.same_split and name.startswith(_auxiliary(stage)) and (what.in_flight or not gathered)
     if kind == "memory":
         return what.in_flight and name.startswith(_memory(stage))

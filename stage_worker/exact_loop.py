@@ -61,7 +61,7 @@ class _Blocks(nn.Module):
         self.part += 1
         if stage.memories:
             stage.memories.begin(self.clips[part * len(x) : (part + 1) * len(x)], self.frame, x.device, part)
-        return stage.run(x, self.frame, part)
+        return stage.run(x, self.frame, part).contiguous()  # as gloo and NCCL need it
 
 
 class _TimedPipelineStage(PipelineStage):

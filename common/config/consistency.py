@@ -47,8 +47,8 @@ def _ignored(run: "Config", total_ticks: int) -> Iterator[tuple[str, bool]]:
         run.norm == "frozen" and run.weights is None,
     )
     yield (
-        "micro_batches has no effect unless the algorithm is gpipe or 1f1b",
-        run.micro_batches is not None and run.algorithm in ("sideways", "backprop"),
+        "micro_batches has no effect unless the algorithm is gpipe or 1f1b, with several stages",
+        run.micro_batches is not None and (run.stages == 1 or run.algorithm in ("sideways", "backprop")),
     )
     yield (
         f"optimiser.warmup covers all {total_ticks} ticks: the full learning rate is never reached",

@@ -220,8 +220,10 @@ class Config(Section):
 
     @property
     def micro_batch_count(self) -> int:
-        """Number of micro-batches of a batch (gpipe and 1f1b); 1 for sideways and backprop."""
-        return 1 if self.algorithm in ("sideways", "backprop") else self.micro_batches or self.stages
+        """Number of micro-batches of a batch (gpipe and 1f1b with several stages, else 1)."""
+        if self.stages == 1 or self.algorithm in ("sideways", "backprop"):
+            return 1
+        return self.micro_batches or self.stages
 
     @property
     def edge_ticks(self) -> tuple[int, ...]:

@@ -50,23 +50,21 @@ class Auxiliary:
         logits = F.linear(pool_to(_VECTORS, y.float()), self.classifier.weight, self.classifier.bias)
         return weight * self._loss(logits, held).mean
 
-    def update(self, tick: int) -> None:
-        """Update the classifier, as long as its loss counts."""
-        if self.weight(tick):
-            self.updater.update()
+    def update(self) -> None:
+        """Update the classifier. Once its loss has faded it has no gradients, and only counts."""
+        self.updater.update(missing=self.classifier.bias.grad is None)
 
     # ---- checkpoints
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next tick depends on."""
+        """Everything that the next tick depends on, but for the counters, which are the stage's."""
         own = {f"model.{name}": value for name, value in self.classifier.state_dict().items()}
-        return {**own, **self.updater.state(), "counters": self.updater.counters}
+        return {**own, **self.updater.state()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave; without counters and gradients, they stay as they are."""
+        """Restore what `state` gave; without gradients, they stay as they are."""
         self.classifier.load_state_dict({name: state[f"model.{name}"] for name in self.classifier.state_dict()})
         self.updater.load(state)
-        self.updater.counters = state.get("counters", self.updater.counters)
 
 
 def auxiliary_of(

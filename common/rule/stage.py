@@ -218,7 +218,7 @@ class Stage(StageParts):
             self.mean.finish()
         self._unapplied = False
         if self.auxiliary is not None:
-            self.auxiliary.update(self.updater.ticks)
+            self.auxiliary.update()
         if self.merge is not None:
             self.merge.updater.update()
         self.updater.update()

@@ -108,6 +108,6 @@ class StageParts:
 
     @counters.setter
     def counters(self, values: Tensor) -> None:
-        self.updater.counters = values
-        if self.merge is not None:  # updated at the same ticks
-            self.merge.updater.counters = values
+        for part in (self, self.auxiliary, self.merge):  # all count alike
+            if part is not None:
+                part.updater.counters = values

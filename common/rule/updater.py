@@ -18,7 +18,7 @@ class Updater:
         optimiser: None for a stage without parameters.
         ticks: number of calls of `update`, including those that only accumulate.
         accumulated: number of gradients accumulated in .grad for the next optimiser step.
-        updates: number of optimiser steps.
+        updates: number of optimiser steps, also counted where there is no optimiser.
         replay: in place of `apply`, a recording of it, whose gradients stay where they are; None: there is none.
     """
 
@@ -81,13 +81,17 @@ class Updater:
             else:
                 group["lr"] = rate * group["factor"]
 
-    def update(self) -> None:
-        """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients."""
+    def update(self, missing: bool = False) -> None:
+        """Count a gradient. Every N-th call steps the optimiser on the mean of the last N gradients.
+
+        All parts of a stage count alike, also those without parameters. `missing`: none of the N is there.
+        """
         self.ticks += 1
         self.accumulated += 1
         if self.accumulated < self._every:
             return
-        if self.optimiser is not None:
+        self.updates += 1
+        if self.optimiser is not None and not missing:
             self._step()
         self.accumulated = 0
 
@@ -99,7 +103,6 @@ class Updater:
         else:
             self.apply()
             self.drop_gradients()
-        self.updates += 1
         if self._average:
             # a smaller decay at first forgets the random start sooner (as in TensorFlow's ExponentialMovingAverage)
             decay = min(self._settings.ema, self.updates / (9 + self.updates))

@@ -186,6 +186,12 @@ EXACT: dict[str, dict[str, object]] = {
     )
 }
 EXACT["gpipe-regress"] = {**EXACT["gpipe-classify"], "task": "regress", "data__train_labels": NUMBERS}
+EXACT["gpipe-not-contiguous"] = {
+    **EXACT["gpipe-classify"],
+    "model": f"{MODELS}:not_contiguous",
+    "model_args": {},
+    "split": [1, 2, 1],
+}
 EXACT["1f1b-frame-labels"] = {**EXACT["1f1b-classify"], "data__labels_of": "frames", "data__train_labels": FRAMES}
 
 Results = Callable[..., Path]

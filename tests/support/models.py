@@ -22,6 +22,25 @@ def with_dropout(classes: int, rate: float = 0.3) -> nn.Sequential:
     return nn.Sequential(block(3, 8, 2), block(8, 8, 1), block(8, 16, 2), nn.Dropout(rate), head)
 
 
+class ChannelsToEnd(nn.Module):
+    """A convolution whose output is not contiguous, as that of ConvNeXt's blocks."""
+
+    def __init__(self, incoming: int, outgoing: int, stride: int) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(incoming, outgoing, 3, stride, padding=1), nn.LayerNorm(outgoing)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, channels, height, width], as a view of [rows, height, width, channels]."""
+        normed: Tensor = self.norm(self.convolution(x).relu().permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2)
+
+
+def not_contiguous(classes: int) -> nn.Sequential:
+    """Four blocks."""
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+    return nn.Sequential(ChannelsToEnd(3, 8, 2), ChannelsToEnd(8, 8, 1), ChannelsToEnd(8, 8, 1), head)
+
+
 class FailAt(nn.Module):
     """The identity, which fails at a tick of the training in a stage's process; only once if `marker` names a file."""
 

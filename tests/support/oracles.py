@@ -95,7 +95,7 @@ def backpropagation_run(config: Config) -> tuple[list[float], dict[str, Tensor]]
             for stage in stages:
                 if stage.memories:
                     stage.memories.begin(packet.clips[rows], tick, y.device, number)
-                y = stage.run(y, tick, number)
+                y = stage.run(y, tick, number).contiguous()  # as it is sent; layouts may have other kernels
             parts.append(stages[-1].objective(y, packet, target, rows) / config.micro_batch_count)
             parts[-1].backward()
         losses.append(float(torch.stack([loss.detach() for loss in parts]).sum()))

@@ -52,5 +52,8 @@ def test_settings_without_effect_are_reported() -> None:
     assert "answer has no effect on evaluations with data.labels_of" in without_effect(frames, 10)[0]
     smoothed = parse({**tree, "task": "autoencode", "label_smoothing": 0.1}, "test")
     assert "label_smoothing" in without_effect(smoothed, 10)[0]
+    alone = parse({**tree, "stages": 1, "algorithm": "gpipe", "micro_batches": 3}, "test")
+    assert alone.micro_batch_count == 1
+    assert "micro_batches has no effect" in without_effect(alone, 10)[0]
     assert without_effect(parse(tree, "test"), 10) == []
     assert without_effect(parse({**given, "task": "predict", "algorithm": "gpipe"}, "test"), 100) == []

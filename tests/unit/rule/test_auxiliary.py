@@ -84,8 +84,22 @@ def test_once_it_has_faded_nothing_of_it_is_left() -> None:
             tick(plain, number)
             for a, b in zip(ours.blocks.parameters(), plain.blocks.parameters(), strict=True):
                 assert torch.equal(a, b)
-    assert ours.auxiliary is not None
-    assert ours.auxiliary.updater.ticks == 1
+
+
+def test_its_updates_remain_in_step_with_those_of_the_stage_once_it_has_faded() -> None:
+    """A longer training makes its loss count again."""
+    rule = Rule(auxiliary=0.5, auxiliary_until=0.25, every=3)
+    learner = stage(config(rule=rule), total_ticks=8)
+    auxiliary = learner.auxiliary
+    assert auxiliary is not None
+    weights = []
+    for number in range(8):
+        tick(learner, number)
+        weights.append(auxiliary.classifier.weight.detach().clone())
+        assert torch.equal(auxiliary.updater.counters, learner.counters)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])  # the mean of the two gradients before it faded
+    assert all(torch.equal(weights[2], later) for later in weights[3:])
 
 
 def test_the_top_stage_has_none_and_tokens_are_pooled() -> None:
@@ -112,8 +126,8 @@ def test_a_saved_classifier_goes_on_bit_for_bit(optimiser: Optimiser) -> None:
     saved = cloned(ours.auxiliary.state())
     restored.blocks.load_state_dict(ours.blocks.state_dict())
     restored.updater.load(cloned(ours.updater.state()))
-    restored.updater.counters = ours.updater.counters
     restored.auxiliary.load(saved)
+    restored.counters = ours.counters
     for number in range(3, 6):
         tick(ours, number)
         tick(restored, number)
@@ -127,12 +141,3 @@ def test_its_learning_rate_follows_that_of_the_run() -> None:
     learner.set_rate(0.3)
     assert learner.auxiliary is not None
     assert learner.auxiliary.updater.rate == learner.updater.rate == 0.3
-
-
-def test_without_what_is_in_flight_the_counters_stay() -> None:
-    auxiliary = auxiliary_of(config(), 0, (ROWS, 5, 4, 4), CLASSES, 8, CPU)
-    assert auxiliary is not None
-    state = {name: value for name, value in auxiliary.state().items() if name != "counters"}
-    auxiliary.updater.count(5)
-    auxiliary.load(state)
-    assert auxiliary.updater.counters.tolist() == [5, 0, 5]

@@ -193,3 +193,18 @@ def test_sources_and_targets_are_in_order() -> None:
     skips = [(1, 4), (0, 4), (1, 3)]
     assert (sources(skips, 4), targets(skips, 1), sources(skips, 0)) == ((0, 1), (3, 4), ())
     assert np.array_equal(sources([], 2), ())
+
+
+def test_a_skip_into_a_stage_without_parameters_counts_its_updates() -> None:
+    """They are loaded from the stage's counters, and the average of the skip's weights goes by them."""
+    settings = config(3, [(0, 2)])
+    outputs = [(torch.Size((ROWS, WIDTH)), torch.float32)] * 3
+    parts = [nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Tanh()]
+    made = [make_stage(nn.Sequential(part), i, settings, outputs, 5, 1, CPU) for i, part in enumerate(parts)]
+    reference = Reference(made, (ROWS, WIDTH))
+    for tick in range(TICKS):
+        reference.tick(frame(tick))
+    merge = made[2].merge
+    assert merge is not None
+    assert made[2].updater.optimiser is None
+    assert merge.updater.counters.tolist() == made[2].counters.tolist() == [TICKS - 2, 0, TICKS - 2]
