@@ -25,6 +25,7 @@ import typer
 from common import __version__
 from common.config.run_file import load
 from common.errors import PATH_ERRORS, SidewaysError
+from common.processes.interpreter import quiet_torch
 from common.processes.open_files import too_many_files
 from common.processes.output import flush_output, print_error
 from common.run_registry.redis_connection import from_environment
@@ -161,6 +162,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=PATH_ERRORS)
     atexit.register(flush_output)
+    quiet_torch()
     try:
         app()
     except SidewaysError as error:

@@ -117,8 +117,8 @@ def figures(survey: DatasetCheck, config: Config) -> dict[str, Any]:
         "bad_files": len(survey.bad),
         "damaged_files": len(survey.damaged),
         "quarantined_files": survey.clips.quarantined,
-        "sizes": dict(Counter(finding.size for finding in found).most_common(_SHOWN)),
-        "frame_rates": dict(Counter(f"{finding.rate:.4g}" for finding in found).most_common(_SHOWN)),
+        "sizes": _frequent(finding.size for finding in found),
+        "frame_rates": _frequent(f"{finding.rate:.4g}" for finding in found if finding.rate),
         "mean_clip_frames": round(mean, 2),
         "shortest_clip_frames": min(frames, default=0),
         "longest_clip_frames": max(frames, default=0),
@@ -203,6 +203,11 @@ def _describe(finding: FileCheck, clip: Clip, data: Data) -> None:
     info = read_media_info(file)
     if isinstance(info, MediaInfo):
         finding.size, finding.rate = f"{info.width}x{info.height}", info.rate
+
+
+def _frequent(values: Iterable[str]) -> dict[str, int]:
+    """How many files state each value, the most frequent first."""
+    return dict(Counter(filter(None, values)).most_common(_SHOWN))
 
 
 def _shown(value: object) -> str:
