@@ -30,7 +30,7 @@ from stage_worker.reporting.timed_stage import timed
 from stage_worker.stage_stream import StageStream
 
 if TYPE_CHECKING:
-    from stage_worker.snapshots import Snapshots
+    from stage_worker.snapshot_writer import SnapshotWriter
 
 _REPORT, _SETTLE = int(Kind.REPORT), int(Kind.SETTLE)
 
@@ -72,7 +72,7 @@ class TickLoop(ReportedLoop, ABC):
     stream: StageStream
     last: int = field(default=0, init=False)
     tick: int = field(default=0, init=False)
-    snapshots: "Snapshots | None" = field(default=None, init=False)
+    snapshots: "SnapshotWriter | None" = field(default=None, init=False)
     sampler: OutputSampler = field(init=False)
 
     def begin(self) -> None:

@@ -36,6 +36,7 @@ from stage_worker.edges.transport import on_gpus
 from stage_worker.evaluation import Evaluation
 from stage_worker.replicas import ReplicaGroup
 from stage_worker.reporting.reporter import Reporter
+from stage_worker.snapshot_writer import SnapshotWriter
 from stage_worker.snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class StageService:
         self._replicas: ReplicaGroup | None = None
         self._sums = ClipSums()
         self._snapshots: Snapshots | None = None
+        self._keeper: SnapshotWriter | None = None
         self._metrics: StageMetrics | None = None
         self._spans = Spans(0, 0, 0)
         self.coordinator_gone = self.training = False
@@ -128,7 +130,7 @@ class StageService:
         """Build this stage, in place of that of an earlier run with the same processes. Raises ConfigError."""
         if self._built is not None:
             self._built.close()
-            self._built = None
+            self._built = self._keeper = None
             gc.collect()  # a loop and its timed stage hold each other, and with them the memory of a GPU
         config, device = plan.config, use_device(plan.config, self.me)
         self.reporter.configure(config, device, self._metrics_of(config))
@@ -235,13 +237,12 @@ class StageService:
     def _begin_snapshots(self, first: int) -> None:
         loop = self.built.loop
         if self._snapshots is not None and loop.snapshots is None:
-            self._snapshots.begin(self.built, first)
-            loop.snapshots = self._snapshots
+            loop.snapshots = self._keeper = self._snapshots.begin(self.built, first)
 
     def keep_snapshot(self) -> None:
         """This process ends because it has lost a peer: keep the stage's state."""
-        if self._snapshots is not None and self._built is not None:
-            self._snapshots.keep_last(self._built.loop.tick + (not self.training))
+        if self._keeper is not None:
+            self._keeper.keep_last(self.built.loop.tick + (not self.training))
 
     def disconnect(self) -> None:
         """Close the edges, so that the neighbours need not wait for this stage."""
@@ -272,5 +273,7 @@ class StageService:
     def leave(self) -> None:
         """The run ends."""
         self.reporter.coordinator.allow_exit()
+        if self._keeper is not None:
+            self._keeper.wait()
         if self._snapshots is not None:
             self._snapshots.leave()

@@ -138,6 +138,7 @@ COVERED_BY = {
     "stage_worker/edges/neighbours.py": [_EXACT],
     "stage_worker/edges/ports.py": ["unit/stage_worker/test_loop.py"],
     "stage_worker/edges/stage_ports.py": [_EXACT, _TRAIN],
+    "stage_worker/snapshot_writer.py": ["unit/stage_worker/test_snapshots.py"],
     "stage_worker/stage_shapes.py": [_EXACT, "unit/stage_worker/test_assembly.py"],
     "stage_worker/evaluation.py": [_TRAIN, "distributed/test_tools.py"],
     "stage_worker/exact_loop.py": [_EXACT],

@@ -83,8 +83,7 @@ def test_the_last_snapshot_restores_the_whole_stage(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, stage(4, 5))
     for number in range(5):  # in the middle of two gradients for one update
         tick(built, number)
-    snapshots.begin(built, 5)
-    snapshots.keep_last(5)
+    snapshots.begin(built, 5).keep_last(5)
     found = Snapshots(tmp_path, stage(4, 5))
     assert Snapshot(5, True, 0, 4) in found.kept().snapshots
     assert not same(built, other)
@@ -101,8 +100,7 @@ def test_a_replica_does_not_take_over_the_memory_of_another(tmp_path: Path) -> N
     built, other = assembly(1), assembly(2)
     tick(built, 0)
     snapshots = Snapshots(tmp_path, stage(1, 2).arranged(2))
-    snapshots.begin(built, 1)
-    snapshots.keep_last(1)
+    snapshots.begin(built, 1).keep_last(1)
     assert built.stage.memories.state()
     first = Snapshots(tmp_path, stage(0, 2).arranged(2))
     assert Snapshot(1, True, 1, 0) in first.kept().snapshots
@@ -113,22 +111,14 @@ def test_a_replica_does_not_take_over_the_memory_of_another(tmp_path: Path) -> N
 
 def test_a_regular_snapshot_replaces_the_last_one_of_the_attempt_before(tmp_path: Path) -> None:
     built, snapshots = assembly(1), Snapshots(tmp_path, stage())
-    snapshots.begin(built, 0)
-    snapshots.keep_last(7)
+    snapshots.begin(built, 0).keep_last(7)
     again = Snapshots(tmp_path, stage())
-    again.begin(built, 9)
-    wait_until(lambda: again.kept() == Kept([Snapshot(9, False, 0, 0)], []))
-    assert again._writing is not None
-    again._writing.join()  # while it writes, none is kept
+    writer = again.begin(built, 9)
+    writer.wait()  # while it writes, none is kept
+    assert again.kept() == Kept([Snapshot(9, False, 0, 0)], [])
     for number in (9, 10, 11):
-        again.ticked(number)
+        writer.ticked(number)
     wait_until(lambda: again.kept() == Kept([Snapshot(12, False, 0, 0)], []))
-
-
-def test_what_was_not_restored_is_not_kept(tmp_path: Path) -> None:
-    snapshots = Snapshots(tmp_path, stage())
-    snapshots.keep_last(7)
-    assert snapshots.kept() == Kept([], [])
 
 
 def test_without_memory_the_run_goes_on_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,15 +161,15 @@ def test_a_host_keeps_what_others_send_until_the_run_ends(tmp_path: Path) -> Non
 def test_exact_snapshots_are_of_the_same_ticks_in_all_stages_and_hold_all(tmp_path: Path) -> None:
     built, other = assembly(1, mode="exact"), assembly(2, mode="exact")
     snapshots = Snapshots(tmp_path, stage())
-    snapshots.begin(built, 4)
+    writer = snapshots.begin(built, 4)
     ended = []
     for number in range(4, 40):
         tick(built, number)
-        ended.append(snapshots.is_due_after(number))
-        snapshots.ticked(number)
+        ended.append(writer.is_due_after(number))
+        writer.ticked(number)
     assert [number for number, end in zip(range(4, 40), ended, strict=True) if end] == list(range(5, 40, 3))
     assert cast(Ports, built.ports).settled == list(range(5, 40, 3))
-    snapshots.keep_last(40)  # keeps none, but waits until all are written
+    writer.keep_last(40)  # keeps none, but waits until all are written
     kept = built.stage.config.snapshots_kept
     assert kept == 3 + 16 // 3
     assert snapshots.kept().snapshots == [Snapshot(at, False, 0, 0) for at in range(39 - 3 * (kept - 1), 40, 3)]
@@ -196,8 +186,7 @@ def test_a_stage_whose_gpu_is_stuck_keeps_the_weights_of_its_last_update(tmp_pat
             tick(other, number)
     cast(Stream, built.stream).stuck = True
     snapshots = Snapshots(tmp_path, stage(4, 5))
-    snapshots.begin(built, 4)
-    snapshots.keep_last(4)
+    snapshots.begin(built, 4).keep_last(4)
     found = assembly(2, every=1)
     Snapshots(tmp_path, stage(4, 5)).load(found, Snapshot(4, True, 0, 4), 5)
     trained, kept = other.stage.blocks.state_dict(), found.stage.blocks.state_dict()
