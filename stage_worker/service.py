@@ -225,9 +225,9 @@ class StageService:
         """Keep a snapshot of another host's process."""
         self._kept.keep_copy(name, tick, data, keep)
 
-    def forget_copies(self, name: str) -> None:
-        """Forget the snapshots of this name."""
-        self._kept.forget(name)
+    def forget_copies(self, name: str, tick: int | None = None) -> None:
+        """Forget the snapshots of this name, or only that of one tick."""
+        self._kept.forget(name, tick)
 
     @property
     def _kept(self) -> Snapshots:
@@ -240,8 +240,10 @@ class StageService:
             loop.snapshots = self._keeper = self._snapshots.begin(self.built, first)
 
     def keep_snapshot(self) -> None:
-        """This process ends because it has lost a peer: keep the stage's state."""
-        if self._keeper is not None:
+        """This process ends because it has lost a peer: keep the stage's state, unless the run ends for good."""
+        if self.reporter.coordinator.run_ends:
+            self._leave_snapshots()
+        elif self._keeper is not None:
             self._keeper.keep_last(self.built.loop.tick + (not self.training))
 
     def disconnect(self) -> None:
@@ -273,6 +275,9 @@ class StageService:
     def leave(self) -> None:
         """The run ends."""
         self.reporter.coordinator.allow_exit()
+        self._leave_snapshots()
+
+    def _leave_snapshots(self) -> None:
         if self._keeper is not None:
             self._keeper.wait()
         if self._snapshots is not None:

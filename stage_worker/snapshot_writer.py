@@ -65,12 +65,10 @@ class SnapshotWriter(ABC):
         self._writing.start()
 
     def _replace(self, tick: int, state: dict[str, Tensor]) -> None:
-        """Keep a snapshot in place of older ones, also of the last one of an earlier attempt."""
+        """Keep a snapshot in place of older ones."""
         own = self._own(tick, last=False)
-        if self._write(own, state):
-            self._folder.forget(self._own(tick, last=True).name)
-            if self._copies is not None:
-                self._copies.send(own.name, tick, mapped(self._folder.file(own.name, tick)), self._kept)
+        if self._write(own, state) and self._copies is not None:
+            self._copies.send(own.name, tick, mapped(self._folder.file(own.name, tick)), self._kept)
 
     def _own(self, tick: int, last: bool) -> Snapshot:
         return Snapshot(tick, last, self._me.of_replica, self._me.stage)
@@ -117,6 +115,8 @@ class HealSnapshots(SnapshotWriter):
     def __init__(self, folder: SnapshotFolder, me: Membership, built: Assembly, tick: int) -> None:
         """Keep them from `tick` on, one at once."""
         super().__init__(folder, me, built, None if _has_replica_elsewhere(me) else Copies(me))
+        # the stage goes on from what it kept last: should that be needed again, what follows will be lost
+        self._folder.move(self._own(tick, last=True).name, self._own(tick, last=False).name)
         self._keep(tick)
 
     def is_due_after(self, tick: int) -> bool:

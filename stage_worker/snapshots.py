@@ -48,9 +48,9 @@ class Snapshots:
             if not self._has_left:
                 self._folder.write(name, tick, lambda path: data.numpy().tofile(path), keep)
 
-    def forget(self, name: str) -> None:
-        """Forget the snapshots of a process."""
-        self._folder.forget(name)
+    def forget(self, name: str, tick: int | None = None) -> None:
+        """Forget the snapshots of a process, or only that of one tick."""
+        self._folder.forget(name, tick)
 
     def forget_after(self, tick: int) -> None:
         """Forget all snapshots of later ticks: the run goes on from an earlier one."""

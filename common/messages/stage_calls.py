@@ -193,8 +193,8 @@ class StageCalls(Protocol):
         """Keep a snapshot of another host's process, uint8, and only the newest `keep` of this name."""
 
     @_handled(in_rpc_thread=True)
-    def forget_copies(self, name: str) -> None:
-        """Forget the snapshots of this name, which may be copies of another host's."""
+    def forget_copies(self, name: str, tick: int | None = None) -> None:
+        """Forget the snapshots of this name, which may be copies of another host's, or only that of one tick."""
 
     @_handled(extra_time=WRITING)
     def resume_from_snapshot(self, sources: Sequence[Snapshot | None], tick: int) -> str:
@@ -253,7 +253,7 @@ class StageCalls(Protocol):
 
     @_handled(in_rpc_thread=True)
     def expect_coordinator_exit(self) -> None:
-        """Do not report that the coordinator has exited: it reports itself why the run ends."""
+        """Do not report that the coordinator has exited: it reports itself why the run ends for good."""
 
     @_handled(together=True)
     def quit(self, code: int) -> None:

@@ -109,10 +109,17 @@ class SnapshotFolder:
         for old in others[: max(0, len(others) - keep + 1)]:
             self.file(name, old).unlink(missing_ok=True)
 
-    def forget(self, name: str) -> None:
-        """Remove a process's snapshots."""
-        for tick in self.ticks(name):
-            self.file(name, tick).unlink(missing_ok=True)
+    def forget(self, name: str, tick: int | None = None) -> None:
+        """Remove a process's snapshots, or only that of one tick."""
+        for old in self.ticks(name) if tick is None else [tick]:
+            self.file(name, old).unlink(missing_ok=True)
+
+    def move(self, name: str, to: str) -> None:
+        """Make the newest snapshot of `name`, if there is one, the only one of `to`. Raises OSError."""
+        if ticks := self.ticks(name):
+            self.forget(to)
+            os.replace(self.file(name, ticks[-1]), self.file(to, ticks[-1]))
+            self.forget(name)
 
     def forget_after(self, tick: int) -> None:
         """Remove all snapshots, of all processes, of later ticks."""
@@ -128,7 +135,8 @@ class SnapshotFolder:
         for name, _ in self.all():
             if name in names or name not in here:
                 self.forget(name)
-        for name in names:  # of a process that was killed while it wrote
-            (self.path / f"{name}{_PART}").unlink(missing_ok=True)
+        for part in self.path.glob(f"*{_PART}"):  # of a process that was killed while it wrote
+            if (name := part.name.removesuffix(_PART)) in names or name not in here:
+                part.unlink(missing_ok=True)
         with suppress(OSError):  # another process still has one
             self.path.rmdir()

@@ -109,7 +109,7 @@ def load_state(optimiser: torch.optim.Optimizer, names: dict[nn.Parameter, str],
 
 
 def _as_stored(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A value of a parameter's, with the strides of the parameter, which fused optimisers take for granted."""
+    """A copy of a parameter's value, with the strides of the parameter, which fused optimisers take for granted."""
     if value.shape != parameter.shape:
-        return value
+        return value.clone()  # `load_state_dict` may keep it, and with it the whole file that is mapped
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -65,10 +65,10 @@ def heal(
     tick = max([position.tick, *(source.tick for source in sources if source is not None)])
     if tick <= start.tick:
         return None
-    same_clips = position.clips == clips
-    places = position.places if same_clips else start.places
-    now = replace(start, tick=tick, origin=tick, seconds=position.seconds, places=places)
-    healed = replace(now, in_flight=False, scored=False, in_memory=True)
+    healed = replace(start, tick=tick, origin=tick, in_flight=False, scored=False, in_memory=True)
+    if position.tick >= start.tick:  # the coordinator may have been lost long after it kept one
+        same_clips = position.clips == clips
+        healed = replace(healed, seconds=position.seconds, places=position.places if same_clips else start.places)
     return healed, Healing(tick, sources, start.tick)
 
 

@@ -74,9 +74,9 @@ class RunSnapshots:
         self._folder.forget(COORDINATOR)
         self._copies.forget(COORDINATOR)
 
-    def forget(self, name: str) -> None:
-        """Forget the snapshots of this name on this host."""
-        self._folder.forget(name)
+    def forget(self, name: str, tick: int) -> None:
+        """Forget a snapshot on this host."""
+        self._folder.forget(name, tick)
 
     def forget_after(self, tick: int) -> None:
         """Forget later positions: the run goes on from an earlier one."""

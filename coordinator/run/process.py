@@ -100,6 +100,8 @@ class _Process:
             self._keep_snapshot()
         will_restart = not final and may_be_restarted()
         presence.fail(reason, tick, final, will_restart, lambda: pipeline.stages.expect_coordinator_exit(_EXIT_NOTICE))
+        if final and self._prepared is not None and self._prepared.snapshots is not None:
+            self._prepared.snapshots.leave()
 
     def _keep_snapshot(self) -> None:
         """Another attempt follows: keep the position, if it is needed. Never raises."""

@@ -23,14 +23,15 @@ class ProgressReports:
         (run.presence.broadcast.replica_progress if report.replica else run.presence.broadcast.progress)(event)
         if run.snapshots is not None:
             run.snapshots.reported(report)
-        if self._lost_at is not None:
-            self._tell_of_restart(report.tick, self._lost_at)
-            self._lost_at = None
+        self.tell_of_restart(report.tick)
         if has_diverged(report, run.state.config.recovery):
             self._end(report)
 
-    def _tell_of_restart(self, tick: int, lost_at: float) -> None:
-        run = self._run
+    def tell_of_restart(self, tick: int) -> None:
+        """Say once how long the run was away, if this is a restart."""
+        run, lost_at, self._lost_at = self._run, self._lost_at, None
+        if lost_at is None:
+            return
         run.presence.broadcast.restarted(tick, restarts(), round(time.time() - lost_at, 3))
         if run.healing is not None:
             run.presence.broadcast.healed(run.healing.tick, run.healing.lost)

@@ -42,7 +42,7 @@ class Training:
         self._steerable = SteerableRun(run, self._checkpointing)
         self._evaluation = EvaluationPhase(run, self._checkpointing)
         self._probing = Probing(run)
-        run.pipeline.on_progress = ProgressReports(run)
+        self._reports = run.pipeline.on_progress = ProgressReports(run)
 
     def run(self) -> None:
         """Train until the last planned tick, or until a request to stop.
@@ -70,6 +70,8 @@ class Training:
         self._run.metrics.announce(self._run.directory.path)
         self._trace_at_start(state.config.report.trace_ticks)
         self._pause_again()
+        if state.over:  # no report will come
+            self._reports.tell_of_restart(state.tick)
         if state.over or self._run.overdue:  # an earlier attempt was lost after its last tick, or in an evaluation
             saving.save_model()
             if self._run.start.in_memory:  # which is given back when the run ends

@@ -15,9 +15,12 @@ from tests.support.settings import slow_run, write_run_file
 from tests.support.waiting import gone, wait_until
 
 
-def damaged(videos: Path, tmp_path: Path, pattern: str, **changes: Any) -> Background:
-    """A run of which a stage was killed, and the snapshots of this pattern damaged before the next attempt begins."""
-    often = {"recovery__snapshot_every": 20, "recovery__restarts": 3, "report__every": 0.05, "network__deadline": 4}
+def damaged(videos: Path, tmp_path: Path, pattern: str, newest: bool = False, **changes: Any) -> Background:
+    """A run of which a stage was killed, and the snapshots of this pattern damaged before the next attempt begins.
+
+    `newest`: only the newest of them.
+    """
+    often = {"recovery__snapshot_every": 20, "recovery__restarts": 6, "report__every": 0.05, "network__deadline": 4}
     run = Background(write_run_file(tmp_path / "run.toml", slow_run(videos, **{**often, **changes})))
     run.wait_for_tick(130)
     members, launcher = run.members(), psutil.Process(run.process.pid)
@@ -27,7 +30,7 @@ def damaged(videos: Path, tmp_path: Path, pattern: str, **changes: Any) -> Backg
     [lock] = [file.path for file in launcher.open_files() if Path(file.path).name == "lock"]
     files = list(Path(lock).parent.glob(pattern))
     assert files
-    for file in files:
+    for file in sorted(files, key=lambda file: int(file.suffix[1:]))[-1 if newest else 0 :]:
         os.truncate(file, file.stat().st_size // 2)
     launcher.resume()
     return run
@@ -43,6 +46,16 @@ def test_the_run_goes_back_to_the_checkpoint(videos: Path, straight: Path, tmp_p
     reason = r"stage 1: the snapshot of tick 1\d0 cannot be restored \(.*\): the next attempt goes on from an older one"
     assert bool(re.search(reason, output)) == stage
     assert len([line for line in run.metrics() if line["kind"] == "restart"]) == 1
+    assert losses_of(tmp_path / "runs/it") == losses_of(straight)
+    assert same_model(tmp_path / "runs/it", straight)
+
+
+@pytest.mark.long
+def test_the_run_goes_back_to_an_older_snapshot(videos: Path, straight: Path, tmp_path: Path) -> None:
+    run = damaged(videos, tmp_path, "stage1-0.*", newest=True, checkpoint__every=10**6)
+    assert run.end(100) == 0, run.output()
+    output = " ".join(run.output().split())
+    assert re.search(r"resumed from what all processes kept in memory at tick 1[02]0,", output), output
     assert losses_of(tmp_path / "runs/it") == losses_of(straight)
     assert same_model(tmp_path / "runs/it", straight)
 

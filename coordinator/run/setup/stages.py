@@ -45,7 +45,8 @@ def build_stages(setup: Setup, checked: Checked) -> Built:
     if setup.resume is not None:
         presence.introduce(config, checked.directory.path, total_ticks)
     if config.report.tensorboard:
-        first = None if setup.resume is None else point.tick + point.scored  # an evaluation there is not done again
+        again = not point.scored or point.tick >= total_ticks  # whether an evaluation there is done again
+        first = None if setup.resume is None else point.tick + (not again)
         presence.broadcast.add(EventFiles(checked.directory.path, warn, first))
     for name in dict.fromkeys(config.report.trackers):
         presence.broadcast.add(TrackerListener(name, checked.directory.path, config, presence.terminal.say, warn))

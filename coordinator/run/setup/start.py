@@ -64,10 +64,10 @@ def _check_restored(
 
     All hosts forget that one first, or it would be chosen again.
     """
-    failed = {source.name: why for source, why in zip(sources, reasons, strict=False) if source is not None and why}
-    for name in failed:
-        snapshots.forget(name)
-        stages.call_all(StageCalls.forget_copies, name)
+    failed = {source: why for source, why in zip(sources, reasons, strict=False) if source is not None and why}
+    for source in failed:
+        snapshots.forget(source.name, source.tick)
+        stages.call_all(StageCalls.forget_copies, source.name, source.tick)
     if failed:
         raise PeerError(f"{'; '.join(failed.values())}: the next attempt goes on from an older one, or the checkpoint")
 
@@ -75,7 +75,8 @@ def _check_restored(
 def restore(setup: Setup, checked: Checked, start: Start) -> bool:
     """Restore what the run starts from, if anything. Returns whether an evaluation is still due there."""
     point, every, presence = start.point, setup.config.evaluate_every, setup.presence
-    evaluated = point.scored or every == 0 or point.tick % every > 0  # or none was due
+    over = point.tick >= checked.datasets.total_ticks  # the summary tells of an evaluation at the end: it is done again
+    evaluated = not over and (point.scored or every == 0 or point.tick % every > 0)  # or none was due
     if point.tick:
         checked.checkpoints.set_aside_after(point.tick)
     if point.folder is not None:

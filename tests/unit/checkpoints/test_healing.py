@@ -1,5 +1,6 @@
 """What a run goes on from, given what its processes kept."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -64,6 +65,14 @@ def test_after_the_loss_of_the_coordinator_no_update_is_lost(config: Config) -> 
     assert found is not None
     assert (found[0].tick, found[1].lost) == (127, {})
     assert str(found[1]) == "healed: the training goes on at tick 127; no stage lost any update"
+
+
+def test_a_position_older_than_the_checkpoint_does_not_take_the_clips_back(config: Config) -> None:
+    """The coordinator was lost long after it had kept one, and without the time to keep another."""
+    newer = replace(CHECKPOINT, places=[(9, 1)], seconds=30.0)
+    found = healed(config, [10], [[last(127, 0)], [last(126, 1)]], newer)
+    assert found is not None
+    assert (found[0].tick, found[0].places, found[0].seconds) == (127, [(9, 1)], 30.0)
 
 
 def test_a_snapshot_of_the_tick_with_which_the_run_goes_on_has_lost_nothing(config: Config) -> None:

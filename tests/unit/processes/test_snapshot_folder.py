@@ -44,14 +44,29 @@ def test_several_of_a_process_can_be_kept_and_later_ones_forgotten(tmp_path: Pat
     assert folder.ticks("a") == [30, 40, 50, 60, 70]
     folder.forget_after(40)
     assert folder.ticks("a") == [30, 40]
+    folder.forget("a", 40)
+    assert folder.ticks("a") == [30]
+
+
+def test_the_newest_of_one_name_replaces_all_of_another(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path)
+    for tick in (10, 20):
+        folder.write("a", tick, write(f"a{tick}"), keep=5)
+        folder.write("b", tick + 1, write("b"), keep=5)
+    folder.move("a", "b")
+    assert folder.all() == [("b", 20)]
+    assert folder.file("b", 20).read_text() == "a20"
+    folder.move("a", "b")  # there is none any more
+    assert folder.all() == [("b", 20)]
 
 
 def test_copies_of_other_hosts_are_removed_by_whoever_leaves(tmp_path: Path) -> None:
     folder = SnapshotFolder(tmp_path / "here")
     for name in ("own", "beside", "elsewhere"):
         folder.write(name, 1, write(name))
+        folder.path.joinpath(f"{name}.part").touch()  # it was killed while it wrote, or received a copy
     folder.leave("own", here={"own", "beside"})
-    assert folder.all() == [("beside", 1)]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["beside.1", "beside.part"]
 
 
 def test_a_failed_write_leaves_the_last_snapshot(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A stage's snapshots: the stage that loads one equals the one that kept it."""
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, cast
@@ -119,6 +120,27 @@ def test_a_regular_snapshot_replaces_the_last_one_of_the_attempt_before(tmp_path
     for number in (9, 10, 11):
         writer.ticked(number)
     wait_until(lambda: again.kept() == Kept([Snapshot(12, False, 0, 0)], []))
+
+
+def test_what_was_kept_last_is_a_regular_snapshot_once_the_run_goes_on(tmp_path: Path) -> None:
+    """Or the next loss would be told as one without any loss, if no other could be kept since."""
+    built, snapshots = assembly(1), Snapshots(tmp_path, stage())
+    snapshots.begin(built, 0).keep_last(7)
+    writer = Snapshots(tmp_path, stage()).begin(built, 7)
+    assert not list(tmp_path.glob("*-last.*"))
+    writer.wait()
+    assert snapshots.kept() == Kept([Snapshot(7, False, 0, 0)], [])
+
+
+def test_nothing_of_a_snapshot_stays_mapped_once_it_is_loaded(tmp_path: Path) -> None:
+    built, other = assembly(1, every=1), assembly(2, every=1)
+    tick(built, 0)
+    snapshots = Snapshots(tmp_path, stage())
+    snapshots.begin(built, 1).keep_last(1)
+    snapshots.load(other, Snapshot(1, True, 0, 0), 1)
+    assert same(built, other)
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 def test_without_memory_the_run_goes_on_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

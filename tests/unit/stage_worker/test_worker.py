@@ -58,6 +58,7 @@ def test_concurrent_calls_are_answered_at_once() -> None:
     assert clock > 0
     found.handle("expect_coordinator_exit", [2], (), {})
     assert not found.held[0].reporter.coordinator.verbose
+    assert found.held[0].reporter.coordinator.run_ends
     in_rpc_thread = {name for name in CALLS if handling(name).in_rpc_thread}
     assert in_rpc_thread >= {"stop_at", "checkpoint_written", "probe_result", "trace_rows"}
 

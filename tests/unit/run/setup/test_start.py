@@ -14,18 +14,18 @@ SOURCES = [Snapshot(100, False, 0, 0), Snapshot(104, True, 0, 1), None]
 
 
 class Log:
-    """The stages, and the coordinator's folder: they note the names that are to be forgotten."""
+    """The stages, and the coordinator's folder: they note what is to be forgotten."""
 
     def __init__(self) -> None:
-        self.everywhere: list[str] = []
-        self.here: list[str] = []
+        self.everywhere: list[tuple[str, int]] = []
+        self.here: list[tuple[str, int]] = []
 
-    def call_all(self, call: Any, name: str) -> None:
+    def call_all(self, call: Any, name: str, tick: int) -> None:
         assert call.__name__ == "forget_copies"
-        self.everywhere.append(name)
+        self.everywhere.append((name, tick))
 
-    def forget(self, name: str) -> None:
-        self.here.append(name)
+    def forget(self, name: str, tick: int) -> None:
+        self.here.append((name, tick))
 
 
 def check(log: Log, sources: list[Snapshot | None], reasons: list[str]) -> None:
@@ -36,7 +36,7 @@ def test_no_snapshot_that_cannot_be_loaded_is_chosen_again() -> None:
     log = Log()
     with pytest.raises(PeerError, match=r"^stage 1: it is truncated: the next attempt goes on from an older one, or"):
         check(log, SOURCES, ["", "stage 1: it is truncated", ""])
-    assert log.here == log.everywhere == ["stage1-0-last"]
+    assert log.here == log.everywhere == [("stage1-0-last", 104)]
 
 
 @pytest.mark.parametrize("sources", [SOURCES, []])
