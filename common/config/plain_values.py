@@ -1,7 +1,6 @@
 """Settings with values of any kind, such as model_args: from Python they are passed on as a run file holds them."""
 
 from collections.abc import Mapping
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +8,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 NOT_PLAIN = "not_plain"  # pydantic's type of the error
-_PLAIN = (str, bool, int, float, date, time, datetime)
+_PLAIN = (str, bool, int, float)
 _WRONG = (
     "cannot be written in a run file, from which the processes of a run read it: only text, numbers, true or false, "
     "lists and tables can. Leave it out to use the default, or write a model or a figure of your own that sets it"

@@ -129,6 +129,7 @@ def _graft(tree: nn.Module, root: nn.Module, path: str) -> None:
     if isinstance(value, nn.Parameter):
         tree.register_parameter(name, value)
     elif isinstance(value, Tensor):
-        tree.register_buffer(name, value, persistent=name not in root._non_persistent_buffers_set)
+        saved = name in root._buffers and name not in root._non_persistent_buffers_set  # not a plain attribute
+        tree.register_buffer(name, value, persistent=saved)
     else:
         tree.add_module(name, value)

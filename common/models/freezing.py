@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.config.name_patterns import matching
+from common.config.name_patterns import matches, matching
 from common.errors import ConfigError
 
 
@@ -24,9 +24,16 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             named[name].requires_grad_(False)
     if patterns and not any(parameter.requires_grad for parameter in named.values()):
         raise ConfigError(f"freeze = {list(patterns)} leaves no parameter to train: leave a pattern out")
-    for module in _batch_norms(model):
-        if module.affine and not any(p.requires_grad for p in module.parameters()):
+    for path, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and _is_frozen(path, module, patterns):
             module.register_forward_pre_hook(_use_running_statistics)
+
+
+def _is_frozen(path: str, norm: nn.Module, patterns: Sequence[str]) -> bool:
+    parameters = list(norm.parameters())
+    if not parameters:  # it has running statistics alone
+        return any(matches(path, pattern) for pattern in patterns)
+    return not any(parameter.requires_grad for parameter in parameters)
 
 
 def freeze_norms(model: nn.Module) -> None:

@@ -39,6 +39,8 @@ class _Tracer(fx.Tracer):
         failed: path of the innermost module whose forward method could not be traced; None if it was the root's.
     """
 
+    proxy_buffer_attributes = True  # or what is computed from buffers would be computed now, before weights are loaded
+
     def __init__(self, whole: set[str]) -> None:
         """`whole`: paths of modules that are not to be traced."""
         functions, self._untraceable = _timms_exceptions()

@@ -62,9 +62,16 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node."""
         value = super().run_node(n)
-        if n.op != "output" and _is_plain(value):
+        if n.op != "output" and _is_plain(value) and _is_of_sizes(n, self.values):
             self.values[n] = value
         return value
+
+
+def _is_of_sizes(n: fx.Node, sizes: Values) -> bool:
+    """Whether a number is a tensor's size, or computed from sizes alone: not from pixels or parameters."""
+    if n.target == "size" or (n.target is getattr and n.args[1] in ("shape", "ndim")):
+        return True
+    return n.op == "call_function" and all(each in sizes for each in n.all_input_nodes)
 
 
 def _plain_values(root: nn.Module, graph: fx.Graph, frames: Tensor) -> Values:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from common.errors import ConfigError, SidewaysError
+from common.errors import ConfigError, SidewaysError, first_line
 from common.models.temporal import whole_clips
 from coordinator.run_directory import model_of
 from coordinator.tools import onnx_program
@@ -80,7 +80,10 @@ def _write_program(trained: TrainedModel, out: Path) -> None:
             f"torch.export cannot export {trained.path}: {reason[0]}. Export a .safetensors file instead"
         ) from error
     about = {**trained.about, **({WHOLE_CLIPS: "true"} if trained.memories or trained.stages else {})}
-    torch.export.save(program, out, extra_files={ABOUT: json.dumps(about)})
+    try:
+        torch.export.save(program, out, extra_files={ABOUT: json.dumps(about)})
+    except RuntimeError as error:  # what torch makes of a folder that is not there, or a full disk
+        raise SidewaysError(f"cannot write {out.parent}: {first_line(error)}") from error
     _compare(trained, open_model(out).module)
 
 

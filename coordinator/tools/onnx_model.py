@@ -16,6 +16,11 @@ _MEMORY, _NEXT = "memory.", "next."
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
@@ -94,6 +99,10 @@ class OnnxModel(nn.Module):
             raise SidewaysError(f"{file} is not a program that onnxruntime can load ({error})") from error
         self.about: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         states = [each for each in self._session.get_inputs() if each.name.startswith(_MEMORY)]
+        if unknown := {each.type for each in states} - _TYPES.keys():
+            raise SidewaysError(
+                f"{file} remembers values of type {min(unknown)}: use another type in the model's memory"
+            )
         self.memories = OnnxMemories({each.name: (each.shape[1:], _TYPES[each.type]) for each in states})
 
     def forward(self, x: Tensor) -> Tensor:

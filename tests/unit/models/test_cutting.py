@@ -203,6 +203,43 @@ def test_numbers_that_depend_on_the_frames_size_alone_may_pass() -> None:
     assert torch.equal(found.chain.eval()(x), model(x))
 
 
+class Normalised(nn.Module):
+    """Computes with buffers, with a tensor that is no buffer, and with a number that depends on the pixels."""
+
+    mean: Tensor
+    gain: Tensor
+
+    def __init__(self, is_size: bool = True) -> None:
+        super().__init__()
+        self.first, self.second, self.is_size = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), is_size
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("gain", torch.tensor(1.0))
+        self.offset = torch.tensor(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, 3, height, width] → [rows, 5]."""
+        x = self.first((x - self.mean.view(1, 3, 1, 1)) * (1 / self.gain)) - self.offset
+        scale = x.shape[3] if self.is_size else x.abs().max().item()
+        return self.second(x.relu()).mean((2, 3)).view(x.shape[0], -1) / scale
+
+
+def test_blocks_compute_with_the_buffers_that_are_loaded_and_keep_their_names() -> None:
+    model = Normalised()
+    chain = cut(deepcopy(model), FRAME).chain
+    assert chain.block_names == ["first", "second"]
+    assert chain.state_dict().keys() == model.state_dict().keys()
+    state = {**model.state_dict(), "mean": torch.tensor([1.0, 2.0, 3.0]), "gain": torch.tensor(4.0)}
+    model.load_state_dict(state)
+    chain.load_state_dict(state)
+    x = torch.randn(2, *FRAME)
+    assert torch.equal(chain(x), model(x))
+
+
+def test_a_number_that_depends_on_the_pixels_is_no_constant() -> None:
+    model, x = Normalised(is_size=False), 7 * torch.randn(2, *FRAME)
+    assert torch.equal(cut(deepcopy(model), FRAME).chain(x), model(x))
+
+
 class Sized(nn.Conv2d):
     """Returns its output and the frame's size."""
 

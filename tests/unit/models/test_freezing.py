@@ -54,6 +54,14 @@ def test_a_frozen_batchnorm_keeps_its_running_statistics() -> None:
     assert {name.partition(".")[0] for name in changed} == {"layer1"}
 
 
+def test_a_batchnorm_without_parameters_is_frozen_with_the_block_that_it_is_in() -> None:
+    inner, outer = nn.BatchNorm2d(2, affine=False), nn.BatchNorm2d(2, affine=False)
+    own = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), inner), outer, nn.Conv2d(2, 2, 1))
+    freeze(own, ["0"])
+    own.train()(torch.randn(4, 1, 8, 8))
+    assert [norm.state_dict()["num_batches_tracked"].item() for norm in (inner, outer)] == [0, 1]
+
+
 @pytest.mark.parametrize(("patterns", "message"), [(["stam"], "'stam' matches no parameter"), (["*"], "leaves no")])
 def test_bad_patterns_are_errors(patterns: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

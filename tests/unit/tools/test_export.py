@@ -100,3 +100,8 @@ def test_a_model_that_torch_cannot_export_is_an_error(tmp_path: Path, videos: Pa
     (tmp_path / "mine.py").unlink()
     with pytest.raises(ConfigError, match=r"there is no file .*mine.py"):
         open_model(run)
+
+
+def test_a_folder_that_is_not_there_is_an_error(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SidewaysError, match=r"^cannot write .*none"):
+        export(run, tmp_path / "none" / "out.pt2")
