@@ -205,13 +205,16 @@ def load_whole(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
     _put_in_flight(built, state, tick)
 
 
-def load_own(built: Assembly, state: dict[str, Tensor], tick: int, memories: bool) -> None:
-    """Load what `copy_own` gave, to go on at `tick`. `memories`: also what the blocks remember."""
+def load_own(built: Assembly, state: dict[str, Tensor], tick: int) -> None:
+    """Load what `copy_own` gave, to go on at `tick`, but for what the blocks remember."""
     _load(built, state, tick)
     _, accumulated, updates = built.stage.counters.tolist()
     built.stage.counters = torch.tensor([tick, accumulated, updates])  # the learning rate goes by the run's ticks
-    if memories:
-        built.stage.memories.load(_below(_memory(built.stage), state))
+
+
+def load_memories(built: Assembly, state: dict[str, Tensor]) -> None:
+    """Load what the blocks remember from what `copy_own` gave."""
+    built.stage.memories.load(_below(_memory(built.stage), state))
 
 
 def _load(built: Assembly, state: dict[str, Tensor], tick: int) -> None:

@@ -9,6 +9,7 @@ lost has lost nothing. Copies of those of other hosts' processes are kept here, 
 """
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -59,10 +60,13 @@ class Snapshots:
     def load(self, built: Assembly, source: Snapshot, tick: int) -> None:
         """Restore the stage from a snapshot, to go on at `tick`. Raises OSError, or RuntimeError if it does not fit."""
         state = load_file(self._folder.file(source.name, source.tick))
-        if built.stage.config.recovery.heals:
-            checkpoint.load_own(built, state, tick, memories=source.replica == self._me.of_replica)
-        else:
+        if not built.stage.config.recovery.heals:
             checkpoint.load_whole(built, state, tick)
+            return
+        checkpoint.load_own(built, state, tick)
+        own = replace(source, replica=self._me.of_replica)  # what a replica remembers is of its own clips
+        if (file := self._folder.file(own.name, own.tick)).exists():
+            checkpoint.load_memories(built, load_file(file))
 
     def begin(self, built: Assembly, tick: int) -> SnapshotWriter:
         """Keep those of the stage, from `tick` on."""

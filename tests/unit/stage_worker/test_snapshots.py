@@ -110,6 +110,20 @@ def test_a_replica_does_not_take_over_the_memory_of_another(tmp_path: Path) -> N
     assert not other.stage.memories.state()
 
 
+def test_a_replica_keeps_its_own_memory_if_it_kept_it_at_the_same_tick(tmp_path: Path) -> None:
+    first, second, again = assembly(1), assembly(1), assembly(2)
+    tick(first, 0)
+    tick(second, 1)
+    ours = Snapshots(tmp_path, stage(0, 2).arranged(2))
+    ours.begin(first, 1).keep_last(1)
+    Snapshots(tmp_path, stage(1, 2).arranged(2)).begin(second, 1).keep_last(1)
+    ours.load(again, Snapshot(1, True, 1, 0), 1)
+    mine, theirs = (each.stage.memories.state() for each in (first, second))
+    assert all(torch.equal(value, mine[name]) for name, value in again.stage.memories.state().items())
+    assert not all(torch.equal(value, theirs[name]) for name, value in mine.items())
+    assert all(torch.equal(value, again.stage.state()[name]) for name, value in second.stage.state().items())
+
+
 def test_a_regular_snapshot_replaces_the_last_one_of_the_attempt_before(tmp_path: Path) -> None:
     built, snapshots = assembly(1), Snapshots(tmp_path, stage())
     snapshots.begin(built, 0).keep_last(7)
