@@ -126,6 +126,7 @@ def test_a_snapshot_that_cannot_be_loaded_is_answered_with_the_reason(
         "stage 2: the snapshot of tick 7 cannot be restored (Error while"
     )
     monkeypatch.setattr("stage_worker.snapshots.load_file", lambda path: {})
-    monkeypatch.setattr("stage_worker.checkpoint.load_own", lambda *arguments, memories: None)
+    monkeypatch.setattr("stage_worker.checkpoint.load_own", lambda *arguments: None)
+    monkeypatch.setattr("stage_worker.checkpoint.load_memories", lambda *arguments: None)
     assert stage.resume_from_snapshot(sources, 9) == ""
     assert stage.resume_from_snapshot([], 9) == ""
