@@ -56,7 +56,7 @@ class StageService:
         self._replicas: ReplicaGroup | None = None
         self._sums = ClipSums()
         self._snapshots: Snapshots | None = None
-        self._keeper: SnapshotWriter | None = None
+        self._writer: SnapshotWriter | None = None
         self._metrics: StageMetrics | None = None
         self._spans = Spans(0, 0, 0)
         self.coordinator_gone = self.training = False
@@ -130,7 +130,7 @@ class StageService:
         """Build this stage, in place of that of an earlier run with the same processes. Raises ConfigError."""
         if self._built is not None:
             self._built.close()
-            self._built = self._keeper = None
+            self._built = self._writer = None
             gc.collect()  # a loop and its timed stage hold each other, and with them the memory of a GPU
         config, device = plan.config, use_device(plan.config, self.me)
         self.reporter.configure(config, device, self._metrics_of(config))
@@ -237,14 +237,14 @@ class StageService:
     def _begin_snapshots(self, first: int) -> None:
         loop = self.built.loop
         if self._snapshots is not None and loop.snapshots is None:
-            loop.snapshots = self._keeper = self._snapshots.begin(self.built, first)
+            loop.snapshots = self._writer = self._snapshots.begin(self.built, first)
 
     def keep_snapshot(self) -> None:
         """This process ends because it has lost a peer: keep the stage's state, unless the run ends for good."""
         if self.reporter.coordinator.run_ends:
             self._leave_snapshots()
-        elif self._keeper is not None:
-            self._keeper.keep_last(self.built.loop.tick + (not self.training))
+        elif self._writer is not None:
+            self._writer.keep_last(self.built.loop.tick + (not self.training))
 
     def disconnect(self) -> None:
         """Close the edges, so that the neighbours need not wait for this stage."""
@@ -278,7 +278,7 @@ class StageService:
         self._leave_snapshots()
 
     def _leave_snapshots(self) -> None:
-        if self._keeper is not None:
-            self._keeper.wait()
+        if self._writer is not None:
+            self._writer.wait()
         if self._snapshots is not None:
             self._snapshots.leave()

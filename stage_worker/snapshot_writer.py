@@ -44,6 +44,7 @@ class SnapshotWriter(ABC):
     def ticked(self, tick: int) -> None:
         """A tick has ended: keep a snapshot if one is due."""
         if tick + 1 >= self._next:
+            self._next = tick + 1 + self._every
             self._keep(tick + 1)
 
     @abstractmethod
@@ -60,7 +61,6 @@ class SnapshotWriter(ABC):
         """Keep the state before `tick`."""
 
     def _keep_in_background(self, tick: int, state: dict[str, Tensor]) -> None:
-        self._next = tick + self._every
         self._writing = threading.Thread(target=self._replace, args=(tick, state), name="snapshot", daemon=True)
         self._writing.start()
 
@@ -117,6 +117,7 @@ class HealSnapshots(SnapshotWriter):
         super().__init__(folder, me, built, None if _has_replica_elsewhere(me) else Copies(me))
         # the stage goes on from what it kept last: should that be needed again, what follows will be lost
         self._folder.move(self._own(tick, last=True).name, self._own(tick, last=False).name)
+        self._next = tick + self._every
         self._keep(tick)
 
     def is_due_after(self, tick: int) -> bool:
@@ -141,8 +142,6 @@ class HealSnapshots(SnapshotWriter):
         """None is kept while the last one is still being written."""
         if self._writing is None or not self._writing.is_alive():
             self._keep_in_background(tick, checkpoint.copy_own(self._built))
-        else:
-            self._next = tick + self._every
 
 
 def mapped(file: Path) -> Tensor:

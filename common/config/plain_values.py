@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 NOT_PLAIN = "not_plain"  # pydantic's type of the error
 _PLAIN = (str, bool, int, float)
 _WRONG = (
-    "cannot be written in a run file, from which the processes of a run read it: only text, numbers, true or false, "
-    "lists and tables can. Leave it out to use the default, or write a model or a figure of your own that sets it"
+    "cannot be passed to the processes of a run and kept with its model: only text, numbers, true or false, lists and "
+    "tables can. Leave it out to use the default, or write a model or a figure of your own that sets it"
 )
 
 
@@ -19,7 +19,7 @@ def plain(value: Any) -> Any:
     """The value as TOML has it: numbers of numpy and torch as Python's, tuples as lists, paths as text.
 
     Raises:
-        PydanticCustomError: TOML has no such value. Its message follows the name of the setting.
+        PydanticCustomError: it is of no such kind, as an object or a date. Its message follows the name of the setting.
     """
     return _plain(value, "")
 

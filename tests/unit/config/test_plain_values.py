@@ -1,5 +1,6 @@
 """Values from Python in settings that take any: what a run file can hold is passed on, the rest is refused by name."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,11 @@ def test_what_a_run_file_can_hold_is_passed_on(value: Any, expected: Any) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_args": {"norm_layer": None}}, r"^settings: model_args\.norm_layer = None cannot be written in a run"),
+        ({"model_args": {"norm_layer": None}}, r"^settings: model_args\.norm_layer = None cannot be passed to the"),
+        (
+            {"model_args": {"since": date(2024, 1, 1)}},
+            r"model_args\.since = datetime\.date.* cannot be passed",
+        ),
         ({"model_args": {"act": torch.nn.GELU}}, r"model_args\.act = <class 'torch.*GELU'> cannot .*Leave it out to"),
         ({"model_args": {"widths": [1, None]}}, r"model_args\.widths\[1\] = None"),
         ({"model_args": {"widths": {1: 2}}}, r"model_args\.widths = {1: 2}"),
